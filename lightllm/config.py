@@ -1,0 +1,322 @@
+"""Every option once: name, type, default, help, check. From here come the CLI, the environment, YAML and the docs.
+
+Precedence: command line, then environment (`LIGHTLLM_<NAME>`), then `--config FILE.yaml`, then the default. A value
+of "auto" or None is resolved by returning a new config (`dataclasses.replace`), never by mutation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lightllm.errors import InvalidOption
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """The description of one option; kept in the field's metadata."""
+
+    help: str
+    group: str
+    type: Callable[[str], Any] = str
+    choices: tuple[str, ...] | None = None
+    nargs: str | None = None
+    aliases: tuple[str, ...] = ()
+    check: Callable[[Any], bool] | None = None
+    expects: str = ""
+    """What `check` wants, in words: "at least 1"."""
+    metavar: str | None = None
+    const: Any = None
+    """Value when the option is given without one (with nargs="?")."""
+
+
+def _option(default: Any, help: str, group: str, **more: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"option": Option(help=help, group=group, **more)})
+
+
+def _at_least(low: int) -> dict[str, Any]:
+    return {"type": int, "check": lambda v: v >= low, "expects": f"at least {low}"}
+
+
+_SERVER, _MODEL, _MEMORY, _SCHEDULING = "Server", "Model", "Memory and lengths", "Scheduling"
+_PARALLEL, _TESTING = "Parallelism", "Testing"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+    """The options of `python -m lightllm.server.api_server`; names as LightLLM's where it has them."""
+
+    # -- server
+    host: str = _option("127.0.0.1", "HTTP bind address.", _SERVER)
+    port: int = _option(8000, "HTTP port; 0 takes a free one.", _SERVER, type=int,
+                        check=lambda v: 0 <= v < 65536, expects="a port number, 0 to 65535")  # fmt: skip
+    httpserver_workers: int = _option(
+        1, "Http Server processes that share the listening socket.", _SERVER, **_at_least(1)
+    )
+    api_key: list[str] | None = _option(
+        None, "Keys that clients may present as `Authorization: Bearer KEY`; every route but health needs one.",
+        _SERVER, nargs="+", metavar="KEY",
+    )  # fmt: skip
+    allowed_origins: list[str] | None = _option(None, "CORS: origins that browsers may call from.", _SERVER, nargs="+",
+                                                metavar="ORIGIN")  # fmt: skip
+    max_body_mb: int = _option(
+        64, "Largest request body in MiB; larger ones get 413.", _SERVER, **_at_least(1)
+    )
+    request_timeout: float = _option(
+        0.0, "Seconds from acceptance until a request is aborted; 0 waits for ever.", _SERVER, type=float,
+        check=lambda v: v >= 0, expects="0 or more",
+    )  # fmt: skip
+    drain_timeout: float = _option(30.0, "Seconds that running requests get after SIGTERM.", _SERVER, type=float,
+                                   check=lambda v: v >= 0, expects="0 or more")  # fmt: skip
+    startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, type=float,
+                                     check=lambda v: v > 0, expects="more than 0")  # fmt: skip
+    stream_interval: int = _option(1, "Send streamed tokens in groups of this many; the first one always at once.", _SERVER,
+                                   **_at_least(1))  # fmt: skip
+    log_stats_interval: int = _option(
+        10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1)
+    )
+    disable_log_stats: bool = _option(False, "No statistics lines.", _SERVER)
+    log_level: str = _option(
+        "info", "Verbosity of the log.", _SERVER, choices=("debug", "info", "warning", "error")
+    )
+
+    # -- model
+    model_dir: str | None = _option(
+        None, "Model folder or Hugging Face hub id; without it the embedded demo model.", _MODEL
+    )
+    model_name: str | None = _option(
+        None,
+        "Name that clients use (/v1/models, /get_model_name); default: the last part of --model_dir.",
+        _MODEL,
+    )
+    tokenizer_mode: str = _option("auto", "Kept for compatibility: all modes use the fast tokenizer where there is one.",
+                                  _MODEL, choices=("fast", "slow", "auto"))  # fmt: skip
+    trust_remote_code: bool = _option(
+        False, "Allow tokenizer code from the model folder (never model code).", _MODEL
+    )
+    chat_template: str | None = _option(
+        None, "Jinja file used instead of the tokenizer's chat template.", _MODEL
+    )
+    load_way: str = _option("HF", "HF: read the checkpoint; dummy: random weights in the real shapes.", _MODEL,
+                            choices=("HF", "dummy"))  # fmt: skip
+    data_type: str | None = _option(
+        None, "Weights and KV memory: bf16, fp16 or fp32; default: as config.json says.", _MODEL,
+        choices=("bf16", "bfloat16", "fp16", "float16", "fp32", "float32"),
+    )  # fmt: skip
+    device: str = _option("auto", "Where the model runs: auto takes a GPU if there is one.", _MODEL,
+                          choices=("auto", "cuda", "cpu"))  # fmt: skip
+    eos_id: list[int] | None = _option(None, "EOS token ids; default: generation_config.json, then config.json.", _MODEL,
+                                       type=int, nargs="+")  # fmt: skip
+    cpu_threads: int = _option(0, "Compute threads on a CPU; 0: all physical cores.", _MODEL, **_at_least(0))
+
+    # -- memory and lengths
+    max_total_token_num: int | None = _option(
+        None,
+        "KV slots (tokens); default: measured from free memory with --mem_fraction.",
+        _MEMORY,
+        **_at_least(2),
+    )
+    mem_fraction: float | None = _option(
+        None, "Share of device memory to use when measuring; default 0.9 of a GPU, 0.4 of a CPU's available memory.",
+        _MEMORY, type=float, aliases=("--mem_faction",), check=lambda v: 0 < v < 1, expects="between 0 and 1",
+    )  # fmt: skip
+    max_req_total_len: int | None = _option(
+        None,
+        "Longest prompt + output in tokens; default: the model's context length, at most 16384.",
+        _MEMORY,
+        **_at_least(2),
+    )
+    default_max_tokens: int = _option(
+        4096, "Cap on the output of a chat that names no limit.", _MEMORY, **_at_least(1)
+    )
+    long_truncation_mode: str | None = _option(
+        None, "Too long prompts: default an error; head keeps the end; center removes the middle.", _MEMORY,
+        choices=("head", "center"),
+    )  # fmt: skip
+
+    # -- scheduling
+    running_max_req_size: int = _option(
+        1000, "Requests that may run at once (rows).", _SCHEDULING, **_at_least(1)
+    )
+    max_waiting_requests: int = _option(
+        4096, "Requests that may wait; beyond it 503 with Retry-After.", _SCHEDULING, **_at_least(1)
+    )
+    batch_max_tokens: int | None = _option(
+        None,
+        "Tokens computed in one round; default: the chunk size plus room for decode rows.",
+        _SCHEDULING,
+        **_at_least(1),
+    )
+    chunked_prefill_size: int | None = _option(
+        None, "Tokens of one prefill chunk; default 4096 on a GPU, 512 on a CPU.", _SCHEDULING, **_at_least(1)
+    )
+    disable_chunked_prefill: bool = _option(False, "Prefill whole prompts in one round.", _SCHEDULING)
+
+    # -- parallelism
+    tp: int = _option(1, "Tensor parallel ranks.", _PARALLEL, **_at_least(1))
+    nccl_host: str = _option("127.0.0.1", "Address of the tensor parallel group.", _PARALLEL)
+    nccl_port: int = _option(28765, "Port of the tensor parallel group.", _PARALLEL, type=int)
+
+    # -- testing
+    mock_backend: str | None = _option(
+        None, "Serve scripted tokens instead of a model: SPEC is `key=value,...` (see docs/mock_backend.md).", _TESTING,
+        nargs="?", const="", metavar="SPEC",
+    )  # fmt: skip
+
+    def to_json(self) -> bytes:
+        """The config as it travels to child processes."""
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "ServerConfig":
+        return cls(**json.loads(data))
+
+
+NOT_YET = {
+    "run_mode": "normal", "dp": "1", "nnodes": "1", "quant_type": "none", "mtp_mode": None, "output_constraint_mode": "none",
+    "enable_multimodal": False, "enable_multimodal_audio": False, "use_reward_model": False, "return_all_prompt_logprobs": False,
+    "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False,
+}  # fmt: skip
+"""LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
+
+WITHOUT_EFFECT = {
+    "zmq_mode": 1, "router_token_ratio": 1, "router_max_new_token_len": 1, "router_max_wait_tokens": 1,
+    "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0, "disable_dynamic_prompt_cache": 0,
+    "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
+    "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
+    "enable_flashinfer_decode": 0, "enable_fa3": 0, "disable_cudagraph": 0, "graph_max_batch_size": 1,
+    "graph_split_batch_size": 1, "graph_grow_step_size": 1, "graph_max_len_in_batch": 1, "sampling_backend": 1,
+    "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_capacity": 1, "cache_reserved_ratio": 1,
+}  # fmt: skip
+"""LightLLM options that are accepted and ignored with a warning: how many values they take (-1: any number)."""
+
+
+def options() -> list[tuple[dataclasses.Field[Any], Option]]:
+    """All options in their order of declaration."""
+    return [(field, field.metadata["option"]) for field in dataclasses.fields(ServerConfig)]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of the server. Abbreviations are off: `--mem` is an error, not a guess."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lightllm.server.api_server", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        description="LightLLM: serve a language model over HTTP.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="Options from a YAML file; the command line wins."
+    )
+    groups: dict[str, Any] = {}
+    for field, option in options():
+        group = groups.setdefault(option.group, parser.add_argument_group(option.group))
+        names = (f"--{field.name}", *option.aliases)
+        help_text = option.help.replace("%", "%%")
+        if field.default is False:
+            group.add_argument(*names, dest=field.name, action="store_true", help=help_text)
+            continue
+        default = "" if field.default is None else f" (default: {field.default})"
+        extra: dict[str, Any] = {"const": option.const} if option.nargs == "?" else {}
+        group.add_argument(*names, dest=field.name, type=option.type, choices=option.choices, nargs=option.nargs,
+                           metavar=option.metavar, help=help_text + default, **extra)  # fmt: skip
+    upstream = parser.add_argument_group("Accepted for compatibility")
+    for name, value in NOT_YET.items():
+        if value is False:
+            upstream.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+        else:
+            upstream.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    for name, count in WITHOUT_EFFECT.items():
+        if count == 0:
+            upstream.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+        else:
+            upstream.add_argument(f"--{name}", nargs="*" if count < 0 else None, help=argparse.SUPPRESS)
+    return parser
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[ServerConfig, list[str]]:
+    """Reads all sources. Returns the config and warnings for the log; raises `InvalidOption`."""
+    given = vars(make_parser().parse_args(argv))
+    warnings = [f"--{name} has no effect in this server" for name in WITHOUT_EFFECT if name in given]
+    for name, value in NOT_YET.items():
+        if name in given and str(given[name]) != str(value):
+            shown = f"--{name}" + ("" if given[name] is True else f" {given[name]}")
+            raise InvalidOption(f"{shown} is not supported yet.", "Leave it out.")
+    values = _from_yaml(given.pop("config")) if "config" in given else {}
+    values |= _from_environment(environ)
+    names = {field.name for field, _ in options()}
+    values |= {name: value for name, value in given.items() if name in names}
+    return verify(ServerConfig(**values)), warnings
+
+
+def verify(config: ServerConfig) -> ServerConfig:
+    """Checks every value on its own and in combination; returns the config."""
+    for field, option in options():
+        value = getattr(config, field.name)
+        if value is None:
+            continue
+        if option.choices and value not in option.choices:
+            raise InvalidOption(f"--{field.name} {value} is not one of {', '.join(option.choices)}.")
+        if option.check and not option.check(value):
+            raise InvalidOption(f"--{field.name} must be {option.expects}, got {value}.")
+    if (
+        config.max_total_token_num
+        and config.max_req_total_len
+        and config.max_req_total_len > config.max_total_token_num
+    ):
+        raise InvalidOption(
+            f"--max_req_total_len {config.max_req_total_len} exceeds --max_total_token_num {config.max_total_token_num}.",
+            "A request of that length could never run: lower the first or raise the second.",
+        )
+    chunked = config.chunked_prefill_size and config.batch_max_tokens and not config.disable_chunked_prefill
+    if chunked and config.batch_max_tokens < config.chunked_prefill_size:  # type: ignore[operator]
+        raise InvalidOption(
+            f"--batch_max_tokens {config.batch_max_tokens} is below --chunked_prefill_size {config.chunked_prefill_size}."
+        )
+    return config
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field, option in options():
+        text = environ.get(f"LIGHTLLM_{field.name.upper()}")
+        if text is not None:
+            values[field.name] = _convert(field, option, text, f"LIGHTLLM_{field.name.upper()}")
+    return values
+
+
+def _from_yaml(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = yaml.safe_load(file) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidOption(f"--config {path}: {error}") from error
+    if not isinstance(entries, dict):
+        raise InvalidOption(f"--config {path} must hold `option: value` lines.")
+    known = {field.name: (field, option) for field, option in options()}
+    known |= {alias.lstrip("-"): pair for pair in known.values() for alias in pair[1].aliases}
+    values: dict[str, Any] = {}
+    for name, value in entries.items():
+        if name not in known:
+            raise InvalidOption(f"--config {path}: unknown option {name!r}.")
+        field, option = known[name]
+        values[field.name] = (
+            value
+            if value is None or isinstance(value, list)
+            else _convert(field, option, str(value), f"{name} in {path}")
+        )
+    return values
+
+
+def _convert(field: dataclasses.Field[Any], option: Option, text: str, where: str) -> Any:
+    if field.default is False:
+        if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            raise InvalidOption(f"{where} must be true or false, got {text!r}.")
+        return text.lower() in ("1", "true", "yes", "on")
+    try:
+        return [option.type(part) for part in text.split()] if option.nargs == "+" else option.type(text)
+    except ValueError as error:
+        raise InvalidOption(f"{where} must be a {option.type.__name__}, got {text!r}.") from error

@@ -1,0 +1,1 @@
+"""How messages cross process borders: ZMQ channels, rpyc control calls, a shared snapshot, the runtime folder."""

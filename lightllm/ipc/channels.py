@@ -1,0 +1,105 @@
+"""ZMQ work channels: typed messages, one direction a socket, never blocking the sender.
+
+A frame is the sender's epoch (uint32, little-endian) followed by the msgpack message. Frames of an epoch below the
+receiver's `min_epoch` come from a dead process generation and are dropped. There is no high-water mark: admission
+bounds what can be in flight. Sockets are not thread-safe: one thread per channel object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+
+from lightllm.protocol import codec
+
+_EPOCH = struct.Struct("<I")
+
+
+def make_context() -> zmq.Context:
+    """A ZMQ context whose sockets discard unsent messages when closed (a dead peer must not hold up an exit)."""
+    context: zmq.Context = zmq.Context()
+    context.linger = 0
+    return context
+
+
+class PushChannel:
+    """The sending end. `bind` for the side that owns the address; sends before the peer exists are queued."""
+
+    def __init__(self, context: zmq.Context, address: str, epoch: int = 0, bind: bool = False) -> None:
+        self._socket = context.socket(zmq.PUSH)
+        self._socket.set_hwm(0)
+        self._prefix = _EPOCH.pack(epoch)
+        (self._socket.bind if bind else self._socket.connect)(address)
+
+    def send(self, message: msgspec.Struct) -> None:
+        self.send_bytes(codec.encode(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Sends a message that is encoded already (a round to every rank, a request passed on)."""
+        self._socket.send(self._prefix + data)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """`linger_ms`: how long unsent messages may still leave."""
+        self._socket.close(linger=linger_ms)
+
+
+class PullChannel:
+    """The receiving end; owns (binds) its address."""
+
+    def __init__(
+        self, context: zmq.Context, address: str, decoder: "msgspec.msgpack.Decoder[Any]", min_epoch: int = 0
+    ) -> None:
+        self._socket = context.socket(zmq.PULL)
+        self._socket.set_hwm(0)
+        self._socket.bind(address)
+        self._decoder = decoder
+        self.min_epoch = min_epoch
+
+    @property
+    def socket(self) -> zmq.Socket:
+        """For a `zmq.Poller`."""
+        return self._socket
+
+    def receive_bytes(self) -> bytes | None:
+        """The next message, still encoded; None if there is none now."""
+        while True:
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return None
+            if len(frame) > _EPOCH.size and _EPOCH.unpack_from(frame)[0] >= self.min_epoch:
+                return frame[_EPOCH.size :]
+
+    def decode(self, data: bytes) -> Any:
+        return self._decoder.decode(data)
+
+    def receive(self) -> Any | None:
+        """The next message; None if there is none now. Raises `msgspec.MsgspecError` for a malformed one."""
+        data = self.receive_bytes()
+        return None if data is None else self._decoder.decode(data)
+
+    def wait(self, timeout_ms: int | None) -> bool:
+        """Waits for a message; None waits for ever."""
+        return bool(self._socket.poll(timeout_ms))
+
+    def on_message(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None]) -> None:
+        """Calls back in the event loop for every message, draining the socket at each wake-up (its descriptor is
+        edge-triggered)."""
+
+        def drain() -> None:
+            while True:
+                message = self.receive()
+                if message is None:
+                    break
+                callback(message)
+
+        loop.add_reader(self._socket.getsockopt(zmq.FD), drain)
+        loop.call_soon(drain)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)

@@ -1,0 +1,102 @@
+"""What every child process of the Supervisor does at its start: title, signals, death with its parent, status lines.
+
+The Supervisor passes one end of a socket pair (its descriptor number in `LIGHTLLM_CHANNEL_FD`). Over it the child
+writes `Status` lines and reads `Command` lines; end of file means that the Supervisor is gone, and the child ends too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import setproctitle
+
+from lightllm.config import ServerConfig
+from lightllm.errors import StartupError
+from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.protocol.control import Command, Status
+
+CHANNEL_VARIABLE = "LIGHTLLM_CHANNEL_FD"
+RUNTIME_VARIABLE = "LIGHTLLM_RUNTIME_DIR"
+_PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """The child's end of the Supervisor's channel."""
+
+    def __init__(self, name: str, channel: socket.socket, runtime: RuntimeDir, config: ServerConfig) -> None:
+        self.name = name
+        self.runtime = runtime
+        self.config = config
+        self._channel = channel
+        self._lock = threading.Lock()
+
+    def report(
+        self, state: str, detail: str = "", remedy: str = "", seconds: dict[str, float] | None = None
+    ) -> None:
+        """Sends a status line; safe from any thread."""
+        status = Status(process=self.name, state=state, detail=detail, remedy=remedy, seconds=seconds or {})  # type: ignore[arg-type]
+        with self._lock:
+            try:
+                self._channel.sendall(msgspec.json.encode(status) + b"\n")
+            except OSError:
+                logging.getLogger(__name__).debug("the supervisor is gone")
+
+    def on_command(self, callback: Callable[[Command], None]) -> None:
+        """Calls back, in a thread of its own, for every command; a lost Supervisor is a `stop`."""
+
+        def read() -> None:
+            with self._channel.makefile("rb") as lines:
+                for line in lines:
+                    callback(msgspec.json.decode(line, type=Command))
+            callback(Command(action="stop"))
+
+        threading.Thread(target=read, name="supervisor-channel", daemon=True).start()
+
+
+def start_child(name: str) -> Child:
+    """To be called first in a child's main. Reads channel, runtime folder and config from the environment."""
+    setproctitle.setproctitle(f"lightllm {name}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
+    runtime = RuntimeDir(os.environ[RUNTIME_VARIABLE])
+    config = ServerConfig.from_json(Path(runtime.config_file).read_bytes())
+    set_up_logging(name, config.log_level)
+    channel = socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
+    return Child(name, channel, runtime, config)
+
+
+def run_child(name: str, main: Callable[[Child], None]) -> None:
+    """Runs a child's main; an error of the start is reported to the Supervisor, and the process ends with status 1."""
+    child = start_child(name)
+    try:
+        main(child)
+    except StartupError as error:
+        child.report("failed", error.reason, error.remedy)
+        sys.exit(1)
+    except Exception as error:
+        logging.getLogger(name).exception("%s ends because of an unexpected error", name)
+        child.report("failed", f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    child.report("stopped")
+
+
+def die_with_parent() -> None:
+    """Linux: SIGKILL for this process when the thread that started it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def set_up_logging(name: str, level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, force=True,
+        format=f"%(asctime)s %(levelname).1s {name} | %(message)s", datefmt="%H:%M:%S",
+    )  # fmt: skip

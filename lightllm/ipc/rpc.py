@@ -1,0 +1,71 @@
+"""rpyc as a plain request-response transport: bytes in, bytes out over a Unix socket. No pickle, no netrefs.
+
+rpyc's service exposes one method, `call(name, payload)`; both are immutable and cross by value.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import rpyc
+from rpyc.utils.server import ThreadedServer
+
+from lightllm.protocol import codec
+
+_CONFIG = {
+    "allow_pickle": False,
+    "allow_public_attrs": False,
+    "allow_getattr": False,
+    "sync_request_timeout": None,
+}
+
+
+class RpcServer:
+    """Serves `handlers` on a Unix socket from a background thread. A handler gets and returns message bytes; what it
+    raises reaches the caller as `RpcError` with the text."""
+
+    def __init__(self, path: str, handlers: dict[str, Callable[[bytes], bytes]]) -> None:
+        class Service(rpyc.Service):
+            def exposed_call(self, name: str, payload: bytes) -> tuple[bool, bytes]:
+                try:
+                    return True, handlers[name](payload)
+                except (
+                    Exception
+                ) as error:  # the caller decides; a control call must not end the server thread
+                    return False, f"{type(error).__name__}: {error}".encode()
+
+        if os.path.exists(path):
+            os.unlink(path)
+        self._server = ThreadedServer(Service, socket_path=path, protocol_config=_CONFIG)
+        self._thread = threading.Thread(target=self._server.start, name="rpc", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class RpcError(Exception):
+    """What a handler raised on the other side."""
+
+
+class RpcClient:
+    """Calls an `RpcServer`. Blocks; use it from a thread when something else must go on."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = rpyc.connect_channel(
+            rpyc.Channel(rpyc.SocketStream.unix_connect(path)), config=_CONFIG
+        )
+
+    def call(self, name: str, request: msgspec.Struct | None, answer: type | None) -> Any:
+        """Sends `request`, returns the answer decoded as `answer` (None: nothing is expected)."""
+        ok, payload = self._connection.root.call(name, b"" if request is None else codec.encode(request))
+        if not ok:
+            raise RpcError(payload.decode(errors="replace"))
+        return None if answer is None else codec.make_decoder(answer).decode(payload)
+
+    def close(self) -> None:
+        self._connection.close()

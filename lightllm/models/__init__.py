@@ -1,0 +1,1 @@
+"""Model architectures: `TpPartBaseModel`, the registry, one file an architecture."""

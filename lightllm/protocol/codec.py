@@ -1,0 +1,28 @@
+"""Messages to bytes and back: msgpack through msgspec, typed on both ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from lightllm.protocol import messages, rounds
+from lightllm.protocol.arrays import decode_array, encode_array
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_array)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    return _encoder.encode(message)
+
+
+def make_decoder(kind: Any) -> "msgspec.msgpack.Decoder[Any]":
+    """A decoder for one message type or a union of tagged ones; raises `msgspec.MsgspecError` on anything else."""
+    return msgspec.msgpack.Decoder(kind, dec_hook=decode_array)
+
+
+to_router = make_decoder(messages.ToRouter)
+to_detokenizer = make_decoder(messages.ToDetokenizer)
+to_http = make_decoder(messages.ToHttp)
+to_backend = make_decoder(rounds.ToBackend)
+from_backend = make_decoder(rounds.FromBackend)

@@ -1,0 +1,47 @@
+"""Control messages: rpyc calls to a Model Backend, and what children tell the Supervisor."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class InitModel(msgspec.Struct, frozen=True):
+    """rpyc `init_model`: load the model and reserve KV memory. The answer is a `ModelReady`."""
+
+    rank: int
+    world_size: int
+    config_json: bytes
+    """The resolved `ServerConfig` as JSON."""
+
+
+class ModelReady(msgspec.Struct, frozen=True):
+    max_total_token_num: int
+    """KV slots."""
+    vocab_size: int
+    kv_bytes_per_token: int
+    weight_bytes: int
+    dtype: str
+    device: str
+    seconds: dict[str, float] = {}
+    """Where the time went: import, weights, packing, kv memory, warm-up."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A child process -> Supervisor, one JSON line over its channel."""
+
+    process: str
+    """e.g. "router", "backend-0", "http-0", "detokenizer"."""
+    state: Literal["starting", "loading", "ready", "failed", "stopped"]
+    detail: str = ""
+    """What happens now; for "failed" the reason."""
+    remedy: str = ""
+    seconds: dict[str, float] = {}
+    """Phases of the start with their wall time, with "ready"."""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Supervisor -> child, one JSON line. drain: accept nothing new, finish what runs. stop: end now, tidily."""
+
+    action: Literal["drain", "stop"]

@@ -1,0 +1,146 @@
+"""Messages between Http Server, Router and Detokenizer.
+
+    Http Server --AddRequest, AbortRequest-->            Router       (one intake socket, bound by the Router)
+    Detokenizer --AbortRequest(reason="stop")-->         Router       (same socket)
+    Router      --Accepted, Refused-->                   Http Server  (one result socket a worker, bound by it)
+    Router      --AddRequest (as received), RoundTokens--> Detokenizer
+    Detokenizer --TextDeltas-->                          Http Server  (same result socket)
+
+Every accepted request ends with exactly one finish, which travels Router -> Detokenizer -> Http Server behind its last
+token. A `request_id` holds the Http worker that owns it: `request_id >> WORKER_SHIFT`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from lightllm.protocol.arrays import EMPTY_INT32, Array
+from lightllm.sampling_params import SamplingParams
+
+WORKER_SHIFT = 48
+
+FinishReason = Literal["stop", "length", "abort", "timeout", "error"]
+"""stop: EOS, stop token or stop string; length: max_new_tokens or the memory limit reached; error: see `Finish.error`."""
+
+
+def make_request_id(worker: int, serial: int) -> int:
+    """A request id from (Http worker, serial number)."""
+    return (worker << WORKER_SHIFT) | serial
+
+
+def worker_of(request_id: int) -> int:
+    return request_id >> WORKER_SHIFT
+
+
+class Choice(msgspec.Struct, array_like=True, frozen=True):
+    """One of the `n` siblings of a request."""
+
+    request_id: int
+    index: int
+    """Choice index, part of the random counter."""
+    output_ids: Array = EMPTY_INT32
+    """int32 [tokens so far]: empty for a new request; what was already generated when one is restored."""
+
+
+class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
+    """A validated request. Its choices are accepted or refused together."""
+
+    prompt_ids: Array
+    """int32 [prompt length], at least one."""
+    params: SamplingParams
+    choices: list[Choice]
+    arrival: float
+    """time.time() when the Http Server received it."""
+
+
+class AbortRequest(msgspec.Struct, array_like=True, frozen=True, tag="abort"):
+    """Ends a request: client gone, `abort`, time out, or a stop string (from the Detokenizer, reason "stop").
+
+    Unknown and finished ids are ignored, but remembered for a minute: the abort may overtake its request.
+    """
+
+    request_id: int
+    reason: FinishReason = "abort"
+
+
+ToRouter = AddRequest | AbortRequest
+
+
+class Accepted(msgspec.Struct, array_like=True, frozen=True, tag="accepted"):
+    request_ids: list[int]
+
+
+class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """`error` is a name in `errors.REQUEST_ERRORS`."""
+
+    request_ids: list[int]
+    error: str
+    message: str
+    param: str | None = None
+    retry_after: int | None = None
+
+
+class TopLogprobs(msgspec.Struct, array_like=True, frozen=True):
+    """The k most likely tokens of one position, best first."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+class PromptLogprobs(msgspec.Struct, array_like=True, frozen=True):
+    """Log-probabilities of the prompt tokens [start, start + len(logprobs)) of one request; token 0 has none."""
+
+    request_id: int
+    start: int
+    logprobs: Array
+    """float32 [positions]"""
+    top: list[TopLogprobs] = []
+
+
+class Finish(msgspec.Struct, array_like=True, frozen=True):
+    request_id: int
+    reason: FinishReason
+    prompt_tokens: int
+    output_tokens: int
+    """Tokens that were generated and count, the EOS included, what ran over excluded."""
+    cached_tokens: int = 0
+    error: str = ""
+    """For reason "error": what the client is told."""
+
+
+class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
+    """What one round made, for all requests: parallel lists, one entry a token, in order."""
+
+    request_ids: list[int]
+    token_ids: list[int]
+    logprobs: list[float]
+    top: dict[int, TopLogprobs] = {}
+    """Entry index -> alternatives, for requests that asked for them."""
+    prompt_logprobs: list[PromptLogprobs] = []
+    finished: list[Finish] = []
+
+
+ToDetokenizer = AddRequest | RoundTokens
+
+
+class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):
+    """New tokens with their text for one Http worker: parallel lists, one entry a token, in order.
+
+    `texts[i]` is what became certain with token i: it may be empty (half a character, a possible stop string) or hold
+    text of earlier tokens. Text that becomes certain only at the end is in `tails`.
+    """
+
+    request_ids: list[int]
+    token_ids: list[int]
+    texts: list[str]
+    logprobs: list[float]
+    top: dict[int, TopLogprobs] = {}
+    prompt_logprobs: list[PromptLogprobs] = []
+    finished: list[Finish] = []
+    tails: dict[int, str] = {}
+    """Index into `finished` -> the remaining text of that request."""
+
+
+ToHttp = Accepted | Refused | TextDeltas
