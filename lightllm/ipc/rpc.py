@@ -19,7 +19,6 @@ from lightllm.protocol import codec
 _CONFIG = {
     "allow_pickle": False,
     "allow_public_attrs": False,
-    "allow_getattr": False,
     "sync_request_timeout": None,
 }
 
