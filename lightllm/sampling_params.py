@@ -97,6 +97,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         return self
 
     def _verify_numbers(self, native: bool) -> None:
+        # long because: one check a parameter, each with its own message
         for name in (
             "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"
         ):  # fmt: skip
