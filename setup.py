@@ -5,16 +5,37 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-version = re.search(r'__version__ = "(.+)"', Path("lightllm/__init__.py").read_text()).group(1)
+here = Path(__file__).resolve().parent
+version = re.search(r'^__version__ = "(.+)"$', (here / "lightllm/__init__.py").read_text(), re.MULTILINE)
+if version is None:
+    raise SystemExit("lightllm/__init__.py names no __version__")
+
+BENCH = ["matplotlib>=3.9"]
+TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
+TEST = [
+    *BENCH,
+    *TOKENIZERS,
+    "httpx>=0.27",
+    "hypothesis>=6.100",
+    "mypy>=1.13",
+    "openai>=1.50",
+    "psutil>=6",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "schemathesis>=4",
+]
 
 setup(
     name="lightllm",
-    version=version,
+    version=version.group(1),
     description="A lightweight LLM inference and serving framework in pure Python with Triton kernels",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["lightllm", "lightllm.*"]),
-    package_data={"lightllm": ["demo/*"]},
+    package_data={"lightllm": ["demo/*", "httpserver/static/*"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "triton>=3.6,<3.8",
@@ -37,4 +58,5 @@ setup(
         "tqdm>=4.66",
         "pyyaml>=6",
     ],
+    extras_require={"bench": BENCH, "docs": [], "test": TEST, "tokenizers": TOKENIZERS},
 )

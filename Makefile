@@ -1,0 +1,59 @@
+# The whole workflow. Needs python3 (3.11 to 3.13) with venv, and make; everything else goes into .venv.
+#
+#   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
+#   make test                 every check, short forms
+#   make env                  only the environment
+#   make soak, make bench     long forms, by hand
+#   make docs, make clean
+
+PYTHON ?= python3
+# Another package index for torch alone, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu (small, no CUDA).
+TORCH_INDEX ?=
+ARGS ?=
+# Workers of the test run; 0 runs in one process.
+JOBS ?= 2
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
+
+.PHONY: env serve test lint soak bench docs clean
+.DEFAULT_GOAL := env
+
+env: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("lightllm needs Python 3.11 to 3.13, this is %d.%d; name another one: make PYTHON=python3.12" % v)'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) install --quiet -r requirements-dev.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+serve: env
+	$(PY) -m lightllm.server.api_server --host 127.0.0.1 --port 8080 $(ARGS)
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) tools/check_layers.py
+	$(PY) tools/make_docs.py --check
+
+test: lint
+	$(PY) -m pytest -m "not slow" -n $(JOBS) $(ARGS)
+
+soak: env
+	$(PY) -m pytest -m slow $(ARGS)
+
+bench: env
+	$(PY) test/benchmark/serving/with_server.py $(ARGS)
+
+docs: env
+	$(PY) tools/make_docs.py
+
+clean:
+	rm -rf $(VENV) build dist benchmark-out lightllm.egg-info .mypy_cache .ruff_cache .hypothesis
+	find lightllm test tools -name __pycache__ -type d -prune -exec rm -rf {} +
