@@ -1,0 +1,33 @@
+"""One real server with the mock backend for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from support.server import LightLLMServer
+
+OPTIONS = [
+    "--mock_backend",
+    "step_ms=1",
+    "--model_name",
+    "demo",
+    "--max_req_total_len",
+    "2048",
+    "--max_body_mb",
+    "8",
+]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[LightLLMServer]:
+    with LightLLMServer(OPTIONS) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(server: LightLLMServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
