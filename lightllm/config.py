@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from lightllm.errors import InvalidOption
 
@@ -200,9 +200,15 @@ def options() -> list[tuple[dataclasses.Field[Any], Option]]:
     return [(field, field.metadata["option"]) for field in dataclasses.fields(ServerConfig)]
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's page of usage."""
+        raise InvalidOption(message[:1].upper() + message[1:] + ".", "See --help.")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line of the server. Abbreviations are off: `--mem` is an error, not a guess."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m lightllm.server.api_server", allow_abbrev=False, argument_default=argparse.SUPPRESS,
         description="LightLLM: serve a language model over HTTP.",
     )  # fmt: skip
@@ -292,7 +298,7 @@ def _from_yaml(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             entries = yaml.safe_load(file) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidOption(f"--config {path}: {error}") from error
     if not isinstance(entries, dict):
         raise InvalidOption(f"--config {path} must hold `option: value` lines.")
@@ -303,11 +309,16 @@ def _from_yaml(path: str) -> dict[str, Any]:
         if name not in known:
             raise InvalidOption(f"--config {path}: unknown option {name!r}.")
         field, option = known[name]
-        values[field.name] = (
-            value
-            if value is None or isinstance(value, list)
-            else _convert(field, option, str(value), f"{name} in {path}")
-        )
+        where = f"{name} in {path}"
+        if value is None:  # `option:` without a value leaves the default
+            continue
+        if option.nargs == "+":
+            parts = value if isinstance(value, list) else str(value).split()
+            values[field.name] = [_convert_one(option, str(part), where) for part in parts]
+        elif isinstance(value, list | dict):
+            raise InvalidOption(f"{where} must be a single value, got {value!r}.")
+        else:
+            values[field.name] = _convert(field, option, str(value), where)
     return values
 
 
@@ -316,7 +327,14 @@ def _convert(field: dataclasses.Field[Any], option: Option, text: str, where: st
         if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
             raise InvalidOption(f"{where} must be true or false, got {text!r}.")
         return text.lower() in ("1", "true", "yes", "on")
+    if option.nargs == "+":
+        return [_convert_one(option, part, where) for part in text.split()]
+    return _convert_one(option, text, where)
+
+
+def _convert_one(option: Option, text: str, where: str) -> Any:
     try:
-        return [option.type(part) for part in text.split()] if option.nargs == "+" else option.type(text)
+        return option.type(text)
     except ValueError as error:
-        raise InvalidOption(f"{where} must be a {option.type.__name__}, got {text!r}.") from error
+        kind = {int: "a whole number", float: "a number"}.get(option.type, option.type.__name__)  # type: ignore[call-overload]
+        raise InvalidOption(f"{where} must be {kind}, got {text!r}.") from error
