@@ -54,9 +54,12 @@ class Child:
         """Calls back, in a thread of its own, for every command; a lost Supervisor is a `stop`."""
 
         def read() -> None:
-            with self._channel.makefile("rb") as lines:
-                for line in lines:
-                    callback(msgspec.json.decode(line, type=Command))
+            try:
+                with self._channel.makefile("rb") as lines:
+                    for line in lines:
+                        callback(msgspec.json.decode(line, type=Command))
+            except ConnectionResetError:
+                logging.getLogger(__name__).debug("the supervisor went away with unread status lines")
             callback(Command(action="stop"))
 
         threading.Thread(target=read, name="supervisor-channel", daemon=True).start()
@@ -67,11 +70,13 @@ def start_child(name: str) -> Child:
     setproctitle.setproctitle(f"lightllm {name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
     die_with_parent()
+    if _closed(channel):
+        sys.exit(1)  # the parent died before die_with_parent took effect
     runtime = RuntimeDir(os.environ[RUNTIME_VARIABLE])
     config = ServerConfig.from_json(Path(runtime.config_file).read_bytes())
     set_up_logging(name, config.log_level)
-    channel = socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
     return Child(name, channel, runtime, config)
 
 
@@ -93,6 +98,14 @@ def run_child(name: str, main: Callable[[Child], None]) -> None:
 def die_with_parent() -> None:
     """Linux: SIGKILL for this process when the thread that started it dies."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _closed(channel: socket.socket) -> bool:
+    """Whether the other end is gone."""
+    try:
+        return channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
 
 
 def set_up_logging(name: str, level: str) -> None:

@@ -5,6 +5,8 @@ rpyc's service exposes one method, `call(name, payload)`; both are immutable and
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -16,11 +18,7 @@ from rpyc.utils.server import ThreadedServer
 
 from lightllm.protocol import codec
 
-_CONFIG = {
-    "allow_pickle": False,
-    "allow_public_attrs": False,
-    "sync_request_timeout": None,
-}
+_CONFIG = {"allow_pickle": False, "allow_public_attrs": False, "sync_request_timeout": None}
 
 
 class RpcServer:
@@ -32,19 +30,26 @@ class RpcServer:
             def exposed_call(self, name: str, payload: bytes) -> tuple[bool, bytes]:
                 try:
                     return True, handlers[name](payload)
-                except (
-                    Exception
-                ) as error:  # the caller decides; a control call must not end the server thread
+                except Exception as error:  # it belongs to the caller; the server thread must go on
                     return False, f"{type(error).__name__}: {error}".encode()
 
-        if os.path.exists(path):
-            os.unlink(path)
-        self._server = ThreadedServer(Service, socket_path=path, protocol_config=_CONFIG)
+        logger = logging.getLogger("rpyc")
+        logger.setLevel(logging.WARNING)
+        # The final name appears only once the socket listens: who sees the file can connect.
+        starting = f"{path}.starting"
+        self._path = path
+        self._server = ThreadedServer(
+            Service, socket_path=starting, protocol_config=dict(_CONFIG), logger=logger
+        )
+        self._server.listener.listen()
+        os.replace(starting, path)
         self._thread = threading.Thread(target=self._server.start, name="rpc", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._server.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
 
 
 class RpcError(Exception):
@@ -52,11 +57,11 @@ class RpcError(Exception):
 
 
 class RpcClient:
-    """Calls an `RpcServer`. Blocks; use it from a thread when something else must go on."""
+    """Calls an `RpcServer`. Blocks; use it from a thread when something else must go on. `EOFError`: it is gone."""
 
     def __init__(self, path: str) -> None:
         self._connection = rpyc.connect_channel(
-            rpyc.Channel(rpyc.SocketStream.unix_connect(path)), config=_CONFIG
+            rpyc.Channel(rpyc.SocketStream.unix_connect(path)), config=dict(_CONFIG)
         )
 
     def call(self, name: str, request: msgspec.Struct | None, answer: type | None) -> Any:
