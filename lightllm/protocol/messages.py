@@ -5,6 +5,7 @@
     Router      --Accepted, Refused-->                   Http Server  (one result socket a worker, bound by it)
     Router      --AddRequest (as received), RoundTokens--> Detokenizer
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
+    Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
 
 Every accepted request ends with exactly one finish, which travels Router -> Detokenizer -> Http Server behind its last
 token. A `request_id` holds the Http worker that owns it: `request_id >> WORKER_SHIFT`.
@@ -143,4 +144,11 @@ class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):
     """Index into `finished` -> the remaining text of that request."""
 
 
-ToHttp = Accepted | Refused | TextDeltas
+class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"):
+    """Http worker -> Http worker: a client asked to abort a request that the sender does not know."""
+
+    name: str
+    """The request's X-Request-Id, or the id in its answer."""
+
+
+ToHttp = Accepted | Refused | TextDeltas | AbortNamed

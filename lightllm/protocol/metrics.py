@@ -1,0 +1,89 @@
+"""The names of all metrics. Names that LightLLM already has are kept, so that existing dashboards go on working."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One Prometheus metric. A counter is exposed with the suffix `_total`, a histogram with `_bucket`, `_sum`, `_count`."""
+
+    name: str
+    help: str
+    kind: Literal["counter", "gauge", "histogram"]
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, ascending; +Inf is implied."""
+
+
+_SECONDS = tuple(round(0.001 * 1.5**k, 6) for k in range(1, 36))
+_TOKENS = tuple(float(m * 10**e) for e in range(6) for m in (1, 2, 5))
+_SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+# -- counted by the Http Server workers and summed over them
+REQUEST_COUNT = Metric("lightllm_request_count", "Generation requests received.", "counter")
+REQUEST_SUCCESS = Metric("lightllm_request_success", "Generation requests answered to their end.", "counter")
+REQUEST_FAILURE = Metric(
+    "lightllm_request_failure", "Generation requests answered with an error or cut off.", "counter"
+)
+REQUEST_REFUSED = Metric("lightllm_request_refused", "Generation requests refused for overload.", "counter")
+REQUEST_DISCONNECTED = Metric(
+    "lightllm_request_disconnected", "Generation requests whose client left before the last byte.", "counter"
+)
+FIRST_TOKEN_SECONDS = Metric(
+    "lightllm_request_first_token_duration", "Seconds from arrival to the first token (TTFT).",
+    "histogram", _SECONDS,
+)  # fmt: skip
+MEAN_TOKEN_SECONDS = Metric(
+    "lightllm_request_mean_time_per_token_duration", "Mean seconds per output token after the first (TPOT).",
+    "histogram", _SECONDS,
+)  # fmt: skip
+INTER_TOKEN_SECONDS = Metric(
+    "lightllm_request_inter_token_duration", "Seconds between two rounds with tokens of one request (ITL).",
+    "histogram", _SHORT,
+)  # fmt: skip
+INFERENCE_SECONDS = Metric(
+    "lightllm_request_inference_duration", "Seconds from arrival to the last token.", "histogram", _SECONDS
+)
+INPUT_LENGTH = Metric("lightllm_request_input_length", "Prompt tokens of a request.", "histogram", _TOKENS)
+GENERATED_TOKENS = Metric(
+    "lightllm_request_generated_tokens", "Output tokens of a request, all its choices.", "histogram", _TOKENS
+)
+CACHED_TOKENS = Metric(
+    "lightllm_cache_length", "Prompt tokens that the prefix cache held.", "histogram", _TOKENS
+)
+MAX_NEW_TOKENS = Metric(
+    "lightllm_request_max_new_tokens", "max_new_tokens of a request.", "histogram", _TOKENS
+)
+LOOP_LAG_SECONDS = Metric(
+    "lightllm_event_loop_lag", "Seconds by which the Http Server's event loop runs late.", "histogram", _SHORT
+)
+LOOP_LAG_LATEST = Metric(
+    "lightllm_event_loop_lag_latest", "Latest event-loop lag in seconds, the worst worker's.", "gauge"
+)
+
+HTTP_METRICS = (
+    REQUEST_COUNT, REQUEST_SUCCESS, REQUEST_FAILURE, REQUEST_REFUSED, REQUEST_DISCONNECTED, FIRST_TOKEN_SECONDS,
+    MEAN_TOKEN_SECONDS, INTER_TOKEN_SECONDS, INFERENCE_SECONDS, INPUT_LENGTH, GENERATED_TOKENS, CACHED_TOKENS,
+    MAX_NEW_TOKENS, LOOP_LAG_SECONDS, LOOP_LAG_LATEST,
+)  # fmt: skip
+
+# -- read from the Router's snapshot when /metrics is asked for: (metric, field of ipc.snapshot.Snapshot)
+SNAPSHOT_METRICS = (
+    (Metric("lightllm_queue_size", "Requests that wait.", "gauge"), "waiting"),
+    (Metric("lightllm_batch_current_size", "Requests that run.", "gauge"), "running"),
+    (Metric("lightllm_batch_pause_size", "Requests that are paused.", "gauge"), "paused"),
+    (Metric("lightllm_batch_current_max_tokens", "Predicted peak of slots for what runs now.", "gauge"),
+     "estimated_peak"),
+    (Metric("lightllm_slots_total", "KV slots.", "gauge"), "slots_total"),
+    (Metric("lightllm_slots_used", "KV slots owned by requests.", "gauge"), "slots_used"),
+    (Metric("lightllm_slots_cached", "KV slots that only the prefix cache holds.", "gauge"), "slots_cached"),
+    (Metric("lightllm_ready", "1 when the model serves.", "gauge"), "ready"),
+    (Metric("lightllm_rounds", "Model rounds computed.", "counter"), "rounds"),
+    (Metric("lightllm_prompt_tokens", "Prompt tokens computed.", "counter"), "prompt_tokens"),
+    (Metric("lightllm_output_tokens", "Tokens generated.", "counter"), "output_tokens"),
+    (Metric("lightllm_router_finished", "Requests that the Router finished.", "counter"), "finished"),
+    (Metric("lightllm_router_refused", "Requests that the Router refused.", "counter"), "refused"),
+    (Metric("lightllm_router_aborted", "Requests that were aborted.", "counter"), "aborted"),
+)  # fmt: skip
