@@ -1,0 +1,147 @@
+"""The whole product as a newcomer meets it: the demo model behind real HTTP, with curl's bytes and the openai client."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from support.server import LightLLMServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LightLLMServer]:
+    with LightLLMServer(
+        ["--max_total_token_num", "20000", "--model_name", "demo", "--httpserver_workers", "2"]
+    ) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: LightLLMServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_the_curl_of_the_readme(server: LightLLMServer) -> None:
+    body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 17, "frequency_penalty": 1}}
+    response = httpx.post(f"{server.url}/generate", json=body)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("application/json")
+    answer = response.json()
+    assert "intelligence" in answer["generated_text"][0]
+    assert 1 <= answer["count_output_tokens"] <= 17
+
+
+def test_chat_obeys_its_template_and_ends_with_eos(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "What is 2+3?"}], temperature=0
+    )
+    assert "5" in (answer.choices[0].message.content or "")
+    assert answer.choices[0].finish_reason == "stop"
+    assert (
+        answer.usage is not None
+        and answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    )
+
+
+def test_streamed_chat_equals_the_whole_answer(client: openai.OpenAI) -> None:
+    messages = [{"role": "user", "content": "Count from 1 to 10."}]
+    whole = client.chat.completions.create(model="demo", messages=messages, temperature=0)  # type: ignore[arg-type]
+    pieces, usage = [], None
+    for chunk in client.chat.completions.create(
+        model="demo",
+        messages=messages,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},  # type: ignore[arg-type]
+    ):
+        usage = chunk.usage or usage
+        pieces += [choice.delta.content or "" for choice in chunk.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert len(pieces) > 5
+    assert (
+        usage is not None
+        and whole.usage is not None
+        and usage.completion_tokens == whole.usage.completion_tokens
+    )
+
+
+def test_stop_string_across_token_borders(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "Count from 1 to 10."}],
+        temperature=0,
+        stop=["4, 5"],
+    )
+    text = answer.choices[0].message.content or ""
+    assert answer.choices[0].finish_reason == "stop"
+    assert "3" in text and "4, 5" not in text and "6" not in text
+
+
+def test_same_seed_same_answer_alone_and_among_others(client: openai.OpenAI, server: LightLLMServer) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(seed: int) -> str:
+        answer = client.completions.create(
+            model="demo",
+            prompt="Tell me",
+            max_tokens=24,
+            temperature=1.0,
+            seed=seed,
+            extra_body={"ignore_eos": True},
+        )
+        return answer.choices[0].text
+
+    alone = ask(7)
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(ask, [1, 2, 3, 7, 5, 6, 4, 8, 7, 9, 10, 11, 12, 13, 14, 15]))
+    assert together[3] == together[8] == alone
+    assert len(set(together)) > 8
+
+
+def test_logprobs_and_echo(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="demo", prompt="What is AI?", max_tokens=4, temperature=0, logprobs=2, echo=True
+    )
+    choice = answer.choices[0]
+    assert choice.text.startswith("What is AI?")
+    assert choice.logprobs is not None and choice.logprobs.token_logprobs is not None
+    assert choice.logprobs.token_logprobs[0] is None
+    assert all(value <= 0 for value in choice.logprobs.token_logprobs[1:])
+    assert answer.usage is not None
+    assert len(choice.logprobs.tokens or []) == answer.usage.total_tokens
+
+
+def test_errors_are_typed_as_the_client_expects(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hi"}])
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": "hi"}], temperature=-1
+        )
+
+
+def test_a_client_that_leaves_frees_its_slots(server: LightLLMServer) -> None:
+    body = {"inputs": "Tell me a story.", "parameters": {"max_new_tokens": 1500, "ignore_eos": True}}
+    with httpx.stream("POST", f"{server.url}/generate_stream", json=body) as stream:
+        next(stream.iter_lines())
+        assert httpx.get(f"{server.url}/token_load").json()["current_load"] > 0
+    end = time.monotonic() + 5
+    while httpx.get(f"{server.url}/token_load").json()["current_load"] > 0:
+        assert time.monotonic() < end, "slots are still held after the client has gone"
+        time.sleep(0.02)
+
+
+def test_generate_stream_frames(server: LightLLMServer) -> None:
+    body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 5, "ignore_eos": True}}
+    raw = httpx.post(f"{server.url}/generate_stream", json=body).content
+    events = raw.split(b"\n\n")
+    assert events[-1] == b"" and all(event.startswith(b"data:{") for event in events[:-1])
+    decoded = [json.loads(event[5:]) for event in events[:-1]]
+    assert [event["finished"] for event in decoded] == [False] * 4 + [True]
+    assert decoded[-1]["finish_reason"] == "length" and decoded[-1]["token"]["count_output_tokens"] == 5
