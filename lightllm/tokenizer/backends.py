@@ -1,0 +1,28 @@
+"""What a tokenizer file format has to offer; `Tokenizer` builds everything else on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lightllm.tokenizer.pieces import TokenBytes
+
+
+class Backend(Protocol):
+    """One per file format: `json_backend`, `sentencepiece_backend`, `transformers_backend`."""
+
+    vocab_size: int
+    """Largest token id + 1."""
+    special_ids: frozenset[int]
+    """Ids that `skip_special_tokens` leaves out."""
+    token_bytes: TokenBytes | None
+    """How ids become bytes, where text is simply their concatenation; None: only `decode` knows."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Token ids of `text`; raises `TypeError` or `UnicodeEncodeError` for text with lone surrogates."""
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """Text of `ids`; ids without a token count for nothing."""
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token given by its content."""

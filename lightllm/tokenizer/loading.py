@@ -1,0 +1,66 @@
+"""Finds out which tokenizer a model folder holds, and builds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightllm.errors import InvalidModel
+from lightllm.tokenizer.backends import Backend
+from lightllm.tokenizer.chat_template import ChatTemplates, read_chat_templates
+from lightllm.tokenizer.json_backend import JsonBackend
+from lightllm.tokenizer.json_files import read_json_object
+from lightllm.tokenizer.sentencepiece_backend import SentencePieceBackend
+from lightllm.tokenizer.special_tokens import SpecialTokens, read_special_tokens
+from lightllm.tokenizer.tokenizer import Tokenizer
+from lightllm.tokenizer.transformers_backend import TransformersBackend
+
+_TIKTOKEN_PATTERNS = ("*.tiktoken", "tiktoken.model", "tekken.json")
+
+
+def load_tokenizer(
+    model_dir: str,
+    *,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    with_chat_template: bool = True,
+) -> Tokenizer:
+    """The tokenizer of a model folder.
+
+    `chat_template`: a Jinja file, or the template itself, instead of the model's own. `with_chat_template=False`
+    leaves templates (and jinja2) out, for a process that only decodes. Raises `InvalidModel` naming the file that is
+    missing or broken, and `InvalidOption` for a bad `chat_template`.
+    """
+    path = Path(model_dir)
+    special = read_special_tokens(path)
+    backend = _backend(path, special, trust_remote_code)
+    templates = read_chat_templates(path, chat_template) if with_chat_template else ChatTemplates({})
+    return Tokenizer(backend, special, templates)
+
+
+def _backend(path: Path, special: SpecialTokens, trust_remote_code: bool) -> Backend:
+    if (path / "tokenizer.json").is_file():
+        return JsonBackend(path / "tokenizer.json", special)
+    if (path / "tokenizer.model").is_file():
+        return SentencePieceBackend(path / "tokenizer.model", special)
+    if _has_own_code(path) and not trust_remote_code:
+        raise InvalidModel(
+            f"The tokenizer of {path} is code in the model folder.",
+            "Allow it with --trust_remote_code if you trust it, or put a tokenizer.json into the folder.",
+        )
+    tiktoken = [file for pattern in _TIKTOKEN_PATTERNS for file in path.glob(pattern)]
+    if tiktoken and not trust_remote_code:
+        raise InvalidModel(
+            f"{tiktoken[0]} is a tiktoken vocabulary, which cannot be read yet.",
+            "Put a tokenizer.json into the folder (transformers writes one with save_pretrained).",
+        )
+    if not (path / "tokenizer_config.json").is_file() and not (path / "vocab.json").is_file():
+        raise InvalidModel(
+            f"{path} has no tokenizer: neither tokenizer.json nor tokenizer.model.",
+            "Copy the tokenizer files of the model into the folder.",
+        )
+    return TransformersBackend(path, trust_remote_code)
+
+
+def _has_own_code(path: Path) -> bool:
+    auto_map = read_json_object(path / "tokenizer_config.json").get("auto_map")
+    return bool(auto_map) and (not isinstance(auto_map, dict) or "AutoTokenizer" in auto_map)

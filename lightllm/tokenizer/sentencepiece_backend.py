@@ -1,0 +1,94 @@
+"""`tokenizer.model`, read by the `sentencepiece` library (the extra package `sentencepiece`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightllm.errors import InvalidModel
+from lightllm.tokenizer import pieces
+from lightllm.tokenizer.special_tokens import SpecialTokens
+
+_WITHOUT_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+"""Protobuf: `normalizer_spec { add_dummy_prefix: false }`; appended to a model it overrides that field alone."""
+
+
+class SentencePieceBackend:
+    """A sentencepiece model. Special and added tokens are cut out of the text before it sees the rest."""
+
+    def __init__(self, path: Path, special: SpecialTokens) -> None:
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError as error:
+            raise InvalidModel(
+                f"{path} needs the package sentencepiece, which is not installed.",
+                "Run `pip install sentencepiece`, or put a tokenizer.json into the folder.",
+            ) from error
+        try:
+            self._model = SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise InvalidModel(
+                f"{path} is not a sentencepiece model ({error}).",
+                "If it is a tiktoken file, put a tokenizer.json beside it.",
+            ) from error
+        # After a special token no space is put before the text, as transformers does (legacy=False).
+        self._inner = SentencePieceProcessor(
+            model_proto=self._model.serialized_model_proto() + _WITHOUT_DUMMY_PREFIX
+        )
+        size = self._model.get_piece_size()
+        self._added = {i: token.content for i, token in special.added.items()}
+        contents = {*special.named.values(), *special.extra}
+        self._cut = {c: i for i, c in self._added.items()}
+        self._cut.update({c: self._model.piece_to_id(c) for c in contents if self._is_piece(c)})
+        self._pattern = re.compile(
+            "|".join(map(re.escape, sorted(self._cut, key=len, reverse=True))) or "(?!)"
+        )
+        self._add_bos = special.add_bos is not False and self._model.bos_id() >= 0
+        self._add_eos = special.add_eos is True and self._model.eos_id() >= 0
+        self.vocab_size = max([size, *(i + 1 for i in self._added)])
+        self.special_ids = frozenset(
+            [i for i in range(size) if self._model.is_control(i) or self._model.is_unknown(i)]
+            + [i for i, token in special.added.items() if token.special]
+            + [i for c, i in self._cut.items() if c in contents]
+        )
+        drops = [i for i in self._model.encode("a") if self._model.id_to_piece(i).startswith("\u2581")] != []
+        self.token_bytes: pieces.TokenBytes | None = pieces.TokenBytes(self._bytes, drops)
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        text.encode()
+        ids = [self._model.bos_id()] if add_special_tokens and self._add_bos else []
+        position = 0
+        for match in self._pattern.finditer(text):
+            ids += self._encode_plain(text[position : match.start()], position)
+            ids.append(self._cut[match.group()])
+            position = match.end()
+        ids += self._encode_plain(text[position:], position)
+        if add_special_tokens and self._add_eos:
+            ids.append(self._model.eos_id())
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        kept = [i for i in ids if not (skip_special_tokens and i in self.special_ids)]
+        text = b"".join(map(self._bytes, kept)).decode(errors="replace")
+        drops = self.token_bytes is not None and self.token_bytes.drops_first_space
+        return text.removeprefix(" ") if drops else text
+
+    def token_id(self, token: str) -> int | None:
+        if token in self._cut:
+            return self._cut[token]
+        return self._model.piece_to_id(token) if self._is_piece(token) else None
+
+    def _encode_plain(self, text: str, position: int) -> list[int]:
+        return list((self._inner if position else self._model).encode(text)) if text else []
+
+    def _is_piece(self, token: str) -> bool:
+        token_id = self._model.piece_to_id(token)
+        return self._model.id_to_piece(token_id) == token
+
+    def _bytes(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        if not 0 <= token_id < self._model.get_piece_size():
+            return b""
+        return pieces.byte_fallback(self._model.id_to_piece(token_id))
