@@ -1,0 +1,151 @@
+"""Writes the tables of docs/ that follow from the code: every option, every metric.
+
+python tools/make_docs.py           write docs/options.md and docs/metrics.md
+python tools/make_docs.py --check   exit status 1 if one of them is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightllm import config
+from lightllm.protocol import metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTICE = "<!-- Made by tools/make_docs.py from the code: change it there, then run `make docs`. -->"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
+    parser.add_argument("--root", type=Path, default=ROOT, help="checkout to work on")
+    options = parser.parse_args(argv)
+    stale = [path for path, make in PAGES.items() if _read(options.root / path) != make()]
+    for path in stale:
+        if options.check:
+            print(f"{path} is stale: run `make docs`")
+        else:
+            (options.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (options.root / path).write_text(PAGES[path](), encoding="utf-8")
+            print(f"{path} written")
+    return 1 if options.check and stale else 0
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+# -- options
+
+
+def options_page() -> str:
+    lines = [
+        NOTICE,
+        "# Options",
+        "",
+        "Options of `python -m lightllm.server.api_server`. Each can also be given as an environment variable",
+        "(`LIGHTLLM_` and its name in capitals: `LIGHTLLM_PORT=8080`) or in a YAML file (`--config FILE.yaml`, lines like",
+        "`port: 8080`). The command line wins over the environment, the environment over the file.",
+        "",
+    ]
+    group = ""
+    for field, option in config.options():
+        if option.group != group:
+            group = option.group
+            lines += ["", f"## {group}", "", "| option | value | default | meaning |", "|---|---|---|---|"]
+        names = "<br>".join(f"`{name}`" for name in (f"--{field.name}", *option.aliases))
+        lines.append(f"| {names} | {_value(field, option)} | {_default(field)} | {_cell(option.help)} |")
+    lines += [
+        "",
+        "## Options of LightLLM that are not built yet",
+        "",
+        "Any value but the one shown ends the launch with a clear message.",
+        "",
+        "| option | accepted value |",
+        "|---|---|",
+        *(f"| `--{name}` | {_not_yet(value)} |" for name, value in config.NOT_YET.items()),
+        "",
+        "## Options of LightLLM without effect",
+        "",
+        "Accepted with a warning, so that existing launch commands go on working: "
+        + ", ".join(f"`--{name}`" for name in config.WITHOUT_EFFECT)
+        + ".",
+    ]
+    return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _value(field: Any, option: config.Option) -> str:
+    if field.default is False:
+        return "flag"
+    if option.choices:
+        return " ".join(f"`{choice}`" for choice in option.choices)
+    name = {"int": "integer", "float": "number", "str": "text"}.get(
+        option.type.__name__, option.type.__name__
+    )
+    several = {"+": ", one or more", "?": ", optional"}.get(option.nargs or "", "")
+    return name + several + (f", {option.expects}" if option.expects else "")
+
+
+def _default(field: Any) -> str:
+    if field.default is None:
+        return ""
+    return "off" if field.default is False else f"`{field.default}`"
+
+
+def _not_yet(value: Any) -> str:
+    return "leave it out" if value in (None, False) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+# -- metrics
+
+
+def metrics_page() -> str:
+    lines = [
+        NOTICE,
+        "# Metrics",
+        "",
+        "`GET /metrics` answers in the Prometheus text format. A counter is exposed as `NAME_total`, a histogram as",
+        "`NAME_bucket`, `NAME_sum` and `NAME_count`.",
+        "",
+        "| metric | kind | meaning | buckets |",
+        "|---|---|---|---|",
+    ]
+    for metric in all_metrics():
+        buckets = (
+            f"{metric.buckets[0]:g} to {metric.buckets[-1]:g} in {len(metric.buckets)}"
+            if metric.buckets
+            else ""
+        )
+        lines.append(f"| `{metric.name}` | {metric.kind} | {_cell(metric.help)} | {buckets} |")
+    return "\n".join(lines) + "\n"
+
+
+def all_metrics() -> list[metrics.Metric]:
+    """Every `Metric` that the module holds, alone or in (nested) tuples, once, in order of the module's text."""
+    found: dict[str, metrics.Metric] = {}
+    for value in vars(metrics).values():
+        for metric in _metrics_in(value):
+            found.setdefault(metric.name, metric)
+    return list(found.values())
+
+
+def _metrics_in(value: Any) -> Iterator[metrics.Metric]:
+    if isinstance(value, metrics.Metric):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _metrics_in(item)
+
+
+PAGES: dict[str, Callable[[], str]] = {"docs/options.md": options_page, "docs/metrics.md": metrics_page}
+
+if __name__ == "__main__":
+    sys.exit(main())
