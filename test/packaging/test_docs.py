@@ -1,0 +1,71 @@
+"""Docs tell the truth: generated pages are fresh, links lead somewhere, commands and options exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightllm.config import make_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MAKE_DOCS = str(ROOT / "tools/make_docs.py")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lines of a page's shell blocks, continuation lines joined, as words."""
+    blocks = re.findall(r"```(?:bash|shell|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_the_generated_pages_are_fresh() -> None:
+    done = subprocess.run([sys.executable, MAKE_DOCS, "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_stale_page_is_seen_and_mended(tmp_path: Path) -> None:
+    def make_docs(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, MAKE_DOCS, "--root", str(tmp_path), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    assert make_docs("--check")[0] == 1
+    assert make_docs()[0] == 0
+    assert make_docs("--check") == (0, "")
+    page = tmp_path / "docs/options.md"
+    page.write_text(page.read_text().replace("8000", "8001"))
+    assert make_docs("--check") == (1, "docs/options.md is stale: run `make docs`\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [
+        t for t in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) if not t.startswith(("http:", "https:"))
+    ]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs_something_that_exists(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z]+):", makefile, re.MULTILINE)
+    for words in commands(page):
+        if words[0] == "make":
+            assert set(words[1:2]) <= set(targets), words
+        script = next((word for word in words if word.endswith(".py")), None)
+        if words[0].startswith(("python", ".venv/bin/python")) and script:
+            assert (ROOT / script).exists(), words
+        module = words[words.index("-m") + 1] if "-m" in words and words[0].endswith("python") else ""
+        if module == "lightllm.server.api_server":
+            make_parser().parse_args(words[words.index("-m") + 2 :])
+        elif module.startswith("lightllm"):
+            assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), words
+
+
+def test_the_placeholders_of_the_readme_are_filled() -> None:
+    assert "<!-- output:" not in (ROOT / "README.md").read_text(encoding="utf-8")
