@@ -1,0 +1,168 @@
+"""One child as the Supervisor sees it: its process, its channel, its stderr, and what it last said."""
+
+from __future__ import annotations
+
+import collections
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import msgspec
+
+from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
+from lightllm.protocol.control import Command, Status
+from lightllm.server.plan import ChildSpec
+
+_LINES_KEPT = 20
+_LINE_KEPT = 2000
+"""Characters of one line that are kept."""
+
+
+class ChildProcess:
+    """Starts the child at once. Its descriptors are registered in `selector` with the method that reads them."""
+
+    def __init__(self, spec: ChildSpec, runtime_dir: str, selector: selectors.BaseSelector) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.status = Status(process=spec.name, state="starting")
+        self.statuses: list[Status] = []
+        """Received and not yet looked at by the Supervisor."""
+        self.failure: Status | None = None
+        self.seconds_until: dict[str, float] = {}
+        """State -> seconds from the start of the process until it was first reported."""
+        self.returncode: int | None = None
+        self.stop_sent = False
+        self._lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
+        self._partial_line = b""
+        self._partial_status = b""
+        self._selector = selector
+        self._started = time.monotonic()
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            # A group of its own: Ctrl-C in a terminal reaches a whole process group, and until the child ignores
+            # SIGINT its interpreter would die of it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", spec.module, *spec.arguments],
+                env=os.environ
+                | spec.environment
+                | {CHANNEL_VARIABLE: str(theirs.fileno()), RUNTIME_VARIABLE: runtime_dir},
+                pass_fds=(theirs.fileno(), *spec.descriptors),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        self.pid = self._process.pid
+        self._channel.setblocking(False)
+        assert self._process.stdout is not None
+        self._output = self._process.stdout.fileno()
+        os.set_blocking(self._output, False)
+        selector.register(self._channel, selectors.EVENT_READ, self.read_statuses)
+        selector.register(self._output, selectors.EVENT_READ, self.forward_output)
+
+    @property
+    def running(self) -> bool:
+        return self.returncode is None
+
+    @property
+    def ready(self) -> bool:
+        return self.status.state == "ready" and self.running
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The end of what it wrote to stderr or stdout."""
+        rest = [_text(self._partial_line)] if self._partial_line.strip() else []
+        return [*self._lines, *rest][-_LINES_KEPT:]
+
+    def send(self, command: Command) -> None:
+        """Sends a command; a child that is gone is noticed by `reap`."""
+        self.stop_sent = self.stop_sent or command.action == "stop"
+        try:
+            self._channel.sendall(msgspec.json.encode(command) + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            self.reap()
+
+    def kill(self) -> None:
+        if self.running:
+            self._process.kill()
+
+    def wait(self) -> None:
+        """Waits for the end after `kill`."""
+        self._process.wait()
+        self.reap()
+
+    def reap(self) -> bool:
+        """Whether the process has ended; what it still said is read before that becomes visible."""
+        if self.running and self._process.poll() is not None:
+            self.forward_output()
+            self.read_statuses()
+            self.returncode = self._process.returncode
+        return not self.running
+
+    def read_statuses(self) -> None:
+        try:
+            while data := self._channel.recv(65536):
+                self._partial_status += data
+            self._unregister(self._channel)
+        except BlockingIOError:
+            pass  # everything that is there has been read
+        except ConnectionResetError:
+            self._unregister(self._channel)
+        *lines, self._partial_status = self._partial_status.split(b"\n")
+        for line in lines:
+            self._take(msgspec.json.decode(line, type=Status))
+
+    def forward_output(self) -> None:
+        """Passes what the child wrote on to our stderr as it comes, and keeps the last lines."""
+        try:
+            while data := os.read(self._output, 65536):
+                _write_all(sys.stderr.fileno(), data)
+                *lines, self._partial_line = (self._partial_line + data).replace(b"\r", b"\n").split(b"\n")
+                self._lines.extend(_text(line) for line in lines if line.strip())
+            self._unregister(self._output)
+        except BlockingIOError:
+            pass  # everything that is there has been read
+
+    def how_it_ended(self) -> str:
+        """The exit status in words."""
+        if self.returncode is None:
+            return "is running"
+        if self.returncode < 0:
+            return f"was killed by {signal.Signals(-self.returncode).name}"
+        return f"ended with exit code {self.returncode}"
+
+    def close(self) -> None:
+        self._unregister(self._channel)
+        self._unregister(self._output)
+        self._channel.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _take(self, status: Status) -> None:
+        self.seconds_until.setdefault(status.state, time.monotonic() - self._started)
+        self.seconds_until.setdefault("first report", time.monotonic() - self._started)
+        if status.state == "failed":
+            self.failure = self.failure or status
+        self.status = status
+        self.statuses.append(status)
+
+    def _unregister(self, source: "socket.socket | int") -> None:
+        if source in self._selector.get_map():
+            self._selector.unregister(source)
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip()[:_LINE_KEPT]
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError:
+        return  # nobody reads our log any more (closed pipe or terminal); the server goes on

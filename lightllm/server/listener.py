@@ -1,0 +1,53 @@
+"""The listening HTTP socket: opened by the Supervisor, shared by all Http workers."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from lightllm.errors import InvalidOption, StartupError
+
+_BACKLOG = 4096
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Binds and listens; port 0 takes a free one. Raises `StartupError` saying what to change."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise InvalidOption(
+            f"--host {host} cannot be resolved: {error.strerror}.", "Give an address of this machine."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _explained(error, host, port) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL to try from this machine."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _explained(error: OSError, host: str, port: int) -> StartupError:
+    if error.errno == errno.EADDRINUSE:
+        return StartupError(
+            f"Port {port} on {host} is in use.",
+            "Stop what listens there, or choose another --port (0 takes a free one).",
+        )
+    if error.errno == errno.EACCES:
+        return StartupError(f"Port {port} needs privileges.", "Choose a --port from 1024 on.")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidOption(
+            f"--host {host} is not an address of this machine.", "127.0.0.1 and 0.0.0.0 always work."
+        )
+    return StartupError(f"Cannot listen on {host}:{port}: {error.strerror}.")

@@ -1,0 +1,48 @@
+"""Which processes a server consists of: module, arguments, environment of each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lightllm.config import ServerConfig
+from lightllm.server.environment import backend_environment, helper_environment
+
+
+@dataclasses.dataclass(frozen=True)
+class ChildSpec:
+    name: str
+    """As the child reports itself: "router", "detokenizer", "http-0", "backend-0"."""
+    module: str
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    descriptors: tuple[int, ...] = ()
+    """File descriptors that it inherits, besides its channel."""
+
+    @property
+    def serves_http(self) -> bool:
+        return self.name.startswith("http-")
+
+
+def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
+    """All children in the order in which they are started: the slowest first."""
+    backends = [
+        ChildSpec(f"backend-{rank}", "lightllm.backend", ("--rank", str(rank)), backend_environment(config))
+        for rank in range(config.tp)
+    ]
+    helpers = helper_environment()
+    workers = [
+        ChildSpec(
+            f"http-{worker}",
+            "lightllm.httpserver",
+            ("--worker", str(worker), "--fd", str(listener_fd)),
+            helpers,
+            (listener_fd,),
+        )
+        for worker in range(config.httpserver_workers)
+    ]
+    return [
+        *backends,
+        *workers,
+        ChildSpec("router", "lightllm.router", environment=helpers),
+        ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers),
+    ]

@@ -1,0 +1,41 @@
+"""From the parsed options to the config that all processes get: model folder, model name, port."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+from pathlib import Path
+
+from lightllm.backend.mock_spec import MockSpec
+from lightllm.config import ServerConfig
+from lightllm.errors import InvalidOption
+from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
+
+DEMO_MODEL_NAME = "lightllm-demo"
+
+
+def resolve_config(config: ServerConfig) -> ServerConfig:
+    """Checks what can be checked before any process starts; downloads a hub model. Raises `StartupError`."""
+    if config.mock_backend is not None:
+        MockSpec.parse(config.mock_backend)
+    if config.chat_template is not None and not Path(config.chat_template).is_file():
+        raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
+    log = logging.getLogger("supervisor")
+    model_dir = os.path.abspath(resolve_model_dir(config.model_dir, log.info))
+    read_model_config(model_dir)
+    name = config.model_name or default_model_name(config.model_dir)
+    return dataclasses.replace(config, model_dir=model_dir, model_name=name)
+
+
+def default_model_name(model_dir: str | None) -> str:
+    """The last part of the folder or hub id as it was given."""
+    if model_dir is None:
+        return DEMO_MODEL_NAME
+    return os.path.basename(os.path.abspath(model_dir))
+
+
+def with_port(config: ServerConfig, listener: socket.socket) -> ServerConfig:
+    """The config with the port that was really bound (`--port 0`)."""
+    return dataclasses.replace(config, port=listener.getsockname()[1])

@@ -1,0 +1,202 @@
+"""The Supervisor: starts all processes, waits until they are ready, watches them, stops them, cleans up.
+
+One thread, one selector over signals, the children's channels and their stderr. (`PR_SET_PDEATHSIG` of a child is tied
+to the thread that started it, so everything happens in the main thread.) Never imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+from lightllm.config import ServerConfig
+from lightllm.errors import LightLLMError, StartupError
+from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.ipc.snapshot import Snapshot, SnapshotReader
+from lightllm.protocol.control import Command
+from lightllm.server.child_process import ChildProcess
+from lightllm.server.drain import Drain
+from lightllm.server.plan import ChildSpec
+from lightllm.server.signals import SignalPipe
+from lightllm.server.start_table import PhaseClock, Phases, child_phases
+
+log = logging.getLogger("supervisor")
+
+STOP_SECONDS = 3.0
+"""A child must end within 2 s of `stop`; after this it is killed."""
+INTERRUPT_GRACE = 5.0
+"""Seconds that running requests get after the first SIGINT (SIGTERM: `--drain_timeout`)."""
+_SETTLE_SECONDS = 0.2
+"""After a first sign of failure: how long to wait for the others', to name the cause and not a consequence."""
+
+
+class ProcessFailed(LightLLMError):
+    """A child ended, or reported that it cannot go on."""
+
+    def __init__(self, child: ChildProcess) -> None:
+        reported = child.failure is not None and child.failure.detail
+        self.reason = str(reported) if reported else child.how_it_ended()
+        self.remedy = child.failure.remedy if child.failure is not None else ""
+        self.name = child.name
+        self.last_lines = [] if self.remedy else child.last_lines
+        super().__init__(f"{child.name}: {self.reason} {self.remedy}".strip())
+
+
+class Supervisor:
+    """Owns the life of all child processes of one server. `run()` returns the exit code."""
+
+    def __init__(self, config: ServerConfig, runtime: RuntimeDir, clock: PhaseClock) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._signals = SignalPipe()
+        self._children: list[ChildProcess] = []
+        self._terminate = False
+        """SIGTERM, SIGHUP or a first SIGINT has arrived."""
+        self._interrupts = 0
+
+    def run(self, specs: list[ChildSpec], on_ready: Callable[[Snapshot, dict[str, Phases]], None]) -> int:
+        """Starts the children, calls back when all are ready, and returns after a requested stop: 0, or 130 when a
+        second SIGINT cut it short. Raises `ProcessFailed` when a child fails, `StartupError` when the start takes
+        too long. No child is left in any case."""
+        with self._signals, self._selector:
+            self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
+            try:
+                self._start(specs)
+                if self._wait_until_ready():
+                    on_ready(SnapshotReader(self._runtime.snapshot_file).read(), self._start_table())
+                    self._watch()
+                    self._drain()
+                self._stop()
+            finally:
+                self._kill_all()
+        return 130 if self._interrupts > 1 else 0
+
+    # -- phases of a server's life
+
+    def _start(self, specs: list[ChildSpec]) -> None:
+        for spec in specs:
+            self._children.append(ChildProcess(spec, str(self._runtime.path), self._selector))
+            log.debug("%s: process %d", spec.name, self._children[-1].pid)
+        self._clock.end("starting processes")
+
+    def _wait_until_ready(self) -> bool:
+        """False: a signal asked for the end before."""
+        deadline = time.monotonic() + self._config.startup_timeout
+        while not all(child.ready for child in self._children):
+            if self._terminate:
+                log.info("stopping before the server was ready")
+                return False
+            self._raise_failure()
+            if time.monotonic() >= deadline:
+                raise self._too_slow()
+            self._turn(deadline - time.monotonic())
+        self._clock.end("waiting for the processes")
+        return True
+
+    def _watch(self) -> None:
+        """Until a signal asks for the end. A death ends the server; a restart of single processes would be here."""
+        while not self._terminate:
+            self._raise_failure()
+            self._turn(None)
+
+    def _drain(self) -> None:
+        """Http Servers refuse new requests; the running ones get time to finish."""
+        grace = INTERRUPT_GRACE if self._interrupts else self._config.drain_timeout
+        drain = Drain(SnapshotReader(self._runtime.snapshot_file), time.monotonic(), grace)
+        log.info("draining: %d running, %d waiting, at most %.0f s", *drain.load, grace)
+        for child in self._http_servers():
+            child.send(Command(action="drain"))
+        while self._interrupts < 2 and not drain.finished(time.monotonic()):
+            self._raise_failure()
+            self._turn(drain.poll_seconds)
+            if self._interrupts:
+                drain.shorten(time.monotonic(), INTERRUPT_GRACE)
+
+    def _stop(self) -> None:
+        """Http Servers first: what they still have to send comes from the others."""
+        log.info("stopping")
+        self._stop_some(self._http_servers())
+        self._stop_some(self._children)
+
+    # -- helpers
+
+    def _stop_some(self, children: Iterable[ChildProcess]) -> None:
+        children = [child for child in children if child.running]
+        for child in children:
+            child.send(Command(action="stop"))
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(child.running for child in children) and self._interrupts < 2:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            self._turn(remaining)
+        for child in children:
+            if child.running:
+                log.warning("%s did not end within %.0f s: killed", child.name, STOP_SECONDS)
+            elif child.returncode != 0:
+                log.warning("%s %s while stopping", child.name, child.how_it_ended())
+
+    def _turn(self, timeout: float | None) -> None:
+        """Waits for events and handles them; notices deaths."""
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        for child in self._children:
+            child.reap()
+            for status in child.statuses:
+                detail = f" — {status.detail}" if status.detail else ""
+                log.info("%s %s%s", child.name, status.state, detail)
+            child.statuses.clear()
+
+    def _read_signals(self) -> None:
+        for number in self._signals.read():
+            if number == signal.SIGINT:
+                self._interrupts += 1
+            if number != signal.SIGCHLD:
+                log.info("received %s", number.name)
+                self._terminate = True
+
+    def _raise_failure(self) -> None:
+        """Raises `ProcessFailed` for the child that is the cause, if one has failed."""
+        if not self._failed():
+            return
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while (remaining := deadline - time.monotonic()) > 0 and self._interrupts < 2:
+            self._turn(remaining)
+        raise ProcessFailed(self._failed()[0])
+
+    def _failed(self) -> list[ChildProcess]:
+        """Failed children, the probable cause first: one that was killed, then in the order of their reports."""
+
+        def rank(child: ChildProcess) -> tuple[bool, float]:
+            killed = child.returncode is not None and child.returncode < 0
+            return not killed, child.seconds_until.get("failed", float("inf"))
+
+        return sorted((c for c in self._children if c.failure or not c.running), key=rank)
+
+    def _too_slow(self) -> StartupError:
+        late = [f"{c.name} ({c.status.detail or c.status.state})" for c in self._children if not c.ready]
+        return StartupError(
+            f"Not ready after {self._config.startup_timeout:.0f} s: {', '.join(late)}.",
+            "Raise --startup_timeout if they only need more time.",
+        )
+
+    def _start_table(self) -> dict[str, Phases]:
+        rows = {"supervisor": self._clock.phases}
+        for child in self._children:
+            rows[child.name] = child_phases(child.seconds_until, child.status.seconds)
+        return rows
+
+    def _http_servers(self) -> list[ChildProcess]:
+        return [child for child in self._children if child.spec.serves_http]
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            child.kill()
+        for child in self._children:
+            child.wait()
+            child.close()

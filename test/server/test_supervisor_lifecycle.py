@@ -1,0 +1,213 @@
+"""The Supervisor with fake children: readiness, failures of the start, deaths, stopping, cleaning up."""
+
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.model_folder import make_model_folder
+from support.server import LightLLMServer
+
+GOOD = {"http-0": "ready", "router": "ready", "backend-0": "ready"}
+COMMAND = (sys.executable, "-m", "support.fake_server")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> str:
+    return str(make_model_folder(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def launch(model_dir):
+    """Starts fake servers and ends those that a failed test leaves."""
+    servers = []
+
+    def start(options=(), load: Path | None = None, **children: str) -> LightLLMServer:
+        behaviours = GOOD | {name.replace("_", "-"): behaviour for name, behaviour in children.items()}
+        environment = {
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "FAKE_CHILDREN": " ".join(f"{name}={behaviour}" for name, behaviour in behaviours.items()),
+        }
+        if load is not None:
+            environment["FAKE_LOAD"] = str(load)
+        servers.append(
+            LightLLMServer(["--model_dir", model_dir, *options], command=COMMAND, environment=environment)
+        )
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server._abandon()
+
+
+def test_ready_line_names_url_model_and_slots_and_the_table_every_process(launch):
+    server = launch()
+    url = server.wait_ready()
+    assert (
+        server.wait_for(r"lightllm \S+ ready: .*")
+        .group(0)
+        .startswith(f"lightllm 0.1.0 ready: {url} — model tiny — 77 slots")
+    )
+    for name in ("supervisor", *GOOD):
+        server.wait_for(rf"  {name} +\d+\.\d\d s ")
+    server.wait_for("router loading — half way")
+    assert server.stop() == 0
+
+
+def test_start_table_of_the_supervisor_adds_up_to_the_whole_wall_time(launch):
+    begin = time.monotonic()
+    server = launch()
+    server.wait_ready()
+    wall = time.monotonic() - begin
+    claimed = float(server.wait_for(r"started in (\d+\.\d+) s\n").group(1))
+    assert wall - 0.3 < claimed <= wall + 0.02
+    server.stop()
+
+
+def test_a_startup_error_of_a_child_ends_the_launch_with_name_reason_and_remedy(launch):
+    server = launch(backend_0="bad-model", router="hang")
+    assert server.wait(10) == 2
+    assert server.log.rstrip().endswith(
+        "lightllm: error: backend-0 failed to start: The model is broken. Take another one."
+    )
+    server.check_nothing_left()
+
+
+def test_an_unexpected_error_of_a_child_ends_the_launch(launch):
+    server = launch(backend_0="raise")
+    assert server.wait(10) == 2
+    assert "backend-0 failed to start: ValueError: a surprise" in server.log
+    server.check_nothing_left()
+
+
+def test_a_child_that_dies_silently_is_named_with_its_last_lines(launch):
+    server = launch(http_0="die")
+    assert server.wait(10) == 2
+    assert "  http-0 | of old age\n" in server.log
+    assert "lightllm: error: http-0 failed to start: ended with exit code 3" in server.log
+    server.check_nothing_left()
+
+
+def test_startup_timeout_names_who_is_late(launch):
+    server = launch(["--startup_timeout", "1"], router="hang")
+    assert server.wait(10) == 2
+    assert "Not ready after 1 s: router (half way). Raise --startup_timeout" in server.log
+    server.check_nothing_left()
+
+
+def test_sigterm_before_ready_stops_at_once(launch):
+    server = launch(router="hang")
+    server.wait_for("router loading")
+    server.send(signal.SIGTERM)
+    assert server.wait(5) == 0
+    server.check_nothing_left()
+
+
+def test_a_child_killed_while_serving_ends_the_server_with_its_name(launch):
+    server = launch()
+    server.wait_ready()
+    server.child("router").kill()
+    assert server.wait(5) == 1
+    assert "lightllm: error: router failed: was killed by SIGKILL" in server.log
+    server.check_nothing_left()
+
+
+def test_sigterm_waits_for_running_requests(launch, tmp_path):
+    load = tmp_path / "load"
+    load.write_text("3")
+    server = launch(load=load)
+    server.wait_ready()
+    server.send(signal.SIGTERM)
+    server.wait_for("draining: 3 running")
+    server.wait_for("http-0 got drain")
+    assert "got stop" not in server.log
+    load.write_text("0")
+    assert server.wait(5) == 0
+    assert server.log.index("http-0 got stop") < server.log.index("router got stop")
+    server.check_nothing_left()
+
+
+def test_drain_timeout_ends_the_waiting(launch, tmp_path):
+    load = tmp_path / "load"
+    load.write_text("3")
+    server = launch(["--drain_timeout", "0.5"], load=load)
+    server.wait_ready()
+    begin = time.monotonic()
+    server.send(signal.SIGTERM)
+    assert server.wait(5) == 0
+    assert 0.5 <= time.monotonic() - begin < 2
+    server.check_nothing_left()
+
+
+def test_second_sigint_stops_at_once(launch, tmp_path):
+    load = tmp_path / "load"
+    load.write_text("3")
+    server = launch(load=load)
+    server.wait_ready()
+    server.send(signal.SIGINT)
+    server.wait_for("draining: 3 running, 0 waiting, at most 5 s")
+    begin = time.monotonic()
+    server.send(signal.SIGINT)
+    assert server.wait(5) == 130
+    assert time.monotonic() - begin < 1
+    server.check_nothing_left()
+
+
+def test_a_child_that_does_not_stop_is_killed_and_named(launch):
+    server = launch(backend_0="stubborn")
+    server.wait_ready()
+    server.send(signal.SIGTERM)
+    assert server.wait(8) == 0
+    assert "backend-0 did not end within 3 s: killed" in server.log
+    server.check_nothing_left()
+
+
+def test_kill_9_of_the_supervisor_leaves_no_child_and_the_next_start_removes_its_folder(launch):
+    server = launch()
+    server.wait_ready()
+    server.send(signal.SIGKILL)
+    server.wait(5)
+    server.check_nothing_left(files=False)
+    (stale,) = server.runtime_folders()
+    successor = launch()
+    successor.wait_ready()
+    successor.stop()
+    assert stale.exists()  # another base folder: not touched
+    from lightllm.ipc.runtime_dir import RuntimeDir
+
+    RuntimeDir.create(server.runtime_base).remove()
+    assert not stale.exists()
+
+
+def test_port_in_use_is_one_line_and_exit_code_2(launch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = launch(["--port", str(port)])
+        assert server.wait(10) == 2
+    assert server.log == (
+        f"lightllm: error: Port {port} on 127.0.0.1 is in use. Stop what listens there, or choose another --port "
+        "(0 takes a free one).\n"
+    )
+    server.check_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "many"], "Argument --port: invalid int value: 'many'."),
+        (["--no_such_option"], "Unrecognized arguments: --no_such_option."),
+        (["--model_dir", "/no/such/folder"], "The model folder /no/such/folder does not exist."),
+        (["--model_dir", "/"], "/ has no config.json."),
+        (["--mock_backend", "speed=9"], "--mock_backend: 'speed' is not `key=value` with a known key."),
+        (["--host", "203.0.113.1"], "--host 203.0.113.1 is not an address of this machine."),
+        (["--chat_template", "/no/such/file"], "--chat_template /no/such/file is not a file."),
+    ],
+)  # fmt: skip
+def test_wrong_options_end_the_launch_with_one_line(launch, options, message):
+    server = launch(options)
+    assert server.wait(10) == 2
+    assert server.log.startswith(f"lightllm: error: {message}")
+    assert server.log.count("\n") == 1
+    server.check_nothing_left()

@@ -1,0 +1,55 @@
+"""A child process that behaves as told: `python -m support.fake_child NAME BEHAVIOUR`. See `fake_server`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from lightllm.errors import InvalidModel
+from lightllm.ipc.child import Child, run_child
+from lightllm.ipc.snapshot import Snapshot, SnapshotWriter
+
+
+def main(child: Child) -> None:
+    behaviour = sys.argv[2]
+    stop = threading.Event()
+    commands: list[str] = []
+
+    def on_command(command):
+        commands.append(command.action)
+        print(f"{child.name} got {command.action}", file=sys.stderr)
+        if command.action == "stop" and behaviour != "stubborn":
+            stop.set()
+
+    child.on_command(on_command)
+    child.report("loading", "half way")
+    if behaviour == "bad-model":
+        raise InvalidModel("The model is broken.", "Take another one.")
+    if behaviour == "raise":
+        raise ValueError("a surprise")
+    if behaviour == "die":
+        print("about to die\nof old age", file=sys.stderr, flush=True)
+        os._exit(3)
+    if behaviour == "hang":
+        stop.wait()
+        return
+    load = Path(os.environ["FAKE_LOAD"]) if "FAKE_LOAD" in os.environ else None
+    writer = SnapshotWriter(child.runtime.snapshot_file) if child.name == "router" else None
+    if writer is not None:
+        writer.write(_snapshot(load))
+    child.report("ready", seconds={"thinking": 0.01})
+    while not stop.wait(0.02):
+        if writer is not None:
+            writer.write(_snapshot(load))
+
+
+def _snapshot(load: Path | None) -> Snapshot:
+    running = int(load.read_text() or 0) if load is not None else 0
+    return Snapshot(ready=1, running=running, slots_total=77, heartbeat=time.time())
+
+
+if __name__ == "__main__":
+    run_child(sys.argv[1], main)
