@@ -1,0 +1,128 @@
+"""MockBackend: answers rounds with scripted tokens at a scripted speed. Loads no torch; see docs/mock_backend.md.
+
+A token depends on (seed, choice, output position) alone, so a request gets the same answer alone and among others,
+after a pause, and from any number of rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from lightllm.backend.mock_check import RoundChecker
+from lightllm.backend.mock_script import MockRows, MockScript
+from lightllm.backend.mock_spec import MockSpec
+from lightllm.config import ServerConfig
+from lightllm.protocol.arrays import EMPTY_INT32
+from lightllm.protocol.control import ModelReady
+from lightllm.protocol.rounds import Round, RoundResult, RowPromptLogprobs
+from lightllm.tokenizer import model_files
+
+DEFAULT_SLOTS = 1_000_000
+_EMPTY_FLOAT32 = np.zeros(0, dtype=np.float32)
+
+
+class MockBackend:
+    """The interface of `ModeBackend`: `init_model`, `execute`, `resync`."""
+
+    def __init__(self, config: ServerConfig, progress: Callable[[str], None]) -> None:
+        self._config = config
+        self._progress = progress
+        self._spec = MockSpec.parse(config.mock_backend or "")
+        self._executed = 0
+
+    def init_model(self) -> ModelReady:
+        started = time.monotonic()
+        self._progress("preparing the mock backend")
+        time.sleep(self._spec.init_ms / 1e3)
+        assert self._config.model_dir is not None
+        vocab_size = self._spec.vocab_size or model_files.vocab_size(self._config.model_dir)
+        eos = model_files.eos_token_ids(self._config.model_dir, self._config.eos_id)
+        slots = self._spec.slots or self._config.max_total_token_num or DEFAULT_SLOTS
+        self._script = MockScript(self._spec, vocab_size, eos, self._text_ids())
+        self._rows = MockRows(self._config.running_max_req_size + 1)
+        self._checker = RoundChecker(slots, vocab_size) if self._spec.check else None
+        return ModelReady(
+            max_total_token_num=slots,
+            vocab_size=vocab_size,
+            kv_bytes_per_token=0,
+            weight_bytes=0,
+            dtype="none",
+            device="mock",
+            seconds={"mock": time.monotonic() - started},
+        )
+
+    def execute(self, round: Round) -> RoundResult:
+        started = time.monotonic()
+        self._executed += 1
+        if self._spec.die_after and self._executed >= self._spec.die_after:
+            os._exit(17)
+        if self._spec.fail_every and self._executed % self._spec.fail_every == 0:
+            return _failed(round, f"scripted failure of round {self._executed}", self._spec.fail_oom)
+        if self._checker is not None:
+            error = self._checker.check(round)
+            if error:
+                return _failed(round, f"impossible round {round.seq}: {error}", False)
+        for join in round.joins:
+            self._rows.join(join, self._script)
+        result = self._answer(round)
+        tokens = int(round.q_len.sum())
+        end = started + self._spec.step_ms / 1e3 + tokens * self._spec.token_us / 1e6
+        time.sleep(max(0.0, end - time.monotonic()))
+        return msgspec.structs.replace(result, seconds=time.monotonic() - started)
+
+    def resync(self, seq: int) -> None:
+        """The next round will be number `seq`."""
+        if self._checker is not None:
+            self._checker.resync(seq)
+
+    def _answer(self, round: Round) -> RoundResult:
+        sampled = np.flatnonzero(round.samples)
+        rows = round.rows[sampled]
+        positions = round.kv_len[sampled] - self._rows.prompt_len[rows]
+        tokens, logprobs = self._script.sample(self._rows, rows, positions)
+        top = {
+            int(i): self._script.alternatives(
+                int(tokens[i]), float(logprobs[i]), int(self._rows.top_k[rows[i]])
+            )
+            for i in np.flatnonzero(self._rows.top_k[rows])
+        }
+        result = RoundResult(seq=round.seq, token_ids=tokens, logprobs=logprobs, top=top)
+        asked = np.flatnonzero(self._rows.prompt_top_k[round.rows] >= 0)
+        for entry in asked:
+            if entry >= round.num_decode:
+                result.prompt_logprobs.append(self._prompt_logprobs(round, int(entry)))
+        return result
+
+    def _prompt_logprobs(self, round: Round, entry: int) -> RowPromptLogprobs:
+        """A chunk over positions [a, b) predicts the tokens (a, b], as far as they belong to the prompt."""
+        row, end = round.rows[entry], int(round.kv_len[entry])
+        start = end - int(round.q_len[entry]) + 1
+        stop = min(end + 1, int(self._rows.prompt_len[row]))
+        logprobs = -1.0 - (np.arange(start, max(start, stop)) % 7).astype(np.float32)
+        k = int(self._rows.prompt_top_k[row])
+        top = [self._script.alternatives(p, float(v), k) for p, v in enumerate(logprobs, start)] if k else []
+        return RowPromptLogprobs(entry=entry, start=start, logprobs=logprobs, top=top)
+
+    def _text_ids(self) -> list[int]:
+        if not self._spec.text:
+            return []
+        from lightllm.tokenizer import load_tokenizer
+
+        assert self._config.model_dir is not None
+        tokenizer = load_tokenizer(self._config.model_dir, trust_remote_code=self._config.trust_remote_code)
+        return tokenizer.encode(self._spec.text, add_special_tokens=False)
+
+
+def _failed(round: Round, reason: str, out_of_memory: bool) -> RoundResult:
+    return RoundResult(
+        seq=round.seq,
+        token_ids=EMPTY_INT32,
+        logprobs=_EMPTY_FLOAT32,
+        failed=reason,
+        out_of_memory=out_of_memory,
+    )
