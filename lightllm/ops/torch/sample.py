@@ -1,0 +1,145 @@
+"""`ops/sample.py` in torch. On a CPU the passes that torch does not vectorise (argmax, selection, sorting) are numpy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+_CANDIDATES = 512
+"""Largest logits of a row that a filter looks at first; where it keeps them all it looks at more."""
+_WIDENING = 8
+_BLOCK = 128
+"""Tokens whose probabilities are summed together in the two-level search for a random token."""
+
+
+def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    token_ids = _argmax(logits)
+    probabilities = torch.softmax(logits, dim=1, out=scratch)
+    return token_ids, probabilities.gather(1, token_ids[:, None]).squeeze(1).log_()
+
+
+def choose_random(
+    logits: torch.Tensor, uniforms: torch.Tensor, scratch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    probabilities = torch.softmax(logits, dim=1, out=scratch)
+    vocab_size = logits.shape[1]
+    whole = vocab_size // _BLOCK * _BLOCK
+    masses = probabilities[:, :whole].unflatten(1, (-1, _BLOCK)).sum(2)
+    if whole < vocab_size:
+        masses = torch.cat([masses, probabilities[:, whole:].sum(1, keepdim=True)], dim=1)
+    block, within = _search(masses, uniforms * masses.sum(1, dtype=torch.float64))
+    # The last block may be short: its positions past the vocabulary repeat the last token with no mass.
+    positions = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=logits.device)
+    inside = positions < vocab_size
+    mass = probabilities.gather(1, positions.clamp_(max=vocab_size - 1)) * inside
+    offset, _ = _search(mass, within)
+    token_ids = positions.gather(1, offset[:, None])
+    return token_ids.squeeze(1), probabilities.gather(1, token_ids).squeeze(1).log_()
+
+
+def choose_filtered(
+    logits: torch.Tensor,
+    uniforms: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    scratch: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    normalizer = _logsumexp(logits, scratch)
+    chosen = torch.empty_like(normalizer)
+    rank = torch.empty_like(top_k)
+    rows, part = torch.arange(logits.shape[0], device=logits.device), logits
+    bound = _CANDIDATES
+    while True:
+        bound = min(bound, logits.shape[1])
+        values = _largest(part, bound)
+        mass, kept = _filter(values, normalizer[rows], top_k[rows], top_p[rows], min_p[rows])
+        chosen[rows], rank[rows] = _choose_value(values, mass, uniforms[rows])
+        # A row whose candidates were all kept by top_p or min_p might have kept more: look further.
+        cut_short = (kept == bound) & (top_k[rows] > bound)
+        if bound == logits.shape[1] or not cut_short.any():
+            return _find(logits, chosen, rank), chosen - normalizer
+        rows = rows[cut_short]
+        part = logits[rows]
+        bound *= _WIDENING
+
+
+def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, token_ids[:, None]).squeeze(1) - logits.logsumexp(1)
+
+
+def top_logprobs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    values, token_ids = logits.topk(count, dim=1)
+    token_ids, by_id = token_ids.sort(dim=1)
+    values, by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True)
+    return token_ids.gather(1, by_value), values - logits.logsumexp(1, keepdim=True)
+
+
+def _filter(
+    values: torch.Tensor,
+    normalizer: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities float64 of the sorted `values`, 0 where filtered out, and how many are kept."""
+    mass = (values - normalizer[:, None]).double().exp_()
+    kept = mass.cumsum(1).sub_(mass) < top_p[:, None]
+    kept &= mass >= min_p[:, None] * mass[:, :1]
+    kept &= torch.arange(values.shape[1], device=values.device) < top_k[:, None]
+    kept[:, 0] = True
+    return mass.mul_(kept), kept.sum(1)
+
+
+def _choose_value(
+    values: torch.Tensor, mass: torch.Tensor, uniforms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logit that each uniform falls on, and its rank among equal logits."""
+    index, _ = _search(mass, uniforms * mass.sum(1))
+    chosen = values.gather(1, index[:, None])
+    return chosen.squeeze(1), index - (values > chosen).sum(1)
+
+
+def _search(mass: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first index of each row where the running sum exceeds `target`, never one without mass; and how far the
+    target lies beyond the sum before it. mass [S, n], target float64 [S]."""
+    sums = mass.cumsum(1, dtype=torch.float64)
+    with_mass = torch.arange(mass.shape[1], device=mass.device) * (mass > 0)
+    index = torch.minimum((sums <= target[:, None]).sum(1), with_mass.amax(1))
+    before = sums.gather(1, index[:, None]) - mass.gather(1, index[:, None])
+    return index, (target - before.squeeze(1)).clamp_(min=0.0)
+
+
+def _logsumexp(logits: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+    """torch's softmax is one fused, threaded pass; its logsumexp is four."""
+    if logits.device.type != "cpu":
+        return logits.logsumexp(1)
+    return logits.amax(1) - torch.softmax(logits, dim=1, out=scratch).amax(1).log_()
+
+
+def _argmax(logits: torch.Tensor) -> torch.Tensor:
+    if logits.device.type != "cpu":
+        return logits.argmax(1)
+    return torch.from_numpy(logits.numpy().argmax(1))
+
+
+def _largest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` largest values of each row, descending: [S, count]."""
+    if logits.device.type != "cpu":
+        return logits.topk(count, dim=1).values
+    array = logits.numpy()
+    size = array.shape[1]
+    if count < size:
+        array = np.partition(array, size - count, axis=1)[:, size - count :]
+    return torch.from_numpy(np.ascontiguousarray(np.sort(array, axis=1)[:, ::-1]))
+
+
+def _find(logits: torch.Tensor, value: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
+    """The token id of each row's occurrence number `rank` of `value`. value [S], rank int64 [S]; int64 [S]."""
+    equal = logits == value[:, None]
+    if logits.device.type != "cpu":
+        return (equal & (equal.cumsum(1) == rank[:, None] + 1)).int().argmax(1)
+    found = torch.from_numpy(equal.numpy().argmax(1))
+    for row in rank.nonzero().squeeze(1).tolist():
+        found[row] = equal[row].nonzero()[rank[row], 0]
+    return found
