@@ -1,0 +1,177 @@
+"""What the backend remembers of each row between rounds: sampling parameters, last token, token counts.
+
+| what                                  | where       | set by      | cleared by   |
+|---------------------------------------|-------------|-------------|--------------|
+| features, parameters, seed, lengths   | host arrays | join        | leave, join  |
+| token id lists, prompt ids            | host dicts  | join        | leave, join  |
+| last token                            | device      | each sample | —            |
+| token counts (rows with penalties)    | device      | join        | leave, join  |
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import torch
+
+from lightllm.backend.token_counts import TokenCounts
+from lightllm.protocol.rounds import JoinRow
+from lightllm.sampling_params import SamplingParams
+
+
+class Feature(enum.IntFlag):
+    """What sampling of a row needs beyond the greedy token: a round does the work that any of its rows asks for."""
+
+    RANDOM = 1
+    FILTER = 2
+    """top_k, top_p or min_p"""
+    COUNTS = 4
+    """repetition, frequency or presence penalty"""
+    DECAY = 8
+    MIN_NEW = 16
+    BIAS = 32
+    ALLOWED = 64
+    RAW = 128
+    """log-probabilities of the untouched logits"""
+    TOP = 256
+    PROMPT = 512
+    JOINED = 1024
+
+
+EDITS = Feature.COUNTS | Feature.DECAY | Feature.MIN_NEW | Feature.BIAS | Feature.ALLOWED
+
+
+class RowState:
+    """Arrays indexed by row, so that a round gathers with one index operation a parameter."""
+
+    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+        self.vocab_size = vocab_size
+        self.features = np.zeros(max_rows, dtype=np.int32)
+        self.prompt_len = np.zeros(max_rows, dtype=np.int64)
+        self.seed = np.zeros(max_rows, dtype=np.uint64)
+        self.choice = np.zeros(max_rows, dtype=np.int64)
+        self.inverse_temperature = np.ones(max_rows, dtype=np.float32)
+        self.top_k = np.full(max_rows, vocab_size, dtype=np.int64)
+        self.top_p = np.ones(max_rows, dtype=np.float64)
+        self.min_p = np.zeros(max_rows, dtype=np.float64)
+        self.penalties = np.zeros((max_rows, 3), dtype=np.float32)
+        """repetition, frequency, presence"""
+        self.decay_start = np.zeros(max_rows, dtype=np.int64)
+        self.decay_log_factor = np.zeros(max_rows, dtype=np.float64)
+        self.min_new_tokens = np.ones(max_rows, dtype=np.int64)
+        self.logprobs = np.zeros(max_rows, dtype=np.int64)
+        self.end_tokens: dict[int, np.ndarray] = {}
+        self.logit_bias: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.allowed_tokens: dict[int, np.ndarray] = {}
+        self.prompt_ids: dict[int, np.ndarray] = {}
+        """Only rows whose prompt log-probabilities are wanted."""
+        self.prompt_logprobs: dict[int, int] = {}
+        self.counts = TokenCounts(max_rows, vocab_size, device)
+        self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device)
+        """The token of each row that has no KV yet; the place after the last row belongs to the hold row."""
+
+    def join(self, join: JoinRow) -> None:
+        """A request enters a row; nothing of the former one remains."""
+        row, params = join.row, join.params
+        self.leave(row)
+        features = Feature.JOINED | _features(params, self.vocab_size)
+        self.prompt_len[row] = join.prompt_len
+        self.seed[row] = join.seed
+        self.choice[row] = join.choice
+        self.logprobs[row] = min(params.logprobs, self.vocab_size)
+        if Feature.RANDOM in features:
+            self.inverse_temperature[row] = 1.0 / params.temperature
+            self.top_k[row] = params.top_k if params.top_k > 0 else self.vocab_size
+            self.top_p[row] = params.top_p
+            self.min_p[row] = params.min_p
+        self.min_new_tokens[row] = params.min_new_tokens
+        self.decay_start[row] = params.exponential_decay_length_penalty[0]
+        self.decay_log_factor[row] = np.log(params.exponential_decay_length_penalty[1])
+        if join.eos_token_ids:
+            self.end_tokens[row] = self._token_ids(join.eos_token_ids)
+        else:
+            features &= ~(Feature.DECAY | Feature.MIN_NEW)
+        if params.logit_bias:
+            biased = self._token_ids(list(params.logit_bias))
+            self.logit_bias[row] = (
+                biased,
+                np.array([params.logit_bias[i] for i in biased.tolist()], dtype=np.float32),
+            )
+        if params.allowed_token_ids:
+            self.allowed_tokens[row] = self._token_ids(params.allowed_token_ids)
+            if len(self.allowed_tokens[row]) == 0:
+                raise ValueError(f"row {row}: no allowed token is within the vocabulary of {self.vocab_size}")
+        if Feature.COUNTS in features:
+            self._join_counts(join)
+        if params.prompt_logprobs >= 0:
+            self.prompt_ids[row] = join.history_ids[: join.prompt_len]
+            self.prompt_logprobs[row] = min(params.prompt_logprobs, self.vocab_size)
+        self.features[row] = features
+
+    def leave(self, row: int) -> None:
+        """Forgets what is in a row; a row that is free already stays so."""
+        if not self.features[row]:
+            return
+        self.features[row] = 0
+        self.inverse_temperature[row] = 1.0
+        self.top_k[row] = self.vocab_size
+        self.top_p[row] = 1.0
+        self.min_p[row] = 0.0
+        for held in (
+            self.end_tokens,
+            self.logit_bias,
+            self.allowed_tokens,
+            self.prompt_ids,
+            self.prompt_logprobs,
+        ):
+            held.pop(row, None)  # type: ignore[attr-defined]
+        self.counts.clear(row)
+
+    def keep_tokens(self, rows: np.ndarray, token_ids: torch.Tensor) -> None:
+        """Remembers the tokens that were sampled: rows int64 [S], token_ids int64 [S]."""
+        self.last_token[torch.from_numpy(rows).to(token_ids.device)] = token_ids
+        counted = ((self.features[rows] & Feature.COUNTS) != 0).nonzero()[0]
+        if len(counted):
+            index = torch.from_numpy(counted).to(token_ids.device)
+            self.counts.add(rows[counted], token_ids[index])
+
+    def _join_counts(self, join: JoinRow) -> None:
+        params = join.params
+        prompt, generated = join.history_ids[: join.prompt_len], join.history_ids[join.prompt_len :]
+        history = np.concatenate([prompt, generated])
+        listed = history if params.input_penalty or params.repetition_counts_prompt else generated
+        self.counts.set(join.row, listed, history if params.input_penalty else generated)
+        self.penalties[join.row] = (
+            params.repetition_penalty,
+            params.frequency_penalty,
+            params.presence_penalty,
+        )
+
+    def _token_ids(self, token_ids: list[int]) -> np.ndarray:
+        """Distinct ids in their order; those that this model does not have can neither be sampled nor changed."""
+        distinct = dict.fromkeys(i for i in token_ids if 0 <= i < self.vocab_size)
+        return np.fromiter(distinct, dtype=np.int64)
+
+
+def _features(params: SamplingParams, vocab_size: int) -> Feature:
+    features = Feature(0)
+    if not params.greedy:
+        features |= Feature.RANDOM
+        if 0 < params.top_k < vocab_size or params.top_p < 1.0 or params.min_p > 0.0:
+            features |= Feature.FILTER
+    if params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0:
+        features |= Feature.COUNTS
+    wanted = {
+        Feature.DECAY: params.exponential_decay_length_penalty[1] != 1.0,
+        Feature.MIN_NEW: params.min_new_tokens > 1,
+        Feature.BIAS: bool(params.logit_bias),
+        Feature.ALLOWED: bool(params.allowed_token_ids),
+        Feature.RAW: params.raw_logprobs,
+        Feature.TOP: params.logprobs > 0,
+        Feature.PROMPT: params.prompt_logprobs >= 0,
+    }
+    for feature, asked in wanted.items():
+        if asked:
+            features |= feature
+    return features
