@@ -1,0 +1,133 @@
+"""KV memory: how many slots there are, and the tensors that hold them.
+
+    kv[layer]:     [slots + 1, 2 * kv_heads, head_dim]   K heads first, then V; one slot a token
+    req_to_token:  int32 [max_rows + 1, max_len]         the slot of every position of every row
+
+The last slot and the last row are for padding (hold slot, hold row). Memory is reserved and not touched: on a CPU it
+becomes real page by page as slots are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+from lightllm.backend.machine import available_memory
+from lightllm.config import ServerConfig
+from lightllm.errors import DeviceError
+
+CPU_FRACTION = 0.4
+CPU_CEILING = 4 << 30
+"""Bytes of KV memory on a CPU unless --mem_fraction asks for more."""
+GPU_FRACTION = 0.9
+MIN_SLOTS = 64
+"""A measured size below this serves nobody."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KvShape:
+    """The KV memory of one token on this rank."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class KvMemory:
+    """The tensors. `slots` and `max_rows` are the hold slot and the hold row."""
+
+    def __init__(self, shape: KvShape, slots: int, max_rows: int, max_len: int, device: torch.device) -> None:
+        self.slots = slots
+        self.max_rows = max_rows
+        self.max_len = max_len
+        size = (slots + 1, 2 * shape.num_kv_heads, shape.head_dim)
+        self.kv = [torch.empty(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)]
+        for tensor in self.kv:
+            tensor[slots].zero_()
+        self.req_to_token = torch.empty((max_rows + 1, max_len), dtype=torch.int32, device=device)
+        self.req_to_token[max_rows].fill_(slots)
+
+
+def choose_slots(
+    config: ServerConfig,
+    shape: KvShape,
+    activation_bytes: int,
+    measure_gpu: "Callable[[], GpuMemory] | None" = None,
+) -> int:
+    """How many slots: `--max_total_token_num`, or what the memory allows. Raises `DeviceError` if it is too little.
+
+    activation_bytes: the peak of one largest round on a CPU. measure_gpu: runs that round; only on a GPU, only when
+    measuring is needed.
+    """
+    if measure_gpu is None:
+        available = available_memory()
+        if config.max_total_token_num is not None:
+            return _given_slots(config.max_total_token_num, shape, available)
+        return measured_slots_cpu(available, config.mem_fraction, shape, activation_bytes)
+    if config.max_total_token_num is not None:
+        return _given_slots(config.max_total_token_num, shape, torch.cuda.mem_get_info()[0])
+    return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape)
+
+
+def measured_slots_cpu(available: int, fraction: float | None, shape: KvShape, activation_bytes: int) -> int:
+    """A share of the `available` bytes, which leaves room for the activations."""
+    budget = int(available * (fraction or CPU_FRACTION))
+    if fraction is None:
+        budget = min(budget, CPU_CEILING)
+    budget = min(budget, available - activation_bytes)
+    what = f"{gib(available)} of memory are available and a round needs {gib(activation_bytes)}"
+    return _checked(budget, shape, what)
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a GPU, after the weights are loaded and one largest prefill has run."""
+
+    total: int
+    free: int
+    """Before that prefill."""
+    activation_peak: int
+
+
+def measured_slots_gpu(memory: GpuMemory, fraction: float, shape: KvShape) -> int:
+    """Fills `fraction` of the whole device, less what is in use already and the activation peak."""
+    used = memory.total - memory.free
+    budget = int(memory.total * fraction) - used - memory.activation_peak
+    what = (
+        f"of {gib(memory.total)} of GPU memory {gib(used)} are in use (weights included) and a round needs "
+        f"{gib(memory.activation_peak)}"
+    )
+    return _checked(budget, shape, what)
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _checked(budget: int, shape: KvShape, what: str) -> int:
+    slots = budget // shape.bytes_per_token - 1
+    if slots < MIN_SLOTS:
+        raise DeviceError(
+            f"Too little memory for the KV memory: {what}, which leaves {gib(max(budget, 0))}, but {MIN_SLOTS} tokens "
+            f"of {shape.bytes_per_token / 1024:.1f} KiB are the least.",
+            "Free memory, raise --mem_fraction, lower --batch_max_tokens, or take a smaller model.",
+        )
+    return slots
+
+
+def _given_slots(slots: int, shape: KvShape, available: int) -> int:
+    needed = (slots + 1) * shape.bytes_per_token
+    if needed > available:
+        raise DeviceError(
+            f"--max_total_token_num {slots} needs {gib(needed)} of KV memory ({shape.bytes_per_token / 1024:.1f} KiB "
+            f"a token), but {gib(available)} are available.",
+            f"Lower it to at most {max(available // shape.bytes_per_token - 1, 0)}, or leave it out.",
+        )
+    return slots

@@ -1,0 +1,77 @@
+"""Sizes of the KV memory, and that reserving it costs nothing."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lightllm.backend import kv_memory
+from lightllm.backend.kv_memory import (
+    CPU_CEILING,
+    GpuMemory,
+    KvMemory,
+    KvShape,
+    choose_slots,
+    measured_slots_cpu,
+    measured_slots_gpu,
+)
+from lightllm.config import ServerConfig
+from lightllm.errors import DeviceError
+
+GIB = 1 << 30
+SHAPE = KvShape(num_layers=4, num_kv_heads=2, head_dim=64, dtype=torch.bfloat16)
+
+
+def test_bytes_of_a_token():
+    assert SHAPE.bytes_per_token == 4 * 2 * 2 * 64 * 2
+
+
+def test_cpu_takes_two_fifths_of_what_is_available_up_to_a_ceiling():
+    assert measured_slots_cpu(5 * GIB, None, SHAPE, 0) == 2 * GIB // SHAPE.bytes_per_token - 1
+    assert measured_slots_cpu(100 * GIB, None, SHAPE, 0) == CPU_CEILING // SHAPE.bytes_per_token - 1
+
+
+def test_cpu_with_mem_fraction_passes_the_ceiling_but_leaves_room_for_activations():
+    assert measured_slots_cpu(20 * GIB, 0.5, SHAPE, 0) == 10 * GIB // SHAPE.bytes_per_token - 1
+    assert measured_slots_cpu(20 * GIB, 0.9, SHAPE, 5 * GIB) == 15 * GIB // SHAPE.bytes_per_token - 1
+
+
+def test_gpu_fills_its_fraction_beside_weights_and_activations():
+    memory = GpuMemory(total=80 * GIB, free=60 * GIB, activation_peak=2 * GIB)
+    assert measured_slots_gpu(memory, 0.9, SHAPE) == 50 * GIB // SHAPE.bytes_per_token - 1
+
+
+def test_too_little_memory_names_the_numbers_and_the_options():
+    with pytest.raises(DeviceError, match=r"0\.00 GiB of memory are available.*--mem_fraction"):
+        measured_slots_cpu(100 << 10, None, SHAPE, 0)
+    with pytest.raises(DeviceError, match=r"20\.00 GiB are in use"):
+        measured_slots_gpu(GpuMemory(total=24 * GIB, free=4 * GIB, activation_peak=GIB), 0.8, SHAPE)
+
+
+def test_given_size_is_taken_if_it_fits(monkeypatch):
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
+    assert choose_slots(ServerConfig(max_total_token_num=1000), SHAPE, 0) == 1000
+    with pytest.raises(DeviceError, match=r"--max_total_token_num 1000000 needs 1\.91 GiB.*at most 524287"):
+        choose_slots(ServerConfig(max_total_token_num=1_000_000), SHAPE, 0)
+
+
+def test_layout_and_hold_places():
+    memory = KvMemory(SHAPE, slots=100, max_rows=3, max_len=20, device=torch.device("cpu"))
+    assert [tuple(tensor.shape) for tensor in memory.kv] == [(101, 4, 64)] * 4
+    assert memory.kv[0].dtype == torch.bfloat16
+    assert memory.req_to_token.shape == (4, 20) and memory.req_to_token.dtype == torch.int32
+    assert (memory.req_to_token[3] == 100).all() and (memory.kv[0][100] == 0).all()
+
+
+def test_reserving_gigabytes_does_not_touch_them():
+    program = """
+import resource, torch
+from lightllm.backend.kv_memory import KvMemory, KvShape
+shape = KvShape(num_layers=8, num_kv_heads=4, head_dim=64, dtype=torch.bfloat16)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+memory = KvMemory(shape, slots=(2 << 30) // shape.bytes_per_token, max_rows=1000, max_len=16384, device=torch.device("cpu"))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    grown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 64  # MiB, of 2 GiB
