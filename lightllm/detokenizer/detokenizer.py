@@ -1,0 +1,125 @@
+"""All running streams: requests and rounds of tokens in, text for the Http workers and aborts for the Router out.
+
+No sockets here; `process.py` and the offline engine's tests drive the same object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import msgspec
+
+from lightllm.detokenizer.stream import ChoiceStream, Rules
+from lightllm.protocol.messages import AbortRequest, AddRequest, Finish, RoundTokens, TextDeltas, worker_of
+from lightllm.tokenizer import Tokenizer
+
+logger = logging.getLogger("lightllm.detokenizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What one message leads to."""
+
+    deltas: dict[int, TextDeltas]
+    """Http worker -> its text; workers with nothing new are left out."""
+    aborts: list[AbortRequest]
+    """For the Router: requests that a stop string has ended."""
+
+
+class MalformedMessage(Exception):
+    """A message whose parts contradict each other."""
+
+
+class Detokenizer:
+    """Owns the state of every choice from its `AddRequest` until the Router's `Finish`."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: list[int], workers: int) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._workers = workers
+        self._streams: dict[int, ChoiceStream] = {}
+
+    def __len__(self) -> int:
+        """Streams whose finish has not come yet."""
+        return len(self._streams)
+
+    def handle(self, message: AddRequest | RoundTokens) -> Output:
+        """Raises `MalformedMessage` before anything has changed."""
+        return self.add(message) if isinstance(message, AddRequest) else self.apply(message)
+
+    def add(self, request: AddRequest) -> Output:
+        """A new or restored request. There is output only if the tokens of a restored one hold a stop string."""
+        for choice in request.choices:
+            if not 0 <= worker_of(choice.request_id) < self._workers:
+                raise MalformedMessage(f"request {choice.request_id} belongs to no Http worker")
+        output = Output({}, [])
+        rules = Rules.of(request, self._tokenizer, self._eos_token_ids)
+        prompt_ids = request.prompt_ids.tolist()
+        for choice in request.choices:
+            stream = ChoiceStream(
+                choice.request_id, rules, self._tokenizer, prompt_ids, choice.output_ids.tolist()
+            )
+            self._streams[choice.request_id] = stream
+            if stream.stopped:
+                self._stop(choice.request_id, stream, output)
+        return output
+
+    def apply(self, message: RoundTokens) -> Output:
+        """One round: the text of its tokens, then its finishes."""
+        if not len(message.request_ids) == len(message.token_ids) == len(message.logprobs):
+            raise MalformedMessage("the lists of a round differ in length")
+        deltas: dict[int, TextDeltas] = {}
+        output = Output(deltas, [])
+        streams = self._streams
+        for i, request_id in enumerate(message.request_ids):
+            stream = streams.get(request_id)
+            if stream is None or stream.stopped:
+                continue
+            to = deltas.get(stream.worker)
+            if to is None:
+                to = deltas[stream.worker] = _empty()
+            token_id = message.token_ids[i]
+            to.request_ids.append(request_id)
+            to.token_ids.append(token_id)
+            to.texts.append(stream.push(token_id))
+            to.logprobs.append(message.logprobs[i])
+            if message.top and i in message.top:
+                to.top[len(to.token_ids) - 1] = message.top[i]
+            if stream.stopped:
+                self._stop(request_id, stream, output)
+        for prompt in message.prompt_logprobs:
+            stream = streams.get(prompt.request_id)
+            if stream is not None and not stream.stopped:
+                deltas.setdefault(stream.worker, _empty()).prompt_logprobs.append(prompt)
+        for finish in message.finished:
+            self._finish(finish, output)
+        if output.aborts:
+            ended = {finish.request_id for finish in message.finished}
+            output.aborts[:] = [abort for abort in output.aborts if abort.request_id not in ended]
+        return output
+
+    def _stop(self, request_id: int, stream: ChoiceStream, output: Output) -> None:
+        """A stop string was found: the stream ends here, whatever the Router still sends for it."""
+        finish = Finish(request_id, "stop", stream.prompt_tokens, stream.output_tokens)
+        output.deltas.setdefault(stream.worker, _empty()).finished.append(finish)
+        output.aborts.append(AbortRequest(request_id, "stop"))
+
+    def _finish(self, finish: Finish, output: Output) -> None:
+        stream = self._streams.pop(finish.request_id, None)
+        if stream is None:
+            logger.debug("finish of request %d, which is not known", finish.request_id)
+            return
+        if stream.stopped:
+            return
+        tail = stream.finish()
+        if stream.stopped and finish.reason == "length":
+            finish = msgspec.structs.replace(finish, reason="stop")
+        to = output.deltas.setdefault(stream.worker, _empty())
+        if tail:
+            to.tails[len(to.finished)] = tail
+        to.finished.append(finish)
+
+
+def _empty() -> TextDeltas:
+    return TextDeltas(request_ids=[], token_ids=[], texts=[], logprobs=[])

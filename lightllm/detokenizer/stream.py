@@ -1,0 +1,133 @@
+"""The text of one choice of one request."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from lightllm.detokenizer.stop_strings import StopMatcher, TokenMatcher
+from lightllm.protocol.messages import AddRequest, worker_of
+from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer import TextStream, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What the choices of a request have in common."""
+
+    prompt_tokens: int
+    params: SamplingParams
+    end_ids: frozenset[int]
+    """Tokens that end the request and have no text of their own; empty if special tokens are wanted as text."""
+    stop_texts: tuple[str, ...]
+    stop_ids: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, request: AddRequest, tokenizer: Tokenizer, eos_token_ids: frozenset[int]) -> "Rules":
+        params = request.params
+        end_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
+        texts: list[str] = []
+        ids: list[tuple[int, ...]] = []
+        for stop in params.stop_sequences:
+            text = (
+                stop if isinstance(stop, str) else _sequence_text(stop, tokenizer, params.skip_special_tokens)
+            )
+            if isinstance(stop, str) or (text and "\ufffd" not in text):
+                texts.append(text)
+            else:
+                ids.append(tuple(stop))
+        return cls(
+            prompt_tokens=len(request.prompt_ids),
+            params=params,
+            end_ids=end_ids if params.skip_special_tokens else frozenset(),
+            stop_texts=tuple(texts),
+            stop_ids=tuple(ids),
+        )
+
+
+class ChoiceStream:
+    """Tokens in, certain text out; notices stop strings. Once `stopped`, it only waits for the Router's finish."""
+
+    __slots__ = (
+        "_end_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer",
+        "output_tokens", "prompt_tokens", "stopped", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: int,
+        rules: Rules,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int],
+        output_ids: Sequence[int],
+    ) -> None:
+        """`output_ids`: tokens whose text was sent before (a restored request). They run through the same steps, so
+        that what was held back after them is held back again."""
+        params = rules.params
+        self.worker = worker_of(request_id)
+        self.prompt_tokens = rules.prompt_tokens
+        self.output_tokens = 0
+        self.stopped = False
+        """A stop string was found."""
+        self._rules = rules
+        self._tokenizer = tokenizer
+        self._end_ids = rules.end_ids
+        self._min_tokens = params.min_new_tokens
+        self._matcher = StopMatcher(rules.stop_texts) if rules.stop_texts else None
+        self._ids = TokenMatcher(rules.stop_ids) if rules.stop_ids else None
+        self._text: TextStream = tokenizer.stream(
+            prompt_ids, params.skip_special_tokens, params.add_spaces_between_special_tokens
+        )
+        self._push = self._text.push
+        for token_id in output_ids:
+            self.push(token_id)
+            if self.stopped:
+                break
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain with this token; sets `stopped` if the token completed a stop string."""
+        self.output_tokens += 1
+        if token_id in self._end_ids:
+            return self._end_text(token_id)
+        text = self._push(token_id)
+        if self._matcher is not None and text:
+            text = self._release(text)
+        if self._ids is not None and not self.stopped:
+            self._match_ids(token_id)
+        return text
+
+    def finish(self) -> str:
+        """The rest of the text; sets `stopped` if that completes a stop string."""
+        rest = self._text.finish()
+        if self._matcher is None:
+            return rest
+        rest = self._release(rest) if rest else ""
+        if self.stopped:
+            return rest
+        held, self._matcher.held = self._matcher.held, ""
+        return rest + held
+
+    def _end_text(self, token_id: int) -> str:
+        if not self._rules.params.print_eos_token:
+            return ""
+        return self.finish() + self._tokenizer.token_text(token_id)
+
+    def _release(self, text: str) -> str:
+        matcher = self._matcher
+        assert matcher is not None
+        text = matcher.push(text, self.output_tokens >= self._min_tokens)
+        if matcher.hit is None:
+            return text
+        self.stopped = True
+        return text + matcher.hit if self._rules.params.include_stop_str_in_output else text
+
+    def _match_ids(self, token_id: int) -> None:
+        assert self._ids is not None
+        if self._ids.push(token_id) and self.output_tokens >= self._min_tokens:
+            self.stopped = True
+
+
+def _sequence_text(ids: Sequence[int], tokenizer: Tokenizer, skip_special_tokens: bool) -> str:
+    """The text of a stop token sequence in the middle of a text: with its leading space."""
+    skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+    return b"".join(tokenizer.token_bytes(i) for i in ids if i not in skipped).decode(errors="replace")
