@@ -1,0 +1,138 @@
+"""The Efficient Router: a request is admitted if the predicted peak of KV memory stays within the capacity.
+
+Time is counted in rounds. A request that holds `a` slots and takes one more in each of its next `b` rounds gives all
+back when it ends. Sorted by `b` descending, the peak is max_i(b_i * i + sum_{j<=i} a_j). Two facts of this server make
+requests stay longer than `b` rounds, without holding more; `peak` takes them as `delay`:
+
+- rounds are planned one ahead, so what ends with round t can be reused from t + 2 on (one round for everybody);
+- a prefill takes several rounds, and waits for those before it, while others decode.
+
+Without the second a long decode would run into the memory of a prompt that should have been gone by then.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+def peak(held: np.ndarray, to_come: np.ndarray, delay: np.ndarray | int = 0) -> int:
+    """Most slots in use at any time; int arrays [n]. With delay 0 the formula above.
+
+    At time t a request holds held + min(t, to_come), until t = to_come + delay; the sum grows between two ends, so it
+    is evaluated at the ends: sum over those alive = held + to_come - sum over to_come >= t of (to_come - t).
+    """
+    if not len(held):
+        return 0
+    ends = to_come + delay
+    order = np.argsort(ends)
+    ends = ends[order]
+    from_end = _suffix_sums((held + to_come)[order])
+    growing = np.sort(to_come)
+    from_growing = _suffix_sums(growing)
+    alive = np.searchsorted(ends, ends, side="left")
+    still = np.searchsorted(growing, ends, side="left")
+    overcount = from_growing[still] - ends * (len(held) - still)
+    return int((from_end[alive] - overcount).max())
+
+
+def _suffix_sums(values: np.ndarray) -> np.ndarray:
+    """[n + 1]: sum of values[i:]."""
+    sums = np.zeros(len(values) + 1, dtype=np.int64)
+    sums[:-1] = np.cumsum(values[::-1])[::-1]
+    return sums
+
+
+class AdmissionPolicy(Protocol):
+    """Where the prediction of output lengths comes from."""
+
+    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """int64 [n]: further outputs of requests that have `generated` of at most `limit`; from 0 to limit - generated."""
+
+
+class Conservative:
+    """Everybody runs to max_new_tokens: never runs out of memory, fills it badly."""
+
+    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        return limit - generated
+
+
+class Forecast:
+    """The memory that the running requests will need, as seen in one round before anything is planned in it.
+
+    Candidates are added in the order in which they would be prefilled.
+    """
+
+    def __init__(
+        self, policy: AdmissionPolicy, capacity: int, token_budget: int, chunk: int, whole_prompts: bool
+    ) -> None:
+        self._policy = policy
+        self._capacity = capacity
+        self._token_budget = token_budget
+        self._chunk = chunk
+        self._whole_prompts = whole_prompts
+        self._held = self._to_come = self._delay = np.zeros(0, dtype=np.int64)
+        self._prefill_work = 0
+        self._prefills = 0
+        self._running = 0
+
+    def add_decoding(self, held: np.ndarray, generated: np.ndarray, limit: np.ndarray) -> None:
+        """Requests past their prefill; int arrays [n]."""
+        to_come = self._policy.outputs_to_come(generated, limit)
+        self._append(held, to_come, np.ones(len(held), dtype=np.int64))
+        self._running += len(held)
+
+    def add_prefilling(
+        self, context: list[int], work: list[int], generated: list[int], limit: list[int]
+    ) -> None:
+        """Requests with `context` tokens of which `work` are still to be prefilled."""
+        self._append(*self._prefilling(context, work, generated, limit))
+        self._prefill_work += sum(work)
+        self._prefills += len(work)
+        self._running += len(work)
+
+    def admit(self, context: list[int], generated: list[int], limit: list[int]) -> bool:
+        """Adds these candidates, all or none; False if they do not fit."""
+        held, to_come, delay = self._prefilling(context, context, generated, limit)
+        if self._running + len(context) > self._token_budget:
+            return False  # a round would have no room for a decode row of each
+        if int(self._held.sum()) + int(held.sum()) > self._capacity:
+            return False
+        held_, to_come_, delay_ = self._held, self._to_come, self._delay
+        if not self._fits(
+            np.concatenate([held_, held]),
+            np.concatenate([to_come_, to_come]),
+            np.concatenate([delay_, delay]),
+        ):
+            return False
+        self.add_prefilling(context, context, generated, limit)
+        return True
+
+    def peak(self) -> int:
+        return peak(self._held, self._to_come, self._delay)
+
+    def _fits(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> bool:
+        return (
+            int(held.sum() + to_come.sum()) <= self._capacity or peak(held, to_come, delay) <= self._capacity
+        )
+
+    def _prefilling(
+        self, context: list[int], work: list[int], generated: list[int], limit: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The whole context counts as held at once. Nobody who comes later delays a prefill: those ahead do, with
+        their chunks, and as decode rows afterwards."""
+        # The last output needs no slot, and the first one is sampled by the prefill itself.
+        to_come = self._policy.outputs_to_come(np.asarray(generated), np.asarray(limit)) - 1
+        ahead = np.arange(len(work), dtype=np.int64)
+        if self._whole_prompts:
+            rounds = self._prefills + ahead + 1
+        else:
+            room = np.clip(self._token_budget - self._running - ahead, 1, self._chunk)
+            rounds = -(-(self._prefill_work + np.cumsum(work)) // room)
+        return np.asarray(context, dtype=np.int64), np.maximum(to_come, 0), rounds + 1
+
+    def _append(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> None:
+        self._held = np.concatenate([self._held, held])
+        self._to_come = np.concatenate([self._to_come, to_come])
+        self._delay = np.concatenate([self._delay, delay])

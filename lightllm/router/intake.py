@@ -1,0 +1,49 @@
+"""What the Router checks before it accepts a request: the last word on lengths and load."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
+from lightllm.protocol.messages import AddRequest
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.planner import Planner
+
+
+def check_request(
+    message: AddRequest, limits: SchedulerLimits, known_ids: Collection[int], waiting: int, planner: Planner
+) -> None:
+    """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
+    ids = [choice.request_id for choice in message.choices]
+    if not len(message.prompt_ids):
+        raise InvalidParameter("the prompt must have at least one token", param="prompt")
+    if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
+        raise InvalidParameter("a request needs choices with ids of their own")
+    _check_lengths(message, limits, planner)
+    # What is restored was accepted before; and a group larger than the list may wait alone.
+    restored = any(len(choice.output_ids) for choice in message.choices)
+    if waiting and not restored and waiting + len(ids) > limits.max_waiting_requests:
+        raise ServerOverloaded(
+            f"{waiting} requests are waiting already, at most {limits.max_waiting_requests} may (max_waiting_requests)",
+            retry_after=1,
+        )
+
+
+def _check_lengths(message: AddRequest, limits: SchedulerLimits, planner: Planner) -> None:
+    prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
+    if prompt + new > limits.max_req_total_len:
+        raise PromptTooLong(
+            f"the prompt has {prompt} tokens; with max_new_tokens {new} that is {prompt + new}, but a request may have "
+            f"at most {limits.max_req_total_len} (max_req_total_len)",
+            param="max_new_tokens",
+        )
+    rows = limits.max_rows
+    if n > rows:
+        raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")
+    generated = [len(choice.output_ids) for choice in message.choices]
+    if n > 1 and not planner.empty_forecast().admit([prompt + g for g in generated], generated, [new] * n):
+        raise PromptTooLong(
+            f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "
+            "that this server holds (max_total_token_num)",
+            param="n",
+        )

@@ -1,0 +1,74 @@
+"""What the scheduler must keep to, and how it follows from the options and the model: defaults live here alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lightllm.config import ServerConfig
+from lightllm.errors import InvalidOption
+
+GPU_CHUNK = 4096
+CPU_CHUNK = 512
+MIN_DECODE_ROOM = 256
+LONGEST_DEFAULT = 16384
+"""Default cap of --max_req_total_len, whatever the model's context length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerLimits:
+    max_total_token_num: int
+    """KV slots."""
+    max_req_total_len: int
+    """Longest prompt + output of one request, tokens."""
+    running_max_req_size: int
+    """Rows: requests that run at once."""
+    batch_max_tokens: int
+    """Tokens computed in one round; also bounds the rows, so that a round has room for all that decode."""
+    chunked_prefill_size: int
+    """Tokens of one request's prefill in one round. Equal to `batch_max_tokens` when whole prompts fit in: then no
+    prompt is split."""
+    max_waiting_requests: int
+    eos_token_ids: list[int]
+
+    @property
+    def max_rows(self) -> int:
+        return min(self.running_max_req_size, self.batch_max_tokens)
+
+    @property
+    def whole_prompts(self) -> bool:
+        return self.chunked_prefill_size >= self.batch_max_tokens >= self.max_req_total_len
+
+
+def resolve_limits(
+    config: ServerConfig, max_total_token_num: int, device: str, context_length: int, eos_token_ids: list[int]
+) -> SchedulerLimits:
+    """Limits from the options, the KV slots and device of the backends, and the model's context length.
+
+    Raises `InvalidOption` for options that contradict each other or the memory.
+    """
+    longest = config.max_req_total_len or min(context_length, LONGEST_DEFAULT)
+    longest = min(longest, max_total_token_num)
+    if config.disable_chunked_prefill:
+        batch = config.batch_max_tokens or longest
+        if batch < longest:
+            raise InvalidOption(
+                f"--batch_max_tokens {batch} is below the longest request of {longest} tokens.",
+                "With --disable_chunked_prefill a whole prompt must fit: raise it or lower --max_req_total_len.",
+            )
+        chunk = batch
+    else:
+        chunk = config.chunked_prefill_size or (CPU_CHUNK if device.startswith("cpu") else GPU_CHUNK)
+        if config.chunked_prefill_size is None and config.batch_max_tokens is not None:
+            chunk = min(chunk, config.batch_max_tokens)
+        batch = config.batch_max_tokens or chunk + max(MIN_DECODE_ROOM, chunk // 4)
+    if batch < chunk:
+        raise InvalidOption(f"--batch_max_tokens {batch} is below the prefill chunk of {chunk} tokens.")
+    return SchedulerLimits(
+        max_total_token_num=max_total_token_num,
+        max_req_total_len=longest,
+        running_max_req_size=config.running_max_req_size,
+        batch_max_tokens=batch,
+        chunked_prefill_size=chunk,
+        max_waiting_requests=config.max_waiting_requests,
+        eos_token_ids=list(eos_token_ids),
+    )

@@ -1,0 +1,169 @@
+"""Chooses what runs next: who decodes, whose prompt is prefilled how far, who may enter, and who must pause."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from lightllm.router.admission import AdmissionPolicy, Forecast
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.planned_round import Chunk, DecodeBatch, PlannedRound
+from lightllm.router.request import Request, State
+from lightllm.router.running import Running
+from lightllm.router.waiting import WaitingList
+
+RECOVERY_ROUNDS = 64
+"""Successful rounds after which a token budget that was halved for want of memory doubles again."""
+
+logger = logging.getLogger(__name__)
+
+
+class Planner:
+    """Works on the books of its `Scheduler`; `in_flight` is that object's own list."""
+
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        policy: AdmissionPolicy,
+        running: Running,
+        waiting: WaitingList,
+        in_flight: list[PlannedRound],
+    ) -> None:
+        self._limits = limits
+        self._policy = policy
+        self._running = running
+        self._waiting = waiting
+        self._in_flight = in_flight
+        self._token_budget = limits.batch_max_tokens
+        self._successes = 0
+
+    def choose(self) -> tuple[DecodeBatch, list[Chunk]] | None:
+        """Decode rows and prefill chunks of the next round, with slots for all; None if nothing can run now."""
+        while True:
+            batch = self._make_room()
+            if batch is None:
+                return None
+            batch, chunks = self._fill(batch)
+            if batch.requests or chunks:
+                return batch, chunks
+            if self._in_flight or len(self._running.prefilling) < 2:
+                return None
+            self._pause_newest()  # prompts that hold all slots, each too few to be complete
+
+    def _make_room(self) -> DecodeBatch | None:
+        """The decode rows of this round, each of which can get a slot. The newest requests pause until that is so;
+        None while they wait for their rounds in flight. Conservative admission never gets here."""
+        memory = self._running.memory
+        while True:
+            batch = self._running.decode_batch(self._token_budget)
+            missing = len(batch.requests) - memory.free
+            if missing <= 0:
+                return batch
+            if missing <= sum(memory.held(r.row) for r in self._ending()):
+                return None
+            self._pause_newest()
+
+    def _ending(self) -> list[Request]:
+        """Requests that free their slots as soon as what is in flight has returned."""
+        remaining = self._running.remaining
+        ended = [
+            r for r in self._running.requests.values() if r.state is State.DECODING and not remaining[r.row]
+        ]
+        return ended + self._running.pausing
+
+    def _fill(self, batch: DecodeBatch) -> tuple[DecodeBatch, list[Chunk]]:
+        """Prefill chunks for what the decode rows leave of the token budget, admitting who fits."""
+        running = self._running
+        whole = self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
+        room = self._token_budget - len(batch.requests)
+        if self._waiting and not running.pausing:
+            self._admit(room, whole)
+        if not running.prefilling:
+            return batch, []
+        if whole and running.work(running.prefilling[0]) > room:
+            batch, room = (
+                running.decode_batch(0),
+                self._token_budget,
+            )  # a prompt that needs a round of its own
+        free = running.memory.free - len(batch.requests)
+        chunks = []
+        for request in running.prefilling:
+            work = running.work(request)
+            count = min(work, self._limits.chunked_prefill_size, room, free)
+            if count <= 0 or (whole and count < work):
+                break
+            start = int(running.kv_len[request.row])
+            chunks.append(Chunk(request, start, start + count))
+            room -= count
+            free -= count
+        return batch, chunks
+
+    def _admit(self, room: int, whole: bool) -> None:
+        """Lets requests enter in the order of arrival, as long as their prefill can begin in this round."""
+        running, chunk = self._running, self._limits.chunked_prefill_size
+        queued = sum(min(running.work(r), chunk) for r in running.prefilling)
+        forecast = None
+        while queued < room and (group := self._waiting.head()):
+            context = [r.known_tokens for r in group]
+            if len(group) > running.rows.free or (whole and queued and queued + context[0] > room):
+                return
+            forecast = forecast or self.forecast()
+            generated = [len(r.output_ids) for r in group]
+            if not forecast.admit(context, generated, [r.max_new_tokens for r in group]):
+                return
+            self._waiting.pop()
+            for request in group:
+                running.enter(request)
+            queued += sum(min(tokens, chunk) for tokens in context)
+
+    def empty_forecast(self) -> Forecast:
+        """As if nothing ran."""
+        limits, budget = self._limits, self._token_budget
+        whole = limits.whole_prompts and budget == limits.batch_max_tokens
+        return Forecast(self._policy, limits.max_total_token_num, budget, limits.chunked_prefill_size, whole)
+
+    def forecast(self) -> Forecast:
+        """What the running requests will need, before anything is planned in this round."""
+        forecast, running = self.empty_forecast(), self._running
+        past = [r for r in running.requests.values() if r.state is not State.PREFILLING]
+        rows = np.array([r.row for r in past], dtype=np.int64)
+        limit = np.array([r.max_new_tokens for r in past], dtype=np.int64)
+        forecast.add_decoding(running.kv_len[rows].astype(np.int64), limit - running.remaining[rows], limit)
+        prefilling = running.prefilling
+        forecast.add_prefilling(
+            [len(r.context) for r in prefilling],
+            [running.work(r) for r in prefilling],
+            [len(r.output_ids) for r in prefilling],
+            [r.max_new_tokens for r in prefilling],
+        )
+        return forecast
+
+    def _pause_newest(self) -> None:
+        request = self._running.newest()
+        if request is None:
+            raise RuntimeError("no request is left to pause")
+        logger.warning("request %d pauses: memory is short", request.id)
+        self._running.start_pausing(request)
+        self.settle_pausing()
+
+    def settle_pausing(self) -> None:
+        """Who pauses gives its row and slots back when none of its rounds is in flight any more."""
+        for request in list(self._running.pausing):
+            if not any(request is other for planned in self._in_flight for other, _ in planned.alive()):
+                self._running.leave(request)
+                request.to(State.PAUSED)
+                self._waiting.put_back(request)
+
+    def round_too_large(self, tokens: int) -> None:
+        """A round of `tokens` ran out of device memory: the next ones have at most half of that."""
+        self._token_budget = max(1, tokens // 2)
+        self._successes = 0
+
+    def round_succeeded(self) -> None:
+        """A smaller budget recovers step by step."""
+        if self._token_budget < self._limits.batch_max_tokens:
+            self._successes += 1
+            if self._successes >= RECOVERY_ROUNDS:
+                self._token_budget = min(self._token_budget * 2, self._limits.batch_max_tokens)
+                self._successes = 0

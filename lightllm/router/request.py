@@ -1,0 +1,146 @@
+"""One request inside the Router: its states, and what the Router knows about it.
+
+    waiting ──> prefilling ──> decoding ──> finished | aborted      (the last two from every state)
+                    ^  │          │  ^
+                    │  └> pausing <┘ │      none of its rounds may be in flight when it pauses
+                    │        v       │
+                    └───── paused    └────  prefilling again when a failed round was undone
+
+"Decoding" is a planning state: it begins when the round with the last prompt chunk has been planned.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+from lightllm.protocol.arrays import EMPTY_INT32
+from lightllm.protocol.messages import Choice
+from lightllm.protocol.rounds import JoinRow
+from lightllm.sampling_params import SamplingParams
+
+NO_ROW = -1
+
+
+class State(enum.Enum):
+    WAITING = "waiting"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.PREFILLING, State.FINISHED, State.ABORTED}),
+    State.PREFILLING: frozenset({State.DECODING, State.PAUSING, State.FINISHED, State.ABORTED}),
+    State.DECODING: frozenset({State.PREFILLING, State.PAUSING, State.FINISHED, State.ABORTED}),
+    State.PAUSING: frozenset({State.PAUSED, State.FINISHED, State.ABORTED}),
+    State.PAUSED: frozenset({State.PREFILLING, State.FINISHED, State.ABORTED}),
+    State.FINISHED: frozenset(),
+    State.ABORTED: frozenset(),
+}
+"""Every change of state that is allowed; anything else is a defect of the Router."""
+
+
+class Request:
+    """What the Router keeps about one accepted request (one sibling of `n`).
+
+    Confirmed: `output_ids`, which only results extend. Planned: KV length and outputs still to be planned, which live in
+    `PlannedRows`, indexed by `row`.
+    """
+
+    __slots__ = (
+        "context", "epoch", "id", "index", "max_new_tokens", "needs_join", "output_ids", "params", "prompt_ids",
+        "prompt_logprobs_sent", "row", "serial", "state", "stop_ids",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        choice: Choice,
+        serial: int,
+        prompt_ids: np.ndarray,
+        params: SamplingParams,
+        stop_ids: frozenset[int],
+    ) -> None:
+        self.id = choice.request_id
+        self.index = choice.index
+        self.serial = serial
+        """Order of arrival: who is served first, and who pauses last."""
+        self.prompt_ids = prompt_ids
+        self.params = params
+        self.max_new_tokens = params.max_new_tokens
+        self.stop_ids = stop_ids
+        self.output_ids: list[int] = choice.output_ids.tolist()
+        self.state = State.WAITING
+        self.row = NO_ROW
+        self.epoch = 0
+        """Counts the stays in a row: what a round planned in an earlier stay yields is surplus."""
+        self.context = EMPTY_INT32
+        """int32: the tokens that this stay prefills (prompt and outputs so far); set when it begins."""
+        self.needs_join = False
+        self.prompt_logprobs_sent = 0
+        """Prompt positions below this have been reported."""
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def target(self) -> int:
+        """KV slots at its longest: the token sampled last needs none."""
+        return len(self.prompt_ids) + self.max_new_tokens - 1
+
+    @property
+    def known_tokens(self) -> int:
+        """Prompt and confirmed outputs: what a prefill from nothing has to compute."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    def to(self, state: State) -> None:
+        """The one place where the state changes."""
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"request {self.id}: {self.state.value} -> {state.value} is not allowed")
+        self.state = state
+
+    def begin_stay(self) -> None:
+        """Freezes the context to prefill; its first chunk will carry a `JoinRow`."""
+        self.epoch += 1
+        self.needs_join = True
+        self.context = self.all_ids()
+
+    def all_ids(self) -> np.ndarray:
+        """int32 [known_tokens]"""
+        if not self.output_ids:
+            return self.prompt_ids
+        return np.concatenate([self.prompt_ids, np.asarray(self.output_ids, dtype=np.int32)])
+
+    def join_row(self, prefix_slots: np.ndarray) -> JoinRow:
+        """How a backend learns of this request; `prefix_slots` int32: slots of the context that has KV already."""
+        return JoinRow(
+            row=self.row,
+            prompt_len=self.prompt_len,
+            params=self.params,
+            seed=self.params.seed or 0,
+            choice=self.index,
+            eos_token_ids=sorted(self.stop_ids),
+            prefix_slots=prefix_slots,
+            history_ids=self.context if _needs_history(self.params) else EMPTY_INT32,
+        )
+
+    def finish_reason(self) -> str | None:
+        """ "stop" or "length" if the outputs so far end the request."""
+        if self.output_ids and self.output_ids[-1] in self.stop_ids:
+            return "stop"
+        return "length" if len(self.output_ids) >= self.max_new_tokens else None
+
+
+def _needs_history(params: SamplingParams) -> bool:
+    """Exponential decay needs lengths only."""
+    return (
+        params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+        or params.repetition_penalty != 1.0
+        or params.prompt_logprobs >= 0
+    )

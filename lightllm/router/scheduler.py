@@ -1,0 +1,247 @@
+"""The scheduler: what runs in the next round. No socket, no clock, no torch.
+
+    add, abort  ->  waiting  ->  running  ->  next_round() -> Round ... apply(RoundResult) -> RoundTokens
+
+The Router process, the offline `LLM` and the tests drive this object alike. Up to two rounds are in flight: while one
+runs, the next is planned from what is known. A result ends requests one round late; what ran over is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+import numpy as np
+
+from lightllm.ipc.snapshot import Snapshot
+from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
+from lightllm.protocol.rounds import Round, RoundResult
+from lightllm.router.admission import AdmissionPolicy, Conservative
+from lightllm.router.intake import check_request
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.outputs import Outputs
+from lightllm.router.planned_round import PlannedRound
+from lightllm.router.planner import Planner
+from lightllm.router.request import Request, State
+from lightllm.router.running import Running
+from lightllm.router.waiting import WaitingList
+
+__all__ = ["InvariantError", "Scheduler", "SchedulerLimits"]
+
+MAX_IN_FLIGHT = 2
+MAX_FAILURES = 3
+"""Failures in a row after which the requests of the failing round end with an error."""
+REMEMBERED_ABORTS = 4096
+"""Aborts of unknown ids that are kept: one may overtake its request. More than a minute's worth."""
+
+logger = logging.getLogger(__name__)
+
+
+class InvariantError(Exception):
+    """The books of rows and slots contradict each other."""
+
+
+class Scheduler:
+    """Continuous batching over token memory. Methods never block; `RequestError`s are for the client."""
+
+    def __init__(self, limits: SchedulerLimits, policy: AdmissionPolicy | None = None) -> None:
+        self.limits = limits
+        self._policy = policy or Conservative()
+        self._outputs = Outputs()
+        self._in_flight: list[PlannedRound] = []
+        self._clear_books()
+        self._early_aborts: OrderedDict[int, FinishReason] = OrderedDict()
+        self._next_seq = 0
+        self._serial = 0
+        self._failures = 0
+        self._resync: int | None = None
+        self._counts = Snapshot(
+            slots_total=limits.max_total_token_num, max_req_total_len=limits.max_req_total_len
+        )
+
+    # -- intake
+
+    def add(self, message: AddRequest) -> None:
+        """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
+        try:
+            check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._planner)
+        except Exception:
+            self._counts.refused += len(message.choices)
+            raise
+        params = message.params
+        stop_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            stop_ids |= frozenset(self.limits.eos_token_ids)
+        prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
+        group = []
+        for choice in message.choices:
+            request = Request(choice, self._serial, prompt_ids, params, stop_ids)
+            self._serial += 1
+            self._requests[request.id] = request
+            group.append(request)
+        self._waiting.add(group)
+        for request in group:
+            reason = self._early_aborts.pop(request.id, None) or request.finish_reason()
+            if reason is not None:
+                self._finish(request, reason)
+
+    def abort(self, request_id: int, reason: FinishReason = "abort") -> None:
+        """Ends a request in whatever state it is; one that is unknown will end when it arrives."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._finish(request, reason)
+            return
+        self._early_aborts[request_id] = reason
+        if len(self._early_aborts) > REMEMBERED_ABORTS:
+            self._early_aborts.popitem(last=False)
+
+    # -- planning
+
+    def next_round(self) -> Round | None:
+        """Plans one more round; None if two are in flight already or there is nothing to compute now."""
+        if len(self._in_flight) >= MAX_IN_FLIGHT or not self._requests:
+            return None
+        chosen = self._planner.choose()
+        if chosen is None:
+            return None
+        round_, planned = self._running.plan(self._next_seq, *chosen)
+        self._next_seq += 1
+        self._in_flight.append(planned)
+        return round_
+
+    # -- results
+
+    def apply(self, result: RoundResult) -> RoundTokens | None:
+        """Takes the result of the oldest round in flight; answers with all that is to be sent (as `drain_outputs`).
+
+        A result of a round that is not in flight (undone meanwhile) is ignored. After a failed one `take_resync` tells
+        where the backends have to go on.
+        """
+        if all(planned.seq != result.seq for planned in self._in_flight):
+            return self.drain_outputs()
+        planned = self._in_flight[0]
+        if result.failed:
+            self._undo(result.failed, result.out_of_memory)
+        elif planned.seq != result.seq or len(result.token_ids) != len(planned.sampled):
+            self._undo(f"round {planned.seq} has no valid result", False)
+        else:
+            del self._in_flight[0]
+            self._confirm(planned, result)
+        self._planner.settle_pausing()
+        return self.drain_outputs()
+
+    def _confirm(self, planned: PlannedRound, result: RoundResult) -> None:
+        outputs, counts = self._outputs, self._counts
+        if result.prompt_logprobs:
+            alive = {i: request for request, i in planned.alive()}
+            for part in result.prompt_logprobs:
+                if part.entry in alive:
+                    outputs.add_prompt_logprobs(alive[part.entry], part)
+        before = len(outputs.token_ids)
+        tokens, logprobs = result.token_ids.tolist(), result.logprobs.tolist()
+        ids_out, tokens_out, logprobs_out = outputs.request_ids, outputs.token_ids, outputs.logprobs
+        top = result.top
+        for i, (request, epoch) in enumerate(zip(planned.sampled, planned.sampled_epochs, strict=True)):
+            if request.epoch != epoch:
+                continue  # it left while the round was in flight: surplus
+            token = tokens[i]
+            if top and i in top:
+                outputs.top[len(tokens_out)] = top[i]
+            ids_out.append(request.id)
+            tokens_out.append(token)
+            logprobs_out.append(logprobs[i])
+            output_ids = request.output_ids
+            output_ids.append(token)
+            if token in request.stop_ids:
+                self._finish(request, "stop")
+            elif len(output_ids) == request.max_new_tokens:
+                self._finish(request, "length")
+        counts.output_tokens += len(tokens_out) - before
+        counts.prompt_tokens += planned.prefill_tokens
+        counts.rounds += 1
+        self._failures = 0
+        self._planner.round_succeeded()
+
+    def _undo(self, reason: str, out_of_memory: bool) -> None:
+        """Planned state returns to what results have confirmed; the same work is planned anew."""
+        failed = self._in_flight[0]
+        concerned = [request for request, _ in failed.alive()]
+        self._running.undo(self._in_flight)
+        self._in_flight.clear()
+        self._failures += 1
+        self._resync = self._next_seq
+        if out_of_memory:
+            self._planner.round_too_large(failed.tokens)
+        logger.warning("round %d failed (%d in a row): %s", failed.seq, self._failures, reason)
+        if self._failures >= MAX_FAILURES:
+            self._failures = 0
+            for request in concerned:
+                self._finish(request, "error", f"the model backend failed: {reason}")
+
+    def take_resync(self) -> int | None:
+        """After a failed round, once: the sequence number of the next round, for `Resync`."""
+        resync, self._resync = self._resync, None
+        return resync
+
+    def drain_outputs(self) -> RoundTokens | None:
+        """Everything that is to be sent since the last call: tokens, and finishes of aborted requests."""
+        return self._outputs.drain()
+
+    def _finish(self, request: Request, reason: FinishReason | str, error: str = "") -> None:
+        """The one way in which a request ends; frees its row and slots."""
+        if request.state in (State.WAITING, State.PAUSED):
+            self._waiting.discard(request)
+        else:
+            self._running.leave(request)
+        aborted = reason in ("abort", "timeout", "error")
+        request.to(State.ABORTED if aborted else State.FINISHED)
+        self._counts.aborted += aborted
+        self._counts.finished += not aborted
+        del self._requests[request.id]
+        self._outputs.finish(request, reason, error)  # type: ignore[arg-type]
+
+    # -- state
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    @property
+    def in_flight(self) -> int:
+        """Rounds without a result."""
+        return len(self._in_flight)
+
+    def snapshot(self) -> Snapshot:
+        """Counters and load. The caller fills in `ready`, `vocab_size` and the times; the object is reused."""
+        counts = self._counts
+        counts.running = len(self._running.requests)
+        counts.waiting = self._waiting.count
+        counts.paused = self._waiting.paused
+        counts.slots_used = self._running.memory.used
+        counts.in_flight_rounds = len(self._in_flight)
+        counts.estimated_peak = self._planner.forecast().peak() if self._running.requests else 0
+        return counts
+
+    def check_invariants(self) -> None:
+        """Free + in use = all slots, no slot owned twice, every row owned once; raises `InvariantError`."""
+        found = self._running.problems()
+        waiting = sum(r.state in (State.WAITING, State.PAUSED) for r in self._requests.values())
+        if waiting != self._waiting.count or waiting + len(self._running.requests) != len(self._requests):
+            found.append(
+                f"{len(self._requests)} requests, of which {len(self._running.requests)} run and {waiting} wait; "
+                f"the waiting list says {self._waiting.count}"
+            )
+        if found:
+            raise InvariantError("; ".join(found))
+
+    def repair(self) -> None:
+        """Books from scratch, after a breach; only while nothing is in flight and nobody runs."""
+        if self._in_flight or self._running.requests:
+            raise RuntimeError("only an idle scheduler can be repaired")
+        self._clear_books()
+
+    def _clear_books(self) -> None:
+        self._requests: dict[int, Request] = {}
+        self._running = Running(self.limits)
+        self._waiting = WaitingList()
+        self._planner = Planner(self.limits, self._policy, self._running, self._waiting, self._in_flight)

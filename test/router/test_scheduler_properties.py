@@ -1,0 +1,166 @@
+"""The scheduler under any interleaving: slots and rows are never lost or shared, and every request gets its own tokens."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.router_device import Engine, add_request, cut_at_eos, generate_alone, make_limits
+
+from lightllm.errors import PromptTooLong, RequestError
+
+VOCAB = 12
+
+
+class HoldsOnly:
+    """Admits by what is held now: runs out of memory often, so that requests pause."""
+
+    def outputs_to_come(self, generated, limit):
+        return limit * 0
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    failures = False
+    policy = None
+
+    @initialize(
+        capacity=st.integers(6, 60),
+        rows=st.integers(1, 6),
+        chunk=st.integers(1, 12),
+        decode_room=st.integers(0, 6),
+        whole=st.booleans(),
+    )
+    def start(self, capacity, rows, chunk, decode_room, whole):
+        batch = capacity if whole else chunk + decode_room
+        limits = make_limits(
+            max_total_token_num=capacity, max_req_total_len=capacity, running_max_req_size=rows,
+            batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk,
+        )  # fmt: skip
+        self.engine = Engine(limits, VOCAB, self.policy)
+        self.capacity, self.batch = capacity, batch
+        self.messages = {}
+        self.aborted = set()
+        self.errors_allowed = False
+        self.next_id = 1
+
+    @rule(
+        prompt=st.lists(st.integers(1, VOCAB), min_size=1, max_size=30),
+        new=st.integers(1, 30),
+        n=st.sampled_from([1, 1, 1, 2, 3]),
+        restored=st.integers(0, 4),
+        penalty=st.booleans(),
+        ignore_eos=st.booleans(),
+    )
+    def add(self, prompt, new, n, restored, penalty, ignore_eos):
+        ids = list(range(self.next_id, self.next_id + n))
+        self.next_id += n
+        alone = generate_alone(prompt, ids[0], 0, VOCAB, new)
+        done = alone[:restored] if n == 1 else []
+        if not ignore_eos:
+            done = cut_at_eos(done)
+        message = add_request(
+            ids, prompt, new, done, ignore_eos=ignore_eos, presence_penalty=1.0 if penalty else 0.0
+        )
+        total = len(prompt) + new
+        try:
+            self.engine.add(message)
+        except RequestError as error:
+            assert total > self.capacity or n > 1
+            assert n > 1 or isinstance(error, PromptTooLong)
+            return
+        assert total <= self.capacity
+        for request_id in ids:
+            if request_id in self.aborted:
+                assert self.engine.finished[request_id].reason == "abort"
+            self.messages[request_id] = message
+
+    @rule(back=st.integers(-2, 12))
+    def abort(self, back):
+        request_id = self.next_id - back
+        if request_id > 0:
+            self.aborted.add(request_id)
+            self.engine.scheduler.abort(request_id)
+            self.engine.take(self.engine.scheduler.drain_outputs())
+
+    @rule()
+    def plan(self):
+        self.engine.plan()
+
+    @rule()
+    def execute(self):
+        self.engine.execute()
+
+    @rule()
+    def apply(self):
+        self.engine.apply()
+
+    @rule(steps=st.integers(1, 12))
+    def turns(self, steps):
+        for _ in range(steps):
+            self.engine.plan()
+            self.engine.execute()
+            self.engine.apply()
+
+    @rule(kind=st.sampled_from(["broken", "memory"]))
+    def fail(self, kind):
+        if self.failures:
+            self.errors_allowed = True
+            self.engine.execute(kind)
+
+    @invariant()
+    def books_are_right(self):
+        if hasattr(self, "engine"):
+            self.engine.scheduler.check_invariants()
+            state = self.engine.scheduler.snapshot()
+            assert 0 <= state.slots_used <= self.capacity
+            assert self.engine.device.max_tokens <= self.batch
+            if self.policy is None and not self.failures:
+                assert state.paused == 0 and not self.engine.scheduler._running.pausing
+                assert state.estimated_peak <= self.capacity
+
+    def teardown(self):
+        if not hasattr(self, "engine"):
+            return
+        self.engine.run()
+        state = self.engine.scheduler.snapshot()
+        assert (state.running, state.waiting, state.paused, state.slots_used) == (0, 0, 0, 0)
+        assert set(self.engine.finished) == set(self.messages)
+        for request_id, message in self.messages.items():
+            self._check_output(request_id, message)
+
+    def _check_output(self, request_id, message):
+        finish, output = self.engine.finished[request_id], self.engine.outputs[request_id]
+        params = message.params
+        (index,) = [c.index for c in message.choices if c.request_id == request_id]
+        alone = generate_alone(message.prompt_ids.tolist(), params.seed, index, VOCAB, params.max_new_tokens)
+        alone = alone if params.ignore_eos else cut_at_eos(alone)
+        assert output == alone[: len(output)]
+        if finish.reason in ("stop", "length"):
+            assert output == alone
+            assert finish.reason == ("stop" if not params.ignore_eos and alone[-1] == 0 else "length")
+        else:
+            assert finish.reason == "error" and self.errors_allowed or request_id in self.aborted
+
+
+class FailingMachine(SchedulerMachine):
+    failures = True
+
+
+class PausingMachine(SchedulerMachine):
+    failures = True
+    policy = HoldsOnly()
+
+
+_settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+TestConservative = SchedulerMachine.TestCase
+TestConservative.settings = _settings
+TestFailing = FailingMachine.TestCase
+TestFailing.settings = _settings
+TestPausing = PausingMachine.TestCase
+TestPausing.settings = _settings

@@ -1,0 +1,226 @@
+"""A device without a model: it keeps token ids where a backend keeps K and V, and checks every context that it reads.
+
+The next token is a hash of the whole context, so any wrong slot, row or order changes the output.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+
+import numpy as np
+
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
+from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
+from lightllm.router.scheduler import Scheduler, SchedulerLimits
+from lightllm.sampling_params import SamplingParams
+
+EOS = 0
+GARBAGE = -7
+
+
+def next_token(context: np.ndarray, seed: int, choice: int, vocab: int) -> int:
+    data = context.astype("<i4").tobytes() + bytes([seed % 256, choice % 256])
+    return (zlib.crc32(data) >> 3) % vocab
+
+
+def generate_alone(prompt: list[int], seed: int, choice: int, vocab: int, count: int) -> list[int]:
+    """`count` tokens, EOS or not: what the fake model says to this prompt with nobody else around."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(int32(tokens), seed, choice, vocab))
+    return tokens[len(prompt) :]
+
+
+def cut_at_eos(tokens: list[int]) -> list[int]:
+    return tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+
+
+def make_limits(**changes) -> SchedulerLimits:
+    values = {
+        "max_total_token_num": 64, "max_req_total_len": 64, "running_max_req_size": 8, "batch_max_tokens": 16,
+        "chunked_prefill_size": 8, "max_waiting_requests": 100, "eos_token_ids": [EOS],
+    }  # fmt: skip
+    return SchedulerLimits(**(values | changes))
+
+
+def add_request(
+    ids: list[int] | int, prompt: list[int], max_new_tokens: int, outputs=(), **params
+) -> AddRequest:
+    """The seed names the request, so that the device knows whose tokens a row must hold."""
+    ids = [ids] if isinstance(ids, int) else ids
+    params = {"seed": ids[0]} | params
+    return AddRequest(
+        prompt_ids=int32(prompt),
+        params=SamplingParams(max_new_tokens=max_new_tokens, **params),
+        choices=[Choice(i, index, int32(outputs)) for index, i in enumerate(ids)],
+        arrival=0.0,
+    )
+
+
+class FakeDevice:
+    """Executes rounds in order, as a backend would. `expected[(seed, choice)]`: prompt and outputs that a row may read."""
+
+    def __init__(self, limits: SchedulerLimits, vocab: int = 1000) -> None:
+        self.vocab = vocab
+        self.slots = np.full(limits.max_total_token_num, GARBAGE)
+        self.table = np.full((limits.max_rows, limits.max_req_total_len), GARBAGE)
+        self.joins: dict[int, JoinRow] = {}
+        self.lengths: dict[int, int] = {}
+        self.last_token: dict[int, int] = {}
+        self.expected: dict[tuple[int, int], list[int]] = {}
+        self.max_tokens = 0
+        self.rounds = 0
+
+    def expect(self, message: AddRequest) -> None:
+        prompt = message.prompt_ids.tolist()
+        seed = message.params.seed
+        for choice in message.choices:
+            new = generate_alone(prompt, seed, choice.index, self.vocab, message.params.max_new_tokens)
+            self.expected[seed, choice.index] = prompt + new
+
+    def execute(self, round_: Round) -> RoundResult:
+        self._enter_and_leave(round_)
+        self.rounds += 1
+        self.max_tokens = max(self.max_tokens, len(round_.slots))
+        assert len(set(round_.slots.tolist())) == len(round_.slots), "a slot is written twice in one round"
+        assert len(set(round_.rows.tolist())) == len(round_.rows)
+        sampled, at, chunk_at = [], 0, 0
+        for i, row in enumerate(round_.rows.tolist()):
+            q_len, kv_len = int(round_.q_len[i]), int(round_.kv_len[i])
+            assert self.lengths[row] + q_len == kv_len, "the row holds another length than the round says"
+            slots = round_.slots[at : at + q_len]
+            at += q_len
+            if i < round_.num_decode:
+                assert q_len == 1
+                tokens = [self.last_token[row]]
+            else:
+                tokens = round_.token_ids[chunk_at : chunk_at + q_len].tolist()
+                chunk_at += q_len
+            self.slots[slots] = tokens
+            self.table[row, kv_len - q_len : kv_len] = slots
+            self.lengths[row] = kv_len
+            sampled += self._sample(row, kv_len) if round_.samples[i] else self._check(row, kv_len)
+        assert at == len(round_.slots) and chunk_at == len(round_.token_ids)
+        return RoundResult(round_.seq, int32(sampled), np.zeros(len(sampled), dtype=np.float32))
+
+    def fail(self, round_: Round, out_of_memory: bool = False) -> RoundResult:
+        """Breaks off in the middle: rows and slots of the round are garbage now."""
+        self._enter_and_leave(round_)
+        self.slots[round_.slots] = GARBAGE
+        for row in round_.rows.tolist():
+            self.last_token[row] = GARBAGE
+            self.lengths[row] = GARBAGE
+        return RoundResult(
+            round_.seq, int32([]), np.zeros(0, np.float32), failed="broken", out_of_memory=out_of_memory
+        )
+
+    def _enter_and_leave(self, round_: Round) -> None:
+        for row in round_.leaves:
+            for state in (self.joins, self.lengths, self.last_token):
+                state.pop(row, None)
+        for join in round_.joins:
+            row = join.row
+            self.joins[row] = join
+            self.lengths[row] = len(join.prefix_slots)
+            self.last_token.pop(row, None)
+            self.table[row] = GARBAGE
+            self.table[row, : len(join.prefix_slots)] = join.prefix_slots
+            if len(join.history_ids):
+                known = self._expected(row)[: len(join.history_ids)]
+                assert join.history_ids.tolist() == known
+                assert len(join.history_ids) > len(join.prefix_slots)
+
+    def _expected(self, row: int) -> list[int]:
+        join = self.joins[row]
+        return self.expected[join.seed, join.choice]
+
+    def _check(self, row: int, kv_len: int) -> list[int]:
+        context = self.slots[self.table[row, :kv_len]]
+        assert context.tolist() == self._expected(row)[:kv_len], "a row reads another one's tokens"
+        return []
+
+    def _sample(self, row: int, kv_len: int) -> list[int]:
+        self._check(row, kv_len)
+        join = self.joins[row]
+        token = next_token(self.slots[self.table[row, :kv_len]], join.seed, join.choice, self.vocab)
+        self.last_token[row] = token
+        return [token]
+
+
+class Engine:
+    """Scheduler and device with the queues between them; steps are taken one by one or to the end."""
+
+    def __init__(self, limits: SchedulerLimits, vocab: int = 1000, policy=None) -> None:
+        self.scheduler = Scheduler(limits, policy)
+        self.device = FakeDevice(limits, vocab)
+        self.rounds: deque[Round | Resync] = deque()
+        self.results: deque[RoundResult] = deque()
+        self.outputs: dict[int, list[int]] = {}
+        self.finished: dict[int, object] = {}
+        self.sent: list[Round] = []
+        self._skipping = False
+
+    def add(self, message: AddRequest) -> None:
+        self.device.expect(message)
+        self.scheduler.add(message)
+        for choice in message.choices:
+            self.outputs[choice.request_id] = choice.output_ids.tolist()
+        self.take(self.scheduler.drain_outputs())
+
+    def plan(self) -> bool:
+        round_ = self.scheduler.next_round()
+        if round_ is not None:
+            self.rounds.append(round_)
+            self.sent.append(round_)
+        return round_ is not None
+
+    def execute(self, failure: str = "") -> bool:
+        """The device takes its next message. `failure`: "", "broken" or "memory"."""
+        if not self.rounds:
+            return False
+        message = self.rounds.popleft()
+        if isinstance(message, Resync):
+            assert self._skipping
+            self._skipping = False
+        elif not self._skipping:
+            self._skipping = bool(failure)
+            work = self.device.execute
+            result = self.device.fail(message, failure == "memory") if failure else work(message)
+            self.results.append(result)
+        return True
+
+    def apply(self) -> bool:
+        if not self.results:
+            return False
+        self.take(self.scheduler.apply(self.results.popleft()))
+        resync = self.scheduler.take_resync()
+        if resync is not None:
+            self.rounds.append(Resync(resync))
+        return True
+
+    def take(self, tokens: RoundTokens | None) -> None:
+        if tokens is None:
+            return
+        assert len(tokens.request_ids) == len(tokens.token_ids) == len(tokens.logprobs)
+        for request_id, token in zip(tokens.request_ids, tokens.token_ids, strict=True):
+            assert request_id not in self.finished, "a token behind the finish"
+            self.outputs[request_id].append(token)
+        for finish in tokens.finished:
+            assert finish.request_id not in self.finished, "two finishes"
+            assert finish.output_tokens == len(self.outputs[finish.request_id])
+            self.finished[finish.request_id] = finish
+
+    def run(self, ahead: int = 2, check: bool = True) -> None:
+        """Until nothing is left to do, with up to `ahead` rounds in flight."""
+        for _ in range(100_000):
+            planned = len(self.rounds) + len(self.results) < ahead and self.plan()
+            if not planned and not self.execute() and not self.apply():
+                assert not self.scheduler.has_work, "requests are left, but nothing happens"
+                return
+            while planned and self.results:
+                self.apply()
+            if check:
+                self.scheduler.check_invariants()
+        raise AssertionError("no end")
