@@ -26,7 +26,7 @@ env: $(STAMP)
 
 $(STAMP): requirements.txt requirements-dev.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("lightllm needs Python 3.11 to 3.13, this is %d.%d; name another one: make PYTHON=python3.12" % v)'
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install --quiet -r requirements-dev.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .

@@ -71,7 +71,10 @@ def check(root: Path) -> list[str]:
     for folder in MEASURED:
         for path in sorted((root / folder).rglob("*.py")):
             source = path.read_text(encoding="utf-8")
-            tree = ast.parse(source, str(path))
+            try:
+                tree = ast.parse(source, str(path))
+            except SyntaxError as error:
+                return [f"{path.relative_to(root)}:{error.lineno}: {error.msg}"]
             found = list(check_size(tree, source))
             if folder in SHIPPED:
                 found += check_safety(tree)

@@ -161,6 +161,10 @@ def test_safe_code_passes(tmp_path: Path, source: str) -> None:
     assert breaches(tmp_path, config=source) == []
 
 
+def test_a_file_that_is_not_python_is_one_line(tmp_path: Path) -> None:
+    assert breaches(tmp_path, config="x = 1\ndef f(:\n    pass") == ["lightllm/config.py:2: invalid syntax"]
+
+
 def test_the_command_line_fails_with_one_line_a_breach(tmp_path: Path) -> None:
     breaches(tmp_path, config="import lightllm.server.a", server__a="")
     command = [sys.executable, str(ROOT / "tools/check_layers.py"), str(tmp_path)]

@@ -40,8 +40,12 @@ def main(argv: Sequence[str]) -> int:
             return 2
         options = arguments[1]
         arguments = arguments[2:]
-    with running_server(shlex.split(options)) as port:
-        return benchmark_serving.main(["--port", str(port), *(arguments or DEFAULT_LOAD)])
+    try:
+        with running_server(shlex.split(options)) as port:
+            return benchmark_serving.main(["--port", str(port), *(arguments or DEFAULT_LOAD)])
+    except RuntimeError as error:
+        print(f"with_server: {error}", file=sys.stderr)
+        return 1
 
 
 @contextlib.contextmanager
