@@ -1,0 +1,90 @@
+"""CPU time of the Detokenizer per output token: decode, detokenize, match stop strings, encode, over real sockets.
+
+    python test/benchmark/detokenizer_round.py [--model_dir DIR] [--streams 32] [--tokens 256] [--stops 0]
+
+Plays Router and Http Server in this process and counts only the time between receiving a round and having sent its
+text. The target is 12 microseconds per token at 32 streams.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from support import tokenizers
+
+from lightllm.detokenizer.detokenizer import Detokenizer
+from lightllm.detokenizer.process import step
+from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.protocol import codec
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
+from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer import load_tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model_dir", help="a folder with a tokenizer; default: a small byte-level BPE")
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=256, help="output tokens per stream")
+    parser.add_argument("--stops", type=int, default=0, help="stop strings per request")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model_dir = args.model_dir or str(tokenizers.byte_level(Path(folder) / "model"))
+        seconds, received = measure(Path(folder), model_dir, args.streams, args.tokens, args.stops)
+    tokens = args.streams * args.tokens
+    print(
+        f"{args.streams} streams, {args.stops} stop strings: {seconds / tokens * 1e6:.2f} us per token, "
+        f"{seconds / args.tokens * 1e6:.0f} us per round ({received} characters of text)"
+    )
+
+
+def measure(folder: Path, model_dir: str, streams: int, tokens: int, stops: int) -> tuple[float, int]:
+    """Returns (CPU seconds of the Detokenizer, characters that the Http Server got)."""
+    runtime = RuntimeDir(folder)
+    context = make_context()
+    tokenizer = load_tokenizer(model_dir)
+    detokenizer = Detokenizer(tokenizer, [], 1)
+    intake = PullChannel(context, runtime.detokenizer_intake, codec.to_detokenizer)
+    to_router = PushChannel(context, runtime.router_intake)
+    to_http = [PushChannel(context, runtime.http_results(0))]
+    http = PullChannel(context, runtime.http_results(0), codec.to_http)
+    router = PushChannel(context, runtime.detokenizer_intake)
+    ids = tokenizer.encode(" ".join(tokenizers.CORPUS * 4), add_special_tokens=False)
+    params = SamplingParams(
+        max_new_tokens=tokens, stop_sequences=[f"\n\nHuman {i}:" for i in range(stops)]
+    ).verify()
+    for request_id in range(streams):
+        router.send(AddRequest(int32(ids[:64]), params, [Choice(request_id, 0)], 0.0))
+        intake.wait(1000)
+        step(detokenizer, intake, to_router, to_http)
+    offsets = [random.Random(i).randrange(len(ids)) for i in range(streams)]
+    requests = list(range(streams))
+    seconds, characters = 0.0, 0
+    for position in range(tokens):
+        last = position == tokens - 1
+        finished = [Finish(i, "length", 64, tokens) for i in requests] if last else []
+        new = [ids[(offset + position) % len(ids)] for offset in offsets]
+        router.send(RoundTokens(requests, new, [-1.25] * streams, finished=finished))
+        intake.wait(1000)
+        start = time.thread_time()
+        step(detokenizer, intake, to_router, to_http)
+        seconds += time.thread_time() - start
+        http.wait(1000)
+        characters += sum(map(len, http.receive().texts))
+    context.destroy(linger=0)
+    return seconds, characters
+
+
+if __name__ == "__main__":
+    main()
