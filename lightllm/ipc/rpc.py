@@ -36,7 +36,7 @@ class RpcServer:
         logger = logging.getLogger("rpyc")
         logger.setLevel(logging.WARNING)
         # The final name appears only once the socket listens: who sees the file can connect.
-        starting = f"{path}.starting"
+        starting = f"{path}.new"
         self._path = path
         self._server = ThreadedServer(
             Service, socket_path=starting, protocol_config=dict(_CONFIG), logger=logger

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lightllm.errors import StartupError
 
-_LONGEST_PATH = 85
+_LONGEST_PATH = 92
 """The kernel takes 107 bytes for the path of a Unix socket, names inside the folder included."""
 
 

@@ -6,6 +6,7 @@ A fixed record in a memory-mapped file of the runtime folder, guarded by a seque
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from pathlib import Path
 
@@ -49,13 +50,18 @@ _SIZE = _SEQUENCE.size + _RECORD.size
 
 
 class SnapshotWriter:
-    """Creates the file; one writer only."""
+    """Creates the file, or takes over that of a Router that died; one writer at a time."""
 
     def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(_SIZE))
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), _SIZE)
-        self._sequence = 0
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            # Never shrunk: a reader that maps it would be killed by SIGBUS.
+            os.ftruncate(descriptor, _SIZE)
+            self._map = mmap.mmap(descriptor, _SIZE)
+        finally:
+            os.close(descriptor)
+        (sequence,) = _SEQUENCE.unpack_from(self._map, 0)
+        self._sequence = sequence + sequence % 2
 
     def write(self, snapshot: Snapshot) -> None:
         record = _RECORD.pack(*(getattr(snapshot, field.name) for field in _FIELDS))

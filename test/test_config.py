@@ -1,0 +1,176 @@
+"""Options: where values come from and who wins, every check, upstream's names, the way to the children."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from lightllm.config import NOT_YET, WITHOUT_EFFECT, ServerConfig, make_parser, options, parse, verify
+from lightllm.errors import InvalidOption
+
+OPTIONS = options()
+
+
+def config_of(*argv: str, **environ: str) -> ServerConfig:
+    return parse(argv, environ)[0]
+
+
+def other_value(field, option):
+    """A valid value that differs from the default."""
+    if field.default is False:
+        return True
+    if option.choices:
+        return next(choice for choice in option.choices if choice != field.default)
+    kind = {int: 3, float: 0.25, str: "other"}[option.type]
+    return [kind, kind] if option.nargs == "+" else kind
+
+
+def as_arguments(field, value) -> list[str]:
+    if value is True:
+        return [f"--{field.name}"]
+    return [f"--{field.name}", *map(str, value if isinstance(value, list) else [value])]
+
+
+@pytest.mark.parametrize(("field", "option"), OPTIONS, ids=lambda v: getattr(v, "name", ""))
+def test_every_option_comes_from_each_source_and_reaches_the_children(field, option, tmp_path):
+    value = other_value(field, option)
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text(f"{field.name}: {value}\n")
+    for config in (
+        config_of(*as_arguments(field, value)),
+        config_of(**{f"LIGHTLLM_{field.name.upper()}": text}),
+        config_of("--config", str(yaml)),
+    ):
+        assert getattr(config, field.name) == value
+        assert ServerConfig.from_json(config.to_json()) == config
+        rest = {f.name for f, _ in OPTIONS} - {field.name}
+        assert all(getattr(config, name) == getattr(ServerConfig(), name) for name in rest)
+
+
+def test_command_line_wins_over_environment_wins_over_yaml_wins_over_default(tmp_path):
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text("port: 1\nhost: yaml\nmax_body_mb: 3\n")
+    environ = {"LIGHTLLM_PORT": "2", "LIGHTLLM_HOST": "environment"}
+    config = config_of("--config", str(yaml), "--port", "3", **environ)
+    assert (config.port, config.host, config.max_body_mb, config.tp) == (3, "environment", 3, 1)
+
+
+def test_a_config_is_never_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ServerConfig().port = 1
+
+
+def test_mem_faction_is_the_old_spelling_everywhere(tmp_path):
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text("mem_faction: 0.5\n")
+    assert config_of("--mem_faction", "0.5").mem_fraction == 0.5
+    assert config_of("--config", str(yaml)).mem_fraction == 0.5
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--port", "65536"], "--port must be a port number, 0 to 65535, got 65536"),
+        (["--port", "-1"], "--port must be"),
+        (["--httpserver_workers", "0"], "at least 1, got 0"),
+        (["--max_body_mb", "0"], "--max_body_mb must be at least 1"),
+        (["--request_timeout", "-1"], "--request_timeout must be 0 or more"),
+        (["--request_timeout", "nan"], "--request_timeout must be 0 or more"),
+        (["--drain_timeout", "-0.1"], "--drain_timeout must be 0 or more"),
+        (["--startup_timeout", "0"], "--startup_timeout must be more than 0"),
+        (["--stream_interval", "0"], "--stream_interval must be at least 1"),
+        (["--log_stats_interval", "0"], "--log_stats_interval must be at least 1"),
+        (["--cpu_threads", "-1"], "--cpu_threads must be at least 0"),
+        (["--max_total_token_num", "1"], "--max_total_token_num must be at least 2"),
+        (["--mem_fraction", "1"], "--mem_fraction must be between 0 and 1"),
+        (["--mem_fraction", "nan"], "--mem_fraction must be between 0 and 1"),
+        (["--max_req_total_len", "1"], "--max_req_total_len must be at least 2"),
+        (["--default_max_tokens", "0"], "--default_max_tokens must be at least 1"),
+        (["--running_max_req_size", "0"], "--running_max_req_size must be at least 1"),
+        (["--max_waiting_requests", "0"], "--max_waiting_requests must be at least 1"),
+        (["--batch_max_tokens", "0"], "--batch_max_tokens must be at least 1"),
+        (["--chunked_prefill_size", "0"], "--chunked_prefill_size must be at least 1"),
+        (["--tp", "0"], "--tp must be at least 1"),
+        (["--max_total_token_num", "10", "--max_req_total_len", "11"], "--max_req_total_len 11 exceeds"),
+        (["--batch_max_tokens", "8", "--chunked_prefill_size", "16"], "--batch_max_tokens 8 is below"),
+        (["--data_type", "int3"], "--data_type: invalid choice: 'int3'"),
+        (["--mem", "0.5"], "Unrecognized arguments: --mem"),
+        (["--tp", "two"], "--tp: invalid int value: 'two'"),
+        (["--config", "/no/such.yaml"], "--config /no/such.yaml: .*No such file"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_an_error_that_names_option_and_limit(argv, message):
+    with pytest.raises(InvalidOption, match=message):
+        parse(argv, {})
+
+
+def test_every_check_is_made_for_values_of_every_source():
+    for field, option in OPTIONS:
+        if option.check is not None:
+            with pytest.raises(InvalidOption, match=f"--{field.name} must be"):
+                verify(dataclasses.replace(ServerConfig(), **{field.name: -5}))
+        if option.choices:
+            with pytest.raises(InvalidOption, match="is not one of"):
+                config_of(**{f"LIGHTLLM_{field.name.upper()}": "nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot: 1", "unknown option 'prot'"),
+        ("port: [1, 2]", "port in .* must be a single value"),
+        ("port: many", "port in .* must be a whole number, got 'many'"),
+        ("eos_id: [a]", "eos_id in .* must be a whole number"),
+        ("mem_fraction: x", "must be a number"),
+        ("trust_remote_code: maybe", "must be true or false"),
+        ("just text", "must hold `option: value` lines"),
+        ("a: [", "--config"),
+    ],
+)
+def test_a_wrong_yaml_entry_is_an_error_that_names_it(text, message, tmp_path):
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text(text)
+    with pytest.raises(InvalidOption, match=message):
+        parse(["--config", str(yaml)], {})
+
+
+def test_yaml_without_a_value_and_an_empty_file_leave_the_defaults(tmp_path):
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text("port:\n")
+    assert config_of("--config", str(yaml)) == ServerConfig()
+    yaml.write_text("")
+    assert config_of("--config", str(yaml)) == ServerConfig()
+
+
+def test_mock_backend_needs_no_value():
+    assert config_of("--mock_backend").mock_backend == ""
+    assert config_of("--mock_backend", "--port", "1").mock_backend == ""
+    assert config_of("--mock_backend", "step_ms=2").mock_backend == "step_ms=2"
+
+
+def test_upstream_options_that_are_not_built_yet_are_errors_unless_they_ask_for_nothing():
+    for name, neutral in NOT_YET.items():
+        if neutral is False:
+            argv = [f"--{name}"]
+        else:
+            argv = [f"--{name}", "something"]
+            if neutral is not None:
+                assert config_of(f"--{name}", str(neutral)) == ServerConfig()
+        with pytest.raises(InvalidOption, match=f"--{name}.* is not supported yet. Leave it out."):
+            parse(argv, {})
+
+
+def test_upstream_options_without_effect_are_accepted_with_a_warning():
+    for name, count in WITHOUT_EFFECT.items():
+        config, warnings = parse([f"--{name}", *["1"] * abs(count)], {})
+        assert config == ServerConfig()
+        assert warnings == [f"--{name} has no effect in this server"]
+
+
+def test_help_describes_every_option_and_its_default():
+    text = " ".join(make_parser().format_help().split())
+    for field, option in OPTIONS:
+        assert f"--{field.name}" in text
+        assert " ".join(option.help.split()[:3]) in text
+    assert argparse.SUPPRESS not in text
