@@ -1,0 +1,1 @@
+"""Tensor parallel groups: who this rank is, and how ranks add and join their parts."""

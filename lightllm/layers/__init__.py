@@ -1,0 +1,1 @@
+"""Tensor parallel building blocks of models: linear, norm, rotary embedding, attention, MLP activation, embedding."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from lightllm.ops.attention_plan import AttentionPlan
+
 
 @dataclasses.dataclass
 class Batch:
@@ -36,6 +38,11 @@ class Batch:
     """int32 [max_rows + 1, max_len]: KV slot of every position of every row, new tokens included."""
     kv: "list[torch.Tensor]"
     """One tensor a layer: [slots + 1, 2 * kv_heads, head_dim], K heads first, then V; the last slot absorbs padding."""
+
+    plan: "AttentionPlan | None" = None
+    """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
+    rotary: "tuple[torch.Tensor, torch.Tensor] | None" = None
+    """Filled by `TpPartBaseModel.forward`: cosines and sines of the new tokens, each [T, 1, head_dim]."""
 
     @property
     def num_tokens(self) -> int:

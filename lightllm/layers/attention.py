@@ -1,0 +1,22 @@
+"""Attention of a whole batch: decode rows and prefill chunks side by side."""
+
+from __future__ import annotations
+
+import torch
+
+from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.decode_attention import decode_attention
+from lightllm.ops.prefill_attention import prefill_attention
+
+
+def attention(q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
+    """Every token over its context. Keys and values of the new tokens are already in `kv`.
+
+    q: [T, heads, head_dim]; kv: [slots + 1, 2 * kv_heads, head_dim]. Returns [T, heads * head_dim].
+    """
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if plan.decode:
+        decode_attention(q, kv, plan, scale, out)
+    if plan.prefill:
+        prefill_attention(q, kv, plan, scale, out)
+    return out.view(q.shape[0], -1)

@@ -1,0 +1,41 @@
+"""Vocabulary parallel embedding and output head: each rank holds a run of the vocabulary's rows."""
+
+from __future__ import annotations
+
+import torch
+
+from lightllm.distributed.tp_group import TpGroup
+from lightllm.layers.linear import ColumnLinear
+from lightllm.ops.embedding import embedding
+
+
+class VocabEmbedding:
+    def __init__(
+        self, weight: torch.Tensor, first_id: int, activation_dtype: torch.dtype, group: TpGroup
+    ) -> None:
+        """weight: [rows of this rank, hidden], the rows of tokens `first_id` and following."""
+        self.weight, self.first_id, self.group = weight, first_id, group
+        self.activation_dtype = activation_dtype
+        self.nbytes = weight.nbytes
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids: int64 [T]. Returns a new tensor [T, hidden] in the activation dtype."""
+        if self.group.world_size == 1:
+            return embedding(ids, self.weight).to(self.activation_dtype)
+        local = ids - self.first_id
+        outside = (local < 0) | (local >= self.weight.shape[0])
+        x = embedding(local.masked_fill(outside, 0), self.weight).to(self.activation_dtype)
+        return self.group.all_reduce(x.masked_fill_(outside[:, None], 0))
+
+
+class LmHead:
+    def __init__(self, weight: torch.Tensor, vocab_size: int, group: TpGroup) -> None:
+        """weight: [rows of this rank, hidden]; every rank holds the same number, the last ones may be padding."""
+        self.projection = ColumnLinear(weight, None)
+        self.vocab_size, self.group = vocab_size, group
+        self.nbytes = self.projection.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [S, hidden]. Returns float32 [S, vocab_size] on every rank."""
+        logits = self.group.all_gather_last(self.projection(x))
+        return logits[:, : self.vocab_size].to(torch.float32)

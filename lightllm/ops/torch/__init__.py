@@ -1,0 +1,1 @@
+"""Implementations in plain torch: written for the CPU, correct on every device."""

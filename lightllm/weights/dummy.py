@@ -1,0 +1,45 @@
+"""Random weights in the real shapes, for measuring speed without a checkpoint (`--load_way dummy`)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+
+from lightllm.weights.split import Part
+
+_BLOCK = 1 << 20
+_STD = 0.02
+
+
+class DummyWeights:
+    """Tensors are runs of one block of normal numbers, from a place that depends on the name alone; norms are 1."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._block = (torch.randn(_BLOCK, generator=generator) * _STD).to(dtype)
+
+    def names(self) -> set[str]:
+        return set()
+
+    def dtype(self) -> torch.dtype:
+        return self._block.dtype
+
+    def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
+        shape = list(shape)
+        if part is not None:
+            shape[part.dim] = part.stop - part.start
+        tensor = torch.ones(shape, dtype=self._block.dtype)
+        if "norm" in name:
+            return tensor
+        flat = tensor.view(-1)
+        offset = zlib.crc32(name.encode()) % _BLOCK
+        position = 0
+        while position < len(flat):
+            count = min(_BLOCK - offset, len(flat) - position)
+            flat[position : position + count] = self._block[offset : offset + count]
+            position += count
+            # An odd step keeps the rows of a square weight from repeating.
+            offset = (offset + count + 7919) % _BLOCK
+        return tensor

@@ -1,0 +1,70 @@
+"""Reads the tensors of a model exactly once each, and shows how far it has come."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from tqdm import tqdm
+
+from lightllm.errors import InvalidModel
+from lightllm.weights.source import TensorSource
+from lightllm.weights.split import Part
+
+_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.attn\.bias$|\.masked_bias$")
+"""Constants that old checkpoints carry along: recomputed, never read."""
+
+
+class WeightReader:
+    """Thread-safe. `finish` checks that nothing was left unread."""
+
+    def __init__(
+        self,
+        source: TensorSource,
+        progress: Callable[[str], None] = lambda text: None,
+        show_bar: bool = False,
+    ) -> None:
+        self._source = source
+        self._present = {name for name in source.names() if not _BUFFERS.search(name)}
+        self._read: set[str] = set()
+        self._lock = threading.Lock()
+        self._progress, self._percent = progress, -1
+        self._bar = tqdm(
+            total=len(self._present) or None,
+            desc="weights",
+            unit="tensor",
+            disable=not show_bar,
+            file=sys.stderr,
+        )
+
+    def read(self, name: str, shape: Sequence[int], part: Part | None = None) -> torch.Tensor:
+        """The tensor `name`, which has `shape` in the checkpoint, or one part of it."""
+        tensor = self._source.read(name, shape, part)
+        with self._lock:
+            if name in self._read:
+                raise AssertionError(f"tensor {name} is read twice")
+            self._read.add(name)
+            self._bar.update()
+            percent = 100 * len(self._read) // len(self._present) if self._present else -1
+            if percent // 5 > self._percent // 5:
+                self._percent = percent
+                self._progress(f"weights {percent} %")
+        return tensor
+
+    def ignore(self, name: str) -> None:
+        """The checkpoint may hold this tensor without need."""
+        self._present.discard(name)
+
+    def finish(self) -> None:
+        """Raises `InvalidModel` if the checkpoint holds tensors that the model has no place for."""
+        self._bar.close()
+        left = sorted(self._present - self._read)
+        if left:
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+            raise InvalidModel(
+                f"The checkpoint holds tensors that this architecture has no place for: {', '.join(left[:5])}{more}.",
+                "config.json and the weights do not belong together, or this variant is not supported yet.",
+            )
