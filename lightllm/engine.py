@@ -1,0 +1,104 @@
+"""Scheduler, Model Backend and Detokenizer in one process and one thread: what the offline `LLM` runs on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from lightllm.backend.mode_backend import ModeBackend
+from lightllm.backend.process import RoundRunner, failed_result
+from lightllm.config import ServerConfig
+from lightllm.detokenizer.detokenizer import Detokenizer
+from lightllm.errors import RequestError
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.control import ModelReady
+from lightllm.protocol.messages import AddRequest, Choice, RoundTokens, TextDeltas
+from lightllm.protocol.rounds import Resync, Round
+from lightllm.router.limits import resolve_limits
+from lightllm.router.scheduler import Scheduler
+from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer import Tokenizer
+from lightllm.tokenizer.model_files import context_length, eos_token_ids
+
+_UNBOUNDED = 1 << 40
+"""Nobody waits in front of an offline engine but its caller: the waiting list has no limit."""
+
+
+class Engine:
+    """The processes of the server as plain objects. Requests go in together; text comes out round by round."""
+
+    def __init__(self, config: ServerConfig, model_dir: str, tokenizer: Tokenizer, show_bar: bool) -> None:
+        backend = ModeBackend(dataclasses.replace(config, model_dir=model_dir), rank=0, world_size=config.tp)
+        self.ready: ModelReady = backend.init_model(show_bar)
+        eos = eos_token_ids(model_dir, config.eos_id)
+        limits = resolve_limits(
+            config, self.ready.max_total_token_num, self.ready.device, context_length(model_dir), eos
+        )
+        self.limits = dataclasses.replace(limits, max_waiting_requests=_UNBOUNDED)
+        self._runner = RoundRunner(backend)
+        self._scheduler = Scheduler(self.limits)
+        self._detokenizer = Detokenizer(tokenizer, eos, workers=1)
+        self._serial = 0
+
+    def add(self, requests: list[tuple[list[int], SamplingParams]]) -> list[list[int]]:
+        """Accepts (prompt ids, parameters) of every request, or raises a `RequestError` and keeps none of them.
+        Returns the ids of each request's choices. What was added before must have ended."""
+        if self._scheduler.has_work:
+            raise RuntimeError("another generation is still running: read it to its end, or close it, first")
+        accepted: list[list[int]] = []
+        try:
+            for prompt_ids, params in requests:
+                choices = [Choice(self._serial + index, index) for index in range(params.n)]
+                self._serial += params.n
+                message = AddRequest(int32(prompt_ids), params, choices, arrival=0.0)
+                self._scheduler.add(message)
+                accepted.append([choice.request_id for choice in choices])
+                self._detokenizer.add(message)
+        except RequestError:
+            self.abort([request_id for ids in accepted for request_id in ids])
+            raise
+        return accepted
+
+    def run(self) -> Iterator[TextDeltas]:
+        """What each round made, until nothing is left to do."""
+        while self._scheduler.has_work:
+            round = self._scheduler.next_round()
+            if round is None:
+                raise RuntimeError("the scheduler has work, but plans no round")
+            yield from self._text(self._execute(round))
+
+    def abort(self, request_ids: list[int]) -> None:
+        """Ends requests, whatever their state; their remaining text is dropped."""
+        if not self._scheduler.has_work:
+            return
+        for request_id in request_ids:
+            self._scheduler.abort(request_id)
+        if tokens := self._scheduler.drain_outputs():
+            self._detokenizer.apply(tokens)
+
+    def _execute(self, round: Round) -> RoundTokens | None:
+        """A failed round is undone by the scheduler and planned anew, as in the server."""
+        try:
+            result = self._runner.run(round)
+            if result is None:
+                raise RuntimeError(f"round {round.seq} was skipped")
+        except KeyboardInterrupt:
+            self._scheduler.apply(failed_result(round.seq, InterruptedError("interrupted")))
+            self._resync()
+            raise
+        tokens = self._scheduler.apply(result)
+        self._resync()
+        return tokens
+
+    def _resync(self) -> None:
+        seq = self._scheduler.take_resync()
+        if seq is not None:
+            self._runner.run(Resync(seq))
+
+    def _text(self, tokens: RoundTokens | None) -> Iterator[TextDeltas]:
+        while tokens is not None:
+            output = self._detokenizer.apply(tokens)
+            yield from output.deltas.values()
+            for abort in output.aborts:
+                self._scheduler.abort(abort.request_id, abort.reason)
+            tokens = self._scheduler.drain_outputs()

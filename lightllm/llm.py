@@ -1,0 +1,269 @@
+"""The engine without HTTP: `LLM(model_dir).generate(prompts, SamplingParams(...))`."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import secrets
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from tqdm import tqdm
+
+from lightllm.config import ServerConfig, verify
+from lightllm.errors import BackendFailed, InvalidOption, InvalidParameter, PromptTooLong
+from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
+from lightllm.sampling_params import MAX_SEED, SamplingParams
+from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer.model_files import generation_defaults
+from lightllm.tokenizer.model_folder import resolve_model_dir
+
+if TYPE_CHECKING:
+    from lightllm.engine import Engine
+
+Prompt = str | list[int]
+Message = dict[str, Any]
+
+
+@dataclasses.dataclass
+class CompletionOutput:
+    """One answer."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    """Generated tokens, the one that ended the answer included."""
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    """Log-probability of each token."""
+    top_logprobs: list[TopLogprobs] = dataclasses.field(default_factory=list)
+    """Alternatives at each position, if `SamplingParams.logprobs` asked for them."""
+    finish_reason: str | None = None
+    """"stop": EOS, stop token or stop string; "length": max_new_tokens."""
+
+    @property
+    def cumulative_logprob(self) -> float:
+        return sum(self.logprobs)
+
+
+@dataclasses.dataclass
+class RequestOutput:
+    """The answers to one prompt."""
+
+    prompt: str | None
+    """None if the prompt was given as token ids."""
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    prompt_logprobs: list[float | None] = dataclasses.field(default_factory=list)
+    """Of each prompt token, None for the first; if `SamplingParams.prompt_logprobs` asked for them."""
+    prompt_top_logprobs: list[TopLogprobs | None] = dataclasses.field(default_factory=list)
+
+
+class LLM:
+    """A model, ready to generate. Takes the options of the server by name: `LLM("folder", data_type="fp32")`.
+
+    model_dir: a folder, a Hugging Face hub id, or None for the embedded demo model. Raises `StartupError`s. Use it as a
+    context manager, or `close` it, to give its memory back.
+    """
+
+    def __init__(self, model_dir: str | None = None, *, show_bar: bool = False, **options: Any) -> None:
+        known = {field.name for field in dataclasses.fields(ServerConfig)}
+        unknown = sorted(options.keys() - known)
+        if unknown:
+            raise InvalidOption(f"LLM has no option {', '.join(unknown)}.", "See the options of the server.")
+        self.config = verify(ServerConfig(model_dir=model_dir, **options))
+        self.model_dir = resolve_model_dir(model_dir, lambda _: None)
+        self.tokenizer = load_tokenizer(
+            self.model_dir,
+            trust_remote_code=self.config.trust_remote_code,
+            chat_template=self.config.chat_template,
+        )
+        self.default_sampling_params = SamplingParams(**generation_defaults(self.model_dir))
+        """What `sampling_params=None` means: the model's generation_config.json."""
+        from lightllm.engine import Engine  # here, because it loads torch
+
+        self._engine: Engine | None = Engine(self.config, self.model_dir, self.tokenizer, show_bar)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answers to all prompts, in their order. A prompt is a text or a list of token ids.
+
+        Every prompt is checked before anything runs: raises `InvalidParameter` or `PromptTooLong`. Raises
+        `BackendFailed` if the model cannot finish one.
+        """
+        several = _as_list(prompts)
+        params = self._params(sampling_params, len(several))
+        return self._generate(several, [self._encode(prompt) for prompt in several], params, use_tqdm)
+
+    def chat(
+        self,
+        messages: list[Message] | Sequence[list[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        **template_variables: Any,
+    ) -> list[RequestOutput]:
+        """Answers to one conversation or several, rendered with the model's chat template. Errors as `generate`.
+
+        Without `sampling_params` an answer may take the `default_max_tokens` option, as far as there is room.
+        """
+        conversations = [messages] if messages and isinstance(messages[0], dict) else list(messages)
+        prompts = [self.chat_prompt(conversation, **template_variables) for conversation in conversations]  # type: ignore[arg-type]
+        params = (
+            [self._chat_params(len(prompt)) for prompt in prompts]
+            if sampling_params is None
+            else self._params(sampling_params, len(prompts))
+        )
+        return self._generate([None] * len(prompts), prompts, params, use_tqdm)
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[str]:
+        """The text of one answer, piece by piece. Leaving the loop, or an interrupt, aborts the request."""
+        prompt_ids = self._encode(prompt)
+        params = self._chat_params(len(prompt_ids)) if sampling_params is None else sampling_params
+        engine = self._running_engine()
+        (ids,) = engine.add([(prompt_ids, self._checked(params))])
+        try:
+            for deltas in engine.run():
+                yield from filter(None, deltas.texts)
+                yield from deltas.tails.values()
+                _raise_failure(deltas.finished)
+        finally:
+            engine.abort(ids)
+
+    def chat_prompt(self, messages: list[Message], **template_variables: Any) -> list[int]:
+        """Token ids of a conversation; raises `InvalidParameter` if the template refuses it or there is none."""
+        text = self.tokenizer.apply_chat_template(messages, **template_variables)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    @property
+    def max_request_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._running_engine().limits.max_req_total_len
+
+    def close(self) -> None:
+        """Gives the model and its memory back. Nothing can be generated afterwards."""
+        self._engine = None
+        gc.collect()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt | None],
+        prompt_ids: list[list[int]],
+        params: list[SamplingParams],
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        engine = self._running_engine()
+        ids = engine.add(list(zip(prompt_ids, params, strict=True)))
+        requests: dict[int, RequestOutput] = {}
+        answers: dict[int, CompletionOutput] = {}
+        results = []
+        for prompt, tokens, choices in zip(prompts, prompt_ids, ids, strict=True):
+            outputs = [CompletionOutput(index) for index in range(len(choices))]
+            results.append(RequestOutput(prompt if isinstance(prompt, str) else None, tokens, outputs))
+            answers.update(zip(choices, outputs, strict=True))
+            requests.update(dict.fromkeys(choices, results[-1]))
+        try:
+            with tqdm(total=len(answers), desc="Generating", unit="answer", disable=not use_tqdm) as bar:
+                for deltas in engine.run():
+                    _collect(deltas, answers, requests)
+                    _raise_failure(deltas.finished)
+                    bar.update(len(deltas.finished))
+        finally:
+            engine.abort(list(answers))
+        return results
+
+    def _params(
+        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if given is None or isinstance(given, SamplingParams):
+            params = [given or self.default_sampling_params] * count
+        else:
+            params = list(given)
+            if len(params) != count:
+                raise InvalidParameter(
+                    f"{len(params)} sampling_params for {count} prompts", "sampling_params"
+                )
+        return [self._checked(one) for one in params]
+
+    def _chat_params(self, prompt_tokens: int) -> SamplingParams:
+        longest = self.max_request_length
+        if prompt_tokens >= longest:
+            raise PromptTooLong(
+                f"the conversation has {prompt_tokens} tokens, which leaves none for an answer: prompt and answer may "
+                f"have {longest} together (max_req_total_len)",
+                param="messages",
+            )
+        room = min(longest - prompt_tokens, self.config.default_max_tokens)
+        return self._checked(msgspec.structs.replace(self.default_sampling_params, max_new_tokens=room))
+
+    def _checked(self, params: SamplingParams) -> SamplingParams:
+        """Verified, with a seed of its own if it has none."""
+        params.verify(self._running_engine().ready.vocab_size)
+        if params.seed is not None:
+            return params
+        return msgspec.structs.replace(params, seed=secrets.randbelow(MAX_SEED))
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        vocab_size = self._running_engine().ready.vocab_size
+        for token_id in prompt:
+            if not 0 <= token_id < vocab_size:
+                raise InvalidParameter(f"prompt token id {token_id} is not in [0, {vocab_size})", "prompt")
+        return list(prompt)
+
+    def _running_engine(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("this LLM is closed")
+        return self._engine
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several: a list of integers is one."""
+    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
+
+
+def _collect(
+    deltas: TextDeltas, answers: dict[int, CompletionOutput], requests: dict[int, RequestOutput]
+) -> None:
+    for i, request_id in enumerate(deltas.request_ids):
+        answer = answers[request_id]
+        answer.token_ids.append(deltas.token_ids[i])
+        answer.logprobs.append(deltas.logprobs[i])
+        answer.text += deltas.texts[i]
+        if i in deltas.top:
+            answer.top_logprobs.append(deltas.top[i])
+    for part in deltas.prompt_logprobs:
+        if answers[part.request_id].index == 0:
+            _collect_prompt(part, requests[part.request_id])
+    for i, finish in enumerate(deltas.finished):
+        answers[finish.request_id].text += deltas.tails.get(i, "")
+        answers[finish.request_id].finish_reason = finish.reason
+
+
+def _collect_prompt(part: PromptLogprobs, request: RequestOutput) -> None:
+    if not request.prompt_logprobs:
+        request.prompt_logprobs = [None]
+        request.prompt_top_logprobs = [None] if part.top else []
+    request.prompt_logprobs.extend(part.logprobs.tolist())
+    request.prompt_top_logprobs.extend(part.top)
+
+
+def _raise_failure(finished: list[Finish]) -> None:
+    for finish in finished:
+        if finish.reason == "error":
+            raise BackendFailed(finish.error)
