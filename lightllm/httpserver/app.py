@@ -1,0 +1,52 @@
+"""The ASGI application of an Http worker: routes, and the layers that every request passes.
+
+Boundary      request id, errors in the shape of the API
+  CORS        only with --allowed_origins; answers preflights
+    ApiKeys   only with --api_key
+      routes
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lightllm import __version__
+from lightllm.httpserver import openapi
+from lightllm.httpserver.auth import ApiKeys
+from lightllm.httpserver.boundary import Boundary
+from lightllm.httpserver.error_responses import error_response, from_http_exception
+from lightllm.httpserver.health_routes import health_routes
+from lightllm.httpserver.native_api import native_routes
+from lightllm.httpserver.openai_api import openai_routes
+from lightllm.httpserver.state import ServerState
+
+
+def create_app(state: ServerState) -> FastAPI:
+    """The application; its engine must be connected before the first request."""
+    app = FastAPI(title="LightLLM", version=__version__, redoc_url=None, redirect_slashes=False)
+    app.include_router(native_routes(state))
+    app.include_router(openai_routes(state))
+    app.include_router(health_routes(state))
+    app.add_exception_handler(HTTPException, _http_exception)
+    if state.config.api_key:
+        app.add_middleware(ApiKeys, keys=state.config.api_key)
+    if state.config.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=state.config.allowed_origins,
+            allow_methods=["GET", "POST", "HEAD"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(Boundary)  # added last: outermost
+    openapi.install(app)
+    return app
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(request.scope["path"], from_http_exception(error))

@@ -1,0 +1,309 @@
+"""The Http Server's side of the engine: sends requests to the Router, hands what comes back to the records.
+
+Runs in the event loop. No task and no allocation beyond list entries is made per token; a request's handler is woken
+at most once per message, that is once per round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+import zmq
+
+from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded, ServerStopping
+from lightllm.httpserver.metric_store import MetricStore
+from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord, with_seed
+from lightllm.ipc.channels import PullChannel, PushChannel
+from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.ipc.snapshot import Snapshot, SnapshotReader
+from lightllm.protocol import codec, metrics
+from lightllm.protocol.messages import (
+    AbortNamed,
+    AbortRequest,
+    Accepted,
+    FinishReason,
+    Refused,
+    TextDeltas,
+    make_request_id,
+)
+
+_log = logging.getLogger(__name__)
+_NOT_READY = Snapshot()
+STALL_SECONDS = 120.0
+"""Requests run, but no round has finished for so long: the server calls itself unhealthy."""
+
+
+class EngineClient:
+    """All requests of one Http worker that are not yet answered to their last byte."""
+
+    def __init__(
+        self,
+        runtime: RuntimeDir,
+        store: MetricStore,
+        *,
+        worker: int = 0,
+        workers: int = 1,
+        request_timeout: float = 0.0,
+        stream_interval: int = 1,
+    ) -> None:
+        self.runtime = runtime
+        self.store = store
+        self.draining = False
+        self.stream_interval = stream_interval
+        self._worker = worker
+        self._workers = workers
+        self._request_timeout = request_timeout
+        self._serial = time.time_ns() // 10_000  # above every serial of a former life of this worker
+        self._choices: dict[int, ChoiceRecord] = {}
+        self._named: dict[str, set[RequestRecord]] = {}
+        self._snapshot: SnapshotReader | None = None
+        self._siblings: dict[int, PushChannel] = {}
+
+    def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
+        """Opens the sockets; to be called in the event loop's thread."""
+        self._context = context
+        self._loop = loop
+        self._router = PushChannel(context, self.runtime.router_intake)
+        self._results = PullChannel(context, self.runtime.http_results(self._worker), codec.to_http)
+        self._results.on_message(loop, self._receive)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._results.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
+        self._router.close(linger_ms=100)
+        self._results.close()
+        for channel in self._siblings.values():
+            channel.close(linger_ms=100)
+
+    # -- state of the server
+
+    def snapshot(self) -> Snapshot:
+        """The Router's state; all zero before it has written one."""
+        if self._snapshot is None:
+            try:
+                self._snapshot = SnapshotReader(self.runtime.snapshot_file)
+            except (FileNotFoundError, ValueError):  # not there yet, or just being created
+                return _NOT_READY
+        return self._snapshot.read()
+
+    def require_ready(self) -> Snapshot:
+        """The snapshot; raises while the server cannot take requests."""
+        if self.draining:
+            raise ServerStopping("the server is shutting down and takes no new requests", retry_after=5)
+        snapshot = self.snapshot()
+        if not snapshot.ready:
+            raise ServerOverloaded("the model is still loading, try again soon", retry_after=1)
+        return snapshot
+
+    def stalled(self) -> bool:
+        """Whether requests run but the model makes no progress."""
+        snapshot = self.snapshot()
+        latest = max(snapshot.heartbeat, snapshot.last_round)
+        return bool(snapshot.running) and latest > 0 and time.time() - latest > STALL_SECONDS
+
+    @property
+    def active(self) -> int:
+        """Choices that are not finished."""
+        return len(self._choices)
+
+    # -- requests
+
+    def submit(self, record: RequestRecord) -> None:
+        """Gives ids and seeds to a record and sends it to the Router."""
+        for prompt in record.prompts:
+            prompt.params = with_seed(prompt.params, secrets.randbits(63))
+        self._serial += 1
+        record.add_choices(make_request_id(self._worker, self._serial))
+        self._serial += len(record.choices) - 1
+        for choice in record.choices:
+            self._choices[choice.request_id] = choice
+        for name in record.names:
+            self._named.setdefault(name, set()).add(record)
+        timeouts = [p.params.timeout or self._request_timeout for p in record.prompts]
+        if min(timeouts) > 0:
+            record.timer = self._loop.call_later(min(timeouts), self.abort, record, "timeout")
+        for prompt in record.prompts:
+            self.store.observe(metrics.INPUT_LENGTH, len(prompt.prompt_ids))
+            self.store.observe(metrics.MAX_NEW_TOKENS, prompt.params.max_new_tokens)
+            self._router.send(prompt.add_request(record.arrival))
+
+    async def accepted(self, record: RequestRecord) -> None:
+        """Waits until every prompt is accepted (or has produced something); raises the refusal."""
+        while record.to_accept and record.error is None and not record.disconnected:
+            await record.news()
+        if record.error is not None:
+            raise record.error
+
+    def abort(self, record: RequestRecord, reason: FinishReason = "abort") -> None:
+        """Asks the Router to end what still runs of a request; the finishes come back as usual."""
+        for choice in record.choices:
+            if choice.request_id in self._choices:
+                self._router.send(AbortRequest(request_id=choice.request_id, reason=reason))
+
+    def abort_named(self, name: str) -> int:
+        """Aborts the requests known by `name` here, or tells the other workers; returns how many were found here."""
+        found = self._abort_here(name)
+        if not found:
+            for worker in range(self._workers):
+                if worker != self._worker:
+                    self._sibling(worker).send(AbortNamed(name=name))
+        return found
+
+    def forget(self, record: RequestRecord) -> None:
+        """The last byte is sent, or there is nobody to send it to: aborts what still runs and drops the record."""
+        self.abort(record)
+        self._drop(record)
+        if record.timer is not None:
+            record.timer.cancel()
+        for name in record.names:
+            records = self._named.get(name)
+            if records is not None:
+                records.discard(record)
+                if not records:
+                    del self._named[name]
+
+    def _drop(self, record: RequestRecord) -> None:
+        for choice in record.choices:
+            self._choices.pop(choice.request_id, None)
+
+    def _abort_here(self, name: str) -> int:
+        records = list(self._named.get(name, ()))
+        for record in records:
+            self.abort(record)
+        return len(records)
+
+    def _sibling(self, worker: int) -> PushChannel:
+        channel = self._siblings.get(worker)
+        if channel is None:
+            channel = self._siblings[worker] = PushChannel(self._context, self.runtime.http_results(worker))
+        return channel
+
+    # -- what comes back
+
+    def _receive(self, message: msgspec.Struct) -> None:
+        """One message. An error in it must not keep the following ones in the socket."""
+        handler: Callable[..., None] = self._handlers[type(message)]
+        try:
+            handler(self, message)
+        except Exception:
+            _log.exception("a %s message could not be handled", type(message).__name__)
+
+    def _on_accepted(self, message: Accepted) -> None:
+        for record in self._mark_accepted(message.request_ids):
+            record.wake()
+
+    def _mark_accepted(self, request_ids: Iterable[int]) -> list[RequestRecord]:
+        changed = []
+        for request_id in request_ids:
+            choice = self._choices.get(request_id)
+            if choice is not None and not choice.prompt.accepted:
+                choice.prompt.accepted = True
+                choice.request.to_accept -= 1
+                changed.append(choice.request)
+        return changed
+
+    def _on_refused(self, message: Refused) -> None:
+        for request_id in message.request_ids:
+            choice = self._choices.pop(request_id, None)
+            if choice is None:
+                continue
+            choice.request.unfinished -= 1
+            if choice.request.error is None:
+                kind = REQUEST_ERRORS.get(message.error, RequestError)
+                choice.request.error = kind(message.message, message.param, message.retry_after)
+                self._cut(choice.request)
+
+    def _cut(self, record: RequestRecord) -> None:
+        """Nothing more is wanted of this record; its handler learns why from `record.error`."""
+        self.abort(record)
+        self._drop(record)
+        record.wake()
+
+    def _cut_off(self, record: RequestRecord) -> None:
+        """A slow reader: it must not hold memory for ever."""
+        record.error = RequestError("the client reads too slowly; its stream was cut off")
+        _log.info("a stream was cut off: its client is %d tokens behind", record.pending())
+        self._cut(record)
+        if record.drop_connection is not None:
+            record.drop_connection()
+
+    def _on_text(self, message: TextDeltas) -> None:
+        choices = self._choices
+        touched: list[RequestRecord] = []
+        tops = message.top
+        index = -1
+        for request_id, token_id, text, logprob in zip(
+            message.request_ids, message.token_ids, message.texts, message.logprobs, strict=True
+        ):
+            index += 1
+            choice = choices.get(request_id)
+            if choice is None:
+                continue
+            if tops and index in tops:
+                choice.top[len(choice.token_ids)] = tops[index]
+            choice.token_ids.append(token_id)
+            choice.texts.append(text)
+            choice.logprobs.append(logprob)
+            record = choice.request
+            if not record.touched:
+                record.touched = True
+                touched.append(record)
+        if touched:
+            self._observe_round(touched)
+        for part in message.prompt_logprobs:
+            choice = choices.get(part.request_id)
+            if choice is not None:
+                choice.prompt.logprobs.append(part)
+        for position, finish in enumerate(message.finished):
+            choice = choices.pop(finish.request_id, None)
+            if choice is None:
+                continue
+            choice.end(finish, message.tails.get(position, ""))
+            record = choice.request
+            record.unfinished -= 1
+            if not record.touched:
+                record.touched = True
+                touched.append(record)
+        for record in touched:
+            self._tell(record)
+
+    def _observe_round(self, touched: list[RequestRecord]) -> None:
+        now = time.monotonic()
+        store = self.store
+        for record in touched:
+            if record.last_token:
+                store.observe(metrics.INTER_TOKEN_SECONDS, now - record.last_token)
+            else:
+                record.first_token = now
+                store.observe(metrics.FIRST_TOKEN_SECONDS, now - record.started)
+            record.last_token = now
+
+    def _tell(self, record: RequestRecord) -> None:
+        """Wakes the handler if there is something for it to do."""
+        record.touched = False
+        if record.to_accept:
+            for prompt in record.prompts:
+                if not prompt.accepted and any(c.token_ids or c.finish for c in prompt.choices):
+                    prompt.accepted = True
+                    record.to_accept -= 1
+        if record.done:
+            record.wake()
+        elif record.stream:
+            if record.pending() > MAX_PENDING_TOKENS:
+                self._cut_off(record)
+            elif record.wants_sending(self.stream_interval):
+                record.wake()
+
+    def _on_abort_named(self, message: AbortNamed) -> None:
+        self._abort_here(message.name)
+
+    _handlers: dict[type, Callable[..., None]] = {
+        Accepted: _on_accepted,
+        Refused: _on_refused,
+        TextDeltas: _on_text,
+        AbortNamed: _on_abort_named,
+    }

@@ -1,0 +1,67 @@
+"""How errors reach the client: OpenAI's envelope under /v1, `{"message": ...}` elsewhere; never an exception's own text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from lightllm.errors import RequestError, RequestTimeout, Unauthorized
+
+
+class NotFound(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class InternalError(RequestError):
+    """Something unexpected; the log holds the traceback under the error id in the message."""
+
+    status = 500
+    code = "internal_error"
+    kind = "server_error"
+
+
+def is_openai(path: str) -> bool:
+    return path.startswith("/v1/")
+
+
+def openai_body(error: RequestError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+
+
+def native_body(error: RequestError) -> dict[str, Any]:
+    return {"message": error.message} | ({"param": error.param} if error.param else {})
+
+
+def error_response(path: str, error: RequestError) -> Response:
+    """The answer to a request that failed before its first byte, in the shape of its API."""
+    body = openai_body(error) if is_openai(path) else native_body(error)
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, RequestTimeout):
+        headers["x-should-retry"] = "false"  # OpenAI's client would generate it all once more
+    return Response(msgspec.json.encode(body), error.status, headers, "application/json")
+
+
+def from_http_exception(error: HTTPException) -> RequestError:
+    """What the web framework itself refuses: unknown routes and methods."""
+    if error.status_code == 404:
+        return NotFound("there is no such route")
+    if error.status_code == 405:
+        return MethodNotAllowed("this route does not take that method")
+    refused = RequestError("the request cannot be served")
+    refused.status = error.status_code
+    return refused

@@ -1,0 +1,29 @@
+"""Types of JSON fields that all request models share: strict, bounded, quick to give up on hostile lists."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+
+MAX_TOKEN_ID = 2**31 - 1
+MAX_STRINGS = 2048
+"""Entries of a list of strings, before the narrower limits of each field."""
+
+Int = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+TokenId = Annotated[int, Field(strict=True, ge=0, le=MAX_TOKEN_ID)]
+Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Bool = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(strict=True)]
+
+TokenIds = Annotated[list[TokenId], FailFast()]
+Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_STRINGS)]
+LogitBias = dict[Annotated[int, Field(strict=False, ge=0, le=MAX_TOKEN_ID)], Float]
+"""JSON object keys are strings, so these are converted."""
+Scalar = Bool | Int | Float | Annotated[str, Field(strict=True, max_length=4096)]
+
+
+class Body(BaseModel):
+    """Base of request models: unknown fields are ignored, null means the default (each field is `X | None = None`)."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)

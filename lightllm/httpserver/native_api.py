@@ -1,0 +1,80 @@
+"""LightLLM's own API: `/generate`, `/generate_stream`, `/tokens`, and what surrounds it."""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from lightllm.errors import InvalidParameter
+from lightllm.httpserver.body import parse_body
+from lightllm.httpserver.boundary import REQUEST_ID
+from lightllm.httpserver.native_models import AbortBody, GenerateRequest, Parameters, TokensRequest
+from lightllm.httpserver.native_rendering import NativeRenderer
+from lightllm.httpserver.openapi import documented
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary
+from lightllm.httpserver.record import PromptRecord, RequestRecord
+from lightllm.httpserver.responses import GenerationResponse
+from lightllm.httpserver.state import ServerState
+
+
+def native_routes(state: ServerState) -> APIRouter:
+    """The routes of the native API."""
+    router = APIRouter(tags=["LightLLM"])
+
+    @router.post("/generate", **documented(GenerateRequest, "The whole answer."))
+    async def generate(request: Request) -> Response:
+        """Generates a text."""
+        return await _generate(state, request, stream=False)
+
+    @router.post(
+        "/generate_stream",
+        **documented(GenerateRequest, "One event a token.", media_type="text/event-stream"),
+    )
+    async def generate_stream(request: Request) -> Response:
+        """Generates a text, sent token by token as server-sent events."""
+        return await _generate(state, request, stream=True)
+
+    @router.get("/tokens", include_in_schema=False)
+    @router.post("/tokens", **documented(TokensRequest, "The number of tokens."))
+    async def tokens(request: Request) -> Response:
+        """Counts the tokens of a text."""
+        body = await parse_body(request, TokensRequest, state.body_limit)
+        if body.multimodal_params is not None:
+            body.multimodal_params.refuse_items()
+        parameters = body.parameters or Parameters()
+        ids = await state.encoder.encode(body.text, parameters.add_special_tokens is not False)
+        return JSONResponse({"ntokens": len(ids)})
+
+    @router.post("/abort_request", **documented(AbortBody, "Done, whether or not it was still running."))
+    async def abort_request(request: Request) -> Response:
+        """Ends a request, all its choices, from another connection. Unknown and finished ids are ignored."""
+        body = await parse_body(request, AbortBody, state.body_limit)
+        state.engine.abort_named(body.request_id)
+        return JSONResponse({"message": "Ok"})
+
+    return router
+
+
+async def _generate(state: ServerState, request: Request, stream: bool) -> Response:
+    limits = state.limits()
+    body = await parse_body(request, GenerateRequest, state.body_limit)
+    parameters = body.parameters or Parameters()
+    if body.multimodal_params is not None:
+        body.multimodal_params.refuse_items()
+    params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
+    if stream and params.n != 1:
+        raise InvalidParameter("stream api only support best_of == 1", param="best_of")
+    if isinstance(body.inputs, str):
+        prompt_ids = await state.encoder.encode(body.inputs, parameters.add_special_tokens is not False)
+    else:
+        prompt_ids = body.inputs
+        check_vocabulary(prompt_ids, limits.vocab_size, "inputs")
+    prompt_ids, length = state.encoder.fit(
+        prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS
+    )
+    if length != params.max_new_tokens:
+        params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)
+    record = RequestRecord([PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), stream)
+    renderer = NativeRenderer(state.encoder.tokenizer, bool(parameters.return_details))
+    return GenerationResponse(state.engine, record, renderer)

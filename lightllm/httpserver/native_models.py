@@ -1,0 +1,131 @@
+"""Bodies of LightLLM's own API. Names, defaults and ranges are LightLLM's; null means the default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import FailFast, Field
+
+from lightllm.errors import InvalidParameter
+from lightllm.httpserver.field_types import Body, Bool, Float, Int, LogitBias, Text, TokenIds
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
+from lightllm.sampling_params import MAX_BEST_OF, SamplingParams
+
+NOT_YET = ("regular_constraint", "guided_grammar", "guided_json")
+_SAME_NAME = (
+    "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "input_penalty", "logit_bias", "allowed_token_ids", "ignore_eos", "max_new_tokens",
+    "min_new_tokens", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens",
+    "add_spaces_between_special_tokens", "print_eos_token", "priority", "timeout",
+)  # fmt: skip
+
+
+class Parameters(Body):
+    """Sampling parameters of `/generate`."""
+
+    best_of: Int | None = Field(default=None, description="Answers to generate; all are returned. Streams: 1.")
+    n: Int | None = Field(default=None, description="The same as best_of.")
+    do_sample: Bool | None = None
+    temperature: Float | None = None
+    top_p: Float | None = None
+    top_k: Int | None = None
+    min_p: Float | None = None
+    seed: Int | None = None
+    presence_penalty: Float | None = None
+    frequency_penalty: Float | None = None
+    repetition_penalty: Float | None = None
+    input_penalty: Bool | None = Field(default=None, description="Penalties count the prompt's tokens too.")
+    exponential_decay_length_penalty: Annotated[list[Any], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="[start, factor]"
+    )
+    logit_bias: LogitBias | None = None
+    allowed_token_ids: TokenIds | None = None
+    ignore_eos: Bool | None = None
+    max_new_tokens: Int | None = None
+    min_new_tokens: Int | None = None
+    stop_sequences: (
+        Text
+        | Annotated[list[Text | Annotated[list[Int], FailFast(), Field(max_length=4096)]], FailFast()]
+        | None
+    ) = Field(default=None, description="Strings, or token id sequences, that end the text; they are not part of it.")
+    stop_token_ids: TokenIds | None = None
+    include_stop_str_in_output: Bool | None = None
+    add_special_tokens: Bool | None = None
+    skip_special_tokens: Bool | None = None
+    add_spaces_between_special_tokens: Bool | None = None
+    print_eos_token: Bool | None = None
+    return_details: Bool | None = None
+    priority: Int | None = None
+    timeout: Float | None = Field(default=None, description="Seconds after which the request is aborted.")
+    regular_constraint: Text | None = None
+    guided_grammar: Text | None = None
+    guided_json: Any = None
+
+    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
+        """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json)."""
+        for name in NOT_YET:
+            if getattr(self, name):
+                raise InvalidParameter(f"{name} is not supported yet", param=name)
+        values = {"do_sample": False, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **defaults}
+        for name in _SAME_NAME:
+            value = getattr(self, name)
+            if value is not None:
+                values[name] = value
+        stop = self.stop_sequences
+        if stop is not None:
+            values["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        if self.exponential_decay_length_penalty is not None:
+            values["exponential_decay_length_penalty"] = self._decay()
+        return SamplingParams(n=self._best_of(), **values)
+
+    def _best_of(self) -> int:
+        best_of = self.best_of if self.best_of is not None else self.n
+        if best_of is None:
+            return 1
+        if not 0 < best_of <= MAX_BEST_OF:
+            raise InvalidParameter(f"need 0 < best_of <= {MAX_BEST_OF}, but got {best_of}", param="best_of")
+        if self.n is not None and self.n != best_of:
+            raise InvalidParameter("current only supported n == best_of", param="n")
+        return best_of
+
+    def _decay(self) -> tuple[int, float]:
+        name = "exponential_decay_length_penalty"
+        start, factor = self.exponential_decay_length_penalty or (1, 1.0)
+        if isinstance(start, bool) or not isinstance(start, int):
+            raise InvalidParameter("ExponentialDecayLengthPenalty item0 must be int >= 0", param=name)
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            raise InvalidParameter("ExponentialDecayLengthPenalty item1 must be float >= 1.0", param=name)
+        return start, float(factor)
+
+
+class MultimodalParams(Body):
+    images: list[Any] | None = None
+    audios: list[Any] | None = None
+
+    def refuse_items(self) -> None:
+        if self.images or self.audios:
+            raise InvalidParameter("images and audios are not supported yet", param="multimodal_params")
+
+
+class GenerateRequest(Body):
+    """Body of `/generate` and `/generate_stream`."""
+
+    inputs: Text | TokenIds = Field(description="A text, or its token ids.")
+    parameters: Parameters | None = None
+    multimodal_params: MultimodalParams | None = None
+
+
+class TokensRequest(Body):
+    """Body of `/tokens`."""
+
+    text: Text
+    parameters: Parameters | None = None
+    multimodal_params: MultimodalParams | None = None
+
+
+class AbortBody(Body):
+    """Body of `/abort_request`."""
+
+    request_id: Annotated[str, Field(strict=True, min_length=1, max_length=256)] = Field(
+        description="The X-Request-Id, or the id in the answer, of the request to end."
+    )

@@ -1,0 +1,110 @@
+"""Answers of LightLLM's own API: `/generate` and `/generate_stream`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightllm.errors import RequestError
+from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.httpserver.rendering import finish_reason, finite, json_bytes
+from lightllm.tokenizer.tokenizer import Tokenizer
+
+_EVENT = (
+    b'data:{"token": {"id": %d, "text": %b, "logprob": %a, "special": %b, "count_output_tokens": %d, '
+    b'"prompt_tokens": %d}, "generated_text": null, "finished": %b, "finish_reason": %b, "details": null}\n\n'
+)
+_FALSE, _TRUE, _NULL = b"false", b"true", b"null"
+
+
+class NativeRenderer:
+    """One event a token, framed `data:` without a space; no terminator. `generated_text` is always a list."""
+
+    def __init__(self, tokenizer: Tokenizer, details: bool = False) -> None:
+        self._special = tokenizer.special_ids
+        self._details = details
+
+    def answer(self, record: RequestRecord) -> bytes:
+        choices = record.choices
+        answer: dict[str, Any] = {
+            "generated_text": [choice.text for choice in choices],
+            "count_output_tokens": [choice.output_tokens for choice in choices],
+            "finish_reason": [finish_reason(choice.finish) for choice in choices],
+            "prompt_tokens": record.prompt_tokens,
+        }
+        if self._details:
+            answer["tokens"] = [self._tokens(choice) for choice in choices]
+        if len(choices) == 1:
+            for name in ("count_output_tokens", "finish_reason", *(["tokens"] if self._details else [])):
+                answer[name] = answer[name][0]
+        return json_bytes(answer)
+
+    def chunk(self, record: RequestRecord) -> bytes:
+        (choice,) = record.choices
+        prompt_tokens = record.prompt_tokens
+        special = self._special
+        events = []
+        count = len(choice.token_ids)
+        for index in range(choice.sent, count):
+            token_id = choice.token_ids[index]
+            text = choice.texts[index]
+            choice.text_sent += len(text)
+            events.append(
+                _EVENT
+                % (
+                    token_id,
+                    json_bytes(text),
+                    finite(choice.logprobs[index]),
+                    _TRUE if token_id in special else _FALSE,
+                    index + 1,
+                    prompt_tokens,
+                    _FALSE,
+                    _NULL,
+                )  # fmt: skip
+            )
+        if choice.finish is not None:
+            events = self._close(choice, events, prompt_tokens)
+        choice.sent = count
+        return events[0] if len(events) == 1 else b"".join(events)
+
+    def error(self, error: RequestError) -> bytes:
+        return b"data:%b\n\n" % json_bytes({"error": error.message, "finished": True})
+
+    def end(self, record: RequestRecord) -> bytes:
+        return b""
+
+    def _close(self, choice: ChoiceRecord, events: list[bytes], prompt_tokens: int) -> list[bytes]:
+        """The last event says finished; where the finish came alone, it repeats the last token with the rest of the
+        text (an empty one, unless the end let a held-back part go)."""
+        choice.ended = True
+        index = len(choice.token_ids) - 1
+        text = choice.texts[index] if events else choice.tail
+        token_id = choice.token_ids[index] if index >= 0 else -1
+        last = _EVENT % (
+            token_id, json_bytes(text), finite(choice.logprobs[index]) if index >= 0 else 0.0,
+            _TRUE if token_id in self._special or index < 0 else _FALSE, index + 1, prompt_tokens, _TRUE,
+            json_bytes(finish_reason(choice.finish)),
+        )  # fmt: skip
+        return [*events[:-1], last]
+
+    def _tokens(self, choice: ChoiceRecord) -> list[dict[str, Any]]:
+        tokens = []
+        total = 0.0
+        for index, token_id in enumerate(choice.token_ids):
+            logprob = finite(choice.logprobs[index])
+            total += logprob
+            text = choice.texts[index]
+            if index == len(choice.token_ids) - 1:
+                text += choice.tail
+            tokens.append(
+                {
+                    "id": token_id,
+                    "logprob": logprob,
+                    "cumlogprob": total / (index + 1),
+                    "special": token_id in self._special,
+                    "count_output_tokens": index + 1,
+                    "mtp_accepted_token_num": 0,
+                    "prompt_tokens": len(choice.prompt.prompt_ids),
+                    "text": text,
+                }
+            )
+        return tokens

@@ -1,0 +1,159 @@
+"""The OpenAI API: `/v1/models`, `/v1/completions`, `/v1/chat/completions`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from lightllm.errors import InvalidParameter
+from lightllm.httpserver.body import parse_body
+from lightllm.httpserver.boundary import REQUEST_ID
+from lightllm.httpserver.chat_messages import template_messages, template_tools, template_variables
+from lightllm.httpserver.logprobs import Logprobs
+from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer
+from lightllm.httpserver.openapi import documented, plain
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary
+from lightllm.httpserver.record import PromptRecord, RequestRecord
+from lightllm.httpserver.responses import GenerationResponse
+from lightllm.httpserver.state import ServerState
+from lightllm.sampling_params import SamplingParams
+
+MAX_CHOICES = 2048
+"""prompts * n of one request."""
+
+
+def openai_routes(state: ServerState) -> APIRouter:
+    """The routes of the OpenAI API."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    created = int(time.time())
+
+    def card() -> dict[str, Any]:
+        return {
+            "id": state.model_name,
+            "object": "model",
+            "created": created,
+            "owned_by": "lightllm",
+            "root": state.model_name,
+            "parent": None,
+            "max_model_len": state.engine.snapshot().max_req_total_len or None,
+        }
+
+    @router.get("/models", **plain("The one model.", openai=True))
+    async def models() -> Response:
+        """The models that can be named in requests."""
+        return JSONResponse({"object": "list", "data": [card()]})
+
+    @router.get("/models/{model:path}", **plain("The model.", 404, openai=True))
+    async def model(model: str) -> Response:
+        """One model."""
+        state.check_model(model)
+        return JSONResponse(card() | {"id": model})
+
+    @router.post("/completions", **documented(CompletionRequest, "The completion.", openai=True))
+    async def completions(request: Request) -> Response:
+        """Completes one or several prompts."""
+        return await _complete(state, request)
+
+    @router.post("/chat/completions", **documented(ChatRequest, "The answer.", openai=True))
+    async def chat_completions(request: Request) -> Response:
+        """Answers a conversation."""
+        return await _chat(state, request)
+
+    return router
+
+
+async def _chat(state: ServerState, request: Request) -> Response:
+    limits = state.limits()
+    body = await parse_body(request, ChatRequest, state.body_limit)
+    model = state.check_model(body.model)
+    limit, logprobs = body.limit(), body.checked_logprobs()
+    default = state.config.default_max_tokens
+    params = body.sampling(state.defaults, limit or default, logprobs or 0).verify(limits.vocab_size)
+    encoder = state.encoder
+    text = await encoder.render_chat(
+        template_messages(body),
+        template_tools(body),
+        body.add_generation_prompt is not False,
+        template_variables(body),
+    )
+    prompt_ids = await encoder.encode(text, bool(body.add_special_tokens))
+    prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, "messages", "max_tokens")
+    prompt = PromptRecord(prompt_ids, _with_length(params, length))
+    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
+    record = RequestRecord([prompt], (request.scope[REQUEST_ID], answer_id), body.streamed)
+    renderer = ChatRenderer(
+        answer_id, int(time.time()), model, _logprobs(state, logprobs), body.include_usage and body.streamed
+    )
+    return GenerationResponse(state.engine, record, renderer)
+
+
+async def _complete(state: ServerState, request: Request) -> Response:
+    limits = state.limits()
+    body = await parse_body(request, CompletionRequest, state.body_limit)
+    model = state.check_model(body.model)
+    params, prompts = _checked_completion(state, body, limits.vocab_size)
+    records = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            text = prompt
+            prompt_ids = await state.encoder.encode(prompt, body.add_special_tokens is not False)
+        else:
+            check_vocabulary(prompt, limits.vocab_size, "prompt")
+            prompt_ids = prompt
+            text = state.encoder.tokenizer.decode(prompt, skip_special_tokens=False) if body.echo else ""
+        prompt_ids, length = state.encoder.fit(
+            prompt_ids, body.max_tokens, limits, DEFAULT_MAX_NEW_TOKENS, "prompt", "max_tokens"
+        )
+        records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
+    answer_id = f"cmpl-{secrets.token_hex(12)}"
+    record = RequestRecord(records, (request.scope[REQUEST_ID], answer_id), body.streamed)
+    renderer = CompletionRenderer(
+        answer_id,
+        int(time.time()),
+        model,
+        _logprobs(state, body.logprobs),
+        body.include_usage and body.streamed,
+        bool(body.echo),
+    )
+    return GenerationResponse(state.engine, record, renderer)
+
+
+def _checked_completion(
+    state: ServerState, body: CompletionRequest, vocab_size: int
+) -> tuple[SamplingParams, list[str] | list[list[int]]]:
+    """Everything about a completion that can be said before tokenization."""
+    if body.suffix:
+        raise InvalidParameter("suffix is not supported", param="suffix")
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise InvalidParameter(f"best_of must equal n, got {body.best_of}", param="best_of")
+    limit = body.checked_max_tokens(body.max_tokens)
+    logprobs = body.checked_logprobs()
+    prompt_logprobs = logprobs if body.echo and logprobs is not None else -1
+    length = DEFAULT_MAX_NEW_TOKENS if limit is None else limit
+    params = body.sampling(state.defaults, length, logprobs or 0, prompt_logprobs).verify(vocab_size)
+    prompt = body.prompt
+    prompts: Any = (
+        prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
+    )
+    if len(prompts) * params.n > MAX_CHOICES:
+        raise InvalidParameter(
+            f"too many prompts: {len(prompts)} with n = {params.n}, at most {MAX_CHOICES} answers a request",
+            param="prompt",
+        )
+    return params, prompts
+
+
+def _with_length(params: SamplingParams, max_new_tokens: int) -> SamplingParams:
+    if params.max_new_tokens == max_new_tokens:
+        return params
+    return msgspec.structs.replace(params, max_new_tokens=max_new_tokens).verify()
+
+
+def _logprobs(state: ServerState, count: int | None) -> Logprobs | None:
+    return None if count is None else Logprobs(state.encoder.tokenizer, count)

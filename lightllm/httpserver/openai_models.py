@@ -1,0 +1,220 @@
+"""Bodies of the OpenAI API, with vLLM's extensions. Unknown fields are ignored; null means the default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import FailFast, Field
+
+from lightllm.errors import InvalidParameter
+from lightllm.httpserver.field_types import (
+    MAX_STRINGS,
+    Body,
+    Bool,
+    Float,
+    Int,
+    LogitBias,
+    Scalar,
+    Text,
+    Texts,
+    TokenIds,
+)
+from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, SamplingParams
+
+_SAME_NAME = (
+    "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logit_bias", "ignore_eos", "stop_token_ids", "include_stop_str_in_output",
+    "skip_special_tokens", "priority", "timeout",
+)  # fmt: skip
+
+
+class StreamOptions(Body):
+    include_usage: Bool | None = None
+
+
+class ResponseFormat(Body):
+    type: Text
+
+
+class OpenAIRequest(Body):
+    """What chat and completions have in common."""
+
+    model: Text | None = None
+    n: Int | None = None
+    stream: Bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Text | Texts | None = None
+    max_tokens: Int | None = None
+    temperature: Float | None = None
+    top_p: Float | None = None
+    seed: Int | None = None
+    presence_penalty: Float | None = None
+    frequency_penalty: Float | None = None
+    logit_bias: LogitBias | None = None
+    user: Any = None
+    response_format: ResponseFormat | None = None
+    # extensions
+    do_sample: Bool | None = None
+    top_k: Int | None = None
+    min_p: Float | None = None
+    repetition_penalty: Float | None = None
+    ignore_eos: Bool | None = None
+    min_tokens: Int | None = None
+    stop_token_ids: TokenIds | None = None
+    include_stop_str_in_output: Bool | None = None
+    skip_special_tokens: Bool | None = None
+    add_special_tokens: Bool | None = None
+    priority: Int | None = None
+    timeout: Float | None = None
+
+    @property
+    def streamed(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def sampling(
+        self, defaults: dict[str, Any], max_new_tokens: int, logprobs: int, prompt_logprobs: int = -1
+    ) -> SamplingParams:
+        """As `SamplingParams`, not verified; a limit that is wrong is named as this API names it."""
+        if self.stream_options is not None and not self.streamed:
+            raise InvalidParameter(
+                "stream_options is only allowed when stream is true", param="stream_options"
+            )
+        if self.response_format is not None and self.response_format.type != "text":
+            raise InvalidParameter(
+                f"response_format {self.response_format.type[:40]!r} is not supported yet",
+                param="response_format",
+            )
+        values = {**defaults, "do_sample": True}
+        for name in _SAME_NAME:
+            value = getattr(self, name)
+            if value is not None:
+                values[name] = value
+        if self.stop is not None:
+            values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        return SamplingParams(
+            n=self._checked_n(),
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=self._min_new_tokens(max_new_tokens),
+            raw_logprobs=True,
+            repetition_counts_prompt=True,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            **values,
+        )
+
+    def _checked_n(self) -> int:
+        n = 1 if self.n is None else self.n
+        if not 1 <= n <= MAX_BEST_OF:
+            raise InvalidParameter(f"n must be in [1, {MAX_BEST_OF}], got {n}", param="n")
+        return n
+
+    def _min_new_tokens(self, max_new_tokens: int) -> int:
+        """OpenAI's world counts from 0, which is the same as 1 here: some token is always made."""
+        if self.min_tokens is None or self.min_tokens == 0:
+            return 1
+        if not 0 < self.min_tokens <= max_new_tokens:
+            raise InvalidParameter(
+                f"min_tokens must be in [0, max_tokens = {max_new_tokens}], got {self.min_tokens}",
+                param="min_tokens",
+            )
+        return self.min_tokens
+
+    def checked_max_tokens(self, value: int | None, name: str = "max_tokens") -> int | None:
+        if value is not None and not 1 <= value < 2**31:
+            raise InvalidParameter(f"{name} must be at least 1 and below 2**31, got {value}", param=name)
+        return value
+
+
+class CompletionRequest(OpenAIRequest):
+    """Body of `/v1/completions`."""
+
+    prompt: (
+        Text
+        | TokenIds
+        | Annotated[list[Text], FailFast(), Field(max_length=MAX_STRINGS)]
+        | Annotated[list[TokenIds], FailFast(), Field(max_length=MAX_STRINGS)]
+    )
+    best_of: Int | None = None
+    echo: Bool | None = None
+    logprobs: Int | None = None
+    suffix: Text | None = None
+
+    def checked_logprobs(self) -> int | None:
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InvalidParameter(
+                f"logprobs must be in [0, {MAX_LOGPROBS}], got {self.logprobs}", param="logprobs"
+            )
+        return self.logprobs
+
+
+class ContentPart(Body):
+    type: Text
+    text: Text | None = None
+
+
+class ToolCallFunction(Body):
+    name: Text
+    arguments: Text | None = None
+
+
+class ToolCall(Body):
+    id: Text | None = None
+    type: Text | None = None
+    function: ToolCallFunction
+
+
+class Message(Body):
+    """One turn of a conversation; roles are free, the chat template judges them."""
+
+    role: Annotated[str, Field(strict=True, min_length=1, max_length=64)]
+    content: Text | Annotated[list[ContentPart], FailFast(), Field(max_length=MAX_STRINGS)] | None = None
+    name: Text | None = None
+    tool_call_id: Text | None = None
+    tool_calls: Annotated[list[ToolCall], FailFast(), Field(max_length=1024)] | None = None
+    reasoning_content: Text | None = None
+
+
+class ToolFunction(Body):
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Body):
+    type: Text
+    function: ToolFunction
+
+
+class ChatRequest(OpenAIRequest):
+    """Body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], FailFast(), Field(min_length=1, max_length=MAX_STRINGS)]
+    max_completion_tokens: Int | None = None
+    logprobs: Bool | None = None
+    top_logprobs: Int | None = None
+    tools: Annotated[list[Tool], FailFast(), Field(max_length=1024)] | None = None
+    tool_choice: Any = None
+    add_generation_prompt: Bool | None = None
+    chat_template_kwargs: dict[str, Scalar] | None = None
+
+    def limit(self) -> int | None:
+        """The output limit that the client set, if any."""
+        if self.max_completion_tokens is not None:
+            return self.checked_max_tokens(self.max_completion_tokens, "max_completion_tokens")
+        return self.checked_max_tokens(self.max_tokens)
+
+    def checked_logprobs(self) -> int | None:
+        """How many alternatives a position; None: no log-probabilities at all."""
+        if self.top_logprobs is None:
+            return 0 if self.logprobs else None
+        if not self.logprobs:
+            raise InvalidParameter("top_logprobs needs logprobs to be true", param="top_logprobs")
+        if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+            raise InvalidParameter(
+                f"top_logprobs must be in [0, {MAX_LOGPROBS}], got {self.top_logprobs}", param="top_logprobs"
+            )
+        return self.top_logprobs

@@ -1,0 +1,245 @@
+"""Answers of `/v1/chat/completions` and `/v1/completions`, whole and streamed.
+
+A streamed chunk without log-probabilities is a prefix made once per choice, the escaped text, and a suffix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightllm.errors import RequestError
+from lightllm.httpserver.error_responses import openai_body
+from lightllm.httpserver.logprobs import Logprobs, joined
+from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.httpserver.rendering import DONE, event, finish_reason, json_bytes
+
+
+class OpenAIRenderer:
+    """What both APIs share: head, usage, the loop over choices. Subclasses say what a choice looks like."""
+
+    whole_object = ""
+    chunk_object = ""
+
+    def __init__(
+        self, answer_id: str, created: int, model: str, logprobs: Logprobs | None, include_usage: bool
+    ) -> None:
+        self._id = answer_id
+        self._created = created
+        self._model = model
+        self._logprobs = logprobs
+        self._include_usage = include_usage
+        self._usage_field: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._prefixes: dict[int, bytes] = {}
+
+    # -- whole
+
+    def answer(self, record: RequestRecord) -> bytes:
+        return json_bytes(
+            {
+                **self._head(self.whole_object),
+                "choices": [self.whole_choice(choice) for choice in record.choices],
+                "usage": _usage(record),
+            }
+        )
+
+    def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
+        raise NotImplementedError
+
+    # -- streamed
+
+    def chunk(self, record: RequestRecord) -> bytes:
+        events: list[bytes] = []
+        for choice in record.choices:
+            ends = choice.finish is not None and not choice.ended
+            if ends or len(choice.token_ids) > choice.sent:
+                if not choice.sent:
+                    self.begin(choice, events)
+                self._add(choice, events)
+                if ends:
+                    choice.ended = True
+                    self.finish(choice, events)
+        return events[0] if len(events) == 1 else b"".join(events)
+
+    def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        """Events before the first text of a choice."""
+
+    def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        """Events after its last text."""
+        raise NotImplementedError
+
+    def text_prefix(self, index: int) -> bytes:
+        """All of a chunk up to the text."""
+        raise NotImplementedError
+
+    def text_suffix(self) -> bytes:
+        """What follows the text, up to the end of `choices`."""
+        raise NotImplementedError
+
+    def choice_chunk(
+        self, choice: ChoiceRecord, text: str, logprobs: Any, finish: str | None
+    ) -> dict[str, Any]:
+        """The same, as an object: for the chunks with more than a text."""
+        raise NotImplementedError
+
+    def new_logprobs(self, choice: ChoiceRecord) -> Any:
+        """Log-probabilities of the tokens that are about to be sent."""
+        raise NotImplementedError
+
+    def error(self, error: RequestError) -> bytes:
+        return event(openai_body(error))
+
+    def end(self, record: RequestRecord) -> bytes:
+        if not self._include_usage:
+            return DONE
+        return event({**self._head(self.chunk_object), "choices": [], "usage": _usage(record)}) + DONE
+
+    def _add(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        if self._logprobs is not None and len(choice.token_ids) > choice.sent:
+            logprobs = self.new_logprobs(choice)
+            events.append(self.object_event(choice, choice.take_text(), logprobs))
+            return
+        text = choice.take_text()
+        if text:
+            prefix = self._prefixes.get(choice.index)
+            if prefix is None:
+                prefix = self._prefixes[choice.index] = self.text_prefix(choice.index)
+            events.append(prefix + json_bytes(text) + self.text_suffix() + self._suffix)
+
+    def object_event(
+        self, choice: ChoiceRecord, text: str, logprobs: Any = None, finish: str | None = None
+    ) -> bytes:
+        return event(
+            {
+                **self._head(self.chunk_object),
+                "choices": [self.choice_chunk(choice, text, logprobs, finish)],
+                **self._usage_field,
+            }
+        )
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+    def _opening(self, index: int) -> bytes:
+        return b'data: %b,"choices":[{"index":%d,' % (json_bytes(self._head(self.chunk_object))[:-1], index)
+
+
+class ChatRenderer(OpenAIRenderer):
+    """`chat.completion` and `chat.completion.chunk`."""
+
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
+        logprobs = None if self._logprobs is None else self._logprobs.chat(choice, 0)
+        return {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": finish_reason(choice.finish),
+        }
+
+    def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        chunk = {
+            "index": choice.index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        events.append(event({**self._head(self.chunk_object), "choices": [chunk], **self._usage_field}))
+
+    def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        chunk = {
+            "index": choice.index,
+            "delta": {},
+            "logprobs": None,
+            "finish_reason": finish_reason(choice.finish),
+        }
+        events.append(event({**self._head(self.chunk_object), "choices": [chunk], **self._usage_field}))
+
+    def text_prefix(self, index: int) -> bytes:
+        return self._opening(index) + b'"delta":{"content":'
+
+    def text_suffix(self) -> bytes:
+        return b'},"logprobs":null,"finish_reason":null}]'
+
+    def choice_chunk(
+        self, choice: ChoiceRecord, text: str, logprobs: Any, finish: str | None
+    ) -> dict[str, Any]:
+        return {
+            "index": choice.index,
+            "delta": {"content": text},
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }
+
+    def new_logprobs(self, choice: ChoiceRecord) -> Any:
+        assert self._logprobs is not None
+        return self._logprobs.chat(choice, choice.sent)
+
+
+class CompletionRenderer(OpenAIRenderer):
+    """`text_completion`. `echo` puts the prompt's text before the answer, `echo_only` leaves the answer out."""
+
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
+
+    def __init__(
+        self,
+        answer_id: str,
+        created: int,
+        model: str,
+        logprobs: Logprobs | None,
+        include_usage: bool,
+        echo: bool = False,
+    ) -> None:
+        super().__init__(answer_id, created, model, logprobs, include_usage)
+        self._echo = echo
+
+    def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
+        echoed = (choice.prompt.text or "") if self._echo else ""
+        logprobs = None
+        if self._logprobs is not None:
+            logprobs = self._logprobs.completion(choice, 0, len(echoed))
+            if self._echo:
+                logprobs = joined(self._logprobs.prompt(choice.prompt), logprobs)
+        return {
+            "index": choice.index,
+            "text": echoed + choice.text,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason(choice.finish),
+        }
+
+    def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        if self._echo:
+            logprobs = None if self._logprobs is None else self._logprobs.prompt(choice.prompt)
+            events.append(self.object_event(choice, choice.prompt.text or "", logprobs))
+
+    def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        events.append(self.object_event(choice, "", None, finish_reason(choice.finish)))
+
+    def text_prefix(self, index: int) -> bytes:
+        return self._opening(index) + b'"text":'
+
+    def text_suffix(self) -> bytes:
+        return b',"logprobs":null,"finish_reason":null}]'
+
+    def choice_chunk(
+        self, choice: ChoiceRecord, text: str, logprobs: Any, finish: str | None
+    ) -> dict[str, Any]:
+        return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+    def new_logprobs(self, choice: ChoiceRecord) -> Any:
+        assert self._logprobs is not None
+        echoed = len(choice.prompt.text or "") if self._echo else 0
+        return self._logprobs.completion(choice, choice.sent, echoed + choice.text_sent)
+
+
+def _usage(record: RequestRecord) -> dict[str, Any]:
+    prompt, output = record.prompt_tokens, record.output_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": record.cached_tokens},
+    }

@@ -1,0 +1,102 @@
+"""What /openapi.json says. Handlers read their bodies themselves, so the models are described here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+_REF = "#/components/schemas/{model}"
+_NATIVE_ERROR = {
+    "type": "object",
+    "properties": {"message": {"type": "string"}, "param": {"type": "string"}},
+    "required": ["message"],
+}
+_OPENAI_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+_ERRORS = {
+    400: "A value out of range, or a prompt that is too long.",
+    401: "No valid API key.",
+    404: "No such model or route.",
+    408: "The request took longer than its time limit.",
+    413: "The body is too large.",
+    422: "The body is malformed.",
+    500: "The server failed.",
+    503: "Overloaded, starting or stopping; try again after Retry-After seconds.",
+}
+
+
+def documented(
+    model: type[BaseModel], answer: str, *, openai: bool = False, media_type: str = "application/json"
+) -> dict[str, Any]:
+    """Arguments of a route whose body is `model`."""
+    reference = {"$ref": _REF.format(model=model.__name__)}
+    contents = {media_type: {"schema": {"type": "object" if media_type == "application/json" else "string"}}}
+    if openai and media_type == "application/json":
+        contents["text/event-stream"] = {"schema": {"type": "string"}}
+    responses: dict[str, Any] = {"200": {"description": answer, "content": contents}}
+    return {
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
+            "x-body-model": model,
+            "responses": responses | _errors(tuple(_ERRORS), openai),
+        }
+    }
+
+
+def plain(
+    answer: str, *statuses: int, openai: bool = False, media_type: str = "application/json"
+) -> dict[str, Any]:
+    """Arguments of a route without a body."""
+    kind = "object" if media_type == "application/json" else "string"
+    responses: dict[str, Any] = {
+        "200": {"description": answer, "content": {media_type: {"schema": {"type": kind}}}}
+    }
+    statuses = (401, *statuses)
+    return {"openapi_extra": {"responses": responses | _errors(statuses, openai, bool(503 in statuses))}}
+
+
+def install(app: FastAPI) -> None:
+    """Lets `app.openapi()` describe the bodies."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            models: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = []
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    model = operation.pop("x-body-model", None)
+                    if model is not None:
+                        models.append((model, "validation"))
+            _, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=_REF)
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _errors(statuses: tuple[int, ...], openai: bool, loose: bool = False) -> dict[str, Any]:
+    """`loose`: health routes, whose 503 has a body of its own."""
+    schema = {"type": "object"} if loose else _OPENAI_ERROR if openai else _NATIVE_ERROR
+    return {
+        str(status): {"description": _ERRORS[status], "content": {"application/json": {"schema": schema}}}
+        for status in statuses
+    }

@@ -1,0 +1,140 @@
+"""The Http Server process: loads the tokenizer, serves on the socket that the Supervisor opened, obeys its commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+import uvloop
+
+from lightllm.errors import StartupError
+from lightllm.httpserver.app import create_app
+from lightllm.httpserver.engine_client import EngineClient
+from lightllm.httpserver.http_protocol import BoundedHttpProtocol
+from lightllm.httpserver.metric_store import MetricStore
+from lightllm.httpserver.prompts import PromptEncoder
+from lightllm.httpserver.state import ServerState
+from lightllm.ipc.channels import make_context
+from lightllm.ipc.child import Child
+from lightllm.protocol.control import Command
+from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
+from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer.model_files import generation_defaults
+
+_LAG_INTERVAL = 0.5
+_KEEP_ALIVE = 65
+"""Seconds an idle connection is kept; more than what load balancers keep theirs."""
+
+
+def run(child: Child, worker: int, fd: int) -> None:
+    """Serves until the Supervisor says stop; then open streams get a second."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    started = time.monotonic()
+    child.report("loading", "tokenizer")
+    state = load_state(child, worker)
+    seconds = {"tokenizer": time.monotonic() - started}
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(child, state, socket.socket(fileno=fd), seconds))
+
+
+def load_state(child: Child, worker: int) -> ServerState:
+    """Tokenizer, defaults, metrics and the client of the engine (not connected yet)."""
+    config = child.config
+    if config.model_dir is None:
+        raise StartupError("no model folder was resolved.", "Give --model_dir.")
+    tokenizer = load_tokenizer(
+        config.model_dir, trust_remote_code=config.trust_remote_code, chat_template=config.chat_template
+    )
+    engine = EngineClient(
+        child.runtime,
+        MetricStore(child.runtime.metrics_dir / f"http-{worker}", HTTP_METRICS),
+        worker=worker,
+        workers=config.httpserver_workers,
+        request_timeout=config.request_timeout,
+        stream_interval=config.stream_interval,
+    )
+    encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
+    return ServerState(config, engine, encoder, generation_defaults(config.model_dir))
+
+
+async def _serve(
+    child: Child, state: ServerState, listener: socket.socket, seconds: dict[str, float]
+) -> None:
+    started = time.monotonic()
+    loop = asyncio.get_running_loop()
+    context = make_context()
+    state.engine.connect(context, loop)
+
+    def on_started() -> None:
+        gc.freeze()
+        seconds["app"] = time.monotonic() - started
+        child.report("ready", seconds=seconds)
+
+    server = _Server(make_config(state), on_started)
+
+    def obey(command: Command) -> None:
+        state.engine.draining = True
+        if command.action == "stop":
+            server.should_exit = True
+
+    def pass_on(command: Command) -> None:
+        if not loop.is_closed():  # the channel's end of file comes when all is over
+            loop.call_soon_threadsafe(obey, command)
+
+    child.on_command(pass_on)
+    lag = loop.create_task(_measure_lag(state.engine.store))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        lag.cancel()
+        state.encoder.close()
+        state.engine.close()
+        context.term()
+
+
+def make_config(state: ServerState) -> uvicorn.Config:
+    """uvicorn as we run it."""
+    return uvicorn.Config(
+        create_app(state),
+        http=BoundedHttpProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=1,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone (the Supervisor decides) and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        yield
+
+
+async def _measure_lag(store: MetricStore) -> None:
+    """How late the event loop runs: what every client waits besides its own work."""
+    loop = asyncio.get_running_loop()
+    while True:
+        before = loop.time()
+        await asyncio.sleep(_LAG_INTERVAL)
+        lag = max(0.0, loop.time() - before - _LAG_INTERVAL)
+        store.observe(LOOP_LAG_SECONDS, lag)
+        store.set(LOOP_LAG_LATEST, lag)

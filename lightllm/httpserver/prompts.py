@@ -1,0 +1,113 @@
+"""From what a client wrote to token ids that fit: tokenization, vocabulary check, length check, truncation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lightllm.errors import InvalidParameter, PromptTooLong
+from lightllm.tokenizer.tokenizer import Tokenizer
+
+INLINE_CHARACTERS = 2000
+"""Texts up to this length are tokenized in the event loop; a thread costs more than it spares."""
+DEFAULT_MAX_NEW_TOKENS = 16
+_TOKENIZER_THREADS = 2
+
+
+class Limits(NamedTuple):
+    """What bounds a request now."""
+
+    max_req_total_len: int
+    """prompt + output, tokens"""
+    vocab_size: int
+
+
+class PromptEncoder:
+    """Makes prompts for the engine. Safe to use from concurrent requests."""
+
+    def __init__(self, tokenizer: Tokenizer, truncation: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self._truncation = truncation
+        self._threads = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenize")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text, maybe none."""
+        if len(text) <= INLINE_CHARACTERS:
+            return self.tokenizer.encode(text, add_special_tokens)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self.tokenizer.encode, text, add_special_tokens)
+
+    async def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: dict[str, Any],
+    ) -> str:
+        """The conversation as one string by the model's chat template; long ones in a thread."""
+
+        def render() -> str:
+            return self.tokenizer.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+            )
+
+        if len(messages) <= 8 and not tools and sum(map(_size, messages)) <= INLINE_CHARACTERS:
+            return render()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, render)
+
+    def fit(
+        self,
+        prompt_ids: list[int],
+        max_new_tokens: int | None,
+        limits: Limits,
+        default: int,
+        prompt_field: str = "inputs",
+        length_field: str = "max_new_tokens",
+    ) -> tuple[list[int], int]:
+        """Checks a prompt against the limits; returns it, truncated if the server is set so, with its output length.
+
+        Without `max_new_tokens` the output gets `default` tokens, or what the prompt leaves. Raises `InvalidParameter`
+        for an empty prompt, `PromptTooLong` with the numbers.
+        """
+        if not prompt_ids:
+            raise InvalidParameter("prompt_ids is empty", param=prompt_field)
+        limit = limits.max_req_total_len
+        if max_new_tokens is None:
+            max_new_tokens = max(1, min(default, limit - len(prompt_ids)))
+        room = limit - max_new_tokens
+        if len(prompt_ids) > room:
+            if self._truncation is None or room < 1:
+                raise PromptTooLong(
+                    f"the input prompt token len {len(prompt_ids)} + max_new_tokens {max_new_tokens} > {limit}",
+                    param=length_field if len(prompt_ids) < limit else prompt_field,
+                )
+            prompt_ids = _truncate(prompt_ids, room, self._truncation)
+        return prompt_ids, max_new_tokens
+
+
+def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None:
+    """Raises `InvalidParameter` for token ids that the model does not know."""
+    if prompt_ids and int(np.asarray(prompt_ids, dtype=np.int64).max()) >= vocab_size:
+        raise InvalidParameter(
+            f"prompt List[int] format contain id > vocab_size: ids must be in [0, {vocab_size})", param=param
+        )
+
+
+def _truncate(prompt_ids: list[int], room: int, mode: str) -> list[int]:
+    """head drops the beginning; center drops the middle."""
+    if mode == "head":
+        return prompt_ids[-room:]
+    front = room // 2
+    return prompt_ids[:front] + prompt_ids[len(prompt_ids) - (room - front) :]
+
+
+def _size(message: dict[str, Any]) -> int:
+    content = message.get("content")
+    return len(content) if isinstance(content, str) and len(message) <= 2 else len(json.dumps(message))

@@ -1,0 +1,194 @@
+"""The record of one client request, from its acceptance until its last byte is sent.
+
+    RequestRecord      one HTTP request
+      PromptRecord     one of its prompts = one AddRequest
+        ChoiceRecord   one of the n answers to that prompt = one request id
+
+A record holds all that is needed to build the request anew should another process die: prompt ids, parameters with
+their seed, token ids so far, text sent so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from lightllm.errors import RequestError
+from lightllm.protocol.messages import AddRequest, Choice, Finish, PromptLogprobs, TopLogprobs
+from lightllm.sampling_params import SamplingParams
+
+MAX_PENDING_TOKENS = 4096
+"""Tokens that may wait for a slow reader of a stream before it is cut off."""
+
+
+class ChoiceRecord:
+    """One answer: parallel lists, one entry a token; `sent` of them have gone to the client."""
+
+    __slots__ = (
+        "request_id", "index", "prompt", "request", "token_ids", "texts", "logprobs", "top", "finish", "tail",
+        "sent", "text_sent", "logprob_sum", "ended",
+    )  # fmt: skip
+
+    def __init__(self, request_id: int, index: int, prompt: "PromptRecord", request: "RequestRecord") -> None:
+        self.request_id = request_id
+        self.index = index
+        """Position among all choices of the HTTP request: prompt * n + choice."""
+        self.prompt = prompt
+        self.request = request
+        self.token_ids: list[int] = []
+        self.texts: list[str] = []
+        self.logprobs: list[float] = []
+        self.top: dict[int, TopLogprobs] = {}
+        self.finish: Finish | None = None
+        self.tail = ""
+        """Text that came with the finish after the last token had been sent already."""
+        self.sent = 0
+        self.text_sent = 0
+        """Characters of text that the client has, for a restore."""
+        self.logprob_sum = 0.0
+        self.ended = False
+        """The client has been told the finish reason."""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts) + self.tail
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.token_ids) if self.finish is None else self.finish.output_tokens
+
+    def end(self, finish: Finish, tail: str) -> None:
+        """The one finish of this choice; `tail` joins the last token's text unless that has been sent."""
+        self.finish = finish
+        if tail:
+            if self.sent < len(self.texts):
+                self.texts[-1] += tail
+            else:
+                self.tail = tail
+
+    def take_text(self) -> str:
+        """The text that has not been sent; counts it as sent."""
+        texts = self.texts
+        sent = self.sent
+        text = texts[sent] if len(texts) - sent == 1 else "".join(texts[sent:])
+        self.sent = len(texts)
+        if self.finish is not None:
+            text += self.tail
+        self.text_sent += len(text)
+        return text
+
+
+class PromptRecord:
+    """One prompt with its parameters; its choices are accepted or refused together."""
+
+    __slots__ = ("prompt_ids", "params", "choices", "accepted", "logprobs", "text")
+
+    def __init__(self, prompt_ids: list[int], params: SamplingParams, text: str | None = None) -> None:
+        self.prompt_ids = prompt_ids
+        self.params = params
+        self.text = text
+        """The prompt as the client wrote it; None if it sent token ids."""
+        self.choices: list[ChoiceRecord] = []
+        self.accepted = False
+        self.logprobs: list[PromptLogprobs] = []
+
+    def add_request(self, arrival: float) -> AddRequest:
+        """The message to the Router."""
+        return AddRequest(
+            prompt_ids=np.asarray(self.prompt_ids, dtype=np.int32),
+            params=self.params,
+            choices=[Choice(request_id=c.request_id, index=i) for i, c in enumerate(self.choices)],
+            arrival=arrival,
+        )
+
+
+class RequestRecord:
+    """One HTTP request: its choices, and how its handler waits for news of them."""
+
+    def __init__(
+        self, prompts: list[PromptRecord], names: tuple[str, ...] = (), stream: bool = False
+    ) -> None:
+        self.prompts = prompts
+        self.names = names
+        """By which `/abort_request` knows it: X-Request-Id and the id in its answer."""
+        self.stream = stream
+        self.choices: list[ChoiceRecord] = []
+        self.unfinished = 0
+        self.to_accept = len(prompts)
+        self.error: RequestError | None = None
+        """Why it was refused, or cut off."""
+        self.arrival = time.time()
+        self.started = time.monotonic()
+        self.first_token = 0.0
+        self.last_token = 0.0
+        """`time.monotonic()`; 0.0: none yet."""
+        self.touched = False
+        """Has news in the message that is being handled."""
+        self.disconnected = False
+        self.drop_connection: Callable[[], None] | None = None
+        """Ends the connection of a stream whose client does not read; its handler may be blocked in `send`."""
+        self.timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add_choices(self, first_id: int) -> None:
+        """Gives consecutive request ids to all choices."""
+        for prompt in self.prompts:
+            for _ in range(prompt.params.n):
+                index = len(self.choices)
+                choice = ChoiceRecord(first_id + index, index, prompt, self)
+                prompt.choices.append(choice)
+                self.choices.append(choice)
+        self.unfinished = len(self.choices)
+
+    @property
+    def done(self) -> bool:
+        return self.unfinished == 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt.prompt_ids) for prompt in self.prompts)
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(choice.output_tokens for choice in self.choices)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that were in the prefix cache, for the first choice of each prompt."""
+        firsts = [prompt.choices[0].finish for prompt in self.prompts]
+        return sum(finish.cached_tokens for finish in firsts if finish is not None)
+
+    def pending(self) -> int:
+        """Tokens that the client has not got, of the choice that is furthest behind."""
+        return max(len(choice.token_ids) - choice.sent for choice in self.choices)
+
+    def wants_sending(self, interval: int) -> bool:
+        """Whether a stream should write now: first token, `interval` tokens, or an end."""
+        for choice in self.choices:
+            count = len(choice.token_ids) - choice.sent
+            if count >= interval or (count and not choice.sent):
+                return True
+            if choice.finish is not None and not choice.ended:
+                return True
+        return False
+
+    async def news(self) -> None:
+        """Waits for `wake`. The caller looks at the record's state before it waits."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def with_seed(params: SamplingParams, seed: int) -> SamplingParams:
+    """`params` with `seed`, unless the client gave one."""
+    return params if params.seed is not None else msgspec.structs.replace(params, seed=seed)

@@ -1,0 +1,164 @@
+"""The ASGI response of a generation: from submission to the last byte, for whole answers and for streams.
+
+One `send` per request and round; one extra task per request, which waits for the client to leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lightllm.errors import BackendFailed, RequestError, RequestTimeout, ServerOverloaded
+from lightllm.httpserver.boundary import ABORT_CONNECTION
+from lightllm.httpserver.engine_client import EngineClient
+from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.protocol import metrics
+
+_log = logging.getLogger(__name__)
+
+
+class Renderer(Protocol):
+    """Turns a record into the bytes of one API."""
+
+    def answer(self, record: RequestRecord) -> bytes:
+        """The whole answer of a finished record, JSON."""
+
+    def chunk(self, record: RequestRecord) -> bytes:
+        """Server-sent events for all that has not been sent; marks it as sent. Maybe empty."""
+
+    def error(self, error: RequestError) -> bytes:
+        """A server-sent event for an error after the stream has begun."""
+
+    def end(self, record: RequestRecord) -> bytes:
+        """What closes a stream."""
+
+
+class GenerationResponse(Response):
+    """Submits the record when it is called, and forgets it when it is done, however that comes about."""
+
+    def __init__(self, engine: EngineClient, record: RequestRecord, renderer: Renderer) -> None:
+        self.status_code = 200
+        self.background = None
+        self._engine = engine
+        self._record = record
+        self._renderer = renderer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        engine, record = self._engine, self._record
+        engine.store.add(metrics.REQUEST_COUNT)
+        engine.submit(record)
+        watcher = asyncio.get_running_loop().create_task(self._watch(receive))
+        outcome = metrics.REQUEST_FAILURE
+        try:
+            await engine.accepted(record)
+            if not record.disconnected:
+                await (self._stream(scope, send) if record.stream else self._whole(send))
+                if first_error(record) is None and record.error is None:
+                    outcome = metrics.REQUEST_SUCCESS
+        except ServerOverloaded:
+            engine.store.add(metrics.REQUEST_REFUSED)
+            raise
+        finally:
+            watcher.cancel()
+            engine.forget(record)
+            self._observe(metrics.REQUEST_DISCONNECTED if record.disconnected else outcome)
+
+    async def _watch(self, receive: Receive) -> None:
+        """Waits until the client has left; the request's slots are free within a round."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._record.disconnected = True
+        self._engine.abort(self._record)
+        self._record.wake()
+
+    async def _whole(self, send: Send) -> None:
+        record = self._record
+        while not record.done and record.error is None and not record.disconnected:
+            await record.news()
+        if record.disconnected:
+            return
+        error = record.error or first_error(record)
+        if error is not None:
+            raise error
+        body = self._renderer.answer(record)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, scope: Scope, send: Send) -> None:
+        record, renderer = self._record, self._renderer
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"text/event-stream; charset=utf-8"),
+                    (b"cache-control", b"no-cache"),
+                    (b"x-accel-buffering", b"no"),
+                ],
+            }
+        )
+        record.drop_connection = scope.get(ABORT_CONNECTION)
+        interval = self._engine.stream_interval
+        while not record.disconnected and record.error is None:
+            if record.wants_sending(interval):
+                body = renderer.chunk(record)
+                if record.done:
+                    error = first_error(record)
+                    if error is not None:
+                        body += renderer.error(error)
+                    body += renderer.end(record)
+                    await send({"type": "http.response.body", "body": body})
+                    return
+                if body:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                continue  # news may have come while the client was slow
+            await record.news()
+
+    def _observe(self, outcome: metrics.Metric) -> None:
+        store, record = self._engine.store, self._record
+        store.add(outcome)
+        if not record.first_token:
+            return
+        store.observe(metrics.INFERENCE_SECONDS, record.last_token - record.started)
+        store.observe(metrics.GENERATED_TOKENS, record.output_tokens)
+        store.observe(metrics.CACHED_TOKENS, record.cached_tokens)
+        longest = max(len(choice.token_ids) for choice in record.choices)
+        if longest > 1:
+            seconds = (record.last_token - record.first_token) / (longest - 1)
+            store.observe(metrics.MEAN_TOKEN_SECONDS, seconds)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug(
+                "%s: %d prompt, %d cached, %d output tokens, %.3f s", record.names, record.prompt_tokens,
+                record.cached_tokens, record.output_tokens, time.monotonic() - record.started,
+            )  # fmt: skip
+
+
+def first_error(record: RequestRecord) -> RequestError | None:
+    """The error that ended one of the choices, if any."""
+    for choice in record.choices:
+        error = choice_error(choice)
+        if error is not None:
+            return error
+    return None
+
+
+def choice_error(choice: ChoiceRecord) -> RequestError | None:
+    """A finish that is no answer, as an error."""
+    if choice.finish is None:
+        return None
+    if choice.finish.reason == "error":
+        return BackendFailed(choice.finish.error or "the model backend could not finish the request")
+    if choice.finish.reason == "timeout":
+        return RequestTimeout("the request took longer than its time limit", param="timeout")
+    return None

@@ -1,0 +1,47 @@
+"""What all routes of one Http worker share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import PurePath
+from typing import Any
+
+from lightllm.config import ServerConfig
+from lightllm.errors import UnknownModel
+from lightllm.httpserver.engine_client import EngineClient
+from lightllm.httpserver.prompts import Limits, PromptEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerState:
+    config: ServerConfig
+    engine: EngineClient
+    encoder: PromptEncoder
+    defaults: dict[str, Any]
+    """Sampling defaults of the model (generation_config.json)."""
+
+    @property
+    def model_name(self) -> str:
+        """What the server calls its model: --model_name, else the last part of --model_dir."""
+        if self.config.model_name:
+            return self.config.model_name
+        return PurePath(self.config.model_dir or "model").name
+
+    @property
+    def body_limit(self) -> int:
+        """bytes"""
+        return self.config.max_body_mb << 20
+
+    def limits(self) -> Limits:
+        """Raises while the server takes no requests."""
+        snapshot = self.engine.require_ready()
+        vocab_size = snapshot.vocab_size or self.encoder.tokenizer.vocab_size
+        return Limits(snapshot.max_req_total_len, vocab_size)
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer with. Raises `UnknownModel`; a request that names none means the one there is."""
+        if name is None or name in (self.model_name, self.config.model_dir):
+            return name or self.model_name
+        raise UnknownModel(
+            f"The model `{name[:200]}` does not exist; this server has `{self.model_name}`.", param="model"
+        )
