@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 MAX_TOKEN_ID = 2**31 - 1
 MAX_STRINGS = 2048
@@ -16,8 +16,8 @@ Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Bool = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
 
-TokenIds = Annotated[list[TokenId], FailFast()]
-Texts = Annotated[list[Text], FailFast(), Field(max_length=MAX_STRINGS)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+Texts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STRINGS)]
 LogitBias = dict[Annotated[int, Field(strict=False, ge=0, le=MAX_TOKEN_ID)], Float]
 """JSON object keys are strings, so these are converted."""
 Scalar = Bool | Int | Float | Annotated[str, Field(strict=True, max_length=4096)]

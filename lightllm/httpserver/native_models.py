@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.field_types import Body, Bool, Float, Int, LogitBias, Text, TokenIds
@@ -23,7 +23,9 @@ _SAME_NAME = (
 class Parameters(Body):
     """Sampling parameters of `/generate`."""
 
-    best_of: Int | None = Field(default=None, description="Answers to generate; all are returned. Streams: 1.")
+    best_of: Int | None = Field(
+        default=None, description="Answers to generate; all are returned. Streams: 1."
+    )
     n: Int | None = Field(default=None, description="The same as best_of.")
     do_sample: Bool | None = None
     temperature: Float | None = None
@@ -45,9 +47,14 @@ class Parameters(Body):
     min_new_tokens: Int | None = None
     stop_sequences: (
         Text
-        | Annotated[list[Text | Annotated[list[Int], FailFast(), Field(max_length=4096)]], FailFast()]
+        | Annotated[
+            list[Text | Annotated[list[Int], Field(fail_fast=True, max_length=4096)]], Field(fail_fast=True)
+        ]
         | None
-    ) = Field(default=None, description="Strings, or token id sequences, that end the text; they are not part of it.")
+    ) = Field(
+        default=None,
+        description="Strings, or token id sequences, that end the text; they are not part of it.",
+    )
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: Bool | None = None
     add_special_tokens: Bool | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.field_types import (
@@ -135,8 +135,8 @@ class CompletionRequest(OpenAIRequest):
     prompt: (
         Text
         | TokenIds
-        | Annotated[list[Text], FailFast(), Field(max_length=MAX_STRINGS)]
-        | Annotated[list[TokenIds], FailFast(), Field(max_length=MAX_STRINGS)]
+        | Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STRINGS)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, max_length=MAX_STRINGS)]
     )
     best_of: Int | None = None
     echo: Bool | None = None
@@ -171,10 +171,10 @@ class Message(Body):
     """One turn of a conversation; roles are free, the chat template judges them."""
 
     role: Annotated[str, Field(strict=True, min_length=1, max_length=64)]
-    content: Text | Annotated[list[ContentPart], FailFast(), Field(max_length=MAX_STRINGS)] | None = None
+    content: Text | Annotated[list[ContentPart], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = None
     name: Text | None = None
     tool_call_id: Text | None = None
-    tool_calls: Annotated[list[ToolCall], FailFast(), Field(max_length=1024)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=1024)] | None = None
     reasoning_content: Text | None = None
 
 
@@ -192,11 +192,11 @@ class Tool(Body):
 class ChatRequest(OpenAIRequest):
     """Body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], FailFast(), Field(min_length=1, max_length=MAX_STRINGS)]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_STRINGS)]
     max_completion_tokens: Int | None = None
     logprobs: Bool | None = None
     top_logprobs: Int | None = None
-    tools: Annotated[list[Tool], FailFast(), Field(max_length=1024)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=1024)] | None = None
     tool_choice: Any = None
     add_generation_prompt: Bool | None = None
     chat_template_kwargs: dict[str, Scalar] | None = None
