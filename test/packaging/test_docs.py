@@ -67,5 +67,12 @@ def test_every_command_runs_something_that_exists(page: Path) -> None:
             assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), words
 
 
-def test_the_placeholders_of_the_readme_are_filled() -> None:
-    assert "<!-- output:" not in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_compile(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert re.findall(r"<!-- (?:output|example):", page.read_text(encoding="utf-8")) == []
