@@ -9,7 +9,7 @@ import benchmark_serving
 import numpy as np
 import pytest
 from benchmark.serving import dataset, figures, load
-from benchmark.serving.apis import Outcome
+from benchmark.serving.apis import NativeApi, Outcome
 from benchmark.serving.fake_server import BETWEEN_TOKENS, FIRST_TOKEN, FakeServer
 from benchmark.serving.http_stream import Target
 
@@ -141,6 +141,20 @@ def test_addresses_are_checked() -> None:
     assert Target.from_url("https://h").port == 443
     with pytest.raises(ValueError, match="not an http"):
         Target.from_url("localhost:8000")
+
+
+# -- events
+
+
+def test_a_closing_event_that_repeats_the_last_token_is_no_token() -> None:
+    outcome = Outcome(wanted_tokens=1)
+    for finished in (False, True):
+        event = {
+            "token": {"count_output_tokens": 1, "prompt_tokens": 3},
+            "finish_reason": "stop" if finished else None,
+        }
+        NativeApi(ignore_eos=True).read(json.dumps(event).encode(), 1.0 + finished, outcome)
+    assert (outcome.times, outcome.output_tokens, outcome.finish_reason) == ([1.0], 1, "stop")
 
 
 # -- against a server

@@ -78,8 +78,10 @@ class NativeApi:
         event = _decode(self._decoder, data)
         if event.token is None:
             raise StreamFailed("error event", event.message or str(event.error))
-        outcome.times.append(now)
-        outcome.output_tokens = event.token.count_output_tokens or len(outcome.times)
+        count = event.token.count_output_tokens
+        if count != outcome.output_tokens:  # a closing event may repeat the last token
+            outcome.times.append(now)
+            outcome.output_tokens = count
         outcome.prompt_tokens = event.token.prompt_tokens or outcome.prompt_tokens
         outcome.finish_reason = event.finish_reason or outcome.finish_reason
 
