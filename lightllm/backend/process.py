@@ -180,9 +180,7 @@ class RoundRunner:
         except Exception as error:  # whatever a model raises ends this round, not the process
             log.exception("round %d failed", message.seq)
             result = failed_result(message.seq, error)
-        if result.failed:
-            log.warning("round %d failed: %s", result.seq, result.failed)
-            self._skipping = True
+        self._skipping = bool(result.failed)
         return result
 
 
