@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -120,7 +120,9 @@ class LLM:
         )
         return self._generate([None] * len(prompts), prompts, params, use_tqdm)
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> Generator[str, None, None]:
         """The text of one answer, piece by piece. Leaving the loop, or an interrupt, aborts the request."""
         prompt_ids = self._encode(prompt)
         params = self._chat_params(len(prompt_ids)) if sampling_params is None else sampling_params

@@ -1,0 +1,250 @@
+"""The offline engine end to end, on small random checkpoints, against transformers."""
+
+import msgspec
+import pytest
+import torch
+from support.checkpoints import make_checkpoint
+
+from lightllm import LLM, SamplingParams
+from lightllm.errors import BackendFailed, InvalidModel, InvalidOption, InvalidParameter, PromptTooLong
+
+OPTIONS = {"data_type": "fp32", "max_total_token_num": 6000, "running_max_req_size": 40, "cpu_threads": 1}
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=12, ignore_eos=True)
+ARCHITECTURES = {
+    "llama": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 8, "tie_word_embeddings": True},
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def checkpoint(request, tmp_path_factory):
+    name = request.param
+    return str(make_checkpoint(tmp_path_factory.mktemp(name) / "model", name, **ARCHITECTURES[name]))
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    path = make_checkpoint(tmp_path_factory.mktemp("plain") / "model", "llama")
+    with LLM(str(path), **OPTIONS) as llm:
+        yield llm
+
+
+def make_prompts(count, longest=60):
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    return [torch.randint(6, 380, (length,), generator=generator).tolist() for length in lengths]
+
+
+def reference_tokens(model, prompt, count):
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, eos_token_id=None,
+        pad_token_id=0,
+    )  # fmt: skip
+    return out[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("chunk", [16, 4096])
+def test_greedy_equals_transformers_alone_and_among_31_others(checkpoint, reference, chunk):
+    prompts = make_prompts(32)
+    compared = [0, 7, 15, 31]
+    expected = {i: reference_tokens(reference, prompts[i], 12) for i in compared}
+    with LLM(checkpoint, chunked_prefill_size=chunk, **OPTIONS) as llm:
+        together = llm.generate(prompts, GREEDY, use_tqdm=False)
+        for i in compared:
+            assert together[i].outputs[0].token_ids == expected[i]
+        alone = llm.generate(prompts[7], GREEDY, use_tqdm=False)
+        assert alone[0].outputs[0].token_ids == expected[7]
+
+
+def test_log_probabilities_of_answer_and_prompt_equal_transformers(checkpoint, reference):
+    prompt = make_prompts(5, 50)[3] + [9] * 20
+    params = msgspec.structs.replace(GREEDY, logprobs=3, prompt_logprobs=2, raw_logprobs=True)
+    with LLM(checkpoint, chunked_prefill_size=16, **OPTIONS) as llm:
+        (result,) = llm.generate([prompt], params, use_tqdm=False)
+    answer = result.outputs[0]
+    with torch.no_grad():
+        table = reference(torch.tensor([prompt + answer.token_ids])).logits[0].float().log_softmax(-1)
+    everything = prompt + answer.token_ids
+    chosen = [table[i - 1, token].item() for i, token in enumerate(everything) if i > 0]
+    assert result.prompt_logprobs[0] is None
+    assert result.prompt_logprobs[1:] == pytest.approx(chosen[: len(prompt) - 1], abs=2e-4)
+    assert answer.logprobs == pytest.approx(chosen[len(prompt) - 1 :], abs=2e-4)
+    for i, top in enumerate(result.prompt_top_logprobs[1:]):
+        assert top.logprobs == pytest.approx(table[i].topk(2).values.tolist(), abs=2e-4)
+    for i, top in enumerate(answer.top_logprobs):
+        assert top.logprobs == pytest.approx(table[len(prompt) - 1 + i].topk(3).values.tolist(), abs=2e-4)
+
+
+def test_prompt_log_probabilities_of_a_prompt_of_one_token(llama):
+    (result,) = llama.generate([[7]], msgspec.structs.replace(GREEDY, prompt_logprobs=0), use_tqdm=False)
+    assert result.prompt_logprobs in ([], [None])
+
+
+def test_same_seed_gives_the_same_tokens_alone_and_among_others(llama):
+    params = SamplingParams(max_new_tokens=16, seed=1234, ignore_eos=True)
+    others = [
+        SamplingParams(max_new_tokens=10 + i, seed=i, ignore_eos=True, **extra)
+        for i, extra in enumerate([{}, {"top_p": 0.8}, {"temperature": 0.0}, {"frequency_penalty": 0.5}] * 8)
+    ][:31]
+    prompts = make_prompts(32)
+    alone = llama.generate([prompts[5]], params, use_tqdm=False)[0].outputs[0]
+    mixed = others[:5] + [params] + others[5:]
+    together = llama.generate(prompts, mixed, use_tqdm=False)[5].outputs[0]
+    assert together.token_ids == alone.token_ids
+    other_seed = llama.generate([prompts[5]], msgspec.structs.replace(params, seed=99), use_tqdm=False)
+    assert other_seed[0].outputs[0].token_ids != alone.token_ids
+
+
+def test_answers_to_one_prompt_differ_and_the_first_equals_the_single_one(llama):
+    params = SamplingParams(max_new_tokens=12, seed=7, ignore_eos=True)
+    (one,) = llama.generate("The quick", params, use_tqdm=False)
+    (three,) = llama.generate("The quick", msgspec.structs.replace(params, n=3), use_tqdm=False)
+    assert [answer.index for answer in three.outputs] == [0, 1, 2]
+    assert three.outputs[0].token_ids == one.outputs[0].token_ids
+    assert len({tuple(answer.token_ids) for answer in three.outputs}) == 3
+
+
+def test_results_come_in_the_order_of_the_prompts_with_their_own_parameters(llama):
+    params = [msgspec.structs.replace(GREEDY, max_new_tokens=1 + (7 * i) % 11) for i in range(9)]
+    results = llama.generate(["One", "The quick brown fox"] * 4 + ["x"], params, use_tqdm=False)
+    assert [len(result.outputs[0].token_ids) for result in results] == [1 + (7 * i) % 11 for i in range(9)]
+    assert results[1].prompt == "The quick brown fox"
+    assert results[1].prompt_token_ids == llama.tokenizer.encode("The quick brown fox")
+    assert all(result.outputs[0].finish_reason == "length" for result in results)
+
+
+def test_stop_string_ends_the_answer_and_is_not_part_of_it(llama):
+    free = llama.generate([[40, 41, 42]], GREEDY, use_tqdm=False)[0].outputs[0]
+    text = llama.tokenizer.decode(free.token_ids)
+    stop = next(character for character in text[3:] if character.isascii() and character.isprintable())
+    params = msgspec.structs.replace(GREEDY, stop_sequences=[stop])
+    stopped = llama.generate([[40, 41, 42]], params, use_tqdm=False)[0].outputs[0]
+    assert stopped.text == text[: text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+
+
+def test_stop_token_ends_the_answer_at_the_earliest_with_min_new_tokens(llama):
+    free = llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids
+    params = msgspec.structs.replace(GREEDY, stop_token_ids=[free[2]], min_new_tokens=1)
+    stopped = llama.generate([[50, 51]], params, use_tqdm=False)[0].outputs[0]
+    assert stopped.token_ids == free[: free.index(free[2]) + 1] and stopped.finish_reason == "stop"
+    later = llama.generate([[50, 51]], msgspec.structs.replace(params, min_new_tokens=6), use_tqdm=False)
+    assert len(later[0].outputs[0].token_ids) >= 6
+
+
+def test_streamed_pieces_joined_are_the_text(llama):
+    params = SamplingParams(max_new_tokens=30, seed=3, ignore_eos=True)
+    whole = llama.generate("The quick", params, use_tqdm=False)[0].outputs[0].text
+    assert "".join(llama.stream("The quick", params)) == whole
+
+
+def test_leaving_a_stream_aborts_it(llama):
+    stream = llama.stream("The quick", SamplingParams(max_new_tokens=500, seed=3, ignore_eos=True))
+    next(stream)
+    with pytest.raises(RuntimeError, match="still running"):
+        llama.generate("x", GREEDY, use_tqdm=False)
+    stream.close()
+    before = llama.generate([[50, 51]], GREEDY, use_tqdm=False)
+    assert len(before[0].outputs[0].token_ids) == 12
+
+
+def test_an_interrupted_round_leaves_the_engine_usable(llama, monkeypatch):
+    expected = llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids
+    backend = llama._engine._runner._backend
+    original, calls = backend.execute, []
+
+    def execute(round):
+        calls.append(round.seq)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(round)
+
+    monkeypatch.setattr(backend, "execute", execute)
+    with pytest.raises(KeyboardInterrupt):
+        llama.generate([[1, 2, 3]], GREEDY, use_tqdm=False)
+    assert llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids == expected
+
+
+def test_a_round_that_fails_once_is_run_again_with_the_same_result(llama, monkeypatch):
+    params = [
+        GREEDY,
+        msgspec.structs.replace(GREEDY, frequency_penalty=1.0),
+        SamplingParams(seed=5, max_new_tokens=12),
+    ]
+    prompts = [[50, 51], [60, 61], [70, 71]]
+    expected = [r.outputs[0].token_ids for r in llama.generate(prompts, params, use_tqdm=False)]
+    model = llama._engine._runner._backend.model
+    original, calls = model.forward, []
+
+    def forward(batch):
+        calls.append(batch)
+        if len(calls) in (1, 5):
+            raise RuntimeError("made to fail")
+        return original(batch)
+
+    monkeypatch.setattr(model, "forward", forward)
+    assert [r.outputs[0].token_ids for r in llama.generate(prompts, params, use_tqdm=False)] == expected
+
+
+def test_a_model_that_always_fails_raises_and_leaves_the_engine_usable(llama, monkeypatch):
+    model = llama._engine._runner._backend.model
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "forward", lambda batch: 1 / 0)
+        with pytest.raises(BackendFailed, match="division by zero"):
+            llama.generate([[50, 51]], GREEDY, use_tqdm=False)
+    assert len(llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids) == 12
+
+
+def test_chat_renders_the_template_and_fills_what_room_there_is(llama):
+    messages = [{"role": "user", "content": "Hello"}]
+    (result,) = llama.chat(messages, GREEDY, use_tqdm=False)
+    text = llama.tokenizer.apply_chat_template(messages)
+    assert result.prompt_token_ids == llama.tokenizer.encode(text, add_special_tokens=False)
+    two = llama.chat([messages, messages], GREEDY, use_tqdm=False)
+    assert [r.outputs[0].token_ids for r in two] == [result.outputs[0].token_ids] * 2
+
+
+@pytest.mark.parametrize(
+    "prompt,params,error,words",
+    [
+        ([], {}, InvalidParameter, "at least one token"),
+        ([5, 384], {}, InvalidParameter, r"384 is not in \[0, 384\)"),
+        ([-1], {}, InvalidParameter, "-1"),
+        ([5], {"temperature": -1.0}, InvalidParameter, "temperature"),
+        ([5], {"logit_bias": {384: 1.0}}, InvalidParameter, "logit_bias"),
+        ([5] * 1000, {"max_new_tokens": 100}, PromptTooLong, "1100.*1024"),
+    ],
+)
+def test_bad_request_is_refused_before_anything_runs(llama, monkeypatch, prompt, params, error, words):
+    ran = []
+    monkeypatch.setattr(llama._engine._runner._backend, "execute", ran.append)
+    with pytest.raises(error, match=words):
+        llama.generate([[7, 8], prompt], [GREEDY, SamplingParams(**params)], use_tqdm=False)
+    assert ran == []
+    monkeypatch.undo()
+    assert len(llama.generate([[7, 8]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids) == 12
+
+
+def test_wrong_options_and_folders_are_startup_errors(tmp_path):
+    with pytest.raises(InvalidOption, match="max_tokens"):
+        LLM(str(tmp_path), max_tokens=5)
+    with pytest.raises(InvalidOption, match="--max_total_token_num must be at least 2"):
+        LLM(str(tmp_path), max_total_token_num=1)
+    with pytest.raises(InvalidModel):
+        LLM(str(tmp_path / "nothing"))
+
+
+def test_closed_engine_says_so(tmp_path):
+    llm = LLM(str(make_checkpoint(tmp_path / "model")), **OPTIONS)
+    llm.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        llm.generate("x")
