@@ -122,22 +122,33 @@ class WindowStream:
     in a special way sees the same neighbours as in the full decode.
     """
 
-    __slots__ = ("_decode", "_ids", "_sent", "_sent_text")
+    __slots__ = ("_decode", "_has_text", "_ids", "_sent", "_sent_text")
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], prompt_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        has_text: Callable[[int], bool],
+        prompt_ids: Sequence[int],
+    ) -> None:
+        """`has_text`: False for ids that decoding leaves out (skipped special tokens, ids without a token)."""
         self._decode = decode
-        self._ids = [int(i) for i in prompt_ids[-CONTEXT_TOKENS:]]
+        self._has_text = has_text
+        self._ids: list[int] = []
+        for token_id in reversed(prompt_ids):
+            if has_text(int(token_id)):
+                self._ids.insert(0, int(token_id))
+                if len(self._ids) == CONTEXT_TOKENS:
+                    break
         self._sent = len(self._ids)
         self._sent_text = decode(self._ids)
 
     def push(self, token_id: int) -> str:
+        if not self._has_text(token_id):
+            return ""
         self._ids.append(token_id)
         text = self._decode(self._ids)
-        if text == self._sent_text:
-            # A token without text (special, or outside the vocabulary): it must not make the window longer.
-            self._ids.pop()
-            return ""
-        if text.endswith(REPLACEMENT) and len(self._ids) - self._sent < MAX_PENDING:
+        uncertain = text.endswith(REPLACEMENT) or text == self._sent_text
+        if uncertain and len(self._ids) - self._sent < MAX_PENDING:
             return ""
         new = _after_common_prefix(self._sent_text, text)
         self._ids = self._ids[self._sent :]

@@ -73,8 +73,11 @@ class Tokenizer:
         if self._tables:
             drops = self._backend.token_bytes is not None and self._backend.token_bytes.drops_first_space
             return ByteStream(self._tables[skip_special_tokens], prompt_ids, drops)
+        skipped = self.special_ids if skip_special_tokens else frozenset()
         return WindowStream(
-            lambda ids: self._backend.decode(self._known(ids), skip_special_tokens), prompt_ids
+            lambda ids: self._backend.decode(ids, skip_special_tokens),
+            lambda i: 0 <= i < self.vocab_size and i not in skipped,
+            prompt_ids,
         )
 
     def token_bytes(self, token_id: int) -> bytes:
