@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
+from lightllm.backend.machine import compute_threads
 from lightllm.config import ServerConfig
 
 
@@ -15,7 +15,7 @@ def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.en
     OpenMP reads them once, when torch is imported. Its threads must not spin while they wait for the next round:
     they would take the cores from the Router and the Http Server.
     """
-    threads = 1 if config.mock_backend is not None else config.cpu_threads or physical_cores()
+    threads = 1 if config.mock_backend is not None else config.cpu_threads or compute_threads()
     wanted = {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "passive",
@@ -33,13 +33,3 @@ def helper_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str
     """Variables for the processes that do no linear algebra: no idle thread pools, few malloc arenas."""
     wanted = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     return {name: value for name, value in wanted.items() if name not in environ}
-
-
-def physical_cores(root: Path = Path("/sys/devices/system/cpu")) -> int:
-    """Physical cores that this process may use: hardware threads of one core count once."""
-    allowed = os.sched_getaffinity(0)
-    cores = set()
-    for cpu in allowed:
-        siblings = root / f"cpu{cpu}" / "topology" / "thread_siblings_list"
-        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-    return max(1, len(cores))

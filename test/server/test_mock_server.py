@@ -1,0 +1,194 @@
+"""The whole server with the mock backend: real processes, real HTTP, real signals."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.model_folder import make_model_folder
+from support.server import LightLLMServer
+
+CHILDREN = ["backend-0", "router", "detokenizer", "http-0"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> str:
+    return str(make_model_folder(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture
+def launch(model_dir):
+    servers = []
+
+    def start(spec: str = "", *options: str) -> LightLLMServer:
+        mock = ["--mock_backend", spec] if spec else ["--mock_backend"]
+        servers.append(LightLLMServer(["--model_dir", model_dir, *mock, *options]))
+        servers[-1].wait_ready()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server._abandon()
+
+
+def generate(server: LightLLMServer, tokens: int, **parameters) -> httpx.Response:
+    body = {"inputs": "hello", "parameters": {"max_new_tokens": tokens, "ignore_eos": True, **parameters}}
+    return httpx.post(server.url + "/generate", json=body, timeout=30)
+
+
+class Stream(threading.Thread):
+    """A streamed request in a thread: `first` is set with its first token."""
+
+    def __init__(self, server: LightLLMServer, tokens: int) -> None:
+        super().__init__(daemon=True)
+        self.first = threading.Event()
+        self.events: list[dict] = []
+        self.error: Exception | None = None
+        self._url, self._tokens = server.url + "/generate_stream", tokens
+        self.start()
+
+    def run(self) -> None:
+        body = {"inputs": "hello", "parameters": {"max_new_tokens": self._tokens, "ignore_eos": True}}
+        try:
+            with httpx.stream("POST", self._url, json=body, timeout=30) as response:
+                for event in _events(response):
+                    self.events.append(event)
+                    self.first.set()
+        except httpx.HTTPError as error:
+            self.error = error
+        self.first.set()
+
+    def wait_first(self) -> None:
+        assert self.first.wait(10)
+        assert self.events, self.error
+
+
+def _events(response: httpx.Response) -> Iterator[dict]:
+    for line in response.iter_lines():
+        if line.startswith("data:"):
+            yield json.loads(line[5:])
+
+
+def test_a_server_answers_reports_its_slots_and_loads_no_torch(launch):
+    server = launch("slots=5000")
+    assert "model tiny — 5000 slots" in server.log
+    assert [child for child in CHILDREN if not server.child(child)] == []
+    answer = generate(server, 12)
+    assert answer.status_code == 200 and answer.json()["count_output_tokens"] == 12
+    for process in (server.process.pid, *(server.child(name).pid for name in CHILDREN)):
+        assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
+    assert server.stop() == 0
+
+
+def test_the_answer_depends_on_the_seed_alone(launch):
+    server = launch("fail_every=7", "--httpserver_workers", "2")
+    seeds = [3, 4, 3, 3, 4]
+    answers: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        answers[number] = generate(server, 40, seed=seeds[number]).json()["generated_text"][0]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 5
+    assert {answers[i] for i in (0, 2, 3)} == {answers[0]} != {answers[1]}
+    assert answers[1] == answers[4]
+    assert server.stop() == 0
+
+
+def test_sigterm_while_streaming_finishes_the_stream_and_refuses_new_requests(launch):
+    server = launch("step_ms=20")
+    stream = Stream(server, 80)
+    stream.wait_first()
+    server.send(signal.SIGTERM)
+    server.wait_for("draining: 1 running")
+    refused = generate(server, 1)
+    assert refused.status_code == 503 and "Retry-After" in refused.headers
+    assert server.wait() == 0
+    stream.join(5)
+    assert len(stream.events) == 80 and stream.error is None
+    assert stream.events[-1]["finished"] is True
+    server.check_nothing_left()
+
+
+def test_second_sigint_cuts_a_stream_off(launch):
+    server = launch("step_ms=20")
+    stream = Stream(server, 1000)
+    stream.wait_first()
+    server.send(signal.SIGINT)
+    server.wait_for("draining: 1 running")
+    begin = time.monotonic()
+    server.send(signal.SIGINT)
+    assert server.wait(5) == 130
+    assert time.monotonic() - begin < 1
+    stream.join(5)
+    assert len(stream.events) < 1000
+    server.check_nothing_left()
+
+
+def test_a_drain_that_takes_too_long_is_ended(launch):
+    server = launch("step_ms=20", "--drain_timeout", "0.5")
+    stream = Stream(server, 1000)
+    stream.wait_first()
+    begin = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begin < 4
+
+
+@pytest.mark.parametrize("victim", CHILDREN)
+def test_a_child_killed_while_streaming_ends_the_server_with_its_name(launch, victim):
+    server = launch("step_ms=10")
+    stream = Stream(server, 1000)
+    stream.wait_first()
+    server.child(victim).kill()
+    assert server.wait(5) == 1
+    assert f"lightllm: error: {victim} failed: was killed by SIGKILL" in server.log
+    server.check_nothing_left()
+
+
+def test_a_backend_that_dies_in_a_round_ends_the_server_with_its_name(launch):
+    server = launch("die_after=3")
+    stream = Stream(server, 100)
+    assert server.wait(10) == 1
+    assert "lightllm: error: backend-0 failed: ended with exit code 17" in server.log
+    stream.join(5)
+    server.check_nothing_left()
+
+
+def test_kill_9_of_the_launch_command_leaves_no_process(launch):
+    server = launch("step_ms=10")
+    stream = Stream(server, 1000)
+    stream.wait_first()
+    server.send(signal.SIGKILL)
+    server.wait(5)
+    server.check_nothing_left(files=False)
+
+
+def test_sigterm_while_the_model_loads_stops_at_once(model_dir):
+    server = LightLLMServer(["--model_dir", model_dir, "--mock_backend", "init_ms=60000"])
+    try:
+        server.wait_for("backend-0 loading — preparing the mock backend")
+        server.send(signal.SIGTERM)
+        assert server.wait(5) == 0
+        server.check_nothing_left()
+    finally:
+        server._abandon()
+
+
+def test_a_broken_tokenizer_ends_the_launch_with_the_reason(model_dir, tmp_path):
+    folder = make_model_folder(tmp_path / "broken")
+    (folder / "tokenizer.json").write_text("{")
+    server = LightLLMServer(["--model_dir", str(folder), "--mock_backend"])
+    try:
+        assert server.wait(15) == 2
+        assert "failed to start: " in server.log and "tokenizer" in server.log.splitlines()[-1]
+        server.check_nothing_left()
+    finally:
+        server._abandon()
