@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import processors
 
 from lightllm.errors import InvalidModel
 from lightllm.tokenizer import pieces
@@ -15,7 +14,10 @@ from lightllm.tokenizer.special_tokens import SpecialTokens
 
 
 class JsonBackend:
-    """A `tokenizers.Tokenizer` with the special tokens of the configuration files added to it."""
+    """A `tokenizers.Tokenizer` with the special tokens of the configuration files added to it.
+
+    Its own post-processor decides about BOS and EOS; `add_bos_token` is not asked, as in transformers 5.
+    """
 
     def __init__(self, path: Path, special: SpecialTokens) -> None:
         try:
@@ -25,7 +27,6 @@ class JsonBackend:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._add_tokens(special)
-        self._set_template(special)
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size = max(
@@ -69,23 +70,6 @@ class JsonBackend:
                 self._tokenizer.add_special_tokens(
                     [tokenizers.AddedToken(content, normalized=False, special=True)]
                 )
-
-    def _set_template(self, special: SpecialTokens) -> None:
-        """`add_bos_token` / `add_eos_token`, where stated, replace what tokenizer.json says, as transformers does."""
-        if special.add_bos is None and special.add_eos is None:
-            return
-        tokens, template = [], ["$A:0"]
-        if special.add_bos and "bos_token" in special.named:
-            tokens.append(special.named["bos_token"])
-            template.insert(0, f"{tokens[-1]}:0")
-        if special.add_eos and "eos_token" in special.named:
-            tokens.append(special.named["eos_token"])
-            template.append(f"{tokens[-1]}:0")
-        ids = [(token, self._tokenizer.token_to_id(token)) for token in dict.fromkeys(tokens)]
-        if all(token_id is not None for _, token_id in ids):
-            self._tokenizer.post_processor = processors.TemplateProcessing(
-                single=" ".join(template), pair=" ".join([*template, "$B:1"]), special_tokens=ids
-            )
 
     def _token_bytes(self) -> pieces.TokenBytes | None:
         decoder = self._tokenizer.decoder

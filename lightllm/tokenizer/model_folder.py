@@ -23,13 +23,14 @@ def resolve_model_dir(name_or_path: str | None, progress: Callable[[str], None])
 
         return _checked(Path(demo.MODEL_DIR))
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if name_or_path and path.is_dir():
         return _checked(path)
-    if path.exists():
+    if path.is_file():
         raise InvalidModel(f"{name_or_path} is a file.", "--model_dir must name a folder or a hub id.")
     if not _HUB_ID.fullmatch(name_or_path):
         raise InvalidModel(
-            f"The model folder {name_or_path} does not exist.", "--model_dir must name a folder or a hub id."
+            f"The model folder {name_or_path!r} does not exist.",
+            "--model_dir must name a folder or a hub id.",
         )
     return _checked(Path(_download(name_or_path, progress)))
 

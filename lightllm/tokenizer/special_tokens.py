@@ -36,7 +36,7 @@ class SpecialTokens:
     added: dict[int, AddedToken]
     """Ids that `added_tokens_decoder` and `added_tokens.json` give to tokens."""
     add_bos: bool | None
-    """Whether `encode` puts BOS first; None: as the tokenizer file says."""
+    """Whether `encode` puts BOS first, for files that do not say it themselves (tokenizer.json does)."""
     add_eos: bool | None
 
 
