@@ -122,7 +122,9 @@ class Scheduler:
         planned = self._in_flight[0]
         if result.failed:
             self._undo(result.failed, result.out_of_memory)
-        elif planned.seq != result.seq or len(result.token_ids) != len(planned.sampled):
+        elif planned.seq != result.seq or not len(planned.sampled) == len(result.token_ids) == len(
+            result.logprobs
+        ):
             self._undo(f"round {planned.seq} has no valid result", False)
         else:
             del self._in_flight[0]

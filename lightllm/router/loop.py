@@ -1,0 +1,193 @@
+"""The Router's main loop: messages in, rounds out, one thread. Sleeps while there is nothing to do.
+
+A turn: take results and requests, send the backends their next round (they wait for it), then tell everybody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import zmq
+
+from lightllm.errors import RequestError
+from lightllm.ipc.channels import PullChannel, PushChannel
+from lightllm.ipc.snapshot import SnapshotWriter
+from lightllm.protocol import codec
+from lightllm.protocol.messages import AbortRequest, Accepted, AddRequest, Refused, RoundTokens, worker_of
+from lightllm.protocol.rounds import Resync
+from lightllm.router.scheduler import InvariantError, Scheduler
+from lightllm.router.stats import StatsLine
+
+INTAKE_PER_TURN = 256
+"""Messages taken before the backends get their next round."""
+SNAPSHOT_SECONDS = 0.005
+HEARTBEAT_SECONDS = 1.0
+
+logger = logging.getLogger("router")
+
+
+class Stopping(Protocol):
+    def is_set(self) -> bool: ...
+
+
+class RouterLoop:
+    """Drives a `Scheduler` between its sockets."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        intake: PullChannel,
+        results: PullChannel,
+        detokenizer: PushChannel,
+        workers: Sequence[PushChannel],
+        backends: Sequence[PushChannel],
+        snapshots: SnapshotWriter,
+        vocab_size: int,
+        stats_interval: float | None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.breaches = 0
+        """How often the books were found wrong."""
+        self._intake = intake
+        self._results = results
+        self._detokenizer = detokenizer
+        self._workers = workers
+        self._backends = backends
+        self._snapshots = snapshots
+        self._vocab_size = vocab_size
+        self._stats = None if stats_interval is None else StatsLine(stats_interval, time.monotonic())
+        self._pending: list[RoundTokens] = []
+        self._last_snapshot = 0.0
+        self._last_round = 0.0
+        self._unpublished = True
+        self._unchecked = False
+
+    def run(self, stopping: Stopping, wake: socket.socket) -> None:
+        """Until `stopping` is set; a byte on `wake` ends a sleep."""
+        poller = zmq.Poller()
+        for source in (self._intake.socket, self._results.socket, wake):
+            poller.register(source, zmq.POLLIN)
+        while not stopping.is_set():
+            if not self.turn():
+                poller.poll(int(HEARTBEAT_SECONDS * 1000))
+
+    def turn(self) -> bool:
+        """One turn; False if nothing happened."""
+        busy = self._take_results()
+        busy |= self._take_intake()
+        busy |= self._send_rounds()
+        self._send_tokens()
+        self._publish(busy)
+        return busy
+
+    def _take_results(self) -> bool:
+        taken = False
+        while (data := self._results.receive_bytes()) is not None:
+            taken = True
+            try:
+                result = self._results.decode(data)
+            except msgspec.MsgspecError as error:
+                logger.error("dropped a malformed round result: %s", error)
+                continue
+            tokens = self.scheduler.apply(result)
+            if tokens is not None:
+                self._pending.append(tokens)
+            resync = self.scheduler.take_resync()
+            if resync is not None:
+                self._to_backends(Resync(resync))
+        if taken:
+            self._last_round = time.time()
+        return taken
+
+    def _take_intake(self) -> bool:
+        for count in range(INTAKE_PER_TURN):
+            data = self._intake.receive_bytes()
+            if data is None:
+                return count > 0
+            try:
+                message = self._intake.decode(data)
+            except msgspec.MsgspecError as error:
+                logger.error("dropped a malformed request: %s", error)
+                continue
+            if isinstance(message, AbortRequest):
+                self.scheduler.abort(message.request_id, message.reason)
+            else:
+                self._add(message, data)
+        return True
+
+    def _add(self, message: AddRequest, data: bytes) -> None:
+        ids = [choice.request_id for choice in message.choices]
+        if not ids or not 0 <= worker_of(ids[0]) < len(self._workers):
+            logger.error("dropped a request of an unknown Http worker: %s", ids)
+            return
+        answer: Accepted | Refused
+        try:
+            self.scheduler.add(message)
+        except RequestError as error:
+            answer = Refused(ids, type(error).__name__, error.message, error.param, error.retry_after)
+        else:
+            self._detokenizer.send_bytes(data)
+            answer = Accepted(ids)
+        self._workers[worker_of(ids[0])].send(answer)
+
+    def _send_rounds(self) -> bool:
+        sent = False
+        while (round_ := self.scheduler.next_round()) is not None:
+            self._to_backends(round_)
+            sent = True
+        return sent
+
+    def _to_backends(self, message: msgspec.Struct) -> None:
+        data = codec.encode(message)
+        for backend in self._backends:
+            backend.send_bytes(data)
+
+    def _send_tokens(self) -> None:
+        tokens = self.scheduler.drain_outputs()
+        if tokens is not None:
+            self._pending.append(tokens)
+        for tokens in self._pending:
+            self._detokenizer.send(tokens)
+        self._pending.clear()
+
+    def _publish(self, busy: bool) -> None:
+        """Snapshot, statistics, and the check of the books while nobody runs."""
+        now = time.monotonic()
+        idle = not self.scheduler.has_work and not self.scheduler.in_flight
+        self._unpublished |= busy
+        self._unchecked |= busy
+        elapsed = now - self._last_snapshot
+        wanted = self._unpublished and (idle or elapsed >= SNAPSHOT_SECONDS)
+        if wanted or elapsed >= HEARTBEAT_SECONDS:
+            self.publish(now)
+        if idle and self._unchecked and not busy:
+            self._unchecked = False
+            self._check_books()
+
+    def publish(self, now: float) -> None:
+        """Writes the snapshot, and the statistics line when it is due."""
+        state = self.scheduler.snapshot()
+        state.ready = 1
+        state.vocab_size = self._vocab_size
+        state.heartbeat = time.time()
+        state.last_round = self._last_round
+        self._snapshots.write(state)
+        self._last_snapshot = now
+        self._unpublished = False
+        if self._stats is not None and self._stats.due(now):
+            self._stats.log(state, now)
+
+    def _check_books(self) -> None:
+        try:
+            self.scheduler.check_invariants()
+        except InvariantError as error:
+            self.breaches += 1
+            logger.error(
+                "token memory was inconsistent and has been reset (breach %d): %s", self.breaches, error
+            )
+            self.scheduler.repair()

@@ -1,0 +1,156 @@
+"""The Router process: brings the backends up, computes the limits, then runs the loop until it is told to stop."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+
+from lightllm.errors import StartupError
+from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.child import Child
+from lightllm.ipc.rpc import RpcClient, RpcError
+from lightllm.ipc.snapshot import SnapshotWriter
+from lightllm.protocol import codec
+from lightllm.protocol.control import Command, InitModel, ModelReady
+from lightllm.router.limits import resolve_limits
+from lightllm.router.loop import RouterLoop
+from lightllm.router.scheduler import Scheduler
+from lightllm.tokenizer import model_files
+
+_SOCKET_POLL_SECONDS = 0.01
+_BACKEND_GONE_SECONDS = 5.0
+"""How long a lost backend may take to tell the Supervisor why, before the Router reports the loss itself."""
+
+logger = logging.getLogger("router")
+
+
+def run_router(child: Child) -> None:
+    """The main of the Router process; returns when it is told to stop."""
+    RouterProcess(child).run()
+
+
+class RouterProcess:
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._stopping = threading.Event()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._answers: queue.SimpleQueue[ModelReady | Exception | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        config, runtime = self._child.config, self._child.runtime
+        self._child.on_command(self._on_command)
+        snapshots = SnapshotWriter(runtime.snapshot_file)
+        context = make_context()
+        intake = PullChannel(context, runtime.router_intake, codec.to_router)
+        results = PullChannel(context, runtime.round_results, codec.from_backend)
+        detokenizer = PushChannel(context, runtime.detokenizer_intake)
+        workers = [PushChannel(context, runtime.http_results(i)) for i in range(config.httpserver_workers)]
+        backends = [PushChannel(context, runtime.backend_rounds(rank)) for rank in range(config.tp)]
+        started = time.monotonic()
+        ready = self._init_backends()
+        if ready is not None:
+            scheduler = self._make_scheduler(ready)
+            loop = RouterLoop(
+                scheduler, intake, results, detokenizer, workers, backends, snapshots, ready.vocab_size,
+                None if config.disable_log_stats else config.log_stats_interval,
+            )  # fmt: skip
+            loop.publish(time.monotonic())
+            self._settle_garbage_collector()
+            self._child.report(
+                "ready",
+                f"{scheduler.limits.max_total_token_num} slots, {scheduler.limits.max_rows} rows",
+                seconds={"waiting for the model backend": time.monotonic() - started},
+            )
+            loop.run(self._stopping, self._wake_reader)
+        pulls, pushes = (intake, results), (detokenizer, *workers, *backends)
+        for pull in pulls:
+            pull.close()
+        for push in pushes:
+            push.close()
+
+    def _on_command(self, command: Command) -> None:
+        """In the channel's thread. Draining is the Http Servers' business: what they pass on is still served."""
+        if command.action == "stop":
+            self._stopping.set()
+            self._answers.put(None)
+            self._wake_writer.send(b"\0")
+
+    def _init_backends(self) -> ModelReady | None:
+        """Has every rank load the model; None: `stop` came first. Raises `StartupError`."""
+        world_size = self._child.config.tp
+        self._child.report("loading", "waiting for the model backend")
+        for rank in range(world_size):
+            threading.Thread(target=self._init_rank, args=(rank,), name=f"init-{rank}", daemon=True).start()
+        answers: list[ModelReady] = []
+        while len(answers) < world_size:
+            answer = self._answers.get()
+            if answer is None:
+                return None
+            if isinstance(answer, Exception):
+                if self._stopping.wait(_BACKEND_GONE_SECONDS):
+                    return None
+                raise StartupError(
+                    f"A model backend failed while it loaded the model: {answer}", "See its log lines."
+                )
+            answers.append(answer)
+        slots = {answer.max_total_token_num for answer in answers}
+        if len(slots) > 1:
+            raise StartupError(f"The model backends disagree on the number of KV slots: {sorted(slots)}.")
+        return answers[0]
+
+    def _init_rank(self, rank: int) -> None:
+        """In a thread of its own: waits for the rank's control socket, then calls `init_model`."""
+        path = self._child.runtime.backend_control(rank)
+        request = InitModel(
+            rank=rank, world_size=self._child.config.tp, config_json=self._child.config.to_json()
+        )
+        try:
+            client = self._connect(path)
+            if client is not None:
+                self._answers.put(client.call("init_model", request, ModelReady))
+                client.close()
+        except (RpcError, EOFError, OSError) as error:
+            self._answers.put(error)
+
+    def _connect(self, path: str) -> RpcClient | None:
+        """A socket file exists a moment before it listens; the Supervisor watches over the time that all this takes."""
+        while not self._stopping.is_set():
+            if os.path.exists(path):
+                try:
+                    return RpcClient(path)
+                except ConnectionRefusedError:
+                    logger.debug("%s does not listen yet", path)
+            self._stopping.wait(_SOCKET_POLL_SECONDS)
+        return None
+
+    def _make_scheduler(self, ready: ModelReady) -> Scheduler:
+        config = self._child.config
+        if config.model_dir is None:
+            raise StartupError(
+                "The model folder was not resolved.", "Start the server with its launch command."
+            )
+        limits = resolve_limits(
+            config,
+            ready.max_total_token_num,
+            ready.device,
+            model_files.context_length(config.model_dir),
+            model_files.eos_token_ids(config.model_dir, config.eos_id),
+        )
+        logger.info(
+            "%d KV slots on %s, requests of up to %d tokens, rounds of up to %d with prefill chunks of %d",
+            limits.max_total_token_num, ready.device, limits.max_req_total_len, limits.batch_max_tokens,
+            limits.chunked_prefill_size,
+        )  # fmt: skip
+        return Scheduler(limits)
+
+    @staticmethod
+    def _settle_garbage_collector() -> None:
+        """What exists now stays; the loop makes few cycles, so collections can be rare."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 1_000)
