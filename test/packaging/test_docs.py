@@ -1,5 +1,6 @@
 """Docs tell the truth: generated pages are fresh, links lead somewhere, commands and options exist."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -74,5 +75,27 @@ def test_python_blocks_compile(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_placeholder_is_left(page: Path) -> None:
-    assert re.findall(r"<!-- (?:output|example):", page.read_text(encoding="utf-8")) == []
+def test_every_example_is_recorded(page: Path) -> None:
+    """Filled by tools/record_examples.py from a running server."""
+    text = page.read_text(encoding="utf-8")
+    empty = re.findall(r"<!-- output: (\w+) -->\n<!-- end -->", text)
+    assert (empty, text.count("<!-- output:")) == ([], text.count("<!-- end -->"))
+
+
+def test_recording_replaces_only_what_stands_between_the_marks() -> None:
+    spec = importlib.util.spec_from_file_location("record_examples", ROOT / "tools/record_examples.py")
+    assert spec and spec.loader
+    recorder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recorder)
+    page = "a\n<!-- output: x -->\nold\n<!-- end -->\nb\n<!-- output: y -->\n<!-- end -->\n"
+    filled = recorder.fill(page, lambda name: f"new {name}\n")
+    assert (
+        filled == "a\n<!-- output: x -->\nnew x\n<!-- end -->\nb\n<!-- output: y -->\nnew y\n<!-- end -->\n"
+    )
+    assert recorder.fill(filled, lambda name: f"new {name}") == filled
+    marks = {
+        name
+        for page in PAGES
+        for name in re.findall(r"<!-- output: (\w+) -->", page.read_text(encoding="utf-8"))
+    }
+    assert marks == set(recorder.EXAMPLES)
