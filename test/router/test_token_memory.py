@@ -1,0 +1,164 @@
+"""Slots and rows: contiguous where possible, every one in exactly one place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lightllm.router.free_runs import FreeRuns
+from lightllm.router.token_memory import RowMemory, TokenMemory
+
+
+def is_one_run(slots: np.ndarray) -> bool:
+    return bool((np.diff(slots) == 1).all())
+
+
+def test_requests_that_grow_side_by_side_stay_contiguous():
+    memory = TokenMemory(1000, 4)
+    for row in range(4):
+        memory.open(row, 200)
+        memory.take(row, 10)
+    for _ in range(190):
+        memory.take_one_each(np.arange(4, dtype=np.int32))
+    assert all(is_one_run(memory.slots(row)) and memory.held(row) == 200 for row in range(4))
+    assert memory.free == 200
+
+
+def test_a_claim_does_not_keep_others_from_the_memory():
+    memory = TokenMemory(100, 2)
+    memory.open(0, 100)
+    memory.take(0, 10)
+    memory.open(1, 90)
+    assert len(memory.take(1, 90)) == 90
+    assert memory.free == 0 and memory.problems() == []
+
+
+def test_the_smallest_run_that_fits_is_taken():
+    memory = TokenMemory(100, 5)
+    for row, size in enumerate((30, 5, 20, 5)):
+        memory.open(row, size)
+        memory.take(row, size)
+    memory.release(0)
+    memory.release(2)
+    memory.open(4, 18)
+    assert memory.take(4, 18).tolist() == list(range(35, 53))
+
+
+def test_a_run_is_continued_before_another_is_begun():
+    memory = TokenMemory(50, 2)
+    memory.open(0, 5)
+    memory.take(0, 5)
+    assert memory.take(0, 3).tolist() == [5, 6, 7]
+
+
+def test_scattered_memory_is_used_to_the_last_slot():
+    memory = TokenMemory(40, 21)
+    for row in range(20):
+        memory.open(row, 2)
+        memory.take(row, 2)
+    for row in range(0, 20, 2):
+        memory.release(row)
+    memory.open(20, 20)
+    assert len(set(memory.take(20, 20).tolist())) == 20
+    assert memory.free == 0 and memory.problems() == []
+    with pytest.raises(RuntimeError, match="1 slots wanted, 0 free"):
+        memory.take(20, 1)
+
+
+def test_slots_given_back_are_free_and_taken_again_in_order():
+    memory = TokenMemory(20, 2)
+    memory.open(0, 4)
+    memory.open(1, 4)
+    memory.take(0, 4)
+    memory.take(1, 4)
+    memory.take(0, 3)
+    before = memory.slots(0).tolist()
+    memory.give_back(0, 5)
+    assert memory.slots(0).tolist() == before[:2] and memory.problems() == []
+    assert memory.take(0, 2).tolist() == before[2:4]
+
+
+def test_rows_are_given_out_lowest_first():
+    rows = RowMemory(3)
+    assert [rows.take(), rows.take()] == [0, 1]
+    rows.release(0)
+    assert rows.take() == 0 and rows.free == 1
+
+
+def test_neighbouring_free_runs_are_merged():
+    runs = FreeRuns(10)
+    runs.take(0, 10)
+    for start, end in ((0, 2), (4, 6), (2, 4), (8, 10), (6, 8)):
+        runs.add(start, end)
+    assert list(runs) == [(0, 10)]
+
+
+def test_problems_are_found():
+    memory = TokenMemory(20, 2)
+    memory.open(0, 5)
+    memory.take(0, 5)
+    memory._runs.add(0, 3)
+    assert "owned twice" in memory.problems()[0]
+
+
+class MemoryMachine(RuleBasedStateMachine):
+    """Against plain lists of slots."""
+
+    ROWS = 6
+
+    def __init__(self):
+        super().__init__()
+        self.memory = TokenMemory(40, self.ROWS)
+        self.owned: dict[int, list[int]] = {}
+
+    @rule(row=st.integers(0, ROWS - 1), expected=st.integers(1, 40))
+    def open(self, row, expected):
+        if row not in self.owned:
+            self.memory.open(row, expected)
+            self.owned[row] = []
+
+    @precondition(lambda self: self.owned)
+    @rule(data=st.data(), count=st.integers(0, 15))
+    def take(self, data, count):
+        row = data.draw(st.sampled_from(sorted(self.owned)))
+        self.owned[row] += self.memory.take(row, min(count, self.memory.free)).tolist()
+
+    @rule(mask=st.integers(1, 2**ROWS - 1))
+    def take_one_each(self, mask):
+        rows = [row for row in sorted(self.owned) if mask >> row & 1][: self.memory.free]
+        if rows:
+            slots = self.memory.take_one_each(np.array(rows, dtype=np.int32))
+            for row, slot in zip(rows, slots.tolist(), strict=True):
+                self.owned[row].append(slot)
+
+    @precondition(lambda self: self.owned)
+    @rule(data=st.data(), count=st.integers(1, 10))
+    def give_back(self, data, count):
+        row = data.draw(st.sampled_from(sorted(self.owned)))
+        count = min(count, len(self.owned[row]))
+        if count:
+            self.memory.give_back(row, count)
+            del self.owned[row][-count:]
+
+    @precondition(lambda self: self.owned)
+    @rule(data=st.data())
+    def release(self, data):
+        row = data.draw(st.sampled_from(sorted(self.owned)))
+        self.memory.release(row)
+        del self.owned[row]
+
+    @invariant()
+    def books_are_right(self):
+        assert self.memory.problems() == []
+        slots = [slot for owned in self.owned.values() for slot in owned]
+        assert len(set(slots)) == len(slots) and all(0 <= slot < 40 for slot in slots)
+        assert self.memory.free == 40 - len(slots)
+        for row, owned in self.owned.items():
+            assert self.memory.slots(row).tolist() == owned
+
+
+TestMemory = MemoryMachine.TestCase
+TestMemory.settings = settings(max_examples=100, stateful_step_count=50, deadline=None, database=None)
