@@ -272,9 +272,8 @@ def test_output_is_the_text_before_the_first_stop_also_after_a_restart(
     tok = request.getfixturevalue(fixture)
     borders = [0, *sorted(c % (len(text) + 1) for c in cuts), len(text)]
     ids = [i for a, b in zip(borders, borders[1:]) for i in tok.encode(text[a:b], add_special_tokens=False)]
-    expected = tok.decode([5 if fixture == "tokenizer" else 300, *ids])
-    expected = expected[len(tok.decode([5 if fixture == "tokenizer" else 300])) :]
     prompt = (5,) if fixture == "tokenizer" else (300,)
+    expected = tok.decode([*prompt, *ids])[len(tok.decode(prompt)) :]
     for end in range(len(expected) + 1):
         hits = [s for s in stops if expected[:end].endswith(s)]
         if hits:
