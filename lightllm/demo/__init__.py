@@ -1,6 +1,5 @@
-"""The embedded demo model: what the server serves when no --model_dir is given."""
+"""The embedded demo model, served when no --model_dir is given; `tools/train_demo_model.py` makes its files."""
 
 from pathlib import Path
 
 MODEL_DIR = str(Path(__file__).parent)
-"""The folder of its config, weights and tokenizer."""
