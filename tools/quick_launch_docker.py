@@ -19,6 +19,7 @@ from pathlib import Path
 
 CONTAINER_PORT = 8080
 CONTAINER_MODELS = "/data"
+STOP_SECONDS = 60
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -96,6 +97,8 @@ def build_command(options: argparse.Namespace) -> list[str]:
 def run_command(options: argparse.Namespace) -> list[str]:
     """`docker run` for these options. A model folder is mounted read-only and served under its own name."""
     command = [options.docker, "run", "--rm", "--init", "--shm-size", options.shm_size]
+    # docker stop kills after 10 s unless told: longer than the server's --drain_timeout
+    command += ["--stop-timeout", str(STOP_SECONDS)]
     command += ["-p", f"{options.host}:{options.port}:{CONTAINER_PORT}"]
     if options.gpus != "none":
         # Docker reads the value as CSV: a list of devices must be quoted inside it.
@@ -110,6 +113,8 @@ def run_command(options: argparse.Namespace) -> list[str]:
         server = ["--model_dir", f"{CONTAINER_MODELS}/{folder.name}"]
     elif options.model_dir:
         cache = Path(os.path.expanduser(options.cache_dir)).resolve()
+        if not options.dry_run:
+            cache.mkdir(parents=True, exist_ok=True)  # else Docker makes it, owned by root
         command += ["-v", f"{cache}:{CONTAINER_MODELS}/huggingface"]
         server = ["--model_dir", options.model_dir]
     if "HF_TOKEN" in os.environ:

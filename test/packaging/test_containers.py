@@ -106,7 +106,7 @@ def test_a_folder_is_mounted_read_only_and_served_by_name(
     folder.mkdir()
     (command,) = dry_run(capsys, "--model_dir", str(folder), "--port", "9000", "--", "--tp", "2")
     assert command == [
-        "docker", "run", "--rm", "--init", "--shm-size", "1g", "-p", "127.0.0.1:9000:8080", "--gpus", "all",
+        "docker", "run", "--rm", "--init", "--shm-size", "1g", "--stop-timeout", "60", "-p", "127.0.0.1:9000:8080", "--gpus", "all",
         "-v", f"{folder}:/data/llama 7b:ro", "lightllm:latest", "--model_dir", "/data/llama 7b", "--tp", "2",
     ]  # fmt: skip
 
