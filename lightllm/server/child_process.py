@@ -20,6 +20,8 @@ from lightllm.server.plan import ChildSpec
 _LINES_KEPT = 20
 _LINE_KEPT = 2000
 """Characters of one line that are kept."""
+_PERCENTAGE_SECONDS = 1.0
+"""Least time between two progress reports of one child that are shown."""
 
 
 class ChildProcess:
@@ -29,13 +31,12 @@ class ChildProcess:
         self.spec = spec
         self.name = spec.name
         self.status = Status(process=spec.name, state="starting")
-        self.statuses: list[Status] = []
-        """Received and not yet looked at by the Supervisor."""
+        self._statuses: list[Status] = []
+        self._percentage_shown = -_PERCENTAGE_SECONDS
         self.failure: Status | None = None
         self.seconds_until: dict[str, float] = {}
         """State -> seconds from the start of the process until it was first reported."""
         self.returncode: int | None = None
-        self.stop_sent = False
         self._lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         self._partial_line = b""
         self._partial_status = b""
@@ -78,9 +79,21 @@ class ChildProcess:
         rest = [_text(self._partial_line)] if self._partial_line.strip() else []
         return [*self._lines, *rest][-_LINES_KEPT:]
 
+    def take_statuses(self) -> list[Status]:
+        """What it reported since the last call, for the log; percentages not more often than every second."""
+        taken = []
+        for status in self._statuses:
+            if status.detail.endswith("%"):
+                now = time.monotonic()
+                if now - self._percentage_shown < _PERCENTAGE_SECONDS:
+                    continue
+                self._percentage_shown = now
+            taken.append(status)
+        self._statuses.clear()
+        return taken
+
     def send(self, command: Command) -> None:
         """Sends a command; a child that is gone is noticed by `reap`."""
-        self.stop_sent = self.stop_sent or command.action == "stop"
         try:
             self._channel.sendall(msgspec.json.encode(command) + b"\n")
         except (BrokenPipeError, ConnectionResetError):
@@ -148,7 +161,7 @@ class ChildProcess:
         if status.state == "failed":
             self.failure = self.failure or status
         self.status = status
-        self.statuses.append(status)
+        self._statuses.append(status)
 
     def _unregister(self, source: "socket.socket | int") -> None:
         if source in self._selector.get_map():

@@ -18,6 +18,7 @@ class Drain:
     def __init__(self, reader: SnapshotReader, now: float, grace: float) -> None:
         self._reader = reader
         self._deadline = now + grace
+        self._shortened = False
         self._empty_since: float | None = None
 
     @property
@@ -28,7 +29,7 @@ class Drain:
 
     def shorten(self, now: float, grace: float) -> None:
         """Time is up `grace` seconds from the first call at the latest."""
-        if not getattr(self, "_shortened", False):
+        if not self._shortened:
             self._shortened = True
             self._deadline = min(self._deadline, now + grace)
 

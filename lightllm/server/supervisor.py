@@ -147,10 +147,10 @@ class Supervisor:
             key.data()
         for child in self._children:
             child.reap()
-            for status in child.statuses:
+            for status in child.take_statuses():
                 detail = f" — {status.detail}" if status.detail else ""
-                log.info("%s %s%s", child.name, status.state, detail)
-            child.statuses.clear()
+                level = logging.DEBUG if status.state == "stopped" else logging.INFO
+                log.log(level, "%s %s%s", child.name, status.state, detail)
 
     def _read_signals(self) -> None:
         for number in self._signals.read():

@@ -1,0 +1,116 @@
+"""What the Supervisor is made of: environment, plan, drain, listener, start-up table."""
+
+import socket
+
+import pytest
+
+from lightllm.config import ServerConfig
+from lightllm.errors import StartupError
+from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
+from lightllm.server.drain import Drain
+from lightllm.server.environment import backend_environment, helper_environment
+from lightllm.server.listener import open_listener, url_of
+from lightllm.server.plan import plan_children
+from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name
+from lightllm.server.start_table import PhaseClock, child_phases, format_table
+
+
+def test_a_backend_gets_the_threads_that_were_asked_for_and_openmp_does_not_spin():
+    environment = backend_environment(ServerConfig(cpu_threads=3), {"OMP_NUM_THREADS": "9"})
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert int(backend_environment(ServerConfig(), {})["OMP_NUM_THREADS"]) >= 1
+    assert backend_environment(ServerConfig(mock_backend=""), {})["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_the_user_has_set_in_the_environment_stays():
+    environ = {"OMP_NUM_THREADS": "9", "OMP_WAIT_POLICY": "active", "MALLOC_ARENA_MAX": "8"}
+    assert not environ.keys() & backend_environment(ServerConfig(), environ).keys()
+    assert not environ.keys() & helper_environment(environ).keys()
+
+
+def test_the_plan_has_a_process_for_every_rank_and_worker():
+    specs = plan_children(ServerConfig(tp=2, httpserver_workers=2), 7)
+    names = [spec.name for spec in specs]
+    assert sorted(names) == ["backend-0", "backend-1", "detokenizer", "http-0", "http-1", "router"]
+    assert len({(spec.module, *spec.arguments) for spec in specs}) == 6
+    assert [spec.descriptors for spec in specs if spec.serves_http] == [(7,), (7,)]
+
+
+@pytest.fixture
+def snapshots(tmp_path):
+    path = tmp_path / "snapshot"
+    return SnapshotWriter(path), SnapshotReader(path)
+
+
+def test_a_drain_is_finished_when_nothing_ran_or_waited_for_a_while(snapshots):
+    writer, reader = snapshots
+    writer.write(Snapshot(running=1))
+    drain = Drain(reader, now=100.0, grace=30.0)
+    assert not drain.finished(101.0)
+    writer.write(Snapshot(waiting=1))
+    assert not drain.finished(102.0)
+    writer.write(Snapshot())
+    assert not drain.finished(103.0)
+    writer.write(Snapshot(running=1))
+    assert not drain.finished(103.3)
+    writer.write(Snapshot())
+    assert not drain.finished(104.0)
+    assert drain.finished(104.0 + drain.settle_seconds)
+
+
+def test_a_drain_ends_with_its_time_and_is_shortened_once(snapshots):
+    writer, reader = snapshots
+    writer.write(Snapshot(running=1))
+    assert Drain(reader, 100.0, 30.0).finished(130.0)
+    drain = Drain(reader, 100.0, 30.0)
+    drain.shorten(110.0, 5.0)
+    drain.shorten(114.0, 5.0)
+    assert not drain.finished(114.9)
+    assert drain.finished(115.0)
+
+
+def test_the_url_is_one_that_works_from_this_machine():
+    with open_listener("0.0.0.0", 0) as listener:
+        assert url_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1])).close()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_an_ipv6_url_has_brackets():
+    try:
+        listener = open_listener("::1", 0)
+    except StartupError:
+        pytest.skip("no IPv6 loopback")
+    with listener:
+        assert url_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+
+
+def test_a_host_that_does_not_resolve_is_a_startup_error():
+    with pytest.raises(StartupError, match="--host no.such.host.invalid cannot be resolved"):
+        open_listener("no.such.host.invalid", 0)
+
+
+def test_phases_of_a_child_add_up_to_its_time_until_ready():
+    phases = child_phases({"first report": 0.5, "ready": 2.0}, {"import": 1.0, "weights": 0.25})
+    assert phases == {"python": 0.5, "import": 1.0, "weights": 0.25, "other": 0.25}
+    assert sum(phases.values()) == 2.0
+
+
+def test_the_phase_clock_has_no_gap():
+    clock = PhaseClock()
+    clock.end("one")
+    clock.end("two")
+    clock.end("one")
+    assert list(clock.phases) == ["one", "two"]
+    assert clock.total == pytest.approx(sum(clock.phases.values()))
+    lines = format_table(3.0, {"supervisor": {"python": 1.0, "nothing": 0.0}, "router": {"python": 2.0}})
+    assert lines.splitlines() == [
+        "started in 3.00 s", "  supervisor    1.00 s   python 1.00", "  router        2.00 s   python 2.00"
+    ]  # fmt: skip
+
+
+def test_the_model_name_is_the_last_part_of_what_was_given():
+    assert default_model_name("/models/Llama-3/") == "Llama-3"
+    assert default_model_name("Qwen/Qwen3-0.6B") == "Qwen3-0.6B"
+    assert default_model_name(None) == DEMO_MODEL_NAME
