@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-import enum
+import logging
 
 import numpy as np
 import torch
@@ -19,9 +19,14 @@ from lightllm.backend.token_counts import TokenCounts
 from lightllm.protocol.rounds import JoinRow
 from lightllm.sampling_params import SamplingParams
 
+logger = logging.getLogger(__name__)
 
-class Feature(enum.IntFlag):
-    """What sampling of a row needs beyond the greedy token: a round does the work that any of its rows asks for."""
+
+class Feature:
+    """What sampling of a row needs beyond the greedy token: a round does the work that any of its rows asks for.
+
+    Plain integers: numpy converts the members of an `enum` anew at every operation of every round.
+    """
 
     RANDOM = 1
     FILTER = 2
@@ -80,7 +85,7 @@ class RowState:
         self.seed[row] = join.seed
         self.choice[row] = join.choice
         self.logprobs[row] = min(params.logprobs, self.vocab_size)
-        if Feature.RANDOM in features:
+        if features & Feature.RANDOM:
             self.inverse_temperature[row] = 1.0 / params.temperature
             self.top_k[row] = params.top_k if params.top_k > 0 else self.vocab_size
             self.top_p[row] = params.top_p
@@ -99,10 +104,15 @@ class RowState:
                 np.array([params.logit_bias[i] for i in biased.tolist()], dtype=np.float32),
             )
         if params.allowed_token_ids:
-            self.allowed_tokens[row] = self._token_ids(params.allowed_token_ids)
-            if len(self.allowed_tokens[row]) == 0:
-                raise ValueError(f"row {row}: no allowed token is within the vocabulary of {self.vocab_size}")
-        if Feature.COUNTS in features:
+            allowed = self._token_ids(params.allowed_token_ids)
+            if len(allowed):
+                self.allowed_tokens[row] = allowed
+            else:  # an exception would fail the round for every row in it
+                logger.warning(
+                    "ignoring allowed_token_ids: none is below the vocabulary size %d", self.vocab_size
+                )
+                features &= ~Feature.ALLOWED
+        if features & Feature.COUNTS:
             self._join_counts(join)
         if params.prompt_logprobs >= 0:
             self.prompt_ids[row] = join.history_ids[: join.prompt_len]
@@ -154,8 +164,8 @@ class RowState:
         return np.fromiter(distinct, dtype=np.int64)
 
 
-def _features(params: SamplingParams, vocab_size: int) -> Feature:
-    features = Feature(0)
+def _features(params: SamplingParams, vocab_size: int) -> int:
+    features = 0
     if not params.greedy:
         features |= Feature.RANDOM
         if 0 < params.top_k < vocab_size or params.top_p < 1.0 or params.min_p > 0.0:

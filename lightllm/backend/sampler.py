@@ -37,12 +37,12 @@ class Sampled:
 
 
 class Sampler:
-    """Reads `RowState`, never changes it. Holds one scratch buffer, so that a round allocates nothing of its size."""
+    """Reads `RowState`, never changes it. Holds two scratch buffers, so that a round allocates nothing of the logits' size."""
 
     def __init__(self, rows: RowState, device: torch.device) -> None:
         self._rows = rows
         self._device = device
-        self._buffer = torch.empty(0, dtype=torch.float32, device=device)
+        self._buffers = [torch.empty(0, dtype=torch.float32, device=device) for _ in range(2)]
 
     def sample(self, logits: torch.Tensor, rows: np.ndarray, positions: np.ndarray) -> Sampled:
         """logits float32 [S, V], which may be overwritten; rows int64 [S]; positions int64 [S], the output number
@@ -77,12 +77,16 @@ class Sampler:
         for value in np.unique(kind).tolist():
             entries = (kind == value).nonzero()[0]
             index = self._to_device(entries)
-            part = logits if len(entries) == len(rows) else logits[index]
+            part = logits
+            if len(entries) < len(rows):
+                part = torch.index_select(logits, 0, index, out=self._scratch(logits[: len(entries)], 1))
             if not value & Feature.RANDOM:
                 chosen = choose_greedy(part, self._scratch(part))
             else:
                 its = rows[entries]
-                part = part * self._to_device(state.inverse_temperature[its])[:, None]
+                factors = state.inverse_temperature[its]
+                if (factors != 1.0).any():
+                    part = torch.mul(part, self._to_device(factors)[:, None], out=self._scratch(part, 1))
                 number = self._to_device(uniforms(state.seed[its], state.choice[its], positions[entries]))
                 scratch = self._scratch(part)
                 if value & Feature.FILTER:
@@ -157,10 +161,11 @@ class Sampler:
         where = self._to_device(np.repeat(entries, lengths))
         return where, self._to_device(np.concatenate(lists)), lengths
 
-    def _scratch(self, like: torch.Tensor) -> torch.Tensor:
-        if self._buffer.numel() < like.numel():
-            self._buffer = torch.empty(like.numel(), dtype=torch.float32, device=self._device)
-        return self._buffer[: like.numel()].view(like.shape)
+    def _scratch(self, like: torch.Tensor, number: int = 0) -> torch.Tensor:
+        """One of two buffers, with the shape of `like`."""
+        if self._buffers[number].numel() < like.numel():
+            self._buffers[number] = torch.empty(like.numel(), dtype=torch.float32, device=self._device)
+        return self._buffers[number][: like.numel()].view(like.shape)
 
     def _to_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
@@ -179,5 +184,5 @@ def list_top(logits: torch.Tensor, counts: np.ndarray) -> list[TopLogprobs]:
     return lists
 
 
-def _entries(features: np.ndarray, feature: Feature) -> np.ndarray:
+def _entries(features: np.ndarray, feature: int) -> np.ndarray:
     return ((features & feature) != 0).nonzero()[0]
