@@ -8,6 +8,7 @@ bounds what can be in flight. Sockets are not thread-safe: one thread per channe
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ import zmq
 
 from lightllm.protocol import codec
 
+_log = logging.getLogger(__name__)
 _EPOCH = struct.Struct("<I")
 
 
@@ -93,7 +95,11 @@ class PullChannel:
 
         def drain() -> None:
             while True:
-                message = self.receive()
+                try:
+                    message = self.receive()
+                except msgspec.MsgspecError:  # those behind it would stay unseen until the next wake-up
+                    _log.exception("a malformed message was dropped")
+                    continue
                 if message is None:
                     break
                 callback(message)
