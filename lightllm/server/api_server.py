@@ -12,6 +12,8 @@ import resource
 import sys
 from collections.abc import Sequence
 
+import setproctitle
+
 from lightllm import __version__
 from lightllm.config import ServerConfig, parse
 from lightllm.errors import StartupError
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     clock.end("python")
     try:
         config, warnings = parse(sys.argv[1:] if argv is None else argv)
+        setproctitle.setproctitle("lightllm api_server")  # and no --api_key in the list of processes
         set_up_logging("supervisor", config.log_level)
         for warning in warnings:
             logging.getLogger("supervisor").warning(warning)

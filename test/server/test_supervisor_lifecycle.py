@@ -7,9 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from support.model_folder import make_model_folder
 from support.server import LightLLMServer
+
+from lightllm import __version__
+from lightllm.ipc.runtime_dir import RuntimeDir
 
 GOOD = {"http-0": "ready", "router": "ready", "backend-0": "ready"}
 COMMAND = (sys.executable, "-m", "support.fake_server")
@@ -44,16 +48,18 @@ def launch(model_dir):
 
 
 def test_ready_line_names_url_model_and_slots_and_the_table_every_process(launch):
-    server = launch()
+    server = launch(["--api_key", "secret-key"])
     url = server.wait_ready()
-    assert (
-        server.wait_for(r"lightllm \S+ ready: .*")
-        .group(0)
-        .startswith(f"lightllm 0.1.0 ready: {url} — model tiny — 77 slots")
-    )
+    ready = server.wait_for(r"lightllm \S+ ready: .*").group(0)
+    assert ready.startswith(f"lightllm {__version__} ready: {url} — model tiny — 77 slots — started in ")
     for name in ("supervisor", *GOOD):
         server.wait_for(rf"  {name} +\d+\.\d\d s ")
     server.wait_for("router loading — half way")
+    titles = [" ".join(psutil.Process(server.process.pid).cmdline())]
+    titles += [" ".join(child.cmdline()) for child in server.children]
+    assert sorted(title.strip() for title in titles) == sorted(
+        f"lightllm {name}" for name in ("api_server", *GOOD)
+    )
     assert server.stop() == 0
 
 
@@ -176,8 +182,6 @@ def test_kill_9_of_the_supervisor_leaves_no_child_and_the_next_start_removes_its
     successor.wait_ready()
     successor.stop()
     assert stale.exists()  # another base folder: not touched
-    from lightllm.ipc.runtime_dir import RuntimeDir
-
     RuntimeDir.create(server.runtime_base).remove()
     assert not stale.exists()
 
