@@ -293,7 +293,7 @@ class EngineClient:
         if record.done:
             record.wake()
         elif record.stream:
-            if record.pending() > MAX_PENDING_TOKENS:
+            if record.sending and record.pending() > MAX_PENDING_TOKENS:
                 self._cut_off(record)
             elif record.wants_sending(self.stream_interval):
                 record.wake()

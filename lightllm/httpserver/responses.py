@@ -121,7 +121,9 @@ class GenerationResponse(Response):
                     await send({"type": "http.response.body", "body": body})
                     return
                 if body:
+                    record.sending = True
                     await send({"type": "http.response.body", "body": body, "more_body": True})
+                    record.sending = False
                 continue  # news may have come while the client was slow
             await record.news()
 

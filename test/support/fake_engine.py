@@ -75,7 +75,7 @@ class FakeEngine:
         self.script = Script()
         self.added: list[AddRequest] = []
         self.aborted: list[AbortRequest] = []
-        self._runtime = runtime
+        self.runtime = runtime
         self._tokenizer = tokenizer
         self._eos = eos_token_id
         self._running: dict[int, _Running] = {}
@@ -114,7 +114,7 @@ class FakeEngine:
 
     def _run(self) -> None:
         context = make_context()
-        intake = PullChannel(context, self._runtime.router_intake, codec.to_router)
+        intake = PullChannel(context, self.runtime.router_intake, codec.to_router)
         self._bound.set()
         self._out: dict[int, PushChannel] = {}
         self._context = context
@@ -133,7 +133,7 @@ class FakeEngine:
 
     def _push(self, worker: int) -> PushChannel:
         if worker not in self._out:
-            self._out[worker] = PushChannel(self._context, self._runtime.http_results(worker))
+            self._out[worker] = PushChannel(self._context, self.runtime.http_results(worker))
         return self._out[worker]
 
     def _take(self, message: AddRequest | AbortRequest) -> None:

@@ -1,0 +1,129 @@
+"""Hostile and malformed bodies: always a 4xx that says what is wrong, never a 500, and no 200 before the check."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+ROUTES = (
+    "/generate",
+    "/generate_stream",
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/tokens",
+    "/abort_request",
+)
+
+MALFORMED = {
+    "empty": b"",
+    "not JSON": b"hello",
+    "cut off": b'{"inputs": "x"',
+    "a list": b"[1]",
+    "null": b"null",
+    "invalid UTF-8": b'{"inputs": "\xff", "prompt": "\xff", "text": "\xff", "request_id": "\xff"}',
+    "lone surrogate": b'{"inputs": "\\ud800", "prompt": "\\ud800", "text": "\\ud800", "request_id": "\\ud800"}',
+    "nested lists": b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "nested unknown field": b'{"inputs": "x", "prompt": "x", "y":'
+    + b'{"a":' * 50_000
+    + b"1"
+    + b"}" * 50_000
+    + b"}",
+    "large and wrong": b'{"inputs": 5, "x": "' + b"y" * 100_000 + b'"}',
+}
+
+
+def message_of(response: httpx.Response) -> str:
+    body = response.json()
+    return str(body["error"]["message"] if "/v1/" in str(response.url) else body["message"])
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed(client: httpx.Client, path: str, name: str) -> None:
+    response = client.post(path, content=MALFORMED[name])
+    assert response.status_code == 422, response.text
+    assert 0 < len(message_of(response)) < 400
+
+
+NUMBERS: list[tuple[str, Any]] = [
+    ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", "0.5"), ("temperature", True),
+    ("top_p", -0.1), ("top_k", 2**40), ("top_k", 1.5), ("top_k", 10**400), ("seed", -1), ("seed", 2**63), ("min_p", 2),
+    ("frequency_penalty", 1e9), ("presence_penalty", [1]), ("repetition_penalty", 0), ("ignore_eos", 1),
+    ("stop_token_ids", [-1]), ("stop_token_ids", [2**31]), ("stop_token_ids", list(range(2000))), ("timeout", -1),
+    ("logit_bias", {"x": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"1": float("nan")}), ("priority", 2**40),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ROUTES[:4])
+@pytest.mark.parametrize(("field", "value"), NUMBERS)
+def test_numbers(client: httpx.Client, path: str, field: str, value: Any) -> None:
+    body: dict[str, Any] = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    body = {"inputs": "x", "parameters": {field: value}} if "generate" in path else body | {field: value}
+    response = client.post(path, content=json.dumps(body).encode())
+    assert response.status_code in (400, 422), response.text
+    assert field in message_of(response)
+
+
+@pytest.mark.parametrize("path", ROUTES[:4])
+@pytest.mark.parametrize(
+    "stop", [["x"] * 65, ["x"] * 10_000, "", [""], ["y" * 2000], 5, [None], [[-1]]], ids=lambda s: str(s)[:12]
+)
+def test_stops(client: httpx.Client, path: str, stop: Any) -> None:
+    body: dict[str, Any] = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "stop": stop}
+    if "generate" in path:
+        body = {"inputs": "x", "parameters": {"stop_sequences": stop}}
+    response = client.post(path, json=body)
+    assert response.status_code in (400, 422), response.text
+    assert "stop" in message_of(response)
+
+
+@pytest.mark.parametrize(
+    "prompt", [5, {}, True, [1, "a"], ["a", 1], [1.5], [[1], "a"], [[1.5]], [True], [-1]]
+)
+def test_prompts_of_wrong_types(client: httpx.Client, prompt: Any) -> None:
+    response = client.post("/v1/completions", json={"prompt": prompt})
+    assert response.status_code == 422 and "prompt" in message_of(response)
+    response = client.post("/generate", json={"inputs": prompt})
+    assert response.status_code == 422 and "inputs" in message_of(response)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_body_over_the_limit(client: httpx.Client, path: str) -> None:
+    """1 MiB here, announced or in chunks of unannounced length."""
+    body = b'{"inputs": "' + b"x" * (1 << 20) + b'"}'
+    chunked = (body[i : i + 65536] for i in range(0, len(body), 65536))
+    for content in (body, chunked):
+        response = client.post(path, content=content)
+        assert response.status_code == 413
+        assert "1 MiB" in message_of(response)
+
+
+def test_list_of_a_hundred_thousand_wrong_entries_is_answered_quickly(client: httpx.Client) -> None:
+    body = json.dumps({"prompt": ["a"] + [1] * 100_000}).encode()
+    response = client.post("/v1/completions", content=body, timeout=5)
+    assert response.status_code == 422 and len(response.content) < 1000
+
+
+def test_unknown_routes_and_methods_in_the_shape_of_their_api(client: httpx.Client) -> None:
+    assert client.get("/nothing").status_code == 404
+    assert "message" in client.get("/nothing").json()
+    assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    assert client.get("/generate").status_code == 405
+    assert client.post("/generate/", json={}, headers={"host": "evil"}).status_code == 404  # no redirect
+
+
+def test_huge_headers_are_refused(client: httpx.Client) -> None:
+    response = client.get("/liveness", headers={"x": "y" * 100_000})
+    assert response.status_code == 400
+    response = client.get("/liveness", headers={f"x-{i}": "y" for i in range(500)})
+    assert response.status_code == 400
+
+
+def test_long_texts_and_large_valid_bodies(client: httpx.Client) -> None:
+    text = "word " * 30_000
+    response = client.post("/generate", json={"inputs": text})
+    assert response.status_code == 400
+    assert "max_new_tokens 1 > 512" in message_of(response)
