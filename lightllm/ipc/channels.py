@@ -54,7 +54,7 @@ class PullChannel:
     """The receiving end; owns (binds) its address."""
 
     def __init__(
-        self, context: zmq.Context, address: str, decoder: "msgspec.msgpack.Decoder[Any]", min_epoch: int = 0
+        self, context: zmq.Context, address: str, decoder: codec.Decoder, min_epoch: int = 0
     ) -> None:
         self._socket = context.socket(zmq.PULL)
         self._socket.set_hwm(0)

@@ -16,9 +16,21 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encoder.encode(message)
 
 
-def make_decoder(kind: Any) -> "msgspec.msgpack.Decoder[Any]":
-    """A decoder for one message type or a union of tagged ones; raises `msgspec.MsgspecError` on anything else."""
-    return msgspec.msgpack.Decoder(kind, dec_hook=decode_array)
+class Decoder:
+    """Decodes one message type or a union of tagged ones; raises `msgspec.MsgspecError` on anything else."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kind, dec_hook=decode_array).decode
+
+    def decode(self, data: bytes) -> Any:
+        try:
+            return self._decode(data)
+        except UnicodeDecodeError as error:  # msgspec lets this one through for text that is not UTF-8
+            raise msgspec.DecodeError(str(error)) from error
+
+
+def make_decoder(kind: Any) -> Decoder:
+    return Decoder(kind)
 
 
 to_router = make_decoder(messages.ToRouter)

@@ -124,6 +124,12 @@ def test_arbitrary_bytes_raise_only_the_documented_error(data, decoder):
         return
 
 
+def test_text_that_is_not_utf_8_is_a_message_error():
+    data = codec.encode(messages.Refused([1], "error", "xyz")).replace(b"xyz", b"x\xff\xfe")
+    with pytest.raises(msgspec.MsgspecError):
+        codec.to_http.decode(data)
+
+
 @pytest.mark.parametrize(
     "array",
     [["<i4", [3], b"1234"], ["|O", [1], b"12345678"], ["<i4", [-1, -1], b""], ["<i4", "x", b""], [1], {}, None],
