@@ -32,7 +32,7 @@ def launch(model_dir):
 
     yield start
     for server in servers:
-        server._abandon()
+        server.abandon()
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_sigterm_while_the_model_loads_stops_at_once(model_dir):
         assert server.wait(10) == 0
         server.check_nothing_left()
     finally:
-        server._abandon()
+        server.abandon()
 
 
 def test_a_broken_tokenizer_ends_the_launch_with_the_reason(model_dir, tmp_path):
@@ -180,4 +180,4 @@ def test_a_broken_tokenizer_ends_the_launch_with_the_reason(model_dir, tmp_path)
         assert "failed to start: " in server.log and "tokenizer" in server.log.splitlines()[-1]
         server.check_nothing_left()
     finally:
-        server._abandon()
+        server.abandon()

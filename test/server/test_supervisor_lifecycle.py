@@ -44,7 +44,7 @@ def launch(model_dir):
 
     yield start
     for server in servers:
-        server._abandon()
+        server.abandon()
 
 
 def test_ready_line_names_url_model_and_slots_and_the_table_every_process(launch):

@@ -134,7 +134,7 @@ class LightLLMServer:
         try:
             self.wait_ready()
         except BaseException:
-            self._abandon()
+            self.abandon()
             raise
         return self
 
@@ -145,10 +145,10 @@ class LightLLMServer:
             else:
                 print(self.log)
         finally:
-            self._abandon()
+            self.abandon()
 
-    def _abandon(self) -> None:
-        """Ends whatever still runs, by process number."""
+    def abandon(self) -> None:
+        """Ends whatever still runs, by process number, and removes the runtime base; for tests without `with`."""
         self.note_children()
         for process in (self.process, *self.children):
             if process.poll() is None if isinstance(process, subprocess.Popen) else process.is_running():
