@@ -21,8 +21,12 @@ from lightllm.httpserver.boundary import Boundary
 from lightllm.httpserver.error_responses import error_response, from_http_exception
 from lightllm.httpserver.health_routes import health_routes
 from lightllm.httpserver.native_api import native_routes
+from lightllm.httpserver.native_models import AbortBody, GenerateRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
+from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.state import ServerState
+
+_BODIES = (GenerateRequest, TokensRequest, AbortBody, CompletionRequest, ChatRequest)
 
 
 def create_app(state: ServerState) -> FastAPI:
@@ -43,7 +47,7 @@ def create_app(state: ServerState) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(Boundary)  # added last: outermost
-    openapi.install(app)
+    openapi.install(app, _BODIES)
     return app
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -55,7 +56,6 @@ def documented(
     return {
         "openapi_extra": {
             "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
-            "x-body-model": model,
             "responses": responses | _errors(tuple(_ERRORS), openai),
         }
     }
@@ -73,19 +73,15 @@ def plain(
     return {"openapi_extra": {"responses": responses | _errors(statuses, openai, bool(503 in statuses))}}
 
 
-def install(app: FastAPI) -> None:
-    """Lets `app.openapi()` describe the bodies."""
+def install(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
+    """Lets `app.openapi()` describe the bodies: `models` are those given to `documented`."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            models: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = []
-            for path in schema["paths"].values():
-                for operation in path.values():
-                    model = operation.pop("x-body-model", None)
-                    if model is not None:
-                        models.append((model, "validation"))
-            _, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=_REF)
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in models], ref_template=_REF
+            )
             schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             app.openapi_schema = schema
         return app.openapi_schema

@@ -1,0 +1,115 @@
+"""Metrics, load, version, the model's name, and what /openapi.json says."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from support.fake_engine import FakeEngine
+
+from lightllm.httpserver.metric_store import MetricStore, read_all
+from lightllm.protocol.messages import Refused
+from lightllm.protocol.metrics import FIRST_TOKEN_SECONDS, HTTP_METRICS, LOOP_LAG_LATEST, REQUEST_COUNT
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    return {
+        sample.name + "".join(f"{{{v}}}" for v in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def test_counts_of_requests(client: httpx.Client, engine: FakeEngine) -> None:
+    before = samples(client)
+    body = {"inputs": [5, 6, 7], "parameters": {"max_new_tokens": 4}}
+    client.post("/generate", json=body)
+    client.post("/generate_stream", json=body)
+    engine.script.refuse = Refused([], "ServerOverloaded", "full", retry_after=1)
+    client.post("/generate", json=body)
+    engine.wait_for(
+        lambda: samples(client)["lightllm_request_failure_total"] > before["lightllm_request_failure_total"]
+    )
+    after = samples(client)
+    grown = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert grown["lightllm_request_count_total"] == 3
+    assert grown["lightllm_request_success_total"] == 2
+    assert grown["lightllm_request_failure_total"] == grown["lightllm_request_refused_total"] == 1
+    assert grown["lightllm_request_first_token_duration_count"] == 2
+    assert grown["lightllm_request_inter_token_duration_count"] == 6
+    assert grown["lightllm_request_generated_tokens_sum"] == 8
+    assert grown["lightllm_request_input_length_sum"] == 9
+    assert (
+        after["lightllm_request_first_token_duration_bucket{+Inf}"]
+        == after["lightllm_request_first_token_duration_count"]
+    )
+
+
+def test_gauges_are_the_routers(client: httpx.Client, engine: FakeEngine) -> None:
+    engine.ready(running=3, waiting=2, slots_used=250, slots_cached=100, output_tokens=9, estimated_peak=500)
+    values = samples(client)
+    assert values["lightllm_batch_current_size"] == 3 and values["lightllm_queue_size"] == 2
+    assert values["lightllm_slots_used"] == 250 and values["lightllm_output_tokens_total"] == 9
+    load = client.get("/token_load").json()
+    assert load == {"current_load": 0.25, "logical_max_load": 0.5, "dynamic_max_load": 0.5}
+
+
+def test_token_load_of_an_idle_server_is_zero(client: httpx.Client) -> None:
+    assert set(client.get("/token_load").json().values()) == {0.0}
+
+
+def test_name_and_version(client: httpx.Client) -> None:
+    assert client.get("/get_model_name").json() == {"model_name": "tiny"}
+    assert client.post("/get_model_name").json() == {"model_name": "tiny"}
+    assert client.get("/version").json()["version"]
+
+
+def _count(path: Path) -> None:
+    store = MetricStore(path, HTTP_METRICS)
+    for _ in range(1000):
+        store.add(REQUEST_COUNT)
+        store.observe(FIRST_TOKEN_SECONDS, 0.5)
+    store.set(LOOP_LAG_LATEST, 0.25)
+
+
+def test_store_sums_over_processes_and_survives_a_restart(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for name in ("http-0", "http-1", "http-0"):
+        process = context.Process(target=_count, args=(tmp_path / name,))
+        process.start()
+        process.join(20)
+        assert process.exitcode == 0
+    values = read_all(tmp_path, HTTP_METRICS)
+    assert values[REQUEST_COUNT.name] == [3000.0]
+    assert (
+        values[FIRST_TOKEN_SECONDS.name][0] == 1500.0 and sum(values[FIRST_TOKEN_SECONDS.name][1:]) == 3000.0
+    )
+    assert values[LOOP_LAG_LATEST.name] == [0.25]
+
+
+def test_names_of_metrics_are_unique() -> None:
+    names = [metric.name for metric in HTTP_METRICS]
+    assert len(set(names)) == len(names)
+
+
+def test_openapi_describes_bodies_and_errors(client: httpx.Client) -> None:
+    schema: dict[str, Any] = client.get("/openapi.json").json()
+    for path, model in (
+        ("/generate", "GenerateRequest"),
+        ("/v1/completions", "CompletionRequest"),
+        ("/v1/chat/completions", "ChatRequest"),
+        ("/abort_request", "AbortBody"),
+    ):
+        operation = schema["paths"][path]["post"]
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert reference == f"#/components/schemas/{model}"
+        assert {"200", "400", "401", "408", "413", "422", "500", "503"} <= set(operation["responses"])
+    text = client.get("/openapi.json").text
+    for part in text.split('"$ref":"#/components/schemas/')[1:]:
+        assert part.split('"')[0] in schema["components"]["schemas"]
+    assert client.get("/docs").status_code == 200

@@ -1,0 +1,123 @@
+"""The real process: started as the Supervisor starts it, commanded over its channel."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+
+from lightllm.config import ServerConfig
+from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
+from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.tokenizer import Tokenizer
+
+
+class Process:
+    """`python -m lightllm.httpserver` with a channel and a listening socket."""
+
+    def __init__(self, runtime: RuntimeDir, config: ServerConfig) -> None:
+        runtime.config_file.write_bytes(config.to_json())
+        self.channel, theirs = socket.socketpair()
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        environment = dict(os.environ)
+        environment |= {CHANNEL_VARIABLE: str(theirs.fileno()), RUNTIME_VARIABLE: str(runtime.path)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lightllm.httpserver", "--worker", "0", "--fd", str(listener.fileno())],
+            env=environment, pass_fds=(theirs.fileno(), listener.fileno()),
+        )  # fmt: skip
+        theirs.close()
+        listener.close()
+        self.channel.settimeout(60)
+        self._lines = self.channel.makefile("rb")
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self._lines.readline())
+
+    def command(self, action: str) -> None:
+        self.channel.sendall(json.dumps({"action": action}).encode() + b"\n")
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        self._lines.close()
+        self.channel.close()
+
+
+@pytest.fixture
+def own_runtime(tmp_path: Path) -> Iterator[RuntimeDir]:
+    runtime = RuntimeDir.create(tmp_path / "r") if (tmp_path / "r").mkdir() is None else None
+    assert runtime is not None
+    yield runtime
+    runtime.remove()
+
+
+def test_serves_drains_and_stops(own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer) -> None:
+    process = Process(own_runtime, ServerConfig(model_dir=str(model_folder), model_name="tiny"))
+    try:
+        assert process.status()["state"] == "loading"
+        ready = process.status()
+        assert ready["state"] == "ready" and {"tokenizer", "app"} <= set(ready["seconds"])
+        assert httpx.get(f"{process.url}/liveness").status_code == 200
+        assert httpx.get(f"{process.url}/readiness").status_code == 503  # no router yet
+        modules = Path(f"/proc/{process.process.pid}/maps").read_text()
+        assert "torch" not in modules
+        engine = FakeEngine(own_runtime, tokenizer)
+        try:
+            body = {"inputs": "x", "parameters": {"max_new_tokens": 50}}
+            answer = httpx.post(f"{process.url}/generate", json=body).json()
+            assert answer["generated_text"] == [DEFAULT_ANSWER]
+            process.command("drain")
+            engine.wait_for(lambda: httpx.post(f"{process.url}/generate", json=body).status_code == 503)
+            engine.script.hold = True
+            before = time.monotonic()
+            process.command("stop")
+            assert process.process.wait(5) == 0
+            assert time.monotonic() - before < 2
+        finally:
+            engine.close()
+        assert process.status()["state"] == "stopped"
+    finally:
+        process.close()
+
+
+def test_ends_in_time_with_open_streams_when_the_supervisor_is_gone(
+    own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer
+) -> None:
+    process = Process(own_runtime, ServerConfig(model_dir=str(model_folder)))
+    engine = FakeEngine(own_runtime, tokenizer)
+    try:
+        while process.status()["state"] != "ready":
+            pass
+        engine.script.endless, engine.script.pause = True, 0.01
+        body = {"inputs": "x", "parameters": {"max_new_tokens": 450}}
+        with httpx.stream("POST", f"{process.url}/generate_stream", json=body) as response:
+            next(response.iter_bytes())
+            before = time.monotonic()
+            process.channel.shutdown(socket.SHUT_RDWR)
+            assert process.process.wait(5) == 0
+            assert time.monotonic() - before < 2
+    finally:
+        engine.close()
+        process.close()
+
+
+def test_bad_model_folder_is_reported(own_runtime: RuntimeDir, tmp_path: Path) -> None:
+    process = Process(own_runtime, ServerConfig(model_dir=str(tmp_path / "missing")))
+    try:
+        states = [process.status(), process.status()]
+        assert states[-1]["state"] == "failed" and str(tmp_path) in states[-1]["detail"]
+        assert process.process.wait(10) == 1
+    finally:
+        process.close()
