@@ -74,6 +74,7 @@ class Forecast:
         self._whole_prompts = whole_prompts
         self._held = self._to_come = self._delay = np.zeros(0, dtype=np.int64)
         self._prefill_work = 0
+        self._longest_work = 0
         self._prefills = 0
         self._running = 0
 
@@ -89,6 +90,7 @@ class Forecast:
         """Requests with `context` tokens of which `work` are still to be prefilled."""
         self._append(*self._prefilling(context, work, generated, limit))
         self._prefill_work += sum(work)
+        self._longest_work = max([self._longest_work, *work])
         self._prefills += len(work)
         self._running += len(work)
 
@@ -128,7 +130,10 @@ class Forecast:
         if self._whole_prompts:
             rounds = self._prefills + ahead + 1
         else:
-            room = np.clip(self._token_budget - self._running - ahead, 1, self._chunk)
+            room = np.maximum(self._token_budget - self._running - ahead, 1)
+            # Whoever has more work than a chunk may leave budget unused; only chunks are certain behind such a one.
+            longest = np.maximum(np.maximum.accumulate(np.asarray(work, dtype=np.int64)), self._longest_work)
+            room = np.where(longest > self._chunk, np.minimum(room, self._chunk), room)
             rounds = -(-(self._prefill_work + np.cumsum(work)) // room)
         return np.asarray(context, dtype=np.int64), np.maximum(to_come, 0), rounds + 1
 

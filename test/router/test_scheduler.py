@@ -24,7 +24,17 @@ def never_pauses(engine: Engine) -> None:
 
 
 def run_without_pausing(engine: Engine) -> None:
-    while engine.plan() | engine.execute() | engine.apply():
+    """With two rounds in flight whenever there is something to plan; nobody pauses, and no decode row skips a round."""
+    while engine.scheduler.has_work:
+        running = engine.scheduler._running
+        while engine.scheduler.in_flight < 2:
+            decoding = len(running._decoding)
+            if not engine.plan():
+                assert not decoding and not running.prefilling, "the memory is too small for who runs"
+                break
+            assert engine.sent[-1].num_decode == decoding
+        engine.execute()
+        engine.apply()
         engine.scheduler.check_invariants()
         never_pauses(engine)
     engine.run()
@@ -225,19 +235,28 @@ def test_slow_prefill_beside_a_long_decode_does_not_run_out_of_memory():
     assert engine.outputs[2] == generate_alone(prompt(55), 2, 0, 1000, 2)
 
 
-def test_request_ends_free_their_slots_one_round_late_and_admission_knows():
-    """Peak 20 = 10 + 10 only if the first one's slots were free in the round after its last."""
+@pytest.mark.parametrize(("capacity", "together"), [(20, False), (21, True)])
+def test_slots_are_free_one_round_after_the_end_and_admission_knows(capacity, together):
+    """The first ends with 10 slots; while its last round is in flight the second one takes its 11th."""
+    engine = Engine(make_limits(max_total_token_num=capacity, max_req_total_len=20, batch_max_tokens=32))
+    engine.add(add_request(1, prompt(8), 3, ignore_eos=True))
+    engine.add(add_request(2, prompt(8, 50), 5, ignore_eos=True))
+    run_without_pausing(engine)
+    assert (len(engine.sent[0].joins) == 2) == together
+    assert engine.outputs[2] == generate_alone(prompt(8, 50), 2, 0, 1000, 5)
+
+
+def test_random_loads_never_wait_for_memory_once_they_run():
     rng = np.random.default_rng(0)
     for _ in range(60):
-        capacity = int(rng.integers(12, 40))
-        engine = Engine(
-            make_limits(
-                max_total_token_num=capacity,
-                max_req_total_len=capacity,
-                batch_max_tokens=64,
-                chunked_prefill_size=64,
-            )
+        capacity, chunk = int(rng.integers(12, 40)), int(rng.integers(1, 20))
+        limits = make_limits(
+            max_total_token_num=capacity,
+            max_req_total_len=capacity,
+            batch_max_tokens=chunk + 8,
+            chunked_prefill_size=chunk,
         )
+        engine = Engine(limits)
         for i in range(8):
             length = int(rng.integers(1, capacity // 2))
             engine.add(
@@ -279,6 +298,20 @@ def test_failed_round_is_undone_and_planned_again():
     engine.run()
     for i in range(3):
         assert engine.outputs[i] == generate_alone(prompt(6, 10 * i + 1), i, 0, 1000, 8)
+
+
+def test_leaves_of_an_undone_round_are_sent_again():
+    engine = Engine(make_limits())
+    engine.add(add_request(1, prompt(3), 2, ignore_eos=True))
+    engine.run()
+    engine.add(add_request(2, prompt(3), 5, ignore_eos=True))
+    engine.plan()
+    engine.execute("broken")
+    engine.apply()
+    engine.run()
+    failed = next(i for i, r in enumerate(engine.sent) if r.leaves)
+    assert engine.sent[failed].leaves == engine.sent[failed + 1].leaves == [0]
+    assert [j.row for j in engine.sent[failed + 1].joins] == [0]
 
 
 def test_round_that_fails_three_times_ends_only_its_own_requests():

@@ -122,6 +122,10 @@ class FakeDevice:
                 state.pop(row, None)
         for join in round_.joins:
             row = join.row
+            before = self.joins.get(row, join)
+            assert (before.seed, before.choice) == (join.seed, join.choice), (
+                "a row is joined that nobody left"
+            )
             self.joins[row] = join
             self.lengths[row] = len(join.prefix_slots)
             self.last_token.pop(row, None)
