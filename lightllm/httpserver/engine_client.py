@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 import zmq
 
-from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded, ServerStopping
+from lightllm.errors import REQUEST_ERRORS, RequestError
 from lightllm.httpserver.metric_store import MetricStore
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord, with_seed
 from lightllm.ipc.channels import PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.protocol import codec, metrics
 from lightllm.protocol.messages import (
     AbortNamed,
@@ -33,9 +32,6 @@ from lightllm.protocol.messages import (
 )
 
 _log = logging.getLogger(__name__)
-_NOT_READY = Snapshot()
-STALL_SECONDS = 120.0
-"""Requests run, but no round has finished for so long: the server calls itself unhealthy."""
 
 
 class EngineClient:
@@ -53,7 +49,6 @@ class EngineClient:
     ) -> None:
         self.runtime = runtime
         self.store = store
-        self.draining = False
         self.stream_interval = stream_interval
         self._worker = worker
         self._workers = workers
@@ -61,7 +56,6 @@ class EngineClient:
         self._serial = time.time_ns() // 10_000  # above every serial of a former life of this worker
         self._choices: dict[int, ChoiceRecord] = {}
         self._named: dict[str, set[RequestRecord]] = {}
-        self._snapshot: SnapshotReader | None = None
         self._siblings: dict[int, PushChannel] = {}
 
     def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
@@ -78,32 +72,6 @@ class EngineClient:
         self._results.close()
         for channel in self._siblings.values():
             channel.close(linger_ms=100)
-
-    # -- state of the server
-
-    def snapshot(self) -> Snapshot:
-        """The Router's state; all zero before it has written one."""
-        if self._snapshot is None:
-            try:
-                self._snapshot = SnapshotReader(self.runtime.snapshot_file)
-            except (FileNotFoundError, ValueError):  # not there yet, or just being created
-                return _NOT_READY
-        return self._snapshot.read()
-
-    def require_ready(self) -> Snapshot:
-        """The snapshot; raises while the server cannot take requests."""
-        if self.draining:
-            raise ServerStopping("the server is shutting down and takes no new requests", retry_after=5)
-        snapshot = self.snapshot()
-        if not snapshot.ready:
-            raise ServerOverloaded("the model is still loading, try again soon", retry_after=1)
-        return snapshot
-
-    def stalled(self) -> bool:
-        """Whether requests run but the model makes no progress."""
-        snapshot = self.snapshot()
-        latest = max(snapshot.heartbeat, snapshot.last_round)
-        return bool(snapshot.running) and latest > 0 and time.time() - latest > STALL_SECONDS
 
     @property
     def active(self) -> int:

@@ -7,7 +7,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
-from lightllm.errors import RequestError
 from lightllm.httpserver import exposition
 from lightllm.httpserver.openapi import plain
 from lightllm.httpserver.state import ServerState
@@ -18,21 +17,14 @@ _LATER = {"retry-after": "1"}
 def health_routes(state: ServerState) -> APIRouter:
     """The routes; health and readiness answer 503 until the model serves, and while the server drains."""
     router = APIRouter(tags=["Server"])
-    engine = state.engine
-
-    def healthy() -> bool:
-        try:
-            engine.require_ready()
-        except RequestError:
-            return False
-        return not engine.stalled()
+    view = state.view
 
     @router.head("/health", include_in_schema=False)
     @router.get("/healthz", **plain("Healthy.", 503))
     @router.get("/health", **plain("Healthy.", 503))
     async def health() -> Response:
         """200 while requests can be served, 503 otherwise."""
-        if healthy():
+        if view.healthy():
             return JSONResponse({"message": "Ok"})
         return JSONResponse({"message": "Error"}, 503, _LATER)
 
@@ -40,9 +32,9 @@ def health_routes(state: ServerState) -> APIRouter:
     @router.get("/readiness", **plain("Ready.", 503))
     async def readiness() -> Response:
         """200 when the model is loaded and the server takes requests."""
-        if healthy():
+        if view.healthy():
             return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "stopping" if engine.draining else "starting"}, 503, _LATER)
+        return JSONResponse({"status": "stopping" if view.draining else "starting"}, 503, _LATER)
 
     @router.post("/liveness", include_in_schema=False)
     @router.get("/liveness", **plain("Alive."))
@@ -59,7 +51,7 @@ def health_routes(state: ServerState) -> APIRouter:
     async def token_load() -> Response:
         """current_load: slots that requests own; logical_max_load: slots still to be written by what runs, included;
         dynamic_max_load: the predicted peak. All are zero on an idle server."""
-        snapshot = engine.snapshot()
+        snapshot = view.snapshot()
         total = snapshot.slots_total or 1
         current = snapshot.slots_used / total
         peak = max(current, snapshot.estimated_peak / total) if snapshot.running else current
@@ -67,7 +59,7 @@ def health_routes(state: ServerState) -> APIRouter:
 
     @router.get("/metrics", **plain("Prometheus text format.", media_type="text/plain"))
     async def metrics() -> Response:
-        body = await run_in_threadpool(exposition.render, engine.runtime.metrics_dir, engine.snapshot())
+        body = await run_in_threadpool(exposition.render, state.engine.runtime.metrics_dir, view.snapshot())
         return Response(body, media_type=exposition.CONTENT_TYPE)
 
     @router.get("/version", **plain("The server's version."))

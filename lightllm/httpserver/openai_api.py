@@ -41,7 +41,7 @@ def openai_routes(state: ServerState) -> APIRouter:
             "owned_by": "lightllm",
             "root": state.model_name,
             "parent": None,
-            "max_model_len": state.engine.snapshot().max_req_total_len or None,
+            "max_model_len": state.view.snapshot().max_req_total_len or None,
         }
 
     @router.get("/models", **plain("The one model.", openai=True))

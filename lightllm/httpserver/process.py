@@ -19,6 +19,7 @@ from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.http_protocol import BoundedHttpProtocol
 from lightllm.httpserver.metric_store import MetricStore
 from lightllm.httpserver.prompts import PromptEncoder
+from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
@@ -60,7 +61,8 @@ def load_state(child: Child, worker: int) -> ServerState:
         stream_interval=config.stream_interval,
     )
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
-    return ServerState(config, engine, encoder, generation_defaults(config.model_dir))
+    view = ServerView(child.runtime.snapshot_file)
+    return ServerState(config, engine, view, encoder, generation_defaults(config.model_dir))
 
 
 async def _serve(
@@ -79,7 +81,7 @@ async def _serve(
     server = _Server(make_config(state), on_started)
 
     def obey(command: Command) -> None:
-        state.engine.draining = True
+        state.view.draining = True
         if command.action == "stop":
             server.should_exit = True
 

@@ -10,12 +10,14 @@ from lightllm.config import ServerConfig
 from lightllm.errors import UnknownModel
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
+from lightllm.httpserver.server_view import ServerView
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerState:
     config: ServerConfig
     engine: EngineClient
+    view: ServerView
     encoder: PromptEncoder
     defaults: dict[str, Any]
     """Sampling defaults of the model (generation_config.json)."""
@@ -34,7 +36,7 @@ class ServerState:
 
     def limits(self) -> Limits:
         """Raises while the server takes no requests."""
-        snapshot = self.engine.require_ready()
+        snapshot = self.view.require_ready()
         vocab_size = snapshot.vocab_size or self.encoder.tokenizer.vocab_size
         return Limits(snapshot.max_req_total_len, vocab_size)
 

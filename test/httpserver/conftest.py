@@ -20,6 +20,7 @@ from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.metric_store import MetricStore
 from lightllm.httpserver.process import make_config
 from lightllm.httpserver.prompts import PromptEncoder
+from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
@@ -37,7 +38,8 @@ class Worker:
             request_timeout=config.request_timeout, stream_interval=config.stream_interval,
         )  # fmt: skip
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
-        self.state = ServerState(config, self.engine, self.encoder, {})
+        self.view = ServerView(runtime.snapshot_file)
+        self.state = ServerState(config, self.engine, self.view, self.encoder, {})
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]

@@ -160,8 +160,8 @@ def test_draining_refuses_new_requests_and_finishes_running_ones(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(httpx.post, f"{worker.url}/generate", json=body, timeout=30)
         engine.wait_for(lambda: engine.active == 1)
-        worker.loop.call_soon_threadsafe(setattr, worker.engine, "draining", True)
-        engine.wait_for(lambda: worker.engine.draining)
+        worker.loop.call_soon_threadsafe(setattr, worker.view, "draining", True)
+        engine.wait_for(lambda: worker.view.draining)
         response = httpx.post(f"{worker.url}/v1/completions", json={"prompt": "x"})
         assert response.status_code == 503 and response.json()["error"]["code"] == "server_stopping"
         assert httpx.get(f"{worker.url}/readiness").json() == {"status": "stopping"}
