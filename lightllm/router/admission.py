@@ -122,10 +122,11 @@ class Forecast:
     def _prefilling(
         self, context: list[int], work: list[int], generated: list[int], limit: list[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The whole context counts as held at once. Nobody who comes later delays a prefill: those ahead do, with
-        their chunks, and as decode rows afterwards."""
-        # The last output needs no slot, and the first one is sampled by the prefill itself.
-        to_come = self._policy.outputs_to_come(np.asarray(generated), np.asarray(limit)) - 1
+        """The whole context counts as held from the first round on. Nobody who comes later delays a prefill: those
+        ahead do, with their chunks, and as decode rows afterwards."""
+        # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
+        # token's slot, and the last one needs none.
+        to_come = self._policy.outputs_to_come(np.asarray(generated), np.asarray(limit))
         ahead = np.arange(len(work), dtype=np.int64)
         if self._whole_prompts:
             rounds = self._prefills + ahead + 1
@@ -135,7 +136,7 @@ class Forecast:
             longest = np.maximum(np.maximum.accumulate(np.asarray(work, dtype=np.int64)), self._longest_work)
             room = np.where(longest > self._chunk, np.minimum(room, self._chunk), room)
             rounds = -(-(self._prefill_work + np.cumsum(work)) // room)
-        return np.asarray(context, dtype=np.int64), np.maximum(to_come, 0), rounds + 1
+        return np.asarray(context, dtype=np.int64) - 1, np.maximum(to_come, 1), rounds
 
     def _append(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> None:
         self._held = np.concatenate([self._held, held])

@@ -118,10 +118,16 @@ class Planner:
             queued += sum(min(tokens, chunk) for tokens in context)
 
     def empty_forecast(self) -> Forecast:
-        """As if nothing ran."""
-        limits, budget = self._limits, self._token_budget
-        whole = limits.whole_prompts and budget == limits.batch_max_tokens
-        return Forecast(self._policy, limits.max_total_token_num, budget, limits.chunked_prefill_size, whole)
+        """As if nothing ran. A token budget that is reduced for a while does not count: what intake accepted must be
+        able to enter, and who runs short of memory meanwhile can pause."""
+        limits = self._limits
+        return Forecast(
+            self._policy,
+            limits.max_total_token_num,
+            limits.batch_max_tokens,
+            limits.chunked_prefill_size,
+            limits.whole_prompts,
+        )
 
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round."""

@@ -343,6 +343,17 @@ def test_out_of_memory_halves_the_rounds_until_they_succeed_for_a_while():
     assert engine.outputs[1] == generate_alone(prompt(100), 1, 0, 1000, 250)
 
 
+def test_siblings_enter_even_while_the_token_budget_is_reduced():
+    engine = Engine(make_limits(batch_max_tokens=2, chunked_prefill_size=1))
+    engine.add(add_request(1, prompt(1), 1))
+    engine.plan()
+    engine.execute("memory")
+    engine.apply()
+    engine.add(add_request([2, 3], prompt(1), 3, n=2, ignore_eos=True))
+    engine.run()
+    assert len(engine.finished) == 3
+
+
 def test_more_decode_rows_than_a_reduced_budget_take_turns():
     engine = Engine(make_limits(max_total_token_num=400, batch_max_tokens=8, chunked_prefill_size=8))
     for i in range(8):
