@@ -10,7 +10,7 @@ from lightllm.httpserver.rendering import finish_reason, finite, json_bytes
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 _EVENT = (
-    b'data:{"token": {"id": %d, "text": %b, "logprob": %a, "special": %b, "count_output_tokens": %d, '
+    b'data:{"token": {"id": %d, "text": %b, "logprob": %b, "special": %b, "count_output_tokens": %d, '
     b'"prompt_tokens": %d}, "generated_text": null, "finished": %b, "finish_reason": %b, "details": null}\n\n'
 )
 _FALSE, _TRUE, _NULL = b"false", b"true", b"null"
@@ -40,7 +40,7 @@ class NativeRenderer:
 
     def chunk(self, record: RequestRecord) -> bytes:
         (choice,) = record.choices
-        prompt_tokens = record.prompt_tokens
+        prompt_tokens = len(choice.prompt.prompt_ids)
         special = self._special
         events = []
         count = len(choice.token_ids)
@@ -80,7 +80,7 @@ class NativeRenderer:
         text = choice.texts[index] if events else choice.tail
         token_id = choice.token_ids[index] if index >= 0 else -1
         last = _EVENT % (
-            token_id, json_bytes(text), finite(choice.logprobs[index]) if index >= 0 else 0.0,
+            token_id, json_bytes(text), json_bytes(finite(choice.logprobs[index]) if index >= 0 else 0.0),
             _TRUE if token_id in self._special or index < 0 else _FALSE, index + 1, prompt_tokens, _TRUE,
             json_bytes(finish_reason(choice.finish)),
         )  # fmt: skip
