@@ -53,13 +53,13 @@ class NativeRenderer:
                 % (
                     token_id,
                     json_bytes(text),
-                    finite(choice.logprobs[index]),
+                    json_bytes(finite(choice.logprobs[index])),
                     _TRUE if token_id in special else _FALSE,
                     index + 1,
                     prompt_tokens,
                     _FALSE,
                     _NULL,
-                )  # fmt: skip
+                )
             )
         if choice.finish is not None:
             events = self._close(choice, events, prompt_tokens)
@@ -80,10 +80,15 @@ class NativeRenderer:
         text = choice.texts[index] if events else choice.tail
         token_id = choice.token_ids[index] if index >= 0 else -1
         last = _EVENT % (
-            token_id, json_bytes(text), json_bytes(finite(choice.logprobs[index]) if index >= 0 else 0.0),
-            _TRUE if token_id in self._special or index < 0 else _FALSE, index + 1, prompt_tokens, _TRUE,
+            token_id,
+            json_bytes(text),
+            json_bytes(finite(choice.logprobs[index]) if index >= 0 else 0.0),
+            _TRUE if token_id in self._special or index < 0 else _FALSE,
+            index + 1,
+            prompt_tokens,
+            _TRUE,
             json_bytes(finish_reason(choice.finish)),
-        )  # fmt: skip
+        )
         return [*events[:-1], last]
 
     def _tokens(self, choice: ChoiceRecord) -> list[dict[str, Any]]:
