@@ -1,0 +1,61 @@
+"""Drives `TpPartBaseModel.forward` without a backend: one KV memory, requests in rows, any chunking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lightllm.models.base import TpPartBaseModel
+from lightllm.models.batch import Batch
+
+
+class ModelDriver:
+    """Slots are dealt at random (`shuffled`) or as one run a row; KV memory starts as NaN, so that a wrong read shows."""
+
+    def __init__(self, model: TpPartBaseModel, rows: int = 4, max_len: int = 256, shuffled: bool = False) -> None:
+        config = model.config
+        self.model = model
+        slots = rows * max_len
+        shape = (slots + 1, 2 * config.num_kv_heads, config.head_dim)
+        self.kv = [torch.full(shape, float("nan"), dtype=model.kv_dtype) for _ in range(config.num_layers)]
+        order = torch.randperm(slots, generator=torch.Generator().manual_seed(0)) if shuffled else torch.arange(slots)
+        self.slots = order.to(torch.int32).view(rows, max_len)
+        self.req_to_token = torch.full((rows + 1, max_len), slots, dtype=torch.int32)
+        self.kv_lens = [0] * rows
+
+    def step(self, work: Sequence[tuple[int, Sequence[int]]], num_decode: int = 0) -> torch.Tensor:
+        """Computes new tokens of some rows: (row, token ids) each, decode rows first. Logits of every token."""
+        ids, positions, slots, rows, q_lens, kv_lens = [], [], [], [], [], []
+        for row, tokens in work:
+            start, stop = self.kv_lens[row], self.kv_lens[row] + len(tokens)
+            self.req_to_token[row, start:stop] = self.slots[row, start:stop]
+            self.kv_lens[row] = stop
+            ids += list(tokens)
+            positions += range(start, stop)
+            slots += self.slots[row, start:stop].tolist()
+            rows.append(row)
+            q_lens.append(len(tokens))
+            kv_lens.append(stop)
+        batch = Batch(
+            input_ids=torch.tensor(ids),
+            positions=torch.tensor(positions),
+            slots=torch.tensor(slots),
+            rows=torch.tensor(rows),
+            q_lens=q_lens,
+            kv_lens=kv_lens,
+            num_decode=num_decode,
+            logit_index=torch.arange(len(ids)),
+            req_to_token=self.req_to_token,
+            kv=self.kv,
+        )
+        return self.model.forward(batch)
+
+    def greedy(self, row: int, prompt: Sequence[int], count: int, chunk: int = 4096) -> list[int]:
+        """`count` tokens of one request alone, its prompt in chunks."""
+        for start in range(0, len(prompt), chunk):
+            logits = self.step([(row, prompt[start : start + chunk])])
+        tokens = [int(logits[-1].argmax())]
+        while len(tokens) < count:
+            tokens.append(int(self.step([(row, tokens[-1:])], num_decode=1)[-1].argmax()))
+        return tokens
