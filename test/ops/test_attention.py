@@ -1,0 +1,129 @@
+"""Attention by slots against a loop over tokens and heads in float64."""
+
+import pytest
+import torch
+
+from lightllm.layers.attention import attention
+from lightllm.ops.attention_plan import AttentionPlan, plan_attention
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+def reference(
+    q: torch.Tensor, kv: torch.Tensor, tables: list[list[int]], q_lens: list[int], scale: float
+) -> torch.Tensor:
+    heads, kv_heads = q.shape[1], kv.shape[1] // 2
+    outputs = []
+    for table, q_len in zip(tables, q_lens):
+        for offset in range(q_len):
+            seen = kv[table[: len(table) - q_len + offset + 1]].double()
+            for head in range(heads):
+                group = head * kv_heads // heads
+                weights = (seen[:, group] @ q[len(outputs) // heads, head].double() * scale).softmax(0)
+                outputs.append(weights @ seen[:, kv_heads + group])
+    return torch.stack(outputs).view(q.shape[0], -1)
+
+
+class Case:
+    """A batch with random contents; KV slots that belong to nobody are NaN."""
+
+    def __init__(
+        self,
+        kv_lens: list[int],
+        q_lens: list[int],
+        num_decode: int,
+        layout: str = "run",
+        heads: tuple[int, int] = (8, 2),
+        head_dim: int = 16,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        total = sum(kv_lens)
+        generator = torch.Generator().manual_seed(total)
+        order = torch.arange(3, total + 3)
+        if layout == "shuffled":
+            order = order[torch.randperm(total, generator=generator)]
+        elif layout == "reversed":
+            order = order.flip(0)
+        self.tables = [part.tolist() for part in order.split(kv_lens)]
+        self.kv = torch.full((total + 9, 2 * heads[1], head_dim), float("nan"), dtype=dtype)
+        self.kv[order] = torch.randn(total, 2 * heads[1], head_dim, generator=generator).to(dtype)
+        self.q = torch.randn(sum(q_lens), heads[0], head_dim, generator=generator).to(dtype)
+        self.q_lens, self.num_decode = q_lens, num_decode
+        self.scale = head_dim**-0.5
+        self.req_to_token = torch.full((2 * len(kv_lens) + 1, max(kv_lens) + 2), total + 8, dtype=torch.int32)
+        self.rows = [2 * i + 1 for i in range(len(kv_lens))]
+        for row, table in zip(self.rows, self.tables):
+            self.req_to_token[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
+
+    def plan(self) -> AttentionPlan:
+        lengths = [len(table) for table in self.tables]
+        return plan_attention(self.rows, self.q_lens, lengths, self.num_decode, self.req_to_token, self.q.dtype)
+
+    def check(self) -> None:
+        result = attention(self.q, self.kv, self.plan(), self.scale)
+        expected = reference(self.q, self.kv, self.tables, self.q_lens, self.scale)
+        tolerance = TOLERANCE[self.q.dtype]
+        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+HEADS = [(8, 1), (8, 2), (8, 8), (6, 3)]
+LAYOUTS = ["run", "shuffled", "reversed"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("heads", HEADS)
+def test_decode(layout: str, heads: tuple[int, int]) -> None:
+    Case([1, 2, 37, 5, 130], [1] * 5, 5, layout, heads).check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("heads", HEADS)
+def test_prefill_with_and_without_a_prefix(layout: str, heads: tuple[int, int]) -> None:
+    Case([19, 1, 30, 2, 64], [19, 1, 7, 1, 40], 0, layout, heads).check()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_decode_and_prefill_side_by_side_in_every_dtype(dtype: torch.dtype) -> None:
+    Case([40, 1, 25, 33], [1, 1, 25, 10], 2, "shuffled", dtype=dtype).check()
+    Case([40, 1, 25, 33], [1, 1, 25, 10], 2, "run", dtype=dtype).check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_of_33(layout: str) -> None:
+    Case(list(range(1, 34)), [1] * 33, 33, layout).check()
+
+
+@pytest.mark.parametrize("head_dim", [8, 24, 64, 128])
+def test_head_dims(head_dim: int) -> None:
+    Case([50, 20], [1, 12], 1, head_dim=head_dim).check()
+
+
+def test_queries_may_be_a_slice_of_a_wider_tensor() -> None:
+    case = Case([20, 11], [1, 5], 1)
+    case.q = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1)[:, :8]
+    case.check()
+
+
+def test_large_scores_do_not_overflow() -> None:
+    case = Case([40, 25], [1, 9], 1)
+    case.q *= 1000
+    assert attention(case.q, case.kv, case.plan(), case.scale).isfinite().all()
+
+
+def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
+    case = Case([5], [1], 1)
+    hold = case.kv.shape[0] - 1
+    case.kv[hold] = 2.0
+    plan = plan_attention([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32)
+    q = torch.cat((case.q, torch.randn(2, 8, 16)))
+    result = attention(q, case.kv, plan, case.scale)
+    torch.testing.assert_close(result[1:], torch.full((2, 128), 2.0))
+
+
+def test_a_run_of_slots_is_read_in_place_and_anything_else_is_gathered() -> None:
+    run = Case([5, 9], [1, 9], 1, "run").plan()
+    assert [entry.slots for entry in run.decode + run.prefill] == [None, None] and run.longest_gather == 0
+    table = torch.tensor([[0, 1, 3, 2, 4]], dtype=torch.int32)
+    swapped = plan_attention([0], [1], [5], 1, table, torch.float32)
+    assert swapped.decode[0].slots is not None and swapped.decode[0].slots.tolist() == [0, 1, 3, 2, 4]
+    assert swapped.longest_gather == 5

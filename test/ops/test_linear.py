@@ -1,0 +1,75 @@
+"""Every form of a linear layer against float64, for any number of rows; SwiGLU and embedding."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightllm.ops.embedding import embedding
+from lightllm.ops.linear import activation_dtype, linear, pack_linear
+from lightllm.ops.silu_and_mul import silu_and_mul
+from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PlainLinear
+
+CPU = torch.device("cpu")
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+ROWS = [1, 2, 7, 33, 130]
+
+
+def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((result.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(96, 64), (5, 17), (389, 40)])
+def test_the_chosen_form_equals_the_product(dtype: torch.dtype, bias: bool, shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape).to(dtype)
+    offset = torch.randn(shape[0]).to(dtype) if bias else None
+    packed = pack_linear(weight, offset)
+    for rows in ROWS:
+        x = torch.randn(rows, shape[1]).to(activation_dtype(CPU, dtype))
+        expected = F.linear(x.double(), weight.double(), None if offset is None else offset.double())
+        result = linear(x, packed)
+        assert result.shape == (rows, shape[0]) and result.dtype == x.dtype
+        assert relative_error(result, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("form", [PlainLinear, OneDnnLinear, Fp16PackedLinear])
+def test_every_form_computes_bf16_weights_in_float32_exactly_enough(form: type) -> None:
+    weight = (torch.randn(64, 48) * 0.02).bfloat16()
+    packed = form(weight if form is Fp16PackedLinear else weight.float(), None)
+    for rows in ROWS:
+        x = torch.randn(rows, 48)
+        assert relative_error(packed(x), x.double() @ weight.double().T) < 1e-6
+
+
+def test_weights_beyond_fp16_keep_their_value() -> None:
+    weight = torch.full((8, 16), 1e6).bfloat16()
+    x = torch.ones(2, 16, dtype=activation_dtype(CPU, torch.bfloat16))
+    assert relative_error(linear(x, pack_linear(weight, None)), x.double() @ weight.double().T) < 1e-2
+
+
+def test_a_row_has_nearly_the_same_result_in_any_batch() -> None:
+    packed, x = pack_linear(torch.randn(256, 192), None), torch.randn(130, 192)
+    whole = linear(x, packed)
+    for rows in ROWS:
+        torch.testing.assert_close(linear(x[:rows], packed), whole[:rows], rtol=1e-5, atol=1e-4)
+
+
+def test_the_plain_weight_may_change_after_packing() -> None:
+    weight = torch.randn(32, 24).bfloat16()
+    packed, x = pack_linear(weight, None), torch.randn(3, 24).to(activation_dtype(CPU, torch.bfloat16))
+    before = linear(x, packed)
+    weight.zero_()
+    assert torch.equal(linear(x, packed), before)
+
+
+@pytest.mark.parametrize("rows", [1, 33])
+def test_silu_and_mul(rows: int) -> None:
+    gate_up = torch.randn(rows, 2 * 24)
+    gate, up = gate_up[:, :24].double(), gate_up[:, 24:].double()
+    torch.testing.assert_close(silu_and_mul(gate_up).double(), gate / (1 + (-gate).exp()) * up, rtol=1e-5, atol=1e-5)
+
+
+def test_embedding_picks_rows() -> None:
+    weight = torch.randn(10, 4)
+    assert torch.equal(embedding(torch.tensor([9, 0, 9]), weight), weight[[9, 0, 9]])

@@ -1,0 +1,93 @@
+"""Rotary tables against transformers, the rotation against complex multiplication, and the write into KV slots."""
+
+import pytest
+import torch
+
+from lightllm.layers.rotary import RotaryTable
+from lightllm.ops.rotary import inverse_frequencies, rotary_embedding, rotary_table
+from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
+
+SCALINGS = [
+    {"rope_type": "default"},
+    {"rope_type": "linear", "factor": 4.0},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"])
+@pytest.mark.parametrize("head_dim", [16, 128])
+def test_tables_equal_those_of_transformers(scaling: dict, head_dim: int) -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(
+        hidden_size=4 * head_dim,
+        num_attention_heads=4,
+        head_dim=head_dim,
+        max_position_embeddings=131072,
+        rope_parameters={"rope_theta": 500000.0, **scaling},
+    )
+    positions = torch.tensor([0, 1, 5, 4095, 100_000])
+    cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), positions[None])
+    table = RotaryTable(head_dim, 500000.0, scaling, torch.float32, torch.device("cpu"))
+    ours_cos, ours_sin = table.lookup(positions, 100_001)
+    torch.testing.assert_close(ours_cos[:, 0], cos[0])
+    torch.testing.assert_close(ours_sin[:, 0], sin[0])
+
+
+def test_a_table_that_grew_equals_one_made_at_once() -> None:
+    inverse = inverse_frequencies(8, 10000.0, SCALINGS[0])
+    parts = torch.cat((rotary_table(inverse, 0, 7, torch.float32), rotary_table(inverse, 7, 30, torch.float32)))
+    assert torch.equal(parts, rotary_table(inverse, 0, 30, torch.float32))
+
+
+def rotated_as_complex(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
+    """Element i and i + head_dim / 2 are the real and the imaginary part of one number."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None, None] * theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    numbers = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((numbers.real, numbers.imag), dim=-1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_heads_are_rotated_by_position(dtype: torch.dtype, tolerance: float) -> None:
+    x = torch.randn(5, 9, 16).to(dtype)[:, 1:7]
+    positions = torch.tensor([0, 3, 3, 100, 1000])
+    table = RotaryTable(16, 10000.0, SCALINGS[0], dtype, torch.device("cpu"))
+    result = rotary_embedding(x, *table.lookup(positions, 1001))
+    torch.testing.assert_close(
+        result.double(), rotated_as_complex(x, positions, 10000.0), rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 33])
+def test_keys_and_values_land_in_their_slots_and_nowhere_else(tokens: int) -> None:
+    heads, kv_heads, head_dim, hold = 6, 2, 8, 99
+    qkv = torch.randn(tokens, heads + 2 * kv_heads, head_dim)
+    qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+    positions = torch.randint(0, 500, (tokens,))
+    slots = torch.randperm(hold)[:tokens]
+    kv = torch.full((hold + 1, 2 * kv_heads, head_dim), float("nan"))
+    table = RotaryTable(head_dim, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
+    q = rotary_and_write_kv(qk, v, *table.lookup(positions, 500), kv, slots)
+    expected = rotated_as_complex(qk, positions, 10000.0).float()
+    torch.testing.assert_close(q, expected[:, :heads], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kv[slots, :kv_heads], expected[:, heads:], rtol=1e-4, atol=1e-4)
+    assert torch.equal(kv[slots, kv_heads:], v)
+    untouched = torch.ones(hold + 1, dtype=torch.bool)
+    untouched[slots] = False
+    assert kv[untouched].isnan().all()
+
+
+def test_padding_tokens_may_share_the_hold_slot() -> None:
+    kv = torch.zeros(11, 2, 4)
+    table = RotaryTable(4, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
+    qk, v = torch.randn(4, 2, 4), torch.randn(4, 1, 4)
+    rotary_and_write_kv(qk, v, *table.lookup(torch.zeros(4, dtype=torch.int64), 1), kv, torch.tensor([3, 10, 10, 10]))
+    assert torch.equal(kv[3, 1:], v[0]) and not kv[:3].any() and not kv[4:10].any()
