@@ -81,6 +81,9 @@ def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
         raise InvalidModel(
             f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}."
         )
+    head_dim = _positive(raw, "head_dim", hidden_size // heads)
+    if head_dim % 2:
+        raise InvalidModel(f"config.json: head_dim {head_dim} is odd; rotary embeddings pair its elements.")
     theta, scaling = _rope(raw)
     return ModelConfig(
         architecture=architecture,
@@ -89,7 +92,7 @@ def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
         intermediate_size=_positive(raw, "intermediate_size"),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=_positive(raw, "head_dim", hidden_size // heads),
+        head_dim=head_dim,
         vocab_size=_positive(raw, "vocab_size"),
         max_position_embeddings=_positive(raw, "max_position_embeddings", 2048),
         rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),

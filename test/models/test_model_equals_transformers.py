@@ -21,11 +21,19 @@ SHAPES: dict[str, dict[str, Any]] = {
     "multi-query, bias": {"num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True},
     "multi-query, attention bias": {"num_key_value_heads": 1, "attention_bias": True},
     "grouped, tied": {"num_key_value_heads": 4, "tie_word_embeddings": True},
-    "multi-head, odd sizes": {"num_key_value_heads": 8, "head_dim": 24, "vocab_size": 389, "num_hidden_layers": 3},
+    "multi-head, odd sizes": {
+        "num_key_value_heads": 8,
+        "head_dim": 24,
+        "vocab_size": 389,
+        "num_hidden_layers": 3,
+    },
     "llama3 rope": {"rope_scaling": LLAMA3_ROPE},
     "linear rope": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
 }
-CASES = [("llama", name) for name in SHAPES if name != "multi-query, attention bias"] + [("qwen3", "multi-query, attention bias"), ("qwen3", "grouped, tied")]
+CASES = [("llama", name) for name in SHAPES if name != "multi-query, attention bias"] + [
+    ("qwen3", "multi-query, attention bias"),
+    ("qwen3", "grouped, tied"),
+]
 PROMPT = [(17 * i + 3) % 380 for i in range(70)]
 CPU = torch.device("cpu")
 
@@ -48,7 +56,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def generate(reference: Any, prompt: list[int], count: int) -> list[int]:
     ids = torch.tensor([prompt])
-    output = reference.generate(ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None)
+    output = reference.generate(
+        ids, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None
+    )
     return output[0, len(prompt) :].tolist()
 
 
@@ -103,8 +113,12 @@ def test_prefill_chunks_beside_decode_rows_do_not_touch_each_other(pair: Any) ->
     torch.testing.assert_close(logits[-1], expected_chunk, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("architecture", "dtype"), [("llama", "bfloat16"), ("qwen3", "bfloat16"), ("llama", "float16")])
-def test_half_precision_parts_from_float32_only_at_near_ties(pair: Any, architecture: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "dtype"), [("llama", "bfloat16"), ("qwen3", "bfloat16"), ("llama", "float16")]
+)
+def test_half_precision_parts_from_float32_only_at_near_ties(
+    pair: Any, architecture: str, dtype: str
+) -> None:
     model, reference = pair(architecture, "grouped, tied", dtype)
     assert model.dtype == getattr(torch, dtype)
     expected = generate(reference, PROMPT, 24)

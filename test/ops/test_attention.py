@@ -57,7 +57,9 @@ class Case:
 
     def plan(self) -> AttentionPlan:
         lengths = [len(table) for table in self.tables]
-        return plan_attention(self.rows, self.q_lens, lengths, self.num_decode, self.req_to_token, self.q.dtype)
+        return plan_attention(
+            self.rows, self.q_lens, lengths, self.num_decode, self.req_to_token, self.q.dtype
+        )
 
     def check(self) -> None:
         result = attention(self.q, self.kv, self.plan(), self.scale)

@@ -67,7 +67,9 @@ def test_the_plain_weight_may_change_after_packing() -> None:
 def test_silu_and_mul(rows: int) -> None:
     gate_up = torch.randn(rows, 2 * 24)
     gate, up = gate_up[:, :24].double(), gate_up[:, 24:].double()
-    torch.testing.assert_close(silu_and_mul(gate_up).double(), gate / (1 + (-gate).exp()) * up, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        silu_and_mul(gate_up).double(), gate / (1 + (-gate).exp()) * up, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_embedding_picks_rows() -> None:

@@ -28,7 +28,9 @@ def test_rms_norm_equals_the_formula(shape: tuple[int, ...], dtype: torch.dtype)
 def test_each_head_may_have_its_own_weight_and_the_input_may_be_a_slice() -> None:
     x = torch.randn(4, 9, 16)[:, 2:7]
     weight, before = torch.randn(5, 16), x.clone()
-    torch.testing.assert_close(rms_norm(x, weight, 1e-6).double(), reference(x, weight, 1e-6), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        rms_norm(x, weight, 1e-6).double(), reference(x, weight, 1e-6), rtol=1e-5, atol=1e-5
+    )
     assert torch.equal(x, before)
 
 

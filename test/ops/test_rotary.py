@@ -43,7 +43,9 @@ def test_tables_equal_those_of_transformers(scaling: dict, head_dim: int) -> Non
 
 def test_a_table_that_grew_equals_one_made_at_once() -> None:
     inverse = inverse_frequencies(8, 10000.0, SCALINGS[0])
-    parts = torch.cat((rotary_table(inverse, 0, 7, torch.float32), rotary_table(inverse, 7, 30, torch.float32)))
+    parts = torch.cat(
+        (rotary_table(inverse, 0, 7, torch.float32), rotary_table(inverse, 7, 30, torch.float32))
+    )
     assert torch.equal(parts, rotary_table(inverse, 0, 30, torch.float32))
 
 
@@ -51,7 +53,9 @@ def rotated_as_complex(x: torch.Tensor, positions: torch.Tensor, theta: float) -
     """Element i and i + head_dim / 2 are the real and the imaginary part of one number."""
     half = x.shape[-1] // 2
     angles = positions[:, None, None] * theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    numbers = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(torch.ones_like(angles), angles)
+    numbers = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(
+        torch.ones_like(angles), angles
+    )
     return torch.cat((numbers.real, numbers.imag), dim=-1)
 
 
@@ -89,5 +93,7 @@ def test_padding_tokens_may_share_the_hold_slot() -> None:
     kv = torch.zeros(11, 2, 4)
     table = RotaryTable(4, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
     qk, v = torch.randn(4, 2, 4), torch.randn(4, 1, 4)
-    rotary_and_write_kv(qk, v, *table.lookup(torch.zeros(4, dtype=torch.int64), 1), kv, torch.tensor([3, 10, 10, 10]))
+    rotary_and_write_kv(
+        qk, v, *table.lookup(torch.zeros(4, dtype=torch.int64), 1), kv, torch.tensor([3, 10, 10, 10])
+    )
     assert torch.equal(kv[3, 1:], v[0]) and not kv[:3].any() and not kv[4:10].any()

@@ -13,13 +13,19 @@ from lightllm.models.batch import Batch
 class ModelDriver:
     """Slots are dealt at random (`shuffled`) or as one run a row; KV memory starts as NaN, so that a wrong read shows."""
 
-    def __init__(self, model: TpPartBaseModel, rows: int = 4, max_len: int = 256, shuffled: bool = False) -> None:
+    def __init__(
+        self, model: TpPartBaseModel, rows: int = 4, max_len: int = 256, shuffled: bool = False
+    ) -> None:
         config = model.config
         self.model = model
         slots = rows * max_len
         shape = (slots + 1, 2 * config.num_kv_heads, config.head_dim)
         self.kv = [torch.full(shape, float("nan"), dtype=model.kv_dtype) for _ in range(config.num_layers)]
-        order = torch.randperm(slots, generator=torch.Generator().manual_seed(0)) if shuffled else torch.arange(slots)
+        order = (
+            torch.randperm(slots, generator=torch.Generator().manual_seed(0))
+            if shuffled
+            else torch.arange(slots)
+        )
         self.slots = order.to(torch.int32).view(rows, max_len)
         self.req_to_token = torch.full((rows + 1, max_len), slots, dtype=torch.int32)
         self.kv_lens = [0] * rows

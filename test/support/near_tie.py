@@ -28,5 +28,7 @@ def assert_same_or_near_tie(
             logits = reference_logits(step).float()
             gap = float(logits.max() - logits[token])
             allowed = tolerance * float(logits.abs().max())
-            assert gap <= allowed, f"step {step}: token {token}, not {expected}, whose logit is {gap:.4g} > {allowed:.4g} better"
+            assert gap <= allowed, (
+                f"step {step}: token {token}, not {expected}, whose logit is {gap:.4g} > {allowed:.4g} better"
+            )
             return

@@ -1,0 +1,95 @@
+"""What each of several ranks holds: parts that cover the whole, and two ranks that compute what one computes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from support.checkpoints import make_checkpoint
+from support.model_driver import ModelDriver
+
+from lightllm.distributed import tp_group
+from lightllm.models.registry import load_model
+from lightllm.weights.split import even_part, kv_head_part, vocab_part, vocab_rows
+
+
+def test_even_parts_cover_the_whole_in_order() -> None:
+    parts = [even_part(12, 1, rank, 3) for rank in range(3)]
+    assert parts == [(1, 0, 4), (1, 4, 8), (1, 8, 12)]
+
+
+def test_kv_heads_are_split_or_shared_by_neighbours() -> None:
+    assert [kv_head_part(4, 8, rank, 2) for rank in range(2)] == [(0, 0, 16), (0, 16, 32)]
+    assert [kv_head_part(2, 8, rank, 4) for rank in range(4)] == [
+        (0, 0, 8),
+        (0, 0, 8),
+        (0, 8, 16),
+        (0, 8, 16),
+    ]
+
+
+@pytest.mark.parametrize(("vocab", "world"), [(10, 2), (11, 2), (9, 4), (5, 4)])
+def test_vocabulary_rows_cover_every_token_once(vocab: int, world: int) -> None:
+    parts = [vocab_part(vocab, rank, world) for rank in range(world)]
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(vocab))
+    assert all(part.stop - part.start <= vocab_rows(vocab, world) for part in parts)
+
+
+class TwoThreads:
+    """all_reduce and all_gather between two threads that stand for two ranks."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.given: dict[int, torch.Tensor] = {}
+        self.ranks: list[int] = []
+
+    def exchange(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.given[threading.get_ident()] = x.clone()
+        self.barrier.wait()
+        tensors = [self.given[rank] for rank in self.ranks]
+        self.barrier.wait()
+        return tensors
+
+    def all_reduce(self, x: torch.Tensor) -> None:
+        x.copy_(sum(self.exchange(x)))  # type: ignore[arg-type]
+
+    def all_gather(self, parts: list[torch.Tensor], x: torch.Tensor) -> None:
+        parts[:] = self.exchange(x)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        ("llama", {"attention_bias": True, "mlp_bias": True, "vocab_size": 385}),
+        ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+        ("qwen3", {"num_key_value_heads": 2}),
+    ],
+)
+def test_two_ranks_compute_what_one_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, shape: dict
+) -> None:
+    path = str(make_checkpoint(tmp_path / "model", architecture, **shape))
+    cpu, prompt = torch.device("cpu"), [(17 * i + 3) % 380 for i in range(20)]
+    expected = ModelDriver(load_model(path, data_type=None, device=cpu)).step([(0, prompt)])
+    models = [load_model(path, data_type=None, device=cpu, rank=rank, world_size=2) for rank in range(2)]
+    wire, results = TwoThreads(), {}
+    monkeypatch.setattr(tp_group, "dist", wire)
+
+    started = threading.Event()
+
+    def run(rank: int) -> None:
+        started.wait(20)
+        results[rank] = ModelDriver(models[rank]).step([(0, prompt)])
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    wire.ranks = [thread.ident for thread in threads]
+    started.set()
+    for thread in threads:
+        thread.join(60)
+    assert models[0].weight_bytes < 0.75 * load_model(path, data_type=None, device=cpu).weight_bytes
+    for rank in range(2):
+        torch.testing.assert_close(results[rank], expected, rtol=1e-4, atol=1e-3)
