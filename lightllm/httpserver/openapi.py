@@ -49,9 +49,10 @@ def documented(
 ) -> dict[str, Any]:
     """Arguments of a route whose body is `model`."""
     reference = {"$ref": _REF.format(model=model.__name__)}
-    contents = {media_type: {"schema": {"type": "object" if media_type == "application/json" else "string"}}}
+    schema = {"type": "object"} if media_type == "application/json" else {}
+    contents: dict[str, Any] = {media_type: {"schema": schema}}
     if openai and media_type == "application/json":
-        contents["text/event-stream"] = {"schema": {"type": "string"}}
+        contents["text/event-stream"] = {"schema": {}}
     responses: dict[str, Any] = {"200": {"description": answer, "content": contents}}
     return {
         "openapi_extra": {

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
-from schemathesis import Case
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS
 from support.server import LightLLMServer
 
-SETTINGS = {
-    "deadline": None,
-    "database": None,
-    "suppress_health_check": [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large],
-}
+CHECK_NAMES = [
+    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"
+]  # fmt: skip
+ROUTES = [
+    ("POST", "/generate"), ("POST", "/generate_stream"), ("POST", "/tokens"), ("POST", "/abort_request"),
+    ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/token_load"),
+    ("GET", "/health"), ("GET", "/healthz"), ("GET", "/liveness"), ("GET", "/readiness"), ("GET", "/get_model_name"),
+    ("GET", "/metrics"), ("GET", "/version"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -22,38 +29,50 @@ def api(server: LightLLMServer) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
 
 
-schema = schemathesis.pytest.from_fixture("api")
-
-
-def check(case: Case, client: httpx.Client) -> None:
+def send(case: Case) -> None:
     """A documented status, a documented content type, and never a 5xx except 503 with Retry-After."""
     response = case.call(timeout=60)
     if response.status_code == 503:
         assert "retry-after" in response.headers
         return
-    names = (
-        "not_a_server_error",
-        "status_code_conformance",
-        "content_type_conformance",
-        "response_schema_conformance",
-    )
-    case.validate_response(response, checks=CHECKS.get_by_names(list(names)))
+    case.validate_response(response, checks=CHECKS.get_by_names(CHECK_NAMES))
 
 
-@schema.parametrize()
-@settings(max_examples=15, **SETTINGS)
-def test_fuzz(case: Case, client: httpx.Client) -> None:
-    check(case, client)
+def fuzz(api: schemathesis.BaseSchema, method: str, path: str, mode: GenerationMode, examples: int) -> None:
+    strategy = api[path][method].as_strategy(generation_mode=mode)
+    run: Callable[[Case], None] = functools.partial(send)
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=examples < 100,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=strategy)
+    def check(case: Case) -> None:
+        run(case)
+
+    check()
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_fuzz(api: schemathesis.BaseSchema, method: str, path: str, mode: GenerationMode) -> None:
+    if mode is GenerationMode.NEGATIVE and method == "GET":
+        pytest.skip("nothing to get wrong in a request without parameters")
+    fuzz(api, method, path, mode, examples=12)
 
 
 @pytest.mark.slow
-@schema.parametrize()
-@settings(max_examples=1000, **SETTINGS)
-def test_fuzz_long(case: Case, client: httpx.Client) -> None:
-    check(case, client)
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize(("method", "path"), ROUTES[:6])
+def test_fuzz_long(api: schemathesis.BaseSchema, method: str, path: str, mode: GenerationMode) -> None:
+    fuzz(api, method, path, mode, examples=1000)
+
+
+def test_every_route_is_fuzzed(api: schemathesis.BaseSchema) -> None:
+    documented = {(method.upper(), path) for path, item in api.raw_schema["paths"].items() for method in item}
+    assert {(m, p) for m, p in documented if m == "POST"} <= set(ROUTES)
 
 
 def test_the_server_is_undisturbed(client: httpx.Client) -> None:
     body = {"inputs": "hello", "parameters": {"max_new_tokens": 3, "ignore_eos": True}}
     assert client.post("/generate", json=body).json()["count_output_tokens"] == 3
-    assert all(value == 0 for value in client.get("/token_load").json().values())
