@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from demo_model.evaluation import Score
+if TYPE_CHECKING:
+    from demo_model.evaluation import Score
 
 BEGIN, END = (
     "<!-- figures of the last training run: begin -->",
