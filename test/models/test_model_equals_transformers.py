@@ -160,3 +160,15 @@ def test_only_the_positions_asked_for_get_logits(pair: Any) -> None:
         del model.forward
     assert sizes == [1] and last.shape == (1, 384)
     torch.testing.assert_close(last[0], every[-1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_chunk_that_samples_nothing_returns_no_rows_and_leaves_the_next_one_right(
+    pair: Any, dtype: str
+) -> None:
+    model, _ = pair("qwen3", "grouped, tied", dtype)
+    expected = ModelDriver(model).step([(0, PROMPT)])[-1]
+    driver = ModelDriver(model)
+    assert driver.step([(0, PROMPT[:50])], logits=False).shape == (0, 384)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(driver.step([(0, PROMPT[50:])])[-1], expected, rtol=1e-4, atol=1e-4 * scale)

@@ -30,8 +30,10 @@ class ModelDriver:
         self.req_to_token = torch.full((rows + 1, max_len), slots, dtype=torch.int32)
         self.kv_lens = [0] * rows
 
-    def step(self, work: Sequence[tuple[int, Sequence[int]]], num_decode: int = 0) -> torch.Tensor:
-        """Computes new tokens of some rows: (row, token ids) each, decode rows first. Logits of every token."""
+    def step(
+        self, work: Sequence[tuple[int, Sequence[int]]], num_decode: int = 0, logits: bool = True
+    ) -> torch.Tensor:
+        """Computes new tokens of some rows: (row, token ids) each, decode rows first. Logits of every token, or none."""
         ids, positions, slots, rows, q_lens, kv_lens = [], [], [], [], [], []
         for row, tokens in work:
             start, stop = self.kv_lens[row], self.kv_lens[row] + len(tokens)
@@ -51,7 +53,7 @@ class ModelDriver:
             q_lens=q_lens,
             kv_lens=kv_lens,
             num_decode=num_decode,
-            logit_index=torch.arange(len(ids)),
+            logit_index=torch.arange(len(ids) if logits else 0),
             req_to_token=self.req_to_token,
             kv=self.kv,
         )
