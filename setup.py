@@ -12,8 +12,11 @@ if version is None:
 
 BENCH = ["matplotlib>=3.9"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
+# An OpenMP runtime whose waiting threads yield the core: see lightllm/server/environment.py.
+CPU = ['intel-openmp>=2024.2,<2025; sys_platform == "linux" and platform_machine == "x86_64"']
 TEST = [
     *BENCH,
+    *CPU,
     *TOKENIZERS,
     "httpx>=0.27",
     "hypothesis>=6.100",
@@ -58,5 +61,5 @@ setup(
         "tqdm>=4.66",
         "pyyaml>=6",
     ],
-    extras_require={"bench": BENCH, "docs": [], "test": TEST, "tokenizers": TOKENIZERS},
+    extras_require={"bench": BENCH, "cpu": CPU, "docs": [], "test": TEST, "tokenizers": TOKENIZERS},
 )

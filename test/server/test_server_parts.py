@@ -15,12 +15,22 @@ from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name
 from lightllm.server.start_table import PhaseClock, child_phases, format_table
 
 
-def test_a_backend_gets_the_threads_that_were_asked_for_and_openmp_does_not_spin():
+def test_a_backend_gets_the_threads_that_were_asked_for():
     environment = backend_environment(ServerConfig(cpu_threads=3), {"OMP_NUM_THREADS": "9"})
     assert environment["OMP_NUM_THREADS"] == "3"
-    assert environment["OMP_WAIT_POLICY"] == "passive"
     assert int(backend_environment(ServerConfig(), {})["OMP_NUM_THREADS"]) >= 1
     assert backend_environment(ServerConfig(mock_backend=""), {})["OMP_NUM_THREADS"] == "1"
+
+
+def test_openmp_yields_where_intels_runtime_is_installed_and_else_sleeps(monkeypatch):
+    assert backend_environment(ServerConfig(), {"LD_PRELOAD": "/lib/x.so"})["LD_PRELOAD"].endswith(
+        "/libiomp5.so"
+    )
+    assert "OMP_WAIT_POLICY" not in backend_environment(ServerConfig(), {})
+    assert "LD_PRELOAD" not in backend_environment(ServerConfig(), {"LD_PRELOAD": "/opt/libiomp5.so"})
+    monkeypatch.setattr("lightllm.server.environment.intel_openmp", lambda: None)
+    assert backend_environment(ServerConfig(), {})["OMP_WAIT_POLICY"] == "passive"
+    assert "LD_PRELOAD" not in backend_environment(ServerConfig(), {})
 
 
 def test_what_the_user_has_set_in_the_environment_stays():
