@@ -15,7 +15,7 @@ def attention(q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: flo
     q: [T, heads, head_dim]; kv: [slots + 1, 2 * kv_heads, head_dim]. Returns [T, heads * head_dim].
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if plan.decode:
+    if plan.num_decode:
         decode_attention(q, kv, plan, scale, out)
     if plan.prefill:
         prefill_attention(q, kv, plan, scale, out)

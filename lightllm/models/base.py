@@ -80,5 +80,6 @@ class TpPartBaseModel:
             batch.num_decode,
             batch.req_to_token,
             self.activation_dtype,
+            batch.kv[0].stride(0) * batch.kv[0].element_size(),
         )
         batch.rotary = self.rotary.lookup(batch.positions, max(batch.kv_lens))

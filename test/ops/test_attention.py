@@ -24,6 +24,10 @@ def reference(
     return torch.stack(outputs).view(q.shape[0], -1)
 
 
+LONG, SHORT = 1 << 30, 1
+"""Bytes of one token's keys and values: contexts are never, or always, short enough to be copied."""
+
+
 class Case:
     """A batch with random contents; KV slots that belong to nobody are NaN."""
 
@@ -55,17 +59,30 @@ class Case:
         for row, table in zip(self.rows, self.tables):
             self.req_to_token[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
 
-    def plan(self) -> AttentionPlan:
+    def plan(self, token_bytes: int = LONG) -> AttentionPlan:
         lengths = [len(table) for table in self.tables]
         return plan_attention(
-            self.rows, self.q_lens, lengths, self.num_decode, self.req_to_token, self.q.dtype
+            self.rows, self.q_lens, lengths, self.num_decode, self.req_to_token, self.q.dtype, token_bytes
         )
 
     def check(self) -> None:
-        result = attention(self.q, self.kv, self.plan(), self.scale)
+        """Decode entries one by one, and (four or more of them) together."""
         expected = reference(self.q, self.kv, self.tables, self.q_lens, self.scale)
         tolerance = TOLERANCE[self.q.dtype]
-        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+        for token_bytes in (LONG, SHORT):
+            result = attention(self.q, self.kv, self.plan(token_bytes), self.scale)
+            torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_short_contexts_are_computed_together_beside_prefills_and_long_ones_are_not() -> None:
+    case = Case([9, 2, 37, 5, 30], [1, 1, 1, 1, 12], 4, "shuffled")
+    assert case.plan(LONG).padded is None and len(case.plan(LONG).decode) == 4
+    plan = case.plan(SHORT)
+    assert (
+        plan.padded is not None and plan.padded.length == 37 and plan.decode == [] and len(plan.prefill) == 1
+    )
+    case.check()
+    Case([21] * 5, [1] * 5, 5, "shuffled").check()
 
 
 HEADS = [(8, 1), (8, 2), (8, 8), (6, 3)]
@@ -116,7 +133,7 @@ def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
     case = Case([5], [1], 1)
     hold = case.kv.shape[0] - 1
     case.kv[hold] = 2.0
-    plan = plan_attention([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32)
+    plan = plan_attention([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32, LONG)
     q = torch.cat((case.q, torch.randn(2, 8, 16)))
     result = attention(q, case.kv, plan, case.scale)
     torch.testing.assert_close(result[1:], torch.full((2, 128), 2.0))
@@ -126,6 +143,6 @@ def test_a_run_of_slots_is_read_in_place_and_anything_else_is_gathered() -> None
     run = Case([5, 9], [1, 9], 1, "run").plan()
     assert [entry.slots for entry in run.decode + run.prefill] == [None, None] and run.longest_gather == 0
     table = torch.tensor([[0, 1, 3, 2, 4]], dtype=torch.int32)
-    swapped = plan_attention([0], [1], [5], 1, table, torch.float32)
+    swapped = plan_attention([0], [1], [5], 1, table, torch.float32, LONG)
     assert swapped.decode[0].slots is not None and swapped.decode[0].slots.tolist() == [0, 1, 3, 2, 4]
     assert swapped.longest_gather == 5

@@ -1,4 +1,4 @@
-"""Attention by slots in plain torch: an entry at a time, in place where its slots are one run.
+"""Attention by slots in plain torch: an entry at a time, in place where its slots are one run; short contexts together.
 
 The query heads that share a KV head are treated as one group, so keys and values are never repeated in memory.
 """
@@ -15,8 +15,18 @@ def decode_attention(
     q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
 ) -> None:
     kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
-    count = len(plan.decode)
+    count = plan.num_decode
     grouped = (count, kv_heads, q.shape[1] // kv_heads, head_dim)
+    if plan.padded is not None:
+        context = kv.index_select(0, plan.padded.slots).view(
+            count, plan.padded.length, 2 * kv_heads, head_dim
+        )
+        keys, values = context.transpose(1, 2).chunk(2, 1)
+        attended = F.scaled_dot_product_attention(
+            q[:count].reshape(grouped), keys, values, attn_mask=plan.padded.mask, scale=scale
+        )
+        out[:count].view(grouped).copy_(attended)
+        return
     outputs = out[:count].view(grouped).unbind(0)
     buffer = _gather_buffer(kv, plan)
     if kv.dtype != torch.float32 or q.dtype != torch.float32:
