@@ -65,7 +65,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     add_spaces_between_special_tokens: bool = True
     print_eos_token: bool = False
     logprobs: int = 0
-    """How many alternatives with their log-probabilities to report a position (0: only the chosen token's)."""
+    """How many alternatives with their log-probabilities to report a position. 0: only the chosen token's; -1: not even
+    that, it is reported as 0 (a pass over the whole vocabulary is saved)."""
     raw_logprobs: bool = False
     """True (/v1): log-softmax of the untouched logits. False (native): after penalties and temperature."""
     prompt_logprobs: int = -1
@@ -76,7 +77,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 
     @property
     def greedy(self) -> bool:
-        return not self.do_sample or self.temperature < GREEDY_TEMPERATURE or self.top_k == 1
+        if not self.do_sample or self.temperature < GREEDY_TEMPERATURE:
+            return True
+        # The most likely token as well; but its log-probability may have to be that after temperature.
+        return self.top_k == 1 and (self.temperature == 1.0 or self.raw_logprobs)
 
     @property
     def uses_penalties(self) -> bool:
@@ -153,9 +157,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
             f"ExponentialDecayLengthPenalty item1 must be float >= 1.0 and <= 100.0, got {factor}",
         )
         _require(
-            0 <= self.logprobs <= MAX_LOGPROBS,
+            -1 <= self.logprobs <= MAX_LOGPROBS,
             "logprobs",
-            f"logprobs must be in [0, {MAX_LOGPROBS}], got {self.logprobs}",
+            f"logprobs must be in [-1, {MAX_LOGPROBS}], got {self.logprobs}",
         )
         _require(
             -1 <= self.prompt_logprobs <= MAX_LOGPROBS,

@@ -34,7 +34,7 @@ def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
 
 
 def template_variables(request: ChatRequest) -> dict[str, Any]:
-    """`chat_template_kwargs`, checked: scalars only, and nothing that is the server's to set."""
+    """`chat_template_kwargs`, checked: scalars only, and nothing that is the server's to set. Null leaves the default."""
     variables = request.chat_template_kwargs or {}
     if len(variables) > MAX_VARIABLES:
         raise InvalidParameter(
@@ -46,7 +46,7 @@ def template_variables(request: ChatRequest) -> dict[str, Any]:
             raise InvalidParameter(
                 f"chat_template_kwargs cannot set {name[:64]!r}", param="chat_template_kwargs"
             )
-    return variables
+    return {name: value for name, value in variables.items() if value is not None}
 
 
 def _message(message: Message, index: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_TOKEN_ID = 2**31 - 1
 MAX_STRINGS = 2048
@@ -18,8 +18,11 @@ Text = Annotated[str, Field(strict=True)]
 
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 Texts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STRINGS)]
-LogitBias = dict[Annotated[int, Field(strict=False, ge=0, le=MAX_TOKEN_ID)], Float]
-"""JSON object keys are strings, so these are converted."""
+LogitBias = Annotated[
+    dict[Annotated[int, Field(strict=False, ge=0, le=MAX_TOKEN_ID)], Float | None],
+    AfterValidator(lambda biases: {i: bias for i, bias in biases.items() if bias is not None}),
+]
+"""JSON object keys are strings, so these are converted; null is no bias."""
 Scalar = Bool | Int | Float | Annotated[str, Field(strict=True, max_length=4096)]
 
 

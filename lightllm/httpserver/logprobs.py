@@ -27,9 +27,12 @@ class Logprobs:
         }
 
     def _chat_token(self, choice: ChoiceRecord, index: int) -> dict[str, Any]:
-        entry = self._chat_entry(choice.token_ids[index], choice.logprobs[index])
-        alternatives = self._pairs(choice.top.get(index))
-        entry["top_logprobs"] = [self._chat_entry(i, logprob) for i, logprob in alternatives]
+        token_id, logprob = choice.token_ids[index], choice.logprobs[index]
+        entry = self._chat_entry(token_id, logprob)
+        entry["top_logprobs"] = [
+            self._chat_entry(i, logprob if i == token_id else value)
+            for i, value in self._pairs(choice.top.get(index))
+        ]
         return entry
 
     def _chat_entry(self, token_id: int, logprob: float) -> dict[str, Any]:
@@ -58,29 +61,53 @@ class Logprobs:
                 top = piece.top[position] if position < len(piece.top) else None
                 known[piece.start + position] = (logprob, top)
         part = _empty()
-        offset = 0
-        for index, token_id in enumerate(prompt.prompt_ids):
+        for index, (token_id, offset) in enumerate(
+            zip(prompt.prompt_ids, self._offsets(prompt), strict=True)
+        ):
             if index in known and index > 0:
                 logprob, top = known[index]
                 self._append(part, token_id, logprob, top, offset)
             else:
-                part["tokens"].append(self._tokenizer.token_text(token_id))
+                part["tokens"].append(self._name(token_id))
                 part["token_logprobs"].append(None)
                 part["top_logprobs"].append(None)
                 part["text_offset"].append(offset)
-            offset += len(part["tokens"][-1])
         return part
+
+    def _offsets(self, prompt: PromptRecord) -> list[int]:
+        """Where the text of each prompt token begins in the echoed text; special tokens that the tokenizer added take no
+        room in it."""
+        text = prompt.text or ""
+        stream = self._tokenizer.stream([], skip_special_tokens=False)
+        special = self._tokenizer.special_ids
+        offsets, offset = [], 0
+        for token_id in prompt.prompt_ids:
+            offsets.append(min(offset, len(text)))
+            piece = stream.push(token_id)
+            if token_id not in special or text.startswith(piece, offset):
+                offset += len(piece)
+        return offsets
 
     def _append(
         self, part: dict[str, list[Any]], token_id: int, logprob: float, top: TopLogprobs | None, offset: int
     ) -> None:
-        text = self._tokenizer.token_text
-        part["tokens"].append(text(token_id))
+        name = self._name(token_id)
+        alternatives: dict[str, float] = {}
+        for i, value in self._pairs(top):
+            alternatives.setdefault(self._name(i), finite(value))
+        alternatives[name] = finite(logprob)
+        part["tokens"].append(name)
         part["token_logprobs"].append(finite(logprob))
-        alternatives = {text(i): finite(value) for i, value in self._pairs(top)}
-        alternatives.setdefault(text(token_id), finite(logprob))
         part["top_logprobs"].append(alternatives)
         part["text_offset"].append(offset)
+
+    def _name(self, token_id: int) -> str:
+        """A token's text; parts of characters as OpenAI writes them, so that different tokens have different names."""
+        data = self._tokenizer.token_bytes(token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def _pairs(self, top: TopLogprobs | None) -> list[tuple[int, float]]:
         if top is None:

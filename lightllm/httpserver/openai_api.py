@@ -74,7 +74,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     model = state.check_model(body.model)
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
-    params = body.sampling(state.defaults, limit or default, logprobs or 0).verify(limits.vocab_size)
+    params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
     encoder = state.encoder
     text = await encoder.render_chat(
         template_messages(body),
@@ -108,7 +108,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
             prompt_ids = prompt
             text = state.encoder.tokenizer.decode(prompt, skip_special_tokens=False) if body.echo else ""
         prompt_ids, length = state.encoder.fit(
-            prompt_ids, body.max_tokens, limits, DEFAULT_MAX_NEW_TOKENS, "prompt", "max_tokens"
+            prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, "prompt", "max_tokens"
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
     answer_id = f"cmpl-{secrets.token_hex(12)}"
@@ -120,6 +120,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
         _logprobs(state, body.logprobs),
         body.include_usage and body.streamed,
         bool(body.echo),
+        body.echo_only,
     )
     return GenerationResponse(state.engine, record, renderer)
 
@@ -132,11 +133,11 @@ def _checked_completion(
         raise InvalidParameter("suffix is not supported", param="suffix")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise InvalidParameter(f"best_of must equal n, got {body.best_of}", param="best_of")
-    limit = body.checked_max_tokens(body.max_tokens)
+    limit = body.output_limit()
     logprobs = body.checked_logprobs()
     prompt_logprobs = logprobs if body.echo and logprobs is not None else -1
     length = DEFAULT_MAX_NEW_TOKENS if limit is None else limit
-    params = body.sampling(state.defaults, length, logprobs or 0, prompt_logprobs).verify(vocab_size)
+    params = body.sampling(state.defaults, length, _asked(logprobs), prompt_logprobs).verify(vocab_size)
     prompt = body.prompt
     prompts: Any = (
         prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
@@ -153,6 +154,11 @@ def _with_length(params: SamplingParams, max_new_tokens: int) -> SamplingParams:
     if params.max_new_tokens == max_new_tokens:
         return params
     return msgspec.structs.replace(params, max_new_tokens=max_new_tokens).verify()
+
+
+def _asked(logprobs: int | None) -> int:
+    """For `SamplingParams.logprobs`: who asks for none saves the work."""
+    return -1 if logprobs is None else logprobs
 
 
 def _logprobs(state: ServerState, count: int | None) -> Logprobs | None:

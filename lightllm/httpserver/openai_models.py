@@ -23,8 +23,8 @@ from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, SamplingParams
 
 _SAME_NAME = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "ignore_eos", "stop_token_ids", "include_stop_str_in_output",
-    "skip_special_tokens", "priority", "timeout",
+    "repetition_penalty", "logit_bias", "allowed_token_ids", "ignore_eos", "stop_token_ids",
+    "include_stop_str_in_output", "skip_special_tokens", "priority", "timeout",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ class OpenAIRequest(Body):
     top_k: Int | None = None
     min_p: Float | None = None
     repetition_penalty: Float | None = None
+    allowed_token_ids: TokenIds | None = None
     ignore_eos: Bool | None = None
     min_tokens: Int | None = None
     stop_token_ids: TokenIds | None = None
@@ -143,6 +144,19 @@ class CompletionRequest(OpenAIRequest):
     logprobs: Int | None = None
     suffix: Text | None = None
 
+    @property
+    def echo_only(self) -> bool:
+        """The prompt is wanted back, maybe with its log-probabilities, and nothing else."""
+        return self.max_tokens == 0 and bool(self.echo)
+
+    def output_limit(self) -> int | None:
+        """Tokens to generate at most; None: the default. One is made, and not shown, if only the prompt is wanted."""
+        if self.max_tokens == 0 and not self.echo:
+            raise InvalidParameter(
+                "max_tokens must be at least 1; 0 needs echo to be true", param="max_tokens"
+            )
+        return 1 if self.echo_only else self.checked_max_tokens(self.max_tokens)
+
     def checked_logprobs(self) -> int | None:
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise InvalidParameter(
@@ -199,7 +213,7 @@ class ChatRequest(OpenAIRequest):
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=1024)] | None = None
     tool_choice: Any = None
     add_generation_prompt: Bool | None = None
-    chat_template_kwargs: dict[str, Scalar] | None = None
+    chat_template_kwargs: dict[str, Scalar | None] | None = None
 
     def limit(self) -> int | None:
         """The output limit that the client set, if any."""
@@ -209,7 +223,7 @@ class ChatRequest(OpenAIRequest):
 
     def checked_logprobs(self) -> int | None:
         """How many alternatives a position; None: no log-probabilities at all."""
-        if self.top_logprobs is None:
+        if not self.top_logprobs:
             return 0 if self.logprobs else None
         if not self.logprobs:
             raise InvalidParameter("top_logprobs needs logprobs to be true", param="top_logprobs")

@@ -39,9 +39,12 @@ class OpenAIRenderer:
             {
                 **self._head(self.whole_object),
                 "choices": [self.whole_choice(choice) for choice in record.choices],
-                "usage": _usage(record),
+                "usage": self.usage(record),
             }
         )
+
+    def usage(self, record: RequestRecord) -> dict[str, Any]:
+        return _usage(record.prompt_tokens, record.output_tokens, record.cached_tokens)
 
     def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
         raise NotImplementedError
@@ -55,7 +58,7 @@ class OpenAIRenderer:
             if ends or len(choice.token_ids) > choice.sent:
                 if not choice.sent:
                     self.begin(choice, events)
-                self._add(choice, events)
+                self.new_events(choice, events)
                 if ends:
                     choice.ended = True
                     self.finish(choice, events)
@@ -92,9 +95,10 @@ class OpenAIRenderer:
     def end(self, record: RequestRecord) -> bytes:
         if not self._include_usage:
             return DONE
-        return event({**self._head(self.chunk_object), "choices": [], "usage": _usage(record)}) + DONE
+        return event({**self._head(self.chunk_object), "choices": [], "usage": self.usage(record)}) + DONE
 
-    def _add(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+    def new_events(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        """Events for all that has not been sent; counts it as sent."""
         if self._logprobs is not None and len(choice.token_ids) > choice.sent:
             logprobs = self.new_logprobs(choice)
             events.append(self.object_event(choice, choice.take_text(), logprobs))
@@ -192,23 +196,28 @@ class CompletionRenderer(OpenAIRenderer):
         logprobs: Logprobs | None,
         include_usage: bool,
         echo: bool = False,
+        echo_only: bool = False,
     ) -> None:
         super().__init__(answer_id, created, model, logprobs, include_usage)
         self._echo = echo
+        self._echo_only = echo_only
+
+    def usage(self, record: RequestRecord) -> dict[str, Any]:
+        if self._echo_only:
+            return _usage(record.prompt_tokens, 0, record.cached_tokens)
+        return super().usage(record)
 
     def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
-        echoed = (choice.prompt.text or "") if self._echo else ""
-        logprobs = None
-        if self._logprobs is not None:
-            logprobs = self._logprobs.completion(choice, 0, len(echoed))
-            if self._echo:
-                logprobs = joined(self._logprobs.prompt(choice.prompt), logprobs)
-        return {
-            "index": choice.index,
-            "text": echoed + choice.text,
-            "logprobs": logprobs,
-            "finish_reason": finish_reason(choice.finish),
-        }
+        text, logprobs = "", None
+        if self._echo:
+            text = choice.prompt.text or ""
+            logprobs = self._logprobs and self._logprobs.prompt(choice.prompt)
+        if not self._echo_only:
+            if self._logprobs is not None:
+                answer = self._logprobs.completion(choice, 0, len(text))
+                logprobs = joined(logprobs, answer) if logprobs else answer
+            text += choice.text
+        return self.choice_chunk(choice, text, logprobs, self._reason(choice))
 
     def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         if self._echo:
@@ -216,7 +225,17 @@ class CompletionRenderer(OpenAIRenderer):
             events.append(self.object_event(choice, choice.prompt.text or "", logprobs))
 
     def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        events.append(self.object_event(choice, "", None, finish_reason(choice.finish)))
+        events.append(self.object_event(choice, "", None, self._reason(choice)))
+
+    def new_events(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+        if self._echo_only:
+            choice.take_text()
+        else:
+            super().new_events(choice, events)
+
+    def _reason(self, choice: ChoiceRecord) -> str | None:
+        reason = finish_reason(choice.finish)
+        return "length" if self._echo_only and reason == "stop" else reason
 
     def text_prefix(self, index: int) -> bytes:
         return self._opening(index) + b'"text":'
@@ -235,11 +254,10 @@ class CompletionRenderer(OpenAIRenderer):
         return self._logprobs.completion(choice, choice.sent, echoed + choice.text_sent)
 
 
-def _usage(record: RequestRecord) -> dict[str, Any]:
-    prompt, output = record.prompt_tokens, record.output_tokens
+def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": record.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }

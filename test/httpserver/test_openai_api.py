@@ -156,6 +156,43 @@ def test_echo_with_logprobs(client: httpx.Client, tokenizer: Tokenizer, stream: 
     assert parts["tokens"][2] in parts["top_logprobs"][2]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_alone_scores_the_prompt(client: httpx.Client, tokenizer: Tokenizer, stream: bool) -> None:
+    fields: dict[str, Any] = {"stream_options": {"include_usage": True}} if stream else {}
+    response = post(
+        client, prompt=["Once upon", "a"], max_tokens=0, echo=True, logprobs=1, stream=stream, **fields
+    )
+    texts, counts, usage, reasons = ["", ""], [0, 0], None, []
+    for event in chunks(response) if stream else [response.json()]:
+        usage = event["usage"]
+        for choice in event["choices"]:
+            texts[choice["index"]] += choice["text"]
+            counts[choice["index"]] += len((choice["logprobs"] or {}).get("tokens", []))
+            reasons += [choice["finish_reason"]] if choice["finish_reason"] else []
+    assert texts == ["Once upon", "a"]
+    assert counts == [len(tokenizer.encode(text)) for text in texts]
+    assert usage is not None and usage["prompt_tokens"] == sum(counts) and usage["completion_tokens"] == 0
+    assert reasons == ["length", "length"]
+
+
+def test_offsets_of_an_echo_skip_the_bos_that_the_tokenizer_added(client: httpx.Client) -> None:
+    answer = post(client, prompt="Größe one", max_tokens=3, echo=True, logprobs=0).json()["choices"][0]
+    parts = answer["logprobs"]
+    assert parts["tokens"][0] == "<s>"
+    offsets = parts["text_offset"]
+    assert offsets == sorted(offsets) and offsets[:2] == [0, 0]
+    for token, offset in zip(parts["tokens"][1:], offsets[1:], strict=True):
+        if not token.startswith("bytes:"):
+            assert answer["text"].startswith(token, offset)
+
+
+def test_tokens_that_are_parts_of_characters_have_names_of_their_own(client: httpx.Client) -> None:
+    parts = post(client, prompt="x", max_tokens=60, logprobs=0).json()["choices"][0]["logprobs"]
+    names = [token for token in parts["tokens"] if token.startswith("bytes:")]
+    data = bytes.fromhex("".join(name.removeprefix("bytes:").replace("\\x", "") for name in names))
+    assert "🙂" in data.decode() and len(names) >= 4
+
+
 def test_echo_of_token_ids_decodes_them(client: httpx.Client, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("Once upon", add_special_tokens=False)
     answer = post(client, prompt=ids, max_tokens=60, echo=True).json()
@@ -181,15 +218,30 @@ def test_text_parts_tools_and_null_content(
 def test_extensions_reach_the_router(client: httpx.Client, engine: FakeEngine) -> None:
     response = post(
         client, prompt="x", max_tokens=9, min_tokens=2, top_k=4, min_p=0.1, repetition_penalty=1.1, ignore_eos=True,
-        stop_token_ids=[7], include_stop_str_in_output=True, skip_special_tokens=False, logit_bias={"3": 2},
+        stop_token_ids=[7], include_stop_str_in_output=True, skip_special_tokens=False, logit_bias={"3": 2}, allowed_token_ids=[3, 4],
         priority=1, timeout=60, user="me", unknown={"a": 1}, temperature=None, presence_penalty=-1.5,
     )  # fmt: skip
     assert response.status_code == 200, response.text
     params = engine.added[0].params
     assert (params.min_new_tokens, params.top_k, params.min_p, params.priority) == (2, 4, 0.1, 1)
-    assert params.stop_token_ids == [7] and params.logit_bias == {3: 2.0} and params.timeout == 60
+    assert (
+        params.stop_token_ids == [7]
+        and params.logit_bias == {3: 2.0}
+        and params.allowed_token_ids == [3, 4]
+        and params.timeout == 60
+    )
     assert params.ignore_eos and params.include_stop_str_in_output and not params.skip_special_tokens
     assert params.presence_penalty == -1.5
+
+
+def test_null_means_the_default_inside_objects_too(client: httpx.Client, engine: FakeEngine) -> None:
+    response = post(
+        client, "/v1/chat/completions", messages=[{"role": "user", "content": "hi", "name": None}],
+        chat_template_kwargs={"enable_thinking": None}, top_logprobs=0, stream=True,
+        stream_options={"include_usage": None}, logit_bias={"3": None},
+    )  # fmt: skip
+    assert response.status_code == 200, response.text
+    assert engine.added[0].params.logit_bias == {}
 
 
 def test_models(api: openai.OpenAI) -> None:
@@ -257,6 +309,7 @@ def test_bad_completions(client: httpx.Client, body: dict, param: str) -> None:
     ("body", "param"),
     [
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": -1}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
