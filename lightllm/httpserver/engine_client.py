@@ -107,7 +107,10 @@ class EngineClient:
             raise record.error
 
     def abort(self, record: RequestRecord, reason: FinishReason = "abort") -> None:
-        """Asks the Router to end what still runs of a request; the finishes come back as usual."""
+        """Asks the Router, once, to end what still runs of a request; the finishes come back as usual."""
+        if record.aborted:
+            return
+        record.aborted = True
         for choice in record.choices:
             if choice.request_id in self._choices:
                 self._router.send(AbortRequest(request_id=choice.request_id, reason=reason))

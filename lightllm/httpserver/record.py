@@ -129,6 +129,8 @@ class RequestRecord:
         self.touched = False
         """Has news in the message that is being handled."""
         self.disconnected = False
+        self.aborted = False
+        """The Router has been asked to end it."""
         self.sending = False
         """The handler is in `send`: if this is seen from outside, the client's buffers are full."""
         self.drop_connection: Callable[[], None] | None = None
