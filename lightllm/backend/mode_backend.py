@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_LEN = 16384
 _DEFAULT_CHUNK = {"cpu": 512, "cuda": 4096}
 _DECODE_ROOM = 256
+_ONE_THREAD_BYTES = 32 << 20
+"""Weights below which one CPU thread is faster: a parallel region takes longer to start than to compute."""
 _NO_LOGPROB = -9999.0
 """Reported where a broken checkpoint makes logits that are not numbers."""
 
@@ -71,6 +73,12 @@ class ModeBackend:
                     self._model_dir, data_type=config.data_type, device=self.device, load_way=config.load_way,
                     rank=self._rank, world_size=self._world_size, progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
+            if (
+                self.device.type == "cpu"
+                and not config.cpu_threads
+                and self.model.weight_bytes < _ONE_THREAD_BYTES
+            ):
+                torch.set_num_threads(1)
             with self._phase("kv memory", "reserving KV memory"):
                 self._reserve()
             with self._phase("warm-up", "warming up"):

@@ -42,6 +42,8 @@ class Feature:
     TOP = 256
     PROMPT = 512
     JOINED = 1024
+    SILENT = 2048
+    """nobody wants a log-probability"""
 
 
 EDITS = Feature.COUNTS | Feature.DECAY | Feature.MIN_NEW | Feature.BIAS | Feature.ALLOWED
@@ -84,7 +86,7 @@ class RowState:
         self.prompt_len[row] = join.prompt_len
         self.seed[row] = join.seed
         self.choice[row] = join.choice
-        self.logprobs[row] = min(params.logprobs, self.vocab_size)
+        self.logprobs[row] = min(max(params.logprobs, 0), self.vocab_size)
         if features & Feature.RANDOM:
             self.inverse_temperature[row] = 1.0 / params.temperature
             self.top_k[row] = params.top_k if params.top_k > 0 else self.vocab_size
@@ -177,9 +179,10 @@ def _features(params: SamplingParams, vocab_size: int) -> int:
         Feature.MIN_NEW: params.min_new_tokens > 1,
         Feature.BIAS: bool(params.logit_bias),
         Feature.ALLOWED: bool(params.allowed_token_ids),
-        Feature.RAW: params.raw_logprobs,
+        Feature.RAW: params.raw_logprobs and params.logprobs >= 0,
         Feature.TOP: params.logprobs > 0,
         Feature.PROMPT: params.prompt_logprobs >= 0,
+        Feature.SILENT: params.logprobs < 0,
     }
     for feature, asked in wanted.items():
         if asked:

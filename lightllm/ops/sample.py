@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 
+def greedy_tokens(logits: "torch.Tensor") -> "torch.Tensor":
+    """The most likely token of each row, the lowest id among equals. logits float32 [S, V]. Returns int64 [S]."""
+    return torch_implementation.greedy_tokens(logits)
+
+
 def choose_greedy(logits: "torch.Tensor", scratch: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
     """The most likely token of each row, the lowest id among equals, and its log-probability.
 

@@ -120,6 +120,20 @@ def test_greedy_log_probability_ignores_the_temperature():
     assert bench.step(logits, [0], [0]).logprobs[0].item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_who_wants_no_log_probability_gets_the_same_token_and_disturbs_nobody():
+    bench = Bench()
+    for row, params in enumerate([GREEDY, {"temperature": 0.8, "top_p": 0.9}, {"presence_penalty": 1.0}]):
+        bench.join(2 * row, [1, 2], 1, seed=row, **params, raw_logprobs=True)
+        bench.join(2 * row + 1, [1, 2], 1, seed=row, **params, raw_logprobs=True, logprobs=-1)
+    logits = make_logits(3).repeat_interleave(2, 0)
+    sampled = bench.step(logits, list(range(6)), [1] * 6)
+    assert sampled.token_ids[::2].tolist() == sampled.token_ids[1::2].tolist()
+    expected = logits[::2].log_softmax(1).gather(1, sampled.token_ids[::2, None]).squeeze(1)
+    torch.testing.assert_close(sampled.logprobs[::2], expected, atol=1e-5, rtol=1e-5)
+    alone = bench.step(logits[1:2], [1], [2])
+    assert alone.token_ids[0] == logits[1].argmax() and alone.logprobs.tolist() == [0.0]
+
+
 def test_alternatives_only_for_rows_that_ask_and_of_the_right_distribution():
     logits = make_logits(3)
     bench = Bench()

@@ -12,8 +12,14 @@ _BLOCK = 128
 """Tokens whose probabilities are summed together in the two-level search for a random token."""
 
 
+def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
+    if logits.device.type != "cpu":
+        return logits.argmax(1)
+    return torch.from_numpy(logits.numpy().argmax(1))
+
+
 def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    token_ids = _argmax(logits)
+    token_ids = greedy_tokens(logits)
     probabilities = torch.softmax(logits, dim=1, out=scratch)
     return token_ids, probabilities.gather(1, token_ids[:, None]).squeeze(1).log_()
 
@@ -115,12 +121,6 @@ def _logsumexp(logits: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     if logits.device.type != "cpu":
         return logits.logsumexp(1)
     return logits.amax(1) - torch.softmax(logits, dim=1, out=scratch).amax(1).log_()
-
-
-def _argmax(logits: torch.Tensor) -> torch.Tensor:
-    if logits.device.type != "cpu":
-        return logits.argmax(1)
-    return torch.from_numpy(logits.numpy().argmax(1))
 
 
 def _largest(logits: torch.Tensor, count: int) -> torch.Tensor:
