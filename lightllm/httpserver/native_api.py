@@ -71,7 +71,7 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
         prompt_ids = body.inputs
         check_vocabulary(prompt_ids, limits.vocab_size, "inputs")
     prompt_ids, length = state.encoder.fit(
-        prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS
+        prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS, params.n
     )
     if length != params.max_new_tokens:
         params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)

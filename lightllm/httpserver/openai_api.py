@@ -83,7 +83,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
         template_variables(body),
     )
     prompt_ids = await encoder.encode(text, bool(body.add_special_tokens))
-    prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, "messages", "max_tokens")
+    prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", "max_tokens")
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     record = RequestRecord([prompt], (request.scope[REQUEST_ID], answer_id), body.streamed)
@@ -108,7 +108,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
             prompt_ids = prompt
             text = state.encoder.tokenizer.decode(prompt, skip_special_tokens=False) if body.echo else ""
         prompt_ids, length = state.encoder.fit(
-            prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, "prompt", "max_tokens"
+            prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, params.n, "prompt", "max_tokens"
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
     answer_id = f"cmpl-{secrets.token_hex(12)}"

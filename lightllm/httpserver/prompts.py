@@ -24,6 +24,8 @@ class Limits(NamedTuple):
     max_req_total_len: int
     """prompt + output, tokens"""
     vocab_size: int
+    slots: int
+    """KV slots of all requests together; the answers of one prompt run side by side."""
 
 
 class PromptEncoder:
@@ -68,19 +70,21 @@ class PromptEncoder:
         max_new_tokens: int | None,
         limits: Limits,
         default: int,
+        n: int = 1,
         prompt_field: str = "inputs",
         length_field: str = "max_new_tokens",
     ) -> tuple[list[int], int]:
         """Checks a prompt against the limits; returns it, truncated if the server is set so, with its output length.
 
-        Without `max_new_tokens` the output gets `default` tokens, or what the prompt leaves. Raises `InvalidParameter`
+        Without `max_new_tokens` each of the `n` outputs gets `default` tokens, or what the prompt leaves. Raises `InvalidParameter`
         for an empty prompt, `PromptTooLong` with the numbers.
         """
         if not prompt_ids:
             raise InvalidParameter("prompt_ids is empty", param=prompt_field)
         limit = limits.max_req_total_len
         if max_new_tokens is None:
-            max_new_tokens = max(1, min(default, limit - len(prompt_ids)))
+            room = min(limit, limits.slots // n)
+            max_new_tokens = max(1, min(default, room - len(prompt_ids)))
         room = limit - max_new_tokens
         if len(prompt_ids) > room:
             if self._truncation is None or room < 1:

@@ -141,7 +141,7 @@ class GenerationResponse(Response):
             store.observe(metrics.MEAN_TOKEN_SECONDS, seconds)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug(
-                "%s: %d prompt, %d cached, %d output tokens, %.3f s", record.names, record.prompt_tokens,
+                "%s: %d prompt, %d cached, %d output tokens, %.3f s", " ".join(record.names), record.prompt_tokens,
                 record.cached_tokens, record.output_tokens, time.monotonic() - record.started,
             )  # fmt: skip
 

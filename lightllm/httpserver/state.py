@@ -38,7 +38,7 @@ class ServerState:
         """Raises while the server takes no requests."""
         snapshot = self.view.require_ready()
         vocab_size = snapshot.vocab_size or self.encoder.tokenizer.vocab_size
-        return Limits(snapshot.max_req_total_len, vocab_size)
+        return Limits(snapshot.max_req_total_len, vocab_size, snapshot.slots_total)
 
     def check_model(self, name: str | None) -> str:
         """The name to answer with. Raises `UnknownModel`; a request that names none means the one there is."""

@@ -51,6 +51,12 @@ def test_chat(api: openai.OpenAI, engine: FakeEngine, tokenizer: Tokenizer) -> N
     assert params.max_new_tokens == 512 - usage.prompt_tokens  # the rest of the context
 
 
+def test_several_answers_without_a_limit_share_the_memory(api: openai.OpenAI, engine: FakeEngine) -> None:
+    api.chat.completions.create(model="tiny", messages=MESSAGES, n=4)
+    (added,) = engine.added
+    assert added.params.max_new_tokens == 1000 // 4 - len(added.prompt_ids)  # the engine has 1000 slots
+
+
 def test_chat_stream(api: openai.OpenAI) -> None:
     stream = api.chat.completions.create(
         model="tiny", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
