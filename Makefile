@@ -7,7 +7,7 @@
 #   make docs, make clean
 
 PYTHON ?= python3
-# Another package index for torch alone, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu (small, no CUDA).
+# Another package index for torch alone: TORCH_INDEX=URL, e.g. of the CPU builds (small, no CUDA).
 TORCH_INDEX ?=
 ARGS ?=
 # Workers of the test run. One process by default: minutes, and tests that watch the clock have the machine to themselves.

@@ -1,7 +1,7 @@
 """Chat templates: where they are found, and how a conversation is rendered with one.
 
-The model's templates are Jinja written for transformers, so they get the environment that transformers gives them:
-https://huggingface.co/docs/transformers/chat_templating_writing
+The model's templates are Jinja written for transformers, so they get the environment that transformers gives them
+(its documentation: "Writing a chat template").
 """
 
 from __future__ import annotations
