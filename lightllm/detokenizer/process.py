@@ -87,8 +87,8 @@ def step(
     except Exception:  # one request's trouble must not end the text of all others
         logger.exception("dropped a message of %d bytes because of an unexpected error", len(data))
         return True
-    for worker, deltas in output.deltas.items():
-        workers[worker].send(deltas)
     for abort in output.aborts:
         router.send(abort)
+    for worker, deltas in output.deltas.items():
+        workers[worker].send(deltas)
     return True

@@ -81,8 +81,8 @@ class RouterLoop:
         busy = self._take_results()
         busy |= self._take_intake()
         busy |= self._send_rounds()
+        self._publish(busy)  # before the tokens: who gets the last answer finds the server empty
         self._send_tokens()
-        self._publish(busy)
         return busy
 
     def _take_results(self) -> bool:
@@ -158,14 +158,14 @@ class RouterLoop:
     def _publish(self, busy: bool) -> None:
         """Snapshot, statistics, and the check of the books while nobody runs."""
         now = time.monotonic()
-        idle = not self.scheduler.has_work and not self.scheduler.in_flight
+        empty = not self.scheduler.has_work
         self._unpublished |= busy
         self._unchecked |= busy
         elapsed = now - self._last_snapshot
-        wanted = self._unpublished and (idle or elapsed >= SNAPSHOT_SECONDS)
+        wanted = self._unpublished and (empty or elapsed >= SNAPSHOT_SECONDS)
         if wanted or elapsed >= HEARTBEAT_SECONDS:
             self.publish(now)
-        if idle and self._unchecked and not busy:
+        if empty and not self.scheduler.in_flight and self._unchecked and not busy:
             self._unchecked = False
             self._check_books()
 
