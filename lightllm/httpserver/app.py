@@ -53,4 +53,6 @@ def create_app(state: ServerState) -> FastAPI:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(request.scope["path"], from_http_exception(error))
+    response = error_response(request.scope["path"], from_http_exception(error))
+    response.headers.update(error.headers or {})  # Allow, for 405
+    return response

@@ -12,7 +12,7 @@ from lightllm.httpserver.boundary import REQUEST_ID
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, Parameters, TokensRequest
 from lightllm.httpserver.native_rendering import NativeRenderer
 from lightllm.httpserver.openapi import documented
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -66,6 +66,7 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     if stream and params.n != 1:
         raise InvalidParameter("stream api only support best_of == 1", param="best_of")
     if isinstance(body.inputs, str):
+        check_text(body.inputs, "inputs")
         prompt_ids = await state.encoder.encode(body.inputs, parameters.add_special_tokens is not False)
     else:
         prompt_ids = body.inputs

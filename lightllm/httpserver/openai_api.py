@@ -18,7 +18,7 @@ from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -101,6 +101,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
     records = []
     for prompt in prompts:
         if isinstance(prompt, str):
+            check_text(prompt, "prompt")
             text = prompt
             prompt_ids = await state.encoder.encode(prompt, body.add_special_tokens is not False)
         else:

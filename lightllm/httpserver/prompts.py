@@ -96,6 +96,12 @@ class PromptEncoder:
         return prompt_ids, max_new_tokens
 
 
+def check_text(text: str, param: str) -> None:
+    """Raises `InvalidParameter` for an empty prompt, also where the tokenizer would put a BOS in its place."""
+    if not text:
+        raise InvalidParameter("the prompt is empty", param=param)
+
+
 def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None:
     """Raises `InvalidParameter` for token ids that the model does not know."""
     if prompt_ids and int(np.asarray(prompt_ids, dtype=np.int64).max()) >= vocab_size:

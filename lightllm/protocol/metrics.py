@@ -22,7 +22,7 @@ _TOKENS = tuple(float(m * 10**e) for e in range(6) for m in (1, 2, 5))
 _SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 # -- counted by the Http Server workers and summed over them
-REQUEST_COUNT = Metric("lightllm_request_count", "Generation requests received.", "counter")
+REQUEST_COUNT = Metric("lightllm_request_count", "Generation requests that passed validation.", "counter")
 REQUEST_SUCCESS = Metric("lightllm_request_success", "Generation requests answered to their end.", "counter")
 REQUEST_FAILURE = Metric(
     "lightllm_request_failure", "Generation requests answered with an error or cut off.", "counter"

@@ -188,6 +188,7 @@ def test_length_limits(client: httpx.Client, engine: FakeEngine) -> None:
     assert generate(client, [7] * 510).status_code == 200
     assert engine.added[0].params.max_new_tokens == 2  # the default shrinks to what remains
     assert generate(client, []).json()["message"] == "prompt_ids is empty"
+    assert generate(client, "").json() == {"message": "the prompt is empty", "param": "inputs"}
     response = generate(client, [10**6])
     assert response.status_code == 400 and "id > vocab_size" in response.json()["message"]
 

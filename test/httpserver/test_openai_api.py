@@ -302,6 +302,8 @@ def test_failure_in_a_stream_is_an_error_event(api: openai.OpenAI, engine: FakeE
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"prompt": ["x"] * 2000, "n": 2}, "prompt"),
         ({"prompt": [[5], []]}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": ["x", ""]}, "prompt"),
         ({"prompt": [[5], [10**6]]}, "prompt"),
     ],
 )
