@@ -48,7 +48,7 @@ class OneDnnLinear(PackedLinear):
         self.nbytes = weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")
 
 
 class Fp16PackedLinear(PackedLinear):
@@ -61,7 +61,7 @@ class Fp16PackedLinear(PackedLinear):
         self.nbytes = weight.numel() * 2
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+        return torch.ops.quantized.linear_dynamic_fp16.default(x, self.packed)
 
 
 @functools.cache
