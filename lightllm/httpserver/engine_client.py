@@ -57,6 +57,8 @@ class EngineClient:
         self._choices: dict[int, ChoiceRecord] = {}
         self._named: dict[str, set[RequestRecord]] = {}
         self._siblings: dict[int, PushChannel] = {}
+        self._ended: RequestError | None = None
+        """What every request is told from `end_all` on."""
 
     def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
         """Opens the sockets; to be called in the event loop's thread."""
@@ -81,7 +83,9 @@ class EngineClient:
     # -- requests
 
     def submit(self, record: RequestRecord) -> None:
-        """Gives ids and seeds to a record and sends it to the Router."""
+        """Gives ids and seeds to a record and sends it to the Router. Raises what `end_all` was called with."""
+        if self._ended is not None:
+            raise self._ended
         for prompt in record.prompts:
             prompt.params = with_seed(prompt.params, secrets.randbits(63))
         self._serial += 1
@@ -123,6 +127,13 @@ class EngineClient:
                 if worker != self._worker:
                     self._sibling(worker).send(AbortNamed(name=name))
         return found
+
+    def end_all(self, error: RequestError) -> None:
+        """The server ends: every request that still runs, and every later one, ends with `error`."""
+        self._ended = error
+        for record in {id(choice.request): choice.request for choice in self._choices.values()}.values():
+            record.error = error
+            self._cut(record)
 
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or there is nobody to send it to: aborts what still runs and drops the record."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 import uvloop
 
-from lightllm.errors import StartupError
+from lightllm.errors import ServerStopping, StartupError
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.http_protocol import BoundedHttpProtocol
@@ -29,12 +29,14 @@ from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.model_files import generation_defaults
 
 _LAG_INTERVAL = 0.5
+_LAST_WRITES_SECONDS = 0.8
+"""After `stop`: how long clients may take to read the end of their answers."""
 _KEEP_ALIVE = 65
 """Seconds an idle connection is kept; more than what load balancers keep theirs."""
 
 
 def run(child: Child, worker: int, fd: int) -> None:
-    """Serves until the Supervisor says stop; then open streams get a second."""
+    """Serves until the Supervisor says stop; then open streams end with an error event."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     started = time.monotonic()
     child.report("loading", "tokenizer")
@@ -78,7 +80,7 @@ async def _serve(
         seconds["app"] = time.monotonic() - started
         child.report("ready", seconds=seconds)
 
-    server = _Server(make_config(state), on_started)
+    server = _Server(make_config(state), on_started, state.engine)
 
     def obey(command: Command) -> None:
         state.view.draining = True
@@ -117,15 +119,27 @@ def make_config(state: ServerState) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone (the Supervisor decides) and says when it listens."""
+    """Leaves signals alone (the Supervisor decides), says when it listens, and ends what is open at its end."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], engine: EngineClient) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._engine = engine
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests are told that it is over. Who does not read that in time loses the connection: every handler ends
+        in an orderly way, while the engine's sockets are still open."""
+        self._engine.end_all(ServerStopping("the server is shutting down", retry_after=5))
+        asyncio.get_running_loop().call_later(_LAST_WRITES_SECONDS, self._drop_connections)
+        await super().shutdown(sockets)
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # type: ignore[union-attr]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # type: ignore[override]

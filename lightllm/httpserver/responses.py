@@ -126,6 +126,10 @@ class GenerationResponse(Response):
                     record.sending = False
                 continue  # news may have come while the client was slow
             await record.news()
+        if record.error is not None:
+            body = renderer.chunk(record) if record.wants_sending(1) else b""
+            body += renderer.error(record.error) + renderer.end(record)
+            await send({"type": "http.response.body", "body": body})
 
     def _observe(self, outcome: metrics.Metric) -> None:
         store, record = self._engine.store, self._record

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from lightllm.config import ServerConfig
 from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.tokenizer import Tokenizer
+
+STREAM = {"prompt": "x", "max_tokens": 450, "stream": True}
 
 
 class Process:
@@ -92,8 +95,8 @@ def test_serves_drains_and_stops(own_runtime: RuntimeDir, model_folder: Path, to
         process.close()
 
 
-def test_ends_in_time_with_open_streams_when_the_supervisor_is_gone(
-    own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer
+def test_lost_supervisor_ends_streams_with_an_error_event_and_whole_answers_with_503(
+    own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     process = Process(own_runtime, ServerConfig(model_dir=str(model_folder)))
     engine = FakeEngine(own_runtime, tokenizer)
@@ -102,13 +105,49 @@ def test_ends_in_time_with_open_streams_when_the_supervisor_is_gone(
             pass
         engine.script.endless, engine.script.pause = True, 0.01
         body = {"inputs": "x", "parameters": {"max_new_tokens": 450}}
-        with httpx.stream("POST", f"{process.url}/generate_stream", json=body) as response:
-            next(response.iter_bytes())
-            before = time.monotonic()
-            process.channel.shutdown(socket.SHUT_RDWR)
-            assert process.process.wait(5) == 0
-            assert time.monotonic() - before < 2
+        with ThreadPoolExecutor(1) as pool:
+            whole = pool.submit(httpx.post, f"{process.url}/generate", json=body, timeout=30)
+            with httpx.stream("POST", f"{process.url}/v1/completions", json=STREAM) as response:
+                lines = response.iter_lines()
+                next(lines)
+                engine.wait_for(lambda: engine.active == 2)
+                before = time.monotonic()
+                process.channel.shutdown(socket.SHUT_RDWR)
+                events = [line for line in lines if line]
+            assert whole.result().status_code == 503 and "retry-after" in whole.result().headers
+        assert '"code":"server_stopping"' in events[-2] and events[-1] == "data: [DONE]"
+        assert process.process.wait(5) == 0
+        assert time.monotonic() - before < 2
+        assert "Traceback" not in capfd.readouterr().err
     finally:
+        engine.close()
+        process.close()
+
+
+def test_clients_that_do_not_read_do_not_hold_up_the_stop(
+    own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    process = Process(own_runtime, ServerConfig(model_dir=str(model_folder)))
+    engine = FakeEngine(own_runtime, tokenizer)
+    engine.ready(max_req_total_len=1_000_000)
+    raw = socket.socket()
+    try:
+        while process.status()["state"] != "ready":
+            pass
+        engine.script.endless, engine.script.tokens_a_round, engine.script.pause = True, 200, 0.02
+        body = b'{"inputs": "x", "parameters": {"max_new_tokens": 3900}}'  # more than all buffers hold
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", int(process.url.rpartition(":")[2])))
+        raw.sendall(
+            b"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        engine.wait_for(lambda: engine.active == 1)
+        engine.wait_for(lambda: engine.active == 0)
+        process.command("stop")
+        assert process.process.wait(5) == 0
+        assert "Traceback" not in capfd.readouterr().err
+    finally:
+        raw.close()
         engine.close()
         process.close()
 
