@@ -179,7 +179,9 @@ class ServerConfig:
 NOT_YET = {
     "run_mode": "normal", "dp": "1", "nnodes": "1", "quant_type": "none", "mtp_mode": None, "output_constraint_mode": "none",
     "enable_multimodal": False, "enable_multimodal_audio": False, "use_reward_model": False, "return_all_prompt_logprobs": False,
-    "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False,
+    "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
+    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0", "node_rank": "0", "metric_gateway": None,
+    "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
 }  # fmt: skip
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
 
@@ -191,6 +193,11 @@ WITHOUT_EFFECT = {
     "enable_flashinfer_decode": 0, "enable_fa3": 0, "disable_cudagraph": 0, "graph_max_batch_size": 1,
     "graph_split_batch_size": 1, "graph_grow_step_size": 1, "graph_max_len_in_batch": 1, "sampling_backend": 1,
     "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_capacity": 1, "cache_reserved_ratio": 1,
+    "pd_master_ip": 1, "pd_master_port": 1, "pd_decode_rpyc_port": 1, "multinode_httpmanager_port": 1,
+    "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1, "job_name": 1, "grouping_key": 1, "push_interval": 1,
+    "enable_monitor_auth": 0, "visual_infer_batch_size": 1, "visual_gpu_ids": -1, "visual_tp": 1, "visual_dp": 1,
+    "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1, "ep_redundancy_expert_config_path": 1,
+    "auto_update_redundancy_expert": 0,
 }  # fmt: skip
 """LightLLM options that are accepted and ignored with a warning: how many values they take (-1: any number)."""
 
@@ -287,7 +294,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field, option in options():
         text = environ.get(f"LIGHTLLM_{field.name.upper()}")
-        if text is not None:
+        if text is not None and not (field.name == "port" and text.startswith("tcp://")):
+            # Kubernetes sets LIGHTLLM_PORT=tcp://... in every pod beside a service that is named lightllm.
             values[field.name] = _convert(field, option, text, f"LIGHTLLM_{field.name.upper()}")
     return values
 

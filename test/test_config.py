@@ -143,6 +143,12 @@ def test_yaml_without_a_value_and_an_empty_file_leave_the_defaults(tmp_path):
     assert config_of("--config", str(yaml)) == ServerConfig()
 
 
+def test_the_port_that_kubernetes_sets_for_a_service_is_not_ours():
+    assert config_of(LIGHTLLM_PORT="tcp://10.0.0.1:8000") == ServerConfig()
+    with pytest.raises(InvalidOption, match="LIGHTLLM_PORT"):
+        config_of(LIGHTLLM_PORT="udp")
+
+
 def test_mock_backend_needs_no_value():
     assert config_of("--mock_backend").mock_backend == ""
     assert config_of("--mock_backend", "--port", "1").mock_backend == ""
