@@ -33,6 +33,7 @@ APART = "processes"
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "tokenizer", "config", "sampling_params", "errors", "demo", "backend.mock",
+    "models.architectures", "models.config",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""
 

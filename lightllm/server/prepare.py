@@ -11,6 +11,8 @@ from pathlib import Path
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
+from lightllm.models.architectures import find_architecture, read_config
+from lightllm.models.config import normalise
 from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
 
 DEMO_MODEL_NAME = "lightllm-demo"
@@ -25,14 +27,19 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     log = logging.getLogger("supervisor")
     model_dir = os.path.abspath(resolve_model_dir(config.model_dir, log.info))
     read_model_config(model_dir)
+    if config.mock_backend is None:
+        raw = read_config(model_dir)
+        normalise(raw, find_architecture(raw)).for_rank(config.tp)
     name = config.model_name or default_model_name(config.model_dir)
     return dataclasses.replace(config, model_dir=model_dir, model_name=name)
 
 
 def default_model_name(model_dir: str | None) -> str:
-    """The last part of the folder or hub id as it was given."""
+    """The hub id, or the last part of the folder."""
     if model_dir is None:
         return DEMO_MODEL_NAME
+    if not Path(model_dir).expanduser().is_dir():
+        return model_dir  # `resolve_model_dir` has found it on the hub
     return os.path.basename(os.path.abspath(model_dir))
 
 

@@ -1,7 +1,7 @@
 """One ModelConfig from every way a config.json may put it."""
 
+from lightllm.models.architectures import find_architecture
 from lightllm.models.config import normalise
-from lightllm.models.registry import find_architecture
 
 BASE = {
     "model_type": "llama",

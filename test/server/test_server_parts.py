@@ -1,17 +1,19 @@
 """What the Supervisor is made of: environment, plan, drain, listener, start-up table."""
 
+import json
 import socket
 
 import pytest
+from support.model_folder import make_model_folder
 
 from lightllm.config import ServerConfig
-from lightllm.errors import StartupError
+from lightllm.errors import InvalidModel, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.server.drain import Drain
 from lightllm.server.environment import backend_environment, helper_environment
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.plan import plan_children
-from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name
+from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name, resolve_config
 from lightllm.server.start_table import PhaseClock, child_phases, format_table
 
 
@@ -120,7 +122,30 @@ def test_the_phase_clock_has_no_gap():
     ]  # fmt: skip
 
 
-def test_the_model_name_is_the_last_part_of_what_was_given():
-    assert default_model_name("/models/Llama-3/") == "Llama-3"
-    assert default_model_name("Qwen/Qwen3-0.6B") == "Qwen3-0.6B"
+def test_the_model_name_is_the_hub_id_or_the_last_part_of_the_folder(tmp_path):
+    folder = tmp_path / "Llama-3"
+    folder.mkdir()
+    assert default_model_name(f"{folder}/") == "Llama-3"
+    assert default_model_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
     assert default_model_name(None) == DEMO_MODEL_NAME
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"architectures": ["NoSuchForCausalLM"]},
+            "NoSuchForCausalLM is not supported. Supported are: Llama",
+        ),
+        ({"architectures": "LlamaForCausalLM"}, "must be a list of names"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_attention_heads": "eight"}, "num_attention_heads"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_refused_before_any_process_starts(tmp_path, change, message):
+    folder = make_model_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidModel, match=message):
+        resolve_config(ServerConfig(model_dir=str(folder)))
+    resolve_config(ServerConfig(model_dir=str(folder), mock_backend=""))  # serves any shape
