@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import urllib.error
 import urllib.request
@@ -94,6 +95,8 @@ class RemoteServer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     arguments = _parser().parse_args(argv)
+    # The terminal shows the conversation: what fails comes as an error, what is interrupted was meant to be.
+    logging.getLogger("lightllm").setLevel(logging.ERROR)
     options = {
         name: value for name, value in vars(arguments).items() if name not in ("model_dir", "url", "api_key")
     }

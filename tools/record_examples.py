@@ -110,7 +110,7 @@ ERRORS: list[tuple[str, dict[str, Any] | None]] = [
 
 EXAMPLES: dict[str, Callable[[Server], str]] = {
     "curl": lambda server: fenced(server.ask("/generate", WHAT_IS_AI)),
-    "python": lambda server: fenced(str(json.loads(server.ask("/generate", SUM))), "python"),
+    "python": lambda server: fenced(str(json.loads(server.ask("/generate", SUM))), "text"),
     "generate": lambda server: fenced(server.ask("/generate", WHAT_IS_AI)),
     "details": details,
     "stream": lambda server: stream(server, "/generate_stream", SUM),
