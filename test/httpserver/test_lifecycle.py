@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -229,3 +230,35 @@ def test_many_cancelled_streams_leave_nothing(client: httpx.Client, worker: Any,
     engine.wait_for(lambda: engine.active == 0 and worker.engine.active == 0)
     assert worker.engine._named == {}
     assert threading.active_count() <= threads_before + 1
+
+
+@pytest.mark.parametrize("route", ["/generate", "/generate_stream"])
+def test_a_client_that_leaves_with_requests_in_the_pipeline_is_noticed(
+    worker: Any, engine: FakeEngine, caplog: pytest.LogCaptureFixture, route: str
+) -> None:
+    engine.script.hold = True
+    body = b'{"inputs": "x", "parameters": {"max_new_tokens": 50}}'
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (route.encode(), len(body))
+    raw = socket.create_connection(("127.0.0.1", worker.port))
+    raw.sendall((head + body) * 3)
+    engine.wait_for(lambda: engine.active == 1)
+    raw.close()
+    engine.wait_for(lambda: engine.aborted and engine.active == 0 and worker.engine.active == 0)
+    assert not caplog.text
+
+
+def test_pipelined_requests_are_answered_in_order(worker: Any) -> None:
+    raw = socket.create_connection(("127.0.0.1", worker.port))
+    raw.settimeout(20)
+    for number in range(30):
+        body = b'{"inputs": "x", "parameters": {"max_new_tokens": %d}}' % (number % 3 + 1)
+        close = b"Connection: close\r\n" if number == 29 else b""
+        raw.sendall(
+            b"POST /generate HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n" % (close, len(body)) + body
+        )
+    received = b""
+    while part := raw.recv(1 << 16):
+        received += part
+    raw.close()
+    counts = [int(c) for c in re.findall(rb'"count_output_tokens":(\d)', received)]
+    assert counts == [number % 3 + 1 for number in range(30)]
