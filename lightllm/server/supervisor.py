@@ -69,8 +69,7 @@ class Supervisor:
                 self._start(specs)
                 if self._wait_until_ready():
                     on_ready(SnapshotReader(self._runtime.snapshot_file).read(), self._start_table())
-                    self._watch()
-                    self._drain()
+                    self._serve()
                 self._stop()
             finally:
                 self._kill_all()
@@ -97,6 +96,14 @@ class Supervisor:
             self._turn(deadline - time.monotonic())
         self._clock.end("waiting for the processes")
         return True
+
+    def _serve(self) -> None:
+        try:
+            self._watch()
+            self._drain()
+        except ProcessFailed:
+            self._stop_some(self._http_servers())  # clients are told; they do not only lose their connections
+            raise
 
     def _watch(self) -> None:
         """Until a signal asks for the end. A death ends the server; a restart of single processes would be here."""
@@ -138,6 +145,8 @@ class Supervisor:
         for child in children:
             if child.running:
                 log.warning("%s did not end within %.0f s: killed", child.name, STOP_SECONDS)
+                child.kill()
+                child.wait()
             elif child.returncode != 0:
                 log.warning("%s %s while stopping", child.name, child.how_it_ended())
 

@@ -13,6 +13,7 @@ from support.model_folder import make_model_folder
 from support.server import LightLLMServer
 
 CHILDREN = ["backend-0", "router", "detokenizer", "http-0"]
+SHUTTING_DOWN = "the server is shutting down"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,9 @@ def test_a_drain_that_takes_too_long_is_ended(launch):
     begin = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - begin < 8  # the stream alone would take 20 s
+    stream.join(5)
+    assert stream.error is None and stream.events[-1] == {"error": SHUTTING_DOWN, "finished": True}
+    assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("victim", ["router", "http-0"])
@@ -139,6 +143,10 @@ def test_a_child_killed_while_streaming_ends_the_server_with_its_name(launch, vi
     server.child(victim).kill()
     assert server.wait(10) == 1
     assert f"lightllm: error: {victim} failed: was killed by SIGKILL" in server.log
+    assert "Traceback" not in server.log
+    stream.join(5)
+    if victim != "http-0":  # the client is told
+        assert stream.error is None and stream.events[-1] == {"error": SHUTTING_DOWN, "finished": True}
     server.check_nothing_left()
 
 

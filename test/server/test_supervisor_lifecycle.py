@@ -171,6 +171,16 @@ def test_a_child_that_does_not_stop_is_killed_and_named(launch):
     server.check_nothing_left()
 
 
+def test_a_frozen_child_is_killed_at_the_stop_and_waited_for_once(launch):
+    server = launch()
+    server.wait_ready()
+    server.child("http-0").suspend()
+    server.send(signal.SIGTERM)
+    assert server.wait(12) == 0
+    assert server.log.count("http-0 did not end within 3 s: killed") == 1
+    server.check_nothing_left()
+
+
 def test_kill_9_of_the_supervisor_leaves_no_child_and_the_next_start_removes_its_folder(launch):
     server = launch()
     server.wait_ready()
