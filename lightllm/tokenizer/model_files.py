@@ -88,7 +88,7 @@ def generation_defaults(model_dir: str) -> dict[str, Any]:
         else:
             value = float(value)
         try:
-            msgspec.structs.replace(SamplingParams(), **{name: value}).verify()
+            msgspec.structs.replace(SamplingParams(), **{name: value}).verify(native=True)
         except InvalidParameter as error:
             logging.getLogger(__name__).warning("ignoring %s of %s: %s", name, path, error)
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import openai
@@ -130,10 +130,14 @@ def test_a_client_that_leaves_frees_its_slots(server: LightLLMServer) -> None:
     body = {"inputs": "Tell me a story.", "parameters": {"max_new_tokens": 1500, "ignore_eos": True}}
     with httpx.stream("POST", f"{server.url}/generate_stream", json=body) as stream:
         next(stream.iter_lines())
-        assert httpx.get(f"{server.url}/token_load").json()["current_load"] > 0
+        wait_for_load(server, lambda load: load > 0)  # the Router publishes its state some times a second
+    wait_for_load(server, lambda load: load == 0)
+
+
+def wait_for_load(server: LightLLMServer, wanted: Callable[[float], bool]) -> None:
     end = time.monotonic() + 5
-    while httpx.get(f"{server.url}/token_load").json()["current_load"] > 0:
-        assert time.monotonic() < end, "slots are still held after the client has gone"
+    while not wanted(load := httpx.get(f"{server.url}/token_load").json()["current_load"]):
+        assert time.monotonic() < end, f"the load is still {load}"
         time.sleep(0.02)
 
 

@@ -70,6 +70,8 @@ def test_generation_defaults_without_a_file_are_empty(folder):
 
 def test_generation_defaults_that_cannot_be_served_are_left_out(folder):
     assert model_files.generation_defaults(folder(generation={"top_p": 0.0, "min_p": 0.1})) == {"min_p": 0.1}
+    # LightLLM's own API has no such penalty: as a default it would refuse requests that never named it.
+    assert model_files.generation_defaults(folder(generation={"repetition_penalty": 0.9})) == {}
 
 
 def test_generation_default_of_a_wrong_type_names_the_file(folder):
