@@ -129,7 +129,8 @@ def test_errors_are_typed_as_the_client_expects(client: openai.OpenAI) -> None:
 def test_a_client_that_leaves_frees_its_slots(server: LightLLMServer) -> None:
     body = {"inputs": "Tell me a story.", "parameters": {"max_new_tokens": 1500, "ignore_eos": True}}
     with httpx.stream("POST", f"{server.url}/generate_stream", json=body) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: the connection closes with its iterator
+        next(lines)
         wait_for_load(server, lambda load: load > 0)  # the Router publishes its state some times a second
     wait_for_load(server, lambda load: load == 0)
 
