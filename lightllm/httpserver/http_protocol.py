@@ -3,6 +3,8 @@ learn that their client has gone although others are pipelined behind them."""
 
 from __future__ import annotations
 
+import asyncio
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lightllm.httpserver.boundary import ABORT_CONNECTION
@@ -11,6 +13,10 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 200
 MAX_PIPELINED = 16
 """Requests that may wait behind a running one before the connection is not read any more."""
+HEADER_SECONDS = 30.0
+"""From the first byte of a request, or from the connection, to the end of its headers."""
+WRITE_SECONDS = 60.0
+"""A client that reads nothing for so long, although something waits for it, loses its connection."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -20,10 +26,46 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _open: tuple[RequestResponseCycle, ...] = ()
     """Requests of this connection that are not answered."""
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._drop_unless_read, self._buffered())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _buffered(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def _drop_unless_read(self, buffered: int) -> None:
+        """Nothing is written while writing is paused: the buffer shrinks, or the client does not read."""
+        if self._buffered() >= buffered:
+            self.transport.abort()
+        else:
+            self._write_timer = self.loop.call_later(WRITE_SECONDS, self._drop_unless_read, self._buffered())
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._header_bytes = 0
+        self._stop_header_timer()
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
         self.scope[ABORT_CONNECTION] = self.transport.abort  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
@@ -35,13 +77,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._stop_header_timer()
         super().on_headers_complete()
         self._open = (*(cycle for cycle in self._open if not cycle.response_complete), self.cycle)
         if 0 < len(self.pipeline) <= MAX_PIPELINED:
             self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_header_timer()
         super().connection_lost(exc)
+        self._stop_write_timer()
         for cycle in self._open:
             if not cycle.response_complete:
                 cycle.disconnected = True

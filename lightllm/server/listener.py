@@ -8,6 +8,8 @@ import socket
 from lightllm.errors import InvalidOption, StartupError
 
 _BACKLOG = 4096
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+"""Seconds, seconds, probes: a client whose machine or network went away without a word is noticed in two minutes."""
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -22,6 +24,9 @@ def open_listener(host: str, port: int) -> socket.socket:
         ) from error
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted connections inherit these
+    for option, value in _KEEPALIVE.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
     try:
         listener.bind(address)
         listener.listen(_BACKLOG)

@@ -262,3 +262,43 @@ def test_pipelined_requests_are_answered_in_order(worker: Any) -> None:
     raw.close()
     counts = [int(c) for c in re.findall(rb'"count_output_tokens":(\d)', received)]
     assert counts == [number % 3 + 1 for number in range(30)]
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-"])
+def test_a_client_that_never_finishes_its_headers_is_cut_off(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr("lightllm.httpserver.http_protocol.HEADER_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", worker.port)) as raw:
+        raw.settimeout(10)
+        raw.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert raw.recv(1) == b""
+
+
+def test_a_slow_request_outlives_the_time_for_headers(
+    worker: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightllm.httpserver.http_protocol.HEADER_SECONDS", 0.1)
+    engine.script.pause = 0.05
+    with httpx.Client(base_url=worker.url) as client:
+        for _ in range(2):
+            answer = client.post("/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 50}})
+            assert answer.json()["generated_text"] == [DEFAULT_ANSWER]
+
+
+def test_a_finished_answer_that_nobody_reads_is_dropped(
+    start_worker: Callable[..., Any], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightllm.httpserver.http_protocol.WRITE_SECONDS", 0.2)
+    worker = start_worker(worker=9)
+    engine.ready(max_req_total_len=1_000_000)
+    engine.script.endless, engine.script.tokens_a_round = True, 200
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", worker.port))
+    body = b'{"inputs": "x", "parameters": {"max_new_tokens": 4000, "return_details": true}}'
+    raw.sendall(b"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    engine.wait_for(lambda: worker.engine._named)
+    engine.wait_for(lambda: not worker.engine._named)
+    raw.close()

@@ -88,6 +88,14 @@ def test_the_url_is_one_that_works_from_this_machine():
         socket.create_connection(("127.0.0.1", listener.getsockname()[1])).close()
 
 
+def test_connections_probe_whether_their_client_still_exists():
+    with open_listener("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 def test_an_ipv6_url_has_brackets():
     try:
