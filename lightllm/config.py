@@ -90,7 +90,7 @@ class ServerConfig:
     )
     model_name: str | None = _option(
         None,
-        "Name that clients use (/v1/models, /get_model_name); default: the last part of --model_dir.",
+        "Name that clients use (/v1/models, /get_model_name); default: the hub id, or the last part of the folder.",
         _MODEL,
     )
     tokenizer_mode: str = _option("auto", "Kept for compatibility: all modes use the fast tokenizer where there is one.",

@@ -24,7 +24,7 @@ class ServerState:
 
     @property
     def model_name(self) -> str:
-        """What the server calls its model: --model_name, else the last part of --model_dir."""
+        """What the server calls its model: --model_name, else the hub id or the folder's last part."""
         if self.config.model_name:
             return self.config.model_name
         return PurePath(self.config.model_dir or "model").name
