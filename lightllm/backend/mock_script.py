@@ -35,7 +35,7 @@ class MockRows:
         self.length[row] = script.length(int(self.state[row])) if self.eos_id[row] >= 0 else _NEVER
         self.min_new_tokens[row] = params.min_new_tokens
         self.stop_ids[row] = frozenset(join.eos_token_ids) if params.min_new_tokens > 1 else frozenset()
-        self.top_k[row] = params.logprobs
+        self.top_k[row] = max(params.logprobs, 0)
         self.prompt_top_k[row] = params.prompt_logprobs
 
 

@@ -72,7 +72,7 @@ def _soak(options: list[str], clients: int, seconds: float, resident_growth_kib:
 
 def test_streams_with_random_cancels_leave_nothing_behind() -> None:
     _soak(
-        ["--mock_backend", "step_ms=2,check=0", "--model_name", "demo"],
+        ["--mock_backend", "step_ms=2", "--model_name", "demo"],
         clients=64,
         seconds=8,
         resident_growth_kib=30_000,
