@@ -61,7 +61,10 @@ class OpenAIRenderer:
                 self.new_events(choice, events)
                 if ends:
                     choice.ended = True
-                    self.finish(choice, events)
+                    if (
+                        not choice.failed
+                    ):  # else an error event follows, and no finish reason of OpenAI's fits
+                        self.finish(choice, events)
         return events[0] if len(events) == 1 else b"".join(events)
 
     def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:

@@ -61,6 +61,11 @@ class ChoiceRecord:
     def output_tokens(self) -> int:
         return len(self.token_ids) if self.finish is None else self.finish.output_tokens
 
+    @property
+    def failed(self) -> bool:
+        """It ended without an answer."""
+        return self.finish is not None and self.finish.reason in ("error", "timeout")
+
     def end(self, finish: Finish, tail: str) -> None:
         """The one finish of this choice; `tail` joins the last token's text unless that has been sent."""
         self.finish = finish

@@ -286,6 +286,10 @@ def test_failure_in_a_stream_is_an_error_event(api: openai.OpenAI, engine: FakeE
     engine.script.finish_error, engine.script.error_after = "the device is lost", 2
     with pytest.raises(openai.APIError, match="the device is lost"):
         list(api.chat.completions.create(model="tiny", messages=MESSAGES, stream=True))
+    with api.chat.completions.with_streaming_response.create(
+        model="tiny", messages=MESSAGES, stream=True
+    ) as raw:
+        assert "the device is lost" in (text := raw.read().decode()) and '"finish_reason":"error"' not in text
 
 
 @pytest.mark.parametrize(
