@@ -121,6 +121,8 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     """Entry index -> alternatives, for requests that asked for them."""
     prompt_logprobs: list[PromptLogprobs] = []
     finished: list[Finish] = []
+    cached_tokens: dict[int, int] = {}
+    """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
 
 
 ToDetokenizer = AddRequest | RoundTokens
