@@ -129,6 +129,7 @@ class Running:
         shrunk = self.kv.take_back(rounds[0].seq, self.requests.values())
         for request in shrunk:
             self.kv_len[request.row] = request.shared
+            request.may_wait = True  # for who computes it again
             undone[request.id] = request
         for request in undone.values():
             kv_len = int(self.kv_len[request.row])

@@ -137,7 +137,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.engine.device.max_tokens <= self.batch
             if self.policy is None and not self.failures:
                 assert state.paused == 0 and not self.engine.scheduler._running.pausing
-                assert state.estimated_peak <= self.capacity
+                # With two rounds in flight a request may have ended that cannot give back its slots yet.
+                assert state.estimated_peak <= self.capacity or self.engine.scheduler.in_flight == 2
 
     def teardown(self):
         if not hasattr(self, "engine"):
