@@ -20,18 +20,13 @@ from lightllm.router.radix_cache import RadixCache, common_length
 from lightllm.router.request import Request
 from lightllm.router.token_memory import TokenMemory
 
-AHEAD_TOKENS = 128
-"""Output tokens for which a request that enters finds free memory, if evicting makes it: its slots shall lie together."""
-AHEAD_ROUNDS = 16
-"""Rounds of pure decode for which an eviction makes room, so that not every round has to evict."""
-
 
 class KvBooks:
     """Free + cached + in use = all slots. Evictable cache counts as free."""
 
     def __init__(self, limits: SchedulerLimits) -> None:
-        self.own = TokenMemory(limits.max_total_token_num, limits.max_rows)
         self.cache = RadixCache()
+        self.own = TokenMemory(limits.max_total_token_num, limits.max_rows, self.cache.evict)
         self._enabled = limits.prompt_cache
         self._worth_waiting = limits.worth_waiting
 
@@ -67,9 +62,6 @@ class KvBooks:
         node, shared = self.cache.match(request.context[:limit])
         self.cache.lock(node)
         request.node, request.shared = node, shared
-        work = len(request.context) - shared
-        outputs = request.max_new_tokens - len(request.output_ids)
-        self._make_free(work + min(outputs, AHEAD_TOKENS))
         self.own.open(request.row, request.target - shared)
         return shared
 
@@ -100,8 +92,7 @@ class KvBooks:
 
     def take_one_each(self, rows: np.ndarray) -> np.ndarray:
         """int32 [n]: a slot for each row. The caller has checked `available`."""
-        if self.own.free < len(rows):
-            self._make_free(max(len(rows), min(AHEAD_ROUNDS * len(rows), self.own.capacity // 64)))
+        self._make_free(len(rows))
         return self.own.take_one_each(rows)
 
     def take_chunk(self, request: Request, start: int, end: int, seq: int) -> np.ndarray:

@@ -14,18 +14,27 @@ longest tail. So requests lie apart while there is room, and one whose slots are
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.router.free_runs import FreeRuns
 
+RUN_TOKENS = 256
+"""A new extent has at least so many slots in a row (fewer in a small memory), if evicting cached ones makes that possible."""
+
 
 class TokenMemory:
     """`capacity` slots for up to `max_rows` rows; all methods take rows that are open."""
 
-    def __init__(self, capacity: int, max_rows: int) -> None:
+    def __init__(
+        self, capacity: int, max_rows: int, evict: Callable[[int], np.ndarray] = lambda _: EMPTY_INT32
+    ) -> None:
+        """`evict(count)` gives up to `count` cached slots (int32) for others to take."""
         self.capacity = capacity
+        self._evict = evict
+        self._open_rows = 0
         self.used = 0
         self.cached = 0
         self._runs = FreeRuns(capacity)
@@ -49,6 +58,7 @@ class TokenMemory:
         """A request enters `row`; `expected` tokens in all decide where it is placed."""
         self._wanted[row] = expected
         self._held[row] = 0
+        self._open_rows += 1
 
     def take(self, row: int, count: int) -> np.ndarray:
         """int32 [count]: slots for the next tokens of `row`. The caller has checked `free`."""
@@ -59,7 +69,7 @@ class TokenMemory:
         while missing:
             start, room = int(self._next[row]), int(self._end[row] - self._next[row])
             if not room:
-                self._claim(row, max(missing, int(self._wanted[row] - self._held[row])))
+                self._claim(row, max(missing, int(self._wanted[row] - self._held[row])), missing)
                 continue
             part = min(room, missing)
             parts.append(np.arange(start, start + part, dtype=np.int32))
@@ -103,6 +113,7 @@ class TokenMemory:
         self.used -= count
         self.cached += count
         self._held[row] -= count
+        self._wanted[row] -= count
         full = self._full_extents[row]
         while count and full:
             start, end = full[0]
@@ -126,6 +137,7 @@ class TokenMemory:
         self._full_extents[row].clear()
         self._start[row] = self._next[row] = self._end[row] = 0
         self._held[row] = self._wanted[row] = 0
+        self._open_rows -= 1
 
     def reclaim(self, slots: np.ndarray) -> None:
         """Cached slots (int32, distinct) become free."""
@@ -178,7 +190,7 @@ class TokenMemory:
         last = (int(self._start[row]), int(self._end[row]))
         return [*self._full_extents[row], last] if last[0] < last[1] else list(self._full_extents[row])
 
-    def _claim(self, row: int, want: int) -> None:
+    def _claim(self, row: int, want: int, missing: int) -> None:
         """Gives `row`, whose last extent is full, room for up to `want` more tokens, at least one."""
         end = int(self._end[row])
         following = self._runs.length_at(end) if end else 0
@@ -187,23 +199,31 @@ class TokenMemory:
             self._runs.take(end, length)
             self._end[row] = end + length
             return
-        start, length = self._find(want)
+        run = min(RUN_TOKENS, self.capacity // (8 * max(self._open_rows, 1)))
+        start, length = self._find(want, min(want, max(missing, run)))
         if self._start[row] < end:
             self._full_extents[row].append((int(self._start[row]), end))
         self._start[row] = self._next[row] = start
         self._end[row] = start + length
 
-    def _find(self, want: int) -> tuple[int, int]:
-        """Takes a run of up to `want` slots: the smallest that fits, else the longest, else half of the longest tail."""
+    def _find(self, want: int, least: int) -> tuple[int, int]:
+        """Takes a run of up to `want` slots: the smallest that fits, else the longest, made as long as `least` by evicting,
+        else half of the longest tail."""
         fitting = self._runs.best_fit(want)
         if fitting is not None:
             self._runs.take(fitting, want)
             return fitting, want
         start, length = self._runs.largest()
+        for _ in range(3):
+            if length >= least or not len(evicted := self._evict(least)):
+                break
+            self.reclaim(evicted)
+            start, length = self._runs.largest()
+        length = min(length, want)
         tails = self._end - self._next
         victim = int(tails.argmax())
         half = min(want, (int(tails[victim]) + 1) // 2)
-        if half > length:
+        if length < least and half > length:
             self._end[victim] -= half
             return int(self._end[victim]), half
         self._runs.take(start, length)

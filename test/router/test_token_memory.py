@@ -124,6 +124,24 @@ def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed():
     assert memory.free == 20 and memory.problems() == []
 
 
+def test_a_row_that_finds_no_run_long_enough_has_cached_slots_evicted():
+    cached = [np.arange(start, start + 50, dtype=np.int32) for start in range(0, 400, 50)]
+    memory = TokenMemory(400, 10, lambda count: cached.pop(0) if cached else np.zeros(0, np.int32))
+    for row in range(8):
+        memory.open(row, 50)
+        memory.take(row, 50)
+    for row in range(8):
+        memory.release(row, 0, 50)
+    memory.reclaim(cached.pop(0))
+    memory.open(8, 120)
+    assert memory.take(8, 30).tolist() == list(range(30))  # one piece of memory is enough to begin with
+    memory.reclaim(cached.pop(0))
+    memory.open(9, 120)
+    assert memory.take(9, 60).tolist() == list(range(50, 110))
+    assert is_one_run(memory.slots(8)) and is_one_run(memory.slots(9))
+    assert memory.problems(np.concatenate(cached)) == []
+
+
 class MemoryMachine(RuleBasedStateMachine):
     """Against plain lists of slots."""
 
