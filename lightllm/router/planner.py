@@ -103,16 +103,15 @@ class Planner:
         return batch, chunks
 
     def _waits(self, request: Request, known: int, chunks: list[Chunk]) -> bool:
-        """Whether the request sits out this round, in which one of `chunks` computes what it needs too. Never twice at
-        the same place: it waits only as long as that saves work."""
+        """Whether the request sits out this round, in which one of `chunks` computes what it needs too. It waits only for
+        requests ahead of it that get on meanwhile, so it does not wait for ever."""
         kv = self._running.kv
-        if request.waited_at == known or known != request.shared:
+        if known != request.shared:
             return False
         for chunk in chunks:
             if kv.would_share(chunk.request, chunk.start) and kv.overlap(
                 request, known, chunk.request, chunk.end
             ):
-                request.waited_at = known
                 return True
         return False
 

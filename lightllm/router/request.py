@@ -56,7 +56,7 @@ class Request:
     __slots__ = (
         "cached_spans", "context", "epoch", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node",
         "output_ids", "params", "prompt_ids", "prompt_logprobs_sent", "row", "seen", "serial", "shared", "state",
-        "stop_ids", "waited_at",
+        "stop_ids",
     )  # fmt: skip
 
     def __init__(
@@ -90,8 +90,6 @@ class Request:
         self.shared = 0
         self.may_wait = False
         """Its prefill may skip rounds, in which others compute what both need."""
-        self.waited_at = -1
-        """Context length when it waited last: it waits again only if that brought something."""
         self.seen = 0
         """Prompt tokens below this were once in its context, computed or cached."""
         self.cached_spans: list[tuple[int, int]] = []
@@ -145,7 +143,6 @@ class Request:
         """Freezes the context to prefill; its first chunk will carry a `JoinRow`."""
         self.epoch += 1
         self.needs_join = True
-        self.waited_at = -1
         self.context = self.all_ids()
 
     def all_ids(self) -> np.ndarray:
