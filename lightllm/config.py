@@ -155,6 +155,11 @@ class ServerConfig:
         None, "Tokens of one prefill chunk; default 4096 on a GPU, 512 on a CPU.", _SCHEDULING, **_at_least(1)
     )
     disable_chunked_prefill: bool = _option(False, "Prefill whole prompts in one round.", _SCHEDULING)
+    disable_dynamic_prompt_cache: bool = _option(
+        False,
+        "Compute every prompt anew: no prefix cache, and no prompt shared by the `n` answers to it.",
+        _SCHEDULING,
+    )
 
     # -- parallelism
     tp: int = _option(1, "Tensor parallel ranks.", _PARALLEL, **_at_least(1))
@@ -187,7 +192,7 @@ NOT_YET = {
 
 WITHOUT_EFFECT = {
     "zmq_mode": 1, "router_token_ratio": 1, "router_max_new_token_len": 1, "router_max_wait_tokens": 1,
-    "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0, "disable_dynamic_prompt_cache": 0,
+    "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0,
     "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
     "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
     "enable_flashinfer_decode": 0, "enable_fa3": 0, "disable_cudagraph": 0, "graph_max_batch_size": 1,

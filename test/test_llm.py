@@ -204,6 +204,28 @@ def test_a_model_that_always_fails_raises_and_leaves_the_engine_usable(llama, mo
     assert len(llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids) == 12
 
 
+@pytest.mark.parametrize("extra", [{}, {"frequency_penalty": 0.5}])
+def test_greedy_answers_are_the_same_with_and_without_the_prefix_cache(checkpoint, extra):
+    """Requests that share, wait for each other, evict each other's prefixes and come back for a second turn."""
+    params = msgspec.structs.replace(GREEDY, **extra)
+    common = make_prompts(9, 60)[2] + list(range(50, 90))
+    prompts = [common[: 20 + 3 * i] + tail for i, tail in enumerate(make_prompts(12, 30))] + [common, common]
+    options = OPTIONS | {"max_total_token_num": 700, "max_req_total_len": 300, "chunked_prefill_size": 24}
+
+    def answers(**more):
+        with LLM(checkpoint, **options, **more) as llm:
+            first = [r.outputs[0].token_ids for r in llm.generate(prompts, params, use_tqdm=False)]
+            turns = [p + a + [7, 8] for p, a in zip(prompts, first, strict=True)]
+            again = [r.outputs[0].token_ids for r in llm.generate(turns, params, use_tqdm=False)]
+            return first, again, llm._engine._scheduler.snapshot()
+
+    *cached, state = answers()
+    *plain, reference = answers(disable_dynamic_prompt_cache=True)
+    assert cached == plain
+    assert state.slots_cached > 0 == reference.slots_cached
+    assert state.prompt_tokens < 0.7 * reference.prompt_tokens
+
+
 def test_chat_renders_the_template_and_fills_what_room_there_is(llama):
     messages = [{"role": "user", "content": "Hello"}]
     (result,) = llama.chat(messages, GREEDY, use_tqdm=False)

@@ -95,6 +95,7 @@ def several(server: Server, calls: list[tuple[str, dict[str, Any] | None]]) -> s
 SMALL: list[tuple[str, dict[str, Any] | None]] = [
     ("/tokens", {"text": "What is AI?"}),
     ("/abort_request", {"request_id": "the X-Request-Id or id of a request"}),
+    ("/flush_cache", {}),
     ("/token_load", None),
     ("/get_model_name", None),
     ("/version", None),

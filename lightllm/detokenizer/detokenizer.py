@@ -72,6 +72,9 @@ class Detokenizer:
         deltas: dict[int, TextDeltas] = {}
         output = Output(deltas, [])
         streams = self._streams
+        for request_id, count in message.cached_tokens.items():
+            if request_id in streams:
+                streams[request_id].cached_tokens = count
         for i, request_id in enumerate(message.request_ids):
             stream = streams.get(request_id)
             if stream is None or stream.stopped:
@@ -101,7 +104,7 @@ class Detokenizer:
 
     def _stop(self, request_id: int, stream: ChoiceStream, output: Output) -> None:
         """A stop string was found: the stream ends here, whatever the Router still sends for it."""
-        finish = Finish(request_id, "stop", stream.prompt_tokens, stream.output_tokens)
+        finish = Finish(request_id, "stop", stream.prompt_tokens, stream.output_tokens, stream.cached_tokens)
         output.deltas.setdefault(stream.worker, _empty()).finished.append(finish)
         output.aborts.append(AbortRequest(request_id, "stop"))
 

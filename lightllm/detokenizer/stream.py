@@ -49,7 +49,7 @@ class ChoiceStream:
     """Tokens in, certain text out; notices stop strings. Once `stopped`, it only waits for the Router's finish."""
 
     __slots__ = (
-        "_end_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer",
+        "_end_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer", "cached_tokens",
         "output_tokens", "prompt_tokens", "stopped", "worker",
     )  # fmt: skip
 
@@ -66,6 +66,8 @@ class ChoiceStream:
         params = rules.params
         self.worker = worker_of(request_id)
         self.prompt_tokens = rules.prompt_tokens
+        self.cached_tokens = 0
+        """Prompt tokens that the cache held, as the Router says with the first token."""
         self.output_tokens = 0
         self.stopped = False
         """A stop string was found."""

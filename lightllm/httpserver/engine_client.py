@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 import zmq
 
-from lightllm.errors import REQUEST_ERRORS, RequestError
+from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.httpserver.metric_store import MetricStore
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord, with_seed
 from lightllm.ipc.channels import PullChannel, PushChannel
@@ -26,6 +26,8 @@ from lightllm.protocol.messages import (
     AbortRequest,
     Accepted,
     FinishReason,
+    FlushCache,
+    Flushed,
     Refused,
     TextDeltas,
     make_request_id,
@@ -59,6 +61,7 @@ class EngineClient:
         self._siblings: dict[int, PushChannel] = {}
         self._ended: RequestError | None = None
         """What every request is told from `end_all` on."""
+        self._flushes: dict[int, asyncio.Future[int]] = {}
 
     def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
         """Opens the sockets; to be called in the event loop's thread."""
@@ -134,6 +137,19 @@ class EngineClient:
         for record in {id(choice.request): choice.request for choice in self._choices.values()}.values():
             record.error = error
             self._cut(record)
+
+    async def flush_cache(self, seconds: float = 10.0) -> int:
+        """Has the Router empty the prefix cache; tokens that it lost. Raises `ServerOverloaded` if it takes longer."""
+        self._serial += 1
+        ticket = self._serial
+        done = self._flushes[ticket] = self._loop.create_future()
+        self._router.send(FlushCache(self._worker, ticket))
+        try:
+            return await asyncio.wait_for(done, seconds)
+        except TimeoutError:
+            raise ServerOverloaded("the prefix cache could not be flushed in time", retry_after=1) from None
+        finally:
+            del self._flushes[ticket]
 
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or there is nobody to send it to: aborts what still runs and drops the record."""
@@ -283,9 +299,15 @@ class EngineClient:
     def _on_abort_named(self, message: AbortNamed) -> None:
         self._abort_here(message.name)
 
+    def _on_flushed(self, message: Flushed) -> None:
+        done = self._flushes.get(message.ticket)
+        if done is not None and not done.done():
+            done.set_result(message.tokens)
+
     _handlers: dict[type, Callable[..., None]] = {
         Accepted: _on_accepted,
         Refused: _on_refused,
         TextDeltas: _on_text,
         AbortNamed: _on_abort_named,
+        Flushed: _on_flushed,
     }

@@ -11,7 +11,7 @@ from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, Parameters, TokensRequest
 from lightllm.httpserver.native_rendering import NativeRenderer
-from lightllm.httpserver.openapi import documented
+from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
@@ -52,6 +52,14 @@ def native_routes(state: ServerState) -> APIRouter:
         body = await parse_body(request, AbortBody, state.body_limit)
         state.engine.abort_named(body.request_id)
         return JSONResponse({"message": "Ok"})
+
+    @router.post(
+        "/flush_cache", **plain("The prefix cache is empty, but for what running requests read.", 503)
+    )
+    async def flush_cache() -> Response:
+        """Empties the prefix cache; says how many tokens it lost. What running requests read of it stays."""
+        state.view.require_ready()
+        return JSONResponse({"message": "Ok", "flushed_tokens": await state.engine.flush_cache()})
 
     return router
 

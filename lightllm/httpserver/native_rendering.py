@@ -32,6 +32,7 @@ class NativeRenderer:
             "prompt_tokens": record.prompt_tokens,
         }
         if self._details:
+            answer["cached_tokens"] = record.cached_tokens
             answer["tokens"] = [self._tokens(choice) for choice in choices]
         if len(choices) == 1:
             for name in ("count_output_tokens", "finish_reason", *(["tokens"] if self._details else [])):

@@ -1,8 +1,8 @@
 """Messages between Http Server, Router and Detokenizer.
 
-    Http Server --AddRequest, AbortRequest-->            Router       (one intake socket, bound by the Router)
+    Http Server --AddRequest, AbortRequest, FlushCache--> Router      (one intake socket, bound by the Router)
     Detokenizer --AbortRequest(reason="stop")-->         Router       (same socket)
-    Router      --Accepted, Refused-->                   Http Server  (one result socket a worker, bound by it)
+    Router      --Accepted, Refused, Flushed-->          Http Server  (one result socket a worker, bound by it)
     Router      --AddRequest (as received), RoundTokens--> Detokenizer
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
@@ -66,7 +66,14 @@ class AbortRequest(msgspec.Struct, array_like=True, frozen=True, tag="abort"):
     reason: FinishReason = "abort"
 
 
-ToRouter = AddRequest | AbortRequest
+class FlushCache(msgspec.Struct, array_like=True, frozen=True, tag="flush_cache"):
+    """Empties the prefix cache of what no running request reads. The Router answers the worker with `Flushed`."""
+
+    worker: int
+    ticket: int
+
+
+ToRouter = AddRequest | AbortRequest | FlushCache
 
 
 class Accepted(msgspec.Struct, array_like=True, frozen=True, tag="accepted"):
@@ -88,6 +95,14 @@ class TopLogprobs(msgspec.Struct, array_like=True, frozen=True):
 
     token_ids: list[int]
     logprobs: list[float]
+
+
+class Flushed(msgspec.Struct, array_like=True, frozen=True, tag="flushed"):
+    """The answer to the `FlushCache` with this ticket."""
+
+    ticket: int
+    tokens: int
+    """How many the cache has lost."""
 
 
 class PromptLogprobs(msgspec.Struct, array_like=True, frozen=True):
@@ -121,6 +136,8 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     """Entry index -> alternatives, for requests that asked for them."""
     prompt_logprobs: list[PromptLogprobs] = []
     finished: list[Finish] = []
+    cached_tokens: dict[int, int] = {}
+    """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
 
 
 ToDetokenizer = AddRequest | RoundTokens
@@ -151,4 +168,4 @@ class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"
     """The request's X-Request-Id, or the id in its answer."""
 
 
-ToHttp = Accepted | Refused | TextDeltas | AbortNamed
+ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed

@@ -5,7 +5,8 @@ back when it ends. Sorted by `b` descending, the peak is max_i(b_i * i + sum_{j<
 requests stay longer than `b` rounds, without holding more; `peak` takes them as `delay`:
 
 - rounds are planned one ahead, so what ends with round t can be reused from t + 2 on (one round for everybody);
-- a prefill takes several rounds, and waits for those before it, while others decode.
+- a prefill takes several rounds, and waits for those before it, while others decode. It may also sit out rounds in
+  which others compute what both need.
 
 Without the second a long decode would run into the memory of a prompt that should have been gone by then.
 """
@@ -77,6 +78,8 @@ class Forecast:
         self._longest_work = 0
         self._prefills = 0
         self._running = 0
+        self._rounds_one_by_one = 0
+        self._someone_waits = False
 
     def add_decoding(self, held: np.ndarray, generated: np.ndarray, limit: np.ndarray) -> None:
         """Requests past their prefill; int arrays [n]."""
@@ -85,18 +88,23 @@ class Forecast:
         self._running += len(held)
 
     def add_prefilling(
-        self, context: list[int], work: list[int], generated: list[int], limit: list[int]
+        self, context: list[int], work: list[int], waits: list[bool], generated: list[int], limit: list[int]
     ) -> None:
-        """Requests with `context` tokens of which `work` are still to be prefilled."""
-        self._append(*self._prefilling(context, work, generated, limit))
+        """Requests with `context` tokens of which `work` are still to be prefilled. `waits`: they may sit out rounds in
+        which one of those ahead computes."""
+        self._append(*self._prefilling(context, work, waits, generated, limit))
+        self._rounds_one_by_one += int(self._steps(work).sum())
+        self._someone_waits |= any(waits)
         self._prefill_work += sum(work)
         self._longest_work = max([self._longest_work, *work])
         self._prefills += len(work)
         self._running += len(work)
 
-    def admit(self, context: list[int], generated: list[int], limit: list[int]) -> bool:
+    def admit(
+        self, context: list[int], work: list[int], waits: list[bool], generated: list[int], limit: list[int]
+    ) -> bool:
         """Adds these candidates, all or none; False if they do not fit."""
-        held, to_come, delay = self._prefilling(context, context, generated, limit)
+        held, to_come, delay = self._prefilling(context, work, waits, generated, limit)
         if self._running + len(context) > self._token_budget:
             return False  # a round would have no room for a decode row of each
         if int(self._held.sum()) + int(held.sum()) > self._capacity:
@@ -108,7 +116,7 @@ class Forecast:
             np.concatenate([delay_, delay]),
         ):
             return False
-        self.add_prefilling(context, context, generated, limit)
+        self.add_prefilling(context, work, waits, generated, limit)
         return True
 
     def peak(self) -> int:
@@ -120,7 +128,7 @@ class Forecast:
         )
 
     def _prefilling(
-        self, context: list[int], work: list[int], generated: list[int], limit: list[int]
+        self, context: list[int], work: list[int], waits: list[bool], generated: list[int], limit: list[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The whole context counts as held from the first round on. Nobody who comes later delays a prefill: those
         ahead do, with their chunks, and as decode rows afterwards."""
@@ -136,7 +144,18 @@ class Forecast:
             longest = np.maximum(np.maximum.accumulate(np.asarray(work, dtype=np.int64)), self._longest_work)
             room = np.where(longest > self._chunk, np.minimum(room, self._chunk), room)
             rounds = -(-(self._prefill_work + np.cumsum(work)) // room)
+            if self._someone_waits or any(waits):
+                # Whoever sits out leaves budget unused; only the first in the row is certain to have its chunk.
+                uncertain = np.logical_or.accumulate(np.asarray(waits, dtype=bool)) | self._someone_waits
+                one_by_one = self._rounds_one_by_one + np.cumsum(self._steps(work))
+                rounds = np.where(uncertain, one_by_one, rounds)
         return np.asarray(context, dtype=np.int64) - 1, np.maximum(to_come, 1), rounds
+
+    def _steps(self, work: list[int]) -> np.ndarray:
+        """int64 [n]: rounds that each needs while it is the first in the row."""
+        ahead = np.arange(len(work), dtype=np.int64)
+        room = np.clip(self._token_budget - self._running - ahead, 1, self._chunk)
+        return -(-np.asarray(work, dtype=np.int64) // room)
 
     def _append(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> None:
         self._held = np.concatenate([self._held, held])

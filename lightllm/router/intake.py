@@ -41,7 +41,9 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, planner: Planne
     if n > rows:
         raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")
     generated = [len(choice.output_ids) for choice in message.choices]
-    if n > 1 and not planner.empty_forecast().admit([prompt + g for g in generated], generated, [new] * n):
+    context = [prompt + g for g in generated]
+    waits = [limits.prompt_cache and i > 0 for i in range(n)]
+    if n > 1 and not planner.empty_forecast().admit(context, context, waits, generated, [new] * n):
         raise PromptTooLong(
             f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",

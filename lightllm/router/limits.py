@@ -29,6 +29,10 @@ class SchedulerLimits:
     prompt is split."""
     max_waiting_requests: int
     eos_token_ids: list[int]
+    prompt_cache: bool = True
+    """Requests share the KV of common prefixes."""
+    worth_waiting: int = 32
+    """Prompt tokens that a request must save to wait a round for another one that is computing them."""
 
     @property
     def max_rows(self) -> int:
@@ -71,4 +75,5 @@ def resolve_limits(
         chunked_prefill_size=chunk,
         max_waiting_requests=config.max_waiting_requests,
         eos_token_ids=list(eos_token_ids),
+        prompt_cache=not config.disable_dynamic_prompt_cache,
     )

@@ -18,7 +18,16 @@ from lightllm.errors import RequestError
 from lightllm.ipc.channels import PullChannel, PushChannel
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
-from lightllm.protocol.messages import AbortRequest, Accepted, AddRequest, Refused, RoundTokens, worker_of
+from lightllm.protocol.messages import (
+    AbortRequest,
+    Accepted,
+    AddRequest,
+    FlushCache,
+    Flushed,
+    Refused,
+    RoundTokens,
+    worker_of,
+)
 from lightllm.protocol.rounds import Resync
 from lightllm.router.scheduler import InvariantError, Scheduler
 from lightllm.router.stats import StatsLine
@@ -116,6 +125,8 @@ class RouterLoop:
                 continue
             if isinstance(message, AbortRequest):
                 self.scheduler.abort(message.request_id, message.reason)
+            elif isinstance(message, FlushCache):
+                self._flush(message)
             else:
                 self._add(message, data)
         return True
@@ -134,6 +145,14 @@ class RouterLoop:
             self._detokenizer.send_bytes(data)
             answer = Accepted(ids)
         self._workers[worker_of(ids[0])].send(answer)
+
+    def _flush(self, message: FlushCache) -> None:
+        if not 0 <= message.worker < len(self._workers):
+            logger.error("dropped a flush of an unknown Http worker: %d", message.worker)
+            return
+        tokens = self.scheduler.flush_cache()
+        logger.info("the prefix cache was flushed: %d tokens", tokens)
+        self._workers[message.worker].send(Flushed(message.ticket, tokens))
 
     def _send_rounds(self) -> bool:
         sent = False

@@ -22,11 +22,12 @@ class Outputs:
         self.top: dict[int, TopLogprobs] = {}
         self.prompt_logprobs: list[PromptLogprobs] = []
         self.finished: list[Finish] = []
+        self.cached_tokens: dict[int, int] = {}
 
     def finish(self, request: Request, reason: FinishReason, error: str = "") -> None:
         self.finished.append(
             Finish(
-                request.id, reason, request.prompt_len, len(request.output_ids), cached_tokens=0, error=error
+                request.id, reason, request.prompt_len, len(request.output_ids), request.cached_tokens, error
             )
         )
 
@@ -46,7 +47,8 @@ class Outputs:
         if not (self.request_ids or self.finished or self.prompt_logprobs):
             return None
         tokens = RoundTokens(
-            self.request_ids, self.token_ids, self.logprobs, self.top, self.prompt_logprobs, self.finished
-        )
+            self.request_ids, self.token_ids, self.logprobs, self.top, self.prompt_logprobs, self.finished,
+            self.cached_tokens,
+        )  # fmt: skip
         self._clear()
         return tokens

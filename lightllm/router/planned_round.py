@@ -24,6 +24,7 @@ class PlannedRound:
     """The requests with samples == 1, in order; with `sampled_epochs`."""
     sampled_epochs: list[int]
     leaves: list[int]
+    num_decode: int
     prefill_tokens: int
     tokens: int
 

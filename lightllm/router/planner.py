@@ -54,13 +54,13 @@ class Planner:
     def _make_room(self) -> DecodeBatch | None:
         """The decode rows of this round, each of which can get a slot. The newest requests pause until that is so;
         None while they wait for their rounds in flight. Conservative admission never gets here."""
-        memory = self._running.memory
+        kv = self._running.kv
         while True:
             batch = self._running.decode_batch(self._token_budget)
-            missing = len(batch.requests) - memory.free
+            missing = len(batch.requests) - kv.available
             if missing <= 0:
                 return batch
-            if missing <= sum(memory.held(r.row) for r in self._ending()):
+            if missing <= sum(int(self._running.kv_len[r.row]) for r in self._ending()):
                 return None
             self._pause_newest()
 
@@ -77,8 +77,9 @@ class Planner:
         running = self._running
         whole = self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
         room = self._token_budget - len(batch.requests)
+        running.extend_prefixes(len(batch.requests))
         if self._waiting and not running.pausing:
-            self._admit(room, whole)
+            self._admit(room, whole, len(batch.requests))
         if not running.prefilling:
             return batch, []
         if whole and running.work(running.prefilling[0]) > room:
@@ -86,36 +87,61 @@ class Planner:
                 running.decode_batch(0),
                 self._token_budget,
             )  # a prompt that needs a round of its own
-        free = running.memory.free - len(batch.requests)
-        chunks = []
+        free = running.kv.available - len(batch.requests)
+        chunks: list[Chunk] = []
         for request in running.prefilling:
             work = running.work(request)
             count = min(work, self._limits.chunked_prefill_size, room, free)
             if count <= 0 or (whole and count < work):
                 break
             start = int(running.kv_len[request.row])
+            if request.may_wait and self._waits(request, start, chunks):
+                continue
             chunks.append(Chunk(request, start, start + count))
             room -= count
             free -= count
         return batch, chunks
 
-    def _admit(self, room: int, whole: bool) -> None:
-        """Lets requests enter in the order of arrival, as long as their prefill can begin in this round."""
+    def _waits(self, request: Request, known: int, chunks: list[Chunk]) -> bool:
+        """Whether the request sits out this round, in which one of `chunks` computes what it needs too. It waits only for
+        requests ahead of it that get on meanwhile, so it does not wait for ever."""
+        kv = self._running.kv
+        if known != request.shared:
+            return False
+        for chunk in chunks:
+            if kv.would_share(chunk.request, chunk.start) and kv.overlap(
+                request, known, chunk.request, chunk.end
+            ):
+                return True
+        return False
+
+    def _admit(self, room: int, whole: bool, reserve: int) -> None:
+        """Lets requests enter in the order of arrival, as long as their prefill can begin in this round and `reserve`
+        slots stay available."""
         running, chunk = self._running, self._limits.chunked_prefill_size
         queued = sum(min(running.work(r), chunk) for r in running.prefilling)
         forecast = None
         while queued < room and (group := self._waiting.head()):
-            context = [r.known_tokens for r in group]
-            if len(group) > running.rows.free or (whole and queued and queued + context[0] > room):
+            known, unlocked = running.kv.prefixes(group)
+            work = [r.known_tokens - k for r, k in zip(group, known, strict=True)]
+            crowded = len(group) > running.rows.free or (whole and queued and queued + work[0] > room)
+            if crowded or running.kv.available - unlocked < reserve:
                 return
             forecast = forecast or self.forecast()
-            generated = [len(r.output_ids) for r in group]
-            if not forecast.admit(context, generated, [r.max_new_tokens for r in group]):
+            waits = self._who_may_wait(group, known)
+            context, generated = [r.known_tokens for r in group], [len(r.output_ids) for r in group]
+            if not forecast.admit(context, work, waits, generated, [r.max_new_tokens for r in group]):
                 return
             self._waiting.pop()
-            for request in group:
-                running.enter(request)
-            queued += sum(min(tokens, chunk) for tokens in context)
+            for request, may_wait in zip(group, waits, strict=True):
+                running.enter(request, may_wait)
+            queued += sum(min(tokens, chunk) for tokens in work)
+
+    def _who_may_wait(self, group: list[Request], known: list[int]) -> list[bool]:
+        """The siblings in a group wait for the first one."""
+        kv = self._running.kv
+        first = kv.may_wait(group[0], known[0], self._running.prefilling)
+        return [first] + [first or kv.siblings_wait(group[i], known[i]) for i in range(1, len(group))]
 
     def empty_forecast(self) -> Forecast:
         """As if nothing ran. A token budget that is reduced for a while does not count: what intake accepted must be
@@ -140,6 +166,7 @@ class Planner:
         forecast.add_prefilling(
             [len(r.context) for r in prefilling],
             [running.work(r) for r in prefilling],
+            [r.may_wait for r in prefilling],
             [len(r.output_ids) for r in prefilling],
             [r.max_new_tokens for r in prefilling],
         )

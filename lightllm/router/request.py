@@ -18,6 +18,7 @@ import numpy as np
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.messages import Choice
 from lightllm.protocol.rounds import JoinRow
+from lightllm.router.radix_cache import Node
 from lightllm.sampling_params import SamplingParams
 
 NO_ROW = -1
@@ -53,8 +54,9 @@ class Request:
     """
 
     __slots__ = (
-        "context", "epoch", "id", "index", "max_new_tokens", "needs_join", "output_ids", "params", "prompt_ids",
-        "prompt_logprobs_sent", "row", "serial", "state", "stop_ids",
+        "cached_spans", "context", "epoch", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node",
+        "output_ids", "params", "prompt_ids", "prompt_logprobs_sent", "row", "seen", "serial", "shared", "state",
+        "stop_ids",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +85,15 @@ class Request:
         self.needs_join = False
         self.prompt_logprobs_sent = 0
         """Prompt positions below this have been reported."""
+        self.node: Node | None = None
+        """While it has a row: the end of its prefix in the cache, `shared` tokens long."""
+        self.shared = 0
+        self.may_wait = False
+        """Its prefill may skip rounds, in which others compute what both need."""
+        self.seen = 0
+        """Prompt tokens below this were once in its context, computed or cached."""
+        self.cached_spans: list[tuple[int, int]] = []
+        """[start, end): prompt tokens that the cache held when they came into its context."""
 
     @property
     def prompt_len(self) -> int:
@@ -97,6 +108,30 @@ class Request:
     def known_tokens(self) -> int:
         """Prompt and confirmed outputs: what a prefill from nothing has to compute."""
         return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that it did not compute."""
+        return sum(end - start for start, end in self.cached_spans)
+
+    def is_sibling(self, other: Request) -> bool:
+        """Whether both are choices of one request."""
+        return self.prompt_ids is other.prompt_ids
+
+    def came_in(self, start: int, end: int, cached: bool) -> None:
+        """Tokens [start, end) are in its context from the next round on."""
+        first, end = max(start, self.seen), min(end, self.prompt_len)
+        if first < end:
+            self.seen = end
+            if cached:
+                self.cached_spans.append((first, end))
+
+    def went_out(self, kv_len: int) -> None:
+        """Only the first `kv_len` tokens are in its context after all."""
+        if self.seen > kv_len:
+            self.seen = kv_len
+            spans = [(start, min(end, kv_len)) for start, end in self.cached_spans]
+            self.cached_spans = [(start, end) for start, end in spans if start < end]
 
     def to(self, state: State) -> None:
         """The one place where the state changes."""

@@ -12,10 +12,11 @@ import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.rounds import Round
+from lightllm.router.kv_books import KvBooks
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.request import NO_ROW, Request, State
-from lightllm.router.token_memory import RowMemory, TokenMemory
+from lightllm.router.token_memory import RowMemory
 
 
 class Running:
@@ -24,7 +25,7 @@ class Running:
 
     def __init__(self, limits: SchedulerLimits) -> None:
         max_rows = limits.max_rows
-        self.memory = TokenMemory(limits.max_total_token_num, max_rows)
+        self.kv = KvBooks(limits)
         self.rows = RowMemory(max_rows)
         self.requests: dict[int, Request] = {}
         self.prefilling: list[Request] = []
@@ -38,14 +39,15 @@ class Running:
         self._batch: DecodeBatch | None = None
         self._leaves: list[int] = []
 
-    def enter(self, request: Request) -> None:
+    def enter(self, request: Request, may_wait: bool) -> None:
         """Gives the request a row and a place in memory; its prefill is planned from now on."""
         request.to(State.PREFILLING)
         row = request.row = self.rows.take()
-        self.memory.open(row, request.target)
-        self.kv_len[row] = 0
-        self.remaining[row] = request.max_new_tokens - len(request.output_ids)
         request.begin_stay()
+        request.may_wait = may_wait
+        self.kv_len[row] = self.kv.open(request)
+        request.came_in(0, request.shared, cached=True)
+        self.remaining[row] = request.max_new_tokens - len(request.output_ids)
         self.requests[request.id] = request
         self.prefilling.append(request)
 
@@ -55,7 +57,7 @@ class Running:
         if request in self.pausing:
             self.pausing.remove(request)
         del self.requests[request.id]
-        self.memory.release(request.row)
+        self.kv.close(request)
         self.rows.release(request.row)
         self._leaves.append(request.row)
         request.row = NO_ROW
@@ -83,10 +85,20 @@ class Running:
         """Tokens that a prefilling request has still to compute."""
         return len(request.context) - int(self.kv_len[request.row])
 
+    def extend_prefixes(self, reserve: int) -> None:
+        """Prompts that prefill skip what others have computed in the meantime; `reserve` slots stay available."""
+        for request in self.prefilling:
+            before = int(self.kv_len[request.row])
+            known = self.kv.extend(request, before, reserve)
+            if known > before:
+                self.kv_len[request.row] = known
+                request.needs_join = True
+                request.came_in(before, known, cached=True)
+
     def plan(self, seq: int, batch: DecodeBatch, chunks: list[Chunk]) -> tuple[Round, PlannedRound]:
         """Takes the slots, advances the planned state, and makes the round. Memory has been checked."""
         rows = batch.rows
-        slots = self.memory.take_one_each(rows) if len(rows) else EMPTY_INT32
+        slots = self.kv.take_one_each(rows) if len(rows) else EMPTY_INT32
         kv_len = self.kv_len[rows] + 1
         self.kv_len[rows] = kv_len
         self.remaining[rows] -= 1
@@ -99,23 +111,30 @@ class Running:
             )
             planned = PlannedRound(
                 seq, batch.requests, batch.epochs, batch.ones, batch.samples, batch.requests, batch.epochs, leaves,
-                prefill_tokens=0, tokens=len(rows),
+                num_decode=len(rows), prefill_tokens=0, tokens=len(rows),
             )  # fmt: skip
         self._after_decode(batch)
         return round_, planned
 
     def undo(self, rounds: list[PlannedRound]) -> None:
         """Takes back rounds (oldest first) that were never executed: their requests prefill again what has no KV,
-        beginning with a join, for their rows may be void."""
+        beginning with a join, for their rows may be void. So do those who share what these rounds were to compute."""
         undone: dict[int, Request] = {}
         for planned in reversed(rounds):
             self._leaves = planned.leaves + self._leaves
             for request, i in planned.alive():
-                self.memory.give_back(request.row, int(planned.q_len[i]))
                 self.kv_len[request.row] -= planned.q_len[i]
                 self.remaining[request.row] += planned.samples[i]
                 undone[request.id] = request
+        shrunk = self.kv.take_back(rounds[0].seq, self.requests.values())
+        for request in shrunk:
+            self.kv_len[request.row] = request.shared
+            request.may_wait = True  # for who computes it again
+            undone[request.id] = request
         for request in undone.values():
+            kv_len = int(self.kv_len[request.row])
+            self.kv.keep(request, kv_len)
+            request.went_out(kv_len)
             request.begin_stay()
             if request.state is State.DECODING:
                 self._out_of_plan(request)
@@ -129,9 +148,10 @@ class Running:
         for chunk in chunks:
             request = chunk.request
             if request.needs_join:
-                joins.append(request.join_row(self.memory.slots(request.row)))
+                joins.append(request.join_row(self.kv.slots(request)))
                 request.needs_join = False
-            slot_parts.append(self.memory.take(request.row, chunk.end - chunk.start))
+            slot_parts.append(self.kv.take_chunk(request, chunk.start, chunk.end, seq))
+            request.came_in(chunk.start, chunk.end, cached=False)
             self.kv_len[request.row] = chunk.end
             last = chunk.end == len(request.context)
             samples.append(last)
@@ -163,6 +183,7 @@ class Running:
             sampled_epochs=batch.epochs + [r.epoch for r in sampled],
             leaves=leaves,
             prefill_tokens=len(token_ids),
+            num_decode=len(batch.requests),
             tokens=len(round_.slots),
         )
         return round_, planned
@@ -198,14 +219,17 @@ class Running:
 
     def problems(self) -> list[str]:
         """What is wrong with the books of rows and slots; empty if nothing is."""
-        found = self.memory.problems()
+        found = self.kv.problems(self.requests.values())
         taken = sorted([r.row for r in self.requests.values()] + self.rows.free_rows())
         if taken != list(range(self.rows.max_rows)):
             found.append(f"rows are lost or owned twice: {taken}")
+        own = 0
         for request in self.requests.values():
-            if self.memory.held(request.row) != self.kv_len[request.row]:
-                found.append(f"request {request.id} has {self.kv_len[request.row]} tokens in memory, "
-                             f"but holds {self.memory.held(request.row)} slots")  # fmt: skip
-        if sum(self.memory.held(r.row) for r in self.requests.values()) != self.memory.used:
-            found.append(f"{self.memory.used} slots are used, but not by the running requests")
+            held, kv_len = self.kv.own.held(request.row), int(self.kv_len[request.row])
+            own += held
+            if held + request.shared != kv_len:
+                found.append(f"request {request.id} has {kv_len} tokens in memory, but {held} slots of its own and "
+                             f"{request.shared} shared ones")  # fmt: skip
+        if own != self.kv.own.used:
+            found.append(f"{self.kv.own.used} slots are used, but not by the running requests")
         return found

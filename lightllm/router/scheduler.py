@@ -139,6 +139,11 @@ class Scheduler:
             for part in result.prompt_logprobs:
                 if part.entry in alive:
                     outputs.add_prompt_logprobs(alive[part.entry], part)
+        self._running.kv.cache.confirm(planned.seq)
+        for i in range(planned.num_decode, len(planned.sampled)):
+            request = planned.sampled[i]
+            if request.epoch == planned.sampled_epochs[i] and request.cached_spans:
+                outputs.cached_tokens[request.id] = request.cached_tokens
         before = len(outputs.token_ids)
         tokens, logprobs = result.token_ids.tolist(), result.logprobs.tolist()
         ids_out, tokens_out, logprobs_out = outputs.request_ids, outputs.token_ids, outputs.logprobs
@@ -180,6 +185,10 @@ class Scheduler:
             for request in concerned:
                 self._finish(request, "error", f"the model backend failed: {reason}")
 
+    def flush_cache(self) -> int:
+        """Empties the prefix cache of what nobody reads now; how many tokens that were."""
+        return self._running.kv.flush()
+
     def take_resync(self) -> int | None:
         """After a failed round, once: the sequence number of the next round, for `Resync`."""
         resync, self._resync = self._resync, None
@@ -219,13 +228,14 @@ class Scheduler:
         counts.running = len(self._running.requests)
         counts.waiting = self._waiting.count
         counts.paused = self._waiting.paused
-        counts.slots_used = self._running.memory.used
+        counts.slots_used = self._running.kv.in_use
+        counts.slots_cached = self._running.kv.cache.evictable
         counts.in_flight_rounds = len(self._in_flight)
         counts.estimated_peak = self._planner.forecast().peak() if self._running.requests else 0
         return counts
 
     def check_invariants(self) -> None:
-        """Free + in use = all slots, no slot owned twice, every row owned once; raises `InvariantError`."""
+        """Free + cached + in use = all slots, no slot owned twice, every row owned once; raises `InvariantError`."""
         found = self._running.problems()
         waiting = sum(r.state in (State.WAITING, State.PAUSED) for r in self._requests.values())
         if waiting != self._waiting.count or waiting + len(self._running.requests) != len(self._requests):

@@ -305,3 +305,13 @@ def test_restored_request_whose_tokens_hold_a_stop_string_is_ended_at_once(token
     assert client.aborts == [AbortRequest(1, "stop")]
     client.take(tokens(1, ids[:1], [Finish(1, "stop", 1, 1)]))
     assert len(client.detokenizer) == 0
+
+
+def test_finish_at_a_stop_string_says_how_much_of_the_prompt_was_cached(tokenizer):
+    client = Client(make(tokenizer))
+    client.take(request([1], prompt=(5, 6, 7), stop_sequences=["b"]))
+    ids = tokenizer.encode("ab", add_special_tokens=False)
+    first, rest = tokens(1, ids[:1]), tokens(1, ids[1:])
+    client.take(msgspec.structs.replace(first, cached_tokens={1: 2, 99: 5}))
+    client.take(rest)
+    assert client.finished[1].reason == "stop" and client.finished[1].cached_tokens == 2

@@ -230,3 +230,16 @@ def test_two_hundred_requests_at_once(client: httpx.Client, engine: FakeEngine) 
     assert all(answer["generated_text"] == [DEFAULT_ANSWER] for answer in answers)
     ids = [choice.request_id for request in engine.added for choice in request.choices]
     assert len(set(ids)) == 200
+
+
+def test_details_say_how_much_of_the_prompt_was_cached(client: httpx.Client, engine: FakeEngine) -> None:
+    engine.script.cached_tokens = 2
+    assert generate(client, return_details=True).json()["cached_tokens"] == 2
+    assert "cached_tokens" not in generate(client).json()
+
+
+def test_flush_cache_answers_when_the_router_has_done_it(client: httpx.Client, engine: FakeEngine) -> None:
+    response = client.post("/flush_cache")
+    assert (response.status_code, response.json()) == (200, {"message": "Ok", "flushed_tokens": 42})
+    engine.ready(ready=0)
+    assert client.post("/flush_cache").status_code == 503

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,34 +55,55 @@ def forecast(capacity, budget=1000, chunk=1000):
     return Forecast(Conservative(), capacity, budget, chunk, whole_prompts=False)
 
 
+def admit(memory, context, limit, waits=None):
+    """New requests of which nothing is cached."""
+    n = len(context)
+    return memory.admit(context, context, waits or [False] * n, [0] * n, limit)
+
+
 def test_request_fits_exactly_when_its_slots_do():
     # 10 prompt tokens and 5 outputs, the last of which needs no slot
-    assert forecast(14).admit([10], [0], [5])
-    assert not forecast(13).admit([10], [0], [5])
+    assert admit(forecast(14), [10], [5])
+    assert not admit(forecast(13), [10], [5])
 
 
 def test_candidates_are_admitted_all_or_none():
     memory = forecast(28)
-    assert not memory.admit([10, 10, 10], [0, 0, 0], [5, 5, 5])
+    assert not admit(memory, [10, 10, 10], [5, 5, 5])
     assert memory.peak() == 0
-    assert memory.admit([10, 10], [0, 0], [5, 5])
+    assert admit(memory, [10, 10], [5, 5])
     assert memory.peak() == 28
 
 
 def test_short_request_fits_beside_a_long_one_that_grows_after_it_ended():
     memory = forecast(60)
     memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
-    assert memory.admit([40], [0], [2])  # gone after 3 rounds; the totals would be 60 + 41
-    assert forecast(60).admit([40], [0], [2])
+    assert admit(memory, [40], [2])  # gone after 3 rounds; the totals would be 60 + 41
+    assert admit(forecast(60), [40], [2])
 
 
 def test_slow_prefill_counts_with_what_others_grow_meanwhile():
     memory = forecast(60, budget=5, chunk=4)
     memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
-    assert not memory.admit([40], [0], [2])  # ten rounds of prefill
+    assert not admit(memory, [40], [2])  # ten rounds of prefill
 
 
 def test_rows_never_exceed_the_token_budget():
     memory = forecast(1000, budget=2, chunk=2)
-    assert memory.admit([1, 1], [0, 0], [5, 5])
-    assert not memory.admit([1], [0], [5])
+    assert admit(memory, [1, 1], [5, 5])
+    assert not admit(memory, [1], [5])
+
+
+@pytest.mark.parametrize(("waits", "peak_tokens"), [(False, 147), (True, 161)])
+def test_a_prompt_that_may_wait_is_expected_to_run_after_those_ahead(waits, peak_tokens):
+    """Ten decode rows grow by two more tokens each if the three prompts come one after the other."""
+    memory = forecast(1000, budget=400, chunk=100)
+    memory.add_decoding(np.full(10, 1), np.full(10, 0), np.full(10, 5))
+    memory.add_prefilling([2, 2, 100], [2, 2, 100], [False, waits, False], [0, 0, 0], [2, 2, 2])
+    assert memory.peak() == peak_tokens
+
+
+def test_only_uncached_tokens_are_prefill_work():
+    memory = forecast(60, budget=5, chunk=4)
+    memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
+    assert memory.admit([40], [4], [False], [0], [2])  # one round instead of ten

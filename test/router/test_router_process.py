@@ -21,7 +21,15 @@ from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command, InitModel, ModelReady, Status
-from lightllm.protocol.messages import AbortRequest, Accepted, AddRequest, Refused, make_request_id
+from lightllm.protocol.messages import (
+    AbortRequest,
+    Accepted,
+    AddRequest,
+    FlushCache,
+    Flushed,
+    Refused,
+    make_request_id,
+)
 from lightllm.protocol.rounds import Resync, Round
 
 SLOTS = 64
@@ -237,6 +245,18 @@ def test_abort_and_malformed_messages_disturb_nobody(router):
     assert router.finished[1].reason == "abort" and router.finished[1].output_tokens == len(router.outputs[1])
     assert router.outputs[2] == generate_alone([5, 6], 2, 0, VOCAB, 8)
     router.pump(lambda: router.snapshot().slots_used == 0)
+
+
+def test_flush_is_acknowledged_to_its_worker_and_the_cache_is_empty(router):
+    router.statuses("ready")
+    router.send(add_request(1, [1, 2, 3], 4, ignore_eos=True))
+    router.pump(lambda: router.finished and router.snapshot().slots_cached == 6)
+    router.answers.clear()
+    router.send(FlushCache(worker=9, ticket=1))  # there is no worker 9
+    router.send(FlushCache(worker=1, ticket=77))
+    router.pump(lambda: router.answers)
+    assert router.answers == [Flushed(ticket=77, tokens=6)]
+    router.pump(lambda: router.snapshot().slots_cached == 0)
 
 
 def test_failed_round_is_followed_by_a_resync_and_the_same_tokens(router):

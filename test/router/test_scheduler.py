@@ -161,7 +161,7 @@ def test_siblings_enter_together_or_not_at_all():
     assert engine.scheduler.snapshot().running == 1 and engine.scheduler.snapshot().waiting == 3
     engine.run()
     starts = [[j.choice for j in r.joins] for r in engine.sent if r.joins]
-    assert starts == [[0], [0, 1, 2]]
+    assert starts == [[0], [0], [1, 2]]  # the others wait for the prompt of the first one
     for index, i in enumerate((2, 3, 4)):
         assert engine.outputs[i] == generate_alone(prompt(4, 30), 2, index, 1000, 6)
 
@@ -288,7 +288,7 @@ def test_whole_prompts_are_never_split():
 def test_alternatives_follow_their_token_when_others_have_left():
     scheduler = Scheduler(make_limits())
     for i in (1, 2):
-        scheduler.add(add_request(i, prompt(3), 5, logprobs=1))
+        scheduler.add(add_request(i, prompt(3, 10 * i), 5, logprobs=1))
     scheduler.next_round()
     scheduler.abort(1)
     alternatives = {0: TopLogprobs([4], [-1.0]), 1: TopLogprobs([5], [-2.0])}

@@ -65,7 +65,7 @@ def test_out_of_memory_halves_the_rounds_until_they_succeed_for_a_while():
     engine.run()
     sizes = [len(r.slots) for r in engine.sent]
     assert sizes[0] == 16 and max(sizes[1:]) == 8
-    engine.add(add_request(2, prompt(100), 2))
+    engine.add(add_request(2, prompt(100, 500), 2))
     engine.run()
     assert max(len(r.slots) for r in engine.sent[len(sizes) :]) == 16
     assert engine.outputs[1] == generate_alone(prompt(100), 1, 0, 1000, 250)

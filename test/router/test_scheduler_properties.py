@@ -10,6 +10,7 @@ from support.router_device import Engine, add_request, cut_at_eos, generate_alon
 from lightllm.errors import PromptTooLong, RequestError
 
 VOCAB = 12
+TEXTS = [[1 + i * i % 11 for i in range(30)], [1 + i * i % 11 for i in range(15)] + [12] * 15]
 
 
 class HoldsOnly:
@@ -19,9 +20,20 @@ class HoldsOnly:
         return limit * 0
 
 
+prompts = st.one_of(
+    st.lists(st.integers(1, VOCAB), min_size=1, max_size=30),
+    # few texts with common beginnings
+    st.builds(
+        lambda length, tail, text: (TEXTS[text][:length] + tail)[:30],
+        st.integers(0, 30), st.lists(st.integers(1, VOCAB), min_size=1, max_size=4), st.integers(0, 1),
+    ),
+)  # fmt: skip
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     failures = False
     policy = None
+    prompt_cache = True
 
     @initialize(
         capacity=st.integers(6, 60),
@@ -29,12 +41,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk=st.integers(1, 12),
         decode_room=st.integers(0, 6),
         whole=st.booleans(),
+        worth_waiting=st.integers(1, 4),
     )
-    def start(self, capacity, rows, chunk, decode_room, whole):
+    def start(self, capacity, rows, chunk, decode_room, whole, worth_waiting):
         batch = capacity if whole else chunk + decode_room
         limits = make_limits(
             max_total_token_num=capacity, max_req_total_len=capacity, running_max_req_size=rows,
-            batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk,
+            batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
+            prompt_cache=self.prompt_cache,
         )  # fmt: skip
         self.engine = Engine(limits, VOCAB, self.policy)
         self.capacity, self.batch = capacity, batch
@@ -44,14 +58,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.next_id = 1
 
     @rule(
-        prompt=st.lists(st.integers(1, VOCAB), min_size=1, max_size=30),
+        prompt=prompts,
         new=st.integers(1, 30),
         n=st.sampled_from([1, 1, 1, 2, 3]),
         restored=st.integers(0, 4),
         penalty=st.booleans(),
         ignore_eos=st.booleans(),
+        logprobs=st.sampled_from([-1, -1, -1, 0]),
     )
-    def add(self, prompt, new, n, restored, penalty, ignore_eos):
+    def add(self, prompt, new, n, restored, penalty, ignore_eos, logprobs):
         ids = list(range(self.next_id, self.next_id + n))
         self.next_id += n
         alone = generate_alone(prompt, ids[0], 0, VOCAB, new)
@@ -59,8 +74,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not ignore_eos:
             done = cut_at_eos(done)
         message = add_request(
-            ids, prompt, new, done, ignore_eos=ignore_eos, presence_penalty=1.0 if penalty else 0.0
-        )
+            ids, prompt, new, done, ignore_eos=ignore_eos, presence_penalty=1.0 if penalty else 0.0,
+            prompt_logprobs=logprobs,
+        )  # fmt: skip
         total = len(prompt) + new
         try:
             self.engine.add(message)
@@ -101,6 +117,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.engine.execute()
             self.engine.apply()
 
+    @rule()
+    def flush(self):
+        self.engine.scheduler.flush_cache()
+
     @rule(kind=st.sampled_from(["broken", "memory"]))
     def fail(self, kind):
         if self.failures:
@@ -112,11 +132,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         if hasattr(self, "engine"):
             self.engine.scheduler.check_invariants()
             state = self.engine.scheduler.snapshot()
-            assert 0 <= state.slots_used <= self.capacity
+            assert state.slots_used >= 0 and state.slots_cached >= 0
+            assert state.slots_used + state.slots_cached <= self.capacity
             assert self.engine.device.max_tokens <= self.batch
             if self.policy is None and not self.failures:
                 assert state.paused == 0 and not self.engine.scheduler._running.pausing
-                assert state.estimated_peak <= self.capacity
+                # With two rounds in flight a request may have ended that cannot give back its slots yet.
+                assert state.estimated_peak <= self.capacity or self.engine.scheduler.in_flight == 2
 
     def teardown(self):
         if not hasattr(self, "engine"):
@@ -127,6 +149,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(self.engine.finished) == set(self.messages)
         for request_id, message in self.messages.items():
             self._check_output(request_id, message)
+            self._check_cached_tokens(request_id, message)
+
+    def _check_cached_tokens(self, request_id, message):
+        """What the device was told to compute of a prompt, and what the answer says of it, are the whole prompt."""
+        finish, seed = self.engine.finished[request_id], message.params.seed
+        (index,) = [c.index for c in message.choices if c.request_id == request_id]
+        device = self.engine.device
+        if finish.reason in ("stop", "length") and not self.failures and (seed, index) in device.highest:
+            computed = device.computed.get((seed, index), 0)
+            assert finish.cached_tokens == len(message.prompt_ids) - computed
+            assert finish.cached_tokens == self.engine.cached_tokens.get(request_id, 0)
 
     def _check_output(self, request_id, message):
         finish, output = self.engine.finished[request_id], self.engine.outputs[request_id]
@@ -146,6 +179,10 @@ class FailingMachine(SchedulerMachine):
     failures = True
 
 
+class NoCacheMachine(SchedulerMachine):
+    prompt_cache = False
+
+
 class PausingMachine(SchedulerMachine):
     failures = True
     policy = HoldsOnly()
@@ -162,5 +199,7 @@ TestConservative = SchedulerMachine.TestCase
 TestConservative.settings = _settings
 TestFailing = FailingMachine.TestCase
 TestFailing.settings = _settings
+TestNoCache = NoCacheMachine.TestCase
+TestNoCache.settings = settings(_settings, max_examples=40)
 TestPausing = PausingMachine.TestCase
 TestPausing.settings = _settings

@@ -104,6 +104,44 @@ def test_problems_are_found():
     assert "owned twice" in memory.problems()[0]
 
 
+def test_a_row_whose_slots_were_all_ceded_goes_on_where_it_was():
+    memory = TokenMemory(100, 2)
+    memory.open(0, 4)
+    memory.take(0, 4)
+    memory.cede(0, 4)
+    assert memory.held(0) == 0 and memory.cached == 4 and memory.free == 96
+    assert memory.take(0, 2).tolist() == [4, 5]
+
+
+def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed():
+    memory = TokenMemory(20, 1)
+    memory.open(0, 6)
+    slots = memory.take(0, 6)
+    memory.release(0, 2, 5)
+    assert (memory.used, memory.cached, memory.free) == (0, 3, 17)
+    assert memory.problems(slots[2:5]) == [] and memory.problems() != []
+    memory.reclaim(slots[2:5])
+    assert memory.free == 20 and memory.problems() == []
+
+
+def test_a_row_that_finds_no_run_long_enough_has_cached_slots_evicted():
+    cached = [np.arange(start, start + 50, dtype=np.int32) for start in range(0, 400, 50)]
+    memory = TokenMemory(400, 10, lambda count: cached.pop(0) if cached else np.zeros(0, np.int32))
+    for row in range(8):
+        memory.open(row, 50)
+        memory.take(row, 50)
+    for row in range(8):
+        memory.release(row, 0, 50)
+    memory.reclaim(cached.pop(0))
+    memory.open(8, 120)
+    assert memory.take(8, 30).tolist() == list(range(30))  # one piece of memory is enough to begin with
+    memory.reclaim(cached.pop(0))
+    memory.open(9, 120)
+    assert memory.take(9, 60).tolist() == list(range(50, 110))
+    assert is_one_run(memory.slots(8)) and is_one_run(memory.slots(9))
+    assert memory.problems(np.concatenate(cached)) == []
+
+
 class MemoryMachine(RuleBasedStateMachine):
     """Against plain lists of slots."""
 
@@ -113,6 +151,7 @@ class MemoryMachine(RuleBasedStateMachine):
         super().__init__()
         self.memory = TokenMemory(40, self.ROWS)
         self.owned: dict[int, list[int]] = {}
+        self.cached: list[int] = []
 
     @rule(row=st.integers(0, ROWS - 1), expected=st.integers(1, 40))
     def open(self, row, expected):
@@ -150,10 +189,37 @@ class MemoryMachine(RuleBasedStateMachine):
         self.memory.release(row)
         del self.owned[row]
 
+    @precondition(lambda self: self.owned)
+    @rule(data=st.data())
+    def release_but_keep_some(self, data):
+        row = data.draw(st.sampled_from(sorted(self.owned)))
+        owned = self.owned.pop(row)
+        end = data.draw(st.integers(0, len(owned)))
+        start = data.draw(st.integers(0, end))
+        self.memory.release(row, start, end)
+        self.cached += owned[start:end]
+
+    @precondition(lambda self: self.owned)
+    @rule(data=st.data())
+    def cede(self, data):
+        row = data.draw(st.sampled_from(sorted(self.owned)))
+        count = data.draw(st.integers(0, len(self.owned[row])))
+        self.memory.cede(row, count)
+        self.cached += self.owned[row][:count]
+        del self.owned[row][:count]
+
+    @precondition(lambda self: self.cached)
+    @rule(data=st.data())
+    def reclaim(self, data):
+        count = data.draw(st.integers(0, len(self.cached)))
+        chosen = data.draw(st.permutations(self.cached))[:count]
+        self.memory.reclaim(np.array(chosen, dtype=np.int32))
+        self.cached = [slot for slot in self.cached if slot not in chosen]
+
     @invariant()
     def books_are_right(self):
-        assert self.memory.problems() == []
-        slots = [slot for owned in self.owned.values() for slot in owned]
+        assert self.memory.problems(np.array(self.cached, dtype=np.int32)) == []
+        slots = self.cached + [slot for owned in self.owned.values() for slot in owned]
         assert len(set(slots)) == len(slots) and all(0 <= slot < 40 for slot in slots)
         assert self.memory.free == 40 - len(slots)
         for row, owned in self.owned.items():

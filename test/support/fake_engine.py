@@ -19,6 +19,8 @@ from lightllm.protocol.messages import (
     AddRequest,
     Finish,
     FinishReason,
+    FlushCache,
+    Flushed,
     PromptLogprobs,
     Refused,
     TextDeltas,
@@ -136,7 +138,11 @@ class FakeEngine:
             self._out[worker] = PushChannel(self._context, self.runtime.http_results(worker))
         return self._out[worker]
 
-    def _take(self, message: AddRequest | AbortRequest) -> None:
+    def _take(self, message: AddRequest | AbortRequest | FlushCache) -> None:
+        if isinstance(message, FlushCache):
+            if self.script.accept:
+                self._push(message.worker).send(Flushed(message.ticket, 42))
+            return
         if isinstance(message, AbortRequest):
             self.aborted.append(message)
             running = self._running.pop(message.request_id, None)

@@ -40,7 +40,7 @@ def cut_at_eos(tokens: list[int]) -> list[int]:
 def make_limits(**changes) -> SchedulerLimits:
     values = {
         "max_total_token_num": 64, "max_req_total_len": 64, "running_max_req_size": 8, "batch_max_tokens": 16,
-        "chunked_prefill_size": 8, "max_waiting_requests": 100, "eos_token_ids": [EOS],
+        "chunked_prefill_size": 8, "max_waiting_requests": 100, "eos_token_ids": [EOS], "worth_waiting": 2,
     }  # fmt: skip
     return SchedulerLimits(**(values | changes))
 
@@ -70,6 +70,9 @@ class FakeDevice:
         self.lengths: dict[int, int] = {}
         self.last_token: dict[int, int] = {}
         self.expected: dict[tuple[int, int], list[int]] = {}
+        self.computed: dict[tuple[int, int], int] = {}
+        """(seed, choice) -> prompt tokens that were computed up to the first output."""
+        self.highest: dict[tuple[int, int], int] = {}
         self.max_tokens = 0
         self.rounds = 0
 
@@ -101,9 +104,19 @@ class FakeDevice:
             self.slots[slots] = tokens
             self.table[row, kv_len - q_len : kv_len] = slots
             self.lengths[row] = kv_len
+            self._count(row, kv_len - q_len, kv_len)
             sampled += self._sample(row, kv_len) if round_.samples[i] else self._check(row, kv_len)
         assert at == len(round_.slots) and chunk_at == len(round_.token_ids)
         return RoundResult(round_.seq, int32(sampled), np.zeros(len(sampled), dtype=np.float32))
+
+    def _count(self, row: int, start: int, end: int) -> None:
+        join = self.joins[row]
+        who = (join.seed, join.choice)
+        self.highest.setdefault(who, 0)
+        new = min(end, join.prompt_len) - max(start, self.highest[who])
+        if new > 0:
+            self.computed[who] = self.computed.get(who, 0) + new
+        self.highest[who] = max(self.highest[who], end)
 
     def fail(self, round_: Round, out_of_memory: bool = False) -> RoundResult:
         """Breaks off in the middle: rows and slots of the round are garbage now."""
@@ -164,6 +177,7 @@ class Engine:
         self.outputs: dict[int, list[int]] = {}
         self.finished: dict[int, object] = {}
         self.sent: list[Round] = []
+        self.cached_tokens: dict[int, int] = {}
         self._skipping = False
 
     def add(self, message: AddRequest) -> None:
@@ -211,6 +225,8 @@ class Engine:
         for request_id, token in zip(tokens.request_ids, tokens.token_ids, strict=True):
             assert request_id not in self.finished, "a token behind the finish"
             self.outputs[request_id].append(token)
+        for request_id, count in tokens.cached_tokens.items():
+            assert self.cached_tokens.setdefault(request_id, count) == count
         for finish in tokens.finished:
             assert finish.request_id not in self.finished, "two finishes"
             assert finish.output_tokens == len(self.outputs[finish.request_id])

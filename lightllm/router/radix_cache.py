@@ -1,0 +1,296 @@
+"""The prefix cache: a radix tree from token ids to the KV slots that hold them.
+
+A node is a piece of text with one slot a token; the way from the root to its end is a prefix that needs no computing.
+Whoever reads a prefix locks its last node, and with it all above. What nobody locks may be evicted, least recently used
+leaf first, cut from its end. Time is a counter, so that the same calls always do the same.
+
+Rounds run in order, so a prefix may be shared before its round has returned. Such a node carries the sequence number of
+that round, which is never below its parent's; if the round fails, `take_back` removes all that came with it and after.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from lightllm.protocol.arrays import EMPTY_INT32
+
+CONFIRMED = -1
+"""Sequence number of what no round in flight computes."""
+
+
+class Node:
+    """`key` and `slots`: int32 [tokens], at least one (none in the root). `children`: by the first token of their key."""
+
+    __slots__ = ("children", "key", "locks", "parent", "seq", "slots", "stamp")
+
+    def __init__(self, parent: Node | None, key: np.ndarray, slots: np.ndarray, seq: int) -> None:
+        self.parent = parent
+        self.key = key
+        self.slots = slots
+        self.seq = seq
+        self.children: dict[int, Node] = {}
+        self.locks = 0
+        """Readers whose prefix ends here or below."""
+        self.stamp = 0
+        """When it was last locked or unlocked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheStats:
+    tokens: int
+    evictable: int
+    """Tokens that nobody locks."""
+    nodes: int
+
+
+class RadixCache:
+    """Owns the slots of its nodes. A locked node stays the end of the same prefix, however the tree is split."""
+
+    def __init__(self) -> None:
+        self.root = Node(None, EMPTY_INT32, EMPTY_INT32, CONFIRMED)
+        self.root.locks = 1  # never evicted
+        self.tokens = 0
+        self.evictable = 0
+        self._nodes = 0
+        self._clock = 0
+        self._pushes = 0
+        self._leaves: list[tuple[int, int, Node]] = []
+        """Heap of (stamp, order, node); holds every leaf that may be evicted, and stale entries."""
+        self._fresh: dict[int, list[Node]] = {}
+        """Round in flight -> nodes that it computes."""
+
+    def stats(self) -> CacheStats:
+        return CacheStats(self.tokens, self.evictable, self._nodes)
+
+    # -- reading
+
+    def match(self, tokens: np.ndarray, start: Node | None = None) -> tuple[Node, int]:
+        """(last node, length) of the longest prefix of `tokens` below `start`; splits a node that ends beyond it."""
+        node, length = start or self.root, 0
+        for child, common in self._walk(tokens, node):
+            length += common
+            node = child if common == len(child.key) else self._split(child, common)
+        return node, length
+
+    def peek(self, tokens: np.ndarray) -> tuple[int, int]:
+        """(length of the longest prefix, how many of its tokens nobody locks), changing nothing."""
+        length = unlocked = 0
+        for child, common in self._walk(tokens, self.root):
+            length += common
+            if not child.locks:
+                unlocked += common
+        return length, unlocked
+
+    def path_slots(self, node: Node) -> np.ndarray:
+        """int32: the slots of the prefix that ends with `node`."""
+        parts = [part.slots for part in _upwards(node)]
+        return np.concatenate(parts[::-1]) if parts else EMPTY_INT32
+
+    def lock(self, node: Node) -> None:
+        """Keeps the prefix that ends with `node`."""
+        self._clock += 1
+        for part in _upwards(node):
+            if not part.locks:
+                self.evictable -= len(part.key)
+            part.locks += 1
+            part.stamp = self._clock
+
+    def unlock(self, node: Node) -> None:
+        self._clock += 1
+        for part in _upwards(node):
+            part.locks -= 1
+            part.stamp = self._clock
+            if not part.locks:
+                self.evictable += len(part.key)
+                self._push_leaf(part)
+
+    # -- writing
+
+    def insert(self, tokens: np.ndarray, slots: np.ndarray, start: Node | None = None, seq: int = CONFIRMED
+               ) -> tuple[Node, int]:  # fmt: skip
+        """Adds `tokens` below `start` with their `slots`, computed by round `seq`.
+
+        Returns (their last node, how many were there already). The slots of those remain the caller's. Both arrays are
+        kept: they must not change.
+        """
+        node, known = self.match(tokens, start)
+        if known == len(tokens):
+            return node, known
+        if seq != CONFIRMED:
+            self._fresh.setdefault(seq, [])
+        return self._add_leaf(node, tokens[known:], slots[known:], max(seq, node.seq)), known
+
+    def confirm(self, seq: int) -> None:
+        """Round `seq` has been computed."""
+        self._fresh.pop(seq, None)
+
+    def survivor(self, node: Node, seq: int) -> tuple[Node, int]:
+        """(deepest part of the prefix that no round from `seq` on computes, tokens behind it)."""
+        lost = 0
+        while node.seq >= seq:
+            lost += len(node.key)
+            assert node.parent is not None
+            node = node.parent
+        return node, lost
+
+    def take_back(self, seq: int) -> np.ndarray:
+        """Removes what rounds from `seq` on would have computed, which nobody locks any more; int32: its slots."""
+        fresh = [node for s in sorted(self._fresh) if s >= seq for node in self._fresh.pop(s)]
+        void = [node for node in fresh if node.parent is not None]  # the others have been evicted
+        for node in void:
+            self._forget(node, len(node.key))
+            self._remove(node)
+        return np.concatenate([node.slots for node in void]) if void else EMPTY_INT32
+
+    def evict(self, count: int) -> np.ndarray:
+        """Removes up to `count` tokens, least recently used first; int32: their slots."""
+        freed = []
+        while count > 0 and self._leaves:
+            stamp, _, node = heapq.heappop(self._leaves)
+            if not _is_free_leaf(node) or node.stamp != stamp:
+                continue
+            cut = min(count, len(node.key))
+            count -= cut
+            self._forget(node, cut)
+            keep = len(node.key) - cut
+            freed.append(node.slots[keep:])
+            if keep:
+                node.key, node.slots = node.key[:keep].copy(), node.slots[:keep].copy()
+                self._push_leaf(node)
+            else:
+                self._remove(node)
+        return np.concatenate(freed) if freed else EMPTY_INT32
+
+    # -- nodes
+
+    def _walk(self, tokens: np.ndarray, node: Node) -> Iterator[tuple[Node, int]]:
+        """(node, common length) along `tokens`; the last one may be common in part."""
+        at = 0
+        while at < len(tokens):
+            child = node.children.get(int(tokens[at]))
+            if child is None:
+                return
+            common = common_length(child.key, tokens[at:])
+            whole = common == len(child.key)
+            yield child, common
+            if not whole:
+                return
+            at += common
+            node = child
+
+    def _split(self, node: Node, length: int) -> Node:
+        """A new parent takes the first `length` tokens of `node`, which goes on being the end of the whole."""
+        assert node.parent is not None
+        upper = Node(node.parent, node.key[:length].copy(), node.slots[:length].copy(), node.seq)
+        upper.locks, upper.stamp = node.locks, node.stamp
+        upper.children[int(node.key[length])] = node
+        node.parent.children[int(node.key[0])] = upper
+        node.parent = upper
+        node.key, node.slots = node.key[length:].copy(), node.slots[length:].copy()
+        self._nodes += 1
+        if node.seq in self._fresh:
+            self._fresh[node.seq].append(upper)
+        return upper
+
+    def _add_leaf(self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int) -> Node:
+        node = Node(parent, key, slots, seq)
+        parent.children[int(key[0])] = node
+        self._clock += 1
+        node.stamp = self._clock
+        self._nodes += 1
+        self.tokens += len(key)
+        self.evictable += len(key)
+        if seq in self._fresh:
+            self._fresh[seq].append(node)
+        self._push_leaf(node)
+        return node
+
+    def _remove(self, node: Node) -> None:
+        parent, node.parent = node.parent, None
+        assert parent is not None
+        del parent.children[int(node.key[0])]
+        self._nodes -= 1
+        self._push_leaf(parent)
+
+    def _forget(self, node: Node, count: int) -> None:
+        self.tokens -= count
+        self.evictable -= count
+
+    def _push_leaf(self, node: Node) -> None:
+        """Every leaf that nobody locks has an entry with its stamp."""
+        if not _is_free_leaf(node):
+            return
+        if len(self._leaves) > 64 + 2 * self._nodes:
+            living = {id(n): (s, i, n) for s, i, n in self._leaves if _is_free_leaf(n) and n.stamp == s}
+            self._leaves = list(living.values())
+            heapq.heapify(self._leaves)
+        self._pushes += 1
+        heapq.heappush(self._leaves, (node.stamp, self._pushes, node))
+
+    # -- checks
+
+    def nodes(self) -> Iterator[Node]:
+        """All but the root."""
+        stack = list(self.root.children.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
+
+    def all_slots(self) -> np.ndarray:
+        """int32: every slot in the tree."""
+        parts = [node.slots for node in self.nodes()]
+        return np.concatenate(parts) if parts else EMPTY_INT32
+
+    def problems(self, readers: Iterable[Node]) -> list[str]:
+        """What is wrong with the tree, if `readers` are the locked nodes, each as often as it is locked."""
+        locks: dict[int, int] = {}
+        for reader in readers:
+            for node in _upwards(reader):
+                locks[id(node)] = locks.get(id(node), 0) + 1
+        found, tokens, evictable, count = [], 0, 0, 0
+        entries = {(id(node), stamp) for stamp, _, node in self._leaves}
+        for node in self.nodes():
+            count += 1
+            tokens += len(node.key)
+            evictable += 0 if node.locks else len(node.key)
+            assert node.parent is not None
+            if node.locks != locks.get(id(node), 0):
+                found.append(f"a node has {node.locks} locks, but {locks.get(id(node), 0)} readers")
+            if (
+                not len(node.key) == len(node.slots) > 0
+                or node.parent.children.get(int(node.key[0])) is not node
+            ):
+                found.append("a node of the prefix cache is malformed")
+            if node.seq < node.parent.seq:
+                found.append("a node is older than its parent")
+            if _is_free_leaf(node) and (id(node), node.stamp) not in entries:
+                found.append("a leaf can never be evicted")
+        if (tokens, evictable, count) != (self.tokens, self.evictable, self._nodes):
+            found.append(f"the prefix cache counts {self.stats()}, but has {tokens}, {evictable}, {count}")
+        return found
+
+
+def common_length(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens two arrays have in common at their start."""
+    count = min(len(a), len(b))
+    if not count:
+        return 0
+    different = a[:count] != b[:count]
+    first = int(different.argmax())
+    return first if different[first] else count
+
+
+def _upwards(node: Node) -> Iterator[Node]:
+    """The node and those above it, without the root."""
+    while node.parent is not None:
+        yield node
+        node = node.parent
+
+
+def _is_free_leaf(node: Node) -> bool:
+    return not node.children and not node.locks and node.parent is not None
