@@ -118,7 +118,7 @@ def make_model(options: argparse.Namespace) -> list[str]:
         "",
         f"- {model.num_parameters():,} parameters, vocabulary of {tokenizer.get_vocab_size()} tokens, {size / 1e6:.1f} MB",
         f"- {plan.steps} steps of {plan.rows * plan.row_tokens} tokens in {(time.monotonic() - started) / 60:.0f} minutes "
-        f"on {options.threads} CPU thread(s) of a busy machine, torch {torch.__version__}",
+        f"on {options.threads} CPU thread(s) (wall time), torch {torch.__version__}",
     ]
 
 

@@ -58,14 +58,14 @@ def vary(question: str, rng: random.Random) -> str:
     """The same question as other people type it: case, punctuation, a polite word before or after."""
     if rng.random() < 0.5:
         return question
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         question = question.rstrip("?.! ")
     chance = rng.random()
-    if chance < 0.35:
+    if chance < 0.45:
         question = question.lower()
-    elif chance < 0.42:
-        question = question.upper()
     elif chance < 0.5:
+        question = question.upper()
+    elif chance < 0.55:
         question = question[:1].lower() + question[1:]
     chance = rng.random()
     if chance < 0.15:
@@ -114,7 +114,9 @@ class Corpus:
         if kind < 0.64:
             return self._chat()
         exchange = self.exchange()
-        if kind < 0.92 or exchange.category in ("sums", "unknown", "json", "spelling", "repetition"):
+        while not exchange.fits_plain_text:
+            exchange = self.exchange()
+        if kind < 0.92 or exchange.category in ("sums", "unknown", "json", "spelling"):
             return plain_document(vary_end(exchange, self._rng))
         return [Piece(BOS, False), Piece(exchange.answer + EOS, True)]
 

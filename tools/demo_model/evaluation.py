@@ -44,7 +44,7 @@ def held_out_questions(seed: int, per_category: int) -> list[Question]:
     questions = []
     for exchanges in found.values():
         for index, exchange in enumerate(exchanges.values()):
-            if index % 3 == 2:
+            if index % 3 == 2 and exchange.fits_plain_text:
                 questions.append(_plain_question(exchange))
             else:
                 questions.append(

@@ -27,6 +27,11 @@ class Exchange:
         """True when this subject and wording belong to the evaluation alone."""
         return bool(self.key) and zlib.crc32(self.key.encode()) % 10 < HELD_OUT_OF_TEN
 
+    @property
+    def fits_plain_text(self) -> bool:
+        """False for gibberish: as plain text nothing says that an answer is wanted."""
+        return self.category != "unknown" or self.question.endswith(("?", "."))
+
 
 def exchange_key(category: str, subject: object, wording: int) -> str:
     return f"{category}/{subject}/{wording}" if wording else ""

@@ -21,7 +21,6 @@ CONCEPT_WORDINGS = (
     "What's {}?",
     "Explain what {} is.",
     "Tell me what {} is.",
-    "{}?",
 )
 
 

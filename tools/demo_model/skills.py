@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from demo_model import small_talk, world
 from demo_model.exchange import Exchange, exchange_key
 from demo_model.facts import CONCEPT_WORDINGS, GENERAL_CONCEPTS, SERVER_CONCEPTS, SERVER_FACTS, Concept, Fact
-from demo_model.generated import counting, json_objects, lists, repetition, sums, unknowns
+from demo_model.generated import counting, json_objects, lists, sums, unknowns
 
 
 def _worded(category: str, wordings: tuple[str, ...], subjects: Iterable[tuple[str, str]]) -> list[Exchange]:
@@ -49,16 +49,17 @@ def _world() -> list[Exchange]:
     opposites = [(word, f"The opposite of {word} is {other}.") for word, other in both_ways.items()]
     sounds = [(animal, f"A {animal} says {sound}.") for animal, sound in world.SOUNDS.items()]
     legs = [(animal, f"A {animal} has {count} legs.") for animal, count in world.LEGS.items()]
-    spelling = [(word, "-".join(word)) for word in world.SPELLING_WORDS]
     return (
         _worded("capitals", world.CAPITAL_WORDINGS, capitals)
         + _worded("opposites", world.OPPOSITE_WORDINGS, opposites)
         + _worded("animals", world.SOUND_WORDINGS, sounds)
         + _worded("animals", world.LEG_WORDINGS, legs)
-        + _worded("spelling", world.SPELLING_WORDINGS, spelling)
-        + _calendar()
-        + _translations()
     )
+
+
+def _spelling() -> list[Exchange]:
+    letters = [(word, "-".join(word)) for word in world.SPELLING_WORDS]
+    return _worded("spelling", world.SPELLING_WORDINGS, letters)
 
 
 def _calendar() -> list[Exchange]:
@@ -70,7 +71,7 @@ def _calendar() -> list[Exchange]:
                 text = wording.format(k=kind, x=name)
                 made.append(
                     Exchange(
-                        "calendar", text, f"{after} comes after {name}.", exchange_key("after", name, number)
+                        "calendar", text, f"After {name} comes {after}.", exchange_key("after", name, number)
                     )
                 )
             for number, wording in enumerate(world.BEFORE_WORDINGS):
@@ -79,7 +80,7 @@ def _calendar() -> list[Exchange]:
                     Exchange(
                         "calendar",
                         text,
-                        f"{before} comes before {name}.",
+                        f"Before {name} comes {before}.",
                         exchange_key("before", name, number),
                     )
                 )
@@ -98,22 +99,25 @@ def _translations() -> list[Exchange]:
 
 
 def _chooser(exchanges: list[Exchange]) -> Callable[[random.Random], Exchange]:
-    return lambda rng: rng.choice(exchanges)
+    canonical = [exchange for exchange in exchanges if not exchange.key]
+    return lambda rng: rng.choice(canonical if rng.random() < 0.2 else exchanges)
 
 
 WEIGHTED_SKILLS: tuple[tuple[float, Callable[[random.Random], Exchange]], ...] = (
-    (16, _chooser(_concepts("concepts", GENERAL_CONCEPTS))),
+    (14, _chooser(_concepts("concepts", GENERAL_CONCEPTS))),
     (12, _chooser(_concepts("server", SERVER_CONCEPTS))),
     (8, _chooser(_facts("server", SERVER_FACTS))),
     (6, _chooser(_facts("small talk", small_talk.SMALL_TALK))),
-    (2.5, _chooser(_facts("stories", small_talk.STORIES))),
+    (2, _chooser(_facts("stories", small_talk.STORIES))),
     (2, _chooser(_facts("long answers", small_talk.LONG_ANSWERS))),
     (5, _chooser(_colours())),
-    (12, _chooser(_world())),
-    (24, sums),
-    (9, counting),
-    (10, json_objects),
-    (3, lists),
-    (3, repetition),
-    (9, unknowns),
+    (9, _chooser(_world())),
+    (4, _chooser(_calendar())),
+    (3, _chooser(_spelling())),
+    (2, _chooser(_translations())),
+    (28, sums),
+    (14, counting),
+    (11, json_objects),
+    (5, lists),
+    (8, unknowns),
 )

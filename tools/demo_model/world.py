@@ -224,8 +224,8 @@ TRANSLATION_WORDINGS = (
 )
 
 SPELLING_WORDS = (
-    "cat dog cow duck bee owl horse bird tree sun moon rain water snow milk apple lemon banana orange red green blue white "
-    "black yellow brown hello token light server router model python json stream story robot dragon book house paris london"
+    "cat dog cow duck bee tree sun moon rain water snow milk apple lemon red green blue white black hello token light server "
+    "router model book house"
 ).split()
 SPELLING_WORDINGS = (
     "Spell {}.",
