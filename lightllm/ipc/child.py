@@ -26,6 +26,7 @@ from lightllm.protocol.control import Command, Status
 
 CHANNEL_VARIABLE = "LIGHTLLM_CHANNEL_FD"
 RUNTIME_VARIABLE = "LIGHTLLM_RUNTIME_DIR"
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -97,7 +98,7 @@ def run_child(name: str, main: Callable[[Child], None]) -> None:
 
 def die_with_parent() -> None:
     """Linux: SIGKILL for this process when the thread that started it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _closed(channel: socket.socket) -> bool:

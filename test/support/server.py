@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from lightllm.ipc.child import die_with_parent
+
 _READY = re.compile(r"ready: (http://\S+)")
 SERVER_COMMAND = (sys.executable, "-m", "lightllm.server.api_server")
 
@@ -56,6 +58,7 @@ class LightLLMServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=die_with_parent,  # a test runner that is killed leaves no server behind
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
