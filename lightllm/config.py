@@ -147,7 +147,7 @@ class ServerConfig:
     )
     batch_max_tokens: int | None = _option(
         None,
-        "Tokens computed in one round; default: the chunk size plus room for decode rows.",
+        "Tokens computed in one round; default: on a GPU the chunk size plus a quarter (at least 256), on a CPU 512.",
         _SCHEDULING,
         **_at_least(1),
     )
@@ -181,6 +181,10 @@ class ServerConfig:
         return cls(**json.loads(data))
 
 
+GPU_CHUNK = 4096
+CPU_ROUND = 512
+DECODE_ROOM = 256
+
 NOT_YET = {
     "run_mode": "normal", "dp": "1", "nnodes": "1", "quant_type": "none", "mtp_mode": None, "output_constraint_mode": "none",
     "enable_multimodal": False, "enable_multimodal_audio": False, "use_reward_model": False, "return_all_prompt_logprobs": False,
@@ -205,6 +209,23 @@ WITHOUT_EFFECT = {
     "auto_update_redundancy_expert": 0,
 }  # fmt: skip
 """LightLLM options that are accepted and ignored with a warning: how many values they take (-1: any number)."""
+
+
+def round_sizes(config: ServerConfig, device: str, longest: int) -> tuple[int, int]:
+    """(tokens of one request's prefill chunk, tokens of one round): given, or defaults for the device.
+
+    Running streams wait for a round as a whole, so that on a CPU, where 512 tokens fill the cores, a round has no more;
+    a GPU gets room for decode rows beside a full chunk. `longest`: tokens of the longest request.
+    """
+    if config.disable_chunked_prefill:
+        batch = config.batch_max_tokens or longest
+        return batch, batch
+    on_cpu = device.startswith("cpu")
+    chunk = config.chunked_prefill_size or (CPU_ROUND if on_cpu else GPU_CHUNK)
+    if config.chunked_prefill_size is None and config.batch_max_tokens is not None:
+        chunk = min(chunk, config.batch_max_tokens)
+    room = max(chunk, CPU_ROUND) if on_cpu else chunk + max(DECODE_ROOM, chunk // 4)
+    return chunk, config.batch_max_tokens or room
 
 
 def options() -> list[tuple[dataclasses.Field[Any], Option]]:

@@ -20,7 +20,7 @@ from lightllm.backend.machine import compute_threads
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampler, list_top
 from lightllm.backend.warm_up import run_hold_row, warm_up
-from lightllm.config import ServerConfig
+from lightllm.config import ServerConfig, round_sizes
 from lightllm.errors import DeviceError, InvalidModel, InvalidOption
 from lightllm.models.registry import load_model
 from lightllm.ops.sample import token_logprobs
@@ -32,8 +32,6 @@ from lightllm.tokenizer.model_files import context_length
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LEN = 16384
-_DEFAULT_CHUNK = {"cpu": 512, "cuda": 4096}
-_DECODE_ROOM = 256
 _ONE_THREAD_BYTES = 32 << 20
 """Weights below which one CPU thread is faster: a parallel region takes longer to start than to compute."""
 _NO_LOGPROB = -9999.0
@@ -161,7 +159,7 @@ class ModeBackend:
         config, model = self._config, self.model.config
         self._kv_shape = KvShape(model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype)
         max_len = config.max_req_total_len or min(context_length(self._model_dir), DEFAULT_MAX_LEN)
-        round_tokens = self._largest_round(max_len)
+        _, round_tokens = round_sizes(config, self.device.type, max_len)
         # One layer's activations and the logits of every row, which the sampler may hold three times over.
         activation_bytes = round_tokens * (12 * model.hidden_size + 4 * model.intermediate_size) * 4
         activation_bytes += 3 * min(round_tokens, config.running_max_req_size) * model.vocab_size * 4
@@ -171,13 +169,6 @@ class ModeBackend:
         self.memory = KvMemory(self._kv_shape, slots, config.running_max_req_size, max_len, self.device)
         self.rows = RowState(config.running_max_req_size, model.vocab_size, self.device)
         self.sampler = Sampler(self.rows, self.device)
-
-    def _largest_round(self, max_len: int) -> int:
-        config = self._config
-        if config.disable_chunked_prefill:
-            return max(config.batch_max_tokens or 0, max_len)
-        chunk = config.chunked_prefill_size or _DEFAULT_CHUNK[self.device.type]
-        return config.batch_max_tokens or chunk + max(_DECODE_ROOM, chunk // 4)
 
     def _measure_gpu(self, round_tokens: int) -> GpuMemory:
         """The activation peak: one prefill of the largest size, in a KV memory of its own that is given back."""

@@ -1,15 +1,12 @@
-"""What the scheduler must keep to, and how it follows from the options and the model: defaults live here alone."""
+"""What the scheduler must keep to, and how it follows from the options and the model."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from lightllm.config import ServerConfig
+from lightllm.config import ServerConfig, round_sizes
 from lightllm.errors import InvalidOption
 
-GPU_CHUNK = 4096
-CPU_CHUNK = 512
-MIN_DECODE_ROOM = 256
 LONGEST_DEFAULT = 16384
 """Default cap of --max_req_total_len, whatever the model's context length."""
 
@@ -52,19 +49,12 @@ def resolve_limits(
     """
     longest = config.max_req_total_len or min(context_length, LONGEST_DEFAULT)
     longest = min(longest, max_total_token_num)
-    if config.disable_chunked_prefill:
-        batch = config.batch_max_tokens or longest
-        if batch < longest:
-            raise InvalidOption(
-                f"--batch_max_tokens {batch} is below the longest request of {longest} tokens.",
-                "With --disable_chunked_prefill a whole prompt must fit: raise it or lower --max_req_total_len.",
-            )
-        chunk = batch
-    else:
-        chunk = config.chunked_prefill_size or (CPU_CHUNK if device.startswith("cpu") else GPU_CHUNK)
-        if config.chunked_prefill_size is None and config.batch_max_tokens is not None:
-            chunk = min(chunk, config.batch_max_tokens)
-        batch = config.batch_max_tokens or chunk + max(MIN_DECODE_ROOM, chunk // 4)
+    chunk, batch = round_sizes(config, device, longest)
+    if config.disable_chunked_prefill and batch < longest:
+        raise InvalidOption(
+            f"--batch_max_tokens {batch} is below the longest request of {longest} tokens.",
+            "With --disable_chunked_prefill a whole prompt must fit: raise it or lower --max_req_total_len.",
+        )
     if batch < chunk:
         raise InvalidOption(f"--batch_max_tokens {batch} is below the prefill chunk of {chunk} tokens.")
     return SchedulerLimits(

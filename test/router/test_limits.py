@@ -13,7 +13,7 @@ def limits(slots=100_000, device="cpu", context=2048, **options):
     return resolve_limits(ServerConfig(**options), slots, device, context, [2])
 
 
-@pytest.mark.parametrize(("device", "chunk", "batch"), [("cpu", 512, 768), ("cuda:0", 4096, 5120)])
+@pytest.mark.parametrize(("device", "chunk", "batch"), [("cpu", 512, 512), ("cuda:0", 4096, 5120)])
 def test_chunks_follow_the_device(device, chunk, batch):
     found = limits(device=device)
     assert (found.chunked_prefill_size, found.batch_max_tokens) == (chunk, batch)
@@ -46,5 +46,11 @@ def test_small_rounds_shrink_the_default_chunk_but_not_a_given_one():
         limits(batch_max_tokens=100, chunked_prefill_size=200)
 
 
+def test_a_small_chunk_on_a_cpu_leaves_the_round_its_size():
+    found = limits(chunked_prefill_size=16)
+    assert (found.chunked_prefill_size, found.batch_max_tokens) == (16, 512)
+    assert limits(chunked_prefill_size=1000).batch_max_tokens == 1000
+
+
 def test_rows_fit_into_a_round():
-    assert limits(running_max_req_size=1000).max_rows == 768
+    assert limits(running_max_req_size=1000).max_rows == 512
