@@ -8,16 +8,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.router_device import Engine, add_request, cut_at_eos, generate_alone, make_limits
 
 from lightllm.errors import PromptTooLong, RequestError
+from lightllm.router.admission import Aggressive, Conservative, PastFuture
+from lightllm.router.request import State
 
 VOCAB = 12
 TEXTS = [[1 + i * i % 11 for i in range(30)], [1 + i * i % 11 for i in range(15)] + [12] * 15]
 
 
-class HoldsOnly:
-    """Admits by what is held now: runs out of memory often, so that requests pause."""
-
-    def outputs_to_come(self, generated, limit):
-        return limit * 0
+def short_memory():
+    """A window so short that its predictions fail often."""
+    return PastFuture(seed=1, window=4, warm_start=1)
 
 
 prompts = st.one_of(
@@ -32,7 +32,7 @@ prompts = st.one_of(
 
 class SchedulerMachine(RuleBasedStateMachine):
     failures = False
-    policy = None
+    policy = Conservative
     prompt_cache = True
 
     @initialize(
@@ -50,7 +50,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
             prompt_cache=self.prompt_cache,
         )  # fmt: skip
-        self.engine = Engine(limits, VOCAB, self.policy)
+        self.engine = Engine(limits, VOCAB, self.policy())
         self.capacity, self.batch = capacity, batch
         self.messages = {}
         self.aborted = set()
@@ -100,7 +100,17 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def plan(self):
+        self.plan_fairly()
+
+    def plan_fairly(self):
+        """Whoever enters is older than everybody who is paused."""
+        scheduler = self.engine.scheduler
+        before = set(scheduler._running.requests)
         self.engine.plan()
+        entered = [r.serial for r in scheduler._running.requests.values() if r.id not in before]
+        paused = [r.serial for r in scheduler._requests.values() if r.state is State.PAUSED]
+        assert max(entered, default=-1) < min(paused, default=1 << 60)
+        assert len(paused) == scheduler.snapshot().paused
 
     @rule()
     def execute(self):
@@ -113,7 +123,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 12))
     def turns(self, steps):
         for _ in range(steps):
-            self.engine.plan()
+            self.plan_fairly()
             self.engine.execute()
             self.engine.apply()
 
@@ -135,7 +145,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert state.slots_used >= 0 and state.slots_cached >= 0
             assert state.slots_used + state.slots_cached <= self.capacity
             assert self.engine.device.max_tokens <= self.batch
-            if self.policy is None and not self.failures:
+            if self.policy is Conservative and not self.failures:
                 assert state.paused == 0 and not self.engine.scheduler._running.pausing
                 # With two rounds in flight a request may have ended that cannot give back its slots yet.
                 assert state.estimated_peak <= self.capacity or self.engine.scheduler.in_flight == 2
@@ -185,7 +195,17 @@ class NoCacheMachine(SchedulerMachine):
 
 class PausingMachine(SchedulerMachine):
     failures = True
-    policy = HoldsOnly()
+    policy = Aggressive
+
+
+class PausingWithoutCacheMachine(SchedulerMachine):
+    prompt_cache = False
+    policy = Aggressive
+
+
+class PastFutureMachine(SchedulerMachine):
+    failures = True
+    policy = staticmethod(short_memory)
 
 
 _settings = settings(
@@ -203,3 +223,7 @@ TestNoCache = NoCacheMachine.TestCase
 TestNoCache.settings = settings(_settings, max_examples=40)
 TestPausing = PausingMachine.TestCase
 TestPausing.settings = _settings
+TestPausingWithoutCache = PausingWithoutCacheMachine.TestCase
+TestPausingWithoutCache.settings = settings(_settings, max_examples=40)
+TestPastFuture = PastFutureMachine.TestCase
+TestPastFuture.settings = _settings
