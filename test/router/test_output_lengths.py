@@ -104,7 +104,7 @@ def test_numbers_depend_on_seed_round_and_place_alone():
     numbers = spread(7, 3, 0, 10)
     assert (spread(7, 3, 4, 6) == numbers[4:]).all()
     assert (spread(7, 4, 0, 10) != numbers).all() and (spread(8, 3, 0, 10) != numbers).all()
-    assert 0 < numbers.min() and numbers.max() < 1
+    assert numbers.min() > 0 and numbers.max() < 1
 
 
 def test_prediction_is_drawn_anew_every_round_and_only_then():
