@@ -48,3 +48,8 @@ def test_small_rounds_shrink_the_default_chunk_but_not_a_given_one():
 
 def test_rows_fit_into_a_round():
     assert limits(running_max_req_size=1000).max_rows == 768
+
+
+def test_schedule_policy_is_the_option():
+    assert limits().schedule_policy == "conservative"
+    assert limits(schedule_policy="past_future").schedule_policy == "past_future"
