@@ -10,6 +10,7 @@ from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, TopLogprobs
 from lightllm.protocol.rounds import RoundResult, RowPromptLogprobs
+from lightllm.router.admission import PastFuture
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
 
@@ -360,3 +361,16 @@ def test_what_is_accepted_does_not_depend_on_the_policy():
         scheduler.add(add_request([1, 2], prompt(10), 22))
         with pytest.raises(PromptTooLong, match="max_total_token_num"):
             scheduler.add(add_request([3, 4], prompt(10), 24))
+
+
+def test_requests_whose_outputs_are_longer_than_predicted_pause_and_say_what_they_would_say_alone():
+    policy = PastFuture()
+    for _ in range(100):
+        policy.learn(4, ended=True)
+    engine = Engine(make_limits(max_total_token_num=60, max_req_total_len=60), policy=policy)
+    for i in range(1, 9):
+        engine.add(add_request(i, prompt(8, 50 * i), 25, ignore_eos=True))
+    engine.run()
+    assert engine.scheduler.pauses > 0
+    for i in range(1, 9):
+        assert engine.outputs[i] == generate_alone(prompt(8, 50 * i), i, 0, 1000, 25)

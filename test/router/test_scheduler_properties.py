@@ -15,9 +15,14 @@ VOCAB = 12
 TEXTS = [[1 + i * i % 11 for i in range(30)], [1 + i * i % 11 for i in range(15)] + [12] * 15]
 
 
-def short_memory():
-    """A window so short that its predictions fail often."""
-    return PastFuture(seed=1, window=4, warm_start=1)
+def wrong_past():
+    """Has seen hardly anything but outputs of a few tokens: its predictions fail often."""
+    policy = PastFuture(seed=1, window=400, warm_start=0)
+    policy.reserve = 0.0
+    for length in range(1, 16):
+        for _ in range(int(1.4 ** (15 - length))):
+            policy.learn(length, ended=True)
+    return policy
 
 
 prompts = st.one_of(
@@ -205,7 +210,7 @@ class PausingWithoutCacheMachine(SchedulerMachine):
 
 class PastFutureMachine(SchedulerMachine):
     failures = True
-    policy = staticmethod(short_memory)
+    policy = staticmethod(wrong_past)
 
 
 _settings = settings(
