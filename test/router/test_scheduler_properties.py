@@ -198,17 +198,35 @@ class NoCacheMachine(SchedulerMachine):
     prompt_cache = False
 
 
-class PausingMachine(SchedulerMachine):
+class CrowdedMachine(SchedulerMachine):
+    """Makes requests pause often: several at once, each of which wants more than its share of the memory."""
+
+    @rule(
+        count=st.integers(2, 5),
+        length=st.integers(1, 6),
+        steps=st.integers(0, 40),
+        n=st.sampled_from([1, 1, 2]),
+    )
+    def crowd(self, count, length, steps, n):
+        for i in range(count):
+            self.add(
+                prompt=TEXTS[i % 2][i : i + length], new=max(1, min(30, self.capacity - length)), n=n, restored=0,
+                penalty=False, ignore_eos=True, logprobs=-1,
+            )  # fmt: skip
+        self.turns(steps=steps)
+
+
+class PausingMachine(CrowdedMachine):
     failures = True
     policy = Aggressive
 
 
-class PausingWithoutCacheMachine(SchedulerMachine):
+class PausingWithoutCacheMachine(CrowdedMachine):
     prompt_cache = False
     policy = Aggressive
 
 
-class PastFutureMachine(SchedulerMachine):
+class PastFutureMachine(CrowdedMachine):
     failures = True
     policy = staticmethod(wrong_past)
 
@@ -231,4 +249,4 @@ TestPausing.settings = _settings
 TestPausingWithoutCache = PausingWithoutCacheMachine.TestCase
 TestPausingWithoutCache.settings = settings(_settings, max_examples=40)
 TestPastFuture = PastFutureMachine.TestCase
-TestPastFuture.settings = _settings
+TestPastFuture.settings = settings(_settings, max_examples=60)
