@@ -139,6 +139,13 @@ class ServerConfig:
     )  # fmt: skip
 
     # -- scheduling
+    schedule_policy: str = _option(
+        "conservative",
+        "How long outputs are expected to be when requests are admitted. conservative: as long as max_new_tokens says; "
+        "aggressive: what is held now counts; past_future: as long as recent outputs were. With the last two, requests "
+        "may pause when memory is short; they go on later as if they had not.",
+        _SCHEDULING, choices=("conservative", "aggressive", "past_future"),
+    )  # fmt: skip
     running_max_req_size: int = _option(
         1000, "Requests that may run at once (rows).", _SCHEDULING, **_at_least(1)
     )

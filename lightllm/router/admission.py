@@ -17,6 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
+from lightllm.router.output_lengths import WARM_START, WINDOW, OutputLengths, spread
+
 
 def peak(held: np.ndarray, to_come: np.ndarray, delay: np.ndarray | int = 0) -> int:
     """Most slots in use at any time; int arrays [n]. With delay 0 the formula above.
@@ -45,18 +47,73 @@ def _suffix_sums(values: np.ndarray) -> np.ndarray:
     return sums
 
 
+RESERVE = 0.03
+"""Of the memory, with predictions from the past: they are right on the average, which half of the time is too little."""
+
+
 class AdmissionPolicy(Protocol):
     """Where the prediction of output lengths comes from."""
 
-    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray) -> np.ndarray:
-        """int64 [n]: further outputs of requests that have `generated` of at most `limit`; from 0 to limit - generated."""
+    @property
+    def reserve(self) -> float:
+        """Share of the memory that a predicted peak leaves empty, for predictions that fall short."""
+
+    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, first: int) -> np.ndarray:
+        """int64 [n]: further outputs of requests that have `generated` of at most `limit`; from 0 to limit - generated.
+        They are numbers `first`, first + 1, ... of those that this forecast looks at."""
+
+    def begin_round(self, seq: int) -> None:
+        """Forecasts from now on are for round `seq`: the same question has the same answer until the next one."""
+
+    def learn(self, length: int, ended: bool) -> None:
+        """An output had `length` tokens; not `ended`: it was cut off, by its limit or by its client."""
 
 
 class Conservative:
     """Everybody runs to max_new_tokens: never runs out of memory, fills it badly."""
 
-    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    reserve: float = 0.0
+
+    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, first: int) -> np.ndarray:
         return limit - generated
+
+    def begin_round(self, seq: int) -> None:
+        pass
+
+    def learn(self, length: int, ended: bool) -> None:
+        pass
+
+
+class Aggressive(Conservative):
+    """What is held now counts, and one token more for everybody: fills the memory, and pauses often."""
+
+    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, first: int) -> np.ndarray:
+        return np.minimum(limit - generated, 1)
+
+
+class PastFuture:
+    """Outputs will be as long as recent ones were: drawn anew for every round from the lengths of those that ended,
+    given what has been generated already."""
+
+    def __init__(self, seed: int = 0, window: int = WINDOW, warm_start: int = WARM_START) -> None:
+        self.reserve = RESERVE
+        self._lengths = OutputLengths(window, warm_start)
+        self._seed = seed
+        self._seq = 0
+
+    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, first: int) -> np.ndarray:
+        return self._lengths.draw(generated, limit, spread(self._seed, self._seq, first, len(generated)))
+
+    def begin_round(self, seq: int) -> None:
+        self._seq = seq
+
+    def learn(self, length: int, ended: bool) -> None:
+        self._lengths.add(length, ended)
+
+
+def make_policy(name: str) -> AdmissionPolicy:
+    """A policy by the name that --schedule_policy gives it."""
+    return {"conservative": Conservative, "aggressive": Aggressive, "past_future": PastFuture}[name]()
 
 
 class Forecast:
@@ -83,7 +140,7 @@ class Forecast:
 
     def add_decoding(self, held: np.ndarray, generated: np.ndarray, limit: np.ndarray) -> None:
         """Requests past their prefill; int arrays [n]."""
-        to_come = self._policy.outputs_to_come(generated, limit)
+        to_come = self._policy.outputs_to_come(generated, limit, self._running)
         self._append(held, to_come, np.ones(len(held), dtype=np.int64))
         self._running += len(held)
 
@@ -123,9 +180,9 @@ class Forecast:
         return peak(self._held, self._to_come, self._delay)
 
     def _fits(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> bool:
-        return (
-            int(held.sum() + to_come.sum()) <= self._capacity or peak(held, to_come, delay) <= self._capacity
-        )
+        # Whoever comes while nobody runs has the whole memory, so that what intake accepted always enters at last.
+        capacity = self._capacity - int(self._policy.reserve * self._capacity) * (self._running > 0)
+        return int(held.sum() + to_come.sum()) <= capacity or peak(held, to_come, delay) <= capacity
 
     def _prefilling(
         self, context: list[int], work: list[int], waits: list[bool], generated: list[int], limit: list[int]
@@ -134,7 +191,8 @@ class Forecast:
         ahead do, with their chunks, and as decode rows afterwards."""
         # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
         # token's slot, and the last one needs none.
-        to_come = self._policy.outputs_to_come(np.asarray(generated), np.asarray(limit))
+        generated_, limit_ = np.asarray(generated, dtype=np.int64), np.asarray(limit, dtype=np.int64)
+        to_come = self._policy.outputs_to_come(generated_, limit_, self._running)
         ahead = np.arange(len(work), dtype=np.int64)
         if self._whole_prompts:
             rounds = self._prefills + ahead + 1

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
+from lightllm.router.admission import Conservative
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planner import Planner
 
@@ -43,7 +44,9 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, planner: Planne
     generated = [len(choice.output_ids) for choice in message.choices]
     context = [prompt + g for g in generated]
     waits = [limits.prompt_cache and i > 0 for i in range(n)]
-    if n > 1 and not planner.empty_forecast().admit(context, context, waits, generated, [new] * n):
+    # Whatever the policy expects, full length must fit: then nobody waits for ever.
+    alone = planner.empty_forecast(Conservative())
+    if n > 1 and not alone.admit(context, context, waits, generated, [new] * n):
         raise PromptTooLong(
             f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",

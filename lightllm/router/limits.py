@@ -28,6 +28,8 @@ class SchedulerLimits:
     eos_token_ids: list[int]
     prompt_cache: bool = True
     """Requests share the KV of common prefixes."""
+    schedule_policy: str = "conservative"
+    """How long outputs are expected to be when requests are admitted: a name that `admission.make_policy` knows."""
     worth_waiting: int = 32
     """Prompt tokens that a request must save to wait a round for another one that is computing them."""
 
@@ -66,4 +68,5 @@ def resolve_limits(
         max_waiting_requests=config.max_waiting_requests,
         eos_token_ids=list(eos_token_ids),
         prompt_cache=not config.disable_dynamic_prompt_cache,
+        schedule_policy=config.schedule_policy,
     )

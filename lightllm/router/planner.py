@@ -37,6 +37,8 @@ class Planner:
         self._in_flight = in_flight
         self._token_budget = limits.batch_max_tokens
         self._successes = 0
+        self.pauses = 0
+        """How often a request had to pause."""
 
     def choose(self) -> tuple[DecodeBatch, list[Chunk]] | None:
         """Decode rows and prefill chunks of the next round, with slots for all; None if nothing can run now."""
@@ -53,7 +55,7 @@ class Planner:
 
     def _make_room(self) -> DecodeBatch | None:
         """The decode rows of this round, each of which can get a slot. The newest requests pause until that is so;
-        None while they wait for their rounds in flight. Conservative admission never gets here."""
+        None while they wait for their rounds in flight. With conservative admission nobody has to."""
         kv = self._running.kv
         while True:
             batch = self._running.decode_batch(self._token_budget)
@@ -143,12 +145,12 @@ class Planner:
         first = kv.may_wait(group[0], known[0], self._running.prefilling)
         return [first] + [first or kv.siblings_wait(group[i], known[i]) for i in range(1, len(group))]
 
-    def empty_forecast(self) -> Forecast:
+    def empty_forecast(self, policy: AdmissionPolicy) -> Forecast:
         """As if nothing ran. A token budget that is reduced for a while does not count: what intake accepted must be
         able to enter, and who runs short of memory meanwhile can pause."""
         limits = self._limits
         return Forecast(
-            self._policy,
+            policy,
             limits.max_total_token_num,
             limits.batch_max_tokens,
             limits.chunked_prefill_size,
@@ -157,7 +159,7 @@ class Planner:
 
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round."""
-        forecast, running = self.empty_forecast(), self._running
+        forecast, running = self.empty_forecast(self._policy), self._running
         past = [r for r in running.requests.values() if r.state is not State.PREFILLING]
         rows = np.array([r.row for r in past], dtype=np.int64)
         limit = np.array([r.max_new_tokens for r in past], dtype=np.int64)
@@ -176,7 +178,8 @@ class Planner:
         request = self._running.newest()
         if request is None:
             raise RuntimeError("no request is left to pause")
-        logger.warning("request %d pauses: memory is short", request.id)
+        logger.debug("request %d pauses: memory is short", request.id)
+        self.pauses += 1
         self._running.start_pausing(request)
         self.settle_pausing()
 

@@ -16,7 +16,7 @@ import numpy as np
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
 from lightllm.protocol.rounds import Round, RoundResult
-from lightllm.router.admission import AdmissionPolicy, Conservative
+from lightllm.router.admission import AdmissionPolicy, make_policy
 from lightllm.router.intake import check_request
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.outputs import Outputs
@@ -46,7 +46,7 @@ class Scheduler:
 
     def __init__(self, limits: SchedulerLimits, policy: AdmissionPolicy | None = None) -> None:
         self.limits = limits
-        self._policy = policy or Conservative()
+        self._policy = policy or make_policy(limits.schedule_policy)
         self._outputs = Outputs()
         self._in_flight: list[PlannedRound] = []
         self._clear_books()
@@ -101,6 +101,7 @@ class Scheduler:
         """Plans one more round; None if two are in flight already or there is nothing to compute now."""
         if len(self._in_flight) >= MAX_IN_FLIGHT or not self._requests:
             return None
+        self._policy.begin_round(self._next_seq)
         chosen = self._planner.choose()
         if chosen is None:
             return None
@@ -206,6 +207,7 @@ class Scheduler:
             self._running.leave(request)
         aborted = reason in ("abort", "timeout", "error")
         request.to(State.ABORTED if aborted else State.FINISHED)
+        self._policy.learn(len(request.output_ids), ended=reason == "stop")
         self._counts.aborted += aborted
         self._counts.finished += not aborted
         del self._requests[request.id]
@@ -221,6 +223,11 @@ class Scheduler:
     def in_flight(self) -> int:
         """Rounds without a result."""
         return len(self._in_flight)
+
+    @property
+    def pauses(self) -> int:
+        """How often requests had to pause, so far."""
+        return self._planner.pauses
 
     def snapshot(self) -> Snapshot:
         """Counters and load. The caller fills in `ready`, `vocab_size` and the times; the object is reused."""

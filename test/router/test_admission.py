@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightllm.router.admission import Conservative, Forecast, peak
+from lightllm.router.admission import Conservative, Forecast, PastFuture, peak
 
 DOCS_EXAMPLE = [(5, 4), (4, 3), (5, 3), (3, 2), (4, 2)]
 amounts = st.lists(
@@ -107,3 +107,16 @@ def test_only_uncached_tokens_are_prefill_work():
     memory = forecast(60, budget=5, chunk=4)
     memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
     assert memory.admit([40], [4], [False], [0], [2])  # one round instead of ten
+
+
+def test_predictions_from_the_past_leave_a_reserve_unless_nobody_runs():
+    policy = PastFuture(window=10, warm_start=0)
+    policy.reserve = 0.25
+    for _ in range(10):
+        policy.learn(5, ended=True)
+    memory = Forecast(policy, 40, 1000, 1000, whole_prompts=False)
+    assert admit(memory, [18], [99]) and memory.peak() == 22
+    assert not admit(memory, [5], [99])  # 31 of 40
+    assert admit(memory, [4], [99]) and memory.peak() == 30
+    alone = Forecast(policy, 40, 1000, 1000, whole_prompts=False)
+    assert admit(alone, [36], [99]) and alone.peak() == 40

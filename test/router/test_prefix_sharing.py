@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.router_device import EOS, Engine, add_request, generate_alone, make_limits
 
+from lightllm.router.admission import Aggressive
+
 
 def prompt(length: int, start: int = 1) -> list[int]:
     return list(range(start, start + length))
@@ -217,14 +219,10 @@ def test_a_lone_request_of_the_whole_memory_evicts_everything_else():
     assert engine.outputs[2] == generate_alone(prompt(30, 500), 2, 0, 1000, 10)
 
 
-class HoldsOnly:
-    def outputs_to_come(self, generated, limit):
-        return limit * 0
-
-
 def test_a_paused_request_resumes_by_computing_only_what_was_evicted():
     engine = Engine(
-        make_limits(max_total_token_num=40, max_req_total_len=40, chunked_prefill_size=16), policy=HoldsOnly()
+        make_limits(max_total_token_num=40, max_req_total_len=40, chunked_prefill_size=16),
+        policy=Aggressive(),
     )
     for i in (1, 2):
         engine.add(add_request(i, prompt(10, 50 * i), 15, ignore_eos=True))

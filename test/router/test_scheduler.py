@@ -10,6 +10,7 @@ from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, TopLogprobs
 from lightllm.protocol.rounds import RoundResult, RowPromptLogprobs
+from lightllm.router.admission import PastFuture
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
 
@@ -335,3 +336,41 @@ def test_same_calls_make_the_same_rounds():
         return [(r.rows.tolist(), r.slots.tolist(), r.leaves, [j.row for j in r.joins]) for r in engine.sent]
 
     assert rounds() == rounds()
+
+
+def test_paused_request_resumes_before_a_newer_one_that_would_fit():
+    limits = make_limits(max_total_token_num=40, max_req_total_len=40, schedule_policy="aggressive")
+    engine = Engine(limits)
+    for i in (1, 2):
+        engine.add(add_request(i, prompt(8, 50 * i), 20, ignore_eos=True))
+    while not engine.scheduler.snapshot().paused:
+        engine.plan(), engine.execute(), engine.apply()
+    engine.add(add_request(3, [7], 2, ignore_eos=True))
+    engine.run()
+    assert set(engine.finished) == {1, 2, 3}
+    entered = [join.seed for round_ in engine.sent for join in round_.joins]
+    assert entered[:2] == [1, 2] and entered[-1] == 3 and entered.count(2) > 1
+    assert engine.scheduler.pauses == entered.count(2) - 1
+    for i, text, new in ((1, prompt(8, 50), 20), (2, prompt(8, 100), 20), (3, [7], 2)):
+        assert engine.outputs[i] == generate_alone(text, i, 0, 1000, new)
+
+
+def test_what_is_accepted_does_not_depend_on_the_policy():
+    for policy in ("conservative", "aggressive", "past_future"):
+        scheduler = Scheduler(make_limits(schedule_policy=policy))
+        scheduler.add(add_request([1, 2], prompt(10), 22))
+        with pytest.raises(PromptTooLong, match="max_total_token_num"):
+            scheduler.add(add_request([3, 4], prompt(10), 24))
+
+
+def test_requests_whose_outputs_are_longer_than_predicted_pause_and_say_what_they_would_say_alone():
+    policy = PastFuture()
+    for _ in range(100):
+        policy.learn(4, ended=True)
+    engine = Engine(make_limits(max_total_token_num=60, max_req_total_len=60), policy=policy)
+    for i in range(1, 9):
+        engine.add(add_request(i, prompt(8, 50 * i), 25, ignore_eos=True))
+    engine.run()
+    assert engine.scheduler.pauses > 0
+    for i in range(1, 9):
+        assert engine.outputs[i] == generate_alone(prompt(8, 50 * i), i, 0, 1000, 25)

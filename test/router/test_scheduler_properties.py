@@ -8,16 +8,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.router_device import Engine, add_request, cut_at_eos, generate_alone, make_limits
 
 from lightllm.errors import PromptTooLong, RequestError
+from lightllm.router.admission import Aggressive, Conservative, PastFuture
+from lightllm.router.request import State
 
 VOCAB = 12
 TEXTS = [[1 + i * i % 11 for i in range(30)], [1 + i * i % 11 for i in range(15)] + [12] * 15]
 
 
-class HoldsOnly:
-    """Admits by what is held now: runs out of memory often, so that requests pause."""
-
-    def outputs_to_come(self, generated, limit):
-        return limit * 0
+def wrong_past():
+    """Has seen hardly anything but outputs of a few tokens: its predictions fail often."""
+    policy = PastFuture(seed=1, window=400, warm_start=0)
+    policy.reserve = 0.0
+    for length in range(1, 16):
+        for _ in range(int(1.4 ** (15 - length))):
+            policy.learn(length, ended=True)
+    return policy
 
 
 prompts = st.one_of(
@@ -32,7 +37,7 @@ prompts = st.one_of(
 
 class SchedulerMachine(RuleBasedStateMachine):
     failures = False
-    policy = None
+    policy = Conservative
     prompt_cache = True
 
     @initialize(
@@ -50,7 +55,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
             prompt_cache=self.prompt_cache,
         )  # fmt: skip
-        self.engine = Engine(limits, VOCAB, self.policy)
+        self.engine = Engine(limits, VOCAB, self.policy())
         self.capacity, self.batch = capacity, batch
         self.messages = {}
         self.aborted = set()
@@ -100,7 +105,17 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def plan(self):
+        self.plan_fairly()
+
+    def plan_fairly(self):
+        """Whoever enters is older than everybody who is paused."""
+        scheduler = self.engine.scheduler
+        before = set(scheduler._running.requests)
         self.engine.plan()
+        entered = [r.serial for r in scheduler._running.requests.values() if r.id not in before]
+        paused = [r.serial for r in scheduler._requests.values() if r.state is State.PAUSED]
+        assert max(entered, default=-1) < min(paused, default=1 << 60)
+        assert len(paused) == scheduler.snapshot().paused
 
     @rule()
     def execute(self):
@@ -113,7 +128,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 12))
     def turns(self, steps):
         for _ in range(steps):
-            self.engine.plan()
+            self.plan_fairly()
             self.engine.execute()
             self.engine.apply()
 
@@ -135,7 +150,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert state.slots_used >= 0 and state.slots_cached >= 0
             assert state.slots_used + state.slots_cached <= self.capacity
             assert self.engine.device.max_tokens <= self.batch
-            if self.policy is None and not self.failures:
+            if self.policy is Conservative and not self.failures:
                 assert state.paused == 0 and not self.engine.scheduler._running.pausing
                 # With two rounds in flight a request may have ended that cannot give back its slots yet.
                 assert state.estimated_peak <= self.capacity or self.engine.scheduler.in_flight == 2
@@ -183,9 +198,37 @@ class NoCacheMachine(SchedulerMachine):
     prompt_cache = False
 
 
-class PausingMachine(SchedulerMachine):
+class CrowdedMachine(SchedulerMachine):
+    """Makes requests pause often: several at once, each of which wants more than its share of the memory."""
+
+    @rule(
+        count=st.integers(2, 5),
+        length=st.integers(1, 6),
+        steps=st.integers(0, 40),
+        n=st.sampled_from([1, 1, 2]),
+    )
+    def crowd(self, count, length, steps, n):
+        for i in range(count):
+            self.add(
+                prompt=TEXTS[i % 2][i : i + length], new=max(1, min(30, self.capacity - length)), n=n, restored=0,
+                penalty=False, ignore_eos=True, logprobs=-1,
+            )  # fmt: skip
+        self.turns(steps=steps)
+
+
+class PausingMachine(CrowdedMachine):
     failures = True
-    policy = HoldsOnly()
+    policy = Aggressive
+
+
+class PausingWithoutCacheMachine(CrowdedMachine):
+    prompt_cache = False
+    policy = Aggressive
+
+
+class PastFutureMachine(CrowdedMachine):
+    failures = True
+    policy = staticmethod(wrong_past)
 
 
 _settings = settings(
@@ -203,3 +246,7 @@ TestNoCache = NoCacheMachine.TestCase
 TestNoCache.settings = settings(_settings, max_examples=40)
 TestPausing = PausingMachine.TestCase
 TestPausing.settings = _settings
+TestPausingWithoutCache = PausingWithoutCacheMachine.TestCase
+TestPausingWithoutCache.settings = settings(_settings, max_examples=40)
+TestPastFuture = PastFutureMachine.TestCase
+TestPastFuture.settings = settings(_settings, max_examples=60)
