@@ -55,8 +55,6 @@ def test_a_small_chunk_on_a_cpu_leaves_the_round_its_size():
 def test_rows_fit_into_a_round():
     assert limits(running_max_req_size=1000).max_rows == 512
 
-    assert limits(running_max_req_size=1000).max_rows == 768
-
 
 def test_schedule_policy_is_the_option():
     assert limits().schedule_policy == "conservative"
