@@ -1,0 +1,61 @@
+"""Wall and CPU time of decode rounds in the backend, without a server.
+
+python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+from lightllm.backend.mode_backend import ModeBackend
+from lightllm.config import ServerConfig
+from lightllm.protocol.arrays import EMPTY_INT32, int32
+from lightllm.protocol.rounds import JoinRow, Round
+from lightllm.sampling_params import SamplingParams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--context", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=0, help="0: as the server chooses")
+    options = parser.parse_args()
+    rows, context, room = options.rows, options.context, options.context + options.rounds + 20
+    backend = ModeBackend(
+        ServerConfig(model_dir=options.model, data_type="bf16", max_total_token_num=rows * room,
+                     max_req_total_len=room, cpu_threads=options.threads), 0, 1,
+    )  # fmt: skip
+    backend.init_model()
+    params = SamplingParams(do_sample=False, max_new_tokens=room, ignore_eos=True, logprobs=-1)
+    ones, sampled = int32([1] * rows), np.ones(rows, dtype=np.uint8)
+    tokens = np.random.default_rng(0).integers(5, 300, rows * context)
+    slots = np.concatenate([np.arange(row * room, row * room + context) for row in range(rows)])
+    backend.execute(
+        Round(0, 0, int32(range(rows)), ones * context, ones * context, sampled, int32(tokens), int32(slots),
+              [JoinRow(row, context, params, row, 0, []) for row in range(rows)])
+    )  # fmt: skip
+    seconds, cpu = [], 0.0
+    for number in range(1, options.rounds + 1):
+        kv_len = context + number
+        slots = int32([row * room + kv_len - 1 for row in range(rows)])
+        round_ = Round(number, rows, int32(range(rows)), ones, ones * kv_len, sampled, EMPTY_INT32, slots)
+        started, before = time.perf_counter(), time.process_time()
+        backend.execute(round_)
+        if number > 5:
+            seconds.append(time.perf_counter() - started)
+            cpu += time.process_time() - before
+    low, middle = min(seconds) * 1e3, float(np.median(seconds)) * 1e3
+    print(
+        f"{rows} rows: a round takes {middle:.2f} ms (best {low:.2f}), {cpu / len(seconds) * 1e3:.2f} ms of CPU"
+    )
+
+
+if __name__ == "__main__":
+    main()
