@@ -36,6 +36,8 @@ INTAKE_PER_TURN = 256
 """Messages taken before the backends get their next round."""
 SNAPSHOT_SECONDS = 0.005
 HEARTBEAT_SECONDS = 1.0
+CHECK_SECONDS = 10.0
+"""Between two checks of the books, which look at every slot: tens of milliseconds for millions of them."""
 
 logger = logging.getLogger("router")
 
@@ -75,6 +77,7 @@ class RouterLoop:
         self._last_round = 0.0
         self._unpublished = True
         self._unchecked = False
+        self._last_check = float("-inf")
 
     def run(self, stopping: Stopping, wake: socket.socket) -> None:
         """Until `stopping` is set; a byte on `wake` ends a sleep."""
@@ -184,8 +187,10 @@ class RouterLoop:
         wanted = self._unpublished and (empty or elapsed >= SNAPSHOT_SECONDS)
         if wanted or elapsed >= HEARTBEAT_SECONDS:
             self.publish(now)
-        if empty and not self.scheduler.in_flight and self._unchecked and not busy:
+        idle = empty and not self.scheduler.in_flight and not busy
+        if idle and self._unchecked and now - self._last_check >= CHECK_SECONDS:
             self._unchecked = False
+            self._last_check = now
             self._check_books()
 
     def publish(self, now: float) -> None:
