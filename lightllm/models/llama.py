@@ -5,11 +5,10 @@ Each layer: x += Attention(RMSNorm(x)); x += MLP(RMSNorm(x)), with rotary positi
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 
 from lightllm.layers.attention import attention
+from lightllm.layers.norm import RMSNorm
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
@@ -18,17 +17,13 @@ from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
 from lightllm.ops.silu_and_mul import silu_and_mul
 
 
-class AttentionLayer(Protocol):
-    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor: ...
-
-
 class LlamaForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         return LlamaDecoderLayer(config, build, LlamaAttention(config, build.at("self_attn"), index))
 
 
 class LlamaDecoderLayer:
-    def __init__(self, config: ModelConfig, build: Builder, self_attn: AttentionLayer) -> None:
+    def __init__(self, config: ModelConfig, build: Builder, self_attn: LlamaAttention) -> None:
         self.input_layernorm = build.rms_norm("input_layernorm", config.hidden_size)
         self.self_attn = self_attn
         self.post_attention_layernorm = build.rms_norm("post_attention_layernorm", config.hidden_size)
@@ -41,8 +36,12 @@ class LlamaDecoderLayer:
 
 
 class LlamaAttention:
-    def __init__(self, config: ModelConfig, build: Builder, layer: int) -> None:
+    def __init__(
+        self, config: ModelConfig, build: Builder, layer: int, qk_norm: RMSNorm | None = None
+    ) -> None:
+        """qk_norm: of every query and key head, before the rotation; Llama has none."""
         self.layer, self.scale = layer, config.scale
+        self.qk_norm = qk_norm
         self.qk_heads = config.num_heads + config.num_kv_heads
         self.head_dim = config.head_dim
         width = build.config.num_heads * config.head_dim
@@ -53,6 +52,8 @@ class LlamaAttention:
         assert batch.rotary is not None and batch.plan is not None
         qkv = self.qkv_proj(x).view(len(x), -1, self.head_dim)
         qk, v = qkv[:, : self.qk_heads], qkv[:, self.qk_heads :]
+        if self.qk_norm is not None:
+            qk = self.qk_norm(qk)
         kv = batch.kv[self.layer]
         q = rotary_and_write_kv(qk, v, *batch.rotary, kv, batch.slots)
         return self.o_proj(attention(q, kv, batch.plan, self.scale))
