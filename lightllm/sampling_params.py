@@ -82,15 +82,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         # The most likely token as well; but its log-probability may have to be that after temperature.
         return self.top_k == 1 and (self.temperature == 1.0 or self.raw_logprobs)
 
-    @property
-    def uses_penalties(self) -> bool:
-        return (
-            self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-            or self.repetition_penalty != 1.0
-            or self.exponential_decay_length_penalty[1] != 1.0
-        )
-
     def verify(self, vocab_size: int | None = None, native: bool = False) -> "SamplingParams":
         """Checks every range and returns self. `native` adds the narrower ranges of LightLLM's own API."""
         _require(0 < self.n <= MAX_BEST_OF, "best_of", f"need 0 < best_of <= {MAX_BEST_OF}, but got {self.n}")

@@ -43,7 +43,3 @@ class Batch:
     """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
     rotary: "tuple[torch.Tensor, torch.Tensor] | None" = None
     """Filled by `TpPartBaseModel.forward`: cosines and sines of the new tokens, each [T, 1, head_dim]."""
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.input_ids.shape[0])
