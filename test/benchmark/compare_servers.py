@@ -59,9 +59,13 @@ def workload(name: str, vocab: int, repetition: int) -> tuple[list[Request], int
         return requests(ins, np.clip(lengths.lognormal(np.log(100) - 0.18, 0.6, 32), 8, 256)), 32
     if name == "prefill":
         return requests([1024] * 4, [1] * 4), 4
+    if name == "prefix":  # 16 prompts that share their first 768 tokens
+        shared = words.integers(100, vocab, 768).tolist()
+        own = [words.integers(100, vocab, 32).tolist() for _ in range(16)]
+        return [Request(shared + tail, 800, 16) for tail in own], 16
     if name == "overhead":  # for models that compute nothing: the server itself
         return requests([64] * 200, [64] * 200), 32
-    raise SystemExit(f"unknown workload {name!r}: b1, thr, prefill or overhead")
+    raise SystemExit(f"unknown workload {name!r}: b1, thr, prefill, prefix or overhead")
 
 
 def wait_ready(process: subprocess.Popen[bytes], port: int, limit: float) -> float:
@@ -130,7 +134,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="model folder")
-    parser.add_argument("--work", default="b1,thr,prefill", help="of b1, thr, prefill, overhead")
+    parser.add_argument("--work", default="b1,thr,prefill", help="of b1, thr, prefill, prefix, overhead")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--ours", default=OURS)
     parser.add_argument("--peer", default="", help="command with {model} and {port}; serves the model as `m`")
