@@ -7,12 +7,12 @@ from collections.abc import Collection
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
 from lightllm.router.admission import Conservative
+from lightllm.router.entry import Entry
 from lightllm.router.limits import SchedulerLimits
-from lightllm.router.planner import Planner
 
 
 def check_request(
-    message: AddRequest, limits: SchedulerLimits, known_ids: Collection[int], waiting: int, planner: Planner
+    message: AddRequest, limits: SchedulerLimits, known_ids: Collection[int], waiting: int, entry: Entry
 ) -> None:
     """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
     ids = [choice.request_id for choice in message.choices]
@@ -20,7 +20,7 @@ def check_request(
         raise InvalidParameter("the prompt must have at least one token", param="prompt")
     if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
         raise InvalidParameter("a request needs choices with ids of their own")
-    _check_lengths(message, limits, planner)
+    _check_lengths(message, limits, entry)
     # What is restored was accepted before; and a group larger than the list may wait alone.
     restored = any(len(choice.output_ids) for choice in message.choices)
     if waiting and not restored and waiting + len(ids) > limits.max_waiting_requests:
@@ -30,7 +30,7 @@ def check_request(
         )
 
 
-def _check_lengths(message: AddRequest, limits: SchedulerLimits, planner: Planner) -> None:
+def _check_lengths(message: AddRequest, limits: SchedulerLimits, entry: Entry) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
     if prompt + new > limits.max_req_total_len:
         raise PromptTooLong(
@@ -45,7 +45,7 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, planner: Planne
     context = [prompt + g for g in generated]
     waits = [limits.prompt_cache and i > 0 for i in range(n)]
     # Whatever the policy expects, full length must fit: then nobody waits for ever.
-    alone = planner.empty_forecast(Conservative())
+    alone = entry.empty_forecast(Conservative())
     if n > 1 and not alone.admit(context, context, waits, generated, [new] * n):
         raise PromptTooLong(
             f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "

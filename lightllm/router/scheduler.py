@@ -17,6 +17,7 @@ from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
 from lightllm.protocol.rounds import Round, RoundResult
 from lightllm.router.admission import AdmissionPolicy, make_policy
+from lightllm.router.entry import Entry
 from lightllm.router.intake import check_request
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.outputs import Outputs
@@ -64,7 +65,7 @@ class Scheduler:
     def add(self, message: AddRequest) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
-            check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._planner)
+            check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._entry)
         except Exception:
             self._counts.refused += len(message.choices)
             raise
@@ -238,7 +239,7 @@ class Scheduler:
         counts.slots_used = self._running.kv.in_use
         counts.slots_cached = self._running.kv.cache.evictable
         counts.in_flight_rounds = len(self._in_flight)
-        counts.estimated_peak = self._planner.forecast().peak() if self._running.requests else 0
+        counts.estimated_peak = self._entry.forecast().peak() if self._running.requests else 0
         return counts
 
     def check_invariants(self) -> None:
@@ -263,4 +264,5 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running = Running(self.limits)
         self._waiting = WaitingList()
-        self._planner = Planner(self.limits, self._policy, self._running, self._waiting, self._in_flight)
+        self._entry = Entry(self.limits, self._policy, self._running, self._waiting)
+        self._planner = Planner(self.limits, self._running, self._waiting, self._entry, self._in_flight)
