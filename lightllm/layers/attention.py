@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.attention_plan import AttentionPlan
 from lightllm.ops.decode_attention import decode_attention
 from lightllm.ops.prefill_attention import prefill_attention
 
 
-def attention(q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float) -> torch.Tensor:
+def attention(q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm) -> torch.Tensor:
     """Every token over its context. Keys and values of the new tokens are already in `kv`.
 
     q: [T, heads, head_dim]; kv: [slots + 1, 2 * kv_heads, head_dim]. Returns [T, heads * head_dim].
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if plan.num_decode:
-        decode_attention(q, kv, plan, scale, out)
+        decode_attention(q, kv, plan, form, out)
     if plan.prefill:
-        prefill_attention(q, kv, plan, scale, out)
+        prefill_attention(q, kv, plan, form, out)
     return out.view(q.shape[0], -1)

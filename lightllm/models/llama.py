@@ -13,6 +13,7 @@ from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
+from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
 from lightllm.ops.silu_and_mul import silu_and_mul
 
@@ -40,7 +41,7 @@ class LlamaAttention:
         self, config: ModelConfig, build: Builder, layer: int, qk_norm: RMSNorm | None = None
     ) -> None:
         """qk_norm: of every query and key head, before the rotation; Llama has none."""
-        self.layer, self.scale = layer, config.scale
+        self.layer, self.form = layer, AttentionForm(config.scale)
         self.qk_norm = qk_norm
         self.qk_heads = config.num_heads + config.num_kv_heads
         self.head_dim = config.head_dim
@@ -56,7 +57,7 @@ class LlamaAttention:
             qk = self.qk_norm(qk)
         kv = batch.kv[self.layer]
         q = rotary_and_write_kv(qk, v, *batch.rotary, kv, batch.slots)
-        return self.o_proj(attention(q, kv, batch.plan, self.scale))
+        return self.o_proj(attention(q, kv, batch.plan, self.form))
 
 
 class LlamaMLP:

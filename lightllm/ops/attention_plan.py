@@ -36,6 +36,8 @@ class PaddedContexts:
     mask: torch.Tensor | None
     """float [n, 1, 1, length]: 0 inside a context, -inf past its end; None if all are equally long."""
     length: int
+    kv_lens: torch.Tensor
+    """int64 [n]"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +100,19 @@ def _pad(
     device: torch.device,
 ) -> PaddedContexts:
     slots = table[list(rows), :longest].astype(np.int64)
+    lengths = torch.tensor(kv_lens)
     if min(kv_lens) == longest:
-        return PaddedContexts(torch.from_numpy(slots.ravel()).to(device), None, longest)
+        return PaddedContexts(torch.from_numpy(slots.ravel()).to(device), None, longest, lengths.to(device))
     inside = np.arange(longest) < np.asarray(kv_lens)[:, None]
     slots = np.where(inside, slots, slots[:, :1])
     mask = torch.zeros(inside.shape, dtype=dtype)
     mask.masked_fill_(torch.from_numpy(~inside), float("-inf"))
-    return PaddedContexts(torch.from_numpy(slots.ravel()).to(device), mask[:, None, None].to(device), longest)
+    return PaddedContexts(
+        torch.from_numpy(slots.ravel()).to(device),
+        mask[:, None, None].to(device),
+        longest,
+        lengths.to(device),
+    )
 
 
 def _plan_entry(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.attention_plan import AttentionPlan
 from lightllm.ops.torch import attention as torch_impl
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
 ) -> None:
-    """out[i] = softmax(scale * q[i] Kᵀ) V over the context of the plan's i-th decode entry, new token included.
+    """out[i] = softmax(score(q[i], K)) V over the context of the plan's i-th decode entry, new token included.
 
-    q, out: [T, heads, head_dim], the decode entries' tokens first; kv: [slots + 1, 2 * kv_heads, head_dim], keys
+    The score is the `form`'s. q, out: [T, heads, head_dim], the decode entries' tokens first; kv: [slots + 1, 2 * kv_heads, head_dim], keys
     first; query head h reads KV head h // (heads / kv_heads). Scores and softmax are float32. The keys and values of
     the new tokens are already in `kv`.
     """
-    torch_impl.decode_attention(q, kv, plan, scale, out)
+    torch_impl.decode_attention(q, kv, plan, form, out)

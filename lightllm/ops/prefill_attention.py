@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.attention_plan import AttentionPlan
 from lightllm.ops.torch import attention as torch_impl
 
 
 def prefill_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
 ) -> None:
-    """out[t] = softmax(scale * q[t] Kᵀ) V for every token t of the plan's prefill entries.
+    """out[t] = softmax(score(q[t], K)) V for every token t of the plan's prefill entries.
 
-    Token j of an entry (from 0) sees the context positions 0 .. kv_len - q_len + j. q, out: [T, heads, head_dim];
+    Token j of an entry (from 0) has position kv_len - q_len + j and sees the positions up to it, or the last `window` of
+    them; the score is the `form`'s. q, out: [T, heads, head_dim];
     kv: [slots + 1, 2 * kv_heads, head_dim], keys first; query head h reads KV head h // (heads / kv_heads). Scores
     and softmax are float32. The keys and values of the new tokens are already in `kv`.
     """
-    torch_impl.prefill_attention(q, kv, plan, scale, out)
+    torch_impl.prefill_attention(q, kv, plan, form, out)

@@ -1,7 +1,8 @@
-"""Attention by slots against a loop over tokens and heads in float64."""
+"""Attention by slots on a CPU against a loop over tokens and heads in float64."""
 
 import pytest
 import torch
+from support.attention_cases import FORMS, LONG, SHORT, AttentionCase
 
 from lightllm.layers.attention import attention
 from lightllm.ops.attention_plan import AttentionPlan, plan_attention
@@ -9,68 +10,24 @@ from lightllm.ops.attention_plan import AttentionPlan, plan_attention
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-def reference(
-    q: torch.Tensor, kv: torch.Tensor, tables: list[list[int]], q_lens: list[int], scale: float
-) -> torch.Tensor:
-    heads, kv_heads = q.shape[1], kv.shape[1] // 2
-    outputs = []
-    for table, q_len in zip(tables, q_lens):
-        for offset in range(q_len):
-            seen = kv[table[: len(table) - q_len + offset + 1]].double()
-            for head in range(heads):
-                group = head * kv_heads // heads
-                weights = (seen[:, group] @ q[len(outputs) // heads, head].double() * scale).softmax(0)
-                outputs.append(weights @ seen[:, kv_heads + group])
-    return torch.stack(outputs).view(q.shape[0], -1)
-
-
-LONG, SHORT = 1 << 30, 1
-"""Bytes of one token's keys and values: contexts are never, or always, short enough to be copied."""
-
-
-class Case:
-    """A batch with random contents; KV slots that belong to nobody are NaN."""
-
-    def __init__(
-        self,
-        kv_lens: list[int],
-        q_lens: list[int],
-        num_decode: int,
-        layout: str = "run",
-        heads: tuple[int, int] = (8, 2),
-        head_dim: int = 16,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        total = sum(kv_lens)
-        generator = torch.Generator().manual_seed(total)
-        order = torch.arange(3, total + 3)
-        if layout == "shuffled":
-            order = order[torch.randperm(total, generator=generator)]
-        elif layout == "reversed":
-            order = order.flip(0)
-        self.tables = [part.tolist() for part in order.split(kv_lens)]
-        self.kv = torch.full((total + 9, 2 * heads[1], head_dim), float("nan"), dtype=dtype)
-        self.kv[order] = torch.randn(total, 2 * heads[1], head_dim, generator=generator).to(dtype)
-        self.q = torch.randn(sum(q_lens), heads[0], head_dim, generator=generator).to(dtype)
-        self.q_lens, self.num_decode = q_lens, num_decode
-        self.scale = head_dim**-0.5
-        self.req_to_token = torch.full((2 * len(kv_lens) + 1, max(kv_lens) + 2), total + 8, dtype=torch.int32)
-        self.rows = [2 * i + 1 for i in range(len(kv_lens))]
-        for row, table in zip(self.rows, self.tables):
-            self.req_to_token[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
-
+class Case(AttentionCase):
     def plan(self, token_bytes: int = LONG) -> AttentionPlan:
-        lengths = [len(table) for table in self.tables]
         return plan_attention(
-            self.rows, self.q_lens, lengths, self.num_decode, self.req_to_token, self.q.dtype, token_bytes
+            self.rows,
+            self.q_lens,
+            self.kv_lens,
+            self.num_decode,
+            self.req_to_token,
+            self.q.dtype,
+            token_bytes,
         )
 
     def check(self) -> None:
         """Decode entries one by one, and (four or more of them) together."""
-        expected = reference(self.q, self.kv, self.tables, self.q_lens, self.scale)
+        expected = self.expected().view(len(self.q), -1)
         tolerance = TOLERANCE[self.q.dtype]
         for token_bytes in (LONG, SHORT):
-            result = attention(self.q, self.kv, self.plan(token_bytes), self.scale)
+            result = attention(self.q, self.kv, self.plan(token_bytes), self.attention_form)
             torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -126,7 +83,7 @@ def test_queries_may_be_a_slice_of_a_wider_tensor() -> None:
 def test_large_scores_do_not_overflow() -> None:
     case = Case([40, 25], [1, 9], 1)
     case.q *= 1000
-    assert attention(case.q, case.kv, case.plan(), case.scale).isfinite().all()
+    assert attention(case.q, case.kv, case.plan(), case.attention_form).isfinite().all()
 
 
 def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
@@ -135,7 +92,7 @@ def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
     case.kv[hold] = 2.0
     plan = plan_attention([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32, LONG)
     q = torch.cat((case.q, torch.randn(2, 8, 16)))
-    result = attention(q, case.kv, plan, case.scale)
+    result = attention(q, case.kv, plan, case.attention_form)
     torch.testing.assert_close(result[1:], torch.full((2, 128), 2.0))
 
 
@@ -146,3 +103,21 @@ def test_a_run_of_slots_is_read_in_place_and_anything_else_is_gathered() -> None
     swapped = plan_attention([0], [1], [5], 1, table, torch.float32, LONG)
     assert swapped.decode[0].slots is not None and swapped.decode[0].slots.tolist() == [0, 1, 3, 2, 4]
     assert swapped.longest_gather == 5
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", ["run", "shuffled"])
+def test_every_form_of_score_in_decode_and_prefill(form: str, layout: str) -> None:
+    Case([40, 1, 8, 7, 25, 33, 6, 30], [1, 1, 1, 1, 25, 10, 6, 1], 4, layout, form=form).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_form_with_everything_in_every_dtype(dtype: torch.dtype) -> None:
+    Case([40, 1, 25, 33], [1, 1, 25, 10], 2, "shuffled", dtype=dtype, form="everything").check()
+    Case([40] * 4, [1] * 4, 4, "shuffled", dtype=dtype, form="everything").check()
+
+
+def test_long_chunks_are_computed_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightllm.ops.torch.attention._SCORES", 1)
+    Case([60, 50], [40, 50], 0, form="everything").check()
+    Case([60, 50], [40, 50], 0, form="window").check()

@@ -1,6 +1,7 @@
 """Attention by slots in plain torch: an entry at a time, in place where its slots are one run; short contexts together.
 
-The query heads that share a KV head are treated as one group, so keys and values are never repeated in memory.
+The query heads that share a KV head are treated as one group, so keys and values are never repeated in memory. What torch's
+own attention computes goes through it; soft caps, ALiBi, sinks, and windows over prefill chunks go through `_attend`.
 """
 
 from __future__ import annotations
@@ -8,44 +9,64 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.attention_plan import AttentionPlan, EntryPlan
+from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_plan import AttentionPlan, EntryPlan, PaddedContexts
+
+_SCORES = 1 << 22
+"""Scores that `_attend` holds at a time: 16 MiB of float32."""
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
 ) -> None:
     kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
     count = plan.num_decode
     grouped = (count, kv_heads, q.shape[1] // kv_heads, head_dim)
     if plan.padded is not None:
-        context = kv.index_select(0, plan.padded.slots).view(
-            count, plan.padded.length, 2 * kv_heads, head_dim
-        )
-        keys, values = context.transpose(1, 2).chunk(2, 1)
-        attended = F.scaled_dot_product_attention(
-            q[:count].reshape(grouped), keys, values, attn_mask=plan.padded.mask, scale=scale
-        )
-        out[:count].view(grouped).copy_(attended)
+        _decode_together(q[:count].reshape(grouped), kv, plan.padded, form, out[:count].view(grouped))
         return
     outputs = out[:count].view(grouped).unbind(0)
     buffer = _gather_buffer(kv, plan)
+    if not form.is_product_only:
+        queries = q[:count].reshape(grouped).unbind(0)
+        for entry, query, output in zip(plan.decode, queries, outputs):
+            keys, values = _context(kv, entry, buffer, form.window)
+            distance = torch.arange(keys.shape[1] - 1, -1, -1, device=q.device)
+            output.copy_(_attend(query[:, :, None], keys, values, distance, form)[:, :, 0])
+        return
     if kv.dtype != torch.float32 or q.dtype != torch.float32:
         queries = q[:count].reshape(grouped).unbind(0)
         for entry, query, output in zip(plan.decode, queries, outputs):
-            keys, values = _context(kv, entry, buffer)
+            keys, values = _context(kv, entry, buffer, form.window)
             output.copy_(
-                F.scaled_dot_product_attention(query[None], keys[None], values[None], scale=scale)[0]
+                F.scaled_dot_product_attention(query[None], keys[None], values[None], scale=form.scale)[0]
             )
         return
-    queries = (q[:count] * scale).view(grouped).unbind(0)
+    queries = (q[:count] * form.scale).view(grouped).unbind(0)
     bmm, softmax = torch.bmm, torch.softmax
     for entry, query, output in zip(plan.decode, queries, outputs):
-        keys, values = _context(kv, entry, buffer)
+        keys, values = _context(kv, entry, buffer, form.window)
         bmm(softmax(bmm(query, keys.transpose(1, 2)), -1), values, out=output)
 
 
+def _decode_together(
+    query: torch.Tensor, kv: torch.Tensor, padded: PaddedContexts, form: AttentionForm, out: torch.Tensor
+) -> None:
+    """query, out: [n, kv_heads, group, head_dim]."""
+    context = kv.index_select(0, padded.slots).view(len(query), padded.length, *kv.shape[1:])
+    keys, values = context.transpose(1, 2).chunk(2, 1)
+    if form.is_product_only and not 0 < form.window < padded.length:
+        attended = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=padded.mask, scale=form.scale
+        )
+        out.copy_(attended)
+        return
+    distance = padded.kv_lens[:, None] - 1 - torch.arange(padded.length, device=kv.device)
+    out.copy_(_attend(query[:, :, :, None], keys, values, distance[:, None, None, None], form)[:, :, :, 0])
+
+
 def prefill_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
 ) -> None:
     kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
     group = q.shape[1] // kv_heads
@@ -54,7 +75,11 @@ def prefill_attention(
         tokens = slice(entry.start, entry.start + entry.q_len)
         grouped = (entry.q_len, kv_heads, group, head_dim)
         query = q[tokens].reshape(grouped).permute(1, 2, 0, 3)
+        output = out[tokens].view(grouped).permute(1, 2, 0, 3)
         keys, values = _context(kv, entry, buffer)
+        if not form.is_product_only or 0 < form.window < entry.kv_len:
+            _attend_in_blocks(query, keys, values, form, output)
+            continue
         shape = (kv_heads, group, entry.kv_len, head_dim)
         attended = F.scaled_dot_product_attention(
             query,
@@ -62,9 +87,56 @@ def prefill_attention(
             values[:, None].expand(shape),
             attn_mask=entry.mask,
             is_causal=entry.causal,
-            scale=scale,
+            scale=form.scale,
         )
-        out[tokens].view(grouped).copy_(attended.permute(2, 0, 1, 3))
+        output.copy_(attended)
+
+
+def _attend_in_blocks(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: AttentionForm, out: torch.Tensor
+) -> None:
+    """One chunk in blocks of queries: bounded memory, and keys that no query of a block sees are skipped.
+
+    query, out: [kv_heads, group, q_len, head_dim]; keys, values: [kv_heads, kv_len, head_dim].
+    """
+    (kv_heads, group, q_len, _), kv_len = query.shape, keys.shape[1]
+    block = max(_SCORES // (kv_heads * group * kv_len), 16)
+    for start in range(0, q_len, block):
+        stop = min(start + block, q_len)
+        position, last = kv_len - q_len + start, kv_len - q_len + stop
+        first = max(position + 1 - form.window, 0) if form.window else 0
+        distance = torch.arange(position, last, device=query.device)[:, None]
+        distance = distance - torch.arange(first, last, device=query.device)
+        attended = _attend(
+            query[:, :, start:stop], keys[:, first:last], values[:, first:last], distance, form
+        )
+        out[:, :, start:stop].copy_(attended)
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, distance: torch.Tensor, form: AttentionForm
+) -> torch.Tensor:
+    """Every form of attention, in float32.
+
+    query: [..., kv_heads, group, q, head_dim]; keys, values: [..., kv_heads, k, head_dim]; distance: integers that
+    broadcast to [..., kv_heads, group, q, k]. Returns float32 of the query's shape.
+    """
+    kv_heads, group = query.shape[-4:-2]
+    scores = (query.float() * form.scale) @ keys.float().transpose(-1, -2).unsqueeze(-3)
+    if form.softcap:
+        scores.div_(form.softcap).tanh_().mul_(form.softcap)
+    if form.alibi_slopes is not None:
+        scores -= form.alibi_slopes.view(kv_heads, group, 1, 1) * distance
+    outside = distance < 0
+    if form.window:
+        outside = outside | (distance >= form.window)
+    scores.masked_fill_(outside, float("-inf"))
+    if form.sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        sinks = form.sinks.view(kv_heads, group, 1, 1).expand(*scores.shape[:-1], 1)
+        weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+    return weights @ values.float().unsqueeze(-3)
 
 
 def _gather_buffer(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None:
@@ -75,14 +147,16 @@ def _gather_buffer(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None
 
 
 def _context(
-    kv: torch.Tensor, entry: EntryPlan, buffer: torch.Tensor | None
+    kv: torch.Tensor, entry: EntryPlan, buffer: torch.Tensor | None, window: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of an entry: views [kv_heads, kv_len, head_dim]."""
+    """Keys and values of an entry, the last `window` of them if it is given: views [kv_heads, kv_len, head_dim]."""
+    length = min(window, entry.kv_len) if window else entry.kv_len
+    skipped = entry.kv_len - length
     if entry.slots is None:
-        context = kv.narrow(0, entry.first_slot, entry.kv_len)
+        context = kv.narrow(0, entry.first_slot + skipped, length)
     else:
         assert buffer is not None
-        context = buffer.narrow(0, 0, entry.kv_len)
-        torch.index_select(kv, 0, entry.slots, out=context)
+        context = buffer.narrow(0, 0, length)
+        torch.index_select(kv, 0, entry.slots[skipped:] if skipped else entry.slots, out=context)
     keys, values = context.transpose(0, 1).chunk(2)
     return keys, values

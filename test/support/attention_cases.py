@@ -1,0 +1,105 @@
+"""Attention of a batch written as plainly as possible, and random batches to compare implementations with it."""
+
+import dataclasses
+
+import torch
+
+from lightllm.ops.attention_form import AttentionForm
+
+LONG, SHORT = 1 << 30, 1
+"""Bytes of one token's keys and values: contexts are never, or always, short enough to be copied."""
+
+
+def attention_reference(
+    q: torch.Tensor, kv: torch.Tensor, tables: list[list[int]], q_lens: list[int], form: AttentionForm
+) -> torch.Tensor:
+    """A loop over tokens and heads in float64; tables: slots of each entry's context. Returns [T, heads, head_dim]."""
+    outputs: list[torch.Tensor] = []
+    for table, q_len in zip(tables, q_lens):
+        for position in range(len(table) - q_len, len(table)):
+            first = max(position + 1 - form.window, 0) if form.window else 0
+            seen = kv[table[first : position + 1]].double()
+            distance = position - torch.arange(first, position + 1)
+            outputs.append(_one_token(q[len(outputs)].double(), seen, distance, form))
+    return torch.stack(outputs)
+
+
+def _one_token(
+    q: torch.Tensor, seen: torch.Tensor, distance: torch.Tensor, form: AttentionForm
+) -> torch.Tensor:
+    heads, kv_heads = q.shape[0], seen.shape[1] // 2
+    output = torch.empty_like(q)
+    for head in range(heads):
+        group = head * kv_heads // heads
+        scores = seen[:, group] @ q[head] * form.scale
+        if form.softcap:
+            scores = form.softcap * torch.tanh(scores / form.softcap)
+        if form.alibi_slopes is not None:
+            scores = scores - form.alibi_slopes[head].double() * distance
+        if form.sinks is not None:
+            scores = torch.cat((scores, form.sinks[head : head + 1].double()))
+        weights = scores.softmax(0)[: len(seen)]
+        output[head] = weights @ seen[:, kv_heads + group]
+    return output
+
+
+FORMS = {
+    "plain": {},
+    "window": {"window": 7},
+    "window of one": {"window": 1},
+    "window wider than every context": {"window": 100_000},
+    "softcap": {"softcap": 2.5},
+    "alibi": {"alibi": True},
+    "sinks": {"sinks": True},
+    "window and sinks": {"window": 7, "sinks": True},
+    "window and softcap": {"window": 20, "softcap": 2.5},
+    "everything": {"window": 17, "softcap": 1.5, "alibi": True, "sinks": True},
+}
+
+
+def make_form(
+    heads: int, scale: float, window: int = 0, softcap: float = 0.0, alibi: bool = False, sinks: bool = False
+) -> AttentionForm:
+    slopes = 2.0 ** -torch.linspace(0.5, 8, heads) if alibi else None
+    return AttentionForm(scale, window, softcap, slopes, torch.linspace(-1, 2, heads) if sinks else None)
+
+
+@dataclasses.dataclass
+class AttentionCase:
+    """A batch with random contents; KV slots that belong to nobody are NaN. `layout` of the slots: "run" (one run an
+    entry), "reversed" or "shuffled"."""
+
+    kv_lens: list[int]
+    q_lens: list[int]
+    num_decode: int
+    layout: str = "run"
+    heads: tuple[int, int] = (8, 2)
+    """Query heads, KV heads."""
+    head_dim: int = 16
+    dtype: torch.dtype = torch.float32
+    form: str = "plain"
+
+    def __post_init__(self) -> None:
+        total = sum(self.kv_lens)
+        generator = torch.Generator().manual_seed(total)
+        order = torch.arange(3, total + 3)
+        if self.layout == "shuffled":
+            order = order[torch.randperm(total, generator=generator)]
+        elif self.layout == "reversed":
+            order = order.flip(0)
+        self.tables = [part.tolist() for part in order.split(self.kv_lens)]
+        size = (total + 9, 2 * self.heads[1], self.head_dim)
+        self.kv = torch.full(size, float("nan"), dtype=self.dtype)
+        self.kv[order] = torch.randn(total, *size[1:], generator=generator).to(self.dtype)
+        q = torch.randn(sum(self.q_lens), self.heads[0], self.head_dim, generator=generator)
+        self.q = q.to(self.dtype)
+        rows = 2 * len(self.kv_lens) + 1
+        self.req_to_token = torch.full((rows, max(self.kv_lens) + 2), total + 8, dtype=torch.int32)
+        self.rows = [2 * i + 1 for i in range(len(self.kv_lens))]
+        for row, table in zip(self.rows, self.tables):
+            self.req_to_token[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
+        self.attention_form = make_form(self.heads[0], self.head_dim**-0.5, **FORMS[self.form])
+
+    def expected(self) -> torch.Tensor:
+        """float64 [T, heads, head_dim]"""
+        return attention_reference(self.q, self.kv, self.tables, self.q_lens, self.attention_form)
