@@ -50,9 +50,13 @@ def rotary_table(inverse: torch.Tensor, start: int, stop: int, dtype: torch.dtyp
     return torch.stack((angles.cos(), angles.sin()), dim=1).to(dtype)
 
 
-def rotary_embedding(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates each head by its token's angles.
+def rotary_embedding(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> torch.Tensor:
+    """Rotates the first `rotary_dim` elements of each head by its token's angles; the others pass through.
 
-    x: [T, heads, head_dim], any strides; cos, sin: [T, 1, head_dim] rows of `rotary_table`. Returns a new tensor.
+    x: [T, heads, head_dim], any strides; cos, sin: [T, 1, rotary_dim] rows of `rotary_table`, rotary_dim <= head_dim.
+    Element i is paired with i + rotary_dim / 2; interleaved: element 2i with 2i + 1 (GPT-J, ChatGLM, Cohere). The
+    tables are the same for both: angle i stands at i and at i + rotary_dim / 2. Returns a new tensor.
     """
-    return torch_impl.rotary_embedding(x, cos, sin)
+    return torch_impl.rotary_embedding(x, cos, sin, interleaved)

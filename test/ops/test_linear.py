@@ -1,10 +1,11 @@
-"""Every form of a linear layer against float64, for any number of rows; SwiGLU and embedding."""
+"""Every form of a linear layer against float64, for any number of rows; SwiGLU, GeGLU and embedding."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lightllm.ops.embedding import embedding
+from lightllm.ops.gelu_and_mul import gelu_and_mul
 from lightllm.ops.linear import activation_dtype, linear, pack_linear
 from lightllm.ops.silu_and_mul import silu_and_mul
 from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PlainLinear
@@ -70,6 +71,17 @@ def test_silu_and_mul(rows: int) -> None:
     torch.testing.assert_close(
         silu_and_mul(gate_up).double(), gate / (1 + (-gate).exp()) * up, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_gelu_and_mul(approximate: str) -> None:
+    gate_up = torch.randn(33, 2 * 24)
+    gate, up = gate_up[:, :24].double(), gate_up[:, 24:].double()
+    cdf = (1 + torch.erf(gate / 2**0.5)) / 2
+    if approximate == "tanh":
+        cdf = (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3))) / 2
+    result = gelu_and_mul(gate_up, approximate)
+    torch.testing.assert_close(result.double(), gate * cdf * up, rtol=1e-5, atol=1e-5)
 
 
 def test_embedding_picks_rows() -> None:

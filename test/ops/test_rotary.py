@@ -6,6 +6,7 @@ import torch
 from lightllm.layers.rotary import RotaryTable
 from lightllm.ops.rotary import inverse_frequencies, rotary_embedding, rotary_table
 from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
+from lightllm.ops.write_kv import write_kv
 
 SCALINGS = [
     {"rope_type": "default"},
@@ -49,14 +50,23 @@ def test_a_table_that_grew_equals_one_made_at_once() -> None:
     assert torch.equal(parts, rotary_table(inverse, 0, 30, torch.float32))
 
 
-def rotated_as_complex(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
-    """Element i and i + head_dim / 2 are the real and the imaginary part of one number."""
-    half = x.shape[-1] // 2
+def rotated_as_complex(
+    x: torch.Tensor,
+    positions: torch.Tensor,
+    theta: float,
+    rotary_dim: int | None = None,
+    interleaved: bool = False,
+) -> torch.Tensor:
+    """Element i and i + rotary_dim / 2 (interleaved: 2i and 2i + 1) are real and imaginary part of one number."""
+    rotary_dim = rotary_dim or x.shape[-1]
+    half = rotary_dim // 2
+    pairs = (half, 2) if interleaved else (2, half)
+    parts = x[..., :rotary_dim].double().unflatten(-1, pairs)
+    real, imaginary = parts.unbind(-1 if interleaved else -2)
     angles = positions[:, None, None] * theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    numbers = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(
-        torch.ones_like(angles), angles
-    )
-    return torch.cat((numbers.real, numbers.imag), dim=-1)
+    numbers = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angles), angles)
+    rotated = torch.stack((numbers.real, numbers.imag), dim=-1 if interleaved else -2).flatten(-2)
+    return torch.cat((rotated, x[..., rotary_dim:].double()), dim=-1)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
@@ -68,6 +78,25 @@ def test_heads_are_rotated_by_position(dtype: torch.dtype, tolerance: float) -> 
     torch.testing.assert_close(
         result.double(), rotated_as_complex(x, positions, 10000.0), rtol=tolerance, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary_dim", [4, 12, 16])
+def test_a_part_of_each_head_is_rotated_in_either_pairing(rotary_dim: int, interleaved: bool) -> None:
+    x = torch.randn(5, 9, 16)[:, 1:7]
+    before, positions = x.clone(), torch.tensor([0, 3, 3, 100, 1000])
+    table = RotaryTable(rotary_dim, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
+    result = rotary_embedding(x, *table.lookup(positions, 1001), interleaved=interleaved)
+    expected = rotated_as_complex(x, positions, 10000.0, rotary_dim, interleaved)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, before)
+
+
+def test_keys_may_be_written_without_rotation() -> None:
+    kv, slots = torch.full((9, 4, 8), float("nan")), torch.tensor([7, 0, 3])
+    qkv = torch.randn(3, 10, 8)
+    write_kv(qkv[:, 6:8], qkv[:, 8:], kv, slots)
+    assert torch.equal(kv[slots], qkv[:, 6:]) and kv[[1, 2, 4, 5, 6, 8]].isnan().all()
 
 
 @pytest.mark.parametrize("tokens", [1, 33])

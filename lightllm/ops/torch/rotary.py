@@ -1,14 +1,53 @@
-"""Rotary position embedding in three passes over the heads."""
+"""Rotary position embedding; the common case (whole heads, half-split) in three passes over the heads."""
 
 from __future__ import annotations
 
 import torch
 
 
-def rotary_embedding(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    half = x.shape[-1] // 2
+def rotary_embedding(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> torch.Tensor:
+    rotary_dim = cos.shape[-1]
+    half = rotary_dim // 2
+    if interleaved:
+        return _rotate_pairs(x, cos[..., :half], sin[..., :half])
     sin = sin[..., :half]
-    rotated = torch.mul(x, cos)
-    rotated[..., :half].addcmul_(x[..., half:], sin, value=-1)
-    rotated[..., half:].addcmul_(x[..., :half], sin)
+    if rotary_dim == x.shape[-1]:
+        rotated, first, second = torch.mul(x, cos), x[..., :half], x[..., half:]
+    else:
+        rotated, first, second = x.clone(), x[..., :half], x[..., half:rotary_dim]
+        rotated[..., :rotary_dim].mul_(cos)
+    rotated[..., :half].addcmul_(second, sin, value=-1)
+    rotated[..., half:rotary_dim].addcmul_(first, sin)
     return rotated
+
+
+def _rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    rotary_dim = 2 * cos.shape[-1]
+    even, odd = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2]
+    rotated = x.clone()
+    rotated[..., 0:rotary_dim:2] = torch.mul(even, cos).addcmul_(odd, sin, value=-1)
+    rotated[..., 1:rotary_dim:2] = torch.mul(odd, cos).addcmul_(even, sin)
+    return rotated
+
+
+def rotary_and_write_kv(
+    qk: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    kv: torch.Tensor,
+    slots: torch.Tensor,
+    interleaved: bool = False,
+) -> torch.Tensor:
+    heads = qk.shape[1] - v.shape[1]
+    rotated = rotary_embedding(qk, cos, sin, interleaved)
+    write_kv(rotated[:, heads:], v, kv, slots)
+    return rotated[:, :heads]
+
+
+def write_kv(k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor) -> None:
+    kv_heads = v.shape[1]
+    kv[:, :kv_heads].index_copy_(0, slots, k.to(kv.dtype))
+    kv[:, kv_heads:].index_copy_(0, slots, v.to(kv.dtype))

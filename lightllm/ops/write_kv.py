@@ -1,0 +1,16 @@
+"""Writes keys and values into their KV slots as they are: for models without rotary positions."""
+
+from __future__ import annotations
+
+import torch
+
+from lightllm.ops.torch import rotary as torch_impl
+
+
+def write_kv(k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor) -> None:
+    """Keys and values go to `kv[slots]`.
+
+    k, v: [T, kv_heads, head_dim], any strides; kv: [slots + 1, 2 * kv_heads, head_dim], keys first; slots: int64
+    [T]. No slot but the last (which absorbs padding) may occur twice.
+    """
+    torch_impl.write_kv(k, v, kv, slots)
