@@ -13,7 +13,7 @@ import torch
 from lightllm.backend.kv_memory import KvMemory
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampler
-from lightllm.models.batch import Batch
+from lightllm.models.batch import make_batch
 from lightllm.protocol.rounds import JoinRow
 from lightllm.sampling_params import SamplingParams
 
@@ -46,16 +46,8 @@ def run_hold_row(
 ) -> torch.Tensor:
     """A forward pass of one entry in the hold row; returns logits float32 [1, V]."""
     device = memory.req_to_token.device
-    batch = Batch(
-        input_ids=torch.zeros(q_len, dtype=torch.int64, device=device),
-        positions=torch.arange(kv_len - q_len, kv_len, device=device),
-        slots=torch.full((q_len,), memory.slots, dtype=torch.int64, device=device),
-        rows=torch.full((1,), memory.max_rows, dtype=torch.int64, device=device),
-        q_lens=[q_len],
-        kv_lens=[kv_len],
-        num_decode=num_decode,
-        logit_index=torch.full((1,), q_len - 1, dtype=torch.int64, device=device),
-        req_to_token=memory.req_to_token,
-        kv=memory.kv,
-    )
+    batch = make_batch(
+        torch.zeros(q_len, dtype=torch.int64, device=device), [memory.max_rows], [q_len], [kv_len], num_decode,
+        memory.req_to_token, memory.kv, torch.full((1,), q_len - 1, dtype=torch.int64, device=device),
+    )  # fmt: skip
     return model.forward(batch)

@@ -69,17 +69,19 @@ class TpPartBaseModel:
                 x = layer.input_layernorm.add(x, residual)
             x = layer.forward(x, residual, batch)
         residual.add_(x)
-        return self.lm_head(self.norm(residual.index_select(0, batch.logit_index)))
+        if batch.logit_index is not None:
+            residual = residual.index_select(0, batch.logit_index)
+        return self.lm_head(self.norm(residual))
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: where contexts lie, and the rotary angles."""
         batch.plan = plan_attention(
             batch.rows.tolist(),
-            batch.q_lens,
-            batch.kv_lens,
+            batch.q_start.diff().tolist(),
+            batch.kv_len.tolist(),
             batch.num_decode,
             batch.req_to_token,
             self.activation_dtype,
             batch.kv[0].stride(0) * batch.kv[0].element_size(),
         )
-        batch.rotary = self.rotary.lookup(batch.positions, max(batch.kv_lens))
+        batch.rotary = self.rotary.lookup(batch.positions, batch.max_kv_len)

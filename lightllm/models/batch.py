@@ -3,43 +3,84 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.attention_plan import AttentionPlan
 
 
 @dataclasses.dataclass
 class Batch:
     """n entries (requests) with T = sum(q_len) new tokens, decode entries first.
 
-    Host lists (`q_lens`, `kv_lens`) are what the CPU implementation loops over; the tensors are what kernels read.
+    Everything that changes from round to round is a tensor on the model's device, so that a captured graph can read it
+    from buffers that stay where they are, and nobody asks a GPU for a length. Only the bounds are numbers of the host.
     """
 
-    input_ids: "torch.Tensor"
+    input_ids: torch.Tensor
     """int64 [T]"""
-    positions: "torch.Tensor"
+    positions: torch.Tensor
     """int64 [T]: position of each new token in its request."""
-    slots: "torch.Tensor"
+    slots: torch.Tensor
     """int64 [T]: KV slot that each new token's K and V are written to."""
-    rows: "torch.Tensor"
+    rows: torch.Tensor
     """int64 [n]: row of each entry in `req_to_token`."""
-    q_lens: list[int]
-    """New tokens of each entry, n."""
-    kv_lens: list[int]
-    """Context length of each entry after this pass (new tokens included), n."""
+    q_start: torch.Tensor
+    """int32 [n + 1]: entry i computes the tokens q_start[i] .. q_start[i + 1] - 1 of the batch."""
+    kv_len: torch.Tensor
+    """int32 [n]: context length of each entry after this pass, new tokens included."""
     num_decode: int
     """The first `num_decode` entries have q_len 1 and come from decoding."""
-    logit_index: "torch.Tensor"
-    """int64 [S]: which of the T positions need logits, in order."""
-    req_to_token: "torch.Tensor"
+    max_q_len: int
+    """At least the largest q_len of an entry."""
+    max_kv_len: int
+    """At least the largest `kv_len`; in a captured graph the longest context there can be."""
+    logit_index: torch.Tensor | None
+    """int64 [S]: which of the T positions need logits, in order; None: all of them."""
+    req_to_token: torch.Tensor
     """int32 [max_rows + 1, max_len]: KV slot of every position of every row, new tokens included."""
-    kv: "list[torch.Tensor]"
+    kv: list[torch.Tensor]
     """One tensor a layer: [slots + 1, 2 * kv_heads, head_dim], K heads first, then V; the last slot absorbs padding."""
 
-    plan: "AttentionPlan | None" = None
+    plan: AttentionPlan | None = None
     """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
-    rotary: "tuple[torch.Tensor, torch.Tensor] | None" = None
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     """Filled by `TpPartBaseModel.forward`: cosines and sines of the new tokens, each [T, 1, head_dim]."""
+
+
+def make_batch(
+    input_ids: torch.Tensor,
+    rows: Sequence[int],
+    q_lens: Sequence[int],
+    kv_lens: Sequence[int],
+    num_decode: int,
+    req_to_token: torch.Tensor,
+    kv: list[torch.Tensor],
+    logit_index: torch.Tensor | None = None,
+) -> Batch:
+    """A batch from lists, for those who run a model without rounds (warm-up, benchmarks, tests).
+
+    input_ids: int64 [T] on the device; the slots are taken from `req_to_token`, which lists the new tokens already.
+    """
+    device = req_to_token.device
+    lengths = torch.tensor(q_lens)
+    ends = lengths.cumsum(0)
+    entries = torch.repeat_interleave(lengths)
+    positions = torch.arange(int(ends[-1])) + (torch.tensor(kv_lens) - ends)[entries]
+    rows_of_tokens = torch.tensor(rows)[entries]
+    positions, rows_of_tokens = positions.to(device), rows_of_tokens.to(device)
+    return Batch(
+        input_ids=input_ids,
+        positions=positions,
+        slots=req_to_token[rows_of_tokens, positions].long(),
+        rows=torch.tensor(rows, device=device),
+        q_start=torch.nn.functional.pad(ends, (1, 0)).to(device, torch.int32),
+        kv_len=torch.tensor(kv_lens, dtype=torch.int32, device=device),
+        num_decode=num_decode,
+        max_q_len=max(q_lens),
+        max_kv_len=max(kv_lens),
+        logit_index=logit_index,
+        req_to_token=req_to_token,
+        kv=kv,
+    )

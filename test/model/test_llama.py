@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from lightllm.models.base import TpPartBaseModel
-from lightllm.models.batch import Batch
+from lightllm.models.batch import make_batch
 from lightllm.models.registry import load_model
 
 LLAMA = {
@@ -124,18 +124,11 @@ class State:
 
     def step(self, rows: list[int], start: int, count: int, decode: bool) -> None:
         device, n = self.model.device, len(rows)
-        batch = Batch(
-            input_ids=torch.randint(0, self.model.config.vocab_size, (n * count,), device=device),
-            positions=torch.arange(start, start + count, device=device).repeat(n),
-            slots=self.req_to_token[rows, start : start + count].flatten().long(),
-            rows=torch.tensor(rows, device=device),
-            q_lens=[count] * n,
-            kv_lens=[start + count] * n,
-            num_decode=n if decode else 0,
-            logit_index=torch.arange(1, n + 1, device=device) * count - 1,
-            req_to_token=self.req_to_token,
-            kv=self.kv,
-        )
+        batch = make_batch(
+            torch.randint(0, self.model.config.vocab_size, (n * count,), device=device),
+            rows, [count] * n, [start + count] * n, n if decode else 0, self.req_to_token, self.kv,
+            torch.arange(1, n + 1, device=device) * count - 1,
+        )  # fmt: skip
         self.model.forward(batch)
 
     def bytes_per_step(self, length: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lightllm.models.base import TpPartBaseModel
-from lightllm.models.batch import Batch
+from lightllm.models.batch import make_batch
 
 
 class ModelDriver:
@@ -34,28 +34,18 @@ class ModelDriver:
         self, work: Sequence[tuple[int, Sequence[int]]], num_decode: int = 0, logits: bool = True
     ) -> torch.Tensor:
         """Computes new tokens of some rows: (row, token ids) each, decode rows first. Logits of every token, or none."""
-        ids, positions, slots, rows, q_lens, kv_lens = [], [], [], [], [], []
+        ids, rows, q_lens, kv_lens = [], [], [], []
         for row, tokens in work:
             start, stop = self.kv_lens[row], self.kv_lens[row] + len(tokens)
             self.req_to_token[row, start:stop] = self.slots[row, start:stop]
             self.kv_lens[row] = stop
             ids += list(tokens)
-            positions += range(start, stop)
-            slots += self.slots[row, start:stop].tolist()
             rows.append(row)
             q_lens.append(len(tokens))
             kv_lens.append(stop)
-        batch = Batch(
-            input_ids=torch.tensor(ids),
-            positions=torch.tensor(positions),
-            slots=torch.tensor(slots),
-            rows=torch.tensor(rows),
-            q_lens=q_lens,
-            kv_lens=kv_lens,
-            num_decode=num_decode,
-            logit_index=torch.arange(len(ids) if logits else 0),
-            req_to_token=self.req_to_token,
-            kv=self.kv,
+        logit_index = None if logits else torch.arange(0)
+        batch = make_batch(
+            torch.tensor(ids), rows, q_lens, kv_lens, num_decode, self.req_to_token, self.kv, logit_index
         )
         return self.model.forward(batch)
 
