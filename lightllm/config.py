@@ -146,6 +146,17 @@ class ServerConfig:
         "may pause when memory is short; they go on later as if they had not.",
         _SCHEDULING, choices=("conservative", "aggressive", "past_future"),
     )  # fmt: skip
+    round_policy: str = _option(
+        "mixed",
+        "Which rounds prefill. mixed: chunks of prompts beside the streams that decode, which never stall; prefill_first: "
+        "prompts in rounds of their own, before the streams go on; decode_first: the same, but with "
+        "--router_max_wait_tokens rounds for the streams in between.",
+        _SCHEDULING, choices=("mixed", "prefill_first", "decode_first"),
+    )  # fmt: skip
+    router_max_wait_tokens: int = _option(
+        6, "With --round_policy decode_first: rounds of decode between two rounds of prefill.", _SCHEDULING,
+        **_at_least(0),
+    )  # fmt: skip
     running_max_req_size: int = _option(
         1000, "Requests that may run at once (rows).", _SCHEDULING, **_at_least(1)
     )
@@ -202,7 +213,7 @@ NOT_YET = {
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
 
 WITHOUT_EFFECT = {
-    "zmq_mode": 1, "router_token_ratio": 1, "router_max_new_token_len": 1, "router_max_wait_tokens": 1,
+    "zmq_mode": 1, "router_token_ratio": 1, "router_max_new_token_len": 1,
     "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0,
     "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
     "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,

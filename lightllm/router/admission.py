@@ -123,9 +123,17 @@ class Forecast:
     """
 
     def __init__(
-        self, policy: AdmissionPolicy, capacity: int, token_budget: int, chunk: int, whole_prompts: bool
+        self,
+        policy: AdmissionPolicy,
+        capacity: int,
+        token_budget: int,
+        chunk: int,
+        whole_prompts: bool,
+        decode_rounds: int | None = None,
     ) -> None:
+        """`decode_rounds`: those between two rounds of prefill alone; None: chunks and decode rows share rounds."""
         self._policy = policy
+        self._decode_rounds = decode_rounds
         self._capacity = capacity
         self._token_budget = token_budget
         self._chunk = chunk
@@ -192,12 +200,20 @@ class Forecast:
         # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
         # token's slot, and the last one needs none.
         generated_, limit_ = np.asarray(generated, dtype=np.int64), np.asarray(limit, dtype=np.int64)
-        to_come = self._policy.outputs_to_come(generated_, limit_, self._running)
+        to_come = np.maximum(self._policy.outputs_to_come(generated_, limit_, self._running), 1)
+        held, rounds = np.asarray(context, dtype=np.int64) - 1, self._prefill_rounds(work, waits)
+        if self._decode_rounds is None:
+            return held, to_come, rounds
+        # Memory grows in decode rounds alone, so these are the clock: the first output has come before the first of them.
+        return held + 1, to_come - 1, rounds * self._decode_rounds + 1
+
+    def _prefill_rounds(self, work: list[int], waits: list[bool]) -> np.ndarray:
+        """int64 [n]: rounds with prefill until each of these has been prefilled, at most."""
         ahead = np.arange(len(work), dtype=np.int64)
         if self._whole_prompts:
             rounds = self._prefills + ahead + 1
         else:
-            room = np.maximum(self._token_budget - self._running - ahead, 1)
+            room = np.maximum(self._token_budget - self._decode_rows(ahead), 1)
             # Whoever has more work than a chunk may leave budget unused; only chunks are certain behind such a one.
             longest = np.maximum(np.maximum.accumulate(np.asarray(work, dtype=np.int64)), self._longest_work)
             room = np.where(longest > self._chunk, np.minimum(room, self._chunk), room)
@@ -207,12 +223,16 @@ class Forecast:
                 uncertain = np.logical_or.accumulate(np.asarray(waits, dtype=bool)) | self._someone_waits
                 one_by_one = self._rounds_one_by_one + np.cumsum(self._steps(work))
                 rounds = np.where(uncertain, one_by_one, rounds)
-        return np.asarray(context, dtype=np.int64) - 1, np.maximum(to_come, 1), rounds
+        return rounds
+
+    def _decode_rows(self, ahead: np.ndarray) -> np.ndarray | int:
+        """Decode rows beside the prefill of those that have `ahead` candidates before them, at most."""
+        return self._running + ahead if self._decode_rounds is None else 0
 
     def _steps(self, work: list[int]) -> np.ndarray:
         """int64 [n]: rounds that each needs while it is the first in the row."""
         ahead = np.arange(len(work), dtype=np.int64)
-        room = np.clip(self._token_budget - self._running - ahead, 1, self._chunk)
+        room = np.clip(self._token_budget - self._decode_rows(ahead), 1, self._chunk)
         return -(-np.asarray(work, dtype=np.int64) // room)
 
     def _append(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> None:

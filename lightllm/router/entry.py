@@ -7,6 +7,7 @@ import numpy as np
 from lightllm.router.admission import AdmissionPolicy, Forecast
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.request import Request, State
+from lightllm.router.round_policy import RoundPolicy
 from lightllm.router.running import Running
 from lightllm.router.waiting import WaitingList
 
@@ -15,10 +16,16 @@ class Entry:
     """Works on the books of its `Scheduler`."""
 
     def __init__(
-        self, limits: SchedulerLimits, policy: AdmissionPolicy, running: Running, waiting: WaitingList
+        self,
+        limits: SchedulerLimits,
+        policy: AdmissionPolicy,
+        rounds: RoundPolicy,
+        running: Running,
+        waiting: WaitingList,
     ) -> None:
         self._limits = limits
         self._policy = policy
+        self._rounds = rounds
         self._running = running
         self._waiting = waiting
 
@@ -60,6 +67,7 @@ class Entry:
             limits.batch_max_tokens,
             limits.chunked_prefill_size,
             limits.whole_prompts,
+            None if self._rounds.mixes else self._rounds.decode_rounds,
         )
 
     def forecast(self) -> Forecast:

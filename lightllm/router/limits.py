@@ -30,6 +30,10 @@ class SchedulerLimits:
     """Requests share the KV of common prefixes."""
     schedule_policy: str = "conservative"
     """How long outputs are expected to be when requests are admitted: a name that `admission.make_policy` knows."""
+    round_policy: str = "mixed"
+    """Which rounds prefill: a name that `RoundPolicy` knows."""
+    router_max_wait_tokens: int = 6
+    """With decode_first: decode rounds between two rounds of prefill."""
     worth_waiting: int = 32
     """Prompt tokens that a request must save to wait a round for another one that is computing them."""
 
@@ -69,4 +73,6 @@ def resolve_limits(
         eos_token_ids=list(eos_token_ids),
         prompt_cache=not config.disable_dynamic_prompt_cache,
         schedule_policy=config.schedule_policy,
+        round_policy=config.round_policy,
+        router_max_wait_tokens=config.router_max_wait_tokens,
     )

@@ -8,6 +8,7 @@ from lightllm.router.entry import Entry
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.request import Request, State
+from lightllm.router.round_policy import RoundPolicy
 from lightllm.router.running import Running
 from lightllm.router.waiting import WaitingList
 
@@ -23,12 +24,14 @@ class Planner:
     def __init__(
         self,
         limits: SchedulerLimits,
+        rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,
         entry: Entry,
         in_flight: list[PlannedRound],
     ) -> None:
         self._limits = limits
+        self._rounds = rounds
         self._running = running
         self._waiting = waiting
         self._entry = entry
@@ -44,8 +47,11 @@ class Planner:
             batch = self._make_room()
             if batch is None:
                 return None
-            batch, chunks = self._fill(batch)
+            chunks: list[Chunk] = []
+            if self._rounds.may_prefill(decoding=bool(batch.requests)):
+                batch, chunks = self._fill(batch)
             if batch.requests or chunks:
+                self._rounds.planned(prefill=bool(chunks))
                 return batch, chunks
             if self._in_flight or len(self._running.prefilling) < 2:
                 return None
@@ -73,21 +79,25 @@ class Planner:
         return ended + self._running.pausing
 
     def _fill(self, batch: DecodeBatch) -> tuple[DecodeBatch, list[Chunk]]:
-        """Prefill chunks for what the decode rows leave of the token budget, admitting who fits."""
-        running = self._running
+        """The round with prefill chunks for what the decode rows leave of the token budget, admitting who fits. Where
+        prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
+        running, mixes = self._running, self._rounds.mixes
         whole = self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
-        room = self._token_budget - len(batch.requests)
+        room = self._token_budget - (len(batch.requests) if mixes else 0)
         running.extend_prefixes(len(batch.requests))
         if self._waiting and not running.pausing:
             self._entry.admit(room, whole, len(batch.requests))
         if not running.prefilling:
             return batch, []
-        if whole and running.work(running.prefilling[0]) > room:
-            batch, room = (
-                running.decode_batch(0),
-                self._token_budget,
-            )  # a prompt that needs a round of its own
-        free = running.kv.available - len(batch.requests)
+        if whole and mixes and running.work(running.prefilling[0]) > room:
+            # a prompt that needs a round of its own
+            batch, room = running.decode_batch(0), self._token_budget
+        chunks = self._chunks(room, running.kv.available - len(batch.requests), whole)
+        return (running.decode_batch(0) if chunks and not mixes else batch), chunks
+
+    def _chunks(self, room: int, free: int, whole: bool) -> list[Chunk]:
+        """Prefill chunks of `room` tokens in all at most, in `free` slots, in the order of the prompts' turn."""
+        running = self._running
         chunks: list[Chunk] = []
         for request in running.prefilling:
             work = running.work(request)
@@ -100,7 +110,7 @@ class Planner:
             chunks.append(Chunk(request, start, start + count))
             room -= count
             free -= count
-        return batch, chunks
+        return chunks
 
     def _waits(self, request: Request, known: int, chunks: list[Chunk]) -> bool:
         """Whether the request sits out this round, in which one of `chunks` computes what it needs too. It waits only for

@@ -24,6 +24,7 @@ from lightllm.router.outputs import Outputs
 from lightllm.router.planned_round import PlannedRound
 from lightllm.router.planner import Planner
 from lightllm.router.request import Request, State
+from lightllm.router.round_policy import RoundPolicy
 from lightllm.router.running import Running
 from lightllm.router.waiting import WaitingList
 
@@ -264,5 +265,8 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running = Running(self.limits)
         self._waiting = WaitingList()
-        self._entry = Entry(self.limits, self._policy, self._running, self._waiting)
-        self._planner = Planner(self.limits, self._running, self._waiting, self._entry, self._in_flight)
+        rounds = RoundPolicy(self.limits.round_policy, self.limits.router_max_wait_tokens)
+        self._entry = Entry(self.limits, self._policy, rounds, self._running, self._waiting)
+        self._planner = Planner(
+            self.limits, rounds, self._running, self._waiting, self._entry, self._in_flight
+        )

@@ -47,13 +47,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         decode_room=st.integers(0, 6),
         whole=st.booleans(),
         worth_waiting=st.integers(1, 4),
+        round_policy=st.sampled_from(["mixed", "mixed", "prefill_first", "decode_first"]),
+        decode_rounds=st.integers(0, 4),
     )
-    def start(self, capacity, rows, chunk, decode_room, whole, worth_waiting):
+    def start(self, capacity, rows, chunk, decode_room, whole, worth_waiting, round_policy, decode_rounds):
         batch = capacity if whole else chunk + decode_room
         limits = make_limits(
             max_total_token_num=capacity, max_req_total_len=capacity, running_max_req_size=rows,
             batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
-            prompt_cache=self.prompt_cache,
+            prompt_cache=self.prompt_cache, round_policy=round_policy, router_max_wait_tokens=decode_rounds,
         )  # fmt: skip
         self.engine = Engine(limits, VOCAB, self.policy())
         self.capacity, self.batch = capacity, batch
@@ -244,6 +246,8 @@ TestFailing = FailingMachine.TestCase
 TestFailing.settings = _settings
 TestNoCache = NoCacheMachine.TestCase
 TestNoCache.settings = settings(_settings, max_examples=40)
+TestCrowded = CrowdedMachine.TestCase
+TestCrowded.settings = _settings
 TestPausing = PausingMachine.TestCase
 TestPausing.settings = _settings
 TestPausingWithoutCache = PausingWithoutCacheMachine.TestCase
