@@ -26,7 +26,7 @@ def decode_attention(
         _decode_together(q[:count].reshape(grouped), kv, plan.padded, form, out[:count].view(grouped))
         return
     outputs = out[:count].view(grouped).unbind(0)
-    buffer = _gather_buffer(kv, plan)
+    buffer = gather_buffer(kv, plan)
     if not form.is_product_only:
         queries = q[:count].reshape(grouped).unbind(0)
         for entry, query, output in zip(plan.decode, queries, outputs):
@@ -70,7 +70,7 @@ def prefill_attention(
 ) -> None:
     kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
     group = q.shape[1] // kv_heads
-    buffer = _gather_buffer(kv, plan)
+    buffer = gather_buffer(kv, plan)
     for entry in plan.prefill:
         tokens = slice(entry.start, entry.start + entry.q_len)
         grouped = (entry.q_len, kv_heads, group, head_dim)
@@ -139,7 +139,7 @@ def _attend(
     return weights @ values.float().unsqueeze(-3)
 
 
-def _gather_buffer(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None:
+def gather_buffer(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None:
     """One buffer for all gathered contexts of a layer: it stays in the cache, and is not paged in anew each time."""
     if not plan.longest_gather:
         return None
@@ -150,13 +150,19 @@ def _context(
     kv: torch.Tensor, entry: EntryPlan, buffer: torch.Tensor | None, window: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of an entry, the last `window` of them if it is given: views [kv_heads, kv_len, head_dim]."""
+    keys, values = context_of(kv, entry, buffer, window).transpose(0, 1).chunk(2)
+    return keys, values
+
+
+def context_of(
+    kv: torch.Tensor, entry: EntryPlan, buffer: torch.Tensor | None, window: int = 0
+) -> torch.Tensor:
+    """What `kv` holds of an entry's context, or of the last `window` tokens of it: [tokens, *kv.shape[1:]]."""
     length = min(window, entry.kv_len) if window else entry.kv_len
     skipped = entry.kv_len - length
     if entry.slots is None:
-        context = kv.narrow(0, entry.first_slot + skipped, length)
-    else:
-        assert buffer is not None
-        context = buffer.narrow(0, 0, length)
-        torch.index_select(kv, 0, entry.slots[skipped:] if skipped else entry.slots, out=context)
-    keys, values = context.transpose(0, 1).chunk(2)
-    return keys, values
+        return kv.narrow(0, entry.first_slot + skipped, length)
+    assert buffer is not None
+    context = buffer.narrow(0, 0, length)
+    torch.index_select(kv, 0, entry.slots[skipped:] if skipped else entry.slots, out=context)
+    return context
