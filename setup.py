@@ -38,7 +38,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["lightllm", "lightllm.*"]),
-    package_data={"lightllm": ["demo/*", "httpserver/static/*"]},
+    package_data={"lightllm": ["demo/*", "httpserver/static/*", "ops/triton/configs/*.json"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "triton>=3.6,<3.8",

@@ -1,12 +1,13 @@
-"""Writes the tables of docs/ that follow from the code: every option, every metric.
+"""Writes the tables of docs/ that follow from the code: every option, every metric, every kernel's registers.
 
-python tools/make_docs.py           write docs/options.md and docs/metrics.md
+python tools/make_docs.py           write docs/options.md, docs/metrics.md and the table of docs/kernels.md
 python tools/make_docs.py --check   exit status 1 if one of them is stale
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -145,7 +146,47 @@ def _metrics_in(value: Any) -> Iterator[metrics.Metric]:
             yield from _metrics_in(item)
 
 
-PAGES: dict[str, Callable[[], str]] = {"docs/options.md": options_page, "docs/metrics.md": metrics_page}
+# -- kernels
+
+KERNELS_TABLE = (
+    "<!-- The table below is made by tools/make_docs.py from docs/kernels.json (`make test-kernels`). -->"
+)
+
+
+def kernels_page() -> str:
+    """The page's hand-written part, then a table of what was compiled."""
+    written, _, _ = (ROOT / "docs/kernels.md").read_text(encoding="utf-8").partition(KERNELS_TABLE)
+    report = json.loads((ROOT / "docs/kernels.json").read_text(encoding="utf-8"))
+    lines = [
+        KERNELS_TABLE,
+        "",
+        f"Compiled with Triton {report['triton']}; registers a thread and bytes of shared memory a block, by architecture.",
+        "",
+        "| kernel | case | configuration | registers | shared memory | spills |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in report["cases"]:
+        launch = " ".join(f"{name}={value}" for name, value in case["launch"].items())
+        config = f"{case['config']}: {launch}" if launch else case["config"]
+        spills = "none" if not any(case["stack"].values()) else _by_architecture(case["stack"])
+        cells = [f"`{case['kernel']}`", case["case"], config, _by_architecture(case["registers"])]
+        lines.append(f"| {' | '.join(map(_cell, [*cells, _by_architecture(case['shared']), spills]))} |")
+    return written + "\n".join(lines) + "\n"
+
+
+def _by_architecture(figures: dict[str, int]) -> str:
+    """One figure where all architectures agree."""
+    if len(set(figures.values())) == 1:
+        names = "" if len(figures) > 1 else f" (sm_{next(iter(figures))})"
+        return f"{next(iter(figures.values()))}{names}"
+    return ", ".join(f"sm_{name} {value}" for name, value in figures.items())
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/options.md": options_page,
+    "docs/metrics.md": metrics_page,
+    "docs/kernels.md": kernels_page,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,5 +14,9 @@ def fused_add_rms_norm(
 
     x, residual: [T, size] of one dtype; weight: [size]. See `rms_norm` for the formula.
     """
+    if x.is_cuda:
+        from lightllm.ops.triton import rms_norm as triton_impl
+
+        return triton_impl.fused_add_rms_norm(x, residual, weight, eps)
     residual.add_(x)
     return torch_impl.rms_norm(residual, weight, eps)

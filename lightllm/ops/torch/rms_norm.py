@@ -12,6 +12,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     scale = torch.addcmul(_constant(eps, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
     if x.dtype == torch.float32:
         return torch.mul(x, scale).mul_(weight)
+    if weight.dtype == torch.float32:
+        return torch.mul(x, scale).mul_(weight).to(x.dtype)
     return torch.mul(x, scale).to(x.dtype).mul_(weight)
 
 

@@ -1,0 +1,67 @@
+"""How a kernel is launched: block sizes and warps from the configuration files, and programmatic dependent launch.
+
+`configs/default.json` holds a choice for every kernel; `configs/<GPU name>.json` one for the GPU that it was tuned on
+(`tools/tune_kernels.py`). Nothing is tuned at start-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIGS = Path(__file__).parent / "configs"
+DEFAULT = "default"
+
+
+def launch_config(kernel: str, device: torch.device, **sizes: int) -> dict[str, int]:
+    """Block sizes (upper case: constexprs) and options (num_warps, num_stages) for a problem of these sizes.
+
+    A kernel's entries are looked through in the file's order: the first one all of whose `up_to` bounds hold is taken.
+    The result is shared: do not change it.
+    """
+    return _find(kernel, gpu_name(device), **sizes)
+
+
+@functools.cache
+def _find(kernel: str, gpu: str, **sizes: int) -> dict[str, int]:
+    entries = read_configs(gpu).get(kernel) or read_configs(DEFAULT)[kernel]
+    return select_entry(entries, sizes)
+
+
+def select_entry(entries: list[dict[str, Any]], sizes: dict[str, int]) -> dict[str, int]:
+    """The first entry that holds for `sizes`, without its bounds. Raises `LookupError` if none does."""
+    for entry in entries:
+        if all(sizes[name] <= bound for name, bound in entry.get("up_to", {}).items()):
+            return {name: value for name, value in entry.items() if name != "up_to"}
+    raise LookupError(f"no kernel configuration holds for {sizes}")
+
+
+@functools.cache
+def read_configs(gpu: str) -> dict[str, list[dict[str, Any]]]:
+    """The entries of every kernel in one file; none if there is no file for this GPU."""
+    path = CONFIGS / f"{gpu}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
+
+
+@functools.cache
+def gpu_name(device: torch.device) -> str:
+    """Name of a GPU's configuration file, e.g. "NVIDIA_H200"; that of the defaults where kernels are interpreted."""
+    if device.type != "cuda":
+        return DEFAULT
+    return torch.cuda.get_device_name(device).replace(" ", "_")
+
+
+@functools.cache
+def pdl_options(device: torch.device) -> dict[str, bool]:
+    """Programmatic dependent launch, from compute capability 9.0 on: the next kernel starts while this one ends.
+
+    A kernel that takes `PDL` waits (`gdc_wait`) before it touches what an earlier kernel may still be writing or
+    reading, and lets its successor start (`gdc_launch_dependents`); what it may do before that is load weights.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 9:
+        return {"PDL": False}
+    return {"PDL": True, "launch_pdl": True}

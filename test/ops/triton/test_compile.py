@@ -1,0 +1,41 @@
+"""Every kernel compiles for the architectures it is shipped for, without spills; and the check itself can fail."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def compile_kernels(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "test")])
+    command = [sys.executable, str(ROOT / "tools/compile_kernels.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+
+
+def test_every_kernel_compiles_for_its_architectures_and_spills_no_registers(tmp_path: Path) -> None:
+    done = compile_kernels("--write", str(tmp_path / "report.json"))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    cases = json.loads((tmp_path / "report.json").read_text())["cases"]
+    assert {"80", "89", "90", "100"} <= {name for case in cases for name in case["registers"]}
+    documented = json.loads((ROOT / "docs/kernels.json").read_text())["cases"]
+    missing = {(c["kernel"], c["case"]) for c in cases} - {(c["kernel"], c["case"]) for c in documented}
+    assert not missing, "docs/kernels.json is stale: run `make test-kernels`"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "problem"),
+    [
+        ("spilling", "spills: a stack frame of"),
+        ("greedy", "bytes of shared memory, at most"),
+        ("broken", "Error"),
+    ],
+)
+def test_a_kernel_that_must_not_ship_fails_the_check(kernel: str, problem: str) -> None:
+    done = compile_kernels("--module", f"support.bad_kernels.{kernel}", "--jobs", "1")
+    assert done.returncode == 1 and problem in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""Kernels that must not ship, for the test of the check."""

@@ -1,0 +1,269 @@
+"""Compiles the Triton kernels ahead of time, without a GPU, and checks what ptxas made of them.
+
+    python tools/compile_kernels.py               what `make test` compiles
+    python tools/compile_kernels.py --all         every case of every kernel
+    python tools/compile_kernels.py --all --write docs/kernels.json    and keep the figures for docs/kernels.md
+
+A case fails if it does not compile, if it spills registers (a stack frame in the compiled code: `cuobjdump -res-usage`)
+or if it wants more shared memory than a block can have. Results are kept under build/kernels/ by a hash of the kernel's
+source, its configuration and Triton's version. Exit status 1 if any case fails or a shipped configuration has no case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "build" / "kernels"
+PACKAGE = "lightllm.ops.triton"
+SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448}
+"""Bytes of shared memory that one block can have (CUDA C++ programming guide, table of compute capabilities)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One case with one shipped configuration for one architecture."""
+
+    module: str
+    number: int
+    """Of the case in the module's COMPILE_CASES."""
+    config: str
+    """Name of the configuration file."""
+    architecture: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    kernel: str
+    case: str
+    config: str
+    launch: dict[str, Any]
+    architecture: int
+    registers: int = 0
+    stack: int = 0
+    """Bytes of stack frame a thread: above 0 registers were spilled."""
+    shared: int = 0
+    """Bytes a block."""
+    error: str = ""
+
+    @property
+    def problem(self) -> str:
+        if self.error:
+            return self.error
+        if self.stack:
+            return f"spills: a stack frame of {self.stack} bytes"
+        if self.shared > SHARED_LIMIT[self.architecture]:
+            return f"{self.shared} bytes of shared memory, at most {SHARED_LIMIT[self.architecture]}"
+        return ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument(
+        "--all", action="store_true", help="every case, not only the short list of `make test`"
+    )
+    parser.add_argument("--kernel", action="append", help="only modules with this name; may be repeated")
+    parser.add_argument("--module", action="append", help="a module outside the package, by its full name")
+    parser.add_argument("--write", type=Path, help="file for the results as JSON")
+    parser.add_argument(
+        "--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="compilations at a time"
+    )
+    options = parser.parse_args(argv)
+    if os.environ.get("TRITON_INTERPRET", "0") != "0":
+        parser.error("TRITON_INTERPRET is set: interpreted kernels are not compiled")
+    os.environ.setdefault("TRITON_CACHE_DIR", str(CACHE / "triton"))
+    modules = options.module or list(kernel_modules(options.kernel))
+    tasks = [task for module in modules for task in find_tasks(module, options.all)]
+    with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(run, tasks, chunksize=4))
+    failures = [f"{describe(result)}: {result.problem}" for result in results if result.problem]
+    if options.all and not options.kernel and not options.module:
+        failures += uncovered(modules)
+    if options.write:
+        write(options.write, results)
+    for result in results:
+        print(describe(result), f"registers {result.registers} shared {result.shared}")
+    print(f"{len(results)} kernels compiled, {len(failures)} failures")
+    for failure in failures:
+        print("FAILED", failure)
+    return 1 if failures else 0
+
+
+def describe(result: Result) -> str:
+    return f"{result.kernel} ({result.case}) sm_{result.architecture} {result.config} {result.launch}"
+
+
+def kernel_modules(names: list[str] | None) -> Iterator[str]:
+    """Modules of the package that declare cases, by name."""
+    package = importlib.import_module(PACKAGE)
+    for info in pkgutil.iter_modules(package.__path__):
+        if names is None or info.name in names:
+            if hasattr(importlib.import_module(f"{PACKAGE}.{info.name}"), "COMPILE_CASES"):
+                yield f"{PACKAGE}.{info.name}"
+
+
+def find_tasks(module: str, everything: bool) -> Iterator[Task]:
+    for number, case in enumerate(importlib.import_module(module).COMPILE_CASES):
+        if case.short or everything:
+            for config, _, architectures in configurations(case):
+                for architecture in architectures:
+                    yield Task(module, number, config, architecture)
+
+
+def configurations(case: Any) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:
+    """(file, options, architectures) of every shipped configuration that a case would be launched with."""
+    launch = importlib.import_module(f"{PACKAGE}.launch")
+    default: dict[str, Any] = {}
+    if case.config:
+        default = launch.select_entry(launch.read_configs(launch.DEFAULT)[case.config], dict(case.sizes))
+    yield launch.DEFAULT, {**default, **case.launch}, case.architectures
+    for path in config_files():
+        entries = launch.read_configs(path.stem).get(case.config)
+        if entries:
+            options = launch.select_entry(entries, dict(case.sizes))
+            shipped_for = json.loads(path.read_text(encoding="utf-8"))["architectures"]
+            if options != default:
+                yield path.stem, {**options, **case.launch}, tuple(set(shipped_for) & set(case.architectures))
+
+
+def config_files() -> list[Path]:
+    """Those of particular GPUs."""
+    launch = importlib.import_module(f"{PACKAGE}.launch")
+    return sorted(path for path in launch.CONFIGS.glob("*.json") if path.stem != launch.DEFAULT)
+
+
+def uncovered(modules: Iterable[str]) -> list[str]:
+    """Entries of the configuration files that no case is compiled with."""
+    launch = importlib.import_module(f"{PACKAGE}.launch")
+    cases = [case for module in modules for case in importlib.import_module(module).COMPILE_CASES]
+    found = []
+    for name in [launch.DEFAULT, *(path.stem for path in config_files())]:
+        for kernel, entries in launch.read_configs(name).items():
+            sizes = [dict(case.sizes) for case in cases if case.config == kernel]
+            used = [launch.select_entry(entries, size) for size in sizes]
+            for entry in entries:
+                if {key: value for key, value in entry.items() if key != "up_to"} not in used:
+                    found.append(f"{name}.json: {kernel} {entry} is compiled by no case")
+    return found
+
+
+# -- one compilation
+
+
+def run(task: Task) -> Result:
+    """Compiles one task, or takes what an earlier run found."""
+    import triton
+
+    case = importlib.import_module(task.module).COMPILE_CASES[task.number]
+    options = next(launch for config, launch, _ in configurations(case) if config == task.config)
+    kernel = case.kernel
+    arguments, launch = split_options(kernel, {**case.arguments, **options}, task.architecture)
+    identity = [
+        kernel.cache_key,
+        sorted(map(repr, arguments.items())),
+        launch,
+        task.architecture,
+        triton.__version__,
+    ]
+    cached = CACHE / (hashlib.sha256(repr(identity).encode()).hexdigest() + ".json")
+    result = Result(kernel.__name__, case.label, task.config, options, task.architecture)
+    if cached.exists():
+        return dataclasses.replace(result, **json.loads(cached.read_text(encoding="utf-8")))
+    try:
+        usage = compile_case(kernel, arguments, launch, task.architecture)
+    except Exception as error:  # whatever the compiler raises is this case's result
+        return dataclasses.replace(result, error=f"{type(error).__name__}: {error}")
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(usage), encoding="utf-8")
+    temporary.replace(cached)
+    return dataclasses.replace(result, **usage)
+
+
+def split_options(
+    kernel: Any, values: dict[str, Any], architecture: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(arguments of the kernel, options of the compiler), with dependent launch as it is on that architecture."""
+    if "PDL" in kernel.arg_names:
+        values = {"PDL": architecture >= 90, **values}
+        if values["PDL"]:
+            values = {"launch_pdl": True, **values}
+    arguments = {name: values.pop(name) for name in kernel.arg_names}
+    return arguments, values
+
+
+def compile_case(
+    kernel: Any, arguments: dict[str, Any], options: dict[str, Any], architecture: int
+) -> dict[str, Any]:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, attributes = {}, {}, {}
+    for place, (name, value) in enumerate(arguments.items()):
+        if not isinstance(value, str):
+            signature[name], constants[name] = "constexpr", value
+            continue
+        signature[name], _, divisor = value.partition(":")
+        if divisor:
+            attributes[(place,)] = [["tt.divisibility", int(divisor)]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    registers, stack = resource_usage(compiled.asm["cubin"])
+    return {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
+
+
+def resource_usage(cubin: bytes) -> tuple[int, int]:
+    """(registers a thread, bytes of stack a thread), the largest of the code's functions."""
+    import triton
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    found = re.findall(r"REG:(\d+) STACK:(\d+)", text)
+    if not found:
+        raise RuntimeError(f"cuobjdump reports no resource usage: {text!r}")
+    return max(int(registers) for registers, _ in found), max(int(stack) for _, stack in found)
+
+
+def write(path: Path, results: list[Result]) -> None:
+    """One line for each case with one configuration: figures by architecture."""
+    import triton
+
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for result in results:
+        line = lines.setdefault(
+            (result.kernel, result.case, result.config),
+            {"kernel": result.kernel, "case": result.case, "config": result.config, "launch": result.launch}
+            | {name: {} for name in ("registers", "stack", "shared")},
+        )
+        for name in ("registers", "stack", "shared"):
+            line[name][str(result.architecture)] = getattr(result, name)
+    text = ",\n".join("    " + json.dumps(line) for line in lines.values())
+    path.write_text(
+        f'{{\n  "triton": "{triton.__version__}",\n  "cases": [\n{text}\n  ]\n}}\n', encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
