@@ -21,6 +21,7 @@ from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampler, list_top
 from lightllm.backend.warm_up import run_hold_row, warm_up
 from lightllm.config import ServerConfig, round_sizes
+from lightllm.distributed.tp_group import TpGroup
 from lightllm.errors import DeviceError, InvalidModel, InvalidOption
 from lightllm.models.registry import load_model
 from lightllm.ops.sample import token_logprobs
@@ -69,7 +70,7 @@ class ModeBackend:
             with self._phase("weights", "loading weights"):
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=self.device, load_way=config.load_way,
-                    rank=self._rank, world_size=self._world_size, progress=self._progress, show_bar=show_bar,
+                    group=TpGroup(self._rank, self._world_size), progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
             if (
                 self.device.type == "cpu"

@@ -1,30 +1,119 @@
-"""The tensor parallel group of one rank. With one rank every operation returns its input."""
+"""The tensor parallel group of one rank: who it is, and what the ranks do together.
+
+A group can fall apart (a rank failed, died or hangs): whoever notices drops its links, which the others notice at once.
+`reconnect` joins all ranks anew, as the next generation of the group. With one rank every operation returns its input.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
-import torch.distributed as dist
+
+from lightllm.distributed.collectives import Collectives, PeerLost
+from lightllm.distributed.gloo import GlooCollectives
+from lightllm.distributed.rendezvous import Meeting, MeetingPlace
+
+_WORD_SECONDS = 1.0
+"""How long a rank whose operation failed waits to hear why another one left."""
 
 
-@dataclasses.dataclass(frozen=True)
 class TpGroup:
-    """`world_size` ranks that each hold a part of every large weight. Above one, torch.distributed is initialised."""
+    """`world_size` ranks that each hold a part of every large weight. Layers keep a reference to it."""
 
-    rank: int = 0
-    world_size: int = 1
+    def __init__(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        meeting: Meeting | None = None,
+        device: torch.device = torch.device("cpu"),
+    ) -> None:
+        """Without a `meeting` a group of several ranks can load its part of a model, not run it."""
+        self.rank = rank
+        self.world_size = world_size
+        self._meeting = meeting
+        self._device = device
+        self._links: Collectives | None = None
+        self._generation = -1
+
+    @classmethod
+    def join(cls, place: MeetingPlace, device: torch.device) -> TpGroup:
+        """Meets the other ranks; on a GPU, `device` is the current one. Raises `PeerLost` that names who did not come."""
+        group = cls(place.rank, place.world_size, Meeting(place), device)
+        group.reconnect()
+        return group
+
+    # -- falling apart and coming together
+
+    def reconnect(self) -> None:
+        """Joins the next generation, as all ranks must; raises `PeerLost` that names who did not come."""
+        self.drop()
+        if self._meeting is None:
+            return
+        self._generation += 1
+        place = self._meeting.place
+        store = self._meeting.arrive(self._generation)
+        if self._device.type == "cpu":
+            self._links = GlooCollectives(
+                store, self.rank, self.world_size, place.address, place.operation_timeout
+            )
+        else:
+            from lightllm.distributed.nccl import NcclCollectives
+
+            self._links = NcclCollectives(
+                store, self.rank, self.world_size, place.address, place.operation_timeout, not place.host
+            )
+
+    def drop(self, reason: str = "") -> None:
+        """Leaves the group; operations of the others fail instead of waiting for this rank. `reason`: what they are told."""
+        if reason and self._meeting is not None:
+            self._meeting.leave_word(self._generation, reason)
+        links, self._links = self._links, None
+        if links is not None:
+            links.close()
+
+    def why_dropped(self) -> str | None:
+        """The reason that the first rank to leave has given, if there is one."""
+        return None if self._meeting is None else self._meeting.word(self._generation, _WORD_SECONDS)
+
+    def wait_for_all(self, what: str, timeout: float) -> None:
+        """Waits until every rank has called this with the same `what`; raises `PeerLost` that names who did not."""
+        if self._meeting is not None:
+            self._meeting.wait_for_all(what, timeout)
+
+    # -- operations
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of x over all ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(x)
+            self._joined().all_reduce(x)
         return x
 
     def all_gather_last(self, x: torch.Tensor) -> torch.Tensor:
         """x [T, part] of all ranks side by side: [T, world_size * part]."""
         if self.world_size == 1:
             return x
+        return torch.cat(self.all_gather(x), dim=-1)
+
+    def all_gather(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x of every rank, in their order."""
+        if self.world_size == 1:
+            return [x]
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(self.world_size)]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts, dim=-1)
+        self._joined().all_gather(parts, x)
+        return parts
+
+    def broadcast(self, x: torch.Tensor) -> torch.Tensor:
+        """Rank 0's x, in place; x is contiguous."""
+        if self.world_size > 1:
+            self._joined().broadcast(x)
+        return x
+
+    def gather_numbers(self, *numbers: int) -> list[list[int]]:
+        """The numbers of every rank, in the order of ranks."""
+        mine = torch.tensor(numbers, dtype=torch.int64, device=self._device)
+        return [theirs.tolist() for theirs in self.all_gather(mine)]
+
+    def _joined(self) -> Collectives:
+        if self._links is None:
+            raise PeerLost("this rank has left its tensor parallel group")
+        return self._links

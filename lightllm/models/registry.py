@@ -24,17 +24,17 @@ def load_model(
     data_type: str | None,
     device: torch.device,
     load_way: str = "HF",
-    rank: int = 0,
-    world_size: int = 1,
+    group: TpGroup | None = None,
     progress: Callable[[str], None] = lambda text: None,
     show_bar: bool = False,
 ) -> TpPartBaseModel:
     """This rank's part of the model in `model_dir`, ready to compute.
 
     data_type: overrides the checkpoint's dtype (bf16, fp16, fp32); load_way: "HF", or "dummy" for random weights in
-    the shapes of config.json; progress: is told in words how far it has come, from several threads; show_bar: a
-    progress bar on stderr. Raises `InvalidModel`.
+    the shapes of config.json; group: the ranks that share the model (None: this one alone); progress: is told in words
+    how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
     """
+    group = group or TpGroup()
     raw = read_config(model_dir)
     architecture = find_architecture(raw)
     whole = normalise(raw, architecture)
@@ -48,8 +48,8 @@ def load_model(
             dtype_name(data_type) if data_type else whole.dtype or str(source.dtype()).removeprefix("torch.")
         )
     reader = WeightReader(source, progress, show_bar)
-    build = Builder(reader, whole, getattr(torch, name), device, TpGroup(rank, world_size))
+    build = Builder(reader, whole, getattr(torch, name), device, group)
     model_class = getattr(importlib.import_module(ARCHITECTURES[architecture]), architecture)
-    model = model_class(whole.for_rank(world_size), build)
+    model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model

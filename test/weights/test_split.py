@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 from support.checkpoints import make_checkpoint
 from support.model_driver import ModelDriver
+from support.ranks import run_ranks
 
-from lightllm.distributed import tp_group
+from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.registry import load_model
 from lightllm.weights.split import even_part, kv_head_part, vocab_part, vocab_rows
 
@@ -37,28 +37,6 @@ def test_vocabulary_rows_cover_every_token_once(vocab: int, world: int) -> None:
     assert all(part.stop - part.start <= vocab_rows(vocab, world) for part in parts)
 
 
-class TwoThreads:
-    """all_reduce and all_gather between two threads that stand for two ranks."""
-
-    def __init__(self) -> None:
-        self.barrier = threading.Barrier(2, timeout=20)
-        self.given: dict[int, torch.Tensor] = {}
-        self.ranks: list[int] = []
-
-    def exchange(self, x: torch.Tensor) -> list[torch.Tensor]:
-        self.given[threading.get_ident()] = x.clone()
-        self.barrier.wait()
-        tensors = [self.given[rank] for rank in self.ranks]
-        self.barrier.wait()
-        return tensors
-
-    def all_reduce(self, x: torch.Tensor) -> None:
-        x.copy_(sum(self.exchange(x)))  # type: ignore[arg-type]
-
-    def all_gather(self, parts: list[torch.Tensor], x: torch.Tensor) -> None:
-        parts[:] = self.exchange(x)
-
-
 @pytest.mark.parametrize(
     ("architecture", "shape"),
     [
@@ -67,29 +45,17 @@ class TwoThreads:
         ("qwen3", {"num_key_value_heads": 2}),
     ],
 )
-def test_two_ranks_compute_what_one_computes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, shape: dict
-) -> None:
+def test_two_ranks_compute_what_one_computes(tmp_path: Path, architecture: str, shape: dict) -> None:
     path = str(make_checkpoint(tmp_path / "model", architecture, **shape))
     cpu, prompt = torch.device("cpu"), [(17 * i + 3) % 380 for i in range(20)]
-    expected = ModelDriver(load_model(path, data_type=None, device=cpu)).step([(0, prompt)])
-    models = [load_model(path, data_type=None, device=cpu, rank=rank, world_size=2) for rank in range(2)]
-    wire, results = TwoThreads(), {}
-    monkeypatch.setattr(tp_group, "dist", wire)
+    whole = load_model(path, data_type=None, device=cpu)
 
-    started = threading.Event()
+    def work(group: TpGroup) -> tuple[int, torch.Tensor]:
+        model = load_model(path, data_type=None, device=cpu, group=group)
+        return model.weight_bytes, ModelDriver(model).step([(0, prompt)])
 
-    def run(rank: int) -> None:
-        started.wait(20)
-        results[rank] = ModelDriver(models[rank]).step([(0, prompt)])
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    wire.ranks = [thread.ident for thread in threads]
-    started.set()
-    for thread in threads:
-        thread.join(60)
-    assert models[0].weight_bytes < 0.75 * load_model(path, data_type=None, device=cpu).weight_bytes
-    for rank in range(2):
-        torch.testing.assert_close(results[rank], expected, rtol=1e-4, atol=1e-3)
+    expected = ModelDriver(whole).step([(0, prompt)])
+    (part_bytes, first), (_, second) = run_ranks(tmp_path, 2, work)
+    assert part_bytes < 0.75 * whole.weight_bytes
+    torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(first, second)

@@ -1,0 +1,28 @@
+"""What the ranks of a tensor parallel group do together, whatever carries it (gloo, NCCL)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class PeerLost(RuntimeError):
+    """Another rank did not take part in an operation: it failed, it is gone, or it took too long."""
+
+
+class Collectives(Protocol):
+    """Every rank calls the same operations in the same order, with tensors of the same shape and dtype; an operation
+    raises `PeerLost` when that does not happen in time."""
+
+    def all_reduce(self, x: torch.Tensor) -> None:
+        """The sum over all ranks, in place; the same bits on every rank."""
+
+    def all_gather(self, parts: list[torch.Tensor], x: torch.Tensor) -> None:
+        """`x` of every rank, in their order, into `parts`."""
+
+    def broadcast(self, x: torch.Tensor) -> None:
+        """Rank 0's `x` into everybody's."""
+
+    def close(self) -> None:
+        """Ends what is under way; the other ranks' operations fail."""

@@ -1,0 +1,138 @@
+"""Where the ranks of a group find each other, and learn why one of them left.
+
+Ranks of one machine meet in a file of the server's private folder: no port. Ranks of several machines meet at a
+`TCPStore` of rank 0, on the address and port that were given for it; it knows no authentication.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import socket
+import time
+
+import torch.distributed as dist
+
+from lightllm.distributed.collectives import PeerLost
+from lightllm.errors import InvalidOption
+
+_POLL_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class MeetingPlace:
+    """One of `file` (one machine) and `host` (several)."""
+
+    rank: int
+    world_size: int
+    join_timeout: float
+    """Seconds that ranks wait for each other when they meet first."""
+    operation_timeout: float
+    """Seconds that a rank waits for the others in one operation, and when they meet again."""
+    file: str = ""
+    host: str = ""
+    """Address of rank 0's machine."""
+    port: int = 0
+
+    @property
+    def address(self) -> str:
+        """This machine's address, where the other ranks reach this one."""
+        if not self.host:
+            return "127.0.0.1"
+        return self.host if self.rank == 0 else _address_towards(self.host)
+
+
+class Meeting:
+    """One rank's view of the meeting place."""
+
+    def __init__(self, place: MeetingPlace) -> None:
+        """Raises `InvalidOption` when the port is taken, `PeerLost` when rank 0 cannot be reached."""
+        self.place = place
+        self._store = _file_store(place) if place.file else _tcp_store(place)
+
+    def arrive(self, generation: int) -> dist.Store:
+        """Waits until every rank has come for this generation and returns its store; `PeerLost` names the missing."""
+        place = self.place
+        store = dist.PrefixStore(f"generation-{generation}", self._store)
+        timeout = place.join_timeout if generation == 0 else place.operation_timeout
+        try:
+            self.wait_for_all(f"generation-{generation}", timeout)
+        except RuntimeError as error:
+            if isinstance(error, PeerLost):
+                raise
+            raise PeerLost(f"tensor parallel rank 0 at {place.host} cannot be reached: {error}") from error
+        return store
+
+    def wait_for_all(self, what: str, timeout: float) -> None:
+        """Every rank calls it; returns when all have. `PeerLost` names who did not within `timeout` seconds."""
+        self._store.set(_key(what, self.place.rank), b"1")
+        deadline = time.monotonic() + timeout
+        missing = [rank for rank in range(self.place.world_size) if rank != self.place.rank]
+        while missing:
+            missing = [rank for rank in missing if not self._store.check([_key(what, rank)])]
+            if missing and time.monotonic() >= deadline:
+                raise PeerLost(f"{name_ranks(missing)} did not answer within {timeout:.0f} s")
+            if missing:
+                time.sleep(_POLL_SECONDS)
+
+    def leave_word(self, generation: int, text: str) -> None:
+        """Tells the others why this rank leaves; the first one's word counts."""
+        self._store.compare_set(f"word-{generation}", "", text)
+
+    def word(self, generation: int, timeout: float) -> str | None:
+        """Why a rank left this generation, if it says so within `timeout` seconds."""
+        key = f"word-{generation}"
+        try:
+            self._store.wait([key], datetime.timedelta(seconds=timeout))
+            return self._store.get(key).decode()
+        except RuntimeError:  # DistStoreError: nothing was said; or rank 0 is gone with the store
+            return None
+
+
+def name_ranks(ranks: list[int]) -> str:
+    """ "tensor parallel rank 1" or "tensor parallel ranks 1, 2"."""
+    return f"tensor parallel rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _key(what: str, rank: int) -> str:
+    return f"{what}/here-{rank}"
+
+
+def _file_store(place: MeetingPlace) -> dist.Store:
+    return dist.FileStore(place.file)
+
+
+def _tcp_store(place: MeetingPlace) -> dist.Store:
+    timeout = datetime.timedelta(seconds=place.join_timeout)
+    if place.rank:
+        try:
+            return dist.TCPStore(place.host, place.port, timeout=timeout)
+        except RuntimeError as error:
+            raise PeerLost(
+                f"tensor parallel rank 0 at {place.host}:{place.port} cannot be reached: {str(error).partition(chr(10))[0]}"
+            ) from error
+    # torch would listen on every address of this machine.
+    family, kind, _, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise InvalidOption(
+            f"--nccl_host {place.host} --nccl_port {place.port} cannot be used: {error.strerror}.",
+            "Give an address of node 0 and a free port.",
+        ) from error
+    return dist.TCPStore(
+        place.host, place.port, is_master=True, timeout=timeout, wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )  # fmt: skip
+
+
+def _address_towards(host: str) -> str:
+    """The address that packets to `host` leave from; nothing is sent."""
+    family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
