@@ -24,13 +24,13 @@ class TpGroup:
         rank: int = 0,
         world_size: int = 1,
         meeting: Meeting | None = None,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | None = None,
     ) -> None:
         """Without a `meeting` a group of several ranks can load its part of a model, not run it."""
         self.rank = rank
         self.world_size = world_size
         self._meeting = meeting
-        self._device = device
+        self._device = device or torch.device("cpu")
         self._links: Collectives | None = None
         self._generation = -1
 
