@@ -1,0 +1,137 @@
+"""The command line of the simulator: options in, figures out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lightllm.errors import InvalidOption, LightLLMError
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.simulate import latency
+from lightllm.router.simulate.load import Setting, find_peak, run
+from lightllm.router.simulate.report import Report, as_text
+from lightllm.router.simulate.simulator import Slo
+from lightllm.router.simulate.synthetic import TRACES
+from lightllm.router.simulate.trace import EOS, Trace
+from lightllm.router.simulate.trace_files import FileTrace
+
+UNBOUNDED = 1 << 22
+"""Requests that may wait, unless an option says otherwise: how long queues get is what a simulation shows."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status 0, or 2 with one line on standard error when an option is wrong."""
+    options = make_parser().parse_args(argv)
+    try:
+        report = simulate(options)
+    except LightLLMError as error:
+        print(f"simulate: {error}", file=sys.stderr)
+        return 2
+    print(as_text(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lightllm.router.simulate", allow_abbrev=False,
+        description="Drives the real scheduler through a trace of requests, on a virtual clock.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--trace", default="synthetic:sharegpt", help=f"{', '.join(TRACES)}, or a file: Mooncake, BurstGPT, Azure")
+    add("--requests", type=_whole, default=10_000, help="how many of the trace (default %(default)s)")
+    add("--rate", default="auto", metavar="R|Kx|auto", help="requests a second; auto (default): where goodput peaks; "
+        "1.5x: 1.5 times that; inf: all at once; recorded: as a file has them")  # fmt: skip
+    add("--seed", type=int, default=0)
+    add("--policy", default="past_future", choices=("conservative", "aggressive", "past_future"))
+    add("--round_policy", "--round-policy", default="mixed", choices=("mixed",))
+    add("--capacity", type=_whole, help="KV slots; default: the latency model's")
+    add("--max-new-tokens", "--max_new_tokens", type=_whole, help="what requests declare; default: the trace's")
+    add("--latency-model", "--latency_model", default="a100-7b", metavar="NAME|FILE",
+        help=f"{', '.join(latency.MODELS)}, or a JSON file (docs/scheduling.md)")  # fmt: skip
+    add("--batch_max_tokens", "--batch-max-tokens", type=_whole)
+    add("--chunked_prefill_size", "--chunked-prefill-size", type=_whole)
+    add("--running_max_req_size", "--running-max-req-size", type=_whole, default=1000)
+    add("--max_waiting_requests", "--max-waiting-requests", type=_whole, default=UNBOUNDED)
+    add("--disable_dynamic_prompt_cache", "--disable-dynamic-prompt-cache", action="store_true")
+    add("--check", type=int, default=0, metavar="N", help="check the scheduler's books every N rounds")
+    add("--json", type=Path, metavar="FILE", help="write the figures")
+    return parser
+
+
+def simulate(options: argparse.Namespace) -> Report:
+    """Runs what the options say; raises `LightLLMError` where they make no sense."""
+    setting = make_setting(options)
+    rate, curve = read_rate(setting, options.rate)
+    with tqdm(total=setting.requests, unit=" requests", disable=None) as bar:
+        report, _ = run(setting, rate, bar.update)
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    report["options"] = asked
+    report["limits"] = dataclasses.asdict(setting.limits)
+    report["latency_model"] = dataclasses.asdict(setting.latency)
+    report["load_curve"] = curve
+    return report
+
+
+def make_setting(options: argparse.Namespace) -> Setting:
+    trace = open_trace(options.trace)
+    device = latency.find(options.latency_model)
+    capacity = options.capacity or device.capacity
+    batch = options.batch_max_tokens or device.batch_max_tokens
+    limits = SchedulerLimits(
+        max_total_token_num=capacity,
+        max_req_total_len=capacity,
+        running_max_req_size=options.running_max_req_size,
+        batch_max_tokens=batch,
+        chunked_prefill_size=min(options.chunked_prefill_size or device.chunked_prefill_size, batch),
+        max_waiting_requests=options.max_waiting_requests,
+        eos_token_ids=[EOS],
+        prompt_cache=not options.disable_dynamic_prompt_cache,
+        schedule_policy=options.policy,
+    )
+    return Setting(
+        trace, limits, device, Slo(), options.requests, options.seed,
+        options.max_new_tokens or trace.max_new_tokens, options.check,
+    )  # fmt: skip
+
+
+def open_trace(name: str) -> Trace:
+    """`synthetic:NAME`, or a file. Raises `InvalidOption`."""
+    if name in TRACES:
+        return TRACES[name]
+    if name.startswith("synthetic:"):
+        raise InvalidOption(f"--trace {name} is unknown.", f"Known: {', '.join(TRACES)}.")
+    return FileTrace(Path(name))
+
+
+def read_rate(setting: Setting, text: str) -> tuple[float, list[Report]]:
+    """(requests a second, reports of the search for the peak) that --rate asks for. Raises `InvalidOption`."""
+    if text == "recorded":
+        if not isinstance(setting.trace, FileTrace):
+            raise InvalidOption("--rate recorded is for trace files.")
+        return setting.trace.recorded_rate(setting.requests), []
+    times = text == "auto" or text.endswith("x")
+    try:
+        value = float(text.removesuffix("x")) if text != "auto" else 1.0
+    except ValueError:
+        value = 0.0
+    if not value > 0 or (times and value == float("inf")):
+        raise InvalidOption(f"--rate {text} is neither a number above 0, nor auto, nor a multiple like 1.5x.")
+    if not times:
+        return value, []
+    peak, curve = find_peak(setting, lambda line: print(line, file=sys.stderr))
+    return peak * value, curve
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
