@@ -45,15 +45,31 @@ def make_parser() -> argparse.ArgumentParser:
         description="Drives the real scheduler through a trace of requests, on a virtual clock.",
     )  # fmt: skip
     add = parser.add_argument
-    add("--trace", default="synthetic:sharegpt", help=f"{', '.join(TRACES)}, or a file: Mooncake, BurstGPT, Azure")
+    add(
+        "--trace",
+        default="synthetic:sharegpt",
+        help=f"{', '.join(TRACES)}, or a file: Mooncake, BurstGPT, Azure",
+    )
     add("--requests", type=_whole, default=10_000, help="how many of the trace (default %(default)s)")
     add("--rate", default="auto", metavar="R|Kx|auto", help="requests a second; auto (default): where goodput peaks; "
         "1.5x: 1.5 times that; inf: all at once; recorded: as a file has them")  # fmt: skip
     add("--seed", type=int, default=0)
     add("--policy", default="past_future", choices=("conservative", "aggressive", "past_future"))
-    add("--round_policy", "--round-policy", default="mixed", choices=("mixed",))
+    add("--round_policy", "--round-policy", default="mixed",
+        choices=("mixed", "prefill_first", "decode_first"))  # fmt: skip
+    add(
+        "--router_max_wait_tokens",
+        "--router-max-wait-tokens",
+        type=int,
+        default=SchedulerLimits.router_max_wait_tokens,
+    )
     add("--capacity", type=_whole, help="KV slots; default: the latency model's")
-    add("--max-new-tokens", "--max_new_tokens", type=_whole, help="what requests declare; default: the trace's")
+    add(
+        "--max-new-tokens",
+        "--max_new_tokens",
+        type=_whole,
+        help="what requests declare; default: the trace's",
+    )
     add("--latency-model", "--latency_model", default="a100-7b", metavar="NAME|FILE",
         help=f"{', '.join(latency.MODELS)}, or a JSON file (docs/scheduling.md)")  # fmt: skip
     add("--batch_max_tokens", "--batch-max-tokens", type=_whole)
@@ -95,6 +111,8 @@ def make_setting(options: argparse.Namespace) -> Setting:
         eos_token_ids=[EOS],
         prompt_cache=not options.disable_dynamic_prompt_cache,
         schedule_policy=options.policy,
+        round_policy=options.round_policy,
+        router_max_wait_tokens=options.router_max_wait_tokens,
     )
     return Setting(
         trace, limits, device, Slo(), options.requests, options.seed,

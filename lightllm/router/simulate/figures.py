@@ -169,4 +169,3 @@ class Overtaking:
         self.most = max(self.most, self._started - started_before_in_order)
         self._started += 1
         del self._waiting[place]
-

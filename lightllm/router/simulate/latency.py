@@ -63,7 +63,9 @@ def fit(points: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
     """
     rounds = np.asarray(points, dtype=np.float64)
     if rounds.ndim != 2 or rounds.shape[1] != 3 or len(rounds) < 2 or not (rounds > 0).all():
-        raise ValueError("a latency model needs two points or more: [[computed, held, seconds], ...], all above 0")
+        raise ValueError(
+            "a latency model needs two points or more: [[computed, held, seconds], ...], all above 0"
+        )
     computed, held, seconds = rounds.T
     best: tuple[float, tuple[float, float, float, float]] | None = None
     for knee in np.unique(computed):

@@ -14,14 +14,7 @@ from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
 from lightllm.protocol.rounds import Round
 from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler, SchedulerLimits
 from lightllm.router.simulate.backend import NEVER, SimulatedBackend
-from lightllm.router.simulate.figures import (
-    Distribution,
-    Moment,
-    Overtaking,
-    RoundCosts,
-    Timeline,
-    Totals,
-)
+from lightllm.router.simulate.figures import Distribution, Moment, Overtaking, RoundCosts, Timeline, Totals
 from lightllm.router.simulate.latency import LatencyModel
 from lightllm.router.simulate.live import LiveRequests, places_of
 from lightllm.router.simulate.trace import TraceRequest
@@ -218,7 +211,11 @@ class Simulation:
         state = self.scheduler.snapshot()
         self.timeline.add(
             Moment(
-                self.now, state.slots_used, state.slots_cached, state.estimated_peak, state.running,
+                self.now,
+                state.slots_used,
+                state.slots_cached,
+                state.estimated_peak,
+                state.running,
                 state.waiting,
             )  # fmt: skip
         )

@@ -65,17 +65,16 @@ def poisson(random: np.random.Generator, count: int, block: int) -> Iterator[np.
 
 BURST_RATE, QUIET_RATE = 4.0, 0.4
 BURST_REQUESTS, QUIET_REQUESTS = 600.0, 300.0
-"""Means, exponential. A burst of 150 time units at 4, then 750 at 0.4: one a unit on the average."""
+"""Means. A burst of 150 time units at 4, then 750 at 0.4: one a unit on the average."""
 
 
 def bursts(random: np.random.Generator, count: int, block: int) -> Iterator[np.ndarray]:
-    """Poisson, with a rate that switches between two values (a Markov-modulated Poisson process)."""
+    """Poisson, with a rate that switches between two values after gamma-distributed times (shape 4)."""
     edges, levels = [0.0], [0.0]  # expected requests until then, piecewise linear
-    now = 0.0
     for unit in poisson(random, count, block):
         while levels[-1] < unit[-1]:
             burst = len(edges) % 2 == 0
-            requests = random.exponential(BURST_REQUESTS if burst else QUIET_REQUESTS)
+            requests = random.gamma(4.0, (BURST_REQUESTS if burst else QUIET_REQUESTS) / 4.0)
             edges.append(edges[-1] + requests / (BURST_RATE if burst else QUIET_RATE))
             levels.append(levels[-1] + requests)
         yield np.interp(unit, levels, edges)

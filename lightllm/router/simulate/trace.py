@@ -28,9 +28,12 @@ class TraceRequest:
 
 
 class Trace(Protocol):
-    name: str
-    max_new_tokens: int
-    """What its clients declare, unless --max-new-tokens says otherwise."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """What its clients declare, unless --max-new-tokens says otherwise."""
 
     def requests(self, count: int, rate: float, seed: int) -> Iterator[TraceRequest]:
         """At most `count` requests in the order of arrival, `rate` a second on the average (inf: all at once). The same
