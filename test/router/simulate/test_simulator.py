@@ -176,7 +176,7 @@ def test_prefill_first_stalls_streams_and_mixed_does_not():
 
 def test_the_peak_lies_where_goodput_is_best():
     told: list[str] = []
-    setting = make_setting(requests=600, slo=Slo(ttft=1.0), schedule_policy="aggressive")
+    setting = make_setting(requests=300, slo=Slo(ttft=0.5), schedule_policy="aggressive")
     peak, reports = find_peak(dataclasses.replace(setting, check_every=0), told.append)
     best = max(report["goodput_rps"] for report in reports)
     at_peak = next(report for report in reports if report["rate_rps"] == peak)
