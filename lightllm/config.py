@@ -1,17 +1,15 @@
 """Every option once: name, type, default, help, check. From here come the CLI, the environment, YAML and the docs.
 
-Precedence: command line, then environment (`LIGHTLLM_<NAME>`), then `--config FILE.yaml`, then the default. A value
-of "auto" or None is resolved by returning a new config (`dataclasses.replace`), never by mutation.
+`config_sources.parse` reads them. A value of "auto" or None is resolved by returning a new config
+(`dataclasses.replace`), never by mutation.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 from lightllm.errors import InvalidOption
 
@@ -251,62 +249,6 @@ def options() -> list[tuple[dataclasses.Field[Any], Option]]:
     return [(field, field.metadata["option"]) for field in dataclasses.fields(ServerConfig)]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's page of usage."""
-        raise InvalidOption(message[:1].upper() + message[1:] + ".", "See --help.")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line of the server. Abbreviations are off: `--mem` is an error, not a guess."""
-    parser = _Parser(
-        prog="python -m lightllm.server.api_server", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-        description="LightLLM: serve a language model over HTTP.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--config", metavar="FILE.yaml", help="Options from a YAML file; the command line wins."
-    )
-    groups: dict[str, Any] = {}
-    for field, option in options():
-        group = groups.setdefault(option.group, parser.add_argument_group(option.group))
-        names = (f"--{field.name}", *option.aliases)
-        help_text = option.help.replace("%", "%%")
-        if field.default is False:
-            group.add_argument(*names, dest=field.name, action="store_true", help=help_text)
-            continue
-        default = "" if field.default is None else f" (default: {field.default})"
-        extra: dict[str, Any] = {"const": option.const} if option.nargs == "?" else {}
-        group.add_argument(*names, dest=field.name, type=option.type, choices=option.choices, nargs=option.nargs,
-                           metavar=option.metavar, help=help_text + default, **extra)  # fmt: skip
-    upstream = parser.add_argument_group("Accepted for compatibility")
-    for name, value in NOT_YET.items():
-        if value is False:
-            upstream.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
-        else:
-            upstream.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    for name, count in WITHOUT_EFFECT.items():
-        if count == 0:
-            upstream.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
-        else:
-            upstream.add_argument(f"--{name}", nargs="*" if count < 0 else None, help=argparse.SUPPRESS)
-    return parser
-
-
-def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[ServerConfig, list[str]]:
-    """Reads all sources. Returns the config and warnings for the log; raises `InvalidOption`."""
-    given = vars(make_parser().parse_args(argv))
-    warnings = [f"--{name} has no effect in this server" for name in WITHOUT_EFFECT if name in given]
-    for name, value in NOT_YET.items():
-        if name in given and str(given[name]) != str(value):
-            shown = f"--{name}" + ("" if given[name] is True else f" {given[name]}")
-            raise InvalidOption(f"{shown} is not supported yet.", "Leave it out.")
-    values = _from_yaml(given.pop("config")) if "config" in given else {}
-    values |= _from_environment(environ)
-    names = {field.name for field, _ in options()}
-    values |= {name: value for name, value in given.items() if name in names}
-    return verify(ServerConfig(**values)), warnings
-
-
 def verify(config: ServerConfig) -> ServerConfig:
     """Checks every value on its own and in combination; returns the config."""
     for field, option in options():
@@ -332,61 +274,3 @@ def verify(config: ServerConfig) -> ServerConfig:
             f"--batch_max_tokens {config.batch_max_tokens} is below --chunked_prefill_size {config.chunked_prefill_size}."
         )
     return config
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field, option in options():
-        text = environ.get(f"LIGHTLLM_{field.name.upper()}")
-        if text is not None and not (field.name == "port" and text.startswith("tcp://")):
-            # Kubernetes sets LIGHTLLM_PORT=tcp://... in every pod beside a service that is named lightllm.
-            values[field.name] = _convert(field, option, text, f"LIGHTLLM_{field.name.upper()}")
-    return values
-
-
-def _from_yaml(path: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            entries = yaml.safe_load(file) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidOption(f"--config {path}: {error}") from error
-    if not isinstance(entries, dict):
-        raise InvalidOption(f"--config {path} must hold `option: value` lines.")
-    known = {field.name: (field, option) for field, option in options()}
-    known |= {alias.lstrip("-"): pair for pair in known.values() for alias in pair[1].aliases}
-    values: dict[str, Any] = {}
-    for name, value in entries.items():
-        if name not in known:
-            raise InvalidOption(f"--config {path}: unknown option {name!r}.")
-        field, option = known[name]
-        where = f"{name} in {path}"
-        if value is None:  # `option:` without a value leaves the default
-            continue
-        if option.nargs == "+":
-            parts = value if isinstance(value, list) else str(value).split()
-            values[field.name] = [_convert_one(option, str(part), where) for part in parts]
-        elif isinstance(value, list | dict):
-            raise InvalidOption(f"{where} must be a single value, got {value!r}.")
-        else:
-            values[field.name] = _convert(field, option, str(value), where)
-    return values
-
-
-def _convert(field: dataclasses.Field[Any], option: Option, text: str, where: str) -> Any:
-    if field.default is False:
-        if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-            raise InvalidOption(f"{where} must be true or false, got {text!r}.")
-        return text.lower() in ("1", "true", "yes", "on")
-    if option.nargs == "+":
-        return [_convert_one(option, part, where) for part in text.split()]
-    return _convert_one(option, text, where)
-
-
-def _convert_one(option: Option, text: str, where: str) -> Any:
-    try:
-        return option.type(text)
-    except ValueError as error:
-        kind = {int: "a whole number", float: "a number"}.get(option.type, option.type.__name__)  # type: ignore[call-overload]
-        raise InvalidOption(f"{where} must be {kind}, got {text!r}.") from error

@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from lightllm.config import NOT_YET, WITHOUT_EFFECT, ServerConfig, make_parser, options, parse, verify
+from lightllm.config import NOT_YET, WITHOUT_EFFECT, ServerConfig, options, verify
+from lightllm.config_sources import make_parser, parse
 from lightllm.errors import InvalidOption
 
 OPTIONS = options()

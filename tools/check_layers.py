@@ -23,7 +23,10 @@ FLOORS: list[tuple[str, list[str]]] = [
     ("launch", ["server", "cluster", "llm", "engine", "chat"]),
     ("processes", ["httpserver", "router", "backend", "detokenizer", "visual", "cache", "metrics", "health"]),
     ("model side", ["models", "weights", "layers", "models.batch", "quantization", "distributed", "ops"]),
-    ("ground", ["protocol", "ipc", "tokenizer", "config", "sampling_params", "errors", "demo"]),
+    (
+        "ground",
+        ["protocol", "ipc", "tokenizer", "config", "config_sources", "sampling_params", "errors", "demo"],
+    ),
 ]
 """Every room of the package by its module path; the longest match counts (`models.batch` is what each layer reads)."""
 
@@ -32,7 +35,7 @@ APART = "processes"
 
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "tokenizer", "config", "sampling_params", "errors", "demo", "backend.mock",
+    "protocol", "ipc", "tokenizer", "config", "config_sources", "sampling_params", "errors", "demo", "backend.mock",
     "models.architectures", "models.config",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import setproctitle
 
 from lightllm import __version__
-from lightllm.config import ServerConfig, parse
+from lightllm.config import ServerConfig
+from lightllm.config_sources import parse
 from lightllm.errors import StartupError
 from lightllm.ipc.child import set_up_logging
 from lightllm.ipc.runtime_dir import RuntimeDir

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from lightllm.config import make_parser
+from lightllm.config_sources import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTIONS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightllm.config import make_parser
+from lightllm.config_sources import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -32,5 +32,5 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
 def test_input_is_checked_without_assertions() -> None:
     code = "from lightllm.sampling_params import SamplingParams; SamplingParams(temperature=-1.0).verify()"
     assert "InvalidParameter: temperature must" in run("-O", "-c", code).stderr
-    code = "from lightllm.config import parse; parse(['--port', '70000'], {})"
+    code = "from lightllm.config_sources import parse; parse(['--port', '70000'], {})"
     assert "InvalidOption: --port must be a port number" in run("-O", "-c", code).stderr
