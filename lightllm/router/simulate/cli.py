@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import cProfile
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lightllm.errors import InvalidOption, LightLLMError
 from lightllm.router.limits import SchedulerLimits
-from lightllm.router.simulate import latency
+from lightllm.router.simulate import latency, plots
 from lightllm.router.simulate.load import Setting, find_peak, run
 from lightllm.router.simulate.report import Report, as_text
 from lightllm.router.simulate.simulator import Slo
@@ -35,13 +37,13 @@ def main(argv: Sequence[str]) -> int:
         return 2
     print(as_text(report))
     if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str = "python -m lightllm.router.simulate") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lightllm.router.simulate", allow_abbrev=False,
+        prog=prog, allow_abbrev=False,
         description="Drives the real scheduler through a trace of requests, on a virtual clock.",
     )  # fmt: skip
     add = parser.add_argument
@@ -79,20 +81,36 @@ def make_parser() -> argparse.ArgumentParser:
     add("--disable_dynamic_prompt_cache", "--disable-dynamic-prompt-cache", action="store_true")
     add("--check", type=int, default=0, metavar="N", help="check the scheduler's books every N rounds")
     add("--json", type=Path, metavar="FILE", help="write the figures")
+    add(
+        "--plots",
+        type=Path,
+        metavar="FOLDER",
+        help="draw memory over time, and goodput against load after a search",
+    )
+    add("--profile", type=Path, metavar="FILE", help="write a profile of the whole run, for python -m pstats")
     return parser
 
 
 def simulate(options: argparse.Namespace) -> Report:
     """Runs what the options say; raises `LightLLMError` where they make no sense."""
+    if options.plots:
+        plots.check()
     setting = make_setting(options)
     rate, curve = read_rate(setting, options.rate)
-    with tqdm(total=setting.requests, unit=" requests", disable=None) as bar:
+    profile = cProfile.Profile() if options.profile else None
+    with tqdm(total=setting.requests, unit=" requests", disable=None) as bar, profile or nullcontext():
         report, _ = run(setting, rate, bar.update)
+    if profile is not None:
+        profile.dump_stats(options.profile)
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     report["options"] = asked
     report["limits"] = dataclasses.asdict(setting.limits)
     report["latency_model"] = dataclasses.asdict(setting.latency)
     report["load_curve"] = curve
+    if options.plots:
+        plots.plot_memory(report, options.plots / "memory.svg")
+        if curve:
+            plots.plot_goodput({options.policy: curve}, options.plots / "goodput.svg")
     return report
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
+from lightllm.router.simulate.figures import Moment
 from lightllm.router.simulate.simulator import Simulation
 
 Report = dict[str, Any]
@@ -17,7 +20,7 @@ def summarize(simulation: Simulation, rate: float) -> Report:
     capacity = simulation.limits.max_total_token_num
     intercept, slope = simulation.costs.line()
     return {
-        "rate_rps": rate,
+        "rate_rps": rate if math.isfinite(rate) else None,
         "goodput_rps": (end.good - begin.good) / seconds,
         "throughput_rps": (end.finished - begin.finished) / seconds,
         "output_tokens_per_s": (end.output_tokens - begin.output_tokens) / seconds,
@@ -50,6 +53,7 @@ def summarize(simulation: Simulation, rate: float) -> Report:
         "rounds": simulation.rounds,
         "simulated_s": simulation.now,
         "measured_s": seconds,
+        "timeline": _columns(simulation),
         "scheduler_cpu": {
             "mean_us": simulation.costs.all.mean * 1e6,
             "p50_us": simulation.costs.all.quantile(0.5) * 1e6,
@@ -61,10 +65,24 @@ def summarize(simulation: Simulation, rate: float) -> Report:
     }
 
 
+TIMELINE = 200
+"""Moments that a report has at most."""
+
+
+def _columns(simulation: Simulation) -> dict[str, list[float]]:
+    moments = simulation.timeline.moments
+    moments = moments[:: -(-len(moments) // TIMELINE) or 1]
+    return {
+        field.name: [round(getattr(moment, field.name), 3) for moment in moments]
+        for field in dataclasses.fields(Moment)
+    }
+
+
 def as_text(report: Report) -> str:
     memory, hunger, cpu = report["memory"], report["starvation"], report["scheduler_cpu"]
+    load = "all at once" if report["rate_rps"] is None else f"{report['rate_rps']:.2f} requests/s"
     lines = [
-        f"load              {report['rate_rps']:.2f} requests/s, {report['requests']} requests, "
+        f"load              {load}, {report['requests']} requests, "
         f"{report['simulated_s']:.0f} s, {report['rounds']} rounds",
         f"goodput           {report['goodput_rps']:.2f} requests/s within the SLO; "
         f"refused {report['refused_share']:.1%}",

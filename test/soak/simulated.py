@@ -1,0 +1,340 @@
+"""The scheduler under random everything, for millions of rounds: `python test/soak/simulated.py --rounds 1000000`.
+
+Small memory, all policies, shared prefixes, siblings, priorities, aborts, flushes, rounds that fail. The device keeps token
+ids where a backend keeps K and V: whatever a row reads is compared with what its request has said, in every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lightllm.errors import RequestError
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
+from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
+from lightllm.router.scheduler import Scheduler, SchedulerLimits
+from lightllm.sampling_params import SamplingParams
+
+EOS = 0
+VOCAB = 40
+LONGEST = 160
+"""Tokens of the longest request."""
+OVERRUN = 3
+"""Tokens behind the EOS that the device may be asked for."""
+GARBAGE = -7
+
+
+@dataclasses.dataclass
+class Spoken:
+    """One choice of a request: what it says, and how much of that has come."""
+
+    tokens: np.ndarray
+    """int32: prompt, outputs, EOS, and what would follow it."""
+    prompt_len: int
+    output_len: int
+    """Outputs that are to come, the EOS included or cut at max_new_tokens."""
+    reason: str
+    came: int = 0
+
+
+class TokenDevice:
+    """Executes rounds as a backend does. It finds a request by its seed and choice."""
+
+    def __init__(self, limits: SchedulerLimits, spoken: dict[tuple[int, int], Spoken]) -> None:
+        self._spoken = spoken
+        self._memory = np.full(limits.max_total_token_num, GARBAGE, dtype=np.int32)
+        self._table = np.zeros((limits.max_rows, LONGEST + OVERRUN), dtype=np.int32)
+        self._expected = np.full((limits.max_rows, LONGEST + OVERRUN), GARBAGE, dtype=np.int32)
+        self._length = np.full(limits.max_rows, GARBAGE, dtype=np.int32)
+        self._last = np.full(limits.max_rows, GARBAGE, dtype=np.int32)
+        """Token sampled last; what a decode row computes."""
+        self._positions = np.arange(LONGEST + OVERRUN)
+
+    def execute(self, round_: Round) -> RoundResult:
+        self._enter(round_)
+        rows, kv_len, slots = round_.rows, round_.kv_len, round_.slots
+        assert (self._length[rows] + round_.q_len == kv_len).all(), (
+            "a row holds another length than its round says"
+        )
+        decode = round_.num_decode
+        self._memory[slots[:decode]] = self._last[rows[:decode]]
+        self._table[rows[:decode], kv_len[:decode] - 1] = slots[:decode]
+        at = decode
+        for i in range(decode, len(rows)):
+            count, end = int(round_.q_len[i]), int(kv_len[i])
+            self._memory[slots[at : at + count]] = round_.token_ids[at - decode : at - decode + count]
+            self._table[rows[i], end - count : end] = slots[at : at + count]
+            at += count
+        assert at == len(slots)
+        self._length[rows] = kv_len
+        wrong = self._memory[self._table[rows]] != self._expected[rows]
+        assert not (wrong & (self._positions < kv_len[:, None])).any(), "a row reads another one's tokens"
+        sampled = round_.samples == 1
+        speaking = rows[sampled]
+        tokens = self._expected[speaking, kv_len[sampled]]
+        self._last[speaking] = tokens
+        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32))
+
+    def fail(self, round_: Round, out_of_memory: bool) -> RoundResult:
+        """Breaks off in the middle: rows and slots of the round are garbage."""
+        self._enter(round_)
+        self._memory[round_.slots] = GARBAGE
+        self._length[round_.rows] = self._last[round_.rows] = GARBAGE
+        none = RoundResult(round_.seq, int32([]), np.zeros(0, dtype=np.float32))
+        return RoundResult(
+            none.seq, none.token_ids, none.logprobs, failed="broken", out_of_memory=out_of_memory
+        )
+
+    def _enter(self, round_: Round) -> None:
+        assert len(set(round_.slots.tolist())) == len(round_.slots), "a slot is written twice in one round"
+        if round_.leaves:
+            self._length[round_.leaves] = self._last[round_.leaves] = GARBAGE
+        for join in round_.joins:
+            self._join(join)
+
+    def _join(self, join: JoinRow) -> None:
+        said = self._spoken[join.seed, join.choice].tokens
+        row, prefix = join.row, join.prefix_slots
+        self._expected[row] = GARBAGE
+        self._expected[row, : len(said)] = said
+        self._table[row] = 0
+        self._table[row, : len(prefix)] = prefix
+        self._length[row] = len(prefix)
+        self._last[row] = GARBAGE
+
+
+class Soak:
+    """One scheduler, its device, and everybody who disturbs them; the same seed does the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.limits = random_limits(self.random)
+        self.scheduler = Scheduler(self.limits)
+        self.spoken: dict[tuple[int, int], Spoken] = {}
+        self.living: dict[int, tuple[int, int]] = {}
+        """Request id -> (seed, choice)."""
+        self.device = TokenDevice(self.limits, self.spoken)
+        self.rounds = self.finished = self.failed = 0
+        self._texts = self.random.integers(1, VOCAB, (6, LONGEST), dtype=np.int32)
+        self._queue: deque[Round | Resync] = deque()
+        self._results: deque[RoundResult] = deque()
+        self._skipping = False
+        self._next_id = 1
+        self._crowd = int(self.random.integers(2, 40))
+        """Requests that are kept in the server, about."""
+        self._prompt_mean, self._output_mean = self.random.uniform(3, 30), self.random.uniform(5, 70)
+        self._dice: list[float] = []
+
+    def run(self, rounds: int, check_every: int, tell: Callable[[int], object] = lambda _: None) -> None:
+        """`rounds` more, then to the end of all requests; the books are checked every `check_every` rounds."""
+        goal = self.rounds + rounds
+        while self.rounds < goal:
+            before = self.rounds
+            self._disturb()
+            self._turn(may_fail=True)
+            if self.rounds != before:
+                if self.rounds % check_every == 0:
+                    self.scheduler.check_invariants()
+                if self.rounds % 1000 == 0:
+                    tell(1000)
+        while self.scheduler.has_work or self._queue or self._results:
+            self._turn(may_fail=False)
+        self.scheduler.check_invariants()
+        assert not self.living and not self.spoken, "requests have vanished without a finish"
+        assert self.scheduler.snapshot().slots_used == 0
+
+    # -- the server
+
+    def _turn(self, may_fail: bool) -> None:
+        """One step of the Router or of the device, in random order."""
+        if self._die() < 0.6:
+            while (round_ := self.scheduler.next_round()) is not None:
+                self._queue.append(round_)
+        if self._queue and self._die() < 0.8:
+            self._execute(may_fail)
+        if self._results and self._die() < 0.8:
+            self._take(self.scheduler.apply(self._results.popleft()))
+            self.rounds += 1
+            resync = self.scheduler.take_resync()
+            if resync is not None:
+                self._queue.append(Resync(resync))
+
+    def _execute(self, may_fail: bool) -> None:
+        message = self._queue.popleft()
+        if isinstance(message, Resync):
+            self._skipping = False
+        elif not self._skipping:
+            self._skipping = may_fail and self._die() < 0.001
+            if self._skipping:
+                self.failed += 1
+                self._results.append(self.device.fail(message, self._die() < 0.5))
+            else:
+                self._results.append(self.device.execute(message))
+
+    def _take(self, tokens: RoundTokens | None) -> None:
+        if tokens is None:
+            return
+        for request_id, token in zip(tokens.request_ids, tokens.token_ids, strict=True):
+            said = self.spoken[self.living[request_id]]
+            assert token == said.tokens[said.prompt_len + said.came], "a token is wrong, lost or doubled"
+            said.came += 1
+        for finish in tokens.finished:
+            said = self.spoken.pop(self.living.pop(finish.request_id))
+            assert finish.output_tokens == said.came
+            if finish.reason in ("stop", "length"):
+                assert (finish.reason, said.came) == (said.reason, said.output_len)
+                self.finished += 1
+            else:
+                assert finish.reason in ("abort", "error")
+
+    # -- clients
+
+    def _disturb(self) -> None:
+        if len(self.living) < self._crowd and self._die() < 0.5:
+            self._add()
+        die = self._die()
+        if die < 0.01 and self.living:
+            ids = list(self.living)
+            self.scheduler.abort(ids[int(self._die() * len(ids))])
+        elif die < 0.011:
+            self.scheduler.abort(self._next_id + 1000 + int(die * 1e6))  # unknown
+        elif die < 0.0115:
+            self.scheduler.flush_cache()
+        elif die < 0.012:
+            self._crowd = 2 + int(self._die() * 40)
+        elif die < 0.02:
+            self.scheduler.snapshot()
+            self._take(self.scheduler.drain_outputs())
+
+    def _add(self) -> None:
+        random = self.random
+        siblings = 1 if self._die() < 0.9 else 2 + int(self._die() * 2)
+        most = int(random.integers(1, 100))
+        prompt = self._prompt(LONGEST - most)
+        ids = list(range(self._next_id, self._next_id + siblings))
+        self._next_id += siblings
+        seed, done = ids[0], int32([])
+        choices = []
+        for index, request_id in enumerate(ids):
+            said = self._speak(prompt, most)
+            if siblings == 1 and said.output_len > 3 and self._die() < 0.05:  # restored after a crash
+                said.came = int(self._die() * (said.output_len - 1))
+                done = said.tokens[len(prompt) : len(prompt) + said.came]
+            self.spoken[seed, index] = said
+            self.living[request_id] = seed, index
+            choices.append(Choice(request_id, index, done))
+        params = SamplingParams(
+            n=siblings, max_new_tokens=most, seed=seed, priority=int(self._die() * 3),
+            presence_penalty=1.0 if self._die() < 0.1 else 0.0,
+        )  # fmt: skip
+        try:
+            self.scheduler.add(AddRequest(prompt, params, choices, 0.0))
+        except RequestError:
+            for index, request_id in enumerate(ids):
+                del self.spoken[seed, index], self.living[request_id]
+        self._take(self.scheduler.drain_outputs())
+
+    def _prompt(self, most: int) -> np.ndarray:
+        """int32: the beginning of one of a few texts, with an end of its own."""
+        length = min(1 + int(self.random.exponential(self._prompt_mean)), most)
+        text = self._texts[int(self._die() * len(self._texts))]
+        own = int(self._die() * length)
+        return np.concatenate([text[: length - own], self.random.integers(1, VOCAB, own, dtype=np.int32)])
+
+    def _speak(self, prompt: np.ndarray, most: int) -> Spoken:
+        length = min(1 + int(self.random.exponential(self._output_mean)), 100)
+        outputs = self.random.integers(1, VOCAB, min(length, most) + OVERRUN, dtype=np.int32)
+        ends = length <= most
+        if ends:
+            outputs[length - 1] = EOS
+        return Spoken(
+            np.concatenate([prompt, outputs]), len(prompt), min(length, most), "stop" if ends else "length"
+        )
+
+    def _die(self) -> float:
+        """Uniform in [0, 1); drawn many at once."""
+        if not self._dice:
+            self._dice = self.random.random(4096).tolist()
+        return self._dice.pop()
+
+
+def random_limits(random: np.random.Generator) -> SchedulerLimits:
+    def pick(*values: str) -> str:
+        return values[int(random.integers(len(values)))]
+
+    capacity = int(random.integers(LONGEST, 400))
+    chunk = int(random.integers(4, 40))
+    whole = bool(random.random() < 0.2)
+    batch = LONGEST + int(random.integers(0, 40)) if whole else chunk + int(random.integers(0, 20))
+    return SchedulerLimits(
+        max_total_token_num=capacity, max_req_total_len=LONGEST, running_max_req_size=int(random.integers(2, 24)),
+        batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk,
+        max_waiting_requests=int(random.integers(5, 60)), eos_token_ids=[EOS], prompt_cache=bool(random.random() < 0.8),
+        schedule_policy=pick("conservative", "aggressive", "past_future", "past_future"),
+        round_policy=pick("mixed", "mixed", "prefill_first", "decode_first"),
+        router_max_wait_tokens=int(random.integers(0, 8)), worth_waiting=int(random.integers(1, 10)),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass
+class Outcome:
+    rounds: int = 0
+    finished: int = 0
+    pauses: int = 0
+    failed: int = 0
+    settings: int = 0
+    resident_early: int = 0
+    """KiB, when a fifth of the rounds was done."""
+    resident_late: int = 0
+    seconds: float = 0.0
+
+
+def soak(rounds: int, check_every: int, seed: int, settings: int = 40, progress: bool = False) -> Outcome:
+    """`rounds` in all, divided among `settings` random servers, one after the other."""
+    outcome, started = Outcome(), time.monotonic()
+    share = -(-rounds // settings)
+    with tqdm(total=rounds, unit=" rounds", disable=not progress) as bar:
+        for number in range(settings):
+            server = Soak(seed * 100_003 + number)
+            try:
+                server.run(share, check_every, bar.update)
+            except BaseException as error:
+                error.add_note(f"seed {seed}, server {number}, round {server.rounds}: {server.limits}")
+                raise
+            outcome.rounds += server.rounds
+            outcome.finished += server.finished
+            outcome.pauses += server.scheduler.pauses
+            outcome.failed += server.failed
+            outcome.settings += 1
+            outcome.resident_late = resident_kib()
+            if 5 * (number + 1) <= settings or not outcome.resident_early:
+                outcome.resident_early = outcome.resident_late
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def resident_kib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The scheduler under random everything.")
+    parser.add_argument("--rounds", type=int, default=1_000_000)
+    parser.add_argument("--check-every", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settings", type=int, default=40, help="random servers, one after the other")
+    options = parser.parse_args()
+    print(soak(options.rounds, options.check_every, options.seed, options.settings, progress=True))
+
+
+if __name__ == "__main__":
+    main()
