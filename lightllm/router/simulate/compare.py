@@ -2,7 +2,8 @@
 
     python -m lightllm.router.simulate.compare --trace synthetic:sharegpt --requests 6000 --jobs 2 --plots docs/scheduling
 
-Loads are multiples of the one at which goodput peaks under past_future; saturation is when all requests come at once.
+Loads are multiples of --rate: by default the load at which goodput peaks under past_future. Saturation is when all requests
+come at once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 from tqdm import tqdm
 
 from lightllm.errors import LightLLMError
 from lightllm.router.simulate import plots
-from lightllm.router.simulate.cli import make_parser, make_setting
-from lightllm.router.simulate.load import Setting, find_peak, run
+from lightllm.router.simulate.cli import make_parser, make_setting, read_rate
+from lightllm.router.simulate.load import Setting, run
 from lightllm.router.simulate.report import Report
 
 LOADS = (0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0)
@@ -51,7 +53,8 @@ def compare(setting: Setting, loads: Sequence[float], jobs: int) -> dict[str, li
     """Variant -> reports at `loads` (requests a second, or `SATURATED`)."""
     work = [(variant.of(setting), load) for variant in VARIANTS for load in loads]
     with ProcessPoolExecutor(jobs) as pool:
-        done = list(tqdm(pool.map(measure, work), total=len(work), unit=" runs", disable=None))
+        results = map(measure, work) if jobs == 1 else pool.map(measure, work)
+        done = list(tqdm(results, total=len(work), unit=" runs", disable=None))
     return {variant.name: done[i * len(loads) : (i + 1) * len(loads)] for i, variant in enumerate(VARIANTS)}
 
 
@@ -94,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         if options.plots:
             plots.check()
         setting = make_setting(options)
-        peak, _ = find_peak(setting, lambda line: print(line, file=sys.stderr))
+        peak, _ = read_rate(setting, options.rate)
         loads = [multiple * peak for multiple in LOADS]
         found = compare(setting, [*loads, SATURATED], options.jobs)
     except LightLLMError as error:
@@ -108,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
             json.dumps({"peak_rps": peak, "found": found}, indent=1, allow_nan=False) + "\n"
         )
     if options.plots:
-        short = setting.trace.name.removeprefix("synthetic:")
+        short = Path(setting.trace.name.removeprefix("synthetic:")).stem
         curves = {name: reports[: len(LOADS)] for name, reports in found.items()}
         plots.plot_goodput(curves, options.plots / f"goodput_{short}.svg")
         for name in ("aggressive", "past_future"):

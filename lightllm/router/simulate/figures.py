@@ -51,24 +51,28 @@ class RoundCosts:
         self.adding = Distribution()
         self._by_rows = [Distribution() for _ in ROW_BINS]
         self._rows = [0] * len(ROW_BINS)
-        self._sums = np.zeros(4)
-        """Of rows, rows^2, cost, rows * cost."""
+        self._x = self._xx = 0
+        """Sums of rows and of rows^2."""
+        self._xy = 0.0
+        """Sum of rows * seconds."""
 
     def add(self, rows: int, seconds: float) -> None:
         self.all.add(seconds)
         bin_ = bisect_right(ROW_BINS, rows) - 1
         self._by_rows[bin_].add(seconds)
         self._rows[bin_] += rows
-        self._sums += (rows, rows * rows, seconds, rows * seconds)
+        self._x += rows
+        self._xx += rows * rows
+        self._xy += rows * seconds
 
     def line(self) -> tuple[float, float]:
         """(a, b): least squares of seconds = a + b * rows."""
-        n, (x, xx, y, xy) = self.all.count, self._sums
-        spread = n * xx - x * x
+        n, x, y = self.all.count, self._x, self.all.sum
+        spread = n * self._xx - x * x
         if spread <= 0:
-            return (y / n if n else 0.0), 0.0
-        slope = (n * xy - x * y) / spread
-        return float((y - slope * x) / n), float(slope)
+            return self.all.mean, 0.0
+        slope = (n * self._xy - x * y) / spread
+        return (y - slope * x) / n, slope
 
     def table(self) -> list[dict[str, float]]:
         return [
@@ -99,7 +103,7 @@ class Moment:
 class Timeline:
     """At most `most` moments, evenly spread over rounds: when there are more, every other one goes."""
 
-    def __init__(self, most: int = 2000) -> None:
+    def __init__(self, most: int = 500) -> None:
         self.moments: list[Moment] = []
         self._most = most
         self._every = 1

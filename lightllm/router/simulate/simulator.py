@@ -96,7 +96,9 @@ class Simulation:
             elif self.scheduler.has_work:
                 raise RuntimeError("requests are left, but the scheduler plans nothing")
             else:
-                return
+                break
+        if self.end.time <= self.begin.time:  # a run so short that the load ended before the warm-up
+            self.begin, self.end = Totals(), self._totals()
 
     def _add(self, request: TraceRequest) -> None:
         self._arrived += 1

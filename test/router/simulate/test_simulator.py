@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightllm.router.scheduler import SchedulerLimits
-from lightllm.router.simulate.figures import Distribution, Overtaking
+from lightllm.router.simulate.figures import Distribution, Moment, Overtaking, RoundCosts, Timeline
 from lightllm.router.simulate.latency import LatencyModel
 from lightllm.router.simulate.load import Setting, find_peak, run
 from lightllm.router.simulate.report import summarize
@@ -142,6 +142,14 @@ def test_at_a_light_load_throughput_is_the_load_and_all_is_good():
     assert report["memory"]["mean_share"] < 0.3
 
 
+def test_a_run_too_short_for_a_warm_up_is_measured_as_a_whole():
+    simulation = Simulation(make_limits(), DEVICE, Slo(), 100, warm_up=3)
+    simulation.run(iter([TraceRequest(0.0, unique_ids(i, 10), 5) for i in range(4)]))
+    report = summarize(simulation, math.inf)
+    assert report["throughput_rps"] == pytest.approx(4 / simulation.now)
+    assert report["rate_rps"] is None
+
+
 def test_requests_that_miss_the_slo_are_not_good():
     report, _ = run(make_setting(requests=300, slo=Slo(ttft=0.2, gap=1.5)), 500.0)
     assert report["goodput_rps"] < 0.2 * report["throughput_rps"]
@@ -210,3 +218,22 @@ def test_overtaken_counts_those_who_came_later_and_started_earlier(starts):
     )
     assert found.most == expected
     assert len(found) == 0
+
+
+def test_costs_that_lie_on_a_line_give_that_line():
+    costs = RoundCosts()
+    for rows in (1, 50, 300, 700, 1000):
+        costs.add(rows, 1e-4 + 2e-6 * rows)
+    assert costs.line() == pytest.approx((1e-4, 2e-6))
+    assert [entry["rows"] for entry in costs.table()] == [1, 50, 300, 700, 1000]
+    assert costs.table()[2]["mean_us"] == pytest.approx(700.0)
+
+
+def test_a_timeline_stays_small_and_covers_the_whole_run():
+    timeline = Timeline(most=64)
+    for second in range(10_000):
+        if timeline.due():
+            timeline.add(Moment(float(second), second, 0, 0, 0, 0))
+    assert 16 <= len(timeline.moments) <= 64
+    assert timeline.moments[0].time < 1000 and timeline.moments[-1].time > 9000
+    assert timeline.mean_used(2000.0, 8000.0) == pytest.approx(5000, rel=0.05)
