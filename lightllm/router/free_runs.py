@@ -1,68 +1,91 @@
-"""Runs of neighbouring free slots, sorted by position and merged."""
+"""Runs of neighbouring free slots, merged, and found by their place or their length."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator
+
+_SHIFT = 40
+_START = (1 << _SHIFT) - 1
 
 
 class FreeRuns:
-    """Disjoint runs [start, end) that never touch each other. There are about as many as there are requests, so plain
-    sorted lists beat any tree."""
+    """Disjoint runs [start, end) that never touch each other; all but `__iter__` O(log runs)."""
 
     def __init__(self, capacity: int) -> None:
-        self._starts = [0] if capacity else []
-        self._ends = [capacity] if capacity else []
+        self.total = 0
+        """Slots in all runs."""
+        self._end_of: dict[int, int] = {}
+        self._start_of: dict[int, int] = {}
+        self._by_length: list[int] = []
+        """Sorted: length << 40 | start of each."""
+        self.add(0, capacity)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._starts, self._ends, strict=True)
+        """In the order of their places."""
+        return iter(sorted(self._end_of.items()))
+
+    @property
+    def longest(self) -> int:
+        """Slots of the longest run; 0 if nothing is free."""
+        return self._by_length[-1] >> _SHIFT if self._by_length else 0
 
     def add(self, start: int, end: int) -> None:
         """Returns a run, merging it with its neighbours."""
         if start == end:
             return
-        i = bisect_left(self._starts, start)
-        before = i > 0 and self._ends[i - 1] == start
-        after = i < len(self._starts) and self._starts[i] == end
-        if before and after:
-            self._ends[i - 1] = self._ends[i]
-            del self._starts[i], self._ends[i]
-        elif before:
-            self._ends[i - 1] = end
-        elif after:
-            self._starts[i] = start
-        else:
-            self._starts.insert(i, start)
-            self._ends.insert(i, end)
-
-    def best_fit(self, length: int) -> int | None:
-        """Start of the smallest run with at least `length` slots; the first of equals."""
-        best = best_length = None
-        for start, end in zip(self._starts, self._ends, strict=True):
-            found = end - start
-            if found >= length and (best_length is None or found < best_length):
-                best, best_length = start, found
-                if found == length:
-                    break
-        return best
-
-    def largest(self) -> tuple[int, int]:
-        """(start, length) of the longest run, the first of equals; (0, 0) if nothing is free."""
-        best = best_length = 0
-        for start, end in zip(self._starts, self._ends, strict=True):
-            if end - start > best_length:
-                best, best_length = start, end - start
-        return best, best_length
+        self.total += end - start
+        before = self._start_of.pop(start, None)
+        if before is not None:
+            self._forget(before, start)
+            start = before
+        after = self._end_of.pop(end, None)
+        if after is not None:
+            self._forget(end, after)
+            del self._start_of[after]
+            end = after
+        self._end_of[start] = end
+        self._start_of[end] = start
+        insort(self._by_length, (end - start) << _SHIFT | start)
 
     def length_at(self, start: int) -> int:
         """Length of the run that begins exactly at `start`; 0 if none does."""
-        i = bisect_left(self._starts, start)
-        return self._ends[i] - start if i < len(self._starts) and self._starts[i] == start else 0
+        return self._end_of.get(start, start) - start
 
-    def take(self, start: int, length: int) -> None:
-        """Removes the first `length` slots of the run that begins at `start`."""
-        i = bisect_left(self._starts, start)
-        if start + length == self._ends[i]:
-            del self._starts[i], self._ends[i]
+    def take_at(self, start: int, length: int, align: int = 1) -> int:
+        """Removes the first `length` slots of the run that begins at `start`, and what follows up to a multiple of
+        `align`; returns the end of what was removed."""
+        end = self._end_of.pop(start)
+        self._forget(start, end)
+        cut = min(end, -(-(start + length) // align) * align)
+        self.total -= cut - start
+        if cut == end:
+            del self._start_of[end]
         else:
-            self._starts[i] = start + length
+            self._end_of[cut] = end
+            self._start_of[end] = cut
+            insort(self._by_length, (end - cut) << _SHIFT | cut)
+        return cut
+
+    def take_fitting(self, length: int) -> tuple[int, int] | None:
+        """[start, end) of `length` slots from the smallest run that has them; None if none has."""
+        place = bisect_left(self._by_length, length << _SHIFT)
+        if place == len(self._by_length):
+            return None
+        start = self._by_length[place] & _START
+        return start, self.take_at(start, length)
+
+    def take_longest(self, total: int, align: int = 1) -> list[tuple[int, int]]:
+        """`total` slots as runs, the longest ones first, the last one as `take_at` cuts it; all there are if they are
+        fewer."""
+        runs = []
+        while total > 0 and self._by_length:
+            key = self._by_length[-1]
+            start = key & _START
+            end = self.take_at(start, min(key >> _SHIFT, total), align)
+            runs.append((start, end))
+            total -= end - start
+        return runs
+
+    def _forget(self, start: int, end: int) -> None:
+        del self._by_length[bisect_left(self._by_length, (end - start) << _SHIFT | start)]

@@ -20,13 +20,19 @@ from lightllm.router.radix_cache import RadixCache, common_length
 from lightllm.router.request import Request
 from lightllm.router.token_memory import TokenMemory
 
+EVICT_AT_ONCE = 256
+"""Cached tokens, at most 1/64 of the memory: small bites would crumble it, and come back every round."""
+
 
 class KvBooks:
     """Free + cached + in use = all slots. Evictable cache counts as free."""
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self.cache = RadixCache()
-        self.own = TokenMemory(limits.max_total_token_num, limits.max_rows, self.cache.evict)
+        self.own = TokenMemory(
+            limits.max_total_token_num, limits.max_rows, self._evict, lambda: self.cache.evictable
+        )
+        self._evict_at_once = min(EVICT_AT_ONCE, limits.max_total_token_num // 64)
         self._enabled = limits.prompt_cache
         self._worth_waiting = limits.worth_waiting
 
@@ -189,7 +195,10 @@ class KvBooks:
     def _make_free(self, count: int) -> None:
         """Evicts until `count` slots are free, or nothing is left to evict."""
         if self.own.free < count and self.cache.evictable:
-            self.own.reclaim(self.cache.evict(count - self.own.free))
+            self.own.reclaim(self._evict(count - self.own.free))
+
+    def _evict(self, count: int) -> np.ndarray:
+        return self.cache.evict(max(count, self._evict_at_once))
 
     def problems(self, requests: Collection[Request]) -> list[str]:
         """What is wrong with the books; empty if nothing is."""

@@ -7,8 +7,9 @@ The Router hands out slots; backends only write where they are told. Every slot 
     claimed, unused      the tail of a row's last extent, where its next tokens shall go
     in `FreeRuns`        claimed by nobody
 
-A claim is a wish, not a reservation: unused slots count as free, and whoever finds no run long enough takes half of the
-longest tail. So requests lie apart while there is room, and one whose slots are one run needs no gather on a CPU.
+A claim is a wish, not a reservation: unused slots count as free, and whoever finds no run takes half of the longest tail.
+So requests lie apart while there is room, and one whose slots are one run needs no gather on a CPU. Where nothing has room
+for all that a row may still need, it claims its share of what is left, so that it need not come back for every token.
 """
 
 from __future__ import annotations
@@ -22,18 +23,25 @@ from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.router.free_runs import FreeRuns
 
 RUN_TOKENS = 256
-"""A new extent has at least so many slots in a row (fewer in a small memory), if evicting cached ones makes that possible."""
+"""What a row claims to grow into, if evicting cached slots makes that possible (fewer in a small memory)."""
+BLOCK = 16
+"""The least that a row claims, unless memory is small or short."""
 
 
 class TokenMemory:
     """`capacity` slots for up to `max_rows` rows; all methods take rows that are open."""
 
     def __init__(
-        self, capacity: int, max_rows: int, evict: Callable[[int], np.ndarray] = lambda _: EMPTY_INT32
+        self,
+        capacity: int,
+        max_rows: int,
+        evict: Callable[[int], np.ndarray] = lambda _: EMPTY_INT32,
+        evictable: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`evict(count)` gives up to `count` cached slots (int32) for others to take."""
+        """`evict(count)` gives up to `count` of the `evictable()` cached slots (int32) for others to take."""
         self.capacity = capacity
         self._evict = evict
+        self._evictable = evictable
         self._open_rows = 0
         self.used = 0
         self.cached = 0
@@ -64,35 +72,36 @@ class TokenMemory:
         """int32 [count]: slots for the next tokens of `row`. The caller has checked `free`."""
         if count > self.free:
             raise RuntimeError(f"{count} slots wanted, {self.free} free")
-        parts = []
-        missing = count
-        while missing:
-            start, room = int(self._next[row]), int(self._end[row] - self._next[row])
-            if not room:
-                self._claim(row, max(missing, int(self._wanted[row] - self._held[row])), missing)
-                continue
-            part = min(room, missing)
-            parts.append(np.arange(start, start + part, dtype=np.int32))
-            self._next[row] += part
-            self._held[row] += part
-            missing -= part
+        start, at, end = int(self._start[row]), int(self._next[row]), int(self._end[row])
         self.used += count
-        return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else EMPTY_INT32
+        self._held[row] += count
+        if count <= end - at:
+            self._next[row] = at + count
+            return np.arange(at, at + count, dtype=np.int32)
+        self._next[row] = end  # so that nobody takes the rest of its claim
+        missing = count - (end - at)
+        parts = [np.arange(at, end, dtype=np.int32)]
+        for first, last in self._pieces(row, missing):
+            if first != end:
+                if start < end:
+                    self._full_extents[row].append((start, end))
+                start = first
+            at, end = min(first + missing, last), last
+            parts.append(np.arange(first, at, dtype=np.int32))
+            missing -= at - first
+        self._start[row], self._next[row], self._end[row] = start, at, end
+        return np.concatenate(parts)
 
     def take_one_each(self, rows: np.ndarray) -> np.ndarray:
         """int32 [n]: one slot for each of `rows` (int32 [n], distinct). The caller has checked `free`."""
         slots = self._next[rows]
         full = slots >= self._end[rows]
-        if not full.any():
-            self._next[rows] = slots + 1
-            self._held[rows] += 1
-            self.used += len(rows)
-            return slots
         # Rows with room first: claiming for a full one may take the tail of another.
-        roomy = np.flatnonzero(~full)
-        slots[roomy] = self.take_one_each(rows[roomy])
-        for i in np.flatnonzero(full):
-            slots[i] = self.take(int(rows[i]), 1)[0]
+        self._next[rows] = slots + ~full
+        if full.any():
+            slots[full] = self._extend(rows[full])
+        self._held[rows] += 1
+        self.used += len(rows)
         return slots
 
     def give_back(self, row: int, count: int) -> None:
@@ -190,44 +199,107 @@ class TokenMemory:
         last = (int(self._start[row]), int(self._end[row]))
         return [*self._full_extents[row], last] if last[0] < last[1] else list(self._full_extents[row])
 
-    def _claim(self, row: int, want: int, missing: int) -> None:
-        """Gives `row`, whose last extent is full, room for up to `want` more tokens, at least one."""
-        end = int(self._end[row])
-        following = self._runs.length_at(end) if end else 0
-        if following:
-            length = min(want, following)
-            self._runs.take(end, length)
-            self._end[row] = end + length
-            return
-        run = min(RUN_TOKENS, self.capacity // (8 * max(self._open_rows, 1)))
-        start, length = self._find(want, min(want, max(missing, run)))
-        if self._start[row] < end:
-            self._full_extents[row].append((int(self._start[row]), end))
-        self._start[row] = self._next[row] = start
-        self._end[row] = start + length
+    # -- claims
 
-    def _find(self, want: int, least: int) -> tuple[int, int]:
-        """Takes a run of up to `want` slots: the smallest that fits, else the longest, made as long as `least` by evicting,
-        else half of the longest tail."""
-        fitting = self._runs.best_fit(want)
+    def _pieces(self, row: int, missing: int) -> list[tuple[int, int]]:
+        """Runs [start, end) for at least `missing` tokens of `row`, which have been counted already; the first of them may
+        follow its last extent."""
+        runs, share = self._runs, self._share()
+        want = missing + max(0, int(self._wanted[row] - self._held[row]))
+        end = int(self._end[row])
+        pieces = []
+        following = min(want, runs.length_at(end) if end else 0)
+        if following:
+            pieces.append((end, runs.take_at(end, following)))
+            missing, want = missing - following, want - following
+        if missing <= 0:
+            return pieces
+        fitting = runs.take_fitting(want)
         if fitting is not None:
-            self._runs.take(fitting, want)
-            return fitting, want
-        start, length = self._runs.largest()
+            return [*pieces, fitting]
+        size = max(missing, min(want, share))
+        self._make_room(size, 1, missing)
+        return pieces + runs.take_longest(size if runs.longest >= size else missing, share)
+
+    def _extend(self, rows: np.ndarray) -> np.ndarray:
+        """int32 [n]: one slot for each of `rows` (int32 [n]), whose claims are used up; they get new ones."""
+        runs, share = self._runs, self._share()
+        slots = np.zeros(len(rows), dtype=np.int32)
+        wants = np.maximum(self._wanted[rows] - self._held[rows], 1).tolist()
+        homeless = []
+        for i, (row, end, want) in enumerate(
+            zip(rows.tolist(), self._end[rows].tolist(), wants, strict=True)
+        ):
+            following = runs.length_at(end) if end else 0
+            if following:
+                fits = following >= want
+                self._end[row] = runs.take_at(end, want if fits else 1, 1 if fits else share)
+                self._next[row] = end + 1
+                slots[i] = end
+            elif (fitting := runs.take_fitting(want)) is not None:
+                slots[i] = self._begin(row, *fitting)
+            else:
+                homeless.append(i)
+        if homeless:
+            self._make_room(share, len(homeless), len(homeless))
+            for i, (start, end) in zip(homeless, self._shares(len(homeless)), strict=True):
+                slots[i] = self._begin(int(rows[i]), start, end)
+        return slots
+
+    def _begin(self, row: int, start: int, end: int) -> int:
+        """`row` goes on in a new extent, whose first slot is taken: this one."""
+        if self._start[row] < self._end[row]:
+            self._full_extents[row].append((int(self._start[row]), int(self._end[row])))
+        self._start[row], self._next[row], self._end[row] = start, start + 1, end
+        return start
+
+    def _shares(self, count: int) -> list[tuple[int, int]]:
+        """`count` runs [start, end) of a row's share, or what is left of one. There are `count` slots in free runs."""
+        share = min(self._share(), _power_of_two(self._runs.total // count))
+        pieces: list[tuple[int, int]] = []
+        while len(pieces) < count:
+            for start, end in self._runs.take_longest(share, share):
+                cuts = range((start // share + 1) * share, end, share)
+                pieces += zip([start, *cuts], [*cuts, end], strict=True)
+        for start, end in pieces[count:]:
+            self._runs.add(start, end)
+        return pieces[:count]
+
+    def _make_room(self, size: int, count: int, least: int) -> None:
+        """Brings about `count` free runs of `size` slots by evicting cached ones, if a few attempts can do that; and at
+        least `least` slots in all, by taking halves of the longest tails."""
+        runs = self._runs
         for _ in range(3):
-            if length >= least or not len(evicted := self._evict(least)):
+            missing = max(size * count - runs.total, size if runs.longest < size else 0)
+            if missing <= 0 or not len(evicted := self._evict(missing)):
                 break
             self.reclaim(evicted)
-            start, length = self._runs.largest()
-        length = min(length, want)
-        tails = self._end - self._next
-        victim = int(tails.argmax())
-        half = min(want, (int(tails[victim]) + 1) // 2)
-        if length < least and half > length:
-            self._end[victim] -= half
-            return int(self._end[victim]), half
-        self._runs.take(start, length)
-        return start, length
+        while runs.total < least:
+            tails = self._end - self._next
+            order = np.argsort(-tails, kind="stable")
+            halves = (tails[order] + 1) // 2
+            victims = int(np.searchsorted(np.cumsum(halves), least - runs.total)) + 1
+            if not halves[0]:
+                raise RuntimeError(f"{least} slots wanted, but only {runs.total} are free")
+            for row, half in zip(order[:victims].tolist(), halves[:victims].tolist(), strict=True):
+                end = int(self._end[row])
+                self._end[row] = end - half
+                runs.add(end - half, end)
+
+    def _share(self) -> int:
+        """What a row claims where no run has room for all that it may need: its part of what is left. Cached slots are
+        evicted for that, but a wish may not empty the cache.
+
+        A power of two, and all cuts are made at its multiples: what is cut off in a full memory is given back in pieces
+        that others can use, and does not crumble."""
+        rows = max(self._open_rows, 1)
+        left = max(self._runs.total + self._evictable(), BLOCK * rows)
+        return _power_of_two(min(RUN_TOKENS, left // rows, self.capacity // (8 * rows)))
+
+
+def _power_of_two(most: int) -> int:
+    """The largest one that is not above `most`; at least 1."""
+    return 1 << max(most, 1).bit_length() - 1
 
 
 class RowMemory:

@@ -1,51 +1,169 @@
-"""Microseconds that the scheduler takes per round of pure decode: `python test/benchmark/scheduler_round.py`."""
+"""CPU time of the scheduler per round (`next_round` and `apply`), by running requests: `python test/benchmark/scheduler_round.py`.
+
+decode   nothing changes: everybody decodes
+full     memory is always full and requests of ShareGPT's mean lengths wait, so that in each round some end and others enter
+"""
 
 from __future__ import annotations
 
+import argparse
+import cProfile
+import pstats
 import time
+from collections import deque
 
 import numpy as np
 
-from lightllm.protocol import codec
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice
-from lightllm.protocol.rounds import RoundResult
+from lightllm.protocol.rounds import Round, RoundResult
 from lightllm.router.scheduler import Scheduler, SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
+EOS, WORD = 2, 7
+BUDGET, BUDGET_PER_ROW = 150.0, 1.5
+"""Microseconds."""
+MEAN_HELD = 440
+"""Slots of a running request, on the average of the requests of `lengths`."""
 
-def measure(rows: int, rounds: int = 2000) -> tuple[float, float]:
-    """(scheduler, scheduler with messages) microseconds per round, medians."""
+
+class Load:
+    """Requests without end, and a device that says EOS when a request has said enough; knows requests by their seed."""
+
+    def __init__(
+        self, scheduler: Scheduler, seed: int = 0, sigma: float = 0.9, max_new_tokens: int = 2048
+    ) -> None:
+        self._scheduler = scheduler
+        self._random = np.random.default_rng(seed)
+        self._sigma = sigma
+        self._max_new_tokens = max_new_tokens
+        self._ends: list[int] = []
+        self._last = np.zeros(scheduler.limits.max_rows, dtype=int)
+
+    def _draw(self, mean: int, most: int) -> int:
+        """A lognormal length."""
+        length = self._random.lognormal(np.log(mean) - self._sigma**2 / 2, self._sigma)
+        return int(np.clip(round(length), 1, most))
+
+    def add(self) -> None:
+        prompt, output = self._draw(217, 2048), self._draw(200, self._max_new_tokens)
+        number = len(self._ends)
+        self._ends.append(prompt + output - 1)
+        params = SamplingParams(max_new_tokens=self._max_new_tokens, seed=number)
+        ids = int32(100 + (number + np.arange(prompt)) % 30_000)
+        self._scheduler.add(AddRequest(ids, params, [Choice(number, 0)], 0.0))
+
+    def execute(self, round_: Round) -> RoundResult:
+        for join in round_.joins:
+            self._last[join.row] = self._ends[join.seed]
+        sampled = round_.samples == 1
+        ends = round_.kv_len[sampled] == self._last[round_.rows[sampled]]
+        tokens = np.where(ends, EOS, WORD).astype(np.int32)
+        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32))
+
+
+class Stopwatch:
+    """CPU microseconds of this thread; profiles what it measures if it is given a profile."""
+
+    def __init__(self, profile: cProfile.Profile | None) -> None:
+        self._profile = profile
+        self.rounds: list[float] = []
+        self._elapsed = 0.0
+
+    def __enter__(self) -> None:
+        if self._profile is not None:
+            self._profile.enable()
+        self._start = time.thread_time_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._elapsed += (time.thread_time_ns() - self._start) / 1000
+        if self._profile is not None:
+            self._profile.disable()
+
+    def next_round(self) -> None:
+        self.rounds.append(self._elapsed)
+        self._elapsed = 0.0
+
+
+def measure_full(rows: int, rounds: int, policy: str, watch: Stopwatch) -> tuple[float, float, int]:
+    """(mean running requests, share of the slots in use, pauses) over `rounds` rounds after the memory has filled."""
+    capacity = rows * MEAN_HELD
+    limits = SchedulerLimits(
+        max_total_token_num=capacity, max_req_total_len=4096, running_max_req_size=4 * rows,
+        batch_max_tokens=5120, chunked_prefill_size=4096, max_waiting_requests=1000, eos_token_ids=[EOS],
+        schedule_policy=policy,
+    )  # fmt: skip
+    scheduler = Scheduler(limits)
+    load = Load(scheduler)
+    flying: deque[Round] = deque()
+    warm_up, running, used, pauses = 600, 0, 0, 0
+    for number in range(warm_up + rounds):
+        while scheduler.snapshot().waiting < 50:
+            load.add()
+        with watch:
+            round_ = scheduler.next_round()
+        if round_ is not None:
+            flying.append(round_)
+        if len(flying) == 2 or round_ is None:
+            result = load.execute(flying.popleft())
+            with watch:
+                scheduler.apply(result)
+        watch.next_round()
+        if number < warm_up:
+            watch.rounds.clear()
+            pauses = scheduler.pauses
+        else:
+            state = scheduler.snapshot()
+            running += state.running
+            used += state.slots_used
+    return running / rounds, used / rounds / capacity, scheduler.pauses - pauses
+
+
+def measure_decode(rows: int, rounds: int, watch: Stopwatch) -> None:
     limits = SchedulerLimits(
         max_total_token_num=rows * (rounds + 200), max_req_total_len=rounds + 200, running_max_req_size=rows,
-        batch_max_tokens=4096, chunked_prefill_size=2048, max_waiting_requests=rows, eos_token_ids=[2],
+        batch_max_tokens=4096, chunked_prefill_size=2048, max_waiting_requests=rows, eos_token_ids=[EOS],
     )  # fmt: skip
     scheduler = Scheduler(limits)
     params = SamplingParams(max_new_tokens=rounds + 100, seed=1)
     for i in range(rows):
         scheduler.add(AddRequest(int32(range(64)), params, [Choice(i, 0)], 0.0))
     round_ = scheduler.next_round()
-    pure, whole = [], []
     for _ in range(rounds):
         count = int(round_.samples.sum())
-        result = RoundResult(round_.seq, np.full(count, 7, np.int32), np.zeros(count, np.float32))
-        data = codec.encode(result)
-        start = time.perf_counter()
-        result = codec.from_backend.decode(data)
-        middle = time.perf_counter()
-        tokens = scheduler.apply(result)
-        round_ = scheduler.next_round()
-        end = time.perf_counter()
-        codec.encode(round_)
-        codec.encode(tokens)
-        pure.append(end - middle)
-        whole.append(time.perf_counter() - start)
-    return float(np.median(pure)) * 1e6, float(np.median(whole)) * 1e6
+        result = RoundResult(round_.seq, np.full(count, WORD, np.int32), np.zeros(count, np.float32))
+        with watch:
+            scheduler.apply(result)
+            round_ = scheduler.next_round()
+        watch.next_round()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rows", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--load", choices=("decode", "full"), nargs="+", default=["decode", "full"])
+    parser.add_argument("--policy", default="past_future")
+    parser.add_argument("--profile", action="store_true", help="where the time goes; distorts the figures")
+    options = parser.parse_args()
+    print(
+        f"{'load':8}{'running':>9}{'memory':>8}{'pauses':>8}{'mean us':>9}{'median':>8}{'p99':>8}{'budget':>8}"
+    )
+    for load in options.load:
+        for rows in options.rows:
+            profile = cProfile.Profile() if options.profile else None
+            watch = Stopwatch(profile)
+            running, memory, pauses = float(rows), 0.0, 0
+            if load == "full":
+                running, memory, pauses = measure_full(rows, options.rounds, options.policy, watch)
+            else:
+                measure_decode(rows, options.rounds, watch)
+            took = np.array(watch.rounds)
+            print(f"{load:8}{running:9.0f}{memory:8.2f}{pauses:8d}{took.mean():9.0f}{np.median(took):8.0f}"
+                  f"{np.percentile(took, 99):8.0f}{BUDGET + BUDGET_PER_ROW * running:8.0f}")  # fmt: skip
+            if profile is not None:
+                pstats.Stats(profile).sort_stats("tottime").print_stats(25)
 
 
 if __name__ == "__main__":
-    for rows in (1, 32, 256):
-        pure, whole = measure(rows)
-        print(
-            f"{rows:4d} rows: next_round + apply {pure:6.1f} us, with decoding and encoding {whole:6.1f} us"
-        )
+    main()

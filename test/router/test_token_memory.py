@@ -90,10 +90,10 @@ def test_rows_are_given_out_lowest_first():
 
 def test_neighbouring_free_runs_are_merged():
     runs = FreeRuns(10)
-    runs.take(0, 10)
+    runs.take_at(0, 10)
     for start, end in ((0, 2), (4, 6), (2, 4), (8, 10), (6, 8)):
         runs.add(start, end)
-    assert list(runs) == [(0, 10)]
+    assert list(runs) == [(0, 10)] and runs.total == runs.longest == 10
 
 
 def test_problems_are_found():
@@ -126,7 +126,12 @@ def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed():
 
 def test_a_row_that_finds_no_run_long_enough_has_cached_slots_evicted():
     cached = [np.arange(start, start + 50, dtype=np.int32) for start in range(0, 400, 50)]
-    memory = TokenMemory(400, 10, lambda count: cached.pop(0) if cached else np.zeros(0, np.int32))
+    memory = TokenMemory(
+        400,
+        10,
+        lambda count: cached.pop(0) if cached else np.zeros(0, np.int32),
+        lambda: sum(map(len, cached)),
+    )
     for row in range(8):
         memory.open(row, 50)
         memory.take(row, 50)
@@ -137,30 +142,46 @@ def test_a_row_that_finds_no_run_long_enough_has_cached_slots_evicted():
     assert memory.take(8, 30).tolist() == list(range(30))  # one piece of memory is enough to begin with
     memory.reclaim(cached.pop(0))
     memory.open(9, 120)
-    assert memory.take(9, 60).tolist() == list(range(50, 110))
+    assert memory.take(9, 60).tolist() == list(range(32, 92))
     assert is_one_run(memory.slots(8)) and is_one_run(memory.slots(9))
     assert memory.problems(np.concatenate(cached)) == []
+
+
+def test_a_row_that_finds_only_single_slots_takes_no_more_than_it_needs():
+    memory = TokenMemory(128, 2)
+    memory.open(0, 128)
+    slots = memory.take(0, 128)
+    memory.release(0, 0, 128)
+    memory.reclaim(slots[::2])
+    memory.open(1, 100)
+    assert len(memory.take(1, 1)) == 1 and memory.held(1) == 1
+    assert memory.problems(slots[1::2]) == [] and memory.free == 63
 
 
 class MemoryMachine(RuleBasedStateMachine):
     """Against plain lists of slots."""
 
     ROWS = 6
+    CAPACITY = 40
 
     def __init__(self):
         super().__init__()
-        self.memory = TokenMemory(40, self.ROWS)
+        self.memory = TokenMemory(self.CAPACITY, self.ROWS, self.evict, lambda: len(self.cached))
         self.owned: dict[int, list[int]] = {}
         self.cached: list[int] = []
 
-    @rule(row=st.integers(0, ROWS - 1), expected=st.integers(1, 40))
+    def evict(self, count):
+        evicted, self.cached = self.cached[:count], self.cached[count:]
+        return np.array(evicted, dtype=np.int32)
+
+    @rule(row=st.integers(0, ROWS - 1), expected=st.integers(1, 400))
     def open(self, row, expected):
         if row not in self.owned:
             self.memory.open(row, expected)
             self.owned[row] = []
 
     @precondition(lambda self: self.owned)
-    @rule(data=st.data(), count=st.integers(0, 15))
+    @rule(data=st.data(), count=st.integers(0, 100))
     def take(self, data, count):
         row = data.draw(st.sampled_from(sorted(self.owned)))
         self.owned[row] += self.memory.take(row, min(count, self.memory.free)).tolist()
@@ -220,11 +241,20 @@ class MemoryMachine(RuleBasedStateMachine):
     def books_are_right(self):
         assert self.memory.problems(np.array(self.cached, dtype=np.int32)) == []
         slots = self.cached + [slot for owned in self.owned.values() for slot in owned]
-        assert len(set(slots)) == len(slots) and all(0 <= slot < 40 for slot in slots)
-        assert self.memory.free == 40 - len(slots)
+        assert len(set(slots)) == len(slots) and all(0 <= slot < self.CAPACITY for slot in slots)
+        assert self.memory.free == self.CAPACITY - len(slots)
         for row, owned in self.owned.items():
             assert self.memory.slots(row).tolist() == owned
 
 
+class LargerMemoryMachine(MemoryMachine):
+    """Where rows claim more than a slot at a time."""
+
+    CAPACITY = 400
+
+
+_settings = settings(max_examples=100, stateful_step_count=50, deadline=None, database=None)
 TestMemory = MemoryMachine.TestCase
-TestMemory.settings = settings(max_examples=100, stateful_step_count=50, deadline=None, database=None)
+TestMemory.settings = _settings
+TestLargerMemory = LargerMemoryMachine.TestCase
+TestLargerMemory.settings = _settings
