@@ -80,7 +80,8 @@ def fit(points: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
         if best is None or error < best[0]:
             best = error, constants
     assert best is not None
-    return best[1]
+    floor, per_token, per_held, fixed = map(float, best[1])
+    return floor, per_token, per_held, fixed
 
 
 def _least_squares(design: np.ndarray) -> list[float]:
@@ -108,7 +109,19 @@ def load(path: Path) -> LatencyModel:
         raise InvalidOption(f"--latency-model {path} is no latency model: {error}.") from error
 
 
-MODELS = {model.name: model for model in (A100_7B, H200_8B)}
+CPU_M1_POINTS = (
+    (1, 160, 0.102), (8, 2950, 0.194), (14, 4190, 0.302), (21, 5540, 0.375), (28, 6600, 0.462), (128, 128, 1.70),
+    (512, 768, 6.385),
+)  # fmt: skip
+"""Rounds of the server that docs/benchmarks.md measures: one stream (TPOT and TTFT), 32 at once (output tokens a second in
+the Router's statistics, by running requests), and 4 prompts of 1024 tokens in rounds of 512."""
+
+CPU_M1 = LatencyModel(
+    "cpu-m1", "M1 (1.1B Llama shape, bf16) on two Zen 3 cores, fitted to rounds of docs/benchmarks.md",
+    *fit(CPU_M1_POINTS), capacity=95_000, batch_max_tokens=512, chunked_prefill_size=512,
+)  # fmt: skip
+
+MODELS = {model.name: model for model in (CPU_M1, A100_7B, H200_8B)}
 
 
 def find(name: str) -> LatencyModel:

@@ -43,6 +43,11 @@ def test_fit_has_no_negative_constants_even_for_noise():
     assert all(constant >= 0 for constant in latency.fit(points))
 
 
+def test_cpu_m1_is_near_the_rounds_that_were_measured():
+    for computed, held, seconds in latency.CPU_M1_POINTS:
+        assert latency.CPU_M1.seconds(computed, held) == pytest.approx(seconds, rel=0.15)
+
+
 def test_a_file_may_hold_constants_or_measured_points(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"per_token": 1e-3, "capacity": 5000}))
