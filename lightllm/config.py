@@ -41,7 +41,7 @@ def _at_least(low: int) -> dict[str, Any]:
 
 
 _SERVER, _MODEL, _MEMORY, _SCHEDULING = "Server", "Model", "Memory and lengths", "Scheduling"
-_PARALLEL, _TESTING = "Parallelism", "Testing"
+_GPU, _PARALLEL, _TESTING = "GPU", "Parallelism", "Testing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +177,20 @@ class ServerConfig:
         _SCHEDULING,
     )
 
+    # -- decode graphs
+    disable_cudagraph: bool = _option(
+        False, "Launch every kernel of a decode round by itself, instead of replaying a captured graph.", _GPU
+    )
+    graph_max_batch_size: int = _option(
+        256, "Largest decode batch that gets a graph; larger ones run without.", _GPU, **_at_least(1)
+    )
+    graph_split_batch_size: int = _option(
+        32, "Every batch size up to this one gets a graph of its own.", _GPU, **_at_least(1)
+    )
+    graph_grow_step_size: int = _option(
+        16, "Above that, distance between the batch sizes that get one.", _GPU, **_at_least(1)
+    )
+
     # -- parallelism
     tp: int = _option(1, "Tensor parallel ranks.", _PARALLEL, **_at_least(1))
     nccl_host: str = _option("127.0.0.1", "Address of the tensor parallel group.", _PARALLEL)
@@ -215,8 +229,7 @@ WITHOUT_EFFECT = {
     "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0,
     "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
     "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
-    "enable_flashinfer_decode": 0, "enable_fa3": 0, "disable_cudagraph": 0, "graph_max_batch_size": 1,
-    "graph_split_batch_size": 1, "graph_grow_step_size": 1, "graph_max_len_in_batch": 1, "sampling_backend": 1,
+    "enable_flashinfer_decode": 0, "enable_fa3": 0, "graph_max_len_in_batch": 1, "sampling_backend": 1,
     "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_capacity": 1, "cache_reserved_ratio": 1,
     "pd_master_ip": 1, "pd_master_port": 1, "pd_decode_rpyc_port": 1, "multinode_httpmanager_port": 1,
     "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1, "job_name": 1, "grouping_key": 1, "push_interval": 1,

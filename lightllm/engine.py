@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator
 
 from lightllm.backend.mode_backend import ModeBackend
@@ -13,9 +14,9 @@ from lightllm.errors import RequestError
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens, TextDeltas
-from lightllm.protocol.rounds import Resync, Round
+from lightllm.protocol.rounds import Resync
 from lightllm.router.limits import resolve_limits
-from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer
 from lightllm.tokenizer.model_files import context_length, eos_token_ids
@@ -36,6 +37,9 @@ class Engine:
         )
         self.limits = dataclasses.replace(limits, max_waiting_requests=_UNBOUNDED)
         self._runner = RoundRunner(backend)
+        self._in_flight: deque[int] = deque()
+        # A GPU gets its next round while it computes one. A CPU would only compute a token too many of every answer.
+        self._depth = 1 if self.ready.device == "cpu" else MAX_IN_FLIGHT
         self._scheduler = Scheduler(self.limits)
         self._detokenizer = Detokenizer(tokenizer, eos, workers=1)
         self._serial = 0
@@ -62,10 +66,7 @@ class Engine:
     def run(self) -> Iterator[TextDeltas]:
         """What each round made, until nothing is left to do."""
         while self._scheduler.has_work:
-            round = self._scheduler.next_round()
-            if round is None:
-                raise RuntimeError("the scheduler has work, but plans no round")
-            yield from self._text(self._execute(round))
+            yield from self._text(self._next_result())
 
     def abort(self, request_ids: list[int]) -> None:
         """Ends requests, whatever their state; their remaining text is dropped."""
@@ -76,16 +77,22 @@ class Engine:
         if tokens := self._scheduler.drain_outputs():
             self._detokenizer.apply(tokens)
 
-    def _execute(self, round: Round) -> RoundTokens | None:
-        """A failed round is undone by the scheduler and planned anew, as in the server."""
+    def _next_result(self) -> RoundTokens | None:
+        """Submits what may be in flight and waits for the oldest round. One that fails is undone by the scheduler and
+        planned anew, as in the server."""
         try:
-            result = self._runner.run(round)
-            if result is None:
-                raise RuntimeError(f"round {round.seq} was skipped")
+            while len(self._in_flight) < self._depth and (round := self._scheduler.next_round()) is not None:
+                self._in_flight.append(round.seq)
+                self._runner.submit(round)
+            if not self._in_flight:
+                raise RuntimeError("the scheduler has work, but plans no round")
+            result = self._runner.take()
         except KeyboardInterrupt:
-            self._scheduler.apply(failed_result(round.seq, InterruptedError("interrupted")))
-            self._resync()
+            if self._in_flight:
+                self._scheduler.apply(failed_result(self._in_flight[0], InterruptedError("interrupted")))
+                self._resync()
             raise
+        self._in_flight.popleft()
         tokens = self._scheduler.apply(result)
         self._resync()
         return tokens
@@ -93,7 +100,8 @@ class Engine:
     def _resync(self) -> None:
         seq = self._scheduler.take_resync()
         if seq is not None:
-            self._runner.run(Resync(seq))
+            self._in_flight.clear()
+            self._runner.submit(Resync(seq))
 
     def _text(self, tokens: RoundTokens | None) -> Iterator[TextDeltas]:
         while tokens is not None:

@@ -160,15 +160,15 @@ def test_leaving_a_stream_aborts_it(llama):
 def test_an_interrupted_round_leaves_the_engine_usable(llama, monkeypatch):
     expected = llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids
     backend = llama._engine._runner._backend
-    original, calls = backend.execute, []
+    original, calls = backend.submit, []
 
-    def execute(round):
+    def submit(round):
         calls.append(round.seq)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return original(round)
 
-    monkeypatch.setattr(backend, "execute", execute)
+    monkeypatch.setattr(backend, "submit", submit)
     with pytest.raises(KeyboardInterrupt):
         llama.generate([[1, 2, 3]], GREEDY, use_tqdm=False)
     assert llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids == expected
@@ -248,7 +248,7 @@ def test_chat_renders_the_template_and_fills_what_room_there_is(llama):
 )
 def test_bad_request_is_refused_before_anything_runs(llama, monkeypatch, prompt, params, error, words):
     ran = []
-    monkeypatch.setattr(llama._engine._runner._backend, "execute", ran.append)
+    monkeypatch.setattr(llama._engine._runner._backend, "submit", ran.append)
     with pytest.raises(error, match=words):
         llama.generate([[7, 8], prompt], [GREEDY, SamplingParams(**params)], use_tqdm=False)
     assert ran == []

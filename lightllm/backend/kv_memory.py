@@ -94,15 +94,17 @@ class GpuMemory:
     free: int
     """Before that prefill."""
     activation_peak: int
+    graph_bytes: int = 0
+    """What decode graphs keep."""
 
 
 def measured_slots_gpu(memory: GpuMemory, fraction: float, shape: KvShape) -> int:
     """Fills `fraction` of the whole device, less what is in use already and the activation peak."""
     used = memory.total - memory.free
-    budget = int(memory.total * fraction) - used - memory.activation_peak
+    budget = int(memory.total * fraction) - used - memory.activation_peak - memory.graph_bytes
     what = (
-        f"of {gib(memory.total)} of GPU memory {gib(used)} are in use (weights included) and a round needs "
-        f"{gib(memory.activation_peak)}"
+        f"of {gib(memory.total)} of GPU memory {gib(used)} are in use (weights included), a round needs "
+        f"{gib(memory.activation_peak)} and decode graphs {gib(memory.graph_bytes)}"
     )
     return _checked(budget, shape, what)
 

@@ -16,6 +16,7 @@ import numpy as np
 from lightllm.backend.mock_check import RoundChecker
 from lightllm.backend.mock_script import MockRows, MockScript
 from lightllm.backend.mock_spec import MockSpec
+from lightllm.backend.pending import Computed, PendingResult
 from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
@@ -27,7 +28,7 @@ _EMPTY_FLOAT32 = np.zeros(0, dtype=np.float32)
 
 
 class MockBackend:
-    """The interface of `ModeBackend`: `init_model`, `execute`, `resync`."""
+    """The interface of `ModeBackend`: `init_model`, `submit`, `resync`."""
 
     def __init__(self, config: ServerConfig, progress: Callable[[str], None]) -> None:
         self._config = config
@@ -55,6 +56,10 @@ class MockBackend:
             device="mock",
             seconds={"mock": time.monotonic() - started},
         )
+
+    def submit(self, round: Round) -> PendingResult:
+        """Sleeps as long as the round takes."""
+        return Computed(self.execute(round))
 
     def execute(self, round: Round) -> RoundResult:
         started = time.monotonic()

@@ -1,32 +1,41 @@
 """The Model Backend's work: `ModeBackend` owns one device with the weights, the KV memory and the sampler.
 
-`backend/process.py` and the offline `LLM` drive it: `init_model` once, then `execute` for every round, in order.
+`backend/process.py` and the offline `LLM` drive it: `init_model` once, then `submit` for every round, in order. A round
+that is submitted is enqueued on the device, its inputs behind the tokens of the round before it; nothing waits for it
+but whoever asks for its result.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import msgspec
 import numpy as np
 import torch
 
-from lightllm.backend.batch_builder import Prepared, PromptSpan, prepare
-from lightllm.backend.kv_memory import GpuMemory, KvMemory, KvShape, choose_slots
+from lightllm.backend.device import Arrival, Device, computing, open_device, upload
+from lightllm.backend.graphs import DecodeGraphs, graph_sizes
+from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots
 from lightllm.backend.machine import compute_threads
+from lightllm.backend.out_of_memory import explained
+from lightllm.backend.pending import Computed, PendingResult
+from lightllm.backend.round_inputs import Prepared, PromptSpan, RoundInputs
 from lightllm.backend.row_state import RowState
-from lightllm.backend.sampler import Sampler, list_top
-from lightllm.backend.warm_up import run_hold_row, warm_up
+from lightllm.backend.sampler import Sampled, Sampler, TopTokens, list_top
+from lightllm.backend.sizing import measure_gpu
+from lightllm.backend.warm_up import warm_up
 from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.errors import DeviceError, InvalidModel, InvalidOption
+from lightllm.errors import InvalidModel, InvalidOption
 from lightllm.models.registry import load_model
-from lightllm.ops.sample import token_logprobs
+from lightllm.ops.sample import token_logprobs, top_logprobs
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
+from lightllm.protocol.messages import TopLogprobs
 from lightllm.protocol.rounds import Round, RoundResult, RowPromptLogprobs
 from lightllm.tokenizer.model_files import context_length
 
@@ -48,7 +57,9 @@ class ModeBackend:
         rank: int,
         world_size: int,
         progress: Callable[[str], None] = lambda _: None,
+        open_device: Callable[[str], Device] = open_device,
     ) -> None:
+        """open_device: makes the device of a name; tests bring their own."""
         if world_size != 1:
             raise InvalidOption(f"--tp {world_size} is not supported yet.", "Leave it out.")
         if config.model_dir is None:
@@ -58,88 +69,108 @@ class ModeBackend:
         self._rank = rank
         self._world_size = world_size
         self._progress = progress
+        self._open_device = open_device
         self._seconds: dict[str, float] = {}
+        self._last_done = 0.0
 
     def init_model(self, show_bar: bool = False) -> ModelReady:
         """Loads the model, reserves the KV memory and warms up. Raises `StartupError`s."""
         config = self._config
-        self.device = resolve_device(config.device)
-        if self.device.type == "cpu":
+        self.device = self._open_device(config.device)
+        where = self.device.torch_device
+        if where.type == "cpu":
             torch.set_num_threads(config.cpu_threads or compute_threads())
-        with torch.inference_mode():
-            with self._phase("weights", "loading weights"):
+        with computing(self.device):
+            with self._phase("weights"):
                 self.model = load_model(
-                    self._model_dir, data_type=config.data_type, device=self.device, load_way=config.load_way,
+                    self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
                     group=TpGroup(self._rank, self._world_size), progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
-            if (
-                self.device.type == "cpu"
-                and not config.cpu_threads
-                and self.model.weight_bytes < _ONE_THREAD_BYTES
-            ):
+                self.device.synchronize()  # threads of the loader have streams of their own
+            if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
                 torch.set_num_threads(1)
-            with self._phase("kv memory", "reserving KV memory"):
+            with self._phase("kv memory"):
                 self._reserve()
-            with self._phase("warm-up", "warming up"):
-                warm_up(self.model, self.memory, self.device)
+            with self._phase("warm-up"):
+                warm_up(self.model, self.memory, self.device, self._round_tokens)
+            self._graphs = self._capture_graphs(show_bar)
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,
             kv_bytes_per_token=self._kv_shape.bytes_per_token,
             weight_bytes=self.model.weight_bytes,
             dtype=str(self.model.dtype).removeprefix("torch."),
-            device=str(self.device),
+            device=str(where),
             seconds=dict(self._seconds),
         )
 
-    def execute(self, round: Round) -> RoundResult:
-        """Runs one round. Raises `ValueError` for one that cannot be executed, and whatever the model raises; then neither
-        last tokens nor token counts have changed, and the round may be planned anew."""
+    def submit(self, round: Round) -> PendingResult:
+        """Takes on one round. Raises `ValueError` for one that cannot be executed, and whatever the model raises; then
+        neither last tokens nor token counts have changed, and the round may be planned anew."""
         started = time.perf_counter()
-        with torch.inference_mode():
+        with computing(self.device):
             for row in round.leaves:
                 self.rows.leave(self._checked_row(row))
             for join in round.joins:
                 self._join(join.row, join.prefix_slots)
                 self.rows.join(join)
-            result = self.prefill_batch(round) if len(round.token_ids) else self.decode_batch(round)
-        return msgspec.structs.replace(result, seconds=time.perf_counter() - started)
+            if len(round.rows) == 0:
+                empty = RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32))
+                return Computed(empty)
+            prepared, logits = self.prefill_batch(round) if len(round.token_ids) else self.decode_batch(round)
+            return self._sample(round, prepared, logits, started)
 
-    def prefill_batch(self, round: Round) -> RoundResult:
-        """A round with prefill chunks, decode rows beside them."""
-        prepared = prepare(round, self.memory, self.rows)
-        return self._sample(round, prepared, self.model.forward(prepared.batch))
+    def execute(self, round: Round) -> RoundResult:
+        """`submit`, and the result."""
+        return self.submit(round).result()
 
-    def decode_batch(self, round: Round) -> RoundResult:
-        """A round of decode rows only."""
-        if len(round.rows) == 0:
-            return RoundResult(seq=round.seq, token_ids=EMPTY_INT32, logprobs=np.zeros(0, dtype=np.float32))
-        prepared = prepare(round, self.memory, self.rows)
-        return self._sample(round, prepared, self.model.forward(prepared.batch))
+    def prefill_batch(self, round: Round) -> tuple[Prepared, torch.Tensor]:
+        """A round with prefill chunks, decode rows beside them; with its logits, float32 [len(logit_index), V]."""
+        prepared = self._inputs.chunks(round)
+        self._inputs.complete(prepared.batch)
+        return prepared, self.model.forward(prepared.batch)
+
+    def decode_batch(self, round: Round) -> tuple[Prepared, torch.Tensor]:
+        """A round of decode rows only, through a captured graph if there is one of its size."""
+        entries = len(round.rows)
+        size = self._graphs.size_for(entries) if self._graphs is not None else None
+        if self._graphs is None or size is None:
+            prepared = self._inputs.decode(round, entries)
+            self._inputs.complete(prepared.batch)
+            return prepared, self.model.forward(prepared.batch)
+        return self._inputs.decode(round, size), self._graphs.run(size)[:entries]
 
     def resync(self, seq: int) -> None:
         """After a failed round; the next one is `seq`. Rows are joined anew or go on from their last token, so all that
         is left to do is to give cached memory back to the device."""
         logger.info("rounds go on from number %d", seq)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.device.release_cached()
 
-    def _sample(self, round: Round, prepared: Prepared, logits: torch.Tensor) -> RoundResult:
+    def _sample(
+        self, round: Round, prepared: Prepared, logits: torch.Tensor, started: float
+    ) -> PendingResult:
         count = len(prepared.sampled_rows)
-        prompt_logprobs = _prompt_logprobs(prepared.prompt_spans, logits[count:])
-        sampled = self.sampler.sample(logits[:count], prepared.sampled_rows, prepared.positions)
-        self.rows.keep_tokens(prepared.sampled_rows, sampled.token_ids)
-        logprobs = sampled.logprobs.cpu().numpy()
-        if not np.isfinite(logprobs).all():
-            logger.warning("round %d: the model returned logits that are not numbers", round.seq)
-            logprobs = np.nan_to_num(logprobs, nan=_NO_LOGPROB, neginf=_NO_LOGPROB)
-        return RoundResult(
-            seq=round.seq,
-            token_ids=sampled.token_ids.to(torch.int32).cpu().numpy(),
-            logprobs=logprobs,
-            top=sampled.top,
-            prompt_logprobs=prompt_logprobs,
-        )
+        prompts = _prompt_logprobs(self.device, prepared.prompt_spans, logits[count:])
+        plan = self.sampler.plan(prepared.sampled_rows)
+        sampled = self.sampler.sample(logits[:count], plan, prepared.positions, prepared.positions_on_device)
+        tensors = [sampled.token_ids, sampled.logprobs]
+        for top in sampled.top:
+            tensors += [top.token_ids, top.logprobs]
+        for prompt_logprobs, prompt_top in prompts:
+            tensors.append(prompt_logprobs)
+            if prompt_top is not None:
+                tensors += [prompt_top.token_ids, prompt_top.logprobs]
+        arrival = self.device.download(tensors)
+        self.rows.keep_tokens(plan, sampled.token_ids)
+        return _SubmittedRound(self, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts)
+
+    def round_took(self, started: float) -> float:
+        """Seconds that the device had for a round that is done now: since the one before it was done, if that was
+        later than its start."""
+        now = time.perf_counter()
+        seconds = now - max(started, self._last_done)
+        self._last_done = now
+        return seconds
 
     def _join(self, row: int, prefix_slots: np.ndarray) -> None:
         self._checked_row(row)
@@ -148,8 +179,8 @@ class ModeBackend:
         if len(prefix_slots):
             if prefix_slots.min() < 0 or prefix_slots.max() >= self.memory.slots:
                 raise ValueError(f"row {row}: a prefix slot is outside [0, {self.memory.slots})")
-            slots = torch.from_numpy(prefix_slots.astype(np.int32))
-            self.memory.req_to_token[row, : len(prefix_slots)] = slots.to(self.device)
+            (slots,) = upload(self.device, prefix_slots)
+            self.memory.req_to_token[row, : len(prefix_slots)] = slots
 
     def _checked_row(self, row: int) -> int:
         if not 0 <= row < self.memory.max_rows:
@@ -160,58 +191,142 @@ class ModeBackend:
         config, model = self._config, self.model.config
         self._kv_shape = KvShape(model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype)
         max_len = config.max_req_total_len or min(context_length(self._model_dir), DEFAULT_MAX_LEN)
-        _, round_tokens = round_sizes(config, self.device.type, max_len)
+        _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
         # One layer's activations and the logits of every row, which the sampler may hold three times over.
         activation_bytes = round_tokens * (12 * model.hidden_size + 4 * model.intermediate_size) * 4
         activation_bytes += 3 * min(round_tokens, config.running_max_req_size) * model.vocab_size * 4
-        measure = (lambda: self._measure_gpu(round_tokens)) if self.device.type == "cuda" else None
+        measure = None
+        if self.device.measures:
+            graph_rows = max(self._graph_sizes(), default=0)
+            measure = functools.partial(
+                measure_gpu, self.device, self.model, self._kv_shape, round_tokens, config.running_max_req_size,
+                graph_rows,
+            )  # fmt: skip
         slots = choose_slots(config, self._kv_shape, activation_bytes, measure)
         max_len = min(max_len, slots)
-        self.memory = KvMemory(self._kv_shape, slots, config.running_max_req_size, max_len, self.device)
+        self.memory = KvMemory(
+            self._kv_shape, slots, config.running_max_req_size, max_len, self.device.torch_device
+        )
         self.rows = RowState(config.running_max_req_size, model.vocab_size, self.device)
         self.sampler = Sampler(self.rows, self.device)
+        self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens)
+        self._round_tokens = round_tokens
 
-    def _measure_gpu(self, round_tokens: int) -> GpuMemory:
-        """The activation peak: one prefill of the largest size, in a KV memory of its own that is given back."""
-        torch.cuda.synchronize()
-        free, total = torch.cuda.mem_get_info(self.device)
-        memory = KvMemory(self._kv_shape, 1, 1, round_tokens, self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        run_hold_row(self.model, memory, round_tokens, round_tokens, num_decode=0)
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated(self.device) - before
-        del memory
-        torch.cuda.empty_cache()
-        return GpuMemory(total=total, free=free, activation_peak=peak)
+    def _graph_sizes(self) -> list[int]:
+        """Batch sizes that get a decode graph."""
+        config = self._config
+        if not self.device.captures or config.disable_cudagraph:
+            return []
+        largest = min(config.graph_max_batch_size, config.running_max_req_size)
+        return graph_sizes(largest, config.graph_split_batch_size, config.graph_grow_step_size)
+
+    def _capture_graphs(self, show_bar: bool) -> DecodeGraphs | None:
+        sizes = self._graph_sizes()
+        if not sizes:
+            return None
+        with self._phase("graphs"):
+            graphs = DecodeGraphs(self.device, self.model, self._inputs, sizes)
+            graphs.capture(self._progress, show_bar)
+        return graphs
 
     @contextmanager
-    def _phase(self, name: str, detail: str) -> Iterator[None]:
+    def _phase(self, name: str) -> Iterator[None]:
+        """A part of the start: announced, timed, and explained where memory runs out in it."""
+        detail, remedy = _PHASES[name]
         self._progress(detail)
         started = time.perf_counter()
-        yield
+        with explained(detail, remedy, lambda: dataclasses.astuple(self.device.memory())):
+            yield
         self._seconds[name] = time.perf_counter() - started
 
 
-def resolve_device(name: str) -> torch.device:
-    """auto: a GPU if there is one. Raises `DeviceError` if the asked for device is not there."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            "--device cuda: torch finds no usable GPU.", "Use --device cpu, or a CUDA build of torch."
+_PHASES = {
+    "weights": ("loading weights", "Take a smaller model or --data_type, or more GPUs with --tp."),
+    "kv memory": (
+        "reserving KV memory",
+        "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, "
+        "--chunked_prefill_size.",
+    ),
+    "warm-up": (
+        "warming up",
+        "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, "
+        "--chunked_prefill_size.",
+    ),
+    "graphs": (
+        "capturing decode graphs",
+        "Lower --mem_fraction, --max_total_token_num or --graph_max_batch_size, or give --disable_cudagraph.",
+    ),
+}
+"""What happens in each part of the start, and what to do if memory runs out in it."""
+
+
+class _SubmittedRound:
+    """A round on the device, whose results are on their way."""
+
+    def __init__(
+        self,
+        backend: ModeBackend,
+        seq: int,
+        started: float,
+        arrival: Arrival,
+        sampled: Sampled,
+        spans: list[PromptSpan],
+        prompts: list[tuple[torch.Tensor, TopTokens | None]],
+    ) -> None:
+        self._backend = backend
+        self._seq = seq
+        self._started = started
+        self._arrival = arrival
+        self._sampled = sampled
+        self._spans = spans
+        self._prompts = prompts
+
+    def ready(self) -> bool:
+        return self._arrival.ready()
+
+    def wait(self) -> None:
+        self._arrival.wait()
+
+    def result(self) -> RoundResult:
+        arrays = iter(self._arrival.arrays())
+        seconds = self._backend.round_took(self._started)
+        token_ids, logprobs = next(arrays), next(arrays)
+        if not np.isfinite(logprobs).all():
+            logger.warning("round %d: the model returned logits that are not numbers", self._seq)
+            logprobs = np.nan_to_num(logprobs, nan=_NO_LOGPROB, neginf=_NO_LOGPROB)
+        top: dict[int, TopLogprobs] = {}
+        for part in self._sampled.top:
+            top.update(zip(part.positions, list_top(part.counts, next(arrays), next(arrays)), strict=True))
+        prompt_logprobs = []
+        for span, (_, alternatives) in zip(self._spans, self._prompts, strict=True):
+            values = next(arrays)
+            lists = list_top(alternatives.counts, next(arrays), next(arrays)) if alternatives else []
+            prompt_logprobs.append(RowPromptLogprobs(span.entry, span.start, values, lists))
+        return RoundResult(
+            seq=self._seq,
+            token_ids=token_ids.astype(np.int32),
+            logprobs=logprobs,
+            top=dict(sorted(top.items())),
+            prompt_logprobs=prompt_logprobs,
+            seconds=seconds,
         )
-    return torch.device("cuda", torch.cuda.current_device())
 
 
-def _prompt_logprobs(spans: list[PromptSpan], logits: torch.Tensor) -> list[RowPromptLogprobs]:
-    """logits float32 [all positions of all spans, V]."""
+def _prompt_logprobs(
+    device: Device, spans: list[PromptSpan], logits: torch.Tensor
+) -> list[tuple[torch.Tensor, TopTokens | None]]:
+    """logits float32 [all positions of all spans, V]. For each span the log-probabilities and, if it wants them, the
+    alternatives."""
     results = []
     first = 0
     for span in spans:
-        part = logits[first : first + len(span.token_ids)]
-        first += len(span.token_ids)
-        logprobs = token_logprobs(part, torch.from_numpy(span.token_ids).to(part.device))
-        top = list_top(part, np.full(len(part), span.alternatives)) if span.alternatives else []
-        results.append(RowPromptLogprobs(span.entry, span.start, logprobs.cpu().numpy(), top))
+        count = len(span.token_ids)
+        part = logits[first : first + count]
+        first += count
+        (token_ids,) = upload(device, span.token_ids)
+        top = None
+        if span.alternatives:
+            counts = np.full(count, span.alternatives)
+            top = TopTokens(list(range(count)), counts, *top_logprobs(part, span.alternatives))
+        results.append((token_logprobs(part, token_ids), top))
     return results

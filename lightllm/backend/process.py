@@ -1,7 +1,8 @@
 """The process around a backend: control calls, the loop over rounds, and what happens when one fails.
 
 rpc thread   init_model (handed to the main thread), health
-main thread  init_model, then: receive a round -> execute -> send the result
+main thread  init_model, then: receive a round -> submit it -> send the results that are there
+watch thread waits for the oldest round on the device, and wakes the main thread when it is done (never on a CPU)
 channel thread  stop: wakes the main thread; a round that takes too long is not waited for
 """
 
@@ -12,9 +13,9 @@ import logging
 import os
 import queue
 import socket
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
@@ -23,6 +24,8 @@ import msgspec
 import numpy as np
 import zmq
 
+from lightllm.backend.out_of_memory import is_out_of_memory
+from lightllm.backend.pending import Computed, PendingResult
 from lightllm.config import ServerConfig
 from lightllm.ipc.channels import PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
@@ -36,6 +39,7 @@ log = logging.getLogger("backend")
 
 _STOP_SECONDS = 1.0
 """What a running round gets after `stop` before the process ends under it."""
+_WAKE_BYTES = 4096
 
 
 class Backend(Protocol):
@@ -43,7 +47,7 @@ class Backend(Protocol):
 
     def init_model(self) -> ModelReady: ...
 
-    def execute(self, round: Round) -> RoundResult: ...
+    def submit(self, round: Round) -> PendingResult: ...
 
     def resync(self, seq: int) -> None: ...
 
@@ -123,15 +127,20 @@ class BackendProcess:
         poller = zmq.Poller()
         poller.register(rounds.socket, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
+        watch = Watch(self._wake_writer)
         while not self._stopping.is_set():
             message = rounds.receive()
+            if message is not None:
+                runner.submit(message)
+            while (result := runner.take_ready()) is not None:
+                self._rounds_done += 1
+                if results is not None:
+                    results.send(result)
             if message is None:
-                poller.poll()
-                continue
-            result = runner.run(message)
-            self._rounds_done += 1
-            if result is not None and results is not None:
-                results.send(result)
+                if runner.oldest is not None:
+                    watch.wake_when_ready(runner.oldest)
+                if (self._wake_reader.fileno(), zmq.POLLIN) in poller.poll():
+                    self._wake_reader.recv(_WAKE_BYTES)
 
     # -- other threads
 
@@ -160,27 +169,83 @@ class BackendProcess:
         os._exit(0)
 
 
+class Watch:
+    """Writes a byte when a round is done, so that the main thread can sleep on its sockets meanwhile. The thread exists
+    only once there is something to wait for."""
+
+    def __init__(self, wake: socket.socket) -> None:
+        self._wake = wake
+        self._rounds: queue.SimpleQueue[PendingResult] = queue.SimpleQueue()
+        self._watched: PendingResult | None = None
+        self._thread: threading.Thread | None = None
+
+    def wake_when_ready(self, pending: PendingResult) -> None:
+        if pending is self._watched:
+            return
+        self._watched = pending
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+            self._thread.start()
+        self._rounds.put(pending)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._rounds.get().wait()
+            except Exception:  # `result` will raise it in the main thread, which reports it
+                log.debug("a round failed on the device")
+            self._wake.send(b"r")
+
+
 class RoundRunner:
-    """Executes rounds and contains their errors: after a failure every round is skipped until `Resync`."""
+    """Submits rounds, hands out their results in order and contains their errors: after a failure every round is
+    skipped until `Resync`, those included that had been submitted already."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._skipping = False
+        self._pending: deque[tuple[int, PendingResult]] = deque()
 
-    def run(self, message: Round | Resync) -> RoundResult | None:
-        """The result to send, if there is one."""
+    def submit(self, message: Round | Resync) -> None:
         if isinstance(message, Resync):
+            self._pending.clear()
             self._backend.resync(message.seq)
             self._skipping = False
-            return None
+            return
         if self._skipping:
-            return None
+            return
         try:
-            result = self._backend.execute(message)
+            pending = self._backend.submit(message)
+            if pending.ready():
+                result = pending.result()
+                self._skipping = bool(result.failed)
+                pending = Computed(result)
         except Exception as error:  # whatever a model raises ends this round, not the process
             log.exception("round %d failed", message.seq)
-            result = failed_result(message.seq, error)
-        self._skipping = bool(result.failed)
+            pending = Computed(failed_result(message.seq, error))
+            self._skipping = True
+        self._pending.append((message.seq, pending))
+
+    @property
+    def oldest(self) -> PendingResult | None:
+        """The round whose result comes next, if one is under way."""
+        return self._pending[0][1] if self._pending else None
+
+    def take_ready(self) -> RoundResult | None:
+        """The next result, if it is there."""
+        return self.take() if self._pending and self._pending[0][1].ready() else None
+
+    def take(self) -> RoundResult:
+        """Waits for the next result; there is a round under way."""
+        seq, pending = self._pending.popleft()
+        try:
+            result = pending.result()
+        except Exception as error:
+            log.exception("round %d failed", seq)
+            result = failed_result(seq, error)
+        if result.failed:
+            self._skipping = True
+            self._pending.clear()
         return result
 
 
@@ -193,13 +258,6 @@ def failed_result(seq: int, error: Exception) -> RoundResult:
         failed=f"{type(error).__name__}: {error}",
         out_of_memory=is_out_of_memory(error),
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch has its own type for GPUs and a plain RuntimeError for the CPU allocator; this works without torch."""
-    torch = sys.modules.get("torch")
-    kinds = (MemoryError, torch.OutOfMemoryError) if torch is not None else (MemoryError,)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _backend_factory(

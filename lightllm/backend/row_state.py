@@ -6,18 +6,25 @@
 | token id lists, prompt ids            | host dicts  | join        | leave, join  |
 | last token                            | device      | each sample | —            |
 | token counts (rows with penalties)    | device      | join        | leave, join  |
+
+What sampling needs of the parameters goes to the device when it changes, and stays there (`sampling_plan.py`).
 """
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from lightllm.backend.device import Device
 from lightllm.backend.token_counts import TokenCounts
 from lightllm.protocol.rounds import JoinRow
 from lightllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from lightllm.backend.sampling_plan import SamplingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +59,10 @@ EDITS = Feature.COUNTS | Feature.DECAY | Feature.MIN_NEW | Feature.BIAS | Featur
 class RowState:
     """Arrays indexed by row, so that a round gathers with one index operation a parameter."""
 
-    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, max_rows: int, vocab_size: int, device: Device) -> None:
         self.vocab_size = vocab_size
+        self.version = 0
+        """Changes with whatever a `SamplingPlan` is made of."""
         self.features = np.zeros(max_rows, dtype=np.int32)
         self.prompt_len = np.zeros(max_rows, dtype=np.int64)
         self.seed = np.zeros(max_rows, dtype=np.uint64)
@@ -75,7 +84,7 @@ class RowState:
         """Only rows whose prompt log-probabilities are wanted."""
         self.prompt_logprobs: dict[int, int] = {}
         self.counts = TokenCounts(max_rows, vocab_size, device)
-        self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device)
+        self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
         """The token of each row that has no KV yet; the place after the last row belongs to the hold row."""
 
     def join(self, join: JoinRow) -> None:
@@ -120,11 +129,15 @@ class RowState:
             self.prompt_ids[row] = join.history_ids[: join.prompt_len]
             self.prompt_logprobs[row] = min(params.prompt_logprobs, self.vocab_size)
         self.features[row] = features
+        self.version += 1
 
     def leave(self, row: int) -> None:
         """Forgets what is in a row; a row that is free already stays so."""
         if not self.features[row]:
             return
+        self.version += 1
+        if self.features[row] & Feature.COUNTS:
+            self.counts.clear(row)
         self.features[row] = 0
         self.inverse_temperature[row] = 1.0
         self.top_k[row] = self.vocab_size
@@ -138,15 +151,27 @@ class RowState:
             self.prompt_logprobs,
         ):
             held.pop(row, None)  # type: ignore[attr-defined]
-        self.counts.clear(row)
 
-    def keep_tokens(self, rows: np.ndarray, token_ids: torch.Tensor) -> None:
-        """Remembers the tokens that were sampled: rows int64 [S], token_ids int64 [S]."""
-        self.last_token[torch.from_numpy(rows).to(token_ids.device)] = token_ids
-        counted = ((self.features[rows] & Feature.COUNTS) != 0).nonzero()[0]
-        if len(counted):
-            index = torch.from_numpy(counted).to(token_ids.device)
-            self.counts.add(rows[counted], token_ids[index])
+    def keep_tokens(self, plan: "SamplingPlan", token_ids: torch.Tensor) -> None:
+        """Remembers the tokens that were sampled for the rows of `plan`: int64 [S]."""
+        self.last_token.index_copy_(0, plan.rows_on_device, token_ids)
+        if plan.counted is not None:
+            rows, entries, rows_on_device = plan.counted
+            if not self.counts.lists_any(rows).all():
+                self.version += 1
+            self.counts.add(rows, rows_on_device, token_ids[entries])
+
+    def decay_pairs(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of a row with a growing weight of its end tokens: these (int64), the first output number at which it has
+        grown less one (int64), the logarithm of its growth with every token (float64)."""
+        token_ids = self.end_tokens[row]
+        count = len(token_ids)
+        return (token_ids, np.full(count, self.decay_start[row]), np.full(count, self.decay_log_factor[row]))
+
+    def minimum_pairs(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """End tokens (int64) and, for each, the number of tokens that must come first (int64)."""
+        token_ids = self.end_tokens[row]
+        return token_ids, np.full(len(token_ids), self.min_new_tokens[row])
 
     def _join_counts(self, join: JoinRow) -> None:
         params = join.params

@@ -65,7 +65,9 @@ class Answers:
         while self._scheduler.has_work or in_flight:
             while (round_ := self._scheduler.next_round()) is not None:
                 in_flight.append(round_)
-            result = self._runner.run(in_flight.pop(0)) if in_flight else None
+            if in_flight:
+                self._runner.submit(in_flight.pop(0))
+            result = self._runner.take_ready()
             if result is None:
                 continue
             if result.failed:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from support.model_folder import VOCAB_SIZE, make_model_folder
 
-from lightllm.backend.process import RoundRunner, is_out_of_memory
+from lightllm.backend.out_of_memory import is_out_of_memory
+from lightllm.backend.pending import Computed
+from lightllm.backend.process import RoundRunner
 from lightllm.config import ServerConfig
 from lightllm.ipc.channels import PullChannel, PushChannel, make_context
 from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
@@ -171,9 +173,9 @@ class Broken:
     def init_model(self) -> ModelReady:
         raise NotImplementedError
 
-    def execute(self, round: Round) -> RoundResult:
+    def submit(self, round: Round) -> Computed:
         if self.resynced >= 0:
-            return RoundResult(round.seq, EMPTY_INT32, np.zeros(0, np.float32))
+            return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, np.float32)))
         raise self.error
 
     def resync(self, seq: int) -> None:
@@ -183,12 +185,15 @@ class Broken:
 def test_an_exception_in_a_round_becomes_a_failed_result():
     backend = Broken(ZeroDivisionError("by zero"))
     runner = RoundRunner(backend)
-    result = runner.run(prefill(3))
+    runner.submit(prefill(3))
+    runner.submit(prefill(4))
+    result = runner.take_ready()
     assert (result.seq, result.failed, result.out_of_memory) == (3, "ZeroDivisionError: by zero", False)
-    assert runner.run(prefill(4)) is None
-    assert runner.run(Resync(5)) is None
+    assert runner.take_ready() is None
+    runner.submit(Resync(5))
     assert backend.resynced == 5
-    assert not runner.run(prefill(5)).failed
+    runner.submit(prefill(5))
+    assert not runner.take_ready().failed
 
 
 @pytest.mark.parametrize(

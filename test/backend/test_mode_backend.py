@@ -5,7 +5,8 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 
-from lightllm.backend.mode_backend import ModeBackend, resolve_device
+from lightllm.backend.device import open_device
+from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError, InvalidOption
 from lightllm.protocol import codec
@@ -202,11 +203,11 @@ def test_a_failed_round_keeps_last_tokens_and_counts(backend, monkeypatch):
 
 
 def test_device_names():
-    assert resolve_device("cpu").type == "cpu"
+    assert open_device("cpu").torch_device.type == "cpu"
     if not torch.cuda.is_available():
-        assert resolve_device("auto").type == "cpu"
+        assert open_device("auto").torch_device.type == "cpu"
         with pytest.raises(DeviceError, match="--device cpu"):
-            resolve_device("cuda")
+            open_device("cuda")
 
 
 def test_tensor_parallelism_is_refused_for_now(config):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lightllm.backend.philox import uniforms
+from lightllm.backend.device import CpuDevice
 from lightllm.backend.row_state import RowState
-from lightllm.backend.sampler import Sampler
+from lightllm.backend.sampler import Sampler, list_top
+from lightllm.ops.uniforms import uniforms
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.rounds import JoinRow
 from lightllm.sampling_params import SamplingParams
 
 VOCAB = 200
-CPU = torch.device("cpu")
 GREEDY = {"temperature": 0.0}
 
 
@@ -22,8 +22,8 @@ class Bench:
     """Row state and sampler; `step` samples the given rows and keeps their tokens, as a round does."""
 
     def __init__(self, max_rows=40):
-        self.rows = RowState(max_rows, VOCAB, CPU)
-        self.sampler = Sampler(self.rows, CPU)
+        self.rows = RowState(max_rows, VOCAB, CpuDevice())
+        self.sampler = Sampler(self.rows, CpuDevice())
 
     def join(self, row, history=(1,), prompt_len=1, eos=(), seed=0, choice=0, **params):
         self.rows.join(
@@ -32,9 +32,19 @@ class Bench:
         )  # fmt: skip
 
     def step(self, logits, rows, positions):
-        sampled = self.sampler.sample(logits.clone(), np.array(rows), np.array(positions))
-        self.rows.keep_tokens(np.array(rows), sampled.token_ids)
+        plan, positions = self.sampler.plan(np.array(rows)), np.array(positions)
+        sampled = self.sampler.sample(logits.clone(), plan, positions, torch.from_numpy(positions))
+        self.rows.keep_tokens(plan, sampled.token_ids)
         return sampled
+
+
+def alternatives(sampled):
+    """Position -> `TopLogprobs`."""
+    found = {}
+    for part in sampled.top:
+        lists = list_top(part.counts, part.token_ids.numpy(), part.logprobs.numpy())
+        found.update(zip(part.positions, lists, strict=True))
+    return found
 
 
 def make_logits(rows=1, seed=0):
@@ -140,8 +150,8 @@ def test_alternatives_only_for_rows_that_ask_and_of_the_right_distribution():
     bench.join(0, temperature=2.0, logprobs=4)
     bench.join(1, temperature=2.0)
     bench.join(2, temperature=2.0, logprobs=2, raw_logprobs=True)
-    top = bench.step(logits, [0, 1, 2], [0, 0, 0]).top
-    assert list(top) == [0, 2]
+    top = alternatives(bench.step(logits, [0, 1, 2], [0, 0, 0]))
+    assert sorted(top) == [0, 2]
     expected = (logits[0] / 2).log_softmax(0).topk(4)
     assert top[0].token_ids == expected.indices.tolist()
     assert top[0].logprobs == pytest.approx(expected.values.tolist(), abs=1e-5)
@@ -151,7 +161,7 @@ def test_alternatives_only_for_rows_that_ask_and_of_the_right_distribution():
 def test_alternatives_leave_out_what_cannot_be_sampled():
     bench = Bench()
     bench.join(0, **GREEDY, allowed_token_ids=[4, 9], logprobs=5)
-    top = bench.step(make_logits(), [0], [0]).top
+    top = alternatives(bench.step(make_logits(), [0], [0]))
     assert sorted(top[0].token_ids) == [4, 9]
     assert sum(math.exp(value) for value in top[0].logprobs) == pytest.approx(1.0, abs=1e-5)
 
@@ -225,7 +235,7 @@ def test_sampled_token_is_the_inverse_distribution_at_the_philox_number():
     logits = make_logits()
     bench = Bench()
     bench.join(0, seed=123456789012, choice=2, temperature=0.7)
-    number = uniforms(np.array([123456789012], dtype=np.uint64), np.array([2]), np.array([5]))[0]
+    number = uniforms(torch.tensor([123456789012]), torch.tensor([2]), torch.tensor([5]))[0]
     expected = int(((logits[0].double() / 0.7).softmax(0).cumsum(0) <= number).sum())
     assert bench.step(logits, [0], [5]).token_ids.tolist() == [expected]
 
@@ -245,7 +255,7 @@ def test_a_row_that_is_joined_anew_or_left_keeps_nothing_of_the_former_request()
     logits = make_logits(seed=3)
     used, new = bench.step(logits, [0], [0]), fresh.step(logits, [0], [0])
     assert used.token_ids.tolist() == new.token_ids.tolist() == [int(logits.argmax())]
-    assert used.logprobs.tolist() == new.logprobs.tolist() and used.top == {}
+    assert used.logprobs.tolist() == new.logprobs.tolist() and used.top == []
     bench.join(1, [1, 2, 3, 4], 2, eos=[9], **everything)
     bench.rows.leave(1)
     held = bench.rows
@@ -257,7 +267,7 @@ def test_a_row_that_is_joined_anew_or_left_keeps_nothing_of_the_former_request()
         held.prompt_logprobs,
     ):
         assert 1 not in lists
-    assert held.features[1] == 0 and held.counts.listed(np.array([1])) is None
+    assert held.features[1] == 0 and not held.counts.lists_any(np.array([1])).any()
 
 
 def test_leaving_a_free_row_is_harmless():
@@ -283,7 +293,9 @@ def test_logits_that_are_not_numbers_disturb_only_their_row():
     for broken in range(4):
         sick = logits.clone()
         sick[broken] = torch.nan
-        again = bench.sampler.sample(sick, np.arange(4), np.zeros(4, dtype=np.int64)).token_ids.tolist()
+        zeros = np.zeros(4, dtype=np.int64)
+        plan = bench.sampler.plan(np.arange(4))
+        again = bench.sampler.sample(sick, plan, zeros, torch.from_numpy(zeros)).token_ids.tolist()
         assert all(0 <= token < VOCAB for token in again)
         assert [t for i, t in enumerate(again) if i not in (broken, 3)] == [
             t for i, t in enumerate(expected) if i not in (broken, 3)

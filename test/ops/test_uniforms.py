@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from lightllm.backend.philox import philox4x32, uniforms
+from lightllm.ops.torch.uniforms import philox4x32
+from lightllm.ops.uniforms import uniforms
 
 KNOWN = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
@@ -28,14 +30,14 @@ def test_columns_are_independent():
 
 
 def test_seed_choice_and_position_each_change_the_number():
-    seeds = np.array([1, 2, 1, 1, 1 + 2**32], dtype=np.uint64)
-    choices = np.array([0, 0, 1, 0, 0])
-    positions = np.array([0, 0, 0, 1, 0])
+    seeds = torch.tensor([1, 2, 1, 1, 1 + 2**32])
+    choices = torch.tensor([0, 0, 1, 0, 0])
+    positions = torch.tensor([0, 0, 0, 1, 0])
     assert len(set(uniforms(seeds, choices, positions).tolist())) == 5
 
 
 def test_numbers_are_uniform_in_the_open_interval():
-    numbers = uniforms(np.full(20000, 42, dtype=np.uint64), np.zeros(20000, dtype=np.int64), np.arange(20000))
+    numbers = uniforms(torch.full((20000,), 42), torch.zeros(20000, dtype=torch.int64), torch.arange(20000))
     assert numbers.min() > 0 and numbers.max() < 1
-    counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
+    counts, _ = np.histogram(numbers.numpy(), bins=20, range=(0, 1))
     assert ((counts - 1000.0) ** 2 / 1000.0).sum() < 50  # 19 degrees of freedom, p = 0.0001

@@ -1,0 +1,75 @@
+"""What a GPU needs beside weights and KV memory: measured by running the largest round and the largest decode batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightllm.backend.device import Device
+from lightllm.backend.kv_memory import GpuMemory, KvMemory, KvShape
+from lightllm.models.batch import make_batch
+
+if TYPE_CHECKING:
+    from lightllm.models.base import TpPartBaseModel
+
+_LOGIT_COPIES = 3
+"""The logits of a round, and the sampler's two scratch buffers of their size."""
+
+
+def measure_gpu(
+    device: Device, model: "TpPartBaseModel", shape: KvShape, tokens: int, rows: int, graph_rows: int
+) -> GpuMemory:
+    """tokens: of the largest round; rows: that may sample in one; graph_rows: of the largest decode graph, 0 without.
+
+    Both run in a small KV memory of their own, which is given back.
+    """
+    before = device.memory()
+    round_peak, graph_peak = _peaks(device, model, shape, tokens, min(tokens, rows), graph_rows)
+    device.release_cached()
+    one_row = model.config.vocab_size * 4
+    return GpuMemory(
+        total=before.total,
+        free=before.free,
+        activation_peak=round_peak + (_LOGIT_COPIES - 1) * min(tokens, rows) * one_row,
+        graph_bytes=graph_peak + graph_rows * one_row,
+    )
+
+
+def _peaks(
+    device: Device, model: "TpPartBaseModel", shape: KvShape, tokens: int, logits: int, graph_rows: int
+) -> tuple[int, int]:
+    memory = KvMemory(shape, 1, 1, tokens, device.torch_device)
+    round_peak = device.peak_during(lambda: run_hold_rows(model, memory, tokens, logits))
+    if not graph_rows:
+        return round_peak, 0
+    return round_peak, device.peak_during(lambda: decode_hold_rows(model, memory, graph_rows))
+
+
+def run_hold_rows(model: "TpPartBaseModel", memory: KvMemory, tokens: int, logits: int = 1) -> torch.Tensor:
+    """Prefills `tokens` tokens, in as many entries as they need, all in the hold row and the hold slot. Returns the
+    logits float32 [logits, V] of the last ones."""
+    q_lens = [memory.max_len] * (tokens // memory.max_len)
+    q_lens += [tokens % memory.max_len] if tokens % memory.max_len else []
+    return _forward(model, memory, q_lens, q_lens, 0, logits)
+
+
+def decode_hold_rows(model: "TpPartBaseModel", memory: KvMemory, count: int, kv_len: int = 1) -> torch.Tensor:
+    """A decode round of `count` entries, all of them in the hold row. Returns logits float32 [count, V]."""
+    return _forward(model, memory, [1] * count, [kv_len] * count, count, count)
+
+
+def _forward(
+    model: "TpPartBaseModel",
+    memory: KvMemory,
+    q_lens: list[int],
+    kv_lens: list[int],
+    num_decode: int,
+    logits: int,
+) -> torch.Tensor:
+    device, tokens = memory.req_to_token.device, sum(q_lens)
+    batch = make_batch(
+        torch.zeros(tokens, dtype=torch.int64, device=device), [memory.max_rows] * len(q_lens), q_lens, kv_lens,
+        num_decode, memory.req_to_token, memory.kv, torch.arange(tokens - logits, tokens, device=device),
+    )  # fmt: skip
+    return model.forward(batch)

@@ -1,0 +1,35 @@
+"""The first thing of every round: what follows on the device from each row's state and the little that the host sends."""
+
+from __future__ import annotations
+
+import torch
+
+from lightllm.ops.torch import round_inputs as torch_impl
+
+
+def build_round_inputs(
+    rows: torch.Tensor,
+    q_start: torch.Tensor,
+    kv_len: torch.Tensor,
+    slots: torch.Tensor,
+    num_decode: int,
+    max_q_len: int,
+    last_token: torch.Tensor,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    req_to_token: torch.Tensor,
+) -> None:
+    """For token t, number j of entry e: position = kv_len[e] - q_len[e] + j; it is written to `positions[t]`, and the
+    token's slot to `req_to_token[rows[e], position]`. The first `num_decode` entries, of one token each, take their
+    `input_ids` from `last_token[rows[e]]`; those of the others are there already.
+
+    rows: int64 [n], distinct but for the hold row; q_start: int32 [n + 1], where each entry's tokens begin; kv_len:
+    int32 [n]; slots: int64 [T]; max_q_len: at least the longest entry; last_token: int64 [max_rows + 1]; input_ids,
+    positions: int64 [T]; req_to_token: int32 [max_rows + 1, max_len]. Reads no value on the host.
+    """
+    build = torch_impl.build_round_inputs
+    if rows.is_cuda:
+        from lightllm.ops.triton import round_inputs as triton_impl
+
+        build = triton_impl.build_round_inputs
+    build(rows, q_start, kv_len, slots, num_decode, max_q_len, last_token, input_ids, positions, req_to_token)

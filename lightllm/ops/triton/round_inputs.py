@@ -1,0 +1,80 @@
+"""The inputs of a round, worked out from what the rows keep on the device: one program an entry and block of tokens."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.launch import pdl_options
+
+_DECODE_BLOCK, _PREFILL_BLOCK = 16, 1024
+
+
+@triton.jit
+def round_inputs_kernel(
+    rows_ptr, q_start_ptr, kv_len_ptr, slots_ptr, last_token_ptr, input_ids_ptr, positions_ptr, table_ptr,
+    table_stride, num_decode,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Entry e: positions[t] = kv_len - q_len + j for its token j = t - q_start[e]; table[row, positions[t]] = slots[t];
+    input_ids[t] = last_token[row] where e < num_decode.
+
+    Grid (n, ceil(longest q_len / BLOCK)). The table's row may begin beyond 2**31 elements.
+    """
+    entry = tl.program_id(0)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    start = tl.load(q_start_ptr + entry)
+    length = tl.load(q_start_ptr + entry + 1) - start
+    row = tl.load(rows_ptr + entry)
+    number = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = number < length
+    token = start + number
+    position = tl.load(kv_len_ptr + entry) - length + number
+    tl.store(positions_ptr + token, position.to(tl.int64), mask=inside)
+    slot = tl.load(slots_ptr + token, mask=inside, other=0)
+    tl.store(table_ptr + row * table_stride.to(tl.int64) + position, slot.to(tl.int32), mask=inside)
+    if entry < num_decode:
+        tl.store(input_ids_ptr + start, tl.load(last_token_ptr + row))
+
+
+def build_round_inputs(
+    rows: torch.Tensor,
+    q_start: torch.Tensor,
+    kv_len: torch.Tensor,
+    slots: torch.Tensor,
+    num_decode: int,
+    max_q_len: int,
+    last_token: torch.Tensor,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    req_to_token: torch.Tensor,
+) -> None:
+    if len(rows) == 0:
+        return
+    block = _DECODE_BLOCK if max_q_len == 1 else _PREFILL_BLOCK
+    round_inputs_kernel[(len(rows), triton.cdiv(max_q_len, block))](
+        rows, q_start, kv_len, slots, last_token, input_ids, positions, req_to_token,
+        req_to_token.stride(0), num_decode,
+        BLOCK=block, num_warps=1 if max_q_len == 1 else 4, **pdl_options(rows.device),
+    )  # fmt: skip
+
+
+def _case(label: str, block: int, warps: int) -> CompileCase:
+    return CompileCase(
+        kernel=round_inputs_kernel,
+        label=label,
+        arguments={
+            "rows_ptr": "*i64:16", "q_start_ptr": "*i32:16", "kv_len_ptr": "*i32:16", "slots_ptr": "*i64:16",
+            "last_token_ptr": "*i64:16", "input_ids_ptr": "*i64:16", "positions_ptr": "*i64:16",
+            "table_ptr": "*i32:16", "table_stride": "i32:16", "num_decode": "i32", "BLOCK": block,
+        },
+        launch={"num_warps": warps},
+    )  # fmt: skip
+
+
+COMPILE_CASES = [_case("decode", _DECODE_BLOCK, 1), _case("chunks", _PREFILL_BLOCK, 4)]

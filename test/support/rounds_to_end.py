@@ -1,0 +1,90 @@
+"""Runs requests through a scheduler and a backend to their end, without processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from lightllm.backend.process import Backend, RoundRunner
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
+from lightllm.protocol.rounds import Resync
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.scheduler import Scheduler
+from lightllm.sampling_params import SamplingParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    prompt: list[int]
+    params: SamplingParams
+    after_rounds: int = 0
+    """It is added when so many rounds have been planned, or when nothing else is left to do."""
+    abort_after: int | None = None
+    """It is aborted so many rounds later, if it still runs."""
+
+
+class Serving:
+    """`late` is called when nothing can go on before a result arrives; with `wait` results are waited for instead."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: SchedulerLimits,
+        late: Callable[[], None] = lambda: None,
+        wait: bool = False,
+    ) -> None:
+        self.scheduler = Scheduler(limits)
+        self.runner = RoundRunner(backend)
+        self.tokens: dict[int, list[int]] = {}
+        self.finished: dict[int, Finish] = {}
+        self.failures: list[str] = []
+        self.submitted = 0
+        self._late = late
+        self._wait = wait
+        self._aborts: dict[int, list[int]] = {}
+
+    def run(self, wanted: list[Wanted]) -> list[list[int]]:
+        """The tokens of every request."""
+        waiting = sorted(enumerate(wanted), key=lambda pair: pair[1].after_rounds)
+        for _ in range(100_000):
+            while waiting and (waiting[0][1].after_rounds <= self.submitted or not self.scheduler.has_work):
+                self._add(*waiting.pop(0))
+            if not self.scheduler.has_work:
+                return [self.tokens[i] for i in range(len(wanted))]
+            while (round_ := self.scheduler.next_round()) is not None:
+                self.runner.submit(round_)
+                self.submitted += 1
+                for request_id in self._aborts.pop(self.submitted, []):
+                    self.scheduler.abort(request_id)
+                    self._record(self.scheduler.drain_outputs())
+            self._take()
+            self.scheduler.check_invariants()
+        raise AssertionError("no end")
+
+    def _add(self, request_id: int, wanted: Wanted) -> None:
+        self.tokens[request_id] = []
+        choices = [Choice(request_id, 0)]
+        self.scheduler.add(AddRequest(int32(wanted.prompt), wanted.params, choices, 0.0))
+        if wanted.abort_after is not None:
+            self._aborts.setdefault(self.submitted + wanted.abort_after, []).append(request_id)
+
+    def _take(self) -> None:
+        result = self.runner.take_ready()
+        if result is None:
+            self._late()
+            result = self.runner.take() if self._wait else self.runner.take_ready()
+            assert result is not None, "neither a round nor a result"
+        if result.failed:
+            self.failures.append(result.failed)
+        self._record(self.scheduler.apply(result))
+        seq = self.scheduler.take_resync()
+        if seq is not None:
+            self.runner.submit(Resync(seq))
+
+    def _record(self, tokens: RoundTokens | None) -> None:
+        if tokens is None:
+            return
+        for request_id, token in zip(tokens.request_ids, tokens.token_ids, strict=True):
+            self.tokens[request_id].append(token)
+        self.finished.update({finish.request_id: finish for finish in tokens.finished})
