@@ -11,5 +11,9 @@ def gelu_and_mul(gate_up: torch.Tensor, approximate: str = "tanh") -> torch.Tens
 
     approximate: "tanh" for 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))), "none" for x Φ(x).
     """
+    if gate_up.is_cuda:
+        from lightllm.ops.triton import gated_activation as triton_impl
+
+        return triton_impl.gelu_and_mul(gate_up, approximate)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate, approximate=approximate).mul_(up)

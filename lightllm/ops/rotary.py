@@ -59,4 +59,8 @@ def rotary_embedding(
     Element i is paired with i + rotary_dim / 2; interleaved: element 2i with 2i + 1 (GPT-J, ChatGLM, Cohere). The
     tables are the same for both: angle i stands at i and at i + rotary_dim / 2. Returns a new tensor.
     """
+    if x.is_cuda:
+        from lightllm.ops.triton import rotary as triton_impl
+
+        return triton_impl.rotary_embedding(x, cos, sin, interleaved)
     return torch_impl.rotary_embedding(x, cos, sin, interleaved)

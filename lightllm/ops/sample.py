@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 def greedy_tokens(logits: "torch.Tensor") -> "torch.Tensor":
     """The most likely token of each row, the lowest id among equals. logits float32 [S, V]. Returns int64 [S]."""
+    if logits.is_cuda:
+        from lightllm.ops.triton import sample as triton_implementation
+
+        return triton_implementation.greedy_tokens(logits)
     return torch_implementation.greedy_tokens(logits)
 
 
@@ -31,6 +35,10 @@ def choose_greedy(logits: "torch.Tensor", scratch: "torch.Tensor") -> "tuple[tor
 
     logits float32 [S, V]; scratch float32 [S, V], overwritten. Returns int64 [S], float32 [S].
     """
+    if logits.is_cuda:
+        from lightllm.ops.triton import sample as triton_implementation
+
+        return triton_implementation.choose_greedy(logits, scratch)
     return torch_implementation.choose_greedy(logits, scratch)
 
 
@@ -42,6 +50,10 @@ def choose_random(
     logits float32 [S, V]; uniforms float64 [S] in (0, 1); scratch float32 [S, V], overwritten.
     Returns int64 [S], float32 [S].
     """
+    if logits.is_cuda:
+        from lightllm.ops.triton import sample as triton_implementation
+
+        return triton_implementation.choose_random(logits, uniforms, scratch)
     return torch_implementation.choose_random(logits, uniforms, scratch)
 
 
@@ -59,7 +71,38 @@ def choose_filtered(
     top_p float64 [S] in (0, 1]; min_p float64 [S] in [0, 1]; scratch float32 [S, V], overwritten.
     Returns int64 [S], float32 [S].
     """
+    if logits.is_cuda:
+        from lightllm.ops.triton import sample as triton_implementation
+
+        return triton_implementation.choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
     return torch_implementation.choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
+
+
+GREEDY, RANDOM, FILTERED = 0, 1, 2
+
+
+def choose_rows(
+    logits: "torch.Tensor",
+    kinds: "torch.Tensor",
+    scales: "torch.Tensor",
+    uniforms: "torch.Tensor",
+    top_k: "torch.Tensor",
+    top_p: "torch.Tensor",
+    min_p: "torch.Tensor",
+    scratch: "torch.Tensor",
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """A token of each row from softmax(logits * scale), as the row's kind says, and its log-probability there.
+
+    kinds int32 [S]: GREEDY, RANDOM or FILTERED; scales float32 [S] above 0, the inverse temperatures; the others as for
+    `choose_filtered`. Where a row's kind needs a parameter not, its value is ignored. Nothing waits for the device.
+    """
+    if logits.is_cuda:
+        from lightllm.ops.triton import sample as triton_implementation
+
+        return triton_implementation.choose_rows(
+            logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch
+        )
+    return torch_implementation.choose_rows(logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch)
 
 
 def token_logprobs(logits: "torch.Tensor", token_ids: "torch.Tensor") -> "torch.Tensor":

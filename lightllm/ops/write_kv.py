@@ -13,4 +13,8 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slots: torch.Te
     k, v: [T, kv_heads, head_dim], any strides; kv: [slots + 1, 2 * kv_heads, head_dim], keys first; slots: int64
     [T]. No slot but the last (which absorbs padding) may occur twice.
     """
-    torch_impl.write_kv(k, v, kv, slots)
+    if k.is_cuda:
+        from lightllm.ops.triton import write_kv as triton_impl
+
+        return triton_impl.write_kv(k, v, kv, slots)
+    return torch_impl.write_kv(k, v, kv, slots)

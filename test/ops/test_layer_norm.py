@@ -2,17 +2,11 @@
 
 import pytest
 import torch
+from support.references import layer_norm as reference
 
-from lightllm.ops.layer_norm import layer_norm
+from lightllm.ops.layer_norm import fused_add_layer_norm, layer_norm
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
-
-
-def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
-    x = x.double()
-    centred = x - x.mean(-1, keepdim=True)
-    normalized = centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
-    return normalized if bias is None else normalized + bias.double()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -34,3 +28,11 @@ def test_each_head_may_have_its_own_weight_and_the_input_may_be_a_slice(with_bia
     result, before = layer_norm(x, weight, bias, 1e-6), x.clone()
     torch.testing.assert_close(result.double(), reference(x, weight, bias, 1e-6), rtol=1e-5, atol=1e-5)
     assert torch.equal(x, before)
+
+
+def test_fused_add_updates_the_residual_in_place() -> None:
+    x, residual, weight, bias = torch.randn(5, 32), torch.randn(5, 32), torch.randn(32), torch.randn(32)
+    total = x + residual
+    result = fused_add_layer_norm(x, residual, weight, bias, 1e-6)
+    assert torch.equal(residual, total)
+    torch.testing.assert_close(result.double(), reference(total, weight, bias, 1e-6), rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.references import gated
 
 from lightllm.ops.embedding import embedding
 from lightllm.ops.gelu_and_mul import gelu_and_mul
@@ -67,21 +68,22 @@ def test_the_plain_weight_may_change_after_packing() -> None:
 @pytest.mark.parametrize("rows", [1, 33])
 def test_silu_and_mul(rows: int) -> None:
     gate_up = torch.randn(rows, 2 * 24)
-    gate, up = gate_up[:, :24].double(), gate_up[:, 24:].double()
-    torch.testing.assert_close(
-        silu_and_mul(gate_up).double(), gate / (1 + (-gate).exp()) * up, rtol=1e-5, atol=1e-5
-    )
+    expected = gated(gate_up, "silu")
+    torch.testing.assert_close(silu_and_mul(gate_up).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("approximate", ["tanh", "none"])
 def test_gelu_and_mul(approximate: str) -> None:
     gate_up = torch.randn(33, 2 * 24)
-    gate, up = gate_up[:, :24].double(), gate_up[:, 24:].double()
-    cdf = (1 + torch.erf(gate / 2**0.5)) / 2
-    if approximate == "tanh":
-        cdf = (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3))) / 2
-    result = gelu_and_mul(gate_up, approximate)
-    torch.testing.assert_close(result.double(), gate * cdf * up, rtol=1e-5, atol=1e-5)
+    result, expected = gelu_and_mul(gate_up, approximate), gated(gate_up, approximate)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_embedding_of_a_part_of_the_vocabulary_is_zero_for_the_other_tokens() -> None:
+    weight = torch.randn(10, 4)
+    ids = torch.tensor([19, 29, 20, 30, 0, 25])
+    expected = torch.stack([weight[i - 20] if 20 <= i < 30 else torch.zeros(4) for i in ids.tolist()])
+    assert torch.equal(embedding(ids, weight, first_id=20), expected)
 
 
 def test_embedding_picks_rows() -> None:

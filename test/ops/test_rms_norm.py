@@ -2,16 +2,12 @@
 
 import pytest
 import torch
+from support.references import rms_norm as reference
 
 from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
 from lightllm.ops.rms_norm import rms_norm
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
-
-
-def reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    x = x.double()
-    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -47,3 +43,11 @@ def test_fused_add_updates_the_residual_in_place(tokens: int) -> None:
     result = fused_add_rms_norm(x, residual, weight, 1e-6)
     assert torch.equal(residual, total)
     torch.testing.assert_close(result.double(), reference(total, weight, 1e-6), rtol=1e-5, atol=1e-5)
+
+
+def test_a_float32_weight_is_applied_before_rounding() -> None:
+    x, weight = torch.randn(9, 64).bfloat16(), torch.randn(64)
+    result = rms_norm(x, weight, 1e-6)
+    expected = reference(x, weight, 1e-6)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.double(), expected, rtol=2**-8, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.references import rms_norm, rotated_as_complex
 
 from lightllm.layers.rotary import RotaryTable
 from lightllm.ops.rotary import inverse_frequencies, rotary_embedding, rotary_table
@@ -48,25 +49,6 @@ def test_a_table_that_grew_equals_one_made_at_once() -> None:
         (rotary_table(inverse, 0, 7, torch.float32), rotary_table(inverse, 7, 30, torch.float32))
     )
     assert torch.equal(parts, rotary_table(inverse, 0, 30, torch.float32))
-
-
-def rotated_as_complex(
-    x: torch.Tensor,
-    positions: torch.Tensor,
-    theta: float,
-    rotary_dim: int | None = None,
-    interleaved: bool = False,
-) -> torch.Tensor:
-    """Element i and i + rotary_dim / 2 (interleaved: 2i and 2i + 1) are real and imaginary part of one number."""
-    rotary_dim = rotary_dim or x.shape[-1]
-    half = rotary_dim // 2
-    pairs = (half, 2) if interleaved else (2, half)
-    parts = x[..., :rotary_dim].double().unflatten(-1, pairs)
-    real, imaginary = parts.unbind(-1 if interleaved else -2)
-    angles = positions[:, None, None] * theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    numbers = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angles), angles)
-    rotated = torch.stack((numbers.real, numbers.imag), dim=-1 if interleaved else -2).flatten(-2)
-    return torch.cat((rotated, x[..., rotary_dim:].double()), dim=-1)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
@@ -116,6 +98,21 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else(tokens: int) -> No
     untouched = torch.ones(hold + 1, dtype=torch.bool)
     untouched[slots] = False
     assert kv[untouched].isnan().all()
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_heads_may_be_normalised_before_they_are_rotated(per_head: bool) -> None:
+    heads, kv_heads, head_dim = 6, 2, 8
+    qkv, slots = torch.randn(5, heads + 2 * kv_heads, head_dim), torch.tensor([4, 0, 9, 3, 7])
+    weight = torch.randn(heads + kv_heads, head_dim) if per_head else torch.randn(head_dim)
+    positions = torch.tensor([0, 3, 3, 100, 499])
+    kv = torch.zeros(11, 2 * kv_heads, head_dim)
+    table = RotaryTable(head_dim, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
+    qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+    q = rotary_and_write_kv(qk, v, *table.lookup(positions, 500), kv, slots, norm_weight=weight, eps=1e-5)
+    expected = rotated_as_complex(rms_norm(qk, weight, 1e-5), positions, 10000.0).float()
+    torch.testing.assert_close(q, expected[:, :heads], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kv[slots], torch.cat((expected[:, heads:], v), 1), rtol=1e-4, atol=1e-4)
 
 
 def test_padding_tokens_may_share_the_hold_slot() -> None:

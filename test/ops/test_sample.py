@@ -1,12 +1,18 @@
 """Choosing tokens, against the plainest possible references."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
+from support.references import choose_filtered as reference_filtered
 
-from lightllm.ops.sample import choose_filtered, choose_greedy, choose_random, token_logprobs, top_logprobs
+from lightllm.ops.sample import (
+    choose_filtered,
+    choose_greedy,
+    choose_random,
+    choose_rows,
+    token_logprobs,
+    top_logprobs,
+)
 
 VOCABS = [3, 128, 300, 1000]
 
@@ -18,24 +24,6 @@ def make_logits(rows, vocab, seed=0, ties=False):
 
 def scratch(logits):
     return torch.empty_like(logits)
-
-
-def reference_filtered(logits, uniform, top_k, top_p, min_p):
-    """One row, in Python floats: sort by (-logit, id), cut, walk."""
-    normalizer = math.log(sum(math.exp(x) for x in logits))
-    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
-    mass = [math.exp(logits[i] - normalizer) for i in order]
-    kept, before = [], 0.0
-    for rank, p in enumerate(mass):
-        if rank > 0 and (rank >= top_k or before >= top_p or p < min_p * mass[0]):
-            break
-        kept.append(p)
-        before += p
-    target, total, chosen = uniform * sum(kept), 0.0, 0
-    while chosen < len(kept) - 1 and total + kept[chosen] <= target:
-        total += kept[chosen]
-        chosen += 1
-    return order[chosen], logits[order[chosen]] - normalizer
 
 
 @pytest.mark.parametrize("vocab", VOCABS)
@@ -124,6 +112,23 @@ def test_rows_do_not_influence_each_other():
             logits[one], uniforms[one], top_k[one], top_p[one], min_p[one], scratch(logits[one])
         )
         assert alone[0] == together[i]
+
+
+def test_every_row_is_chosen_as_it_says():
+    logits = make_logits(9, 300, seed=8)
+    uniforms = torch.rand(9, dtype=torch.float64)
+    kinds, scales = torch.arange(9, dtype=torch.int32) % 3, 0.5 + torch.rand(9)
+    top_k, top_p = torch.arange(9) + 1, torch.linspace(0.2, 1.0, 9, dtype=torch.float64)
+    min_p = torch.zeros(9, dtype=torch.float64)
+    chosen = choose_rows(logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch(logits))
+    scaled = logits * scales[:, None]
+    expected = [
+        choose_greedy(scaled, scratch(logits)),
+        choose_random(scaled, uniforms, scratch(logits)),
+        choose_filtered(scaled, uniforms, top_k, top_p, min_p, scratch(logits)),
+    ]
+    for row in range(9):
+        assert chosen[0][row] == expected[row % 3][0][row] and chosen[1][row] == expected[row % 3][1][row]
 
 
 def test_choices_follow_the_distribution():

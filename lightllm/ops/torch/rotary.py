@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.torch.rms_norm import rms_norm
+
 
 def rotary_embedding(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
@@ -40,7 +42,11 @@ def rotary_and_write_kv(
     kv: torch.Tensor,
     slots: torch.Tensor,
     interleaved: bool = False,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 0.0,
 ) -> torch.Tensor:
+    if norm_weight is not None:
+        qk = rms_norm(qk, norm_weight, eps)
     heads = qk.shape[1] - v.shape[1]
     rotated = rotary_embedding(qk, cos, sin, interleaved)
     write_kv(rotated[:, heads:], v, kv, slots)

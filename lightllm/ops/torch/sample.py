@@ -70,6 +70,32 @@ def choose_filtered(
         bound *= _WIDENING
 
 
+def choose_rows(
+    logits: torch.Tensor,
+    kinds: torch.Tensor,
+    scales: torch.Tensor,
+    uniforms: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    scratch: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    scaled = logits * scales[:, None]
+    for kind in kinds.unique().tolist():
+        rows = (kinds == kind).nonzero().squeeze(1)
+        part, space = scaled[rows], scratch[: len(rows)]
+        if kind == 0:
+            chosen = choose_greedy(part, space)
+        elif kind == 1:
+            chosen = choose_random(part, uniforms[rows], space)
+        else:
+            chosen = choose_filtered(part, uniforms[rows], top_k[rows], top_p[rows], min_p[rows], space)
+        token_ids[rows], logprobs[rows] = chosen
+    return token_ids, logprobs
+
+
 def token_logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     return logits.gather(1, token_ids[:, None]).squeeze(1) - logits.logsumexp(1)
 

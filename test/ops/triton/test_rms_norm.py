@@ -3,13 +3,9 @@
 import pytest
 import torch
 from support.kernels import DEVICE, DTYPES, assert_close
+from support.references import rms_norm as reference
 
 from lightllm.ops.triton.rms_norm import fused_add_rms_norm, rms_norm
-
-
-def reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    x = x.double()
-    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -1,0 +1,226 @@
+"""From logits to tokens, one program a row, in the order that `ops/sample.py` fixes: greedy, random, filtered, or each row
+as it says. The search for a filtered token is in `sample_filtered.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.launch import launch_config
+from lightllm.ops.triton.sample_filtered import choose_filtered_token
+from lightllm.ops.triton.sample_row import load_block, row_mass
+
+GREEDY, RANDOM, FILTERED, EACH = 0, 1, 2, 3
+
+
+@triton.jit
+def choose_kernel(
+    logits_ptr, scratch_ptr, kinds_ptr, scales_ptr, uniforms_ptr, top_k_ptr, top_p_ptr, min_p_ptr,
+    tokens_ptr, logprobs_ptr, stride, scratch_stride, vocab,
+    KIND: tl.constexpr, SCALED: tl.constexpr, LOGPROBS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    SUMS: tl.constexpr,
+):  # fmt: skip
+    """tokens[s], logprobs[s] from logits[s] * scales[s]. Grid (S,).
+
+    A row is read in blocks of ROWS * COLUMNS; SUMS >= ceil(vocab / (ROWS * COLUMNS)), a power of two. KIND 3: kinds[s].
+    Without LOGPROBS a greedy row is read once, and its log-probability is 0.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride
+    scale = 1.0
+    if SCALED:
+        scale = tl.load(scales_ptr + row)
+    peak, token = _largest(logits_ptr, vocab, scale, ROWS, COLUMNS)
+    if KIND == 3:
+        kind = tl.load(kinds_ptr + row)
+        scratch_ptr += row * scratch_stride
+        if kind == 1:
+            uniform = tl.load(uniforms_ptr + row)
+            token, total = _random(logits_ptr, scratch_ptr, vocab, scale, peak, uniform, ROWS, COLUMNS, SUMS)
+        elif kind == 2:
+            token, total = choose_filtered_token(
+                logits_ptr, scratch_ptr, vocab, scale, peak,
+                uniforms_ptr + row, top_k_ptr + row, top_p_ptr + row, min_p_ptr + row, ROWS, COLUMNS,
+            )  # fmt: skip
+        else:
+            total = row_mass(logits_ptr, vocab, scale, peak, ROWS, COLUMNS)
+    elif KIND == 2:
+        scratch_ptr += row * scratch_stride
+        token, total = choose_filtered_token(
+            logits_ptr, scratch_ptr, vocab, scale, peak,
+            uniforms_ptr + row, top_k_ptr + row, top_p_ptr + row, min_p_ptr + row, ROWS, COLUMNS,
+        )  # fmt: skip
+    elif KIND == 1:
+        scratch_ptr += row * scratch_stride
+        uniform = tl.load(uniforms_ptr + row)
+        token, total = _random(logits_ptr, scratch_ptr, vocab, scale, peak, uniform, ROWS, COLUMNS, SUMS)
+    tl.store(tokens_ptr + row, token.to(tl.int64))
+    if KIND == 0 and not LOGPROBS:
+        tl.store(logprobs_ptr + row, 0.0)
+    else:
+        if KIND == 0:
+            total = row_mass(logits_ptr, vocab, scale, peak, ROWS, COLUMNS)
+        logprob = tl.load(logits_ptr + token) * scale - peak - tl.log(total).to(tl.float32)
+        tl.store(logprobs_ptr + row, logprob)
+
+
+@triton.jit
+def _largest(row_ptr, vocab, scale, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(largest logit, the lowest id that has it)."""
+    best = tl.full((COLUMNS,), float("-inf"), tl.float32)
+    where = tl.zeros((COLUMNS,), tl.int32)
+    for start in range(0, vocab, ROWS * COLUMNS):
+        index, x = load_block(row_ptr, start, vocab, scale, ROWS, COLUMNS)
+        top = tl.max(x, 0)
+        first = tl.min(tl.where(x == top[None, :], index, vocab), 0)
+        where = tl.where(top > best, first, where)
+        best = tl.maximum(best, top)
+    peak = tl.max(best, 0)
+    return peak, tl.min(tl.where(best == peak, where, vocab - 1), 0)
+
+
+@triton.jit
+def _random(
+    row_ptr, scratch_ptr, vocab, scale, peak, uniform,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """The first id at which the running mass exceeds uniform * all of it, and all of it (float64, peak's mass is 1)."""
+    size: tl.constexpr = ROWS * COLUMNS
+    for start in range(0, vocab, size):
+        _, x = load_block(row_ptr, start, vocab, scale, ROWS, COLUMNS)
+        tl.store(scratch_ptr + start // size, tl.sum(tl.sum(tl.exp(x - peak), 0), 0))
+    tl.debug_barrier()
+    number = tl.arange(0, SUMS)
+    sums = tl.load(scratch_ptr + number, mask=number * size < vocab, other=0.0)
+    total = tl.sum(sums.to(tl.float64), 0)
+    block, within = _search(sums, number, uniform * total)
+    column = tl.arange(0, size)
+    index = block * size + column
+    x = tl.load(row_ptr + index, mask=index < vocab, other=float("-inf")) * scale
+    offset, _ = _search(tl.exp(x - peak), column, within)
+    return tl.minimum(block * size + offset, vocab - 1), total
+
+
+@triton.jit
+def _search(mass, index, target):
+    """The first index where the running sum of `mass` exceeds `target`, never one without mass; and how far the target
+    lies beyond the sum before it."""
+    sums = tl.cumsum(mass.to(tl.float64), 0)
+    last = tl.max(tl.where(mass > 0, index, 0), 0)
+    found = tl.minimum(tl.sum((sums <= target).to(tl.int32), 0), last)
+    before = tl.sum(tl.where(index == found, sums - mass, 0.0), 0)
+    return found, tl.maximum(target - before, 0.0)
+
+
+def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
+    return _launch(logits, GREEDY, logprobs=False)[0]
+
+
+def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _launch(logits, GREEDY)
+
+
+def choose_random(
+    logits: torch.Tensor, uniforms: torch.Tensor, scratch: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _launch(logits, RANDOM, scratch, uniforms=uniforms)
+
+
+def choose_filtered(
+    logits: torch.Tensor,
+    uniforms: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    scratch: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _launch(logits, FILTERED, scratch, uniforms=uniforms, top_k=top_k, top_p=top_p, min_p=min_p)
+
+
+def choose_rows(
+    logits: torch.Tensor,
+    kinds: torch.Tensor,
+    scales: torch.Tensor,
+    uniforms: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    scratch: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _launch(
+        logits,
+        EACH,
+        scratch,
+        kinds=kinds,
+        scales=scales,
+        uniforms=uniforms,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+    )
+
+
+def _launch(
+    logits: torch.Tensor,
+    kind: int,
+    scratch: torch.Tensor | None = None,
+    logprobs: bool = True,
+    **parameters: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    count, vocab = logits.shape
+    tokens = torch.empty(count, dtype=torch.int64, device=logits.device)
+    values = torch.empty(count, dtype=torch.float32, device=logits.device)
+    if count == 0:
+        return tokens, values
+    assert logits.dtype == torch.float32 and logits.stride(1) == 1
+    assert scratch is None or scratch.stride(1) == 1
+    assert all(parameter.is_contiguous() for parameter in parameters.values())
+    config = launch_config("sample", logits.device, vocab=vocab)
+    names = ("kinds", "scales", "uniforms", "top_k", "top_p", "min_p")
+    choose_kernel[(count,)](
+        logits, scratch, *(parameters.get(name) for name in names), tokens, values,
+        logits.stride(0), 0 if scratch is None else scratch.stride(0), vocab,
+        KIND=kind, SCALED="scales" in parameters, LOGPROBS=logprobs, SUMS=_sums(vocab, config), **config,
+    )  # fmt: skip
+    return tokens, values
+
+
+def _sums(vocab: int, config: dict[str, int]) -> int:
+    return triton.next_power_of_2(triton.cdiv(vocab, config["ROWS"] * config["COLUMNS"]))
+
+
+def _case(label: str, kind: int, vocab: int, logprobs: bool = True, short: bool = True) -> CompileCase:
+    def given(wanted: bool, kind_of_pointer: str) -> Any:
+        return kind_of_pointer if wanted else None
+
+    filtered = kind >= FILTERED
+    return CompileCase(
+        kernel=choose_kernel,
+        label=label,
+        arguments={
+            "logits_ptr": "*fp32:16", "scratch_ptr": given(kind != GREEDY, "*fp32:16"),
+            "kinds_ptr": given(kind == EACH, "*i32:16"), "scales_ptr": given(kind == EACH, "*fp32:16"),
+            "uniforms_ptr": given(kind != GREEDY, "*fp64:16"), "top_k_ptr": given(filtered, "*i64:16"),
+            "top_p_ptr": given(filtered, "*fp64:16"), "min_p_ptr": given(filtered, "*fp64:16"),
+            "tokens_ptr": "*i64:16", "logprobs_ptr": "*fp32:16",
+            "stride": "i32:16", "scratch_stride": "i32:16", "vocab": "i32:16",
+            "KIND": kind, "SCALED": kind == EACH, "LOGPROBS": logprobs, "SUMS": 64,
+        },
+        config="sample",
+        sizes={"vocab": vocab},
+        short=short,
+    )  # fmt: skip
+
+
+COMPILE_CASES = [
+    _case("greedy, no log-probabilities", GREEDY, 128256, logprobs=False),
+    _case("greedy", GREEDY, 128256),
+    _case("random", RANDOM, 128256, short=False),
+    _case("filtered", FILTERED, 128256, short=False),
+    _case("each row as it says", EACH, 128256),
+    _case("each row as it says, small vocabulary", EACH, 512, short=False),
+]

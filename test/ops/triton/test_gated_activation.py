@@ -1,0 +1,36 @@
+"""The gates of SwiGLU and GeGLU against their formulas in float64."""
+
+import pytest
+import torch
+from support.kernels import DEVICE, DTYPES, assert_close
+from support.references import gated
+
+from lightllm.ops.triton.gated_activation import gelu_and_mul, silu_and_mul
+
+ACTIVATIONS = {
+    "silu": silu_and_mul,
+    "tanh": lambda gate_up: gelu_and_mul(gate_up, "tanh"),
+    "none": lambda gate_up: gelu_and_mul(gate_up, "none"),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("tokens", "size"), [(0, 16), (1, 1), (1, 513), (65, 24), (2, 2049)])
+def test_gates_equal_their_formula(tokens: int, size: int, activation: str, dtype: torch.dtype) -> None:
+    gate_up = (torch.randn(tokens, 2 * size) * 3).to(DEVICE, dtype)
+    result = ACTIVATIONS[activation](gate_up)
+    assert result.dtype == dtype and result.shape == (tokens, size)
+    assert_close(result, gated(gate_up, activation))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_large_gates_neither_overflow_nor_vanish(activation: str) -> None:
+    gate_up = torch.tensor([[-1e4, 1e4, -60.0, 60.0] + [1.0] * 4], device=DEVICE)
+    result = ACTIVATIONS[activation](gate_up)
+    torch.testing.assert_close(result.cpu(), torch.tensor([[0.0, 1e4, 0.0, 60.0]]), rtol=1e-6, atol=1e-6)
+
+
+def test_rows_of_a_wider_tensor_are_read_where_they_are() -> None:
+    wide = torch.randn(5, 80, device=DEVICE)
+    assert_close(silu_and_mul(wide[:, 8:56]), gated(wide[:, 8:56], "silu"))
