@@ -6,7 +6,7 @@ import numpy as np
 
 from lightllm.router.admission import AdmissionPolicy, Forecast
 from lightllm.router.limits import SchedulerLimits
-from lightllm.router.request import Request, State
+from lightllm.router.request import Request
 from lightllm.router.round_policy import RoundPolicy
 from lightllm.router.running import Running
 from lightllm.router.waiting import WaitingList
@@ -73,9 +73,8 @@ class Entry:
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round."""
         forecast, running = self.empty_forecast(self._policy), self._running
-        past = [r for r in running.requests.values() if r.state is not State.PREFILLING]
-        rows = np.array([r.row for r in past], dtype=np.int64)
-        limit = np.array([r.max_new_tokens for r in past], dtype=np.int64)
+        rows = running.prefilled_rows()
+        limit = running.max_new_tokens[rows]
         forecast.add_decoding(running.kv_len[rows].astype(np.int64), limit - running.remaining[rows], limit)
         prefilling = running.prefilling
         forecast.add_prefilling(

@@ -11,18 +11,23 @@ from lightllm.router.request import Request
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRound:
-    """A result is matched through these lists, never by row number: a request whose epoch has moved on left its row
-    while the round was in flight, and what the round yields for it is surplus."""
+    """A result is matched through these lists, never by row number alone: who left its row while the round was in flight
+    ended a stay there, and what the round yields for it is surplus."""
 
     seq: int
     requests: list[Request]
     """One an entry of the round."""
-    epochs: list[int]
+    rows: np.ndarray
+    stays: np.ndarray
+    """int64 [entries]: the stay in its row that each request was in."""
+    stays_now: np.ndarray
+    """int64 [rows], `Running`'s own: the stay that each row is in now."""
     q_len: np.ndarray
     samples: np.ndarray
     sampled: list[Request]
-    """The requests with samples == 1, in order; with `sampled_epochs`."""
-    sampled_epochs: list[int]
+    """The requests with samples == 1, in order."""
+    last: list[int]
+    """Positions in `sampled` of those whose last output this is."""
     leaves: list[int]
     num_decode: int
     prefill_tokens: int
@@ -30,8 +35,18 @@ class PlannedRound:
 
     def alive(self) -> list[tuple[Request, int]]:
         """(request, entry index) of those that have not left since."""
-        pairs = zip(self.requests, self.epochs, strict=True)
-        return [(request, i) for i, (request, epoch) in enumerate(pairs) if request.epoch == epoch]
+        return [(self.requests[i], i) for i in np.flatnonzero(self._stayed()).tolist()]
+
+    def sampled_alive(self) -> np.ndarray:
+        """bool [sampled]: who has not left since."""
+        return self._stayed()[self.samples == 1]
+
+    def has(self, request: Request) -> bool:
+        """Whether it computes something for a request that has a row now."""
+        return bool(self._stayed()[self.rows == request.row].any())
+
+    def _stayed(self) -> np.ndarray:
+        return self.stays_now[self.rows] == self.stays
 
 
 @dataclasses.dataclass
@@ -39,8 +54,8 @@ class DecodeBatch:
     """The requests that decode, as a round wants them; reused from round to round until one enters or leaves."""
 
     requests: list[Request]
-    epochs: list[int]
     rows: np.ndarray
+    stays: np.ndarray
     ones: np.ndarray
     """int32 [n]: q_len"""
     samples: np.ndarray
@@ -51,13 +66,15 @@ class DecodeBatch:
     """Others that decode must wait for their turn."""
 
     @classmethod
-    def of(cls, requests: list[Request], remaining: np.ndarray, partial: bool = False) -> "DecodeBatch":
-        """`remaining`: outputs still to be planned, by row."""
-        rows = np.array([r.row for r in requests], dtype=np.int32)
+    def of(
+        cls, requests: dict[int, Request], remaining: np.ndarray, stays: np.ndarray, partial: bool = False
+    ) -> "DecodeBatch":
+        """`requests`: by their rows; `remaining`: outputs still to be planned, and `stays`, both by row."""
+        rows = np.fromiter(requests, dtype=np.int32, count=len(requests))
         return cls(
-            requests=requests,
-            epochs=[r.epoch for r in requests],
+            requests=list(requests.values()),
             rows=rows,
+            stays=stays[rows],
             ones=np.ones(len(rows), dtype=np.int32),
             samples=np.ones(len(rows), dtype=np.uint8),
             rounds_left=int(remaining[rows].min()) if len(rows) else 0,

@@ -66,17 +66,9 @@ class Planner:
             missing = len(batch.requests) - kv.available
             if missing <= 0:
                 return batch
-            if missing <= sum(int(self._running.kv_len[r.row]) for r in self._ending()):
+            if missing <= self._running.ending_tokens():
                 return None
             self._pause_newest()
-
-    def _ending(self) -> list[Request]:
-        """Requests that free their slots as soon as what is in flight has returned."""
-        remaining = self._running.remaining
-        ended = [
-            r for r in self._running.requests.values() if r.state is State.DECODING and not remaining[r.row]
-        ]
-        return ended + self._running.pausing
 
     def _fill(self, batch: DecodeBatch) -> tuple[DecodeBatch, list[Chunk]]:
         """The round with prefill chunks for what the decode rows leave of the token budget, admitting who fits. Where
@@ -137,7 +129,7 @@ class Planner:
     def settle_pausing(self) -> None:
         """Who pauses gives its row and slots back when none of its rounds is in flight any more."""
         for request in list(self._running.pausing):
-            if not any(request is other for planned in self._in_flight for other, _ in planned.alive()):
+            if not any(planned.has(request) for planned in self._in_flight):
                 self._running.leave(request)
                 request.to(State.PAUSED)
                 self._waiting.put_back(request)

@@ -54,7 +54,7 @@ class Request:
     """
 
     __slots__ = (
-        "cached_spans", "context", "epoch", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node",
+        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node",
         "output_ids", "params", "prompt_ids", "prompt_logprobs_sent", "row", "seen", "serial", "shared", "state",
         "stop_ids",
     )  # fmt: skip
@@ -78,8 +78,6 @@ class Request:
         self.output_ids: list[int] = choice.output_ids.tolist()
         self.state = State.WAITING
         self.row = NO_ROW
-        self.epoch = 0
-        """Counts the stays in a row: what a round planned in an earlier stay yields is surplus."""
         self.context = EMPTY_INT32
         """int32: the tokens that this stay prefills (prompt and outputs so far); set when it begins."""
         self.needs_join = False
@@ -141,7 +139,6 @@ class Request:
 
     def begin_stay(self) -> None:
         """Freezes the context to prefill; its first chunk will carry a `JoinRow`."""
-        self.epoch += 1
         self.needs_join = True
         self.context = self.all_ids()
 

@@ -7,6 +7,7 @@ costs no Python work per request.
 from __future__ import annotations
 
 from bisect import insort
+from itertools import islice
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lightllm.router.kv_books import KvBooks
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.request import NO_ROW, Request, State
+from lightllm.router.stop_ids import StopIds
 from lightllm.router.token_memory import RowMemory
 
 
@@ -35,8 +37,18 @@ class Running:
         """Planned context length, by row."""
         self.remaining = np.zeros(max_rows, dtype=np.int32)
         """Outputs not yet planned, by row."""
+        self.max_new_tokens = np.zeros(max_rows, dtype=np.int64)
+        """By row."""
+        self.stop_ids = StopIds()
+        """Tokens that end a running request."""
+        self._stays = np.zeros(max_rows, dtype=np.int64)
+        """How many requests have left each row."""
+        self._prefilled = np.zeros(max_rows, dtype=bool)
+        """Rows whose prefill has been planned to its end, or will not be (`pausing`)."""
         self._decoding: dict[int, Request] = {}
+        """By row, in the order in which they take turns."""
         self._batch: DecodeBatch | None = None
+        self._nobody = DecodeBatch.of({}, self.remaining, self._stays)
         self._leaves: list[int] = []
 
     def enter(self, request: Request, may_wait: bool) -> None:
@@ -48,6 +60,8 @@ class Running:
         self.kv_len[row] = self.kv.open(request)
         request.came_in(0, request.shared, cached=True)
         self.remaining[row] = request.max_new_tokens - len(request.output_ids)
+        self.max_new_tokens[row] = request.max_new_tokens
+        self.stop_ids.add(request.stop_ids)
         self.requests[request.id] = request
         self.prefilling.append(request)
 
@@ -58,13 +72,16 @@ class Running:
             self.pausing.remove(request)
         del self.requests[request.id]
         self.kv.close(request)
+        self.stop_ids.remove(request.stop_ids)
         self.rows.release(request.row)
         self._leaves.append(request.row)
+        self._stays[request.row] += 1
+        self._prefilled[request.row] = False
         request.row = NO_ROW
-        request.epoch += 1
 
     def start_pausing(self, request: Request) -> None:
         self._out_of_plan(request)
+        self._prefilled[request.row] = True
         request.to(State.PAUSING)
         self.pausing.append(request)
 
@@ -75,11 +92,24 @@ class Running:
 
     def decode_batch(self, limit: int) -> DecodeBatch:
         """At most `limit` of the decoding requests; more than that take turns."""
+        if not limit:
+            return self._nobody
         if len(self._decoding) > limit:
-            return DecodeBatch.of(list(self._decoding.values())[:limit], self.remaining, partial=True)
+            first = dict(islice(self._decoding.items(), limit))
+            return DecodeBatch.of(first, self.remaining, self._stays, partial=True)
         if self._batch is None:
-            self._batch = DecodeBatch.of(list(self._decoding.values()), self.remaining)
+            self._batch = DecodeBatch.of(self._decoding, self.remaining, self._stays)
         return self._batch
+
+    def prefilled_rows(self) -> np.ndarray:
+        """int64 [n], ascending: rows that are past their prefill."""
+        return np.flatnonzero(self._prefilled)
+
+    def ending_tokens(self) -> int:
+        """Slots that are free as soon as what is in flight has returned: of those that have all outputs planned, or pause."""
+        rows = self.prefilled_rows()
+        ending = int(self.kv_len[rows[self.remaining[rows] == 0]].sum())
+        return ending + sum(int(self.kv_len[request.row]) for request in self.pausing)
 
     def work(self, request: Request) -> int:
         """Tokens that a prefilling request has still to compute."""
@@ -103,17 +133,17 @@ class Running:
         self.kv_len[rows] = kv_len
         self.remaining[rows] -= 1
         leaves, self._leaves = self._leaves, []
+        last = self._after_decode(batch)
         if chunks:
-            round_, planned = self._with_chunks(seq, batch, slots, kv_len, chunks, leaves)
+            round_, planned = self._with_chunks(seq, batch, slots, kv_len, chunks, last, leaves)
         else:
             round_ = Round(
                 seq, len(rows), rows, batch.ones, kv_len, batch.samples, EMPTY_INT32, slots, leaves=leaves
             )
             planned = PlannedRound(
-                seq, batch.requests, batch.epochs, batch.ones, batch.samples, batch.requests, batch.epochs, leaves,
+                seq, batch.requests, rows, batch.stays, self._stays, batch.ones, batch.samples, batch.requests, last, leaves,
                 num_decode=len(rows), prefill_tokens=0, tokens=len(rows),
             )  # fmt: skip
-        self._after_decode(batch)
         return round_, planned
 
     def undo(self, rounds: list[PlannedRound]) -> None:
@@ -138,11 +168,13 @@ class Running:
             request.begin_stay()
             if request.state is State.DECODING:
                 self._out_of_plan(request)
+                self._prefilled[request.row] = False
                 request.to(State.PREFILLING)
                 insort(self.prefilling, request, key=lambda r: r.serial)
 
     def _with_chunks(
-        self, seq: int, batch: DecodeBatch, slots: np.ndarray, kv_len: np.ndarray, chunks: list[Chunk], leaves: list[int]
+        self, seq: int, batch: DecodeBatch, slots: np.ndarray, kv_len: np.ndarray, chunks: list[Chunk], last: list[int],
+        leaves: list[int],
     ) -> tuple[Round, PlannedRound]:  # fmt: skip
         joins, sampled, slot_parts, samples = [], [], [slots], []
         for chunk in chunks:
@@ -153,18 +185,19 @@ class Running:
             slot_parts.append(self.kv.take_chunk(request, chunk.start, chunk.end, seq))
             request.came_in(chunk.start, chunk.end, cached=False)
             self.kv_len[request.row] = chunk.end
-            last = chunk.end == len(request.context)
-            samples.append(last)
-            if last:
+            complete = chunk.end == len(request.context)
+            samples.append(complete)
+            if complete:
                 sampled.append(request)
-                self._start_decoding(request)
-        requests = batch.requests + [chunk.request for chunk in chunks]
+                if not self._start_decoding(request):
+                    last.append(len(batch.requests) + len(sampled) - 1)
+        chunk_rows = np.array([c.request.row for c in chunks], dtype=np.int32)
         q_len = np.concatenate([batch.ones, np.array([c.end - c.start for c in chunks], dtype=np.int32)])
         token_ids = np.concatenate([c.request.context[c.start : c.end] for c in chunks])
         round_ = Round(
             seq=seq,
             num_decode=len(batch.requests),
-            rows=np.concatenate([batch.rows, np.array([c.request.row for c in chunks], dtype=np.int32)]),
+            rows=np.concatenate([batch.rows, chunk_rows]),
             q_len=q_len,
             kv_len=np.concatenate([kv_len, np.array([c.end for c in chunks], dtype=np.int32)]),
             samples=np.concatenate([batch.samples, np.array(samples, dtype=np.uint8)]),
@@ -175,12 +208,14 @@ class Running:
         )
         planned = PlannedRound(
             seq=seq,
-            requests=requests,
-            epochs=[r.epoch for r in requests],
+            requests=batch.requests + [chunk.request for chunk in chunks],
+            rows=round_.rows,
+            stays=self._stays[round_.rows],
+            stays_now=self._stays,
             q_len=q_len,
             samples=round_.samples,
             sampled=batch.requests + sampled,
-            sampled_epochs=batch.epochs + [r.epoch for r in sampled],
+            last=last,
             leaves=leaves,
             prefill_tokens=len(token_ids),
             num_decode=len(batch.requests),
@@ -188,31 +223,40 @@ class Running:
         )
         return round_, planned
 
-    def _start_decoding(self, request: Request) -> None:
-        """Its last chunk is planned, and with it one output."""
+    def _start_decoding(self, request: Request) -> bool:
+        """Its last chunk is planned, and with it one output; whether there are more to come."""
         request.to(State.DECODING)
+        row = request.row
         self.prefilling.remove(request)
-        self.remaining[request.row] -= 1
-        if self.remaining[request.row]:
-            self._decoding[request.id] = request
-            self._batch = None
+        self._prefilled[row] = True
+        self.remaining[row] -= 1
+        if not self.remaining[row]:
+            return False
+        self._decoding[row] = request
+        self._batch = None
+        return True
 
-    def _after_decode(self, batch: DecodeBatch) -> None:
-        """A length end is known when planning: who has all outputs planned decodes no more. Who had a turn goes last."""
+    def _after_decode(self, batch: DecodeBatch) -> list[int]:
+        """Positions in the batch of those whose last output this round plans: a length end is known when planning. They
+        decode no more. Who had a turn goes last."""
+        if not batch.requests:
+            return []
+        last: list[int] = []
         batch.rounds_left -= 1
-        if batch.requests and not batch.rounds_left:
+        if not batch.rounds_left:
             self._batch = None
-            for request in batch.requests:
-                if not self.remaining[request.row]:
-                    del self._decoding[request.id]
+            last = np.flatnonzero(self.remaining[batch.rows] == 0).tolist()
+            for i in last:
+                del self._decoding[batch.requests[i].row]
         if batch.partial:
             for request in batch.requests:
-                if self._decoding.pop(request.id, None):
-                    self._decoding[request.id] = request
+                if self._decoding.pop(request.row, None):
+                    self._decoding[request.row] = request
             self._batch = None
+        return last
 
     def _out_of_plan(self, request: Request) -> None:
-        if self._decoding.pop(request.id, None):
+        if self._decoding.pop(request.row, None):
             self._batch = None
         elif request in self.prefilling:
             self.prefilling.remove(request)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from itertools import compress
 
 import numpy as np
 
@@ -143,30 +144,30 @@ class Scheduler:
                 if part.entry in alive:
                     outputs.add_prompt_logprobs(alive[part.entry], part)
         self._running.kv.cache.confirm(planned.seq)
-        for i in range(planned.num_decode, len(planned.sampled)):
-            request = planned.sampled[i]
-            if request.epoch == planned.sampled_epochs[i] and request.cached_spans:
-                outputs.cached_tokens[request.id] = request.cached_tokens
-        before = len(outputs.token_ids)
-        tokens, logprobs = result.token_ids.tolist(), result.logprobs.tolist()
-        ids_out, tokens_out, logprobs_out = outputs.request_ids, outputs.token_ids, outputs.logprobs
-        top = result.top
-        for i, (request, epoch) in enumerate(zip(planned.sampled, planned.sampled_epochs, strict=True)):
-            if request.epoch != epoch:
-                continue  # it left while the round was in flight: surplus
-            token = tokens[i]
-            if top and i in top:
-                outputs.top[len(tokens_out)] = top[i]
-            ids_out.append(request.id)
-            tokens_out.append(token)
-            logprobs_out.append(logprobs[i])
-            output_ids = request.output_ids
-            output_ids.append(token)
-            if token in request.stop_ids:
-                self._finish(request, "stop")
-            elif len(output_ids) == request.max_new_tokens:
-                self._finish(request, "length")
-        counts.output_tokens += len(tokens_out) - before
+        stayed = planned.sampled_alive()  # who left while the round was in flight: surplus
+        sampled, tokens, logprobs = planned.sampled, result.token_ids.tolist(), result.logprobs.tolist()
+        for i in range(planned.num_decode, len(sampled)):
+            if stayed[i] and sampled[i].cached_spans:
+                outputs.cached_tokens[sampled[i].id] = sampled[i].cached_tokens
+        ends = sorted({*self._running.stop_ids.among(result.token_ids), *planned.last})
+        ends = [i for i in ends if stayed[i]]
+        if result.top:
+            place = np.cumsum(stayed) - 1 + len(outputs.token_ids)
+            outputs.top |= {int(place[i]): top for i, top in result.top.items() if stayed[i]}
+        ending = [sampled[i] for i in ends]
+        if not stayed.all():
+            keep = stayed.tolist()
+            sampled, tokens, logprobs = ([*compress(column, keep)] for column in (sampled, tokens, logprobs))
+        outputs.request_ids += [request.id for request in sampled]
+        outputs.token_ids += tokens
+        outputs.logprobs += logprobs
+        for request, token in zip(sampled, tokens, strict=True):
+            request.output_ids.append(token)
+        for request in ending:
+            reason = request.finish_reason()
+            if reason is not None:
+                self._finish(request, reason)
+        counts.output_tokens += len(tokens)
         counts.prompt_tokens += planned.prefill_tokens
         counts.rounds += 1
         self._failures = 0

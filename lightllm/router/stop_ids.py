@@ -1,0 +1,32 @@
+"""Which tokens may end a running request: what most rounds need to know of their tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+
+class StopIds:
+    """The union of the stop ids of several requests, most of which have the same."""
+
+    def __init__(self) -> None:
+        self._sets: Counter[frozenset[int]] = Counter()
+        self._union: np.ndarray | None = None
+
+    def add(self, ids: frozenset[int]) -> None:
+        self._sets[ids] += 1
+        if self._sets[ids] == 1:
+            self._union = None
+
+    def remove(self, ids: frozenset[int]) -> None:
+        self._sets[ids] -= 1
+        if not self._sets[ids]:
+            del self._sets[ids]
+            self._union = None
+
+    def among(self, tokens: np.ndarray) -> list[int]:
+        """Positions in `tokens` (int32 [n]) of those that end some request, not necessarily the one they are for."""
+        if self._union is None:
+            self._union = np.array(sorted(frozenset().union(*self._sets)), dtype=np.int32)
+        return np.flatnonzero(np.isin(tokens, self._union)).tolist()
