@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -14,20 +15,23 @@ class RotaryTable:
 
     def __init__(
         self,
-        head_dim: int,
+        dim: int,
         theta: float,
-        scaling: Mapping[str, float | str],
+        scaling: Mapping[str, Any],
         dtype: torch.dtype,
         device: torch.device,
+        length: int | None = None,
     ) -> None:
-        self._inverse = inverse_frequencies(head_dim, theta, scaling).to(device)
-        self._table = rotary_table(self._inverse, 0, 2048, dtype)
+        """dim, theta, scaling, length: see `inverse_frequencies`."""
+        inverse, self._factor = inverse_frequencies(dim, theta, scaling, length)
+        self._inverse = inverse.to(device)
+        self._table = rotary_table(self._inverse, 0, 2048, dtype, self._factor)
 
     def lookup(self, positions: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [T, 1, head_dim] of positions int64 [T], all below `longest`."""
+        """Cosines and sines [T, 1, dim] of positions int64 [T], all below `longest`."""
         size = self._table.shape[0]
         if longest > size:
-            more = rotary_table(self._inverse, size, max(longest, 2 * size), self._table.dtype)
+            more = rotary_table(self._inverse, size, max(longest, 2 * size), self._table.dtype, self._factor)
             self._table = torch.cat((self._table, more))
         cos, sin = self._table.index_select(0, positions).chunk(2, dim=1)
         return cos, sin

@@ -1,10 +1,12 @@
-"""The names of the supported architectures, without their code: importing this loads no torch.
+"""The supported architectures, without their code: importing this loads no torch.
 
-The launch command refuses a model here, before any process starts; the registry loads what is named here.
+The launch command refuses a model here, before any process starts; the registry loads what is named here; the table of
+docs/models.md is made from it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +14,105 @@ from typing import Any
 
 from lightllm.errors import InvalidModel
 
-ARCHITECTURES = {"LlamaForCausalLM": "lightllm.models.llama", "Qwen3ForCausalLM": "lightllm.models.qwen3"}
-"""`architectures` of a config.json -> the module with a class of that name; imported when needed."""
 
-_MODEL_TYPES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-"""For a config.json without `architectures`."""
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    module: str
+    """In lightllm/models/; imported when needed. It holds a class named as the architecture."""
+    model_type: str
+    """For a config.json without `architectures`."""
+    examples: str
+    """Published checkpoints of it."""
+    features: str
+    """What it has beside Llama's pre-norm layers, rotary positions, grouped queries and gated MLP."""
+    limits: str = ""
+    reference: str = "transformers"
+    """What it is compared with: transformers, or a file of test/models/references/."""
+    class_name: str = ""
+    """Of the class, where several architectures share one."""
+
+    @property
+    def module_name(self) -> str:
+        return f"lightllm.models.{self.module}"
+
+
+_LLAMA = "LlamaForCausalLM"
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": Architecture(
+        "llama", "llama", "Llama 1, 2, 3.x; TinyLlama; Yi; DeepSeek LLM", "all rope types; biases"
+    ),
+    "MistralForCausalLM": Architecture(
+        "llama", "mistral", "Mistral 7B, Mistral Nemo", "sliding window", class_name=_LLAMA
+    ),
+    "Qwen2ForCausalLM": Architecture(
+        "llama", "qwen2", "Qwen2, Qwen2.5, QwQ", "biased q, k, v; sliding window", class_name=_LLAMA
+    ),
+    "Qwen3ForCausalLM": Architecture("qwen3", "qwen3", "Qwen3", "normalised q and k heads"),
+    "GraniteForCausalLM": Architecture(
+        "llama", "granite", "Granite 3.x", "scaled embedding, attention, residual, logits", class_name=_LLAMA
+    ),
+    "Olmo2ForCausalLM": Architecture(
+        "olmo2", "olmo2", "OLMo 2", "norms after attention and MLP; whole q and k normalised"
+    ),
+    "InternLMForCausalLM": Architecture(
+        "llama", "internlm", "InternLM-7B", "biased q, k, v, o; dynamic NTK", class_name=_LLAMA,
+        reference="transformers' Llama",
+    ),
+    "InternLM2ForCausalLM": Architecture(
+        "internlm2", "internlm2", "InternLM2, InternLM2.5", "fused, grouped q, k, v; dynamic NTK",
+        reference="transformers' Llama",
+    ),
+    "MiniCPMForCausalLM": Architecture(
+        "llama", "minicpm", "MiniCPM-1B, -2B", "scaled embedding, residual and logits", class_name=_LLAMA,
+        reference="transformers' Granite",
+    ),
+    "Phi3ForCausalLM": Architecture(
+        "phi3", "phi3", "Phi-3 mini and medium, Phi-3.5 mini, Phi-4", "fused q, k, v and gate, up; longrope; sliding window"
+    ),
+    "Gemma2ForCausalLM": Architecture(
+        "gemma", "gemma2", "Gemma 2", "four norms a layer; capped scores and logits; local and global layers; GeGLU"
+    ),
+    "Gemma3ForCausalLM": Architecture(
+        "gemma", "gemma3_text", "Gemma 3 1B and other text models",
+        "four norms a layer; normalised q and k heads; two thetas; local and global layers; GeGLU",
+    ),
+    "CohereForCausalLM": Architecture(
+        "cohere", "cohere", "Command-R, Command-R+, Aya 23",
+        "attention beside MLP; LayerNorm; adjacent rotary pairs; scaled logits; a norm for each head",
+    ),
+    "StableLmForCausalLM": Architecture(
+        "stablelm", "stablelm", "StableLM 3B, StableLM 2 1.6B and 12B",
+        "LayerNorm; a quarter of each head rotated; attention beside MLP and a norm for each head (12B)",
+    ),
+    "GlmForCausalLM": Architecture(
+        "glm4", "glm", "glm-4-9b-hf", "half of each head rotated in adjacent pairs; fused gate, up"
+    ),
+    "Glm4ForCausalLM": Architecture(
+        "glm4", "glm4", "GLM-4-0414", "four norms a layer; half of each head rotated in adjacent pairs; fused gate, up"
+    ),
+    "BloomForCausalLM": Architecture(
+        "bloom", "bloom", "BLOOM, BLOOMZ", "ALiBi; LayerNorm, also of the embedding; MLP without gate"
+    ),
+    "GPTBigCodeForCausalLM": Architecture(
+        "gpt_bigcode", "gpt_bigcode", "StarCoder, SantaCoder", "learned positions; one KV head; LayerNorm; MLP without gate"
+    ),
+    "Starcoder2ForCausalLM": Architecture(
+        "starcoder2", "starcoder2", "StarCoder2", "LayerNorm; biases; MLP without gate; sliding window"
+    ),
+    "ChatGLMModel": Architecture(
+        "chatglm", "chatglm", "ChatGLM2-6B, ChatGLM3-6B, glm-4-9b",
+        "half of each head rotated in adjacent pairs; fused q, k, v and gate, up",
+        limits="chatglm2-6b-32k (which divides positions by rope_ratio) is not told apart", reference="transformers' Glm",
+    ),
+    "QWenLMHeadModel": Architecture(
+        "qwen", "qwen", "Qwen-1.8B, -7B, -14B", "fused q, k, v; dynamic NTK; logn attention",
+        reference="transformers' Qwen2; beyond the trained context references/qwen.py",
+    ),
+}  # fmt: skip
+"""`architectures` of a config.json -> what there is to know of it."""
+
+_OTHER_NAMES = {"ChatGLMForConditionalGeneration": "ChatGLMModel"}
 
 
 def find_architecture(raw: Mapping[str, Any]) -> str:
@@ -24,9 +120,11 @@ def find_architecture(raw: Mapping[str, Any]) -> str:
     named = raw.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise InvalidModel(f"architectures in config.json must be a list of names, got {named!r}.")
-    if not named and raw.get("model_type") in _MODEL_TYPES:
-        named = [_MODEL_TYPES[raw["model_type"]]]
+    if not named:
+        kind = raw.get("model_type")
+        named = [name for name, known in ARCHITECTURES.items() if known.model_type == kind][:1]
     for name in named:
+        name = _OTHER_NAMES.get(name, name)
         if name in ARCHITECTURES:
             return name
     raise InvalidModel(

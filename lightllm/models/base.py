@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import torch
 
-from lightllm.layers.norm import RMSNorm
 from lightllm.layers.rotary import RotaryTable
 from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
@@ -17,11 +17,20 @@ from lightllm.ops.attention_plan import plan_attention
 class DecoderLayer(Protocol):
     """One layer of a model: what the loop of `TpPartBaseModel.forward` calls."""
 
-    input_layernorm: RMSNorm
+    def forward(self, x: torch.Tensor | None, residual: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """residual: [T, hidden], the residual stream, added to in place; x: [T, hidden], what is still to be added to
+        it (None before the first layer). Returns what the next layer is to add: so that it can do it together with
+        its norm."""
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """x: [T, hidden], the layer's normalised input; residual: [T, hidden], to which the layer adds in place all
-        but its last product, which it returns."""
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """What the checkpoint calls the parts that every model has."""
+
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    norm: str = "model.norm"
+    head: str = "lm_head"
 
 
 class TpPartBaseModel:
@@ -31,6 +40,10 @@ class TpPartBaseModel:
     computed in; `kv_dtype` what KV memory must be made of; `device`; `weight_bytes` in memory after packing.
     """
 
+    names = Names()
+    optional_prefix = ""
+    """What stands before the names of all tensors in some checkpoints, and is missing in others."""
+
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         """config: this rank's shape; build: reads the weights."""
         self.config = config
@@ -38,21 +51,25 @@ class TpPartBaseModel:
         self.activation_dtype = build.activation_dtype
         self.kv_dtype = build.activation_dtype
         self.device = build.device
-        self.embed_tokens, self.lm_head = build.embedding_and_head("model.embed_tokens", "lm_head")
+        names = self.names
+        self.embed_tokens, self.lm_head = build.embedding_and_head(names.embedding, names.head)
         self.layers: list[DecoderLayer] = build.in_parallel(
             [
-                lambda index=index: self.make_layer(config, build.at(f"model.layers.{index}"), index)  # type: ignore[misc]
+                lambda index=index: self.make_layer(config, build.at(f"{names.layers}.{index}"), index)  # type: ignore[misc]
                 for index in range(config.num_layers)
             ]
         )
-        self.norm = build.rms_norm("model.norm", config.hidden_size)
-        self.rotary = RotaryTable(
-            config.head_dim, config.rope_theta, config.rope_scaling, self.activation_dtype, build.device
-        )
+        self.norm = build.norm(names.norm)
+        self.rotary = [
+            RotaryTable(
+                rope.dim, rope.theta, rope.scaling, self.activation_dtype, build.device, build.max_len
+            )
+            for rope in config.ropes
+        ]
         self.weight_bytes = sum(layer.nbytes for layer in build.layers)
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
-        """The layer number `index`; called from several threads."""
+        """The layer number `index`, whose tensors `build` reads; called from several threads."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -62,16 +79,15 @@ class TpPartBaseModel:
         Returns float32 [S, vocab_size]: logits of the positions in `batch.logit_index`. KV memory is of `kv_dtype`.
         """
         self.prepare(batch)
-        residual = self.embed_tokens(batch.input_ids)
-        x = self.layers[0].input_layernorm(residual)
-        for index, layer in enumerate(self.layers):
-            if index:
-                x = layer.input_layernorm.add(x, residual)
+        residual = self.embed(batch)
+        x: torch.Tensor | None = None
+        for layer in self.layers:
             x = layer.forward(x, residual, batch)
+        assert x is not None
         residual.add_(x)
         if batch.logit_index is not None:
             residual = residual.index_select(0, batch.logit_index)
-        return self.lm_head(self.norm(residual))
+        return self.logits(self.norm(residual))
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: where contexts lie, and the rotary angles."""
@@ -84,4 +100,19 @@ class TpPartBaseModel:
             self.activation_dtype,
             batch.kv[0].stride(0) * batch.kv[0].element_size(),
         )
-        batch.rotary = self.rotary.lookup(batch.positions, batch.max_kv_len)
+        batch.rotary = [table.lookup(batch.positions, batch.max_kv_len) for table in self.rotary]
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """The residual stream before the first layer: a new tensor [T, hidden]."""
+        x = self.embed_tokens(batch.input_ids)
+        return x if self.config.embedding_scale == 1 else x.mul_(self.config.embedding_scale)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [S, hidden], normalised. Returns float32 [S, vocab_size]."""
+        config = self.config
+        logits = self.lm_head(x)
+        if config.logits_scale != 1:
+            logits = logits * config.logits_scale
+        if config.logits_softcap:
+            logits = logits.div_(config.logits_softcap).tanh_().mul_(config.logits_softcap)
+        return logits

@@ -45,8 +45,9 @@ class Batch:
 
     plan: AttentionPlan | None = None
     """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
-    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-    """Filled by `TpPartBaseModel.forward`: cosines and sines of the new tokens, each [T, 1, head_dim]."""
+    rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
+    """Filled by `TpPartBaseModel.forward`: for each of the model's kinds of rotary embedding the cosines and the sines of
+    the new tokens, each [T, 1, rotated elements]."""
 
 
 def make_batch(

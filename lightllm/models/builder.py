@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,19 @@ import torch.nn.functional as F
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.layers.embedding import LmHead, VocabEmbedding
 from lightllm.layers.linear import ColumnLinear, RowLinear
-from lightllm.layers.norm import RMSNorm
+from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
 from lightllm.ops.linear import activation_dtype
 from lightllm.weights.reader import WeightReader
-from lightllm.weights.split import Part, even_part, kv_head_part, vocab_part, vocab_rows
+from lightllm.weights.split import (
+    Part,
+    even_part,
+    fused_qkv_parts,
+    kv_head_part,
+    merged,
+    vocab_part,
+    vocab_rows,
+)
 
 _Layer = TypeVar("_Layer")
 
@@ -33,9 +41,9 @@ class Builder:
     device: torch.device
     group: TpGroup
     prefix: str = ""
-    layers: list[ColumnLinear | RowLinear | RMSNorm | VocabEmbedding | LmHead] = dataclasses.field(
-        default_factory=list
-    )
+    max_len: int | None = None
+    """The longest context that will be served; None: no more than the model was made for."""
+    layers: list[Any] = dataclasses.field(default_factory=list)
     """Everything that was built, shared by all prefixes."""
 
     @property
@@ -60,38 +68,105 @@ class Builder:
         finally:
             torch.set_num_threads(threads)
 
-    def qkv_linear(self, q: str, k: str, v: str, bias: bool) -> ColumnLinear:
+    def qkv_linear(self, q: str, k: str, v: str) -> ColumnLinear:
         """Queries, keys and values of this rank's heads in one product."""
         config, (rank, world) = self.config, (self.group.rank, self.group.world_size)
         q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         kv_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
-        parts = [(q, q_size, even_part(q_size, 0, rank, world)), (k, kv_size, kv_part), (v, kv_size, kv_part)]
-        return self._column(parts, config.hidden_size, bias)
+        rows = [
+            (q, q_size, [even_part(q_size, 0, rank, world)]),
+            (k, kv_size, [kv_part]),
+            (v, kv_size, [kv_part]),
+        ]
+        return self._column(rows, config.hidden_size, config.qkv_bias)
+
+    def fused_qkv_linear(self, name: str, layout: str) -> ColumnLinear:
+        """The same from one tensor; layout: see `fused_qkv_parts`."""
+        config = self.config
+        parts = fused_qkv_parts(
+            layout,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+            self.group.rank,
+            self.group.world_size,
+        )
+        size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        return self._column([(name, size, parts)], config.hidden_size, config.qkv_bias)
+
+    def o_linear(self, name: str) -> RowLinear:
+        """From attention's heads to the hidden size."""
+        config = self.config
+        return self.row_linear(name, config.num_heads * config.head_dim, config.hidden_size, config.o_bias)
 
     def column_linear(
         self, names: Sequence[str], in_features: int, out_features: int, bias: bool
     ) -> ColumnLinear:
         """Layers of one shape side by side: output = [of names[0], of names[1], ...]."""
         part = even_part(out_features, 0, self.group.rank, self.group.world_size)
-        return self._column([(name, out_features, part) for name in names], in_features, bias)
+        return self._column([(name, out_features, [part]) for name in names], in_features, bias)
+
+    def fused_column_linear(
+        self, name: str, count: int, in_features: int, out_features: int, bias: bool
+    ) -> ColumnLinear:
+        """`count` layers of one shape from one tensor [count * out_features, in_features]."""
+        part = even_part(out_features, 0, self.group.rank, self.group.world_size)
+        parts = [Part(0, i * out_features + part.start, i * out_features + part.stop) for i in range(count)]
+        return self._column([(name, count * out_features, merged(parts))], in_features, bias)
 
     def row_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> RowLinear:
         part = even_part(in_features, 1, self.group.rank, self.group.world_size)
-        weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features), part))
+        weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features), [part]))
         offset = self._to_device(self._read(f"{name}.bias", (out_features,))) if bias else None
         return self._keep(RowLinear(weight, offset, self.group))
 
-    def rms_norm(self, name: str, size: int) -> RMSNorm:
-        weight = self._read(f"{name}.weight", (size,))
-        return self._keep(RMSNorm(self._own(weight), self.config.rms_norm_eps))
+    def norm(self, name: str) -> Norm:
+        """Of the residual stream, in the kind that the config names."""
+        config = self.config
+        weight = self._read(f"{name}.weight", (config.hidden_size,))
+        if config.norm == "layer_norm":
+            bias = self._own(self._read(f"{name}.bias", (config.hidden_size,))) if config.norm_bias else None
+            return self._keep(LayerNorm(self._own(weight), bias, config.norm_eps))
+        return self._keep(self._rms_norm(weight))
 
-    def head_norm(self, names: Sequence[str], heads: Sequence[int]) -> RMSNorm:
+    def head_norm(self, names: Sequence[str], heads: Sequence[int]) -> Norm:
         """One norm over heads of several kinds: the first heads[0] heads use names[0], and so on."""
         rows = [
             self._read(f"{name}.weight", (self.config.head_dim,)).expand(count, -1)
             for name, count in zip(names, heads)
         ]
-        return self._keep(RMSNorm(self._own(torch.cat(rows)), self.config.rms_norm_eps))
+        return self._keep(self._rms_norm(torch.cat(rows)))
+
+    def each_head_norm(self, weight_of: Callable[[str, int], torch.Tensor]) -> Norm:
+        """A LayerNorm without bias in which every query and key head has a weight of its own.
+
+        weight_of("q" or "k", number of a head in the whole model) reads it: [head_dim].
+        """
+        config, rank, world = self.config, self.group.rank, self.group.world_size
+        parts = {
+            "q": even_part(config.num_heads, 0, rank, world),
+            "k": kv_head_part(config.num_kv_heads, 1, rank, world),
+        }
+        rows = [
+            weight_of(kind, head) for kind, part in parts.items() for head in range(part.start, part.stop)
+        ]
+        return self._keep(LayerNorm(self._own(torch.stack(rows)), None, config.norm_eps))
+
+    def whole_qk_norm(self, q: str, k: str) -> WholeQKNorm:
+        """An RMSNorm over all query heads at once and one over all key heads at once."""
+        config, rank, world = self.config, self.group.rank, self.group.world_size
+        q_size, k_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        q_weight = self._read(f"{q}.weight", (q_size,), [even_part(q_size, 0, rank, world)])
+        k_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
+        k_weight = self._read(f"{k}.weight", (k_size,), [k_part])
+        copies = max(1, world // config.num_kv_heads)
+        return self._keep(
+            WholeQKNorm(self._own(q_weight), self._own(k_weight), config.norm_eps, copies, self.group)
+        )
+
+    def vector(self, name: str, shape: Sequence[int]) -> torch.Tensor:
+        """A small tensor, whole, in the activation dtype."""
+        return self._own(self._read(name, shape))
 
     def embedding_and_head(self, embedding: str, head: str) -> tuple[VocabEmbedding, LmHead]:
         """Where they are tied the embedding keeps a plain copy: looking up rows of a packed one is not possible."""
@@ -105,30 +180,42 @@ class Builder:
             weight = self._vocab(head)
         return self._keep(embed), self._keep(LmHead(weight, self.config.vocab_size, self.group))
 
+    def _rms_norm(self, weight: torch.Tensor) -> RMSNorm:
+        if self.config.norm == "rms_norm_plus_one":
+            # Kept in float32: 1 + w in bfloat16 would lose most of w's digits.
+            return RMSNorm(1.0 + self._to_device(weight).to(torch.float32), self.config.norm_eps)
+        return RMSNorm(self._own(weight), self.config.norm_eps)
+
     def _vocab_part(self) -> Part:
         return vocab_part(self.config.vocab_size, self.group.rank, self.group.world_size)
 
     def _vocab(self, name: str) -> torch.Tensor:
         size = self.config.vocab_size
-        weight = self._read(f"{name}.weight", (size, self.config.hidden_size), self._vocab_part())
+        weight = self._read(f"{name}.weight", (size, self.config.hidden_size), [self._vocab_part()])
         padding = vocab_rows(size, self.group.world_size) - weight.shape[0]
         if padding:
             weight = F.pad(weight, (0, 0, 0, padding))
         return weight.to(device=self.device, dtype=self.dtype, copy=True)
 
-    def _column(self, parts: Sequence[tuple[str, int, Part]], in_features: int, bias: bool) -> ColumnLinear:
-        rows = [self._read(f"{name}.weight", (size, in_features), part) for name, size, part in parts]
-        weight = self._to_device(torch.cat(rows) if len(rows) > 1 else rows[0])
+    def _column(
+        self, rows: Sequence[tuple[str, int, Sequence[Part]]], in_features: int, bias: bool
+    ) -> ColumnLinear:
+        """rows: of each tensor its name, its number of rows and those of this rank, in the order of the output."""
+        weights = [self._read(f"{name}.weight", (size, in_features), parts) for name, size, parts in rows]
+        weight = self._to_device(torch.cat(weights) if len(weights) > 1 else weights[0])
         offset = None
         if bias:
             offset = self._to_device(
-                torch.cat([self._read(f"{name}.bias", (size,), part) for name, size, part in parts])
+                torch.cat([self._read(f"{name}.bias", (size,), parts) for name, size, parts in rows])
             )
         return self._keep(ColumnLinear(weight, offset))
 
-    def _read(self, name: str, shape: Sequence[int], part: Part | None = None) -> torch.Tensor:
-        whole = part is None or self.group.world_size == 1
-        return self.reader.read(self.prefix + name, shape, None if whole else part)
+    def _read(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> torch.Tensor:
+        """The tensor, or some parts of it; a single part that is all of it is no part."""
+        whole = not parts or (len(parts) == 1 and tuple(parts[0][1:]) == (0, shape[parts[0].dim]))
+        if whole:
+            return self.reader.read(self.prefix + name, shape)
+        return self.reader.read_parts(self.prefix + name, shape, parts)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device=self.device, dtype=self.dtype)
@@ -138,5 +225,5 @@ class Builder:
         return self._to_device(tensor).to(self.activation_dtype, copy=True)
 
     def _keep(self, layer: _Layer) -> _Layer:
-        self.layers.append(layer)  # type: ignore[arg-type]
+        self.layers.append(layer)
         return layer

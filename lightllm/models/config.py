@@ -1,32 +1,33 @@
-"""A model's shape, normalised once from its config.json."""
+"""A model's shape, normalised once from its config.json: what the code that all architectures share reads."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container
 from typing import Any
 
 from lightllm.errors import InvalidModel
-
-ROPE_TYPES = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
-"""Supported kinds of rotary embedding and the fields that each needs."""
-
-_DEFAULTS: dict[str, dict[str, Any]] = {"qwen3": {"num_key_value_heads": 32, "head_dim": 128}}
-"""What transformers assumes where a config.json of that model_type is silent."""
+from lightllm.models.config_fields import Fields
+from lightllm.models.rope_config import RopeConfig, read_rope
 
 _DTYPES = {
     "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16", "half": "float16",
     "fp32": "float32", "float32": "float32", "float": "float32",
 }  # fmt: skip
 
+ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}  # fmt: skip
+"""Spelling in a config.json -> the name of the operation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Heads and MLP width are this rank's after `for_rank`; everything else is the whole model's."""
+    """Heads and MLP width are this rank's after `for_rank`; everything else is the whole model's.
+
+    A field is here only if shared code reads it; what one architecture alone knows is in its own class, in `extra`.
+    """
 
     architecture: str
     num_layers: int
@@ -37,20 +38,35 @@ class ModelConfig:
     head_dim: int
     vocab_size: int
     max_position_embeddings: int
-    rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: Mapping[str, float | str]
-    """`rope_type` and its fields."""
-    tie_word_embeddings: bool
-    attention_bias: bool
-    mlp_bias: bool
-    dtype: str | None
+    norm_eps: float
+    attention_scale: float
+    """What the products of queries and keys are multiplied with."""
+    norm: str = "rms_norm"
+    """"rms_norm", "rms_norm_plus_one" (the weight is what is added to 1) or "layer_norm"."""
+    norm_bias: bool = False
+    activation: str = "silu"
+    """A value of `ACTIVATIONS`."""
+    ropes: tuple[RopeConfig, ...] = ()
+    """The kinds of rotary embedding that layers choose from; none: positions come in otherwise."""
+    windows: tuple[int, ...] = ()
+    """Tokens that each layer's queries see, 0 for all; empty: all see all."""
+    tie_word_embeddings: bool = False
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    """What is added to the residual stream is multiplied with this."""
+    logits_scale: float = 1.0
+    logits_softcap: float = 0.0
+    """logits = softcap * tanh(logits / softcap); 0: none."""
+    attention_softcap: float = 0.0
+    dtype: str | None = None
     """"bfloat16", "float16" or "float32"; None where config.json does not say."""
+    extra: Any = None
 
-    @property
-    def scale(self) -> float:
-        """What attention scores are multiplied with."""
-        return self.head_dim**-0.5
+    def window(self, layer: int) -> int:
+        return self.windows[layer] if self.windows else 0
 
     def for_rank(self, world_size: int) -> ModelConfig:
         """The part of one of `world_size` ranks; with fewer KV heads than ranks, ranks share a KV head."""
@@ -71,38 +87,64 @@ class ModelConfig:
         )
 
 
-def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
-    """The shape from the content of a config.json; raises `InvalidModel` that names the field."""
-    raw = {**_DEFAULTS.get(raw.get("model_type", ""), {}), **{k: v for k, v in raw.items() if v is not None}}
-    _refuse_what_is_not_built(raw)
-    hidden_size, heads = _positive(raw, "hidden_size"), _positive(raw, "num_attention_heads")
-    kv_heads = _positive(raw, "num_key_value_heads", heads)
+def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> ModelConfig:
+    """The shape in the spelling of Llama's config.json, which most architectures share.
+
+    differences: fields of `ModelConfig` that the architecture has otherwise. Raises `InvalidModel` that names the field.
+    """
+    if fields.get("quantization_config"):
+        method = fields.get("quantization_config").get("quant_method", "unknown")
+        raise InvalidModel(f"Checkpoints quantized with {method!r} are not supported yet.")
+    activation = fields.get("hidden_act", fields.get("hidden_activation", "silu"))
+    if activation not in ACTIVATIONS:
+        raise InvalidModel(
+            f"config.json: activation {activation!r} is not supported; {', '.join(ACTIVATIONS)} are."
+        )
+    hidden_size, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
+    kv_heads = fields.positive("num_key_value_heads", heads)
     if heads % kv_heads:
         raise InvalidModel(
             f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}."
         )
-    head_dim = _positive(raw, "head_dim", hidden_size // heads)
-    if head_dim % 2:
-        raise InvalidModel(f"config.json: head_dim {head_dim} is odd; rotary embeddings pair its elements.")
-    theta, scaling = _rope(raw)
-    return ModelConfig(
-        architecture=architecture,
-        num_layers=_positive(raw, "num_hidden_layers"),
-        hidden_size=hidden_size,
-        intermediate_size=_positive(raw, "intermediate_size"),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=_positive(raw, "vocab_size"),
-        max_position_embeddings=_positive(raw, "max_position_embeddings", 2048),
-        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", False)),
-        mlp_bias=bool(raw.get("mlp_bias", False)),
-        dtype=_dtype(raw),
-    )
+    head_dim = fields.positive("head_dim", max(1, hidden_size // heads))
+    attention_bias = fields.flag("attention_bias")
+    shape: dict[str, Any] = {
+        "architecture": architecture,
+        "num_layers": fields.positive("num_hidden_layers"),
+        "hidden_size": hidden_size,
+        "intermediate_size": fields.positive("intermediate_size"),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": fields.positive("vocab_size"),
+        "max_position_embeddings": fields.positive("max_position_embeddings", 2048),
+        "norm_eps": fields.number("rms_norm_eps", 1e-6),
+        "attention_scale": head_dim**-0.5,
+        "activation": ACTIVATIONS[activation],
+        "tie_word_embeddings": fields.flag("tie_word_embeddings"),
+        "qkv_bias": attention_bias,
+        "o_bias": attention_bias,
+        "mlp_bias": fields.flag("mlp_bias"),
+        "dtype": _dtype(fields),
+    }
+    if "ropes" not in differences:
+        differences["ropes"] = (read_rope(fields, head_dim),)
+    return ModelConfig(**{**shape, **differences})
+
+
+def read_windows(fields: Fields, sliding: Container[int] | None = None) -> tuple[int, ...]:
+    """`sliding_window` of every layer: of those that `layer_types` calls so, else of those in `sliding` (None: all)."""
+    layers = fields.positive("num_hidden_layers")
+    if fields.get("sliding_window") is None:
+        return ()
+    window = fields.positive("sliding_window")
+    types = fields.get("layer_types")
+    if types is None:
+        return tuple(window if sliding is None or i in sliding else 0 for i in range(layers))
+    known = {"sliding_attention": window, "full_attention": 0}
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= set(known):
+        raise InvalidModel(f"config.json: layer_types must hold {layers} of {', '.join(known)}.")
+    return tuple(known[kind] for kind in types)
 
 
 def dtype_name(name: str) -> str:
@@ -112,48 +154,6 @@ def dtype_name(name: str) -> str:
     return _DTYPES[name]
 
 
-def _dtype(raw: Mapping[str, Any]) -> str | None:
-    name = raw.get("dtype") or raw.get("torch_dtype")
+def _dtype(fields: Fields) -> str | None:
+    name = fields.get("dtype") or fields.get("torch_dtype")
     return None if name in (None, "auto") else dtype_name(str(name).removeprefix("torch."))
-
-
-def _rope(raw: Mapping[str, Any]) -> tuple[float, dict[str, float | str]]:
-    """transformers 5 writes `rope_parameters` with the theta inside, older ones `rope_scaling` and `rope_theta`."""
-    fields = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    theta = float(fields.get("rope_theta", raw.get("rope_theta", 10000.0)))
-    kind = fields.get("rope_type", fields.get("type", "default"))
-    if kind not in ROPE_TYPES:
-        raise InvalidModel(f"rope type {kind!r} is not supported yet; supported are {', '.join(ROPE_TYPES)}.")
-    missing = [name for name in ROPE_TYPES[kind] if name not in fields]
-    if missing:
-        raise InvalidModel(f"config.json: rope type {kind!r} needs {', '.join(missing)}.")
-    if float(fields.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))) != 1.0:
-        raise InvalidModel("partial_rotary_factor other than 1 is not supported yet.")
-    return theta, {"rope_type": kind, **{name: float(fields[name]) for name in ROPE_TYPES[kind]}}
-
-
-def _refuse_what_is_not_built(raw: Mapping[str, Any]) -> None:
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
-        raise InvalidModel(f"Checkpoints quantized with {method!r} are not supported yet.")
-    activation = raw.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise InvalidModel(f"hidden_act {activation!r} is not supported; this architecture uses silu.")
-    if raw.get("use_sliding_window"):
-        raise InvalidModel("Sliding window attention is not supported yet (use_sliding_window is true).")
-
-
-def _positive(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = raw.get(name, default)
-    if value is None:
-        raise InvalidModel(f"config.json lacks {name}.")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidModel(f"config.json: {name} must be a positive integer, got {value!r}.")
-    return value
-
-
-def _number(raw: Mapping[str, Any], name: str, default: float) -> float:
-    value = raw.get(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise InvalidModel(f"config.json: {name} must be a number, got {value!r}.")
-    return float(value)

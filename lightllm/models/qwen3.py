@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from lightllm.models.attention import separate_attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
-from lightllm.models.llama import LlamaAttention, LlamaDecoderLayer
+from lightllm.models.decoder_layers import PreNormLayer
+from lightllm.models.mlp import gated_mlp
 
 
 class Qwen3ForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("self_attn")
         qk_norm = weights.head_norm(("q_norm", "k_norm"), (config.num_heads, config.num_kv_heads))
-        return LlamaDecoderLayer(config, build, LlamaAttention(config, weights, index, qk_norm))
+        return PreNormLayer(
+            build.norm("input_layernorm"),
+            separate_attention(config, weights, index, qk_norm),
+            build.norm("post_attention_layernorm"),
+            gated_mlp(config, build.at("mlp")),
+        )

@@ -11,7 +11,8 @@ from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.architectures import ARCHITECTURES, find_architecture, read_config
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
-from lightllm.models.config import dtype_name, normalise
+from lightllm.models.config import dtype_name
+from lightllm.models.config_dialects import normalise
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
 from lightllm.weights.reader import WeightReader
@@ -25,14 +26,16 @@ def load_model(
     device: torch.device,
     load_way: str = "HF",
     group: TpGroup | None = None,
+    max_len: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
     show_bar: bool = False,
 ) -> TpPartBaseModel:
     """This rank's part of the model in `model_dir`, ready to compute.
 
     data_type: overrides the checkpoint's dtype (bf16, fp16, fp32); load_way: "HF", or "dummy" for random weights in
-    the shapes of config.json; group: the ranks that share the model (None: this one alone); progress: is told in words
-    how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
+    the shapes of config.json; group: the ranks that share the model (None: this one alone); max_len: the longest context
+    that will be served, on which some rotary embeddings depend (None: what the model was first made for); progress: is
+    told in words how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
     """
     group = group or TpGroup()
     raw = read_config(model_dir)
@@ -47,9 +50,16 @@ def load_model(
         name = (
             dtype_name(data_type) if data_type else whole.dtype or str(source.dtype()).removeprefix("torch.")
         )
-    reader = WeightReader(source, progress, show_bar)
-    build = Builder(reader, whole, getattr(torch, name), device, group)
-    model_class = getattr(importlib.import_module(ARCHITECTURES[architecture]), architecture)
+    model_class = find_class(architecture)
+    reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
+    build = Builder(reader, whole, getattr(torch, name), device, group, max_len=max_len)
     model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model
+
+
+def find_class(architecture: str) -> type[TpPartBaseModel]:
+    """Imports the one module that has it: a broken one hurts no other model."""
+    known = ARCHITECTURES[architecture]
+    module = importlib.import_module(known.module_name)
+    return getattr(module, known.class_name or architecture)

@@ -1,7 +1,4 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split layout, and its tables.
-
-Element i of a head is paired with element i + head_dim / 2, as in every Hugging Face Llama-like checkpoint.
-"""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), its frequencies and its tables."""
 
 from __future__ import annotations
 
@@ -14,25 +11,97 @@ from lightllm.ops.torch import rotary as torch_impl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 
-def inverse_frequencies(head_dim: int, theta: float, scaling: "Mapping[str, float | str]") -> torch.Tensor:
-    """float32 [head_dim / 2]: radians per position of each pair.
+def inverse_frequencies(
+    dim: int, theta: float, scaling: "Mapping[str, Any]", length: int | None = None
+) -> tuple[torch.Tensor, float]:
+    """float32 [dim / 2]: radians per position of each pair; and what cosines and sines are multiplied with.
 
-    `scaling["rope_type"]`: "default"; "linear" (positions divided by `factor`); "llama3" (Llama 3.1: long wavelengths
-    divided by `factor`, short ones kept, a linear blend between). The caller has checked the type.
+    dim: rotated elements of a head. `scaling["rope_type"]`, whose fields the caller has checked:
+
+    - "default";
+    - "linear": positions divided by `factor` (Chen et al. 2023, arXiv 2306.15595);
+    - "dynamic": theta grown for `length` by NTK-aware scaling; "qwen_dynamic": the same in powers of two (Qwen 1);
+    - "llama3": long wavelengths divided by `factor`, short ones kept, a linear blend between (Llama 3.1);
+    - "yarn": Peng et al. 2023, arXiv 2309.00071, with DeepSeek's `mscale` and `mscale_all_dim`;
+    - "longrope": Ding et al. 2024, arXiv 2402.13753: a factor for each pair, `long_factor` if `length` exceeds the
+      original context, else `short_factor`.
+
+    length: the longest context that will be served (None: the original one). The types that depend on the length take
+    it from here and not from the request at hand: keys that were rotated once stay valid when a context grows, and when
+    another request shares them.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
-    frequencies = 1.0 / (theta**exponents)
     kind = scaling["rope_type"]
+    attention_factor = 1.0
+    if kind in ("dynamic", "qwen_dynamic"):
+        theta *= _ntk_ratio(kind, scaling, length) ** (dim / (dim - 2))
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64).to(torch.float32) / dim
+    frequencies = 1.0 / (theta**exponents)
     if kind == "linear":
-        return frequencies / float(scaling["factor"])
-    if kind == "llama3":
-        return _llama3(frequencies, scaling)
-    return frequencies
+        frequencies = frequencies / float(scaling["factor"])
+    elif kind == "llama3":
+        frequencies = _llama3(frequencies, scaling)
+    elif kind == "yarn":
+        frequencies, attention_factor = _yarn(frequencies, dim, theta, scaling)
+    elif kind == "longrope":
+        original = float(scaling["original_max_position_embeddings"])
+        factors = scaling["long_factor" if length is not None and length > original else "short_factor"]
+        frequencies = 1.0 / (torch.tensor(factors, dtype=torch.float32) * theta**exponents)
+        attention_factor = _longrope_attention_factor(scaling)
+    return frequencies, attention_factor
 
 
-def _llama3(frequencies: torch.Tensor, scaling: "Mapping[str, float | str]") -> torch.Tensor:
+def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
+    """By how much attention's temperature grows with the context (YaRN, section 3.4)."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _ntk_ratio(kind: str, scaling: "Mapping[str, Any]", length: int | None) -> float:
+    original = float(scaling["original_max_position_embeddings"])
+    stretch = max(length or original, original) / original
+    if kind == "qwen_dynamic":
+        return max(2.0 ** (math.ceil(math.log2(stretch)) + 1) - 1, 1.0) if stretch > 1 else 1.0
+    factor = float(scaling["factor"])
+    return factor * stretch - (factor - 1)
+
+
+def _yarn(
+    frequencies: torch.Tensor, dim: int, theta: float, scaling: "Mapping[str, Any]"
+) -> tuple[torch.Tensor, float]:
+    """Pairs that turn often within the original context keep their frequency, those that turn less than once do not."""
+    factor, context = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
+
+    def pair_that_turns(times: float) -> float:
+        return dim * math.log(context / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = pair_that_turns(scaling.get("beta_fast") or 32)
+    high = pair_that_turns(scaling.get("beta_slow") or 1)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    ramp = (torch.arange(dim // 2, dtype=torch.float32) - low) / ((high - low) or 0.001)
+    kept = 1 - ramp.clamp(0, 1)
+    blended = frequencies / factor * (1 - kept) + frequencies * kept
+    if scaling.get("attention_factor") is not None:
+        return blended, float(scaling["attention_factor"])
+    mscale, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    if mscale and all_dim:
+        return blended, yarn_mscale(factor, mscale) / yarn_mscale(factor, all_dim)
+    return blended, yarn_mscale(factor)
+
+
+def _longrope_attention_factor(scaling: "Mapping[str, Any]") -> float:
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    factor = float(scaling["factor"])
+    if factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(float(scaling["original_max_position_embeddings"])))
+
+
+def _llama3(frequencies: torch.Tensor, scaling: "Mapping[str, Any]") -> torch.Tensor:
     factor = float(scaling["factor"])
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     context = float(scaling["original_max_position_embeddings"])
@@ -43,11 +112,13 @@ def _llama3(frequencies: torch.Tensor, scaling: "Mapping[str, float | str]") -> 
     return torch.where(wavelength < context / high, frequencies, scaled)
 
 
-def rotary_table(inverse: torch.Tensor, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-    """Cosines and sines of positions [start, stop): `dtype` [stop - start, 2, head_dim]; each half of a row repeats."""
+def rotary_table(
+    inverse: torch.Tensor, start: int, stop: int, dtype: torch.dtype, factor: float = 1.0
+) -> torch.Tensor:
+    """`factor` times cosines and sines of positions [start, stop): `dtype` [stop - start, 2, dim]; each half of a row repeats."""
     angles = torch.arange(start, stop, dtype=torch.float32, device=inverse.device).outer(inverse)
     angles = torch.cat((angles, angles), dim=-1)
-    return torch.stack((angles.cos(), angles.sin()), dim=1).to(dtype)
+    return torch.stack((angles.cos(), angles.sin()), dim=1).mul_(factor).to(dtype)
 
 
 def rotary_embedding(

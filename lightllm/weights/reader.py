@@ -14,7 +14,7 @@ from lightllm.errors import InvalidModel
 from lightllm.weights.source import TensorSource
 from lightllm.weights.split import Part
 
-_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|\.attn\.bias$|\.masked_bias$")
+_BUFFERS = re.compile(r"rotary_emb\.inv_freq$|rotary_pos_emb\.inv_freq$|\.attn\.bias$|\.masked_bias$")
 """Constants that old checkpoints carry along: recomputed, never read."""
 
 
@@ -26,9 +26,15 @@ class WeightReader:
         source: TensorSource,
         progress: Callable[[str], None] = lambda text: None,
         show_bar: bool = False,
+        prefix: str = "",
     ) -> None:
+        """prefix: what the names in the checkpoint may have in front, or may not."""
         self._source = source
-        self._present = {name for name in source.names() if not _BUFFERS.search(name)}
+        self._prefix = prefix
+        self._present_in_file = source.names()
+        self._present = {
+            name.removeprefix(prefix) for name in self._present_in_file if not _BUFFERS.search(name)
+        }
         self._read: set[str] = set()
         self._lock = threading.Lock()
         self._progress, self._percent = progress, -1
@@ -42,7 +48,26 @@ class WeightReader:
 
     def read(self, name: str, shape: Sequence[int], part: Part | None = None) -> torch.Tensor:
         """The tensor `name`, which has `shape` in the checkpoint, or one part of it."""
-        tensor = self._source.read(name, shape, part)
+        tensor = self._source.read(self._spelt(name), shape, part)
+        self._count(name)
+        return tensor
+
+    def read_parts(self, name: str, shape: Sequence[int], parts: Sequence[Part]) -> torch.Tensor:
+        """Several parts of one tensor, side by side along their dimension."""
+        spelling = self._spelt(name)
+        pieces = [self._source.read(spelling, shape, part) for part in parts]
+        self._count(name)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, parts[0].dim)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds it; random weights hold nothing and can be read under any name."""
+        return name in self._present
+
+    def _spelt(self, name: str) -> str:
+        """Some checkpoints of a model leave out the first part of all names."""
+        return self._prefix + name if self._prefix and self._prefix + name in self._present_in_file else name
+
+    def _count(self, name: str) -> None:
         with self._lock:
             if name in self._read:
                 raise AssertionError(f"tensor {name} is read twice")
@@ -52,7 +77,6 @@ class WeightReader:
             if percent // 5 > self._percent // 5:
                 self._percent = percent
                 self._progress(f"weights {percent} %")
-        return tensor
 
     def ignore(self, name: str) -> None:
         """The checkpoint may hold this tensor without need."""

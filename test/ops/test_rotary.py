@@ -44,7 +44,7 @@ def test_tables_equal_those_of_transformers(scaling: dict, head_dim: int) -> Non
 
 
 def test_a_table_that_grew_equals_one_made_at_once() -> None:
-    inverse = inverse_frequencies(8, 10000.0, SCALINGS[0])
+    inverse, _ = inverse_frequencies(8, 10000.0, SCALINGS[0])
     parts = torch.cat(
         (rotary_table(inverse, 0, 7, torch.float32), rotary_table(inverse, 7, 30, torch.float32))
     )

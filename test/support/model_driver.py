@@ -49,6 +49,12 @@ class ModelDriver:
         )
         return self.model.forward(batch)
 
+    def share_prefix(self, source: int, row: int, length: int) -> None:
+        """An empty row takes over the first tokens of another, as the prefix cache does."""
+        assert self.kv_lens[row] == 0 and self.kv_lens[source] >= length
+        self.req_to_token[row, :length] = self.req_to_token[source, :length]
+        self.kv_lens[row] = length
+
     def greedy(self, row: int, prompt: Sequence[int], count: int, chunk: int = 4096) -> list[int]:
         """`count` tokens of one request alone, its prompt in chunks."""
         for start in range(0, len(prompt), chunk):

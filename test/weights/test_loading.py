@@ -194,15 +194,15 @@ def test_broken_index_is_named(tmp_path: Path) -> None:
     [
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         ({"architectures": ["MambaForCausalLM"]}, "LlamaForCausalLM"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "spiral"),
         ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
-        ({"hidden_act": "gelu"}, "gelu"),
+        ({"hidden_act": "relu"}, "relu"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"dtype": "int8"}, "int8"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
         ({"head_dim": 15}, "head_dim"),
     ],
 )

@@ -1,0 +1,75 @@
+"""Self-attention as all architectures here have it; what differs is given to it as a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lightllm.layers.attention import attention
+from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.models.batch import Batch
+from lightllm.models.builder import Builder
+from lightllm.models.config import ModelConfig
+from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
+from lightllm.ops.write_kv import write_kv
+
+
+class Attention:
+    """o(attention(rotate(norm(q)), rotate(norm(k)), v)) with [q, k, v] = qkv(x), over KV memory by slots."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        qkv_proj: ColumnLinear,
+        o_proj: RowLinear,
+        *,
+        qk_norm: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        rope: int = 0,
+        form: AttentionForm | None = None,
+        query_scale: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """qk_norm: of queries and keys [T, heads + kv_heads, head_dim] before the rotation; rope: which of
+        `config.ropes`, if there are any; form: of the scores, if the config does not say it all; query_scale: from
+        positions [T] to what each token's queries are multiplied with [T]."""
+        self.layer, self.head_dim = layer, config.head_dim
+        self.qk_heads = config.num_heads + config.num_kv_heads
+        self.num_heads = config.num_heads
+        self.qkv_proj, self.o_proj = qkv_proj, o_proj
+        self.qk_norm, self.query_scale = qk_norm, query_scale
+        self.rope = rope if config.ropes else None
+        self.interleaved = bool(config.ropes) and config.ropes[rope].interleaved
+        self.form = form or AttentionForm(
+            config.attention_scale, window=config.window(layer), softcap=config.attention_softcap
+        )
+
+    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
+        assert batch.plan is not None
+        qkv = self.qkv_proj(x).view(len(x), -1, self.head_dim)
+        qk, v = qkv[:, : self.qk_heads], qkv[:, self.qk_heads :]
+        if self.qk_norm is not None:
+            qk = self.qk_norm(qk)
+        kv = batch.kv[self.layer]
+        if self.rope is None:
+            q = qk[:, : self.num_heads]
+            write_kv(qk[:, self.num_heads :], v, kv, batch.slots)
+        else:
+            q = rotary_and_write_kv(qk, v, *batch.rotary[self.rope], kv, batch.slots, self.interleaved)
+        if self.query_scale is not None:
+            q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
+        return self.o_proj(attention(q, kv, batch.plan, self.form))
+
+
+def separate_attention(
+    config: ModelConfig,
+    build: Builder,
+    layer: int,
+    qk_norm: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    rope: int = 0,
+) -> Attention:
+    """With Llama's names: q_proj, k_proj, v_proj, o_proj."""
+    qkv_proj = build.qkv_linear("q_proj", "k_proj", "v_proj")
+    return Attention(config, layer, qkv_proj, build.o_linear("o_proj"), qk_norm=qk_norm, rope=rope)

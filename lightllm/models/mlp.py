@@ -1,0 +1,75 @@
+"""The two kinds of MLP: with a gate (SwiGLU, GeGLU) and without."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+
+from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.models.builder import Builder
+from lightllm.models.config import ModelConfig
+from lightllm.ops.gelu import gelu
+from lightllm.ops.gelu_and_mul import gelu_and_mul
+from lightllm.ops.silu_and_mul import silu_and_mul
+
+_GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": silu_and_mul,
+    "gelu": functools.partial(gelu_and_mul, approximate="none"),
+    "gelu_tanh": functools.partial(gelu_and_mul, approximate="tanh"),
+}
+_PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": torch.nn.functional.silu,
+    "gelu": functools.partial(gelu, approximate="none"),
+    "gelu_tanh": functools.partial(gelu, approximate="tanh"),
+}
+
+
+class GatedMLP:
+    """down(activation(gate(x)) * up(x))"""
+
+    def __init__(self, activation: str, gate_up_proj: ColumnLinear, down_proj: RowLinear) -> None:
+        """activation: a value of `config.ACTIVATIONS`; gate_up_proj: the gate's output in the first half."""
+        self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
+        self.activation_and_mul = _GATED[activation]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [T, hidden]. Returns the same shape, added up over all ranks."""
+        return self.down_proj(self.activation_and_mul(self.gate_up_proj(x)))
+
+
+class MLP:
+    """down(activation(up(x)))"""
+
+    def __init__(self, activation: str, up_proj: ColumnLinear, down_proj: RowLinear) -> None:
+        self.up_proj, self.down_proj = up_proj, down_proj
+        self.activation = _PLAIN[activation]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [T, hidden]. Returns the same shape, added up over all ranks."""
+        return self.down_proj(self.activation(self.up_proj(x)))
+
+
+def gated_mlp(
+    config: ModelConfig, build: Builder, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+) -> GatedMLP:
+    """Gate and up from two tensors."""
+    hidden, inner = config.hidden_size, build.config.intermediate_size
+    gate_up_proj = build.column_linear((gate, up), hidden, inner, config.mlp_bias)
+    return GatedMLP(config.activation, gate_up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
+
+
+def fused_gated_mlp(
+    config: ModelConfig, build: Builder, gate_up: str = "gate_up_proj", down: str = "down_proj"
+) -> GatedMLP:
+    """Gate and up from one tensor, the gate first."""
+    hidden, inner = config.hidden_size, build.config.intermediate_size
+    gate_up_proj = build.fused_column_linear(gate_up, 2, hidden, inner, config.mlp_bias)
+    return GatedMLP(config.activation, gate_up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
+
+
+def plain_mlp(config: ModelConfig, build: Builder, up: str, down: str) -> MLP:
+    hidden, inner = config.hidden_size, build.config.intermediate_size
+    up_proj = build.column_linear((up,), hidden, inner, config.mlp_bias)
+    return MLP(config.activation, up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))

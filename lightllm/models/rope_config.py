@@ -1,0 +1,96 @@
+"""Which rotary embedding a config.json asks for, checked. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lightllm.errors import InvalidModel
+from lightllm.models.config_fields import Fields
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+    "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
+    "qwen_dynamic": ("original_max_position_embeddings",),
+}
+"""Supported types of rotary embedding and the fields that each needs; `ops/rotary.py` has their formulas."""
+
+_OPTIONAL: dict[str, tuple[str, ...]] = {
+    "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("attention_factor", "factor"),
+}
+_OLD_NAMES = {"su": "longrope", "deepseek_yarn": "yarn", "mrope": "default"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    """One kind of rotary embedding that some or all layers use."""
+
+    dim: int
+    """How many elements of each head are rotated, from the first on."""
+    theta: float
+    scaling: Mapping[str, Any]
+    """`rope_type` and its fields: numbers, or a list of dim / 2 numbers."""
+    interleaved: bool = False
+    """In the checkpoint element 2i is paired with 2i + 1; else i with i + dim / 2."""
+
+
+def read_rope(fields: Fields, head_dim: int, interleaved: bool = False) -> RopeConfig:
+    """transformers 5 writes `rope_parameters` with the theta inside, older ones `rope_scaling` and `rope_theta`."""
+    given = {**_mapping(fields, "rope_scaling"), **_mapping(fields, "rope_parameters")}
+    return make_rope(fields, given, head_dim, interleaved)
+
+
+def make_rope(
+    fields: Fields, given: Mapping[str, Any], head_dim: int, interleaved: bool = False
+) -> RopeConfig:
+    """`given`: the file's description of this rotary embedding; what it leaves out stands outside of it."""
+    given = {name: value for name, value in given.items() if value is not None}
+    theta = given.get("rope_theta", fields.number("rope_theta", 10000.0))
+    share = given.get("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
+    kind = given.get("rope_type", given.get("type", "default"))
+    kind = _OLD_NAMES.get(kind, kind)
+    if kind not in REQUIRED:
+        raise InvalidModel(f"rope type {kind!r} is not supported; supported are {', '.join(REQUIRED)}.")
+    stated = fields.positive("max_position_embeddings", 2048)
+    original = fields.get("original_max_position_embeddings", given.get("original_max_position_embeddings"))
+    scaling: dict[str, Any] = {"rope_type": kind}
+    known = {**given, "original_max_position_embeddings": original or stated}
+    if kind in ("yarn", "longrope"):
+        known.setdefault("factor", stated / known["original_max_position_embeddings"])
+    if kind == "dynamic":
+        scaling["original_max_position_embeddings"] = stated
+    missing = [name for name in REQUIRED[kind] if name not in known]
+    if missing:
+        raise InvalidModel(f"config.json: rope type {kind!r} needs {', '.join(missing)}.")
+    for name in (*REQUIRED[kind], *_OPTIONAL.get(kind, ())):
+        if name in known:
+            scaling[name] = _checked(name, known[name])
+    dim = int(head_dim * float(_checked("partial_rotary_factor", share)))
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise InvalidModel(f"config.json: {dim} of head_dim {head_dim} elements would be rotated, in pairs.")
+    for name in ("short_factor", "long_factor"):
+        if name in scaling and len(scaling[name]) != dim // 2:
+            raise InvalidModel(f"config.json: rope's {name} must hold {dim // 2} numbers.")
+    return RopeConfig(dim, float(_checked("rope_theta", theta)), scaling, interleaved)
+
+
+def _mapping(fields: Fields, name: str) -> dict[str, Any]:
+    value = fields.get(name, {})
+    if not isinstance(value, dict):
+        raise InvalidModel(f"config.json: {name} must be an object, got {value!r}.")
+    return value
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in ("short_factor", "long_factor"):
+        if isinstance(value, list) and all(isinstance(number, (int, float)) for number in value):
+            return tuple(float(number) for number in value)
+    elif isinstance(value, (int, float)):
+        return value if isinstance(value, bool) else float(value)
+    raise InvalidModel(f"config.json: rope's {name} is not a number: {value!r}.")

@@ -1,0 +1,90 @@
+"""Every architecture computes what its reference computes: logits, greedy tokens, for any chunking, batch and slots."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from support.model_driver import ModelDriver
+from support.model_zoo import VOCAB, ZOO, ZooModel, make_zoo_model
+from support.near_tie import assert_same_or_near_tie
+
+from lightllm.models.architectures import ARCHITECTURES
+from lightllm.models.base import TpPartBaseModel
+from lightllm.models.registry import find_class, load_model
+
+PROMPT = [(17 * i + 3) % 380 for i in range(70)]
+LENGTHS = (70, 1, 2, 15, 16, 17, 33, 64)
+STEPS = 64
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @functools.cache
+    def make(name: str, dtype: str = "float32") -> tuple[TpPartBaseModel, ZooModel]:
+        zoo_model = make_zoo_model(tmp_path_factory.mktemp("model"), name, dtype)
+        return load_model(str(zoo_model.path), data_type=None, device=CPU), zoo_model
+
+    return make
+
+
+def assert_greedy(zoo_model: ZooModel, prompt: list[int], tokens: list[int]) -> None:
+    """`tokens` are the reference's own greedy choices: each is its best after the prompt and the tokens before."""
+    logits = zoo_model.reference(prompt + tokens)[len(prompt) - 1 : -1]
+    assert logits.argmax(-1).tolist() == tokens
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_logits_equal_the_reference_in_chunks_of_seven(pair: Any, name: str) -> None:
+    model, zoo_model = pair(name)
+    expected = zoo_model.reference(PROMPT)
+    driver = ModelDriver(model, shuffled=True)
+    logits = torch.cat([driver.step([(1, PROMPT[start : start + 7])]) for start in range(0, len(PROMPT), 7)])
+    assert logits.shape == (len(PROMPT), VOCAB)
+    error = (logits - expected).abs().max() / expected.abs().max()
+    assert float(error) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_greedy_tokens_of_ragged_requests_together_equal_the_reference(pair: Any, name: str) -> None:
+    """Eight requests decode together; the second half of them reads the first one's prompt from its slots."""
+    model, zoo_model = pair(name)
+    driver = ModelDriver(model, rows=len(LENGTHS), max_len=160, shuffled=True)
+    prompts = [PROMPT[:length] for length in LENGTHS]
+    outputs = []
+    for row, prompt in enumerate(prompts):
+        cached = len(prompt) - 1 if row >= len(LENGTHS) // 2 else 0
+        driver.share_prefix(0, row, cached)
+        outputs.append([int(driver.step([(row, prompt[cached:])])[-1].argmax())])
+    while len(outputs[0]) < STEPS:
+        work = [(row, output[-1:]) for row, output in enumerate(outputs)]
+        for output, logits in zip(outputs, driver.step(work, num_decode=len(work)), strict=True):
+            output.append(int(logits.argmax()))
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert_greedy(zoo_model, prompt, output)
+    assert len({token for output in outputs for token in output}) > 16
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_bfloat16_parts_from_float32_only_at_near_ties(pair: Any, name: str) -> None:
+    model, zoo_model = pair(name, "bfloat16")
+    whole = zoo_model.reference(PROMPT)
+    error = (ModelDriver(model).step([(0, PROMPT)]) - whole).abs().max() / whole.abs().max()
+    assert float(error) <= 2e-2
+    tokens = ModelDriver(model).greedy(0, PROMPT, 16, chunk=7)
+    reference = list(PROMPT)
+    for _ in tokens:
+        reference.append(int(zoo_model.reference(reference)[-1].argmax()))
+    expected = reference[len(PROMPT) :]
+    assert_same_or_near_tie(
+        tokens, expected, lambda step: zoo_model.reference(reference[: len(PROMPT) + step])[-1]
+    )
+
+
+def test_every_architecture_is_in_the_zoo_and_has_a_class() -> None:
+    assert {entry.architecture for entry in ZOO.values()} == set(ARCHITECTURES)
+    for name in ARCHITECTURES:
+        assert issubclass(find_class(name), TpPartBaseModel)

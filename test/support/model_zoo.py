@@ -1,0 +1,284 @@
+"""A small random checkpoint of every architecture in its published format, and the reference that it is compared with.
+
+    model = make_zoo_model(tmp_path, "bloom")      # model.path, model.reference(token_ids) -> logits [T, vocab]
+
+Where transformers has the architecture it writes the checkpoint and is the reference. Where it has only a sibling that
+computes the same (Llama for InternLM2, Glm for ChatGLM, ...), the sibling's weights are repacked and renamed into the
+published format, as the published conversion scripts do in the other direction. Else see `references/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from support.checkpoints import write_tokenizer
+
+Tensors = dict[str, torch.Tensor]
+Config = dict[str, Any]
+VOCAB = 384
+
+BASE: Config = {
+    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    architecture: str
+    """In the config.json."""
+    model_type: str
+    """Of transformers' model."""
+    fields: Config
+    """Of its config, beside `BASE`."""
+    repack: Callable[[Tensors, Config], tuple[Tensors, Config]] | None = None
+    """From transformers' tensors and config to the published ones."""
+    weight_format: str = "safetensors"
+    """"safetensors" in several files with an index, or "bin"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooModel:
+    path: Path
+    reference: Callable[[list[int]], torch.Tensor]
+    """Token ids -> float32 [T, vocab]"""
+
+
+def make_zoo_model(path: Path, name: str, dtype: str = "float32", **fields: Any) -> ZooModel:
+    """Writes the checkpoint; fields: of transformers' config, beside those of the entry."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    entry = ZOO[name]
+    config = AutoConfig.for_model(entry.model_type, **{**BASE, **entry.fields, **fields})
+    config.tie_word_embeddings = {**BASE, **entry.fields, **fields}.get(
+        "tie_word_embeddings", config.tie_word_embeddings
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    randomise(model)
+    model.to(getattr(torch, dtype))
+    config.architectures, config.dtype = [type(model).__name__], getattr(torch, dtype)
+    raw = json.loads(config.to_json_string(use_diff=False))
+    tensors = dict(model.state_dict())
+    if config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    if entry.repack is not None:
+        tensors, raw = entry.repack(tensors, raw)
+    raw["architectures"] = [entry.architecture]
+    write_checkpoint(path, tensors, raw, entry.weight_format)
+    model.to(torch.float32)
+
+    @torch.inference_mode()
+    def reference(token_ids: list[int]) -> torch.Tensor:
+        return model(torch.tensor([token_ids])).logits[0].float()
+
+    return ZooModel(path, reference)
+
+
+def randomise(model: torch.nn.Module, std: float = 0.3) -> None:
+    """At a scale that makes greedy output wander instead of repeating one token; norms near their usual weights."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(std=0.1 if parameter.dim() == 1 or "norm" in name else std, generator=generator)
+            if name.endswith("weight") and ("norm" in name or ".ln_" in name):
+                parameter += 1.0
+
+
+def write_checkpoint(path: Path, tensors: Tensors, raw: Config, weight_format: str = "safetensors") -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(raw))
+    (path / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    if weight_format == "bin":
+        torch.save(tensors, path / "pytorch_model.bin")
+    else:
+        names = sorted(tensors)
+        halves = [names[::2], names[1::2]]  # neighbours in different files
+        weight_map = {}
+        for number, part in enumerate(halves, 1):
+            file = f"model-{number:05d}-of-{len(halves):05d}.safetensors"
+            save_file({name: tensors[name] for name in part}, path / file)
+            weight_map.update(dict.fromkeys(part, file))
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    write_tokenizer(path, VOCAB)
+
+
+# -- from a sibling that transformers has to the published format
+
+
+def renamed(tensors: Tensors, *pairs: tuple[str, str]) -> Tensors:
+    result = {}
+    for name, tensor in tensors.items():
+        for old, new in pairs:
+            name = name.replace(old, new)
+        result[name] = tensor
+    return result
+
+
+def fuse(tensors: Tensors, parts: tuple[str, ...], fused: str, join: Callable[..., torch.Tensor]) -> Tensors:
+    """Every set of tensors that differ in `parts` only becomes one, named with `fused`."""
+    result = dict(tensors)
+    for name in tensors:
+        if f".{parts[0]}." in name:
+            whole = join(*[result.pop(name.replace(f".{parts[0]}.", f".{part}.")) for part in parts])
+            result[name.replace(f".{parts[0]}.", f".{fused}.")] = whole
+    return result
+
+
+def stacked(*tensors: torch.Tensor) -> torch.Tensor:
+    return torch.cat(tensors)
+
+
+def grouped(head_dim: int) -> Callable[..., torch.Tensor]:
+    def join(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        kv_heads = k.shape[0] // head_dim
+        parts = [x.reshape(kv_heads, -1, head_dim, *x.shape[1:]) for x in (q, k, v)]
+        return torch.cat(parts, 1).flatten(0, 2)
+
+    return join
+
+
+def to_internlm(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    for layer in range(raw["num_hidden_layers"]):  # the published files carry it along
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    kept = {name: raw[name] for name in (*PLAIN, "rms_norm_eps", "hidden_act", "tie_word_embeddings")}
+    return tensors, {
+        **kept,
+        "model_type": "internlm",
+        "bias": True,
+        "rotary": {"base": 10000, "type": "dynamic"},
+    }
+
+
+def to_internlm2(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    tensors = fuse(tensors, ("q_proj", "k_proj", "v_proj"), "wqkv", grouped(raw["head_dim"]))
+    tensors = renamed(
+        tensors, ("embed_tokens", "tok_embeddings"), ("lm_head", "output"), ("self_attn", "attention"),
+        ("o_proj", "wo"), ("mlp.gate_proj", "feed_forward.w1"), ("mlp.up_proj", "feed_forward.w3"),
+        ("mlp.down_proj", "feed_forward.w2"), ("input_layernorm", "attention_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+    )  # fmt: skip
+    kept = {name: raw[name] for name in (*PLAIN, "num_key_value_heads", "rms_norm_eps", "hidden_act")}
+    scaling = {"type": "dynamic", "factor": 2.0}
+    return tensors, {
+        **kept,
+        "model_type": "internlm2",
+        "bias": False,
+        "rope_theta": 10000,
+        "rope_scaling": scaling,
+    }
+
+
+def to_minicpm(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    kept = {name: raw[name] for name in (*PLAIN, "num_key_value_heads", "rms_norm_eps", "hidden_act")}
+    scales = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
+    return tensors, {**kept, **scales, "model_type": "minicpm", "rope_scaling": None}
+
+
+def to_chatglm(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    tensors = fuse(tensors, ("q_proj", "k_proj", "v_proj"), "query_key_value", stacked)
+    tensors = renamed(
+        tensors, ("model.embed_tokens", "transformer.embedding.word_embeddings"),
+        ("lm_head", "transformer.output_layer"), ("model.layers", "transformer.encoder.layers"),
+        ("model.norm", "transformer.encoder.final_layernorm"), ("self_attn", "self_attention"), ("o_proj", "dense"),
+        ("gate_up_proj", "dense_h_to_4h"), ("down_proj", "dense_4h_to_h"),
+    )  # fmt: skip
+    tensors["transformer.rotary_pos_emb.inv_freq"] = torch.ones(4)
+    return tensors, {
+        "model_type": "chatglm", "torch_dtype": raw["dtype"], "add_bias_linear": False, "add_qkv_bias": True,
+        "apply_residual_connection_post_layernorm": False, "ffn_hidden_size": raw["intermediate_size"],
+        "hidden_size": raw["hidden_size"], "kv_channels": raw["head_dim"], "layernorm_epsilon": raw["rms_norm_eps"],
+        "multi_query_attention": True, "multi_query_group_num": raw["num_key_value_heads"],
+        "num_attention_heads": raw["num_attention_heads"], "num_layers": raw["num_hidden_layers"],
+        "original_rope": True, "padded_vocab_size": raw["vocab_size"], "post_layer_norm": True, "rmsnorm": True,
+        "seq_length": raw["max_position_embeddings"], "tie_word_embeddings": False, "eos_token_id": 2,
+    }  # fmt: skip
+
+
+def to_qwen(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    tensors = fuse(tensors, ("q_proj", "k_proj", "v_proj"), "c_attn", stacked)
+    tensors = renamed(
+        tensors, ("model.embed_tokens", "transformer.wte"), ("model.layers", "transformer.h"),
+        ("model.norm", "transformer.ln_f"), ("self_attn", "attn"), ("o_proj", "c_proj"), ("up_proj", "w1"),
+        ("gate_proj", "w2"), ("down_proj", "c_proj"), ("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2"),
+    )  # fmt: skip
+    kept = {name: raw[name] for name in PLAIN}
+    return tensors, {
+        **kept, "model_type": "qwen", "intermediate_size": 2 * raw["intermediate_size"], "kv_channels": raw["head_dim"],
+        "layer_norm_epsilon": raw["rms_norm_eps"], "no_bias": True, "rotary_emb_base": 10000, "rotary_pct": 1.0,
+        "seq_length": raw["max_position_embeddings"], "tie_word_embeddings": False, "use_dynamic_ntk": True,
+        "use_logn_attn": True, "scale_attn_weights": True,
+    }  # fmt: skip
+
+
+def without_prefix(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    """As BLOOM is published: the base model's names, and its sizes under their old names."""
+    raw = {**raw, "n_embed": raw.pop("hidden_size"), "num_attention_heads": raw.pop("n_head")}
+    return renamed(tensors, ("transformer.", "")), raw
+
+
+PLAIN = (
+    "dtype", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+    "vocab_size", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0 + 0.01 * i for i in range(8)],
+    "long_factor": [1.0 + 0.5 * i for i in range(8)],
+}  # fmt: skip
+
+ZOO: dict[str, Entry] = {
+    "llama": Entry("LlamaForCausalLM", "llama", {}),
+    "qwen2": Entry("Qwen2ForCausalLM", "qwen2", {}),
+    "qwen2, window": Entry(
+        "Qwen2ForCausalLM", "qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+    ),
+    "qwen3": Entry("Qwen3ForCausalLM", "qwen3", {}),
+    "mistral": Entry("MistralForCausalLM", "mistral", {"sliding_window": 16}),
+    "granite": Entry("GraniteForCausalLM", "granite", {
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.1, "logits_scaling": 4.0,
+        "tie_word_embeddings": True,
+    }),
+    "olmo2": Entry("Olmo2ForCausalLM", "olmo2", {}),
+    "internlm": Entry(
+        "InternLMForCausalLM", "llama", {"attention_bias": True, "num_key_value_heads": 4}, to_internlm, "bin"
+    ),
+    "internlm2": Entry("InternLM2ForCausalLM", "llama", {}, to_internlm2),
+    "minicpm": Entry("MiniCPMForCausalLM", "granite", {
+        "embedding_multiplier": 12, "residual_multiplier": 1.4 / 3**0.5, "attention_multiplier": 0.25,
+        "logits_scaling": 64 / 16, "tie_word_embeddings": True, "head_dim": 16,
+    }, to_minicpm, "bin"),
+    "phi3": Entry("Phi3ForCausalLM", "phi3", {"sliding_window": 16}),
+    "phi3, short": Entry("Phi3ForCausalLM", "phi3", {
+        "rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "max_position_embeddings": 1024,
+    }),
+    "gemma2": Entry("Gemma2ForCausalLM", "gemma2", {"sliding_window": 16, "query_pre_attn_scalar": 20}),
+    "gemma3": Entry("Gemma3ForCausalLM", "gemma3_text", {
+        "sliding_window": 16, "query_pre_attn_scalar": 20, "num_hidden_layers": 7,
+    }),
+    "cohere": Entry("CohereForCausalLM", "cohere", {}),
+    "cohere, qk norm": Entry("CohereForCausalLM", "cohere", {"use_qk_norm": True}),
+    "stablelm": Entry("StableLmForCausalLM", "stablelm", {"use_qkv_bias": True, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25,
+    }}),
+    "stablelm, parallel": Entry("StableLmForCausalLM", "stablelm", {
+        "use_parallel_residual": True, "qk_layernorm": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    }),
+    "glm": Entry("GlmForCausalLM", "glm", {}),
+    "glm4": Entry("Glm4ForCausalLM", "glm4", {}),
+    "bloom": Entry("BloomForCausalLM", "bloom", {"n_head": 6, "hidden_size": 96, "n_layer": 3}, without_prefix, "bin"),
+    "bloom, prefixed": Entry("BloomForCausalLM", "bloom", {"n_head": 4, "n_layer": 3}),
+    "starcoder": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {"n_inner": 96}, None, "bin"),
+    "starcoder, many heads": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {"multi_query": False}),
+    "starcoder2": Entry("Starcoder2ForCausalLM", "starcoder2", {"sliding_window": 16}),
+    "chatglm": Entry("ChatGLMModel", "glm", {"attention_bias": True}, to_chatglm, "bin"),
+    "qwen": Entry("QWenLMHeadModel", "qwen2", {"num_key_value_heads": 4}, to_qwen),
+}  # fmt: skip
