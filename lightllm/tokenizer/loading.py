@@ -11,10 +11,11 @@ from lightllm.tokenizer.json_backend import JsonBackend
 from lightllm.tokenizer.json_files import read_json_object
 from lightllm.tokenizer.sentencepiece_backend import SentencePieceBackend
 from lightllm.tokenizer.special_tokens import SpecialTokens, read_special_tokens
+from lightllm.tokenizer.tiktoken_backend import TiktokenBackend
 from lightllm.tokenizer.tokenizer import Tokenizer
 from lightllm.tokenizer.transformers_backend import TransformersBackend
 
-_TIKTOKEN_PATTERNS = ("*.tiktoken", "tiktoken.model", "tekken.json")
+_OTHER_VOCABULARIES = ("*.tiktoken", "tiktoken.model", "tekken.json")
 
 
 def load_tokenizer(
@@ -42,20 +43,22 @@ def _backend(path: Path, special: SpecialTokens, trust_remote_code: bool) -> Bac
         return JsonBackend(path / "tokenizer.json", special)
     if (path / "tokenizer.model").is_file():
         return SentencePieceBackend(path / "tokenizer.model", special)
+    if (path / "qwen.tiktoken").is_file():
+        return TiktokenBackend(path / "qwen.tiktoken")
     if _has_own_code(path) and not trust_remote_code:
         raise InvalidModel(
             f"The tokenizer of {path} is code in the model folder.",
             "Allow it with --trust_remote_code if you trust it, or put a tokenizer.json into the folder.",
         )
-    tiktoken = [file for pattern in _TIKTOKEN_PATTERNS for file in path.glob(pattern)]
-    if tiktoken and not trust_remote_code:
+    others = [file for pattern in _OTHER_VOCABULARIES for file in path.glob(pattern)]
+    if others and not trust_remote_code:
         raise InvalidModel(
-            f"{tiktoken[0]} is a tiktoken vocabulary, which cannot be read yet.",
+            f"{others[0]} is a vocabulary whose pattern and special tokens stand in no file: it cannot be read.",
             "Put a tokenizer.json into the folder (transformers writes one with save_pretrained).",
         )
     if not (path / "tokenizer_config.json").is_file() and not (path / "vocab.json").is_file():
         raise InvalidModel(
-            f"{path} has no tokenizer: neither tokenizer.json nor tokenizer.model.",
+            f"{path} has no tokenizer: neither tokenizer.json nor tokenizer.model nor qwen.tiktoken.",
             "Copy the tokenizer files of the model into the folder.",
         )
     return TransformersBackend(path, trust_remote_code)

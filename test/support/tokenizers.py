@@ -131,6 +131,21 @@ def sentencepiece_model(path: Path, **config: Any) -> Path:
     return path
 
 
+def qwen_tiktoken(path: Path, **config: Any) -> Path:
+    """`qwen.tiktoken`: the 256 bytes, then merges of neighbours that are frequent in `CORPUS`."""
+    import base64
+
+    path.mkdir(parents=True, exist_ok=True)
+    tokens = [bytes([byte]) for byte in range(256)]
+    for word in sorted({word for line in CORPUS for word in line.replace(" ", "\n ").split("\n")}):
+        data = word.encode()
+        tokens += [data[:size] for size in range(2, min(len(data), 6) + 1) if data[:size] not in tokens]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    (path / "qwen.tiktoken").write_text("\n".join(lines) + "\n")
+    _write_config(path, config)
+    return path
+
+
 def _words() -> list[str]:
     return [f"▁{word}" for line in CORPUS for word in line.split() if word.isascii()]
 

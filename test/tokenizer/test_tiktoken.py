@@ -1,0 +1,81 @@
+"""`qwen.tiktoken`: the same tokens as byte-pair encoding by its definition, and text that survives a round trip."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import tokenizers
+
+from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer.tokenizer import Tokenizer
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+QWEN_WORDS = regex.compile(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    # The published folder names code of its own, which is not needed.
+    config = {"auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]}}
+    return load_tokenizer(str(tokenizers.qwen_tiktoken(tmp_path_factory.mktemp("qwen"), **config)))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, int]:
+    path: Path = tokenizers.qwen_tiktoken(tmp_path_factory.mktemp("ranks")) / "qwen.tiktoken"
+    lines = [line.split() for line in path.read_text().splitlines()]
+    return {base64.b64decode(token): int(rank) for token, rank in lines}
+
+
+def merged(word: bytes, ranks: dict[bytes, int]) -> list[int]:
+    """Byte-pair encoding (Sennrich et al. 2016): again and again the neighbours whose union has the lowest rank."""
+    parts = [bytes([byte]) for byte in word]
+    while True:
+        unions = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in ranks]
+        if not unions:
+            return [ranks[part] for part in parts]
+        _, i = min(unions)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
+TEXT = st.text(st.sampled_from("abcdeHTlo 123\n\r\t.,'sÄ你🙂\u0301"), max_size=40)
+
+
+@settings(deadline=None)
+@given(text=TEXT)
+def test_ids_are_those_of_byte_pair_encoding(
+    tokenizer: Tokenizer, ranks: dict[bytes, int], text: str
+) -> None:
+    import unicodedata
+
+    normal = unicodedata.normalize("NFC", text)
+    expected = [i for word in QWEN_WORDS.findall(normal) for i in merged(word.encode(), ranks)]
+    assert tokenizer.encode(text) == expected
+    assert tokenizer.decode(expected) == normal
+
+
+def test_special_tokens_follow_the_vocabulary_and_are_found_in_text(
+    tokenizer: Tokenizer, ranks: dict[bytes, int]
+) -> None:
+    first = len(ranks)
+    assert [tokenizer.token_id(token) for token in SPECIAL] == [first, first + 1, first + 2]
+    assert tokenizer.token_id("<|extra_204|>") == first + 207 == tokenizer.vocab_size - 1
+    ids = tokenizer.encode("<|im_start|>user\nHi<|im_end|>")
+    assert ids[0] == first + 1 and ids[-1] == first + 2
+    assert tokenizer.decode(ids) == "user\nHi"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "<|im_start|>user\nHi<|im_end|>"
+    assert tokenizer.token_id("no such token") is None and tokenizer.token_id("a") == 97
+
+
+def test_a_stream_gives_the_text_piece_by_piece(tokenizer: Tokenizer) -> None:
+    text = "Hello 你好 🙂 world"
+    ids = tokenizer.encode(text)
+    stream = tokenizer.stream([])
+    assert "".join([*map(stream.push, ids), stream.finish()]) == text
