@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lightllm import config
+from lightllm.models import rope_config
+from lightllm.models.architectures import ARCHITECTURES
 from lightllm.protocol import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,7 +184,40 @@ def _by_architecture(figures: dict[str, int]) -> str:
     return ", ".join(f"sm_{name} {value}" for name, value in figures.items())
 
 
+# -- models
+
+
+def models_page() -> str:
+    lines = [
+        NOTICE,
+        "# Models",
+        "",
+        "An architecture is what `architectures` in a model's config.json names. Its parity test compares logits (1e-4 of the",
+        "largest), greedy tokens and bfloat16 with the reference on a small random checkpoint in the published format, in",
+        "chunks, in batches, from cached prefixes: `test/models/test_architectures.py`. How to add one:",
+        "[adding_a_model.md](adding_a_model.md).",
+        "",
+        "| architecture | checkpoints, for example | beside Llama's layers | compared with | limits |",
+        "|---|---|---|---|---|",
+    ]
+    for name, known in ARCHITECTURES.items():
+        cells = (f"`{name}`", known.examples, known.features, known.reference, known.limits)
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    lines += [
+        "",
+        "Rotary embeddings: "
+        + ", ".join(f"`{name}`" for name in rope_config.REQUIRED)
+        + ", each compared with",
+        "transformers' tables beyond the original context too (`test/ops/test_rope_scaling.py`). Those that depend on the length",
+        "(`dynamic`, `qwen_dynamic`, `longrope`) are fixed at the start by the longest context that is served",
+        "(`--max_req_total_len`), not by each request: so cached prefixes stay valid, and a request has the same answer alone and",
+        "among others. A server whose longest context is within the model's original one computes what the original does.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/models.md": models_page,
     "docs/options.md": options_page,
     "docs/metrics.md": metrics_page,
     "docs/kernels.md": kernels_page,

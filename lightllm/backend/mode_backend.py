@@ -84,7 +84,8 @@ class ModeBackend:
             with self._phase("weights"):
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
-                    group=TpGroup(self._rank, self._world_size), progress=self._progress, show_bar=show_bar,
+                    group=TpGroup(self._rank, self._world_size), max_len=self._longest_context(),
+                    progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
@@ -190,7 +191,7 @@ class ModeBackend:
     def _reserve(self) -> None:
         config, model = self._config, self.model.config
         self._kv_shape = KvShape(model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype)
-        max_len = config.max_req_total_len or min(context_length(self._model_dir), DEFAULT_MAX_LEN)
+        max_len = self._longest_context()
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
         # One layer's activations and the logits of every row, which the sampler may hold three times over.
         activation_bytes = round_tokens * (12 * model.hidden_size + 4 * model.intermediate_size) * 4
@@ -211,6 +212,10 @@ class ModeBackend:
         self.sampler = Sampler(self.rows, self.device)
         self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens)
         self._round_tokens = round_tokens
+
+    def _longest_context(self) -> int:
+        """Tokens of the longest request that may be served; memory may allow less."""
+        return self._config.max_req_total_len or min(context_length(self._model_dir), DEFAULT_MAX_LEN)
 
     def _graph_sizes(self) -> list[int]:
         """Batch sizes that get a decode graph."""

@@ -8,6 +8,7 @@ import torch
 
 from lightllm.layers.attention import attention
 from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.layers.norm import RMSNorm
 from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -38,8 +39,12 @@ class Attention:
         self.qk_heads = config.num_heads + config.num_kv_heads
         self.num_heads = config.num_heads
         self.qkv_proj, self.o_proj = qkv_proj, o_proj
-        self.qk_norm, self.query_scale = qk_norm, query_scale
+        self.query_scale = query_scale
         self.rope = rope if config.ropes else None
+        # An RMSNorm of each head is part of the rotation's kernel.
+        fused = isinstance(qk_norm, RMSNorm) and self.rope is not None
+        self.head_norm = (qk_norm.weight, qk_norm.eps) if fused else (None, 0.0)  # type: ignore[union-attr]
+        self.qk_norm = None if fused else qk_norm
         self.interleaved = bool(config.ropes) and config.ropes[rope].interleaved
         self.form = form or AttentionForm(
             config.attention_scale, window=config.window(layer), softcap=config.attention_softcap
@@ -57,7 +62,8 @@ class Attention:
             q = qk[:, : self.num_heads]
             write_kv(qk[:, self.num_heads :], v, kv, batch.slots)
         else:
-            q = rotary_and_write_kv(qk, v, *batch.rotary[self.rope], kv, batch.slots, self.interleaved)
+            cos, sin = batch.rotary[self.rope]
+            q = rotary_and_write_kv(qk, v, cos, sin, kv, batch.slots, self.interleaved, *self.head_norm)
         if self.query_scale is not None:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
         return self.o_proj(attention(q, kv, batch.plan, self.form))

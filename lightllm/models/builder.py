@@ -164,6 +164,19 @@ class Builder:
             WholeQKNorm(self._own(q_weight), self._own(k_weight), config.norm_eps, copies, self.group)
         )
 
+    def interleaved_gate_up_linear(self, name: str, bias: bool) -> ColumnLinear:
+        """Gate and up from one tensor whose rows take turns, the gate first; the output has the gate in the first half."""
+        config = self.config
+        size = config.intermediate_size
+        part = even_part(2 * size, 0, self.group.rank, self.group.world_size)
+
+        def sorted_rows(suffix: str, shape: Sequence[int]) -> torch.Tensor:
+            rows = self._read(f"{name}.{suffix}", shape, [part])
+            return self._to_device(torch.cat((rows[0::2], rows[1::2])))
+
+        weight = sorted_rows("weight", (2 * size, config.hidden_size))
+        return self._keep(ColumnLinear(weight, sorted_rows("bias", (2 * size,)) if bias else None))
+
     def vector(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A small tensor, whole, in the activation dtype."""
         return self._own(self._read(name, shape))

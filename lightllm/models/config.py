@@ -7,7 +7,7 @@ from collections.abc import Container
 from typing import Any
 
 from lightllm.errors import InvalidModel
-from lightllm.models.config_fields import Fields
+from lightllm.models.config_fields import Fields, head_dim_of
 from lightllm.models.rope_config import RopeConfig, read_rope
 
 _DTYPES = {
@@ -45,7 +45,7 @@ class ModelConfig:
     """"rms_norm", "rms_norm_plus_one" (the weight is what is added to 1) or "layer_norm"."""
     norm_bias: bool = False
     activation: str = "silu"
-    """A value of `ACTIVATIONS`."""
+    """A value of `ACTIVATIONS`, or the name of what the architecture computes itself."""
     ropes: tuple[RopeConfig, ...] = ()
     """The kinds of rotary embedding that layers choose from; none: positions come in otherwise."""
     windows: tuple[int, ...] = ()
@@ -95,18 +95,13 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
     if fields.get("quantization_config"):
         method = fields.get("quantization_config").get("quant_method", "unknown")
         raise InvalidModel(f"Checkpoints quantized with {method!r} are not supported yet.")
-    activation = fields.get("hidden_act", fields.get("hidden_activation", "silu"))
-    if activation not in ACTIVATIONS:
-        raise InvalidModel(
-            f"config.json: activation {activation!r} is not supported; {', '.join(ACTIVATIONS)} are."
-        )
     hidden_size, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
-    kv_heads = fields.positive("num_key_value_heads", heads)
+    kv_heads = differences.get("num_kv_heads") or fields.positive("num_key_value_heads", heads)
     if heads % kv_heads:
         raise InvalidModel(
             f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}."
         )
-    head_dim = fields.positive("head_dim", max(1, hidden_size // heads))
+    head_dim = head_dim_of(fields)
     attention_bias = fields.flag("attention_bias")
     shape: dict[str, Any] = {
         "architecture": architecture,
@@ -120,16 +115,26 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
         "max_position_embeddings": fields.positive("max_position_embeddings", 2048),
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "attention_scale": head_dim**-0.5,
-        "activation": ACTIVATIONS[activation],
         "tie_word_embeddings": fields.flag("tie_word_embeddings"),
         "qkv_bias": attention_bias,
         "o_bias": attention_bias,
         "mlp_bias": fields.flag("mlp_bias"),
         "dtype": _dtype(fields),
     }
+    if "activation" not in differences:
+        differences["activation"] = _activation(fields)
     if "ropes" not in differences:
         differences["ropes"] = (read_rope(fields, head_dim),)
     return ModelConfig(**{**shape, **differences})
+
+
+def _activation(fields: Fields) -> str:
+    name = fields.get("hidden_act", fields.get("hidden_activation", "silu"))
+    if name not in ACTIVATIONS:
+        raise InvalidModel(
+            f"config.json: activation {name!r} is not supported; {', '.join(ACTIVATIONS)} are."
+        )
+    return ACTIVATIONS[name]
 
 
 def read_windows(fields: Fields, sliding: Container[int] | None = None) -> tuple[int, ...]:

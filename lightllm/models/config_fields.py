@@ -56,3 +56,9 @@ class Fields:
     def _name(self, name: str) -> str:
         spelling = self._spelling.get(name, name)
         return spelling if spelling in self._raw or name not in self._raw else name
+
+
+def head_dim_of(fields: Fields) -> int:
+    """`head_dim`, or an equal share of the hidden size."""
+    default = max(1, fields.positive("hidden_size") // fields.positive("num_attention_heads"))
+    return fields.positive("head_dim", default)

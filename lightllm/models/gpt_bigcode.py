@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.errors import InvalidOption
 from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
 from lightllm.models.batch import Batch
@@ -17,6 +18,11 @@ class GPTBigCodeForCausalLM(TpPartBaseModel):
     names = Names(embedding="transformer.wte", layers="transformer.h", norm="transformer.ln_f")
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
+        if build.max_len is not None and build.max_len > config.max_position_embeddings:
+            raise InvalidOption(
+                f"--max_req_total_len {build.max_len}: this model has learned {config.max_position_embeddings} positions.",
+                "Lower it.",
+            )
         super().__init__(config, build)
         shape = (config.max_position_embeddings, config.hidden_size)
         self.wpe = build.vector("transformer.wpe.weight", shape)

@@ -12,7 +12,7 @@ from lightllm.models.architectures import ARCHITECTURES, find_architecture, read
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import dtype_name
-from lightllm.models.config_dialects import normalise
+from lightllm.models.dialects import normalise
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
 from lightllm.weights.reader import WeightReader

@@ -8,6 +8,18 @@ import torch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class BlockSparsity:
+    """Of Phi-3-small. Positions form blocks of `block_size`; a query in block a sees a key in block b if a - b < local_blocks,
+    or if b + 1 + offsets[head] is a multiple of `stride`."""
+
+    block_size: int
+    local_blocks: int
+    stride: int
+    offsets: torch.Tensor
+    """int64 [heads] of this rank."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class AttentionForm:
     """score(q, k) = cap(scale * q·k) - alibi_slopes[head] * distance, where cap(s) = softcap * tanh(s / softcap).
 
@@ -24,8 +36,10 @@ class AttentionForm:
     """float32 [heads] of this rank (Press et al. 2021, arXiv 2108.12409)."""
     sinks: torch.Tensor | None = None
     """float32 [heads] of this rank: a score of each head that joins the softmax's denominator and adds no value (gpt-oss)."""
+    sparsity: BlockSparsity | None = None
+    """Blocks that are left out; in plain torch only."""
 
     @property
     def is_product_only(self) -> bool:
         """Scores are scaled products and nothing else; there may be a window."""
-        return not self.softcap and self.alibi_slopes is None and self.sinks is None
+        return not self.softcap and self.alibi_slopes is None and self.sinks is None and self.sparsity is None

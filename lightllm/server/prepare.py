@@ -12,7 +12,7 @@ from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.models.architectures import find_architecture, read_config
-from lightllm.models.config_dialects import normalise
+from lightllm.models.dialects import normalise
 from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
 
 DEMO_MODEL_NAME = "lightllm-demo"

@@ -4,7 +4,7 @@ import pytest
 
 from lightllm.errors import InvalidModel
 from lightllm.models.architectures import ARCHITECTURES, find_architecture
-from lightllm.models.config_dialects import normalise
+from lightllm.models.dialects import normalise
 from lightllm.models.rope_config import RopeConfig
 
 BASE = {
@@ -80,7 +80,10 @@ def test_model_type_stands_in_for_architectures() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_config_without_anything_names_what_it_lacks(architecture: str) -> None:
-    with pytest.raises(InvalidModel, match="config.json lacks (hidden_size|n_emb|num_|n_layer|kv_channels|intermediate_size|ff_)"):
+    with pytest.raises(
+        InvalidModel,
+        match="config.json lacks (hidden_size|n_emb|num_|n_layer|kv_channels|intermediate_size|ff_)",
+    ):
         normalise({}, architecture)
 
 
@@ -89,7 +92,10 @@ def test_a_config_without_anything_names_what_it_lacks(architecture: str) -> Non
     [
         ({"rope_scaling": {"rope_type": "spiral"}}, "spiral"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": "two"}}, "factor"),
-        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "short_factor"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+            "short_factor",
+        ),
         ({"rope_scaling": [1]}, "rope_scaling"),
         ({"partial_rotary_factor": 1.5}, "head_dim"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),

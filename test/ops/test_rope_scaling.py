@@ -47,7 +47,9 @@ def config_fields(given: dict[str, Any]) -> dict[str, Any]:
     return {"head_dim": 64, "max_position_embeddings": stated, "rope_theta": 50000.0}
 
 
-def of_transformers(given: dict[str, Any], length: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def of_transformers(
+    given: dict[str, Any], length: int, share: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines [length, dim] when one prompt of that length is computed."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -78,7 +80,9 @@ def test_tables_equal_those_of_transformers(name: str, length: int) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "llama3", "yarn"])
 def test_tables_of_a_part_of_the_head_equal_those_of_transformers(name: str) -> None:
-    for table, expected in zip(ours(TYPES[name], 600, 0.5), of_transformers(TYPES[name], 600, 0.5), strict=True):
+    for table, expected in zip(
+        ours(TYPES[name], 600, 0.5), of_transformers(TYPES[name], 600, 0.5), strict=True
+    ):
         assert table.shape == (600, 32)
         torch.testing.assert_close(table, expected, rtol=0, atol=1e-3)
 

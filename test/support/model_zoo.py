@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from support.checkpoints import write_tokenizer
 
@@ -38,7 +38,7 @@ class Entry:
     model_type: str
     """Of transformers' model."""
     fields: Config
-    """Of its config, beside `BASE`."""
+    """Of its config, beside `BASE`; None: it has no such field."""
     repack: Callable[[Tensors, Config], tuple[Tensors, Config]] | None = None
     """From transformers' tensors and config to the published ones."""
     weight_format: str = "safetensors"
@@ -50,30 +50,32 @@ class ZooModel:
     path: Path
     reference: Callable[[list[int]], torch.Tensor]
     """Token ids -> float32 [T, vocab]"""
+    max_len: int | None = None
+    """Longest context to be served, where the model depends on it."""
 
 
 def make_zoo_model(path: Path, name: str, dtype: str = "float32", **fields: Any) -> ZooModel:
     """Writes the checkpoint; fields: of transformers' config, beside those of the entry."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if name in OWN_REFERENCES:
+        return OWN_REFERENCES[name](path, dtype)
     entry = ZOO[name]
-    config = AutoConfig.for_model(entry.model_type, **{**BASE, **entry.fields, **fields})
-    config.tie_word_embeddings = {**BASE, **entry.fields, **fields}.get(
-        "tie_word_embeddings", config.tie_word_embeddings
-    )
+    given = {name: value for name, value in {**BASE, **entry.fields, **fields}.items() if value is not None}
+    config = AutoConfig.for_model(entry.model_type, **given)
+    config.tie_word_embeddings = given.get("tie_word_embeddings", config.tie_word_embeddings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    randomise(model)
-    model.to(getattr(torch, dtype))
+    model.eval()
+    randomise(model, getattr(torch, dtype))
     config.architectures, config.dtype = [type(model).__name__], getattr(torch, dtype)
     raw = json.loads(config.to_json_string(use_diff=False))
-    tensors = dict(model.state_dict())
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     if entry.repack is not None:
         tensors, raw = entry.repack(tensors, raw)
     raw["architectures"] = [entry.architecture]
     write_checkpoint(path, tensors, raw, entry.weight_format)
-    model.to(torch.float32)
 
     @torch.inference_mode()
     def reference(token_ids: list[int]) -> torch.Tensor:
@@ -82,14 +84,16 @@ def make_zoo_model(path: Path, name: str, dtype: str = "float32", **fields: Any)
     return ZooModel(path, reference)
 
 
-def randomise(model: torch.nn.Module, std: float = 0.3) -> None:
-    """At a scale that makes greedy output wander instead of repeating one token; norms near their usual weights."""
+def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float = 0.3) -> None:
+    """At a scale that makes greedy output wander instead of repeating one token; norms near their usual weights; rounded to
+    what `dtype` can hold, while the model stays in float32."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.1 if parameter.dim() == 1 or "norm" in name else std, generator=generator)
             if name.endswith("weight") and ("norm" in name or ".ln_" in name):
                 parameter += 1.0
+            parameter.copy_(parameter.to(dtype))
 
 
 def write_checkpoint(path: Path, tensors: Tensors, raw: Config, weight_format: str = "safetensors") -> None:
@@ -219,6 +223,63 @@ def to_qwen(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
     }  # fmt: skip
 
 
+def qwen_beyond(path: Path, dtype: str) -> ZooModel:
+    """Trained with 24 tokens, served with 200: queries grow with log n, theta is stretched by 2^(ceil(log2(200 / 24)) + 1) - 1."""
+    from models.references import qwen
+
+    made = make_zoo_model(path, "qwen", dtype)
+    raw = {**json.loads((path / "config.json").read_text()), "seq_length": 24}
+    (path / "config.json").write_text(json.dumps(raw))
+    weights = read_tensors(path)
+    return ZooModel(made.path, lambda ids: qwen.logits(raw, weights, ids, alpha=31.0), max_len=200)
+
+
+def phi3_small(path: Path, dtype: str) -> ZooModel:
+    from models.references import phi3_small
+
+    hidden, inner, heads, kv_heads = 64, 96, 8, 4
+    raw = {
+        "architectures": ["Phi3SmallForCausalLM"], "model_type": "phi3small", "torch_dtype": dtype,
+        "hidden_size": hidden, "ff_intermediate_size": inner, "num_hidden_layers": 4, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "vocab_size": VOCAB, "max_position_embeddings": 256, "hidden_act": "gegelu",
+        "gegelu_limit": 3.0, "gegelu_pad_to_256": True, "layer_norm_epsilon": 1e-5, "rope_embedding_base": 1000000,
+        "rope_position_scale": 1.0, "mup_use_scaling": True, "mup_attn_multiplier": 1.0, "mup_width_multiplier": 2.0,
+        "mup_embedding_multiplier": 5.0, "blocksparse_block_size": 4, "blocksparse_num_local_blocks": 3,
+        "blocksparse_vert_stride": 4, "blocksparse_homo_head_pattern": False, "dense_attention_every_n_layers": 2,
+        "blocksparse_triton_kernel_block_size": 4, "dummy_token_indices": [381, 382], "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * (0.3 if len(shape) > 1 else 0.1)
+
+    tensors = {"model.embed_tokens.weight": random(VOCAB, hidden)}
+    tensors |= {
+        "model.final_layernorm.weight": 1 + random(hidden),
+        "model.final_layernorm.bias": random(hidden),
+    }
+    for layer in range(4):
+        prefix = f"model.layers.{layer}."
+        for name, rows, columns in (
+            ("self_attn.query_key_value", (heads + 2 * kv_heads) * 8, hidden), ("self_attn.dense", hidden, hidden),
+            ("mlp.up_proj", 2 * inner, hidden), ("mlp.down_proj", hidden, inner),
+        ):  # fmt: skip
+            tensors |= {f"{prefix}{name}.weight": random(rows, columns), f"{prefix}{name}.bias": random(rows)}
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors |= {f"{prefix}{name}.weight": 1 + random(hidden), f"{prefix}{name}.bias": random(hidden)}
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    write_checkpoint(path, tensors, raw)
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    return ZooModel(path, lambda ids: phi3_small.logits(raw, weights, ids))
+
+
+def read_tensors(path: Path) -> Tensors:
+    tensors: Tensors = {}
+    for file in path.glob("*.safetensors"):
+        tensors |= load_file(file)
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
 def without_prefix(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
     """As BLOOM is published: the base model's names, and its sizes under their old names."""
     raw = {**raw, "n_embed": raw.pop("hidden_size"), "num_attention_heads": raw.pop("n_head")}
@@ -234,6 +295,7 @@ LONGROPE = {
     "long_factor": [1.0 + 0.5 * i for i in range(8)],
 }  # fmt: skip
 
+OLD = {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None}
 ZOO: dict[str, Entry] = {
     "llama": Entry("LlamaForCausalLM", "llama", {}),
     "qwen2": Entry("Qwen2ForCausalLM", "qwen2", {}),
@@ -274,11 +336,19 @@ ZOO: dict[str, Entry] = {
     }),
     "glm": Entry("GlmForCausalLM", "glm", {}),
     "glm4": Entry("Glm4ForCausalLM", "glm4", {}),
-    "bloom": Entry("BloomForCausalLM", "bloom", {"n_head": 6, "hidden_size": 96, "n_layer": 3}, without_prefix, "bin"),
-    "bloom, prefixed": Entry("BloomForCausalLM", "bloom", {"n_head": 4, "n_layer": 3}),
-    "starcoder": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {"n_inner": 96}, None, "bin"),
-    "starcoder, many heads": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {"multi_query": False}),
+    "bloom": Entry("BloomForCausalLM", "bloom", {**OLD, "n_head": 6, "hidden_size": 96}, without_prefix, "bin"),
+    "bloom, prefixed": Entry("BloomForCausalLM", "bloom", {**OLD}),
+    "starcoder": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {**OLD, "n_inner": 96}, None, "bin"),
+    "starcoder, many heads": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {**OLD, "multi_query": False}),
     "starcoder2": Entry("Starcoder2ForCausalLM", "starcoder2", {"sliding_window": 16}),
     "chatglm": Entry("ChatGLMModel", "glm", {"attention_bias": True}, to_chatglm, "bin"),
     "qwen": Entry("QWenLMHeadModel", "qwen2", {"num_key_value_heads": 4}, to_qwen),
 }  # fmt: skip
+
+OWN_REFERENCES: dict[str, Callable[[Path, str], ZooModel]] = {
+    "qwen, beyond": qwen_beyond,
+    "phi3-small": phi3_small,
+}
+"""What has a plain torch reference in `test/models/references/`."""
+
+NAMES = [*ZOO, *OWN_REFERENCES]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_form import AttentionForm, BlockSparsity
 from lightllm.ops.attention_plan import AttentionPlan, EntryPlan, PaddedContexts
 
 _SCORES = 1 << 22
@@ -108,18 +108,23 @@ def _attend_in_blocks(
         distance = torch.arange(position, last, device=query.device)[:, None]
         distance = distance - torch.arange(first, last, device=query.device)
         attended = _attend(
-            query[:, :, start:stop], keys[:, first:last], values[:, first:last], distance, form
+            query[:, :, start:stop], keys[:, first:last], values[:, first:last], distance, form, first
         )
         out[:, :, start:stop].copy_(attended)
 
 
 def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, distance: torch.Tensor, form: AttentionForm
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    distance: torch.Tensor,
+    form: AttentionForm,
+    first: int = 0,
 ) -> torch.Tensor:
     """Every form of attention, in float32.
 
     query: [..., kv_heads, group, q, head_dim]; keys, values: [..., kv_heads, k, head_dim]; distance: integers that
-    broadcast to [..., kv_heads, group, q, k]. Returns float32 of the query's shape.
+    broadcast to [..., kv_heads, group, q, k]; first: position of the first key. Returns float32 of the query's shape.
     """
     kv_heads, group = query.shape[-4:-2]
     scores = (query.float() * form.scale) @ keys.float().transpose(-1, -2).unsqueeze(-3)
@@ -130,6 +135,8 @@ def _attend(
     outside = distance < 0
     if form.window:
         outside = outside | (distance >= form.window)
+    if form.sparsity is not None:
+        outside = outside | _left_out(distance, form.sparsity, kv_heads, group, first)
     scores.masked_fill_(outside, float("-inf"))
     if form.sinks is None:
         weights = scores.softmax(-1)
@@ -137,6 +144,17 @@ def _attend(
         sinks = form.sinks.view(kv_heads, group, 1, 1).expand(*scores.shape[:-1], 1)
         weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
     return weights @ values.float().unsqueeze(-3)
+
+
+def _left_out(
+    distance: torch.Tensor, sparsity: BlockSparsity, kv_heads: int, group: int, first: int
+) -> torch.Tensor:
+    """bool, broadcasts as `distance` does."""
+    key = torch.arange(first, first + distance.shape[-1], device=distance.device)
+    key_block = key // sparsity.block_size
+    far = (key + distance) // sparsity.block_size - key_block >= sparsity.local_blocks
+    offsets = sparsity.offsets.view(kv_heads, group, 1, 1)
+    return far & ((key_block + 1 + offsets) % sparsity.stride != 0)
 
 
 def gather_buffer(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None:

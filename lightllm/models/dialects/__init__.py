@@ -1,0 +1,40 @@
+"""How each architecture's config.json differs from Llama's: spelling, defaults, and what is fixed. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightllm.models.config import ModelConfig, read_llama_like
+from lightllm.models.config_fields import Fields
+from lightllm.models.dialects import gemma, layer_norm, like_llama, own_formats
+
+DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
+    "Qwen2ForCausalLM": like_llama.qwen2,
+    "Qwen3ForCausalLM": like_llama.qwen3,
+    "MistralForCausalLM": like_llama.mistral,
+    "GraniteForCausalLM": like_llama.granite,
+    "Olmo2ForCausalLM": like_llama.olmo2,
+    "InternLMForCausalLM": like_llama.internlm,
+    "InternLM2ForCausalLM": like_llama.internlm2,
+    "MiniCPMForCausalLM": like_llama.minicpm,
+    "Phi3ForCausalLM": like_llama.phi3,
+    "GlmForCausalLM": like_llama.glm,
+    "Glm4ForCausalLM": like_llama.glm,
+    "Gemma2ForCausalLM": gemma.gemma2,
+    "Gemma3ForCausalLM": gemma.gemma3,
+    "CohereForCausalLM": layer_norm.cohere,
+    "StableLmForCausalLM": layer_norm.stablelm,
+    "BloomForCausalLM": layer_norm.bloom,
+    "GPTBigCodeForCausalLM": layer_norm.gpt_bigcode,
+    "Starcoder2ForCausalLM": layer_norm.starcoder2,
+    "Phi3SmallForCausalLM": layer_norm.phi3_small,
+    "ChatGLMModel": own_formats.chatglm,
+    "QWenLMHeadModel": own_formats.qwen,
+}
+"""Architectures that are not in here have Llama's config.json."""
+
+
+def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
+    """The shape from the content of a config.json; raises `InvalidModel` that names the field."""
+    return DIALECTS.get(architecture, read_llama_like)(Fields(raw), architecture)

@@ -1,0 +1,63 @@
+"""Phi-3-small (arXiv 2404.14219): layers with block-sparse attention between dense ones, a clamped and interleaved GEGLU,
+LayerNorm, and the scales of muP (arXiv 2203.03466).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lightllm.errors import DeviceError
+from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.models.attention import Attention
+from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
+from lightllm.models.builder import Builder
+from lightllm.models.config import ModelConfig
+from lightllm.models.decoder_layers import PreNormLayer
+from lightllm.models.dialects.layer_norm import Phi3Small
+from lightllm.ops.attention_form import AttentionForm, BlockSparsity
+
+
+class Phi3SmallForCausalLM(TpPartBaseModel):
+    names = Names(norm="model.final_layernorm")
+
+    def __init__(self, config: ModelConfig, build: Builder) -> None:
+        if build.device.type != "cpu":
+            raise DeviceError("Phi-3-small's block-sparse attention has no GPU kernel.", "Use --device cpu.")
+        super().__init__(config, build)
+        self.unused_tokens = torch.tensor(config.extra.unused_tokens, dtype=torch.int64, device=build.device)
+
+    def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
+        extra: Phi3Small = config.extra
+        weights, sparsity = build.at("self_attn"), None
+        if not extra.dense_every or (index + 1) % extra.dense_every:
+            step = 0 if extra.same_for_all_heads else max(1, extra.stride // build.config.num_heads)
+            first = build.group.rank * config.num_heads
+            offsets = step * torch.arange(first, first + config.num_heads, device=build.device)
+            sparsity = BlockSparsity(extra.block_size, extra.local_blocks, extra.stride, offsets)
+        form = AttentionForm(config.attention_scale, sparsity=sparsity)
+        query_key_value = weights.fused_qkv_linear("query_key_value", "grouped")
+        return PreNormLayer(
+            build.norm("input_layernorm"),
+            Attention(config, index, query_key_value, weights.o_linear("dense"), form=form),
+            build.norm("post_attention_layernorm"),
+            Phi3SmallMLP(config, build.at("mlp")),
+        )
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        return super().logits(x).index_fill_(1, self.unused_tokens, float("-inf"))
+
+
+class Phi3SmallMLP:
+    """down(quick_gelu(min(gate, limit)) * (clamp(up, -limit, limit) + 1)), quick_gelu(x) = x * sigmoid(1.702 x)"""
+
+    def __init__(self, config: ModelConfig, build: Builder) -> None:
+        self.limit = config.extra.gate_limit
+        self.up_proj: ColumnLinear = build.interleaved_gate_up_linear("up_proj", config.mlp_bias)
+        self.down_proj: RowLinear = build.row_linear(
+            "down_proj", build.config.intermediate_size, config.hidden_size, config.mlp_bias
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.up_proj(x).chunk(2, dim=-1)
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        return self.down_proj(gate * torch.sigmoid(1.702 * gate) * (up + 1))
