@@ -46,6 +46,11 @@ SHAPES = {
     "m2": _shape(QWEN3, 28, 1024, 3072, 16, 8, 128),
     "m3": _shape(LLAMA, 2, 64, 128, 4, 2, 32),
     "llama-7b": _shape(LLAMA, 32, 4096, 11008, 32, 32, 128),
+    "llama-3.1-8b": _shape(LLAMA | {"vocab_size": 128256}, 32, 4096, 14336, 32, 8, 128),
+    "qwen3-0.6b": _shape(QWEN3 | {"vocab_size": 151936}, 28, 1024, 3072, 16, 8, 128),
+    "qwen3-14b": _shape(
+        QWEN3 | {"vocab_size": 151936, "tie_word_embeddings": False}, 40, 5120, 17408, 40, 8, 128
+    ),
 }
 
 

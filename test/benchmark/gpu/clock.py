@@ -1,0 +1,78 @@
+"""Time of device work: by events on a GPU, by the clock on a CPU; and the rates that set the limits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from benchmark.gpu.figures import Figure
+
+
+def measure(work: Callable[[], object], device: torch.device, seconds: float = 0.5, inner: int = 1) -> float:
+    """Median seconds of one `work()`, after a warm-up. Each sample runs it `inner` times, which hides the launches of
+    short kernels."""
+    for _ in range(3):
+        work()
+    samples: list[float] = []
+    synchronize(device)
+    deadline = time.monotonic() + seconds
+    while len(samples) < 5 or (time.monotonic() < deadline and len(samples) < 200):
+        samples.append(_sample(work, device, inner))
+    return median(samples)
+
+
+def _sample(work: Callable[[], object], device: torch.device, inner: int) -> float:
+    if device.type != "cuda":
+        started = time.perf_counter()
+        for _ in range(inner):
+            work()
+        return (time.perf_counter() - started) / inner
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(inner):
+        work()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / inner
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_bandwidth(device: torch.device, nbytes: int) -> float:
+    """Bytes per second, read and written, of a copy of `nbytes` within the device."""
+    source = torch.randint(0, 255, (nbytes,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * nbytes / measure(lambda: target.copy_(source), device)
+
+
+def matmul_rate(device: torch.device, size: int, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a square product on random data."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
+    out = torch.empty_like(a)
+    return 2.0 * size**3 / measure(lambda: torch.matmul(a, b, out=out), device)
+
+
+class Limits:
+    """Measured once, first."""
+
+    def __init__(self) -> None:
+        self.bandwidth = 0.0
+        self.flops = 0.0
+
+    def measure(self, device: torch.device, dry: bool) -> list[Figure]:
+        self.bandwidth = copy_bandwidth(device, 1 << (22 if dry else 32))
+        self.flops = matmul_rate(device, 256 if dry else 8192, torch.float32 if dry else torch.bfloat16)
+        return [
+            Figure("copy within the device, bytes read and written", self.bandwidth / 1e9, "GB/s"),
+            Figure("matrix product, random data", self.flops / 1e12, "TFLOP/s"),
+        ]
+
+    def seconds(self, nbytes: float, operations: float = 0.0) -> float:
+        """The least time for so much memory traffic and arithmetic."""
+        return max(nbytes / self.bandwidth, operations / self.flops)

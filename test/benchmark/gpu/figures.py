@@ -1,0 +1,119 @@
+"""What the report is made of: a figure with its limit, the section it belongs to, a table for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass
+class Figure:
+    name: str
+    value: float
+    unit: str
+    limit: float | None = None
+    """What the hardware allows, in the same unit."""
+    limit_from: str = ""
+    """How the limit follows from measured rates."""
+    aim: float | None = None
+    """Share of the limit (or, without one, the value) that is wanted."""
+    lower_is_better: bool = False
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def reached(self) -> float | None:
+        """Share of the limit."""
+        if not self.limit or not self.value:
+            return None
+        return self.limit / self.value if self.lower_is_better else self.value / self.limit
+
+
+@dataclasses.dataclass
+class Section:
+    title: str
+    figures: list[Figure] = dataclasses.field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+
+
+class Report:
+    """Runs sections one by one: one that fails is recorded, and the others go on. None begins after the budget is spent."""
+
+    def __init__(self, machine: dict[str, Any], budget: float, out: Path) -> None:
+        """budget: seconds; out: folder of the files, written anew after every section."""
+        self.machine = machine
+        self.sections: list[Section] = []
+        self._deadline = time.monotonic() + budget
+        self._out = out
+
+    def run(self, title: str, work: Callable[[], list[Figure]]) -> Section:
+        section = Section(title)
+        self.sections.append(section)
+        started = time.monotonic()
+        if started >= self._deadline:
+            section.error = "not run: the time was up"
+        else:
+            print(f"== {title}", flush=True)
+            try:
+                section.figures = work()
+            except (
+                Exception
+            ) as error:  # one figure that cannot be had must not cost the others the machine's time
+                traceback.print_exc()
+                section.error = f"{type(error).__name__}: {error}"
+        section.seconds = time.monotonic() - started
+        for figure in section.figures:
+            print("  " + line(figure), flush=True)
+        self.write()
+        return section
+
+    def write(self) -> None:
+        name = self.machine["device"].replace(" ", "_")
+        self._out.mkdir(parents=True, exist_ok=True)
+        data = {"machine": self.machine, "sections": [dataclasses.asdict(s) for s in self.sections]}
+        (self._out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+        (self._out / f"{name}.md").write_text(self.markdown())
+
+    def markdown(self) -> str:
+        facts = ", ".join(f"{key} {value}" for key, value in self.machine.items() if key != "device")
+        lines = [f"# {self.machine['device']}", "", facts + ".", ""]
+        for section in self.sections:
+            lines += [f"## {section.title}", ""]
+            if section.error:
+                lines += [f"Failed: {section.error}", ""]
+            if section.figures:
+                lines += [
+                    "| figure | measured | limit | reached | wanted | the limit is |",
+                    "|---|---|---|---|---|---|",
+                ]
+                lines += [_row(figure) for figure in section.figures]
+                lines.append("")
+        return "\n".join(lines)
+
+
+def line(figure: Figure) -> str:
+    reached = "" if figure.reached is None else f", {figure.reached:.0%} of the limit {number(figure.limit)}"
+    return f"{figure.name}: {number(figure.value)} {figure.unit}{reached}"
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _row(figure: Figure) -> str:
+    reached = "" if figure.reached is None else f"{figure.reached:.0%}"
+    wanted = (
+        ""
+        if figure.aim is None
+        else f"{figure.aim:.0%}"
+        if figure.limit
+        else f"{'≤' if figure.lower_is_better else '≥'} {number(figure.aim)}"
+    )
+    limit = f"{number(figure.limit)} {figure.unit}" if figure.limit else ""
+    cells = [figure.name, f"{number(figure.value)} {figure.unit}", limit, reached, wanted, figure.limit_from]
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,49 @@
+"""The GPU report runs through on a CPU with tiny shapes, so that it is known to work when there is a GPU."""
+
+import json
+import sys
+
+import pytest
+from benchmark import gpu_report
+
+
+def dry_run(tmp_path, monkeypatch, *only):
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--dry", "--out", str(tmp_path), *only])
+    status = gpu_report.main()
+    return status, json.loads((tmp_path / "dry_run.json").read_text()), (tmp_path / "dry_run.md").read_text()
+
+
+@pytest.mark.parametrize("section", ["Llama-7B, round by round", "attention", "Qwen3-0.6B"])
+def test_a_dry_run_has_every_figure_of_a_section_with_its_limit(tmp_path, monkeypatch, section):
+    status, report, table = dry_run(tmp_path, monkeypatch, "--only", section)
+    assert status == 0
+    limits, *sections = report["sections"]
+    assert limits["title"] == "Limits" and sections
+    for found in sections:
+        assert found["figures"] and not found["error"]
+        assert all(figure["value"] >= 0 for figure in found["figures"])
+        assert f"## {found['title']}" in table
+
+
+def test_a_section_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(gpu_report.attention, "decode", fail)
+    status, report, table = dry_run(tmp_path, monkeypatch, "--only", "attention")
+    assert status == 1
+    by_title = {section["title"]: section for section in report["sections"]}
+    assert by_title["Decode attention"]["error"] == "RuntimeError: no such kernel"
+    assert by_title["Prefill attention"]["figures"]
+    assert "Failed: RuntimeError: no such kernel" in table
+
+
+def test_no_section_begins_after_the_budget(tmp_path, monkeypatch):
+    _, report, _ = dry_run(tmp_path, monkeypatch, "--budget", "0", "--only", "attention")
+    assert all("time was up" in section["error"] for section in report["sections"])
+
+
+@pytest.mark.slow
+def test_the_whole_dry_run(tmp_path, monkeypatch):
+    status, report, _ = dry_run(tmp_path, monkeypatch)
+    assert status == 0 and not [section for section in report["sections"] if section["error"]]

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, within ten minutes: kernels and models against their references, then the report.
+#
+#   tools/gpu_check.sh [OUT]      OUT: where the report and the logs go, default gpu-out
+#
+# Needs a machine with a GPU, torch, Triton and transformers, and no package registry: what else is missing is named,
+# and installed from .wheels/ (tools/fetch_wheels.sh makes it) into a folder of its own. BUDGET: seconds in all.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-gpu-out}
+budget=${BUDGET:-560}
+python=${PYTHON:-python3}
+mkdir -p "$out"
+left() { echo $((budget - SECONDS)); }
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD"
+
+packages() { # names of gpu_packages.txt that this Python does not have, or has in another version
+    "$python" - <<'PY'
+import importlib.metadata as metadata
+for line in open("tools/gpu_packages.txt"):
+    name, _, wanted = line.strip().partition("==")
+    if wanted:
+        try:
+            here = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            here = None
+        if here != wanted:
+            print(f"{name}=={wanted}", "" if here is None else f"(here: {here})")
+PY
+}
+
+missing=$(packages)
+if [ -n "$missing" ]; then
+    echo "packages that are missing or of another version:"
+    echo "$missing" | sed 's/^/  /'
+    if ! ls .wheels/*.whl >/dev/null 2>&1; then
+        echo "there is no .wheels/: run tools/fetch_wheels.sh where there is a package registry" >&2
+        exit 2
+    fi
+    site=$(mktemp -d)
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" \
+        .wheels/*.whl || exit 2
+    export PYTHONPATH="$site:$PYTHONPATH"
+    absent=$(packages)
+    [ -z "$absent" ] || { echo "still missing from .wheels/: $absent" >&2; exit 2; }
+fi
+"$python" - <<'PY' || exit 2
+import sys, torch, transformers, triton
+print("Python", sys.version.split()[0], "torch", torch.__version__, "triton", triton.__version__,
+      "transformers", transformers.__version__)
+if not torch.cuda.is_available():
+    sys.exit("torch finds no GPU")
+print(torch.cuda.get_device_name())
+PY
+command -v nvidia-smi >/dev/null && nvidia-smi | tee "$out/nvidia-smi.txt"
+
+status=0
+run() { # run NAME SECONDS COMMAND...: with its own limit, its output in OUT/NAME.log as well
+    local name=$1 limit=$2
+    shift 2
+    [ "$(left)" -lt "$limit" ] && limit=$(left)
+    if [ "$limit" -le 5 ]; then
+        echo "== $name: not run, the time is up"
+        status=1
+        return
+    fi
+    echo "== $name (at most $limit s)"
+    timeout --kill-after=10 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    local code=${PIPESTATUS[0]}
+    echo "== $name: status $code after $SECONDS s"
+    [ "$code" -eq 0 ] || status=1
+}
+
+run kernels 120 "$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20 test/ops/triton test/gpu/test_ops.py
+run backend 150 "$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20 test/gpu --ignore=test/gpu/test_ops.py
+run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 60))
+exit $status
