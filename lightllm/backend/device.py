@@ -50,6 +50,9 @@ class Device(Protocol):
     measures: bool
     """Whether memory is sized by running the largest round; a CPU would take seconds for it."""
 
+    samples_in_one_kernel: bool
+    """Whether greedy, random and filtered rows are cheapest together; on a CPU each kind is computed by itself."""
+
     def activate(self) -> None:
         """What the calling thread enqueues from now on goes to the compute stream."""
 
@@ -121,6 +124,7 @@ class CpuDevice:
 
     captures = False
     measures = False
+    samples_in_one_kernel = False
 
     def __init__(self) -> None:
         self.torch_device = torch.device("cpu")
@@ -170,6 +174,7 @@ class Arrived:
 class CudaDevice:
     captures = True
     measures = True
+    samples_in_one_kernel = True
 
     def __init__(self, index: int) -> None:
         torch.cuda.set_device(index)

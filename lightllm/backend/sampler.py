@@ -13,12 +13,20 @@ import torch
 
 from lightllm.backend.device import Device
 from lightllm.backend.row_state import EDITS, Feature, RowState
-from lightllm.backend.sampling_plan import GreedyGroup, Group, RandomGroup, SamplingPlan, make_plan
+from lightllm.backend.sampling_plan import (
+    GreedyGroup,
+    Group,
+    MixedGroup,
+    RandomGroup,
+    SamplingPlan,
+    make_plan,
+)
 from lightllm.ops.penalties import grow_end_tokens_, penalize_tokens_
 from lightllm.ops.sample import (
     choose_filtered,
     choose_greedy,
     choose_random,
+    choose_rows,
     greedy_tokens,
     token_logprobs,
     top_logprobs,
@@ -116,6 +124,9 @@ class Sampler:
             if group.silent:  # half of the work is saved
                 return greedy_tokens(logits), torch.zeros(group.count, device=self._where)
             return choose_greedy(logits, self._scratch(logits))
+        if isinstance(group, MixedGroup):
+            numbers = uniforms(group.seeds, group.choices, positions)
+            return choose_rows(logits, *group.parameters, numbers, *group.filters, self._scratch(logits))
         assert isinstance(group, RandomGroup)
         if group.inverse_temperature is not None:
             logits = torch.mul(logits, group.inverse_temperature[:, None], out=self._scratch(logits, 1))

@@ -15,6 +15,7 @@ import torch
 
 from lightllm.backend.device import Device, upload
 from lightllm.backend.row_state import EDITS, Feature, RowState
+from lightllm.ops.sample import FILTERED, GREEDY, RANDOM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,17 @@ class RandomGroup(Group):
     """int64 [g]"""
     filters: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
     """top_k int64 [g], top_p and min_p float64 [g]; None: nobody filters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedGroup(Group):
+    """Rows of all kinds, for a device that chooses for them with one kernel."""
+
+    parameters: tuple[torch.Tensor, ...]
+    """kinds int32 [g], inverse temperatures float32 [g]: as `choose_rows` wants them."""
+    seeds: torch.Tensor
+    choices: torch.Tensor
+    filters: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +147,8 @@ class _Builder:
 
     def groups(self) -> list[Group]:
         kinds = self._features & (Feature.RANDOM | Feature.FILTER)
+        if self._device.samples_in_one_kernel and kinds.any():
+            return [self._mixed(kinds)]
         values = np.unique(kinds).tolist()
         return [self._group(value, (kinds == value).nonzero()[0], alone=len(values) == 1) for value in values]
 
@@ -152,6 +166,17 @@ class _Builder:
             filters = (top_k, top_p, min_p)
         scaled = self._upload(temperature)[0] if (temperature != 1.0).any() else None
         return RandomGroup(on_device, len(entries), scaled, seeds, choices, filters)
+
+    def _mixed(self, kinds: np.ndarray) -> Group:
+        state, rows = self._state, self._rows
+        numbers = np.full(len(rows), GREEDY, dtype=np.int32)
+        numbers[kinds == Feature.RANDOM] = RANDOM
+        numbers[kinds == (Feature.RANDOM | Feature.FILTER)] = FILTERED
+        codes, scales, seeds, choices, top_k, top_p, min_p = self._upload(
+            numbers, state.inverse_temperature[rows], state.seed[rows].view(np.int64), state.choice[rows],
+            state.top_k[rows], state.top_p[rows], state.min_p[rows],
+        )  # fmt: skip
+        return MixedGroup(None, len(rows), (codes, scales), seeds, choices, (top_k, top_p, min_p))
 
     def penalties(self) -> Penalties | None:
         entries = self._entries(Feature.COUNTS)

@@ -1,4 +1,4 @@
-"""A CPU that behaves like a GPU where the backend can tell: graphs that replay, results that come late."""
+"""A CPU that behaves like a GPU where the backend can tell: graphs that replay, results that come late, one way to sample."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class RecordingDevice(CpuDevice):
     """late: results wait for `deliver`."""
 
     captures = True
+    samples_in_one_kernel = True
 
     def __init__(self, late: bool = False) -> None:
         super().__init__()
