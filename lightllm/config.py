@@ -109,7 +109,12 @@ class ServerConfig:
                           choices=("auto", "cuda", "cpu"))  # fmt: skip
     eos_id: list[int] | None = _option(None, "EOS token ids; default: generation_config.json, then config.json.", _MODEL,
                                        type=int, nargs="+")  # fmt: skip
-    cpu_threads: int = _option(0, "Compute threads on a CPU; 0: all physical cores.", _MODEL, **_at_least(0))
+    cpu_threads: int = _option(
+        0,
+        "Compute threads of each rank on a CPU; 0: all physical cores, divided among the ranks.",
+        _MODEL,
+        **_at_least(0),
+    )
 
     # -- memory and lengths
     max_total_token_num: int | None = _option(
@@ -193,14 +198,41 @@ class ServerConfig:
 
     # -- parallelism
     tp: int = _option(1, "Tensor parallel ranks.", _PARALLEL, **_at_least(1))
-    nccl_host: str = _option("127.0.0.1", "Address of the tensor parallel group.", _PARALLEL)
-    nccl_port: int = _option(28765, "Port of the tensor parallel group.", _PARALLEL, type=int)
+    nnodes: int = _option(1, "Machines (nodes) that share the ranks evenly.", _PARALLEL, **_at_least(1))
+    node_rank: int = _option(0, "Number of this machine; node 0 serves HTTP.", _PARALLEL, **_at_least(0))
+    cluster_secret_file: str | None = _option(
+        None, "File with the secret that the nodes share; else the environment variable LIGHTLLM_CLUSTER_SECRET.",
+        _PARALLEL,
+    )  # fmt: skip
+    nodes_timeout: float = _option(
+        300.0, "Seconds that the nodes wait for each other at the start.", _PARALLEL, type=float,
+        check=lambda v: v > 0, expects="more than 0",
+    )  # fmt: skip
+    round_timeout: float = _option(
+        60.0,
+        "Seconds that a rank waits for the others within a round; a rank that keeps them waiting longer counts as hanging.",
+        _PARALLEL, type=float, check=lambda v: v > 0, expects="more than 0",
+    )  # fmt: skip
+    nccl_host: str = _option(
+        "127.0.0.1", "Address of node 0, where the other nodes find it; not used by one node.", _PARALLEL
+    )
+    nccl_port: int = _option(28765, "Port of torch's store on node 0; the next port is the Router's for the other nodes.",
+                             _PARALLEL, type=int, check=lambda v: 0 < v < 65535, expects="a port number, 1 to 65534")  # fmt: skip
 
     # -- testing
+    check_rounds: bool = _option(
+        False, "Compare a checksum of every round, and of the tokens before it, across the ranks.", _TESTING
+    )
     mock_backend: str | None = _option(
         None, "Serve scripted tokens instead of a model: SPEC is `key=value,...` (see docs/mock_backend.md).", _TESTING,
         nargs="?", const="", metavar="SPEC",
     )  # fmt: skip
+
+    @property
+    def node_ranks(self) -> range:
+        """The tensor parallel ranks of this machine."""
+        count = self.tp // self.nnodes
+        return range(self.node_rank * count, (self.node_rank + 1) * count)
 
     def to_json(self) -> bytes:
         """The config as it travels to child processes."""
@@ -216,10 +248,10 @@ CPU_ROUND = 512
 DECODE_ROOM = 256
 
 NOT_YET = {
-    "run_mode": "normal", "dp": "1", "nnodes": "1", "quant_type": "none", "mtp_mode": None, "output_constraint_mode": "none",
+    "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None, "output_constraint_mode": "none",
     "enable_multimodal": False, "enable_multimodal_audio": False, "use_reward_model": False, "return_all_prompt_logprobs": False,
     "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
-    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0", "node_rank": "0", "metric_gateway": None,
+    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0", "metric_gateway": None,
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
 }  # fmt: skip
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
@@ -280,6 +312,16 @@ def verify(config: ServerConfig) -> ServerConfig:
         raise InvalidOption(
             f"--max_req_total_len {config.max_req_total_len} exceeds --max_total_token_num {config.max_total_token_num}.",
             "A request of that length could never run: lower the first or raise the second.",
+        )
+    if config.tp % config.nnodes:
+        raise InvalidOption(
+            f"--tp {config.tp} ranks cannot be split evenly over --nnodes {config.nnodes}.",
+            "Choose another --tp.",
+        )
+    if config.node_rank >= config.nnodes:
+        raise InvalidOption(
+            f"--node_rank {config.node_rank} is not below --nnodes {config.nnodes}.",
+            "Nodes are counted from 0.",
         )
     chunked = config.chunked_prefill_size and config.batch_max_tokens and not config.disable_chunked_prefill
     if chunked and config.batch_max_tokens < config.chunked_prefill_size:  # type: ignore[operator]

@@ -248,8 +248,8 @@ class _CudaArrival:
         return [copy.numpy() for copy in self._copies]
 
 
-def open_device(name: str, index: int | None = None) -> Device:
-    """name: "cpu", "cuda", or "auto" for a GPU if there is one; index: which GPU, default the current one.
+def open_device(name: str, index: int = 0) -> Device:
+    """name: "cpu", "cuda", or "auto" for a GPU if there is one; index: which GPU, of those that are visible.
 
     Raises `DeviceError` if the asked for device is not there.
     """
@@ -259,7 +259,12 @@ def open_device(name: str, index: int | None = None) -> Device:
         raise DeviceError(
             "--device cuda: torch finds no usable GPU.", "Use --device cpu, or a CUDA build of torch."
         )
-    return CudaDevice(torch.cuda.current_device() if index is None else index)
+    if index >= (count := torch.cuda.device_count()):
+        raise DeviceError(
+            f"Rank {index} of this machine has no GPU: there are {count}.",
+            f"Use --tp {count} at most a node.",
+        )
+    return CudaDevice(index)
 
 
 @contextmanager

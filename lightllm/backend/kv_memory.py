@@ -60,27 +60,32 @@ def choose_slots(
     shape: KvShape,
     activation_bytes: int,
     measure_gpu: "Callable[[], GpuMemory] | None" = None,
+    ranks: int = 1,
 ) -> int:
     """How many slots: `--max_total_token_num`, or what the memory allows. Raises `DeviceError` if it is too little.
 
     activation_bytes: the peak of one largest round on a CPU. measure_gpu: runs that round; only on a GPU, only when
-    measuring is needed.
+    measuring is needed. ranks: how many share a CPU's memory.
     """
     if measure_gpu is None:
-        available = available_memory()
+        available = available_memory() // ranks
         if config.max_total_token_num is not None:
             return _given_slots(config.max_total_token_num, shape, available)
-        return measured_slots_cpu(available, config.mem_fraction, shape, activation_bytes)
+        return measured_slots_cpu(
+            available, config.mem_fraction, shape, activation_bytes, CPU_CEILING // ranks
+        )
     if config.max_total_token_num is not None:
         return _given_slots(config.max_total_token_num, shape, torch.cuda.mem_get_info()[0])
     return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape)
 
 
-def measured_slots_cpu(available: int, fraction: float | None, shape: KvShape, activation_bytes: int) -> int:
-    """A share of the `available` bytes, which leaves room for the activations."""
+def measured_slots_cpu(
+    available: int, fraction: float | None, shape: KvShape, activation_bytes: int, ceiling: int = CPU_CEILING
+) -> int:
+    """A share of the `available` bytes, which leaves room for the activations; without a `fraction` at most `ceiling`."""
     budget = int(available * (fraction or CPU_FRACTION))
     if fraction is None:
-        budget = min(budget, CPU_CEILING)
+        budget = min(budget, ceiling)
     budget = min(budget, available - activation_bytes)
     what = f"{gib(available)} of memory are available and a round needs {gib(activation_bytes)}"
     return _checked(budget, shape, what)

@@ -41,6 +41,11 @@ def compute_threads(root: Path = Path("/")) -> int:
     return max(count, 1)
 
 
+def rank_threads(ranks: int) -> int:
+    """Compute threads of each of `ranks` Model Backends on this machine."""
+    return max(compute_threads() // ranks, 1)
+
+
 def _meminfo(root: Path) -> int:
     for line in (root / "proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

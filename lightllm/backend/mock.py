@@ -85,6 +85,9 @@ class MockBackend:
         if self._checker is not None:
             self._checker.resync(seq)
 
+    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+        return failed
+
     def _answer(self, round: Round) -> RoundResult:
         sampled = np.flatnonzero(round.samples)
         rows = round.rows[sampled]

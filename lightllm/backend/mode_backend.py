@@ -20,17 +20,19 @@ import torch
 from lightllm.backend.device import Arrival, Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots
-from lightllm.backend.machine import compute_threads
+from lightllm.backend.machine import rank_threads
 from lightllm.backend.out_of_memory import explained
 from lightllm.backend.pending import Computed, PendingResult
+from lightllm.backend.ranks import Ranks
 from lightllm.backend.round_inputs import Prepared, PromptSpan, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler, TopTokens, list_top
 from lightllm.backend.sizing import measure_gpu
 from lightllm.backend.warm_up import warm_up
 from lightllm.config import ServerConfig, round_sizes
-from lightllm.distributed.tp_group import TpGroup
-from lightllm.errors import InvalidModel, InvalidOption
+from lightllm.distributed.memory_sync import agree_on_slots
+from lightllm.distributed.rendezvous import MeetingPlace
+from lightllm.errors import InvalidModel
 from lightllm.models.registry import load_model
 from lightllm.ops.sample import token_logprobs, top_logprobs
 from lightllm.protocol.arrays import EMPTY_INT32
@@ -57,17 +59,16 @@ class ModeBackend:
         rank: int,
         world_size: int,
         progress: Callable[[str], None] = lambda _: None,
-        open_device: Callable[[str], Device] = open_device,
+        place: MeetingPlace | None = None,
+        open_device: Callable[[str, int], Device] = open_device,
     ) -> None:
-        """open_device: makes the device of a name; tests bring their own."""
-        if world_size != 1:
-            raise InvalidOption(f"--tp {world_size} is not supported yet.", "Leave it out.")
+        """place: where the ranks meet, if there are several. open_device: makes the device of a name and a number; tests
+        bring their own."""
+        self.ranks = Ranks(config, rank, world_size, place)
         if config.model_dir is None:
             raise InvalidModel("The backend needs a model folder.", "Give --model_dir.")
         self._config = config
         self._model_dir = config.model_dir
-        self._rank = rank
-        self._world_size = world_size
         self._progress = progress
         self._open_device = open_device
         self._seconds: dict[str, float] = {}
@@ -76,20 +77,26 @@ class ModeBackend:
     def init_model(self, show_bar: bool = False) -> ModelReady:
         """Loads the model, reserves the KV memory and warms up. Raises `StartupError`s."""
         config = self._config
-        self.device = self._open_device(config.device)
+        self.device = self._open_device(config.device, self.ranks.rank - config.node_ranks.start)
         where = self.device.torch_device
         if where.type == "cpu":
-            torch.set_num_threads(config.cpu_threads or compute_threads())
+            torch.set_num_threads(config.cpu_threads or rank_threads(len(config.node_ranks)))
         with computing(self.device):
+            if self.ranks.world_size > 1:
+                with self._phase("other ranks"):
+                    self.ranks.join(where)
             with self._phase("weights"):
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
-                    group=TpGroup(self._rank, self._world_size), max_len=self._longest_context(),
+                    group=self.ranks.group, max_len=self._longest_context(),
                     progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
                 torch.set_num_threads(1)
+            if self.ranks.world_size > 1:
+                with self._phase("other ranks"):
+                    self.ranks.wait_until_loaded()
             with self._phase("kv memory"):
                 self._reserve()
             with self._phase("warm-up"):
@@ -118,6 +125,7 @@ class ModeBackend:
             if len(round.rows) == 0:
                 empty = RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32))
                 return Computed(empty)
+            self.ranks.compare(round, self.rows.last_token)
             prepared, logits = self.prefill_batch(round) if len(round.token_ids) else self.decode_batch(round)
             return self._sample(round, prepared, logits, started)
 
@@ -144,15 +152,26 @@ class ModeBackend:
     def resync(self, seq: int) -> None:
         """After a failed round; the next one is `seq`. Rows are joined anew or go on from their last token, so all that
         is left to do is to give cached memory back to the device."""
+        with computing(self.device):
+            self.ranks.reunite(self.rows.last_token)
         logger.info("rounds go on from number %d", seq)
         self.device.release_cached()
+
+    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+        """A round has failed with this exception, and `failed` is what the Router is to be told; returns what it is told."""
+        return self.ranks.abandon(error, failed)
 
     def _sample(
         self, round: Round, prepared: Prepared, logits: torch.Tensor, started: float
     ) -> PendingResult:
+        """Rank 0 samples, and answers; the others are told its tokens."""
         count = len(prepared.sampled_rows)
-        prompts = _prompt_logprobs(self.device, prepared.prompt_spans, logits[count:])
         plan = self.sampler.plan(prepared.sampled_rows)
+        if self.ranks.rank:
+            token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
+            self.rows.keep_tokens(plan, self.ranks.group.broadcast(token_ids))
+            return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32)))
+        prompts = _prompt_logprobs(self.device, prepared.prompt_spans, logits[count:])
         sampled = self.sampler.sample(logits[:count], plan, prepared.positions, prepared.positions_on_device)
         tensors = [sampled.token_ids, sampled.logprobs]
         for top in sampled.top:
@@ -162,7 +181,7 @@ class ModeBackend:
             if prompt_top is not None:
                 tensors += [prompt_top.token_ids, prompt_top.logprobs]
         arrival = self.device.download(tensors)
-        self.rows.keep_tokens(plan, sampled.token_ids)
+        self.rows.keep_tokens(plan, self.ranks.group.broadcast(sampled.token_ids))
         return _SubmittedRound(self, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts)
 
     def round_took(self, started: float) -> float:
@@ -203,7 +222,9 @@ class ModeBackend:
                 measure_gpu, self.device, self.model, self._kv_shape, round_tokens, config.running_max_req_size,
                 graph_rows,
             )  # fmt: skip
-        slots = choose_slots(config, self._kv_shape, activation_bytes, measure)
+        free = self.device.memory().free if self.device.measures else None
+        slots = choose_slots(config, self._kv_shape, activation_bytes, measure, len(config.node_ranks))
+        slots = agree_on_slots(self.ranks.group, slots, free)
         max_len = min(max_len, slots)
         self.memory = KvMemory(
             self._kv_shape, slots, config.running_max_req_size, max_len, self.device.torch_device
@@ -242,10 +263,11 @@ class ModeBackend:
         started = time.perf_counter()
         with explained(detail, remedy, lambda: dataclasses.astuple(self.device.memory())):
             yield
-        self._seconds[name] = time.perf_counter() - started
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 _PHASES = {
+    "other ranks": ("waiting for the other ranks", "See what else runs on these devices."),
     "weights": ("loading weights", "Take a smaller model or --data_type, or more GPUs with --tp."),
     "kv memory": (
         "reserving KV memory",

@@ -8,6 +8,7 @@ channel thread  stop: wakes the main thread; a round that takes too long is not 
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
@@ -17,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Protocol
 
 import msgspec
@@ -26,13 +26,14 @@ import zmq
 
 from lightllm.backend.out_of_memory import is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
+from lightllm.backend.router_link import LocalLink, NodeLink, RouterLink
 from lightllm.config import ServerConfig
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.distributed.collectives import PeerLost
+from lightllm.errors import StartupError
 from lightllm.ipc.child import Child
-from lightllm.ipc.rpc import RpcServer
-from lightllm.protocol import codec
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.arrays import EMPTY_INT32
-from lightllm.protocol.control import Command, InitModel, ModelReady
+from lightllm.protocol.control import Command, ModelReady
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 
 log = logging.getLogger("backend")
@@ -49,6 +50,8 @@ class Backend(Protocol):
 
     def submit(self, round: Round) -> PendingResult: ...
 
+    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult: ...
+
     def resync(self, seq: int) -> None: ...
 
 
@@ -64,33 +67,30 @@ class BackendProcess:
         self._child = child
         self._rank = rank
         self._stopping = threading.Event()
-        self._requests: queue.SimpleQueue[tuple[InitModel, Future[bytes]] | None] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._rounds_done = 0
 
     def run(self) -> None:
-        self._child.on_command(self._on_command)
         started = time.monotonic()
-        context = make_context()
-        rounds = PullChannel(context, self._child.runtime.backend_rounds(self._rank), codec.to_backend)
-        results = None
-        if self._rank == 0:
-            results = PushChannel(context, self._child.runtime.round_results)
-        handlers: dict[str, Callable[[bytes], bytes]] = {
-            "init_model": self._handle_init_model,
-            "health": self._handle_health,
-        }
-        server = RpcServer(self._child.runtime.backend_control(self._rank), handlers)
-        self._child.report("loading", "importing the model code")
-        make_backend = _backend_factory(self._child.config)
-        imported = time.monotonic()
-        backend = self._init_model(make_backend, imported - started)
-        if backend is not None:
-            self._run_rounds(rounds, RoundRunner(backend), results)
-        server.close()
-        rounds.close()
-        if results is not None:
-            results.close(linger_ms=100)
+        self._link = self._connect()
+        self._child.on_command(self._on_command)
+        try:
+            self._child.report("loading", "importing the model code")
+            make_backend = _backend_factory(self._child.config, self._child.runtime)
+            imported = time.monotonic()
+            backend = self._init_model(make_backend, imported - started)
+            if backend is not None:
+                self._run_rounds(RoundRunner(backend, self._stopping.is_set))
+        except StartupError as error:
+            self._link.failed(str(error))
+            raise
+        finally:
+            self._link.close()
+
+    def _connect(self) -> RouterLink:
+        if self._child.config.node_rank:
+            return NodeLink(self._child, self._rank, self._stop)
+        return LocalLink(self._child, self._rank, lambda: self._rounds_done)
 
     def _init_model(
         self,
@@ -100,12 +100,11 @@ class BackendProcess:
         """Waits for the Router's `init_model` and answers it; None: `stop` came first. An error is not answered: it
         ends this process, and the Supervisor hears it from here and not from the Router."""
         waited_from = time.monotonic()
-        asked = self._requests.get()
-        if asked is None:
+        request = self._link.wait_for_init()
+        if request is None:
             return None
-        request, answer = asked
         waited = time.monotonic() - waited_from
-        config = ServerConfig.from_json(request.config_json)
+        config = _with_own_paths(ServerConfig.from_json(request.config_json), self._child.config)
         self._child.report("loading", "loading the model")
         backend = make_backend(
             config, request.rank, request.world_size, lambda detail: self._child.report("loading", detail)
@@ -120,22 +119,21 @@ class BackendProcess:
             f"{ready.max_total_token_num} slots, {ready.dtype} on {ready.device}",
             seconds={"import": import_seconds, "waiting for the router": waited, **ready.seconds},
         )
-        answer.set_result(codec.encode(ready))
+        self._link.answer(ready)
         return backend
 
-    def _run_rounds(self, rounds: PullChannel, runner: "RoundRunner", results: PushChannel | None) -> None:
+    def _run_rounds(self, runner: "RoundRunner") -> None:
         poller = zmq.Poller()
-        poller.register(rounds.socket, zmq.POLLIN)
+        poller.register(self._link.socket, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
         watch = Watch(self._wake_writer)
         while not self._stopping.is_set():
-            message = rounds.receive()
+            message = self._link.receive()
             if message is not None:
                 runner.submit(message)
             while (result := runner.take_ready()) is not None:
                 self._rounds_done += 1
-                if results is not None:
-                    results.send(result)
+                self._link.send(result)
             if message is None:
                 if runner.oldest is not None:
                     watch.wake_when_ready(runner.oldest)
@@ -144,20 +142,15 @@ class BackendProcess:
 
     # -- other threads
 
-    def _handle_init_model(self, payload: bytes) -> bytes:
-        request = codec.make_decoder(InitModel).decode(payload)
-        answer: Future[bytes] = Future()
-        self._requests.put((request, answer))
-        return answer.result()
-
-    def _handle_health(self, payload: bytes) -> bytes:
-        return msgspec.msgpack.encode({"rounds": self._rounds_done})
-
     def _on_command(self, command: Command) -> None:
-        if command.action != "stop" or self._stopping.is_set():
+        if command.action == "stop":
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
             return
         self._stopping.set()
-        self._requests.put(None)
+        self._link.stop()
         self._wake_writer.send(b"s")
         threading.Thread(target=self._end_anyway, name="stop", daemon=True).start()
 
@@ -201,8 +194,10 @@ class RoundRunner:
     """Submits rounds, hands out their results in order and contains their errors: after a failure every round is
     skipped until `Resync`, those included that had been submitted already."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, stopping: Callable[[], bool] = lambda: False) -> None:
+        """stopping: the process ends; the other ranks may be gone already, which is no news then."""
         self._backend = backend
+        self._stopping = stopping
         self._skipping = False
         self._pending: deque[tuple[int, PendingResult]] = deque()
 
@@ -221,8 +216,7 @@ class RoundRunner:
                 self._skipping = bool(result.failed)
                 pending = Computed(result)
         except Exception as error:  # whatever a model raises ends this round, not the process
-            log.exception("round %d failed", message.seq)
-            pending = Computed(failed_result(message.seq, error))
+            pending = Computed(self._failed(message.seq, error))
             self._skipping = True
         self._pending.append((message.seq, pending))
 
@@ -241,12 +235,28 @@ class RoundRunner:
         try:
             result = pending.result()
         except Exception as error:
-            log.exception("round %d failed", seq)
-            result = failed_result(seq, error)
+            result = self._failed(seq, error)
         if result.failed:
             self._skipping = True
             self._pending.clear()
         return result
+
+    def _failed(self, seq: int, error: Exception) -> RoundResult:
+        result = self._backend.abandon(error, failed_result(seq, error))
+        if not self._stopping():
+            log.error("round %d failed: %s", seq, result.failed, exc_info=not isinstance(error, PeerLost))
+        return result
+
+
+def _with_own_paths(config: ServerConfig, own: ServerConfig) -> ServerConfig:
+    """Node 0's options, but for what belongs to this machine."""
+    return dataclasses.replace(
+        config,
+        model_dir=own.model_dir,
+        node_rank=own.node_rank,
+        cpu_threads=own.cpu_threads,
+        cluster_secret_file=own.cluster_secret_file,
+    )
 
 
 def failed_result(seq: int, error: Exception) -> RoundResult:
@@ -261,7 +271,7 @@ def failed_result(seq: int, error: Exception) -> RoundResult:
 
 
 def _backend_factory(
-    config: ServerConfig,
+    config: ServerConfig, runtime: RuntimeDir
 ) -> Callable[[ServerConfig, int, int, Callable[[str], None]], Backend]:
     """Imports the code that this config needs (torch takes more than a second, and only the real backend wants it)."""
     if config.mock_backend is not None:
@@ -269,5 +279,8 @@ def _backend_factory(
 
         return lambda config, rank, world_size, progress: MockBackend(config, progress)
     from lightllm.backend.mode_backend import ModeBackend
+    from lightllm.backend.ranks import meeting_place
 
-    return ModeBackend
+    return lambda config, rank, world_size, progress: ModeBackend(
+        config, rank, world_size, progress, meeting_place(config, rank, runtime.path)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,11 +20,12 @@ class GlooCollectives:
 
     def __init__(self, store: dist.Store, rank: int, world_size: int, address: str, timeout: float) -> None:
         """store: of this generation alone; address: of this machine, where the other ranks reach this one."""
-        options = dist.ProcessGroupGloo._Options()
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+        gloo: Any = dist.ProcessGroupGloo  # torch declares few of its methods
+        options = gloo._Options()
+        options._devices = [gloo.create_device(hostname=address)]
         options._timeout = datetime.timedelta(seconds=timeout)
         try:
-            self._group = dist.ProcessGroupGloo(store, rank, world_size, options)
+            self._group = gloo(store, rank, world_size, options)
         except RuntimeError as error:
             raise PeerLost(f"the ranks cannot connect to each other: {_first_line(error)}") from error
 

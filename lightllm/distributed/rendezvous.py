@@ -39,7 +39,7 @@ class MeetingPlace:
         """This machine's address, where the other ranks reach this one."""
         if not self.host:
             return "127.0.0.1"
-        return self.host if self.rank == 0 else _address_towards(self.host)
+        return socket.gethostbyname(self.host) if self.rank == 0 else _address_towards(self.host)
 
 
 class Meeting:
@@ -65,7 +65,7 @@ class Meeting:
 
     def wait_for_all(self, what: str, timeout: float) -> None:
         """Every rank calls it; returns when all have. `PeerLost` names who did not within `timeout` seconds."""
-        self._store.set(_key(what, self.place.rank), b"1")
+        self._store.set(_key(what, self.place.rank), "1")
         deadline = time.monotonic() + timeout
         missing = [rank for rank in range(self.place.world_size) if rank != self.place.rank]
         while missing:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from lightllm.protocol import messages, rounds
+from lightllm.protocol import messages, nodes, rounds
 from lightllm.protocol.arrays import decode_array, encode_array
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_array)
@@ -38,3 +38,5 @@ to_detokenizer = make_decoder(messages.ToDetokenizer)
 to_http = make_decoder(messages.ToHttp)
 to_backend = make_decoder(rounds.ToBackend)
 from_backend = make_decoder(rounds.FromBackend)
+to_rank = make_decoder(nodes.ToRank)
+from_rank = make_decoder(nodes.FromRank)

@@ -29,6 +29,7 @@ from lightllm.protocol.messages import (
     worker_of,
 )
 from lightllm.protocol.rounds import Resync
+from lightllm.router.far_ranks import FarRanks
 from lightllm.router.scheduler import InvariantError, Scheduler
 from lightllm.router.stats import StatsLine
 
@@ -46,6 +47,12 @@ class Stopping(Protocol):
     def is_set(self) -> bool: ...
 
 
+class RoundSender(Protocol):
+    """The way to one rank: a `PushChannel`, or a rank of another node."""
+
+    def send_bytes(self, data: bytes) -> None: ...
+
+
 class RouterLoop:
     """Drives a `Scheduler` between its sockets."""
 
@@ -56,7 +63,7 @@ class RouterLoop:
         results: PullChannel,
         detokenizer: PushChannel,
         workers: Sequence[PushChannel],
-        backends: Sequence[PushChannel],
+        backends: Sequence[RoundSender],
         snapshots: SnapshotWriter,
         vocab_size: int,
         stats_interval: float | None,
@@ -79,14 +86,16 @@ class RouterLoop:
         self._unchecked = False
         self._last_check = float("-inf")
 
-    def run(self, stopping: Stopping, wake: socket.socket) -> None:
-        """Until `stopping` is set; a byte on `wake` ends a sleep."""
+    def run(self, stopping: Stopping, wake: socket.socket, far: FarRanks | None = None) -> None:
+        """Until `stopping` is set; a byte on `wake` ends a sleep. Raises `StartupError` when one of `far` is lost."""
         poller = zmq.Poller()
-        for source in (self._intake.socket, self._results.socket, wake):
+        for source in (self._intake.socket, self._results.socket, wake, *(far.sockets if far else ())):
             poller.register(source, zmq.POLLIN)
         while not stopping.is_set():
             if not self.turn():
                 poller.poll(int(HEARTBEAT_SECONDS * 1000))
+                if far is not None:
+                    far.check()
 
     def turn(self) -> bool:
         """One turn; False if nothing happened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -17,12 +18,14 @@ from lightllm.ipc.rpc import RpcClient, RpcError
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command, InitModel, ModelReady
+from lightllm.router.far_ranks import FarRanks
 from lightllm.router.limits import resolve_limits
 from lightllm.router.loop import RouterLoop
 from lightllm.router.scheduler import Scheduler
 from lightllm.tokenizer import model_files
 
 _SOCKET_POLL_SECONDS = 0.01
+_FAR_POLL_SECONDS = 0.1
 _BACKEND_GONE_SECONDS = 5.0
 """How long a lost backend may take to tell the Supervisor why, before the Router reports the loss itself."""
 
@@ -50,23 +53,28 @@ class RouterProcess:
         results = PullChannel(context, runtime.round_results, codec.from_backend)
         detokenizer = PushChannel(context, runtime.detokenizer_intake)
         workers = [PushChannel(context, runtime.http_results(i)) for i in range(config.httpserver_workers)]
-        backends = [PushChannel(context, runtime.backend_rounds(rank)) for rank in range(config.tp)]
-        started = time.monotonic()
-        ready = self._init_backends()
-        if ready is not None:
-            scheduler = self._make_scheduler(ready)
-            loop = RouterLoop(
-                scheduler, intake, results, detokenizer, workers, backends, snapshots, ready.vocab_size,
-                None if config.disable_log_stats else config.log_stats_interval,
-            )  # fmt: skip
-            loop.publish(time.monotonic())
-            self._settle_garbage_collector()
-            self._child.report(
-                "ready",
-                f"{scheduler.limits.max_total_token_num} slots, {scheduler.limits.max_rows} rows",
-                seconds={"waiting for the model backend": time.monotonic() - started},
-            )
-            loop.run(self._stopping, self._wake_reader)
+        backends = [PushChannel(context, runtime.backend_rounds(rank)) for rank in config.node_ranks]
+        with contextlib.ExitStack() as closing:
+            far = FarRanks(context, config) if config.nnodes > 1 else None
+            if far is not None:
+                closing.callback(far.close)
+            started = time.monotonic()
+            ready = self._init_backends(far)
+            if ready is not None:
+                senders = [*backends, *(far.ranks if far is not None else ())]
+                scheduler = self._make_scheduler(ready)
+                loop = RouterLoop(
+                    scheduler, intake, results, detokenizer, workers, senders, snapshots, ready.vocab_size,
+                    None if config.disable_log_stats else config.log_stats_interval,
+                )  # fmt: skip
+                loop.publish(time.monotonic())
+                self._settle_garbage_collector()
+                self._child.report(
+                    "ready",
+                    f"{scheduler.limits.max_total_token_num} slots, {scheduler.limits.max_rows} rows",
+                    seconds={"waiting for the model backend": time.monotonic() - started},
+                )
+                loop.run(self._stopping, self._wake_reader, far)
         pulls, pushes = (intake, results), (detokenizer, *workers, *backends)
         for pull in pulls:
             pull.close()
@@ -80,15 +88,24 @@ class RouterProcess:
             self._answers.put(None)
             self._wake_writer.send(b"\0")
 
-    def _init_backends(self) -> ModelReady | None:
+    def _init_backends(self, far: FarRanks | None) -> ModelReady | None:
         """Has every rank load the model; None: `stop` came first. Raises `StartupError`."""
-        world_size = self._child.config.tp
+        config = self._child.config
         self._child.report("loading", "waiting for the model backend")
-        for rank in range(world_size):
+        if far is not None:
+            if not far.wait_for_all(self._stopping, lambda detail: self._child.report("loading", detail)):
+                return None
+            far.start(config.to_json())
+        for rank in config.node_ranks:
             threading.Thread(target=self._init_rank, args=(rank,), name=f"init-{rank}", daemon=True).start()
         answers: list[ModelReady] = []
-        while len(answers) < world_size:
-            answer = self._answers.get()
+        while len(answers) < len(config.node_ranks):
+            try:
+                answer = self._answers.get(timeout=None if far is None else _FAR_POLL_SECONDS)
+            except queue.Empty:
+                assert far is not None
+                far.check()
+                continue
             if answer is None:
                 return None
             if isinstance(answer, Exception):
@@ -98,6 +115,10 @@ class RouterProcess:
                     f"A model backend failed while it loaded the model: {answer}", "See its log lines."
                 )
             answers.append(answer)
+        if far is not None:
+            if (theirs := far.wait_until_ready(self._stopping)) is None:
+                return None
+            answers += theirs
         slots = {answer.max_total_token_num for answer in answers}
         if len(slots) > 1:
             raise StartupError(f"The model backends disagree on the number of KV slots: {sorted(slots)}.")

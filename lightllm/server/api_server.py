@@ -10,7 +10,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import setproctitle
 
@@ -20,9 +20,9 @@ from lightllm.config_sources import parse
 from lightllm.errors import StartupError
 from lightllm.ipc.child import set_up_logging
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.ipc.snapshot import Snapshot
+from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.server.listener import open_listener, url_of
-from lightllm.server.plan import plan_children
+from lightllm.server.plan import ChildSpec, plan_backends, plan_children
 from lightllm.server.prepare import resolve_config, with_port
 from lightllm.server.start_table import PhaseClock, Phases, format_table
 from lightllm.server.supervisor import ProcessFailed, Supervisor
@@ -50,31 +50,43 @@ def _serve(config: ServerConfig, clock: PhaseClock) -> int:
     clock.end("options")
     config = resolve_config(config)
     clock.end("model folder")
-    served = False
+    if config.node_rank:
+        ranks = config.node_ranks
+        which = f"node {config.node_rank} of {config.nnodes}, ranks {ranks[0]} to {ranks[-1]} of {config.tp}"
+        return _run(config, clock, plan_backends(config), lambda runtime: which)
     with open_listener(config.host, config.port) as listener:
         config = with_port(config, listener)
-        runtime = RuntimeDir.create()
-        try:
-            runtime.config_file.write_bytes(config.to_json())
-            _raise_descriptor_limit()
-            clock.end("socket and runtime folder")
 
-            def on_ready(snapshot: Snapshot, table: dict[str, Phases]) -> None:
-                nonlocal served
-                served = True
-                logging.getLogger("supervisor").info(format_table(clock.total, table))
-                _say(
-                    f"lightllm {__version__} ready: {url_of(listener)} — model {config.model_name} — "
-                    f"{snapshot.slots_total} slots — started in {clock.total:.1f} s"
-                )
+        def ready(runtime: RuntimeDir) -> str:
+            slots = SnapshotReader(runtime.snapshot_file).read().slots_total
+            return f"{url_of(listener)} — model {config.model_name} — {slots} slots"
 
-            specs = plan_children(config, listener.fileno())
-            return Supervisor(config, runtime, clock).run(specs, on_ready)
-        except ProcessFailed as failure:
-            _report_failure(failure, served)
-            return 1 if served else 2
-        finally:
-            runtime.remove()
+        return _run(config, clock, plan_children(config, listener.fileno()), ready)
+
+
+def _run(
+    config: ServerConfig, clock: PhaseClock, specs: list[ChildSpec], ready: Callable[[RuntimeDir], str]
+) -> int:
+    """Runs the children until they are stopped. `ready`: what to say when all are."""
+    served = False
+    runtime = RuntimeDir.create()
+    try:
+        runtime.config_file.write_bytes(config.to_json())
+        _raise_descriptor_limit()
+        clock.end("socket and runtime folder")
+
+        def on_ready(table: dict[str, Phases]) -> None:
+            nonlocal served
+            served = True
+            logging.getLogger("supervisor").info(format_table(clock.total, table))
+            _say(f"lightllm {__version__} ready: {ready(runtime)} — started in {clock.total:.1f} s")
+
+        return Supervisor(config, runtime, clock).run(specs, on_ready)
+    except ProcessFailed as failure:
+        _report_failure(failure, served)
+        return 1 if served else 2
+    finally:
+        runtime.remove()
 
 
 def _report_failure(failure: ProcessFailed, served: bool) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightllm.backend.machine import compute_threads
+from lightllm.backend.machine import rank_threads
 from lightllm.config import ServerConfig
 
 
@@ -21,7 +21,7 @@ def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.en
     if config.mock_backend is not None:
         return _unless_set({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}, environ)
     wanted = {
-        "OMP_NUM_THREADS": str(config.cpu_threads or compute_threads()),
+        "OMP_NUM_THREADS": str(config.cpu_threads or rank_threads(len(config.node_ranks))),
         "TOKENIZERS_PARALLELISM": "false",
     }
     runtime = None if config.device == "cuda" else intel_openmp()

@@ -23,12 +23,16 @@ class ChildSpec:
         return self.name.startswith("http-")
 
 
-def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
-    """All children in the order in which they are started: the slowest first."""
-    backends = [
+def plan_backends(config: ServerConfig) -> list[ChildSpec]:
+    """The Model Backends of this machine: all that runs on a node other than node 0."""
+    return [
         ChildSpec(f"backend-{rank}", "lightllm.backend", ("--rank", str(rank)), backend_environment(config))
-        for rank in range(config.tp)
+        for rank in config.node_ranks
     ]
+
+
+def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
+    """All children of node 0 in the order in which they are started: the slowest first."""
     helpers = helper_environment()
     workers = [
         ChildSpec(
@@ -41,7 +45,7 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
         for worker in range(config.httpserver_workers)
     ]
     return [
-        *backends,
+        *plan_backends(config),
         *workers,
         ChildSpec("router", "lightllm.router", environment=helpers),
         ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers),

@@ -11,6 +11,7 @@ from pathlib import Path
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
+from lightllm.ipc.cluster import read_secret
 from lightllm.models.architectures import find_architecture, read_config
 from lightllm.models.dialects import normalise
 from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
@@ -22,6 +23,8 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     """Checks what can be checked before any process starts; downloads a hub model. Raises `StartupError`."""
     if config.mock_backend is not None:
         MockSpec.parse(config.mock_backend)
+    if config.nnodes > 1:
+        read_secret(config)
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
     log = logging.getLogger("supervisor")

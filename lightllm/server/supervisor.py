@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from lightllm.config import ServerConfig
 from lightllm.errors import LightLLMError, StartupError
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.ipc.snapshot import Snapshot, SnapshotReader
+from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess
 from lightllm.server.drain import Drain
@@ -59,16 +59,16 @@ class Supervisor:
         """SIGTERM, SIGHUP or a first SIGINT has arrived."""
         self._interrupts = 0
 
-    def run(self, specs: list[ChildSpec], on_ready: Callable[[Snapshot, dict[str, Phases]], None]) -> int:
-        """Starts the children, calls back when all are ready, and returns after a requested stop: 0, or 130 when a
-        second SIGINT cut it short. Raises `ProcessFailed` when a child fails, `StartupError` when the start takes
+    def run(self, specs: list[ChildSpec], on_ready: Callable[[dict[str, Phases]], None]) -> int:
+        """Starts the children, calls back when all are ready, and returns after a requested stop, or when node 0 has
+        stopped: 0, or 130 when a second SIGINT cut it short. Raises `ProcessFailed` when a child fails, `StartupError` when the start takes
         too long. No child is left in any case."""
         with self._signals, self._selector:
             self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
             try:
                 self._start(specs)
                 if self._wait_until_ready():
-                    on_ready(SnapshotReader(self._runtime.snapshot_file).read(), self._start_table())
+                    on_ready(self._start_table())
                     self._serve()
                 self._stop()
             finally:
@@ -100,16 +100,21 @@ class Supervisor:
     def _serve(self) -> None:
         try:
             self._watch()
-            self._drain()
+            if not self._config.node_rank:
+                self._drain()
         except ProcessFailed:
             self._stop_some(self._http_servers())  # clients are told; they do not only lose their connections
             raise
 
     def _watch(self) -> None:
         """Until a signal asks for the end. A death ends the server; a restart of single processes would be here."""
-        while not self._terminate:
+        while not self._terminate and not self._node_0_stopped():
             self._raise_failure()
             self._turn(None)
+
+    def _node_0_stopped(self) -> bool:
+        """Its Router says so to every backend of another node, and they end."""
+        return self._config.node_rank > 0 and any(child.returncode == 0 for child in self._children)
 
     def _drain(self) -> None:
         """Http Servers refuse new requests; the running ones get time to finish."""

@@ -37,7 +37,9 @@ def config(tmp_path_factory):
 
 def start(config, late=False, **options):
     device = RecordingDevice(late)
-    backend = ModeBackend(dataclasses.replace(config, **options), 0, 1, open_device=lambda name: device)
+    backend = ModeBackend(
+        dataclasses.replace(config, **options), 0, 1, open_device=lambda name, index: device
+    )
     backend.init_model()
     return backend, device
 

@@ -1,0 +1,117 @@
+"""What a Model Backend does because it is one rank of several: meets the others, agrees with them, survives their failures."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+
+import msgspec
+import torch
+
+from lightllm.config import ServerConfig
+from lightllm.distributed.collectives import PeerLost
+from lightllm.distributed.rendezvous import MeetingPlace
+from lightllm.distributed.tp_group import TpGroup
+from lightllm.errors import InvalidOption, StartupError
+from lightllm.protocol import codec
+from lightllm.protocol.rounds import Round, RoundResult
+
+logger = logging.getLogger(__name__)
+
+
+def meeting_place(config: ServerConfig, rank: int, folder: Path) -> MeetingPlace:
+    """Where the ranks of this server find each other; `folder` is private to it."""
+    alone = config.nnodes == 1
+    return MeetingPlace(
+        rank=rank,
+        world_size=config.tp,
+        join_timeout=config.startup_timeout if alone else config.nodes_timeout,
+        operation_timeout=config.round_timeout,
+        file=str(folder / "ranks") if alone else "",
+        host="" if alone else config.nccl_host,
+        port=config.nccl_port,
+    )
+
+
+class _Word(msgspec.Struct):
+    """Why a rank left the group, for the others."""
+
+    seq: int
+    reason: str
+    out_of_memory: bool
+
+
+class Ranks:
+    """This rank among the others. With one rank every method does nothing."""
+
+    def __init__(self, config: ServerConfig, rank: int, world_size: int, place: MeetingPlace | None) -> None:
+        if world_size > 1 and place is None:
+            raise InvalidOption(f"--tp {world_size} needs a server.", "Without one a model runs on one rank.")
+        self.rank = rank
+        self.world_size = world_size
+        self.group = TpGroup()
+        self._place = place
+        self._check = config.check_rounds
+        self._startup_timeout = config.startup_timeout
+
+    def join(self, device: torch.device) -> None:
+        """Meets the other ranks. Raises `StartupError` that names who did not come."""
+        if self._place is None or self.world_size == 1:
+            return
+        try:
+            self.group = TpGroup.join(self._place, device)
+        except PeerLost as error:
+            raise StartupError(f"{error}.", "See its log lines.") from error
+
+    def wait_until_loaded(self) -> None:
+        """Ranks load at their own pace; from here on they wait for each other in every operation."""
+        try:
+            self.group.wait_for_all("loaded", self._startup_timeout)
+        except PeerLost as error:
+            raise StartupError(f"{error}.", "See its log lines.") from error
+
+    def compare(self, round: Round, last_token: torch.Tensor) -> None:
+        """With --check_rounds: raises unless every rank has got the same round and holds the same tokens."""
+        if not self._check or self.world_size == 1:
+            return
+        tokens = zlib.crc32(last_token.cpu().numpy().tobytes())
+        sums = self.group.gather_numbers(zlib.crc32(codec.encode(round)), tokens)
+        different = [rank for rank, theirs in enumerate(sums) if theirs != sums[0]]
+        if different:
+            raise RuntimeError(
+                f"round {round.seq}: ranks {different} were given other rounds or hold other tokens than rank 0"
+            )
+
+    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+        """A round has failed here: lets go of the other ranks, which wait for this one. Returns the result with the
+        reason of the rank that failed first. Raises `StartupError` if that one failed in another round: what it
+        computed since is lost, and nothing can be planned anew."""
+        if self.world_size == 1:
+            return failed
+        if not isinstance(error, PeerLost):
+            reason = f"rank {self.rank}: {failed.failed}"
+            word = _Word(failed.seq, reason, failed.out_of_memory)
+            self.group.drop(msgspec.json.encode(word).decode())
+            return msgspec.structs.replace(failed, failed=reason)
+        text = self.group.why_dropped()
+        self.group.drop()
+        if text is None:
+            return failed
+        word = msgspec.json.decode(text, type=_Word)
+        if word.seq != failed.seq:
+            raise StartupError(
+                f"A tensor parallel rank failed in round {word.seq} on its own: {word.reason}."
+            )
+        return msgspec.structs.replace(failed, failed=word.reason, out_of_memory=word.out_of_memory)
+
+    def reunite(self, last_token: torch.Tensor) -> None:
+        """After a failed round: all ranks join again, and go on from rank 0's tokens. Raises `StartupError` that names
+        a rank that does not come back: it is dead or hangs, and no round can be computed without it."""
+        if self.world_size == 1:
+            return
+        try:
+            self.group.reconnect()
+            self.group.broadcast(last_token)
+        except PeerLost as error:
+            raise StartupError(f"{error}, and no round can be computed without it.") from error

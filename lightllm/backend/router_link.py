@@ -1,0 +1,223 @@
+"""The ways between a Model Backend and the Router: sockets of this machine, or one authenticated connection to node 0."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+import msgspec
+import zmq
+
+from lightllm import __version__
+from lightllm.errors import StartupError
+from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.child import Child
+from lightllm.ipc.cluster import ClusterKeys, NodeConnection, node_address, read_secret
+from lightllm.ipc.rpc import RpcServer
+from lightllm.protocol import codec
+from lightllm.protocol.control import InitModel, ModelReady
+from lightllm.protocol.nodes import Goodbye, Hello, RankFailed, RankReady, Refusal, StartRank
+from lightllm.protocol.rounds import Resync, Round, RoundResult
+from lightllm.weights.fingerprint import model_fingerprint
+
+logger = logging.getLogger("backend")
+
+_POLL_MS = 200
+_REFUSALS = 3
+"""Handshakes that may fail before node 0 counts as having another secret: it may just be starting."""
+_LAST_WORDS_SECONDS = 0.1
+
+
+class RouterLink(Protocol):
+    """What a backend's main thread needs of the Router. `socket` becomes readable when `receive` has something."""
+
+    @property
+    def socket(self) -> zmq.Socket: ...
+
+    def wait_for_init(self) -> InitModel | None:
+        """The Router's request to load the model; None: `stop` was called before. Raises `StartupError`."""
+
+    def answer(self, ready: ModelReady) -> None:
+        """The model is loaded."""
+
+    def receive(self) -> Round | Resync | None:
+        """The next message; None if there is none now."""
+
+    def send(self, result: RoundResult) -> None:
+        """Rank 0's results reach the Router; those of others go nowhere."""
+
+    def failed(self, reason: str) -> None:
+        """This backend cannot go on. Where the Supervisor of the Router's machine sees that, nothing is sent."""
+
+    def stop(self) -> None:
+        """Ends `wait_for_init`; from any thread."""
+
+    def close(self) -> None: ...
+
+
+class LocalLink:
+    """ZMQ over sockets of the runtime folder for rounds and results, rpyc for control."""
+
+    def __init__(self, child: Child, rank: int, rounds_done: Callable[[], int]) -> None:
+        context = make_context()
+        runtime = child.runtime
+        self._rounds = PullChannel(context, runtime.backend_rounds(rank), codec.to_backend)
+        self._results = None if rank else PushChannel(context, runtime.round_results)
+        self._requests: queue.SimpleQueue[tuple[InitModel, Future[bytes]] | None] = queue.SimpleQueue()
+        self._answer: Future[bytes] = Future()
+        self._rounds_done = rounds_done
+        handlers: dict[str, Callable[[bytes], bytes]] = {
+            "init_model": self._handle_init_model,
+            "health": self._handle_health,
+        }
+        self._server = RpcServer(runtime.backend_control(rank), handlers)
+
+    @property
+    def socket(self) -> zmq.Socket:
+        return self._rounds.socket
+
+    def wait_for_init(self) -> InitModel | None:
+        asked = self._requests.get()
+        if asked is None:
+            return None
+        request, self._answer = asked
+        return request
+
+    def answer(self, ready: ModelReady) -> None:
+        self._answer.set_result(codec.encode(ready))
+
+    def receive(self) -> Round | Resync | None:
+        return self._rounds.receive()
+
+    def send(self, result: RoundResult) -> None:
+        if self._results is not None:
+            self._results.send(result)
+
+    def failed(self, reason: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        self._requests.put(None)
+
+    def close(self) -> None:
+        self._server.close()
+        self._rounds.close()
+        if self._results is not None:
+            self._results.close(linger_ms=100)
+
+    # -- in the rpc thread
+
+    def _handle_init_model(self, payload: bytes) -> bytes:
+        request = codec.make_decoder(InitModel).decode(payload)
+        answer: Future[bytes] = Future()
+        self._requests.put((request, answer))
+        return answer.result()
+
+    def _handle_health(self, payload: bytes) -> bytes:
+        return msgspec.msgpack.encode({"rounds": self._rounds_done()})
+
+
+class NodeLink:
+    """The connection of a rank on another node. Node 0's end of it is `router.far_ranks`."""
+
+    def __init__(self, child: Child, rank: int, on_goodbye: Callable[[], None]) -> None:
+        """on_goodbye: called in the main thread when the server stops."""
+        config = child.config
+        assert config.model_dir is not None
+        self._child = child
+        self._node_0 = f"node 0 at {node_address(config)}"
+        self._timeout = config.nodes_timeout
+        self._on_goodbye = on_goodbye
+        self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="node-0", daemon=True)
+        self._connection = NodeConnection(
+            make_context(), node_address(config), ClusterKeys.derive(read_secret(config))
+        )
+        hello = Hello(
+            rank=rank, node_rank=config.node_rank, host=socket.gethostname(), version=__version__,
+            nnodes=config.nnodes, tp=config.tp, model=model_fingerprint(config.model_dir),
+        )  # fmt: skip
+        self._connection.send(codec.encode(hello))
+
+    @property
+    def socket(self) -> zmq.Socket:
+        return self._connection.socket
+
+    def wait_for_init(self) -> InitModel | None:
+        poller = zmq.Poller()
+        for source in (self._connection.socket, self._connection.monitor):
+            poller.register(source, zmq.POLLIN)
+        deadline = time.monotonic() + self._timeout
+        refused = 0
+        while not self._stopping.is_set():
+            poller.poll(_POLL_MS)
+            if (data := self._connection.receive()) is not None:
+                message = codec.to_rank.decode(data)
+                if isinstance(message, StartRank):
+                    self._watcher.start()
+                    return message.init
+                reason = message.reason if isinstance(message, Refusal) else f"{self._node_0} has stopped."
+                raise StartupError(reason)
+            refused += self._connection.events()[0]
+            if refused >= _REFUSALS:
+                raise StartupError(
+                    f"{self._node_0} refused this node: its cluster secret differs, or something else listens there.",
+                    "Give every node the same secret, --nccl_host and --nccl_port.",
+                )
+            if time.monotonic() >= deadline:
+                raise StartupError(
+                    f"{self._node_0} did not answer within {self._timeout:.0f} s.",
+                    "Is it running, and does --nccl_host name it?",
+                )
+        return None
+
+    def answer(self, ready: ModelReady) -> None:
+        self._connection.send(codec.encode(RankReady(ready)))
+
+    def receive(self) -> Round | Resync | None:
+        data = self._connection.receive()
+        if not data:  # nothing, or a probe of the connection
+            return None
+        message = codec.to_rank.decode(data)
+        if isinstance(message, Round | Resync):
+            return message
+        if isinstance(message, Goodbye):
+            self._ended.set()
+            logger.info("%s has stopped", self._node_0)
+            self._on_goodbye()
+        return None
+
+    def send(self, result: RoundResult) -> None:
+        pass
+
+    def failed(self, reason: str) -> None:
+        self._connection.send(codec.encode(RankFailed(reason)))
+        time.sleep(_LAST_WORDS_SECONDS)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self._connection.close()
+
+    def _watch(self) -> None:
+        """In a thread: when node 0 is lost this process ends at once, also in the middle of a round."""
+        while not self._ended.is_set():
+            if self._connection.monitor.poll(_POLL_MS) and self._connection.events()[1]:
+                time.sleep(_LAST_WORDS_SECONDS)
+                if not self._ended.is_set():
+                    self._child.report(
+                        "failed", f"The connection to {self._node_0} was lost.", "See its log."
+                    )
+                    os._exit(1)

@@ -1,0 +1,188 @@
+"""The authenticated connection between the nodes of one server: ZMQ CURVE (curvezmq.org) with keys from a shared secret.
+
+Both key pairs are derived from the secret, so every node can make them: who does not know the secret knows neither the
+public key of node 0, without which no handshake begins, nor a client key that node 0 accepts. Traffic is encrypted, with
+keys of its own for each connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
+from zmq.utils.monitor import recv_monitor_message
+
+from lightllm.config import ServerConfig
+from lightllm.errors import InvalidOption
+
+SECRET_VARIABLE = "LIGHTLLM_CLUSTER_SECRET"
+MIN_SECRET = 16
+"""Characters: a shorter secret can be guessed."""
+
+_DOMAIN = "lightllm-nodes"
+_HEARTBEAT_MS, _SILENCE_MS = 2_000, 15_000
+"""A peer whose machine or network went away without a word counts as gone after the latter."""
+_HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterKeys:
+    """Curve25519 key pairs in Z85 text (40 bytes each)."""
+
+    server_public: bytes
+    server_secret: bytes = dataclasses.field(repr=False)
+    client_public: bytes
+    client_secret: bytes = dataclasses.field(repr=False)
+
+    @classmethod
+    def derive(cls, secret: bytes) -> ClusterKeys:
+        """scrypt (RFC 7914) makes guessing slow, should the secret be a word."""
+        raw = hashlib.scrypt(secret, salt=b"lightllm nodes 1", n=2**14, r=8, p=1, dklen=64)
+        server, client = z85.encode(raw[:32]), z85.encode(raw[32:])
+        return cls(zmq.curve_public(server), server, zmq.curve_public(client), client)
+
+
+def read_secret(config: ServerConfig, environ: Mapping[str, str] = os.environ) -> bytes:
+    """The secret that all nodes share: the file's content, or the environment's. Raises `InvalidOption`."""
+    remedy = f"Give every node the same --cluster_secret_file or {SECRET_VARIABLE}."
+    path = config.cluster_secret_file
+    if path is not None:
+        try:
+            secret = Path(path).read_bytes().strip()
+        except OSError as error:
+            raise InvalidOption(f"--cluster_secret_file {path} cannot be read: {error.strerror}.") from error
+        where = f"The secret in {path}"
+    else:
+        secret = environ.get(SECRET_VARIABLE, "").strip().encode()
+        where = f"The secret in {SECRET_VARIABLE}"
+        if not secret:
+            raise InvalidOption(f"--nnodes {config.nnodes} needs a secret that the nodes share.", remedy)
+    if len(secret) < MIN_SECRET:
+        raise InvalidOption(
+            f"{where} has {len(secret)} characters, at least {MIN_SECRET} are needed.", remedy
+        )
+    return secret
+
+
+def node_address(config: ServerConfig) -> str:
+    """Where node 0 listens for the other nodes: the port after torch's."""
+    host = f"[{config.nccl_host}]" if ":" in config.nccl_host else config.nccl_host
+    return f"tcp://{host}:{config.nccl_port + 1}"
+
+
+class NodeListener:
+    """Node 0's end. Peers are told apart by an id of each connection (bytes), which ends with it."""
+
+    def __init__(self, context: zmq.Context, address: str, keys: ClusterKeys) -> None:
+        """Raises `InvalidOption` when it cannot listen there."""
+        self._authenticator = ThreadAuthenticator(context)
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(
+            _DOMAIN, credentials_provider=_OneKey(keys.client_public)
+        )
+        self.socket = _make_socket(context, zmq.ROUTER, address)
+        self.socket.router_mandatory = 1
+        self.socket.curve_server = True
+        self.socket.curve_secretkey = keys.server_secret
+        self.socket.zap_domain = _DOMAIN.encode()
+        self.monitor = self.socket.get_monitor_socket()
+        try:
+            self.socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise InvalidOption(
+                f"Node 0 cannot listen for the other nodes on {address}: {error.strerror}.",
+                "Give an address of this machine with --nccl_host, and free ports: --nccl_port and the next.",
+            ) from error
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """(connection, message); None if there is none now."""
+        try:
+            connection, message = self.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        return connection, message
+
+    def send(self, connection: bytes, message: bytes) -> bool:
+        """False: the connection is gone."""
+        try:
+            self.socket.send_multipart([connection, message])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def events(self) -> tuple[int, int]:
+        """Since the last call: (handshakes that were refused, connections that ended)."""
+        return _count(self.monitor)
+
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.disable_monitor()
+        self.socket.close(linger=linger_ms)
+        self._authenticator.stop()
+
+
+class NodeConnection:
+    """Another node's end: one connection of one rank to node 0. It is kept trying until node 0 is there."""
+
+    def __init__(self, context: zmq.Context, address: str, keys: ClusterKeys) -> None:
+        self.socket = _make_socket(context, zmq.DEALER, address)
+        self.socket.curve_serverkey = keys.server_public
+        self.socket.curve_publickey, self.socket.curve_secretkey = keys.client_public, keys.client_secret
+        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 100, 1000
+        self.monitor = self.socket.get_monitor_socket()
+        self.socket.connect(address)
+
+    def receive(self) -> bytes | None:
+        """The next message; None if there is none now."""
+        try:
+            return self.socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def send(self, message: bytes) -> None:
+        self.socket.send(message)
+
+    def events(self) -> tuple[int, int]:
+        """Since the last call: (handshakes that were refused, connections that ended, the refused ones among them)."""
+        return _count(self.monitor)
+
+    def close(self, linger_ms: int = 0) -> None:
+        self.socket.disable_monitor()
+        self.socket.close(linger=linger_ms)
+
+
+class _OneKey:
+    """Accepts the client key that is derived from the secret."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key == self._key
+
+
+def _make_socket(context: zmq.Context, kind: int, address: str) -> zmq.Socket:
+    socket = context.socket(kind)
+    socket.set_hwm(0)
+    socket.ipv6 = "[" in address
+    socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT_MS, _SILENCE_MS
+    return socket
+
+
+def _count(monitor: zmq.Socket) -> tuple[int, int]:
+    refused = ended = 0
+    while monitor.poll(0):
+        event = recv_monitor_message(monitor)["event"]
+        refused += event in _HANDSHAKE_FAILURES
+        ended += event == zmq.EVENT_DISCONNECTED
+    return refused, ended

@@ -1,0 +1,54 @@
+"""Messages between the Router, on node 0, and the Model Backends of the other nodes: one connection a rank.
+
+rank   --Hello-->       Router     who it is, and what it would run
+Router --StartRank-->   rank       or Refusal, which ends both launches
+rank   --RankReady-->   Router     or RankFailed
+Router --Round, Resync--> rank     as to the ranks of node 0
+Router --Goodbye-->     rank       the server stops
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from lightllm.protocol.control import InitModel, ModelReady
+from lightllm.protocol.rounds import Resync, Round
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
+    rank: int
+    node_rank: int
+    host: str
+    """Name of the machine, for messages."""
+    version: str
+    """lightllm's."""
+    nnodes: int
+    tp: int
+    model: str
+    """`weights.fingerprint.model_fingerprint` of its model folder."""
+
+
+class StartRank(msgspec.Struct, array_like=True, frozen=True, tag="start"):
+    init: InitModel
+
+
+class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refusal"):
+    reason: str
+
+
+class Goodbye(msgspec.Struct, array_like=True, frozen=True, tag="goodbye"):
+    pass
+
+
+ToRank = StartRank | Refusal | Goodbye | Round | Resync
+
+
+class RankReady(msgspec.Struct, array_like=True, frozen=True, tag="ready"):
+    ready: ModelReady
+
+
+class RankFailed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
+    reason: str
+
+
+FromRank = Hello | RankReady | RankFailed

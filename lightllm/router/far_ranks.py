@@ -1,0 +1,194 @@
+"""The Model Backends of other nodes, as node 0's Router sees them: one authenticated connection each.
+
+They come by themselves: the Router waits until all have said `Hello`, compares what they would run with its own, and
+then treats them like the ranks of its machine, but for the way its messages take. A rank that is lost ends the server.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import zmq
+
+from lightllm import __version__
+from lightllm.config import ServerConfig
+from lightllm.errors import StartupError
+from lightllm.ipc.cluster import ClusterKeys, NodeListener, node_address, read_secret
+from lightllm.protocol import codec
+from lightllm.protocol.control import InitModel, ModelReady
+from lightllm.protocol.nodes import Goodbye, Hello, RankFailed, RankReady, Refusal, StartRank
+from lightllm.weights.fingerprint import model_fingerprint
+
+_POLL_MS = 100
+_PROBE = b""
+"""A frame that says nothing: sending it tells whether the connection is there."""
+_LAST_WORDS_SECONDS = 0.1
+"""What was said last leaves before the socket closes."""
+
+logger = logging.getLogger("router")
+
+
+@dataclasses.dataclass
+class FarRank:
+    """One rank of another node. `send_bytes` is what `PushChannel` has."""
+
+    hello: Hello
+    connection: bytes
+    listener: NodeListener
+    ready: ModelReady | None = None
+
+    def __str__(self) -> str:
+        return f"tensor parallel rank {self.hello.rank} (node {self.hello.node_rank}, {self.hello.host})"
+
+    def send_bytes(self, data: bytes) -> None:
+        """Raises `StartupError` if the rank is gone."""
+        if not self.listener.send(self.connection, data):
+            raise StartupError(f"Lost {self}.", "See the log of that node.")
+
+
+class FarRanks:
+    """All of them. Used by one thread at a time."""
+
+    def __init__(self, context: zmq.Context, config: ServerConfig) -> None:
+        """Listens at once. Raises `InvalidOption`."""
+        self._config = config
+        self._expected = range(config.tp // config.nnodes, config.tp)
+        self._ranks: dict[int, FarRank] = {}
+        self._refused = 0
+        assert config.model_dir is not None
+        self._model = model_fingerprint(config.model_dir)
+        self._listener = NodeListener(context, node_address(config), ClusterKeys.derive(read_secret(config)))
+
+    @property
+    def ranks(self) -> list[FarRank]:
+        """In their order."""
+        return [self._ranks[rank] for rank in sorted(self._ranks)]
+
+    @property
+    def sockets(self) -> list[zmq.Socket]:
+        """For a poller: something for `check`."""
+        return [self._listener.socket, self._listener.monitor]
+
+    def wait_for_all(self, stopping: threading.Event, report: Callable[[str], None]) -> bool:
+        """Until every rank is there; False: `stopping` was set before. Raises `StartupError` after --nodes_timeout
+        seconds, and at once when a node would run something else."""
+        deadline = time.monotonic() + self._config.nodes_timeout
+        came = -1
+        while not self._complete:
+            if stopping.is_set():
+                return False
+            if time.monotonic() >= deadline:
+                raise StartupError(self._why_late(), "See the logs of those nodes.")
+            if came != len(self._ranks):
+                came = len(self._ranks)
+                report(f"waiting for {self._missing()}")
+            self._poll()
+            self.check()
+        return True
+
+    def start(self, config_json: bytes) -> None:
+        """Has every rank load the model."""
+        for rank, far in self._ranks.items():
+            init = InitModel(rank=rank, world_size=self._config.tp, config_json=config_json)
+            far.send_bytes(codec.encode(StartRank(init)))
+
+    def wait_until_ready(self, stopping: threading.Event) -> list[ModelReady] | None:
+        """What all ranks have answered; None: `stopping` was set before. Raises `StartupError`."""
+        while not stopping.is_set():
+            answers = [far.ready for far in self.ranks if far.ready is not None]
+            if len(answers) == len(self._expected):
+                return answers
+            self._poll()
+            self.check()
+        return None
+
+    @property
+    def _complete(self) -> bool:
+        return len(self._ranks) == len(self._expected)
+
+    def check(self) -> None:
+        """Takes what has come. Raises `StartupError` that names a rank that has failed or is gone."""
+        while (received := self._listener.receive()) is not None:
+            connection, message = received[0], self._decode(received[1])
+            far = next((far for far in self._ranks.values() if far.connection == connection), None)
+            if far is not None and isinstance(message, RankFailed):
+                raise StartupError(f"{far} failed: {message.reason}")
+            if far is not None and isinstance(message, RankReady):
+                far.ready = message.ready
+            if isinstance(message, Hello):
+                self._welcome(connection, message)
+        refused, ended = self._listener.events()
+        if refused and not self._refused:
+            logger.warning(
+                "refused a connection to %s: it does not know the cluster secret", node_address(self._config)
+            )
+        self._refused += refused
+        if ended:
+            for far in self._ranks.values():
+                far.send_bytes(_PROBE)
+
+    def close(self) -> None:
+        """The other nodes are told that the server stops."""
+        for far in self._ranks.values():
+            self._listener.send(far.connection, codec.encode(Goodbye()))
+        time.sleep(_LAST_WORDS_SECONDS)
+        self._listener.close()
+
+    def _welcome(self, connection: bytes, hello: Hello) -> None:
+        problem = self._difference(hello)
+        if problem:
+            self._listener.send(connection, codec.encode(Refusal(problem)))
+            if not self._complete:
+                raise StartupError(problem)
+            logger.warning("refused a node that came too late: %s", problem)
+            return
+        self._ranks[hello.rank] = FarRank(hello, connection, self._listener)
+        logger.info("%s has joined", self._ranks[hello.rank])
+
+    def _difference(self, hello: Hello) -> str:
+        """Why this rank cannot take part; empty if it can."""
+        config, who = self._config, f"node {hello.node_rank} ({hello.host})"
+        for name, theirs, ours in (
+            ("lightllm", hello.version, __version__),
+            ("--nnodes", hello.nnodes, config.nnodes),
+            ("--tp", hello.tp, config.tp),
+        ):
+            if theirs != ours:
+                return f"The nodes are unequal: {who} has {name} {theirs}, node 0 has {ours}."
+        if hello.rank in self._ranks:
+            return f"Two nodes claim tensor parallel rank {hello.rank}: each needs its own --node_rank."
+        if hello.rank not in self._expected:
+            return f"{who} claims tensor parallel rank {hello.rank}, which is node 0's or none."
+        if hello.model != self._model:
+            return f"The nodes are unequal: the model folder of {who} differs from node 0's (config.json or weight files)."
+        return ""
+
+    def _poll(self) -> None:
+        poller = zmq.Poller()
+        for source in self.sockets:
+            poller.register(source, zmq.POLLIN)
+        poller.poll(_POLL_MS)
+
+    def _missing(self) -> str:
+        missing = [rank for rank in self._expected if rank not in self._ranks]
+        nodes = sorted({rank // (self._config.tp // self._config.nnodes) for rank in missing})
+        return f"tensor parallel ranks {', '.join(map(str, missing))} (nodes {', '.join(map(str, nodes))})"
+
+    def _why_late(self) -> str:
+        reason = f"Within {self._config.nodes_timeout:.0f} s there came no {self._missing()}."
+        if self._refused:
+            reason += f" {self._refused} connections were refused: they did not know the cluster secret."
+        return reason
+
+    @staticmethod
+    def _decode(data: bytes) -> Hello | RankReady | RankFailed | None:
+        try:
+            return codec.from_rank.decode(data)
+        except msgspec.MsgspecError as error:
+            logger.error("dropped a malformed message of another node: %s", error)
+            return None

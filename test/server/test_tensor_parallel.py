@@ -1,0 +1,94 @@
+"""Several ranks behind real HTTP: the tokens of one rank, and what clients see when a rank dies or hangs."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.checkpoints import make_checkpoint
+from support.parallel_requests import Stream, answer, check_ended_with_an_error, expected_answers, requests
+from support.server import LightLLMServer
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "as many KV heads as ranks": ("llama", {"attention_bias": True, "mlp_bias": True, "vocab_size": 387}),
+    "one KV head": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "two KV heads": ("qwen3", {"num_key_value_heads": 2}),
+}
+
+
+def options(path: Path, ranks: int, *more: str) -> list[str]:
+    return [
+        "--model_dir", str(path), "--tp", str(ranks), "--device", "cpu", "--data_type", "fp32",
+        "--max_total_token_num", "4000", "--check_rounds", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shape"),
+    [
+        (2, "one KV head"),
+        *(
+            pytest.param(ranks, shape, marks=pytest.mark.slow)
+            for ranks, shape in [
+                (2, "as many KV heads as ranks"),
+                (2, "two KV heads"),
+                *((4, s) for s in SHAPES),
+            ]
+        ),
+    ],
+)
+def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, ranks: int, shape: str) -> None:
+    architecture, fields = SHAPES[shape]
+    path = make_checkpoint(tmp_path / "model", architecture, **fields)
+    expected = expected_answers(path)
+    with (
+        LightLLMServer(options(path, ranks, "--chunked_prefill_size", "16")) as server,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        assert len({server.child(f"backend-{rank}").pid for rank in range(ranks)}) == ranks
+        answers = list(pool.map(lambda request: answer(server, *request), requests()))
+    assert answers == expected
+
+
+def test_a_rank_that_dies_is_named_and_clients_get_an_error(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    server = LightLLMServer(options(path, 2, "--max_req_total_len", "3500"))
+    try:
+        stream = Stream(server.wait_ready())
+        stream.wait_for_tokens()
+        server.child("backend-1").kill()
+        check_ended_with_an_error(stream, 20)
+        assert server.wait() == 1
+        assert "lightllm: error: backend-1 failed: was killed by SIGKILL" in server.log
+        server.check_nothing_left()
+    finally:
+        server.abandon()
+
+
+def test_a_rank_that_hangs_is_named_and_clients_get_an_error(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    server = LightLLMServer(options(path, 2, "--max_req_total_len", "3500", "--round_timeout", "1.5"))
+    try:
+        stream = Stream(server.wait_ready())
+        stream.wait_for_tokens()
+        server.child("backend-1").send_signal(signal.SIGSTOP)
+        check_ended_with_an_error(stream, 30)
+        assert server.wait() == 1
+        assert "tensor parallel rank 1 did not answer within" in server.log
+        server.check_nothing_left()
+    finally:
+        server.abandon()
+
+
+def test_a_tp_that_does_not_divide_the_heads_ends_the_launch_with_one_line(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    server = LightLLMServer(options(path, 3))
+    try:
+        assert server.wait() == 2
+        errors = [line for line in server.log.splitlines() if line.startswith("lightllm: error:")]
+        assert errors == ["lightllm: error: num_heads 8 cannot be split over 3 ranks. Choose another --tp."]
+    finally:
+        server.abandon()

@@ -1,0 +1,226 @@
+"""One server on two nodes: two launches on this machine, over loopback or (slow, as root) between network namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from support.checkpoints import make_checkpoint
+from support.model_folder import make_model_folder
+from support.parallel_requests import Stream, answer, check_ended_with_an_error, expected_answers, requests
+from support.server import SERVER_COMMAND, LightLLMServer
+
+SECRET = {"LIGHTLLM_CLUSTER_SECRET": "the nodes of this test share it"}
+JOINED = r"ready: node 1 of 2, ranks 1 to 1 of 2"
+
+
+def free_port() -> int:
+    """One whose successor is free too."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
+class TwoNodes:
+    """Both launches; ended whatever happens."""
+
+    def __init__(
+        self, options: list[str], *, node_1_options: tuple[str, ...] = (), host: str = "127.0.0.1",
+        node_1_secret: dict[str, str] = SECRET, node_1_command: tuple[str, ...] = SERVER_COMMAND,
+    ) -> None:  # fmt: skip
+        common = ["--nnodes", "2", "--nccl_host", host, "--nccl_port", str(free_port()), *options]
+        common += [] if "--tp" in options else ["--tp", "2"]
+        self.node_0 = LightLLMServer([*common, "--node_rank", "0"], environment=SECRET)
+        self.node_1 = LightLLMServer(
+            [*common, "--node_rank", "1", *node_1_options], environment=node_1_secret, command=node_1_command
+        )
+
+    def __enter__(self) -> TwoNodes:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        for name, node in (("node 0", self.node_0), ("node 1", self.node_1)):
+            if kind is not None:
+                print(f"-- {name}\n{node.log}")
+            node.abandon()
+
+    def wait_ready(self) -> str:
+        self.node_1.wait_for(JOINED, 60)
+        return self.node_0.wait_ready()
+
+
+def last_error(server: LightLLMServer) -> str:
+    """The one line that a launch ends with."""
+    (line,) = [line for line in server.log.splitlines() if line.startswith("lightllm: error:")]
+    return line
+
+
+@pytest.fixture
+def mock(tmp_path: Path) -> list[str]:
+    folder = make_model_folder(tmp_path / "mock")
+    return [
+        "--model_dir",
+        str(folder),
+        "--mock_backend",
+        "step_ms=20",
+        "--nodes_timeout",
+        "20",
+        "--max_req_total_len",
+        "3500",
+    ]
+
+
+def model_options(path: Path) -> list[str]:
+    return [
+        "--model_dir", str(path), "--device", "cpu", "--data_type", "fp32", "--max_total_token_num", "4000",
+        "--max_req_total_len", "3500", "--check_rounds",
+    ]  # fmt: skip
+
+
+def check_serves(nodes: TwoNodes, path: Path) -> None:
+    nodes.wait_ready()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda request: answer(nodes.node_0, *request), requests()))
+    assert answers == expected_answers(path)
+    assert nodes.node_0.stop() == 0
+    assert nodes.node_1.wait() == 0
+    nodes.node_1.check_nothing_left()
+
+
+def test_two_nodes_give_the_tokens_of_one_rank_and_end_together(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", num_key_value_heads=1)
+    with TwoNodes(model_options(path), host="127.0.0.2") as nodes:
+        check_serves(nodes, path)
+
+
+def test_a_wrong_secret_is_refused_and_both_launches_end(mock: list[str]) -> None:
+    wrong = {"LIGHTLLM_CLUSTER_SECRET": "the nodes do not share this"}
+    with TwoNodes([*mock, "--nodes_timeout", "4"], node_1_secret=wrong) as nodes:
+        assert nodes.node_1.wait() == 2
+        assert "refused this node: its cluster secret differs" in last_error(nodes.node_1)
+        assert "does not know the cluster secret" in nodes.node_0.log
+        assert nodes.node_0.wait() == 2
+        assert "there came no tensor parallel ranks 1 (nodes 1)" in last_error(nodes.node_0)
+        assert "connections were refused" in last_error(nodes.node_0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tp", "4"), "The nodes are unequal: node 1 ({host}) has --tp 4, node 0 has 2."),
+        (("--model_dir", "OTHER"), "The nodes are unequal: the model folder of node 1 ({host}) differs"),
+    ],
+)
+def test_unequal_nodes_end_both_launches_with_one_line(
+    mock: list[str], tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    other = str(make_checkpoint(tmp_path / "other")) if "OTHER" in options else ""
+    with TwoNodes(mock, node_1_options=tuple(other if o == "OTHER" else o for o in options)) as nodes:
+        for node in (nodes.node_0, nodes.node_1):
+            assert node.wait() == 2
+            assert message.format(host=socket.gethostname()) in last_error(node)
+
+
+def test_a_rank_of_another_node_that_dies_gives_clients_an_error(mock: list[str]) -> None:
+    with TwoNodes(mock) as nodes:
+        stream = Stream(nodes.wait_ready())
+        stream.wait_for_tokens()
+        nodes.node_1.child("backend-1").kill()
+        check_ended_with_an_error(stream, 10)
+        assert nodes.node_0.wait() == 1
+        assert f"Lost tensor parallel rank 1 (node 1, {socket.gethostname()})" in last_error(nodes.node_0)
+        assert nodes.node_1.wait() == 1
+        assert "backend-1 failed: was killed by SIGKILL" in last_error(nodes.node_1)
+        nodes.node_0.check_nothing_left()
+        nodes.node_1.check_nothing_left()
+
+
+def test_a_node_whose_node_0_loses_its_router_ends_by_itself(mock: list[str]) -> None:
+    with TwoNodes(mock) as nodes:
+        nodes.wait_ready()
+        nodes.node_0.child("router").kill()
+        assert nodes.node_1.wait() == 1
+        assert "The connection to node 0 at tcp://127.0.0.1" in last_error(nodes.node_1)
+        assert nodes.node_0.wait() == 1
+        nodes.node_1.check_nothing_left()
+        nodes.node_0.check_nothing_left()
+
+
+def test_an_idle_server_notices_the_loss_of_a_node(mock: list[str]) -> None:
+    with TwoNodes(mock) as nodes:
+        url = nodes.wait_ready()
+        assert httpx.get(f"{url}/health").status_code == 200
+        nodes.node_1.process.kill()
+        assert nodes.node_0.wait() == 1
+        assert "Lost tensor parallel rank 1" in last_error(nodes.node_0)
+
+
+@contextlib.contextmanager
+def network_namespace() -> Iterator[tuple[str, str]]:
+    """(name, address of this machine as seen from it): a machine of its own, but for the file system."""
+    name, link = f"lightllm-{os.getpid()}", f"ll{os.getpid() % 100000}"
+    run = lambda *words: subprocess.run(["ip", *words], check=True, capture_output=True)  # noqa: E731
+    run("netns", "add", name)
+    try:
+        run("link", "add", f"{link}a", "type", "veth", "peer", "name", f"{link}b", "netns", name)
+        run("addr", "add", "10.213.0.1/30", "dev", f"{link}a")
+        run("link", "set", f"{link}a", "up")
+        run("-n", name, "addr", "add", "10.213.0.2/30", "dev", f"{link}b")
+        run("-n", name, "link", "set", f"{link}b", "up")
+        run("-n", name, "link", "set", "lo", "up")
+        yield name, "10.213.0.1"
+    finally:
+        run("netns", "del", name)
+
+
+def can_make_namespaces() -> bool:
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    try:
+        with network_namespace():
+            return True
+    except subprocess.CalledProcessError:
+        return False
+
+
+@pytest.mark.slow
+def test_two_network_namespaces_serve(tmp_path: Path) -> None:
+    if not can_make_namespaces():
+        pytest.skip("needs root and network namespaces")
+    path = make_checkpoint(tmp_path / "model", num_key_value_heads=1)
+    with network_namespace() as (name, host):
+        command = ("ip", "netns", "exec", name, *SERVER_COMMAND)
+        with TwoNodes(model_options(path), host=host, node_1_command=command) as nodes:
+            check_serves(nodes, path)
+
+
+@pytest.mark.slow
+def test_a_machine_that_goes_silent_gives_clients_an_error(tmp_path: Path) -> None:
+    if not can_make_namespaces():
+        pytest.skip("needs root and network namespaces")
+    path = make_checkpoint(tmp_path / "model")
+    with network_namespace() as (name, host):
+        command = ("ip", "netns", "exec", name, *SERVER_COMMAND)
+        options = [*model_options(path), "--round_timeout", "3"]
+        with TwoNodes(options, host=host, node_1_command=command) as nodes:
+            stream = Stream(nodes.wait_ready())
+            stream.wait_for_tokens()
+            subprocess.run(["ip", "-n", name, "link", "set", "lo", "down"], check=True)
+            (device,) = [d for d in os.listdir("/sys/class/net") if d.startswith("ll") and d.endswith("a")]
+            subprocess.run(["ip", "link", "set", device, "down"], check=True)
+            check_ended_with_an_error(stream, 40)
+            assert nodes.node_0.wait() == 1
+            assert "tensor parallel rank 1" in last_error(nodes.node_0)
+            assert nodes.node_1.wait(60) == 1
