@@ -143,13 +143,12 @@ class Builder:
         weight_of("q" or "k", number of a head in the whole model) reads it: [head_dim].
         """
         config, rank, world = self.config, self.group.rank, self.group.world_size
-        parts = {
-            "q": even_part(config.num_heads, 0, rank, world),
-            "k": kv_head_part(config.num_kv_heads, 1, rank, world),
-        }
-        rows = [
-            weight_of(kind, head) for kind, part in parts.items() for head in range(part.start, part.stop)
-        ]
+        heads = {"q": (config.num_heads, even_part(config.num_heads, 0, rank, world)),
+                 "k": (config.num_kv_heads, kv_head_part(config.num_kv_heads, 1, rank, world))}  # fmt: skip
+        rows = []
+        for kind, (count, part) in heads.items():
+            # All are read, so that none is left over at the end: they are small.
+            rows += [weight_of(kind, head) for head in range(count)][part.start : part.stop]
         return self._keep(LayerNorm(self._own(torch.stack(rows)), None, config.norm_eps))
 
     def whole_qk_norm(self, q: str, k: str) -> WholeQKNorm:

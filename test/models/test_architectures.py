@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from support.model_driver import ModelDriver
 from support.model_zoo import NAMES, VOCAB, ZOO, ZooModel, make_zoo_model
 from support.near_tie import assert_same_or_near_tie
+from support.ranks import run_ranks
 
+from lightllm.distributed.tp_group import TpGroup
+from lightllm.errors import InvalidOption
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.registry import find_class, load_model
@@ -89,6 +93,57 @@ def test_bfloat16_parts_from_float32_only_at_near_ties(pair: Any, name: str) -> 
         return zoo_model.reference(PROMPT + expected[:step])[-1].nan_to_num(neginf=-1.0)
 
     assert_same_or_near_tie(tokens, expected, reference_logits)
+
+
+def test_dynamic_rope_is_that_of_transformers_for_a_prompt_of_the_served_length(tmp_path: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    zoo_model = make_zoo_model(tmp_path, "llama", max_position_embeddings=32, rope_parameters=rope)
+    expected = zoo_model.reference(PROMPT)
+    served = load_model(str(tmp_path), data_type=None, device=CPU, max_len=len(PROMPT))
+    assert relative_error(ModelDriver(served).step([(0, PROMPT)]), expected) <= 1e-4
+    short = load_model(str(tmp_path), data_type=None, device=CPU)
+    assert relative_error(ModelDriver(short).step([(0, PROMPT)]), expected) > 1e-2
+    prompt = PROMPT[:31]
+    assert relative_error(ModelDriver(short).step([(0, prompt)]), zoo_model.reference(prompt)) <= 1e-4
+
+
+def test_learned_positions_end_a_launch_that_wants_more_of_them(tmp_path: Path) -> None:
+    make_zoo_model(tmp_path, "starcoder")
+    with pytest.raises(InvalidOption, match="max_req_total_len 257: this model has learned 256 positions"):
+        load_model(str(tmp_path), data_type=None, device=CPU, max_len=257)
+
+
+TWO_RANKS = [
+    name for name in NAMES if name not in ("qwen2", "qwen2, window", "phi3, short", "bloom, prefixed")
+]
+
+
+@pytest.mark.parametrize("name", TWO_RANKS)
+def test_two_ranks_compute_what_one_computes(pair: Any, tmp_path: Path, name: str) -> None:
+    _, zoo_model = pair(name)
+    expected = zoo_model.reference(PROMPT)
+
+    def work(group: TpGroup) -> torch.Tensor:
+        model = load_model(
+            str(zoo_model.path), data_type=None, device=CPU, group=group, max_len=zoo_model.max_len
+        )
+        return ModelDriver(model).step([(0, PROMPT)])
+
+    first, second = run_ranks(tmp_path, 2, work)
+    assert relative_error(first, expected) <= 1e-4
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["olmo2", "cohere, qk norm", "chatglm", "internlm2", "starcoder", "gemma3"])
+def test_four_ranks_share_two_kv_heads(pair: Any, tmp_path: Path, name: str) -> None:
+    _, zoo_model = pair(name)
+
+    def work(group: TpGroup) -> torch.Tensor:
+        model = load_model(str(zoo_model.path), data_type=None, device=CPU, group=group)
+        return ModelDriver(model).step([(0, PROMPT)])
+
+    for logits in run_ranks(tmp_path, 4, work):
+        assert relative_error(logits, zoo_model.reference(PROMPT)) <= 1e-4
 
 
 def test_every_architecture_is_in_the_zoo_and_has_a_class() -> None:

@@ -43,6 +43,8 @@ class Entry:
     """From transformers' tensors and config to the published ones."""
     weight_format: str = "safetensors"
     """"safetensors" in several files with an index, or "bin"."""
+    max_len: int | None = None
+    """Longest context to be served, where the model depends on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,7 @@ def make_zoo_model(path: Path, name: str, dtype: str = "float32", **fields: Any)
     def reference(token_ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([token_ids])).logits[0].float()
 
-    return ZooModel(path, reference)
+    return ZooModel(path, reference, entry.max_len)
 
 
 def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float = 0.3) -> None:
@@ -321,6 +323,9 @@ ZOO: dict[str, Entry] = {
     "phi3, short": Entry("Phi3ForCausalLM", "phi3", {
         "rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "max_position_embeddings": 1024,
     }),
+    "phi3, long": Entry("Phi3ForCausalLM", "phi3", {
+        "rope_parameters": LONGROPE, "original_max_position_embeddings": 32, "max_position_embeddings": 1024,
+    }, max_len=200),
     "gemma2": Entry("Gemma2ForCausalLM", "gemma2", {"sliding_window": 16, "query_pre_attn_scalar": 20}),
     "gemma3": Entry("Gemma3ForCausalLM", "gemma3_text", {
         "sliding_window": 16, "query_pre_attn_scalar": 20, "num_hidden_layers": 7,
