@@ -49,7 +49,7 @@ soak: env
 	$(PY) -m pytest -m slow test/soak test/api $(ARGS)
 
 test-models: env
-	$(PY) -m pytest -m slow test/models $(ARGS)
+	$(PY) -m pytest -m slow test/models test/server/test_broken_model_folder.py $(ARGS)
 
 test-kernels: env
 	$(PY) tools/compile_kernels.py --all --write docs/kernels.json
