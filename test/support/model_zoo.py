@@ -9,6 +9,7 @@ published format, as the published conversion scripts do in the other direction.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def make_zoo_model(path: Path, name: str, dtype: str = "float32", **fields: Any)
         return OWN_REFERENCES[name](path, dtype)
     entry = ZOO[name]
     given = {name: value for name, value in {**BASE, **entry.fields, **fields}.items() if value is not None}
-    config = AutoConfig.for_model(entry.model_type, **given)
+    config = AutoConfig.for_model(entry.model_type, **copy.deepcopy(given))  # it writes into what it is given
     config.tie_word_embeddings = given.get("tie_word_embeddings", config.tie_word_embeddings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.eval()
