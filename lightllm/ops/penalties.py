@@ -25,6 +25,13 @@ def penalize_tokens_(
     logits float32 [S, V]; entries int64 [P], rows of `logits`; token_ids int64 [P, C], where repeated entries of one row
     must carry the same count; counts float32 [P, C]; the penalties float32 [P].
     """
+    if logits.is_cuda:
+        from lightllm.ops.triton import penalties as triton_implementation
+
+        triton_implementation.penalize_tokens_(
+            logits, entries, token_ids, counts, repetition, frequency, presence
+        )
+        return
     torch_implementation.penalize_tokens_(logits, entries, token_ids, counts, repetition, frequency, presence)
 
 
@@ -35,4 +42,9 @@ def grow_end_tokens_(
 
     logits float32 [S, V]; entries, token_ids int64 [P], distinct pairs; growth float32 [P].
     """
+    if logits.is_cuda:
+        from lightllm.ops.triton import penalties as triton_implementation
+
+        triton_implementation.grow_end_tokens_(logits, entries, token_ids, growth)
+        return
     torch_implementation.grow_end_tokens_(logits, entries, token_ids, growth)
