@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit
@@ -53,3 +56,20 @@ COMPILE_CASES = [
         config="embedding",
     )
 ]  # fmt: skip
+
+
+def _problem(device: torch.device) -> Callable[[], object]:
+    weight = torch.randn(32000, 4096, device=device).bfloat16()
+    ids = torch.randint(0, 32000, (64,), device=device)
+    return lambda: embedding(ids, weight)
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="embedding",
+        sizes={},
+        up_to={},
+        candidates=grid(BLOCK=(512, 1024, 2048, 4096), num_warps=(1, 2, 4, 8)),
+        make=_problem,
+    )
+]

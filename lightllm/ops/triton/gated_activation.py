@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 SILU, GELU_TANH, GELU_ERF = 0, 1, 2
 
@@ -79,3 +82,23 @@ COMPILE_CASES = [
     for label, activation in (("silu", SILU), ("gelu by tanh", GELU_TANH), ("gelu by erf", GELU_ERF))
     for tokens in (1, 4096)
 ]  # fmt: skip
+
+
+def _problem(tokens: int) -> Callable[[torch.device], Callable[[], object]]:
+    def make(device: torch.device) -> Callable[[], object]:
+        gate_up = torch.randn(tokens, 2 * 14336, device=device).bfloat16()
+        return lambda: silu_and_mul(gate_up)
+
+    return make
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="gated_activation",
+        sizes={"tokens": tokens},
+        up_to={"tokens": tokens} if tokens < 4096 else {},
+        candidates=grid(BLOCK=(256, 512, 1024, 2048, 4096), num_warps=(1, 2, 4, 8)),
+        make=_problem(tokens),
+    )
+    for tokens in (1, 16, 64, 256, 1024, 4096)
+]

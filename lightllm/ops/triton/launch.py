@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,25 @@ def launch_config(kernel: str, device: torch.device, **sizes: int) -> dict[str, 
     return _find(kernel, gpu_name(device), **sizes)
 
 
+_fixed: dict[str, dict[str, int]] = {}
+
+
+@contextlib.contextmanager
+def fixed_config(kernel: str, config: dict[str, int]) -> Iterator[None]:
+    """Within it `launch_config` gives this configuration for the kernel: how candidates are measured."""
+    _fixed[kernel] = config
+    _find.cache_clear()
+    try:
+        yield
+    finally:
+        del _fixed[kernel]
+        _find.cache_clear()
+
+
 @functools.cache
 def _find(kernel: str, gpu: str, **sizes: int) -> dict[str, int]:
+    if kernel in _fixed:
+        return _fixed[kernel]
     entries = read_configs(gpu).get(kernel) or read_configs(DEFAULT)[kernel]
     return select_entry(entries, sizes)
 

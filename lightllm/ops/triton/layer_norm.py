@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit
@@ -115,4 +118,24 @@ COMPILE_CASES = [
     _case("4096 wide, bias, residual added", 4096, 1, add=True, bias=True, short=True),
     _case("14336 wide, bias", 14336, 1, add=False, bias=True, short=True),
     _case("14336 wide, bias, residual added", 14336, 1, add=True, bias=True),
+]
+
+
+def _problem(size: int) -> Callable[[torch.device], Callable[[], object]]:
+    def make(device: torch.device) -> Callable[[], object]:
+        x, residual, weight, bias = (torch.randn(n, size, device=device).bfloat16() for n in (64, 64, 1, 1))
+        return lambda: fused_add_layer_norm(x, residual, weight[0], bias[0], 1e-6)
+
+    return make
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="layer_norm",
+        sizes={"size": size},
+        up_to={"size": size} if size < 16384 else {},
+        candidates=grid(num_warps=(1, 2, 4, 8, 16, 32)),
+        make=_problem(size),
+    )
+    for size in (256, 1024, 2048, 4096, 8192, 16384)
 ]

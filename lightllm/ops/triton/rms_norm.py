@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit
@@ -111,4 +114,24 @@ COMPILE_CASES = [
     _case("8192 wide, residual added", "bf16", 8192, 1, add=True, short=True),
     _case("16384 wide, residual added", "bf16", 16384, 1, add=True, short=True),
     _case("4096 wide, residual added, fp16", "fp16", 4096, 1, add=True, short=False),
+]
+
+
+def _problem(size: int) -> Callable[[torch.device], Callable[[], object]]:
+    def make(device: torch.device) -> Callable[[], object]:
+        x, residual, weight = (torch.randn(n, size, device=device).bfloat16() for n in (64, 64, 1))
+        return lambda: fused_add_rms_norm(x, residual, weight[0], 1e-6)
+
+    return make
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="rms_norm",
+        sizes={"size": size},
+        up_to={"size": size} if size < 16384 else {},
+        candidates=grid(num_warps=(1, 2, 4, 8, 16, 32)),
+        make=_problem(size),
+    )
+    for size in (256, 1024, 2048, 4096, 8192, 16384)
 ]

@@ -6,6 +6,8 @@ The head norm is optional, so is the KV memory: without it this is `rotary_embed
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -13,6 +15,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 from lightllm.ops.triton.write_kv import copy_heads
 
 
@@ -234,4 +237,29 @@ COMPILE_CASES = [
     _case("heads 80 wide, 20 rotated, head norm, KV write", 80, 20, norm=True, short=True),
     _case("heads 128 wide, 64 in adjacent pairs, KV write", 128, 64, interleaved=True),
     _case("heads 128 wide, no KV write", 128, 128, write=False),
+]
+
+
+def _problem(head_dim: int) -> Callable[[torch.device], Callable[[], object]]:
+    def make(device: torch.device) -> Callable[[], object]:
+        tokens, heads, kv_heads = 64, 32, 8
+        qkv = torch.randn(tokens, heads + 2 * kv_heads, head_dim, device=device).bfloat16()
+        cos, sin = torch.rand(2, tokens, 1, head_dim, device=device).bfloat16().unbind(0)
+        kv = torch.zeros(tokens + 1, 2 * kv_heads, head_dim, dtype=torch.bfloat16, device=device)
+        slots = torch.randperm(tokens, device=device)
+        qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+        return lambda: rotary_and_write_kv(qk, v, cos, sin, kv, slots)
+
+    return make
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="rotary",
+        sizes={"head_dim": head_dim},
+        up_to={"head_dim": head_dim} if head_dim < 256 else {},
+        candidates=grid(HEADS=(1, 2, 4, 8, 16), num_warps=(1, 2, 4)),
+        make=_problem(head_dim),
+    )
+    for head_dim in (64, 128, 256)
 ]

@@ -3,6 +3,7 @@ as it says. The search for a filtered token is in `sample_filtered.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config
 from lightllm.ops.triton.sample_filtered import choose_filtered_token
 from lightllm.ops.triton.sample_row import load_block, row_mass
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 GREEDY, RANDOM, FILTERED, EACH = 0, 1, 2, 3
 
@@ -223,4 +225,27 @@ COMPILE_CASES = [
     _case("filtered", FILTERED, 128256, short=False),
     _case("each row as it says", EACH, 128256),
     _case("each row as it says, small vocabulary", EACH, 512, short=False),
+]
+
+
+def _problem(vocab: int) -> Callable[[torch.device], Callable[[], object]]:
+    def make(device: torch.device) -> Callable[[], object]:
+        logits = torch.randn(64, vocab, device=device) * 3
+        scratch, uniforms = torch.empty_like(logits), torch.rand(64, dtype=torch.float64, device=device)
+        top_k = torch.full((64,), 50, device=device)
+        top_p, min_p = (torch.full((64,), p, dtype=torch.float64, device=device) for p in (0.9, 0.0))
+        return lambda: choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
+
+    return make
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="sample",
+        sizes={"vocab": vocab},
+        up_to={"vocab": vocab} if vocab < 128256 else {},
+        candidates=grid(ROWS=(2, 4, 8), COLUMNS=(256, 512, 1024), num_warps=(4, 8), maxnreg=(255,)),
+        make=_problem(vocab),
+    )
+    for vocab in (4096, 32000, 128256)
 ]

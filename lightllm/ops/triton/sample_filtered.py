@@ -50,18 +50,11 @@ def choose_filtered_token(
 def _enough(
     row_ptr, vocab, scale, peak, top_k, top_p, min_p, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """(mass of the row, the shortest of six distances from the peak within which all kept tokens are, or infinity)."""
+    """(mass of the row, the shortest of five distances from the peak within which all kept tokens are, or infinity)."""
     all_mass = tl.zeros((COLUMNS,), tl.float32)
     count_1 = tl.zeros((COLUMNS,), tl.int32)
-    count_2, count_4, count_6, count_9, count_13 = count_1, count_1, count_1, count_1, count_1
-    mass_1, mass_2, mass_4, mass_6, mass_9, mass_13 = (
-        all_mass,
-        all_mass,
-        all_mass,
-        all_mass,
-        all_mass,
-        all_mass,
-    )
+    count_2, count_4, count_7, count_12 = count_1, count_1, count_1, count_1
+    mass_1, mass_2, mass_4, mass_7, mass_12 = all_mass, all_mass, all_mass, all_mass, all_mass
     for start in range(0, vocab, ROWS * COLUMNS):
         _, x = load_block(row_ptr, start, vocab, scale, ROWS, COLUMNS)
         mass = tl.exp(x - peak)
@@ -69,15 +62,13 @@ def _enough(
         count_1, mass_1 = _add(count_1, mass_1, x >= peak - 1.0, mass)
         count_2, mass_2 = _add(count_2, mass_2, x >= peak - 2.0, mass)
         count_4, mass_4 = _add(count_4, mass_4, x >= peak - 4.0, mass)
-        count_6, mass_6 = _add(count_6, mass_6, x >= peak - 6.0, mass)
-        count_9, mass_9 = _add(count_9, mass_9, x >= peak - 9.0, mass)
-        count_13, mass_13 = _add(count_13, mass_13, x >= peak - 13.0, mass)
+        count_7, mass_7 = _add(count_7, mass_7, x >= peak - 7.0, mass)
+        count_12, mass_12 = _add(count_12, mass_12, x >= peak - 12.0, mass)
     total = tl.sum(all_mass.to(tl.float64), 0)
     mass_limit = tl.where(top_p < 1.0, top_p * total, float("inf"))
     distance = float("inf")
-    distance = tl.where(_holds_all(count_13, mass_13, 13.0, top_k, mass_limit, min_p), 13.0, distance)
-    distance = tl.where(_holds_all(count_9, mass_9, 9.0, top_k, mass_limit, min_p), 9.0, distance)
-    distance = tl.where(_holds_all(count_6, mass_6, 6.0, top_k, mass_limit, min_p), 6.0, distance)
+    distance = tl.where(_holds_all(count_12, mass_12, 12.0, top_k, mass_limit, min_p), 12.0, distance)
+    distance = tl.where(_holds_all(count_7, mass_7, 7.0, top_k, mass_limit, min_p), 7.0, distance)
     distance = tl.where(_holds_all(count_4, mass_4, 4.0, top_k, mass_limit, min_p), 4.0, distance)
     distance = tl.where(_holds_all(count_2, mass_2, 2.0, top_k, mass_limit, min_p), 2.0, distance)
     distance = tl.where(_holds_all(count_1, mass_1, 1.0, top_k, mass_limit, min_p), 1.0, distance)

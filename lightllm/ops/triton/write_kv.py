@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit
@@ -97,3 +100,25 @@ COMPILE_CASES = [
     )
     for head_dim in (64, 128, 256)
 ]  # fmt: skip
+
+
+def _problem(head_dim: int) -> Callable[[torch.device], Callable[[], object]]:
+    def make(device: torch.device) -> Callable[[], object]:
+        k, v = torch.randn(2, 64, 8, head_dim, device=device).bfloat16().unbind(0)
+        kv = torch.zeros(65, 16, head_dim, dtype=torch.bfloat16, device=device)
+        slots = torch.randperm(64, device=device)
+        return lambda: write_kv(k, v, kv, slots)
+
+    return make
+
+
+TUNING_CASES = [
+    TuningCase(
+        config="write_kv",
+        sizes={"head_dim": head_dim},
+        up_to={"head_dim": head_dim} if head_dim < 256 else {},
+        candidates=grid(HEADS=(1, 2, 4, 8, 16), num_warps=(1, 2, 4)),
+        make=_problem(head_dim),
+    )
+    for head_dim in (64, 128, 256)
+]
