@@ -87,5 +87,21 @@ class FreeRuns:
             total -= end - start
         return runs
 
+    def take_pieces(self, count: int, size: int) -> list[tuple[int, int]]:
+        """`count` runs of `size` slots or less, cut at multiples of `size`, from the longest ones; fewer if there are
+        not so many slots."""
+        pieces: list[tuple[int, int]] = []
+        while len(pieces) < count and self._by_length:
+            start = self._by_length.pop() & _START
+            end = self._end_of.pop(start)
+            del self._start_of[end]
+            self.total -= end - start
+            while start < end and len(pieces) < count:
+                cut = min(end, (start // size + 1) * size)
+                pieces.append((start, cut))
+                start = cut
+            self.add(start, end)
+        return pieces
+
     def _forget(self, start: int, end: int) -> None:
         del self._by_length[bisect_left(self._by_length, (end - start) << _SHIFT | start)]

@@ -177,6 +177,8 @@ class KvBooks:
         if limit - known < least:
             return False
         mine = request.context if request.node is not None else request.all_ids()
+        if mine[known] != other.context[known]:
+            return False  # as most do
         return common_length(mine[:limit], other.context) - known >= least
 
     def may_wait(self, request: Request, known: int, prefilling: list[Request]) -> bool:

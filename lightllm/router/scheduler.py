@@ -9,7 +9,7 @@ runs, the next is planned from what is known. A result ends requests one round l
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from itertools import compress
 
 import numpy as np
@@ -161,8 +161,9 @@ class Scheduler:
         outputs.request_ids += [request.id for request in sampled]
         outputs.token_ids += tokens
         outputs.logprobs += logprobs
-        for request, token in zip(sampled, tokens, strict=True):
-            request.output_ids.append(token)
+        deque(
+            map(list.append, [request.output_ids for request in sampled], tokens), maxlen=0
+        )  # the fastest loop
         for request in ending:
             reason = request.finish_reason()
             if reason is not None:

@@ -140,9 +140,11 @@ class TokenMemory:
         self.cached += keep_to - keep_from
         at = 0
         for start, end in self._extents(row):
-            self._runs.add(start, start + min(max(keep_from - at, 0), end - start))
-            self._runs.add(start + min(max(keep_to - at, 0), end - start), end)
-            at += end - start
+            after = at + end - start
+            if at < keep_from or keep_to < after:  # else it is kept as a whole
+                self._runs.add(start, start + min(max(keep_from - at, 0), end - start))
+                self._runs.add(start + min(max(keep_to - at, 0), end - start), end)
+            at = after
         self._full_extents[row].clear()
         self._start[row] = self._next[row] = self._end[row] = 0
         self._held[row] = self._wanted[row] = 0
@@ -224,46 +226,39 @@ class TokenMemory:
     def _extend(self, rows: np.ndarray) -> np.ndarray:
         """int32 [n]: one slot for each of `rows` (int32 [n]), whose claims are used up; they get new ones."""
         runs, share = self._runs, self._share()
-        slots = np.zeros(len(rows), dtype=np.int32)
         wants = np.maximum(self._wanted[rows] - self._held[rows], 1).tolist()
-        homeless = []
-        for i, (row, end, want) in enumerate(
-            zip(rows.tolist(), self._end[rows].tolist(), wants, strict=True)
-        ):
+        settled, homeless, extents = [], [], []
+        for i, (end, want) in enumerate(zip(self._end[rows].tolist(), wants, strict=True)):
             following = runs.length_at(end) if end else 0
             if following:
-                fits = following >= want
-                self._end[row] = runs.take_at(end, want if fits else 1, 1 if fits else share)
-                self._next[row] = end + 1
-                slots[i] = end
-            elif (fitting := runs.take_fitting(want)) is not None:
-                slots[i] = self._begin(row, *fitting)
+                length, align = (want, 1) if following >= want else (1, share)
+                extents.append((end, runs.take_at(end, length, align)))
+                settled.append(i)
+            elif (fitting := runs.take_fitting(want) if want <= runs.longest else None) is not None:
+                extents.append(fitting)
+                settled.append(i)
             else:
                 homeless.append(i)
+        if settled:
+            self._begin(rows[settled], extents)
         if homeless:
-            self._make_room(share, len(homeless), len(homeless))
-            for i, (start, end) in zip(homeless, self._shares(len(homeless)), strict=True):
-                slots[i] = self._begin(int(rows[i]), start, end)
-        return slots
+            count = len(homeless)
+            self._make_room(share, count, count)
+            self._begin(
+                rows[homeless], runs.take_pieces(count, min(share, _power_of_two(runs.total // count)))
+            )
+        return self._next[rows] - 1
 
-    def _begin(self, row: int, start: int, end: int) -> int:
-        """`row` goes on in a new extent, whose first slot is taken: this one."""
-        if self._start[row] < self._end[row]:
-            self._full_extents[row].append((int(self._start[row]), int(self._end[row])))
-        self._start[row], self._next[row], self._end[row] = start, start + 1, end
-        return start
-
-    def _shares(self, count: int) -> list[tuple[int, int]]:
-        """`count` runs [start, end) of a row's share, or what is left of one. There are `count` slots in free runs."""
-        share = min(self._share(), _power_of_two(self._runs.total // count))
-        pieces: list[tuple[int, int]] = []
-        while len(pieces) < count:
-            for start, end in self._runs.take_longest(share, share):
-                cuts = range((start // share + 1) * share, end, share)
-                pieces += zip([start, *cuts], [*cuts, end], strict=True)
-        for start, end in pieces[count:]:
-            self._runs.add(start, end)
-        return pieces[:count]
+    def _begin(self, rows: np.ndarray, extents: list[tuple[int, int]]) -> None:
+        """Each of `rows`, which have used up their last extents, goes on in one of `extents`, and takes its first slot."""
+        first, last = np.array(extents, dtype=np.int32).T
+        start, end = self._start[rows], self._end[rows]
+        moves = first != end
+        for i in np.flatnonzero(moves & (start < end)).tolist():
+            self._full_extents[rows[i]].append((int(start[i]), int(end[i])))
+        self._start[rows] = np.where(moves, first, start)
+        self._next[rows] = first + 1
+        self._end[rows] = last
 
     def _make_room(self, size: int, count: int, least: int) -> None:
         """Brings about `count` free runs of `size` slots by evicting cached ones, if a few attempts can do that; and at
