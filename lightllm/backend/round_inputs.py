@@ -140,6 +140,8 @@ class RoundInputs:
             max_kv_len=int(kv_len.max()),
             req_to_token=self._memory.req_to_token,
             kv=self._memory.kv,
+            fresh=bool((round.q_len[round.num_decode :] == kv_len[round.num_decode :]).all()),
+            prefill_kv_len=int(kv_len[round.num_decode :].sum()),
         )
         return Prepared(batch, sampled_rows, positions, on_device[6], spans)
 

@@ -7,17 +7,25 @@ import torch
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.attention_plan import AttentionPlan
 from lightllm.ops.decode_attention import decode_attention
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.prefill_attention import prefill_attention
 
 
-def attention(q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm) -> torch.Tensor:
+def attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: AttentionPlan | GpuAttentionPlan,
+    form: AttentionForm,
+    fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Every token over its context. Keys and values of the new tokens are already in `kv`.
 
-    q: [T, heads, head_dim]; kv: [slots + 1, 2 * kv_heads, head_dim]. Returns [T, heads * head_dim].
+    q: [T, heads, head_dim]; kv: [slots + 1, 2 * kv_heads, head_dim]; fresh: the new tokens' rotated keys and values,
+    see `prefill_attention`. Returns [T, heads * head_dim].
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if plan.num_decode:
         decode_attention(q, kv, plan, form, out)
-    if plan.prefill:
-        prefill_attention(q, kv, plan, form, out)
+    if plan.num_prefill:
+        prefill_attention(q, kv, plan, form, out, fresh)
     return out.view(q.shape[0], -1)

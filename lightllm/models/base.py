@@ -91,15 +91,8 @@ class TpPartBaseModel:
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: where contexts lie, and the rotary angles."""
-        batch.plan = plan_attention(
-            batch.rows.tolist(),
-            batch.q_start.diff().tolist(),
-            batch.kv_len.tolist(),
-            batch.num_decode,
-            batch.req_to_token,
-            self.activation_dtype,
-            batch.kv[0].stride(0) * batch.kv[0].element_size(),
-        )
+        token_bytes = batch.kv[0].stride(0) * batch.kv[0].element_size()
+        batch.plan = plan_attention(batch, self.activation_dtype, token_bytes)
         batch.rotary = [table.lookup(batch.positions, batch.max_kv_len) for table in self.rotary]
 
     def embed(self, batch: Batch) -> torch.Tensor:

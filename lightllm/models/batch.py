@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 
 
 @dataclasses.dataclass
@@ -43,7 +44,11 @@ class Batch:
     kv: list[torch.Tensor]
     """One tensor a layer: [slots + 1, 2 * kv_heads, head_dim], K heads first, then V; the last slot absorbs padding."""
 
-    plan: AttentionPlan | None = None
+    fresh: bool = False
+    """No prefill entry has a cached prefix: all that its tokens look at is in this batch."""
+    prefill_kv_len: int = 0
+    """Sum of `kv_len` over the prefill entries."""
+    plan: AttentionPlan | GpuAttentionPlan | None = None
     """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
     rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
     """Filled by `TpPartBaseModel.forward`: for each of the model's kinds of rotary embedding the cosines and the sines of
@@ -84,4 +89,6 @@ def make_batch(
         logit_index=logit_index,
         req_to_token=req_to_token,
         kv=kv,
+        prefill_kv_len=sum(kv_lens[num_decode:]),
+        fresh=list(q_lens[num_decode:]) == list(kv_lens[num_decode:]),
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class PaddedContexts:
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPlan:
-    """The entries of a batch: first those that decode (q_len 1), then the prefill chunks."""
+    """On a CPU: the entries of a batch, first those that decode (q_len 1), then the prefill chunks."""
 
     num_decode: int
     padded: PaddedContexts | None
@@ -52,6 +55,25 @@ class AttentionPlan:
     longest_gather: int
     """Tokens of the longest context whose slots are not one run."""
 
+    @property
+    def num_prefill(self) -> int:
+        return len(self.prefill)
+
+
+class PlannedBatch(Protocol):
+    """What a plan is made of: see `models.batch.Batch`."""
+
+    input_ids: torch.Tensor
+    rows: torch.Tensor
+    q_start: torch.Tensor
+    kv_len: torch.Tensor
+    num_decode: int
+    max_q_len: int
+    max_kv_len: int
+    fresh: bool
+    prefill_kv_len: int
+    req_to_token: torch.Tensor
+
 
 _PADDED_BYTES = 128 * 1024
 """Keys and values of one context up to which copying it costs less than computing it on its own (0.03 ms a layer)."""
@@ -59,6 +81,34 @@ _PADDED_ENTRIES = 4
 
 
 def plan_attention(
+    batch: PlannedBatch, dtype: torch.dtype, token_bytes: int
+) -> AttentionPlan | GpuAttentionPlan:
+    """dtype: the queries' dtype; token_bytes: of one token's keys and values in one layer."""
+    if batch.req_to_token.device.type != "cpu":
+        return GpuAttentionPlan(
+            rows=batch.rows,
+            q_start=batch.q_start,
+            kv_len=batch.kv_len,
+            req_to_token=batch.req_to_token,
+            num_decode=batch.num_decode,
+            num_tokens=len(batch.input_ids),
+            max_q_len=batch.max_q_len,
+            max_kv_len=batch.max_kv_len,
+            fresh=batch.fresh,
+            prefill_kv_len=batch.prefill_kv_len,
+        )
+    return plan_on_cpu(
+        batch.rows.tolist(),
+        batch.q_start.diff().tolist(),
+        batch.kv_len.tolist(),
+        batch.num_decode,
+        batch.req_to_token,
+        dtype,
+        token_bytes,
+    )
+
+
+def plan_on_cpu(
     rows: Sequence[int],
     q_lens: Sequence[int],
     kv_lens: Sequence[int],
@@ -73,7 +123,7 @@ def plan_attention(
     new tokens and context length afterwards; num_decode: how many entries at the front have q_len 1 and come from
     decoding; dtype: of the masks (the queries' dtype); token_bytes: of one token's keys and values in one layer.
     """
-    table = req_to_token.numpy() if req_to_token.device.type == "cpu" else req_to_token.cpu().numpy()
+    table = req_to_token.numpy()
     longest = max(kv_lens[:num_decode], default=0)
     padded = None
     if num_decode >= _PADDED_ENTRIES and longest * token_bytes <= _PADDED_BYTES:

@@ -6,11 +6,16 @@ import torch
 
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.torch import attention as torch_impl
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: AttentionPlan | GpuAttentionPlan,
+    form: AttentionForm,
+    out: torch.Tensor,
 ) -> None:
     """out[i] = softmax(score(q[i], K)) V over the context of the plan's i-th decode entry, new token included.
 
@@ -18,4 +23,9 @@ def decode_attention(
     first; query head h reads KV head h // (heads / kv_heads). Scores and softmax are float32. The keys and values of
     the new tokens are already in `kv`.
     """
-    torch_impl.decode_attention(q, kv, plan, form, out)
+    if isinstance(plan, GpuAttentionPlan):
+        from lightllm.ops.triton import decode_attention as triton_impl
+
+        triton_impl.decode_attention(q, kv, plan, form, out)
+    else:
+        torch_impl.decode_attention(q, kv, plan, form, out)

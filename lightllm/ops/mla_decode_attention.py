@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.torch import mla_attention as torch_impl
 
 
 def mla_decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan | GpuAttentionPlan, scale: float, out: torch.Tensor
 ) -> None:
     """out[i] = softmax(scale * q[i] Cᵀ) C[:, :latent] over the context C of the plan's i-th decode entry.
 
@@ -18,4 +19,9 @@ def mla_decode_attention(
     normalised latent vector, then the rotated key that all heads share; out: [T, heads, latent]. Scores and softmax
     are float32. The new tokens are already in `kv`.
     """
-    torch_impl.mla_decode_attention(q, kv, plan, scale, out)
+    if isinstance(plan, GpuAttentionPlan):
+        from lightllm.ops.triton import mla_decode_attention as triton_impl
+
+        triton_impl.mla_decode_attention(q, kv, plan, scale, out)
+    else:
+        torch_impl.mla_decode_attention(q, kv, plan, scale, out)

@@ -5,14 +5,14 @@ import torch
 from support.attention_cases import FORMS, LONG, SHORT, AttentionCase
 
 from lightllm.layers.attention import attention
-from lightllm.ops.attention_plan import AttentionPlan, plan_attention
+from lightllm.ops.attention_plan import AttentionPlan, plan_on_cpu
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 class Case(AttentionCase):
     def plan(self, token_bytes: int = LONG) -> AttentionPlan:
-        return plan_attention(
+        return plan_on_cpu(
             self.rows,
             self.q_lens,
             self.kv_lens,
@@ -90,7 +90,7 @@ def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
     case = Case([5], [1], 1)
     hold = case.kv.shape[0] - 1
     case.kv[hold] = 2.0
-    plan = plan_attention([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32, LONG)
+    plan = plan_on_cpu([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32, LONG)
     q = torch.cat((case.q, torch.randn(2, 8, 16)))
     result = attention(q, case.kv, plan, case.attention_form)
     torch.testing.assert_close(result[1:], torch.full((2, 128), 2.0))
@@ -100,7 +100,7 @@ def test_a_run_of_slots_is_read_in_place_and_anything_else_is_gathered() -> None
     run = Case([5, 9], [1, 9], 1, "run").plan()
     assert [entry.slots for entry in run.decode + run.prefill] == [None, None] and run.longest_gather == 0
     table = torch.tensor([[0, 1, 3, 2, 4]], dtype=torch.int32)
-    swapped = plan_attention([0], [1], [5], 1, table, torch.float32, LONG)
+    swapped = plan_on_cpu([0], [1], [5], 1, table, torch.float32, LONG)
     assert swapped.decode[0].slots is not None and swapped.decode[0].slots.tolist() == [0, 1, 3, 2, 4]
     assert swapped.longest_gather == 5
 

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 
 LONG, SHORT = 1 << 30, 1
 """Bytes of one token's keys and values: contexts are never, or always, short enough to be copied."""
@@ -103,3 +104,29 @@ class AttentionCase:
     def expected(self) -> torch.Tensor:
         """float64 [T, heads, head_dim]"""
         return attention_reference(self.q, self.kv, self.tables, self.q_lens, self.attention_form)
+
+    def form_on(self, device: torch.device) -> AttentionForm:
+        form = self.attention_form
+        tensors = {
+            name: tensor.to(device)
+            for name in ("alibi_slopes", "sinks")
+            if (tensor := getattr(form, name)) is not None
+        }
+        return dataclasses.replace(form, **tensors)
+
+    def gpu_plan(self, device: torch.device, num_sms: int = 0) -> GpuAttentionPlan:
+        """The plan that kernels read, on the device that they are tested on."""
+        q_lens = torch.tensor(self.q_lens)
+        return GpuAttentionPlan(
+            rows=torch.tensor(self.rows, device=device),
+            q_start=torch.nn.functional.pad(q_lens.cumsum(0), (1, 0)).to(device, torch.int32),
+            kv_len=torch.tensor(self.kv_lens, dtype=torch.int32, device=device),
+            req_to_token=self.req_to_token.to(device),
+            num_decode=self.num_decode,
+            num_tokens=int(q_lens.sum()),
+            max_q_len=max(self.q_lens),
+            max_kv_len=max(self.kv_lens),
+            fresh=self.q_lens[self.num_decode :] == self.kv_lens[self.num_decode :],
+            prefill_kv_len=sum(self.kv_lens[self.num_decode :]),
+            num_sms=num_sms,
+        )

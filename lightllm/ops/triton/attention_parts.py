@@ -1,0 +1,127 @@
+"""Cuts the work of attention into parts of about equal length, on the device: once a round, not once a layer.
+
+Decode: contexts are cut so that the programs of the decode kernel fill the GPU's multiprocessors evenly, however ragged
+the batch is. Prefill: chunks are cut into tiles of queries.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from lightllm.ops.gpu_attention_plan import AttentionParts, GpuAttentionPlan
+from lightllm.ops.triton.compile_case import CompileCase
+
+_BLOCK_ENTRIES = 128
+_BLOCK_PARTS = 32
+_RESIDENT = 2
+"""Programs of the decode kernel that a multiprocessor holds at a time."""
+_WAVES = 4
+"""Parts for each place on the GPU when entries are many: whoever is done early takes another."""
+_COUNTS = ["n", "bound", "divisor", "part", "window", "counters"]
+
+
+@triton.jit(do_not_specialize=_COUNTS, do_not_specialize_on_alignment=["start_ptr", "length_ptr"])
+def attention_parts_kernel(
+    start_ptr, length_ptr, first_ptr, entry_of_ptr, arrived_ptr,
+    n, bound, divisor, part, window, counters,
+    STARTS: tl.constexpr, BLOCK_ENTRIES: tl.constexpr, BLOCK_PARTS: tl.constexpr,
+):  # fmt: skip
+    """count[i] = ceil(length[i] / size) parts for each of n entries; first = their running sum; see `AttentionParts`.
+
+    STARTS: lengths are start[i + 1] - start[i] and size = part. Otherwise they are min(length[i], window) (window 0:
+    length[i]) and size = sum(lengths) / divisor, rounded up to a multiple of `part`. Grid (ceil(bound / BLOCK_PARTS),):
+    each program sums all entries up for itself, which is cheaper than a second launch.
+    """
+    program = tl.program_id(0)
+    lanes = tl.arange(0, BLOCK_ENTRIES)
+    parts = program * BLOCK_PARTS + tl.arange(0, BLOCK_PARTS)
+    size = part
+    if not STARTS:
+        total = 0
+        for begin in range(0, n, BLOCK_ENTRIES):
+            entries = begin + lanes
+            length = tl.load(length_ptr + entries, mask=entries < n, other=0)
+            total += tl.sum(tl.where((window > 0) & (length > window), window, length), 0)
+        size = (total + divisor - 1) // divisor
+        size = tl.maximum((size + part - 1) // part, 1) * part
+    finished = 0
+    owner = tl.zeros((BLOCK_PARTS,), dtype=tl.int32)
+    for begin in range(0, n, BLOCK_ENTRIES):
+        entries = begin + lanes
+        inside = entries < n
+        if STARTS:
+            length = tl.load(start_ptr + entries + 1, mask=inside, other=0)
+            length -= tl.load(start_ptr + entries, mask=inside, other=0)
+        else:
+            length = tl.load(length_ptr + entries, mask=inside, other=0)
+            length = tl.where((window > 0) & (length > window), window, length)
+        count = (length + size - 1) // size
+        ends = finished + tl.cumsum(count, 0)
+        past = (ends[None, :] <= parts[:, None]) & inside[None, :]
+        owner += tl.sum(past.to(tl.int32), 1)
+        if program == 0:
+            tl.store(first_ptr + entries, ends - count, mask=inside)
+            for counter in range(0, counters):
+                tl.store(arrived_ptr + counter * n + entries, tl.zeros_like(entries), mask=inside)
+        finished += tl.sum(count, 0)
+    tl.store(entry_of_ptr + parts, owner, mask=parts < bound)
+    if program == 0:
+        tl.store(first_ptr + n, finished)
+
+
+def cut_contexts(plan: GpuAttentionPlan, window: int, kv_heads: int, block: int) -> AttentionParts:
+    """Parts of the decode entries' contexts, for a kernel with `kv_heads` programs a part."""
+    places = max(plan.num_sms * _RESIDENT // kv_heads, 1)
+    entries = plan.num_decode
+    # Few entries: sum(ceil(length / size)) <= places, so all parts are computed at once and end together.
+    divisor = places - entries if places >= 2 * entries else places * _WAVES
+    return _cut(None, plan.kv_len, entries, entries + divisor, divisor, block, window, kv_heads)
+
+
+def cut_rows(starts: torch.Tensor, total: int, size: int) -> AttentionParts:
+    """Parts of `size` rows each; starts: int32 [n + 1], whose last element is at most `total`."""
+    n = len(starts) - 1
+    return _cut(starts, None, n, total // size + n, 1, size, 0, 0)
+
+
+def _cut(
+    starts: torch.Tensor | None,
+    lengths: torch.Tensor | None,
+    n: int,
+    bound: int,
+    divisor: int,
+    part: int,
+    window: int,
+    counters: int,
+) -> AttentionParts:
+    given = lengths if starts is None else starts
+    assert given is not None
+    # Three tensors, not one cut in three: their addresses stay multiples of 16, which kernels are specialised for.
+    first, entry_of, arrived = (
+        torch.empty(size, dtype=torch.int32, device=given.device) for size in (n + 1, bound, n * counters)
+    )
+    attention_parts_kernel[(triton.cdiv(bound, _BLOCK_PARTS),)](
+        starts, lengths, first, entry_of, arrived,
+        n, bound, divisor, part, window, counters,
+        STARTS=starts is not None, BLOCK_ENTRIES=_BLOCK_ENTRIES, BLOCK_PARTS=_BLOCK_PARTS, num_warps=4,
+    )  # fmt: skip
+    return AttentionParts(first, entry_of, arrived)
+
+
+def _case(label: str, starts: bool) -> CompileCase:
+    return CompileCase(
+        kernel=attention_parts_kernel,
+        label=label,
+        arguments={
+            "start_ptr": "*i32" if starts else None, "length_ptr": None if starts else "*i32",
+            "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16", "arrived_ptr": "*i32:16",
+            **dict.fromkeys(_COUNTS, "i32"),
+            "STARTS": starts, "BLOCK_ENTRIES": _BLOCK_ENTRIES, "BLOCK_PARTS": _BLOCK_PARTS,
+        },
+        launch={"num_warps": 4},
+    )  # fmt: skip
+
+
+COMPILE_CASES = [_case("contexts to decode over", starts=False), _case("chunks to prefill", starts=True)]

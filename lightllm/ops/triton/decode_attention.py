@@ -1,0 +1,193 @@
+"""Decode attention by slots: split-KV flash decoding, one kernel for MHA, GQA and MQA.
+
+A program reads one KV head of one part of one context (`AttentionParts`) once, for all query heads that share it: they
+are the rows of a tensor-core product, padded to 16. The last part of a context to finish puts all of them together
+(Dao et al. 2023, "Flash-Decoding"; its second kernel is fused by a counter, as in split-K products).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.attention_scores import (
+    is_float32,
+    merge_parts,
+    score_arguments,
+    score_flags,
+    scores_log2,
+)
+from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.launch import launch_config, pdl_options
+
+
+@triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
+def decode_attention_kernel(
+    q_ptr, kv_ptr, out_ptr, partial_ptr, lse_ptr, arrived_ptr,
+    table_ptr, rows_ptr, kv_len_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr,
+    scale, softcap, window, n,
+    q_stride, q_head_stride, kv_stride, out_stride, out_head_stride, table_stride,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_H: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out[i, h] = softmax(score(q[i, h], K)) V for n decode entries. Grid (KV_HEADS, parts).
+
+    KV heads are the fastest dimension of the grid: programs that run side by side read neighbouring memory.
+    """
+    kv_head = tl.program_id(0)
+    part = tl.program_id(1)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    entry = tl.load(entry_of_ptr + part)
+    if entry >= n:
+        return
+    first = tl.load(first_ptr + entry)
+    parts = tl.load(first_ptr + entry + 1) - first
+    kv_len = tl.load(kv_len_ptr + entry)
+    seen = tl.where((window > 0) & (kv_len > window), window, kv_len)
+    size = tl.cdiv(tl.cdiv(seen, parts), BLOCK_N) * BLOCK_N
+    begin = kv_len - seen + (part - first) * size
+    end = tl.minimum(begin + size, kv_len)
+    table_ptr += tl.load(rows_ptr + entry) * table_stride
+
+    offs_h = tl.arange(0, BLOCK_H)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_n = tl.arange(0, BLOCK_N)
+    heads = kv_head * GROUP + offs_h
+    head_mask = offs_h < GROUP
+    d_mask = offs_d < HEAD_DIM
+    row_mask = head_mask[:, None] & d_mask[None, :]
+    q_ptr += entry.to(tl.int64) * q_stride
+    q = tl.load(q_ptr + heads[:, None] * q_head_stride + offs_d[None, :], mask=row_mask, other=0.0)
+    slopes = tl.load(slopes_ptr + heads, mask=head_mask, other=0.0) * 1.4426950408889634 if ALIBI else None
+    precision: tl.constexpr = "ieee" if EXACT else "tf32"
+
+    top = tl.full((BLOCK_H,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK_H,), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_H, BLOCK_D), dtype=tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        position = start + offs_n
+        inside = position < end
+        slot = tl.load(table_ptr + position, mask=inside, other=0).to(tl.int64)
+        key_ptr = kv_ptr + slot * kv_stride + kv_head * HEAD_DIM
+        k = tl.load(key_ptr[None, :] + offs_d[:, None], mask=inside[None, :] & d_mask[:, None], other=0.0)
+        products = tl.dot(q, k, input_precision=precision)
+        scores = scores_log2(
+            products, (kv_len - 1 - position)[None, :], slopes, scale, softcap, SOFTCAP, ALIBI
+        )
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        weights = tl.exp2(scores - new_top[:, None])
+        decay = tl.exp2(top - new_top)
+        total = total * decay + tl.sum(weights, 1)
+        v = tl.load(
+            key_ptr[:, None] + KV_HEADS * HEAD_DIM + offs_d[None, :],
+            mask=inside[:, None] & d_mask[None, :],
+            other=0.0,
+        )
+        acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
+        top = new_top
+
+    if parts > 1:
+        # A part's own result, then the last one of the context reads them all.
+        all_heads: tl.constexpr = KV_HEADS * GROUP
+        lse_heads = lse_ptr + heads
+        partial_heads = partial_ptr + heads[:, None] * HEAD_DIM + offs_d[None, :]
+        place = part.to(tl.int64) * all_heads
+        tl.store(partial_heads + place * HEAD_DIM, acc / total[:, None], mask=row_mask)
+        tl.store(lse_heads + place, top + tl.log2(total), mask=head_mask)
+        tl.debug_barrier()
+        if tl.atomic_add(arrived_ptr + kv_head * n + entry, 1, sem="acq_rel") < parts - 1:
+            return
+        tl.store(arrived_ptr + kv_head * n + entry, 0)
+        top, total, acc = merge_parts(
+            partial_heads, lse_heads, first, parts, head_mask, row_mask, all_heads, HEAD_DIM, BLOCK_H, BLOCK_D
+        )
+    if SINKS:
+        sinks = tl.load(sinks_ptr + heads, mask=head_mask, other=0.0) * 1.4426950408889634
+        new_top = tl.maximum(top, sinks)
+        decay = tl.exp2(top - new_top)
+        total = total * decay + tl.exp2(sinks - new_top)
+        acc = acc * decay[:, None]
+    acc = acc / total[:, None]
+    out_ptr += entry.to(tl.int64) * out_stride
+    tl.store(
+        out_ptr + heads[:, None] * out_head_stride + offs_d[None, :],
+        acc.to(out_ptr.dtype.element_ty),
+        mask=row_mask,
+    )
+
+
+def decode_attention(
+    q: torch.Tensor, kv: torch.Tensor, plan: GpuAttentionPlan, form: AttentionForm, out: torch.Tensor
+) -> None:
+    heads, head_dim = q.shape[1:]
+    kv_heads = kv.shape[1] // 2
+    group = heads // kv_heads
+    block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
+    assert kv.stride(2) == q.stride(2) == out.stride(2) == 1 and kv.stride(1) == head_dim
+    config = launch_config("decode_attention", q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
+    parts = plan.decode_parts(form.window, kv_heads, config["BLOCK_N"])
+    bound = len(parts.entry_of)
+    partial = plan.partial_results(bound, heads, head_dim)
+    decode_attention_kernel[(kv_heads, bound)](
+        q, kv, out, partial.out, partial.lse, parts.arrived,
+        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, form.alibi_slopes, form.sinks,
+        *score_arguments(form), form.window, plan.num_decode,
+        q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
+        KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
+        EXACT=is_float32(q), **score_flags(form), **config, **pdl_options(q.device),
+    )  # fmt: skip
+
+
+def _case(
+    label: str, dtype: str, heads: tuple[int, int], head_dim: int, short: bool = False, **flags: bool
+) -> CompileCase:
+    """heads: query heads, KV heads; flags: those of the form that are on."""
+    group = heads[0] // heads[1]
+    block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
+    pointer = f"*{dtype}:16"
+    return CompileCase(
+        kernel=decode_attention_kernel,
+        label=label,
+        arguments={
+            "q_ptr": pointer, "kv_ptr": pointer, "out_ptr": pointer, "partial_ptr": "*fp32:16", "lse_ptr": "*fp32:16",
+            "arrived_ptr": "*i32:16", "table_ptr": "*i32:16", "rows_ptr": "*i64", "kv_len_ptr": "*i32",
+            "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
+            "slopes_ptr": "*fp32:16" if flags.get("alibi") else None,
+            "sinks_ptr": "*fp32:16" if flags.get("sinks") else None,
+            "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
+            "q_stride": "i32:16", "q_head_stride": "i32:16", "kv_stride": "i32:16", "out_stride": "i32:16",
+            "out_head_stride": "i32:16", "table_stride": "i32:16",
+            "KV_HEADS": heads[1], "GROUP": group, "BLOCK_H": block_h, "HEAD_DIM": head_dim, "BLOCK_D": block_d,
+            "SOFTCAP": flags.get("softcap", False), "ALIBI": flags.get("alibi", False),
+            "SINKS": flags.get("sinks", False), "EXACT": dtype == "fp32",
+        },
+        config="decode_attention",
+        sizes={"block_h": block_h, "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2},
+        short=short,
+    )  # fmt: skip
+
+
+COMPILE_CASES = [
+    _case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, short=True),
+    _case("Llama 2 7B: 32 heads, 128 wide", "bf16", (32, 32), 128),
+    _case("Qwen3 0.6B, fp16", "fp16", (16, 8), 128),
+    _case("Qwen2 7B: groups of 7", "bf16", (28, 4), 128),
+    _case("gpt-oss: groups of 8, 64 wide, sinks", "bf16", (64, 8), 64, sinks=True),
+    _case("Phi-3 mini: 96 wide", "bf16", (32, 32), 96),
+    _case("StableLM: 80 wide", "bf16", (32, 32), 80),
+    _case("192 wide", "bf16", (16, 4), 192),
+    _case("Gemma 2: 256 wide, soft cap", "bf16", (16, 8), 256, softcap=True),
+    _case("BLOOM: ALiBi", "bf16", (32, 32), 128, alibi=True),
+    _case("StarCoder: 48 heads share one", "bf16", (48, 1), 128),
+    _case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
+    _case("float32", "fp32", (32, 8), 128),
+    _case("float32, 256 wide", "fp32", (16, 8), 256),
+]

@@ -1,0 +1,70 @@
+"""Multi-head latent attention of prefill chunks: contexts side by side, then the dense form of `prefill_attention`."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.prefill_attention import attend_dense
+
+_BLOCK_TOKENS = 32
+
+
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["rows_ptr"])
+def mla_context_kernel(
+    kv_ptr, out_ptr, table_ptr, rows_ptr, start_ptr, first_ptr, entry_of_ptr,
+    n, kv_stride, out_stride, table_stride,
+    WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+):  # fmt: skip
+    """out[start[i] + position] = kv[slot of that position of entry i]. Grid (parts,)."""
+    part = tl.program_id(0)
+    entry = tl.load(entry_of_ptr + part)
+    if entry >= n:
+        return
+    start = tl.load(start_ptr + entry)
+    position = (part - tl.load(first_ptr + entry)) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    inside = position < tl.load(start_ptr + entry + 1) - start
+    table_ptr += tl.load(rows_ptr + entry) * table_stride
+    slot = tl.load(table_ptr + position, mask=inside, other=0).to(tl.int64)
+    columns = tl.arange(0, BLOCK_W)
+    mask = inside[:, None] & (columns < WIDTH)[None, :]
+    latents = tl.load(kv_ptr + (slot * kv_stride)[:, None] + columns[None, :], mask=mask)
+    places = (start + position).to(tl.int64) * out_stride
+    tl.store(out_ptr + places[:, None] + columns[None, :], latents, mask=mask)
+
+
+def mla_context(kv: torch.Tensor, plan: GpuAttentionPlan) -> torch.Tensor:
+    width = kv.shape[2]
+    out = torch.empty((plan.prefill_kv_len, width), dtype=kv.dtype, device=kv.device)
+    parts = plan.context_parts(_BLOCK_TOKENS)
+    mla_context_kernel[(len(parts.entry_of),)](
+        kv, out, plan.req_to_token, plan.rows[plan.num_decode :], plan.context_start, parts.first, parts.entry_of,
+        plan.num_prefill, kv.stride(0), out.stride(0), plan.req_to_token.stride(0),
+        WIDTH=width, BLOCK_W=triton.next_power_of_2(width), BLOCK_TOKENS=_BLOCK_TOKENS, num_warps=8,
+    )  # fmt: skip
+    return out
+
+
+def mla_prefill_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: GpuAttentionPlan, scale: float, out: torch.Tensor
+) -> None:
+    attend_dense(q, k, v, plan, AttentionForm(scale), out, plan.context_start)
+
+
+COMPILE_CASES = [
+    CompileCase(
+        kernel=mla_context_kernel,
+        label="576 wide",
+        arguments={
+            "kv_ptr": "*bf16:16", "out_ptr": "*bf16:16", "table_ptr": "*i32:16", "rows_ptr": "*i64",
+            "start_ptr": "*i32:16", "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
+            "n": "i32", "kv_stride": "i32:16", "out_stride": "i32:16", "table_stride": "i32:16",
+            "WIDTH": 576, "BLOCK_W": 1024, "BLOCK_TOKENS": _BLOCK_TOKENS,
+        },
+        launch={"num_warps": 8},
+    ),
+]  # fmt: skip

@@ -1,0 +1,324 @@
+"""Prefill attention: causal, chunks of any lengths, over a cached prefix and the chunk itself (FlashAttention-2, Dao 2023).
+
+A program computes a tile of one chunk (`AttentionParts`): some tokens times the query heads that share a KV head, which
+are the rows of its products, so that keys and values are read once for all of them. Keys are read through slots, or, where
+no chunk has a cached prefix, from the dense tensors that the layer has just made. Key blocks that all rows see are
+computed without masks, and only those at the diagonal and at the window's edge with them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.attention_scores import (
+    gpu_architecture,
+    is_float32,
+    score_arguments,
+    score_flags,
+    scores_log2,
+)
+from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.launch import launch_config, pdl_options
+
+_LARGEST_GROUP = 16
+"""Query heads of a KV head that share a tile; of a larger group several programs compute a part each."""
+_SLICES = ["start_ptr", "kv_len_ptr", "rows_ptr", "context_ptr"]
+"""Tensors that begin at the first prefill entry: their alignment says nothing about the next round's."""
+
+
+@triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=_SLICES)
+def prefill_attention_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr,
+    table_ptr, rows_ptr, start_ptr, kv_len_ptr, context_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr,
+    scale, softcap, window, n,
+    q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride, out_stride, out_head_stride,
+    table_stride,
+    GROUP: tl.constexpr, BLOCK_G: tl.constexpr,
+    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DENSE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr,
+    EXACT: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """out[t, h] = softmax(score(q[t, h], K)) V for the tokens of n chunks. Grid (tiles, kv_heads * ceil(GROUP / BLOCK_G)).
+
+    DENSE: keys and values of entry i are the rows context[i] + position of k and v; otherwise those of the slots that
+    `table` lists. Tiles are taken from the last one of a head, the longest, to the first, so that long ones do not
+    start when everything else is done; heads follow one another, so that their keys stay in the L2 cache.
+    """
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    tiles = tl.load(first_ptr + n)
+    if tl.program_id(0) >= tiles:
+        return
+    tile = tiles - 1 - tl.program_id(0)
+    entry = tl.load(entry_of_ptr + tile)
+    block_q: tl.constexpr = BLOCK_M // BLOCK_G
+    offset = (tile - tl.load(first_ptr + entry)) * block_q
+    start = tl.load(start_ptr + entry)
+    q_len = tl.load(start_ptr + entry + 1) - start
+    kv_len = tl.load(kv_len_ptr + entry)
+    first_position = kv_len - q_len + offset
+    last_position = kv_len - q_len + tl.minimum(offset + block_q, q_len) - 1
+
+    g_blocks: tl.constexpr = (GROUP + BLOCK_G - 1) // BLOCK_G
+    kv_head = tl.program_id(1) // g_blocks
+    rows = tl.arange(0, BLOCK_M)
+    token = offset + rows // BLOCK_G
+    group_head = (tl.program_id(1) % g_blocks) * BLOCK_G + rows % BLOCK_G
+    head = kv_head * GROUP + group_head
+    row_mask = (rows < block_q * BLOCK_G) & (token < q_len) & (group_head < GROUP)
+    position = tl.minimum(kv_len - q_len + token, last_position)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_v = tl.arange(0, BLOCK_V)
+    place = (start + token).to(tl.int64)
+    q = tl.load(
+        q_ptr + (place * q_stride + head * q_head_stride)[:, None] + offs_d[None, :],
+        mask=row_mask[:, None] & (offs_d < KEY_DIM)[None, :],
+        other=0.0,
+    )
+    slopes = tl.load(slopes_ptr + head, mask=row_mask, other=0.0) * 1.4426950408889634 if ALIBI else None
+    k_ptr += kv_head * k_head_stride
+    v_ptr += kv_head * v_head_stride
+    if DENSE:
+        k_ptr += tl.load(context_ptr + entry).to(tl.int64) * k_stride
+        v_ptr += tl.load(context_ptr + entry).to(tl.int64) * v_stride
+    else:
+        table_ptr += tl.load(rows_ptr + entry) * table_stride
+
+    # Keys [begin, seen_by_all) at the window's edge, [seen_by_all, diagonal) in all rows' sight, then the diagonal.
+    end = last_position + 1
+    diagonal = (first_position + 1) // BLOCK_N * BLOCK_N
+    seen_by_all = 0
+    top = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_V), dtype=tl.float32)
+    if WINDOW:
+        begin = tl.maximum(first_position + 1 - window, 0) // BLOCK_N * BLOCK_N
+        seen_by_all = tl.cdiv(tl.maximum(last_position + 1 - window, 0), BLOCK_N) * BLOCK_N
+        seen_by_all = tl.minimum(seen_by_all, diagonal)
+        top, total, acc = _attend(
+            top, total, acc, begin, seen_by_all, end, q, position, slopes,
+            k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
+            KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, EXACT,
+        )  # fmt: skip
+    top, total, acc = _attend(
+        top, total, acc, seen_by_all, diagonal, end, q, position, slopes,
+        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
+        KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, False, SOFTCAP, ALIBI, EXACT,
+    )  # fmt: skip
+    top, total, acc = _attend(
+        top, total, acc, diagonal, end, end, q, position, slopes,
+        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
+        KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, EXACT,
+    )  # fmt: skip
+    if SINKS:
+        sinks = tl.load(sinks_ptr + head, mask=row_mask, other=0.0) * 1.4426950408889634
+        new_top = tl.maximum(top, sinks)
+        decay = tl.exp2(top - new_top)
+        total = total * decay + tl.exp2(sinks - new_top)
+        acc = acc * decay[:, None]
+    acc = acc / total[:, None]
+    tl.store(
+        out_ptr + (place * out_stride + head * out_head_stride)[:, None] + offs_v[None, :],
+        acc.to(out_ptr.dtype.element_ty),
+        mask=row_mask[:, None] & (offs_v < VALUE_DIM)[None, :],
+    )
+
+
+@triton.jit
+def _attend(
+    top, total, acc, begin, stop, end, q, position, slopes,
+    k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
+    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_N: tl.constexpr, DENSE: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """The online softmax over keys begin .. stop - 1 (begin a multiple of BLOCK_N); keys from `end` on do not exist.
+
+    Not MASKED: all rows see all of these keys, and stop is a multiple of BLOCK_N.
+    """
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_v = tl.arange(0, BLOCK_V)
+    precision: tl.constexpr = "ieee" if EXACT else "tf32"
+    for start in range(begin, stop, BLOCK_N):
+        key = start + offs_n
+        k_mask = (offs_d < KEY_DIM)[:, None]
+        v_mask = (offs_v < VALUE_DIM)[None, :]
+        if MASKED:
+            k_mask = k_mask & (key < end)[None, :]
+            v_mask = v_mask & (key < end)[:, None]
+        if DENSE:
+            k_places = k_ptr + tl.cast(start, tl.int64) * k_stride + (offs_n * k_stride)[None, :]
+            v_places = v_ptr + tl.cast(start, tl.int64) * v_stride + (offs_n * v_stride)[:, None]
+        else:
+            slot_mask = key < end if MASKED else None
+            slot = tl.load(table_ptr + key, mask=slot_mask, other=0 if MASKED else None).to(tl.int64)
+            k_places = k_ptr + (slot * k_stride)[None, :]
+            v_places = v_ptr + (slot * v_stride)[:, None]
+        k = tl.load(k_places + offs_d[:, None], mask=k_mask, other=0.0)
+        scores = tl.dot(q, k, input_precision=precision)
+        # Without a cap or a bias the scale is multiplied into the exponent: one multiply-add an element.
+        factor = scale
+        if SOFTCAP or ALIBI:
+            distance = position[:, None] - key[None, :]
+            scores = scores_log2(scores, distance, slopes, scale, softcap, SOFTCAP, ALIBI)
+            factor = 1.0
+        if MASKED:
+            seen = key[None, :] <= position[:, None]
+            if WINDOW:
+                seen = seen & (key[None, :] > position[:, None] - window)
+            scores = tl.where(seen, scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1) * factor)
+        base = new_top
+        if MASKED and WINDOW:
+            # A row whose window begins further on has seen nothing yet.
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(scores * factor - base[:, None])
+        decay = tl.exp2(top - base)
+        total = total * decay + tl.sum(weights, 1)
+        v = tl.load(v_places + offs_v[None, :], mask=v_mask, other=0.0)
+        acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
+        top = new_top
+    return top, total, acc
+
+
+def prefill_attention(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    plan: GpuAttentionPlan,
+    form: AttentionForm,
+    out: torch.Tensor,
+    fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> None:
+    kv_heads = kv.shape[1] // 2
+    if fresh is not None and plan.fresh:
+        starts = plan.q_start[plan.num_decode : -1]
+        attend_dense(q, *fresh, plan, form, out, starts)
+    else:
+        _launch(q, kv[:, :kv_heads], kv[:, kv_heads:], plan, form, out, None)
+
+
+def attend_dense(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: GpuAttentionPlan,
+    form: AttentionForm,
+    out: torch.Tensor,
+    context: torch.Tensor,
+) -> None:
+    """As `prefill_attention`; context: int32 [prefill entries], the row of k and v where each entry's context begins."""
+    _launch(q, k, v, plan, form, out, context)
+
+
+def _launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    plan: GpuAttentionPlan,
+    form: AttentionForm,
+    out: torch.Tensor,
+    context: torch.Tensor | None,
+) -> None:
+    """k, v: [slots + 1, kv_heads, dim], or with `context` (int32 [n]: first row of each entry) dense."""
+    heads, key_dim = q.shape[1:]
+    kv_heads, value_dim = v.shape[1:]
+    group = heads // kv_heads
+    block_g = min(group, _LARGEST_GROUP)
+    block_d, block_v = triton.next_power_of_2(key_dim), triton.next_power_of_2(value_dim)
+    assert q.stride(2) == k.stride(2) == v.stride(2) == out.stride(2) == 1
+    arch = gpu_architecture(q.device)
+    special = _special(group, block_g, form.window != 0, **score_flags(form))
+    config = launch_config(
+        "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special
+    )
+    parts = plan.prefill_parts(config["BLOCK_M"] // block_g)
+    first = plan.num_decode
+    prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
+        q, k, v, out,
+        plan.req_to_token, plan.rows[first:], plan.q_start[first:], plan.kv_len[first:], context,
+        parts.first, parts.entry_of, form.alibi_slopes, form.sinks,
+        *score_arguments(form), form.window, plan.num_prefill,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
+        plan.req_to_token.stride(0),
+        GROUP=group, BLOCK_G=block_g, KEY_DIM=key_dim, VALUE_DIM=value_dim, BLOCK_D=block_d, BLOCK_V=block_v,
+        DENSE=context is not None, WINDOW=form.window != 0, EXACT=is_float32(q),
+        **score_flags(form), **config, **pdl_options(q.device),
+    )  # fmt: skip
+
+
+def _special(group: int, block_g: int, window: bool, **flags: bool) -> int:
+    """1 if a kernel needs more registers than the plainest one: for scores, or to divide by an odd group."""
+    return int(window or any(flags.values()) or block_g & (block_g - 1) != 0 or group % block_g != 0)
+
+
+def _case(
+    label: str,
+    dtype: str,
+    heads: tuple[int, int],
+    head_dim: int,
+    value_dim: int = 0,
+    dense: bool = False,
+    short: bool = False,
+    **flags: bool,
+) -> list[CompileCase]:
+    """heads: query heads, KV heads; value_dim: if it is not head_dim; flags: those of the form that are on. Two cases:
+    before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
+    group, value_dim = heads[0] // heads[1], value_dim or head_dim
+    block_d, block_v = triton.next_power_of_2(head_dim), triton.next_power_of_2(value_dim)
+    pointer = f"*{dtype}:16"
+    strides = ("q", "q_head", "k", "k_head", "v", "v_head", "out", "out_head", "table")
+    arguments = {
+            "q_ptr": pointer, "k_ptr": pointer, "v_ptr": pointer, "out_ptr": pointer,
+            "table_ptr": "*i32:16", "rows_ptr": "*i64", "start_ptr": "*i32", "kv_len_ptr": "*i32",
+            "context_ptr": "*i32" if dense else None, "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
+            "slopes_ptr": "*fp32:16" if flags.get("alibi") else None,
+            "sinks_ptr": "*fp32:16" if flags.get("sinks") else None,
+            "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
+            **{f"{name}_stride": "i32:16" for name in strides},
+            "GROUP": group, "BLOCK_G": min(group, _LARGEST_GROUP),
+            "KEY_DIM": head_dim, "VALUE_DIM": value_dim, "BLOCK_D": block_d, "BLOCK_V": block_v,
+            "DENSE": dense, "WINDOW": flags.get("window", False), "SOFTCAP": flags.get("softcap", False),
+            "ALIBI": flags.get("alibi", False), "SINKS": flags.get("sinks", False), "EXACT": dtype == "fp32",
+        }  # fmt: skip
+    special = _special(group, min(group, _LARGEST_GROUP), **{"window": False, **flags})
+    sizes = {"head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2, "special": special}
+    return [
+        CompileCase(
+            kernel=prefill_attention_kernel,
+            label=label + (", dense" if dense else ""),
+            arguments=arguments,
+            config="prefill_attention",
+            sizes={"arch": architectures[-1], **sizes},
+            architectures=architectures,
+            short=short,
+        )
+        for architectures in ((80, 89), (90, 100))
+    ]
+
+
+COMPILE_CASES = [
+    *_case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, dense=True),
+    *_case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, short=True),
+    *_case("Llama 2 7B: 32 heads, 128 wide", "bf16", (32, 32), 128, dense=True),
+    *_case("Qwen2 7B: groups of 7", "bf16", (28, 4), 128),
+    *_case("Mistral 7B: window", "bf16", (32, 8), 128, window=True),
+    *_case("Qwen3 0.6B, fp16", "fp16", (16, 8), 128, dense=True),
+    *_case("gpt-oss: 64 wide, window, sinks", "bf16", (64, 8), 64, sinks=True, window=True),
+    *_case("Phi-3 mini: 96 wide", "bf16", (32, 32), 96, dense=True),
+    *_case("StableLM: 80 wide", "bf16", (32, 32), 80),
+    *_case("DeepSeek: keys 192 wide, values 128", "bf16", (16, 16), 192, value_dim=128, dense=True),
+    *_case("Gemma 2: 256 wide, soft cap, window", "bf16", (16, 8), 256, softcap=True, window=True),
+    *_case("Gemma 3: 256 wide", "bf16", (8, 4), 256, dense=True),
+    *_case("BLOOM: ALiBi", "bf16", (32, 32), 128, alibi=True),
+    *_case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
+    *_case("float32", "fp32", (32, 8), 128),
+    *_case("float32, 256 wide", "fp32", (16, 8), 256),
+]

@@ -1,0 +1,93 @@
+"""The decode attention kernel against a loop over tokens and heads in float64."""
+
+import pytest
+import torch
+from support.attention_cases import FORMS, AttentionCase
+from support.kernels import DEVICE, DTYPES, assert_close
+
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.decode_attention import decode_attention
+
+
+class Case(AttentionCase):
+    def compute(self, plan: GpuAttentionPlan) -> torch.Tensor:
+        q = self.q.to(DEVICE)
+        out = torch.full_like(q, float("nan"))
+        decode_attention(q, self.kv.to(DEVICE), plan, self.form_on(DEVICE), out)
+        assert out[self.num_decode :].isnan().all(), "only the decode entries' rows are written"
+        return out[: self.num_decode]
+
+    def check(self, num_sms: int = 8, factor: float = 1.0) -> None:
+        """Twice with one plan, as the layers of a model do: the parts' counters are left as they were found."""
+        plan = self.gpu_plan(DEVICE, num_sms)
+        expected = self.expected()[: self.num_decode]
+        for _ in range(2):
+            assert_close(self.compute(plan).cpu(), expected, factor)
+
+
+@pytest.mark.parametrize("layout", ["run", "shuffled"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ragged_contexts_beside_a_prefill_chunk(dtype: torch.dtype, layout: str) -> None:
+    Case([1, 129, 64, 2, 37, 90], [1, 1, 1, 1, 1, 5], 5, layout, dtype=dtype).check()
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (8, 8), (8, 2), (10, 2), (7, 1), (71, 1), (16, 2)])
+def test_heads_and_groups(heads: tuple[int, int]) -> None:
+    Case([70, 3], [1, 1], 2, "shuffled", heads=heads).check()
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])
+def test_head_dims(head_dim: int) -> None:
+    Case([70, 3], [1, 1], 2, "shuffled", head_dim=head_dim, dtype=torch.float16).check()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_score(form: str) -> None:
+    Case([70, 1, 17, 18, 7, 8], [1] * 6, 6, "shuffled", form=form).check(num_sms=16)
+
+
+@pytest.mark.parametrize("num_sms", [1, 64])
+def test_a_batch_of_33(num_sms: int) -> None:
+    Case([1 + i for i in range(33)], [1] * 33, 33, "shuffled", heads=(2, 1)).check(num_sms)
+
+
+def test_one_context_in_many_parts() -> None:
+    plan = Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").gpu_plan(DEVICE, 64)
+    assert int(plan.decode_parts(0, 1, 16).first[1]) == 25
+    Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").check(64)
+
+
+def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
+    case = Case([20, 11], [1, 1], 2)
+    wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
+    out = torch.full_like(wide, 7.0)
+    decode_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_form, out[:, 8:])
+    assert_close(out[:, 8:].cpu(), case.expected())
+    assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
+
+
+def test_large_scores_do_not_overflow() -> None:
+    case = Case([40, 25], [1, 1], 2)
+    case.q *= 1000
+    assert case.compute(case.gpu_plan(DEVICE, 8)).isfinite().all()
+
+
+def test_padding_entries_read_only_the_hold_slot() -> None:
+    case = Case([5, 1, 1], [1, 1, 1], 3)
+    hold = case.kv.shape[0] - 1
+    case.kv[hold] = 2.0
+    case.rows[1:] = [0, 0]
+    result = case.compute(case.gpu_plan(DEVICE))
+    torch.testing.assert_close(result[1:].cpu(), torch.full((2, 8, 16), 2.0))
+
+
+def test_slots_beyond_32_bit_offsets() -> None:
+    """300,000 slots of 64 heads of 128: their offsets pass 2^31. Only the last ones are real memory."""
+    slots, heads, head_dim = 300_000, 32, 128
+    kv = torch.empty((slots, 2 * heads, head_dim), dtype=torch.float16, device=DEVICE)
+    case = Case([3], [1], 1, heads=(heads, heads), head_dim=head_dim, dtype=torch.float16)
+    kv[-3:] = case.kv[3:6].to(DEVICE)
+    case.kv = kv
+    case.tables = [[slots - 3, slots - 2, slots - 1]]
+    case.req_to_token[case.rows[0], :3] = torch.tensor(case.tables[0], dtype=torch.int32)
+    assert_close(case.compute(case.gpu_plan(DEVICE)).cpu(), case.expected())

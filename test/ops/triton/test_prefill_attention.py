@@ -1,0 +1,97 @@
+"""The prefill attention kernel against a loop over tokens and heads in float64."""
+
+import pytest
+import torch
+from support.attention_cases import FORMS, AttentionCase
+from support.kernels import DEVICE, DTYPES, assert_close
+
+from lightllm.ops.triton.prefill_attention import prefill_attention
+
+
+class Case(AttentionCase):
+    def compute(self, dense: bool = False) -> torch.Tensor:
+        q, kv = self.q.to(DEVICE), self.kv.to(DEVICE)
+        out = torch.full_like(q, float("nan"))
+        plan, fresh = self.gpu_plan(DEVICE), None
+        if dense:
+            assert plan.fresh
+            fresh = self.dense()
+            kv = torch.full_like(kv, float("nan"))
+        prefill_attention(q, kv, plan, self.form_on(DEVICE), out, fresh)
+        assert out[: self.num_decode].isnan().all(), "decode entries' rows are not written"
+        return out[self.num_decode :].cpu()
+
+    def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the batch's own tokens, as slices of one tensor; those of decode entries are NaN."""
+        wide = torch.full((len(self.q), 3 * self.heads[1], self.head_dim), float("nan"), dtype=self.dtype)
+        tokens = torch.tensor([slot for table in self.tables[self.num_decode :] for slot in table])
+        wide[self.num_decode :, self.heads[1] :] = self.kv[tokens]
+        return wide.to(DEVICE).split(self.heads[1], 1)[1:]
+
+    def check(self, dense: bool = False, factor: float = 1.0) -> None:
+        assert_close(self.compute(dense), self.expected()[self.num_decode :], factor)
+
+
+@pytest.mark.parametrize("layout", ["run", "shuffled"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunks_with_and_without_a_prefix_beside_decode_entries(dtype: torch.dtype, layout: str) -> None:
+    Case([9, 40, 129, 1, 90, 2], [1, 1, 129, 1, 7, 1], 2, layout, dtype=dtype).check()
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (8, 8), (10, 2), (7, 1), (71, 1), (16, 2)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_heads_and_groups(heads: tuple[int, int], dense: bool) -> None:
+    Case([5, 37, 1], [1, 37, 1], 1, "shuffled", heads=heads).check(dense)
+
+
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize("dense", [False, True])
+def test_head_dims(head_dim: int, dense: bool) -> None:
+    Case([37, 3], [37, 3], 0, "shuffled", heads=(2, 1), head_dim=head_dim, dtype=torch.float16).check(dense)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_form_of_score(form: str, dense: bool) -> None:
+    q_lens = [70, 1, 90] if dense else [33, 1, 50]
+    Case([70, 1, 90], q_lens, 0, "shuffled", heads=(4, 2), form=form).check(dense)
+
+
+def test_a_batch_of_33_chunks() -> None:
+    kv_lens = [1 + i for i in range(33)]
+    Case(kv_lens, [1 + kv_len // 2 for kv_len in kv_lens], 0, "shuffled", heads=(2, 1)).check()
+
+
+def test_dense_keys_are_not_used_when_a_chunk_has_a_prefix() -> None:
+    case = Case([9, 20], [9, 5], 0)
+    q, out = case.q.to(DEVICE), torch.full_like(case.q, float("nan")).to(DEVICE)
+    wrong = torch.full((len(q), 2, 16), float("nan"), device=DEVICE)
+    prefill_attention(q, case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_form, out, (wrong, wrong))
+    assert_close(out.cpu(), case.expected())
+
+
+def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
+    case = Case([20, 11], [20, 5], 0)
+    wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
+    out = torch.full_like(wide, 7.0)
+    prefill_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_form, out[:, 8:])
+    assert_close(out[:, 8:].cpu(), case.expected())
+    assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
+
+
+def test_large_scores_do_not_overflow() -> None:
+    case = Case([40, 25], [40, 5], 0)
+    case.q *= 1000
+    assert case.compute().isfinite().all()
+
+
+def test_slots_beyond_32_bit_offsets() -> None:
+    """300,000 slots of 64 heads of 128: their offsets pass 2^31. Only the last ones are real memory."""
+    slots, heads, head_dim = 300_000, 32, 128
+    kv = torch.empty((slots, 2 * heads, head_dim), dtype=torch.float16, device=DEVICE)
+    case = Case([3], [2], 0, heads=(heads, heads), head_dim=head_dim, dtype=torch.float16)
+    kv[-3:] = case.kv[3:6].to(DEVICE)
+    case.kv = kv
+    case.tables = [[slots - 3, slots - 2, slots - 1]]
+    case.req_to_token[case.rows[0], :3] = torch.tensor(case.tables[0], dtype=torch.int32)
+    assert_close(case.compute(), case.expected())

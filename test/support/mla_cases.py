@@ -1,0 +1,65 @@
+"""Multi-head latent attention written as plainly as possible, and random batches to compare implementations with it."""
+
+from typing import Protocol
+
+import torch
+
+from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from support.attention_cases import AttentionCase
+
+HEADS, LATENT, ROPE, NOPE, VALUE = 5, 24, 8, 12, 16
+SCALE = 0.2
+
+
+class MlaOps(Protocol):
+    """The three operations, of one implementation."""
+
+    def mla_decode_attention(self, q, kv, plan, scale, out) -> None: ...
+    def mla_context(self, kv, plan) -> torch.Tensor: ...
+    def mla_prefill_attention(self, q, k, v, plan, scale, out) -> None: ...
+
+
+class MlaCase:
+    def __init__(self, kv_lens: list[int], q_lens: list[int], num_decode: int, layout: str = "run") -> None:
+        self.slots = AttentionCase(kv_lens, q_lens, num_decode, layout, heads=(HEADS, 1))
+        generator = torch.Generator().manual_seed(1)
+        used = torch.tensor([slot for table in self.slots.tables for slot in table])
+        self.kv = torch.full((self.slots.kv.shape[0], 1, LATENT + ROPE), float("nan"))
+        self.kv[used] = torch.randn(len(used), 1, LATENT + ROPE, generator=generator)
+        self.q = torch.randn(sum(q_lens), HEADS, NOPE + ROPE, generator=generator)
+        self.up_k = torch.randn(HEADS, NOPE, LATENT, generator=generator) / LATENT**0.5
+        self.up_v = torch.randn(HEADS, VALUE, LATENT, generator=generator) / LATENT**0.5
+
+    def expected(self) -> torch.Tensor:
+        """float64 [T, heads, value_dim]: keys and values of every head written out."""
+        outputs: list[torch.Tensor] = []
+        for table, q_len in zip(self.slots.tables, self.slots.q_lens):
+            for position in range(len(table) - q_len, len(table)):
+                context = self.kv[table[: position + 1], 0].double()
+                latents, rope = context[:, :LATENT], context[:, LATENT:]
+                q = self.q[len(outputs)].double()
+                rows = []
+                for head in range(HEADS):
+                    keys = torch.cat((latents @ self.up_k[head].double().T, rope), -1)
+                    weights = (keys @ q[head] * SCALE).softmax(0)
+                    rows.append(weights @ (latents @ self.up_v[head].double().T))
+                outputs.append(torch.stack(rows))
+        return torch.stack(outputs)
+
+    def computed(
+        self, ops: MlaOps, plan: AttentionPlan | GpuAttentionPlan, device: torch.device
+    ) -> torch.Tensor:
+        """[T, heads, value_dim] through both forms, with the up-projections that a layer would do around them."""
+        q, kv, up_k, up_v = (tensor.to(device) for tensor in (self.q, self.kv, self.up_k, self.up_v))
+        latent = torch.full((len(q), HEADS, LATENT), float("nan"), device=device, dtype=q.dtype)
+        absorbed = torch.einsum("thn,hnl->thl", q[..., :NOPE], up_k)
+        ops.mla_decode_attention(torch.cat((absorbed, q[..., NOPE:]), -1), kv, plan, SCALE, latent)
+        out = torch.einsum("thl,hvl->thv", latent, up_v)
+        if plan.num_prefill:
+            context = ops.mla_context(kv, plan)
+            keys = torch.einsum("cl,hnl->chn", context[:, :LATENT], up_k)
+            rope = context[:, None, LATENT:].expand(-1, HEADS, -1)
+            values = torch.einsum("cl,hvl->chv", context[:, :LATENT], up_v)
+            ops.mla_prefill_attention(q, torch.cat((keys, rope), -1), values, plan, SCALE, out)
+        return out.cpu()
