@@ -247,13 +247,13 @@ def resource_usage(cubin: bytes) -> tuple[int, int]:
 
 
 def write(path: Path, results: list[Result]) -> None:
-    """One line for each case with one configuration: figures by architecture."""
+    """One line for each case with one choice of blocks and warps: figures by architecture."""
     import triton
 
-    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    lines: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for result in results:
         line = lines.setdefault(
-            (result.kernel, result.case, result.config),
+            (result.kernel, result.case, result.config, repr(result.launch)),
             {"kernel": result.kernel, "case": result.case, "config": result.config, "launch": result.launch}
             | {name: {} for name in ("registers", "stack", "shared")},
         )

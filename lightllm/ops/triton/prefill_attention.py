@@ -307,7 +307,7 @@ def _case(
 COMPILE_CASES = [
     *_case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, dense=True),
     *_case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, short=True),
-    *_case("Llama 2 7B: 32 heads, 128 wide", "bf16", (32, 32), 128, dense=True),
+    *_case("TinyLlama: groups of 8, 64 wide", "bf16", (32, 4), 64, dense=True),
     *_case("Qwen2 7B: groups of 7", "bf16", (28, 4), 128),
     *_case("Mistral 7B: window", "bf16", (32, 8), 128, window=True),
     *_case("Qwen3 0.6B, fp16", "fp16", (16, 8), 128, dense=True),
