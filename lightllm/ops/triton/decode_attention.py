@@ -39,6 +39,7 @@ def decode_attention_kernel(
 
     KV heads are the fastest dimension of the grid: programs that run side by side read neighbouring memory.
     """
+    # long because: what a program holds in registers cannot be handed around
     kv_head = tl.program_id(0)
     part = tl.program_id(1)
     if PDL:

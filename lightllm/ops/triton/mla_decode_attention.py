@@ -28,6 +28,7 @@ def mla_decode_attention_kernel(
     EXACT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[i, h] = softmax2(scale * q[i, h] Cᵀ) C[:, :LATENT], softmax2 to the base 2. Grid (ceil(HEADS / BLOCK_H), parts)."""
+    # long because: what a program holds in registers cannot be handed around
     head_block = tl.program_id(0)
     part = tl.program_id(1)
     if PDL:

@@ -50,6 +50,7 @@ def prefill_attention_kernel(
     `table` lists. Tiles are taken from the last one of a head, the longest, to the first, so that long ones do not
     start when everything else is done; heads follow one another, so that their keys stay in the L2 cache.
     """
+    # long because: what a program holds in registers cannot be handed around
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
