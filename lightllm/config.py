@@ -196,6 +196,10 @@ class ServerConfig:
         16, "Above that, distance between the batch sizes that get one.", _GPU, **_at_least(1)
     )
 
+    enable_nvtx: bool = _option(
+        False, "Name the parts of every round in the traces of profilers (NVTX ranges).", _GPU
+    )
+
     # -- parallelism
     tp: int = _option(1, "Tensor parallel ranks.", _PARALLEL, **_at_least(1))
     nnodes: int = _option(1, "Machines (nodes) that share the ranks evenly.", _PARALLEL, **_at_least(1))

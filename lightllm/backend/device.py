@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +64,9 @@ class Device(Protocol):
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Records `work`, which has run before with the same shapes; the result replays it on the same memory."""
+
+    def named(self, name: str) -> AbstractContextManager[object]:
+        """Around work that shows under this name in the traces of profilers."""
 
     def memory(self) -> DeviceMemory: ...
 
@@ -141,6 +144,9 @@ class CpuDevice:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         raise NotImplementedError("a CPU has no graphs")
 
+    def named(self, name: str) -> AbstractContextManager[object]:
+        return torch.profiler.record_function(name)
+
     def memory(self) -> DeviceMemory:
         available = available_memory()
         return DeviceMemory(available, available)
@@ -212,6 +218,9 @@ class CudaDevice:
         finally:
             graph.capture_end()
         return graph.replay
+
+    def named(self, name: str) -> AbstractContextManager[object]:
+        return torch.cuda.nvtx.range(name)
 
     def memory(self) -> DeviceMemory:
         free, total = torch.cuda.mem_get_info(self.torch_device)

@@ -80,6 +80,12 @@ class MockBackend:
         time.sleep(max(0.0, end - time.monotonic()))
         return msgspec.structs.replace(result, seconds=time.monotonic() - started)
 
+    def start_profile(self) -> None:
+        raise RuntimeError("the mock backend computes nothing that could be profiled")
+
+    def stop_profile(self) -> str:
+        raise RuntimeError("the mock backend computes nothing that could be profiled")
+
     def resync(self, seq: int) -> None:
         """The next round will be number `seq`."""
         if self._checker is not None:

@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots
 from lightllm.backend.machine import rank_threads
 from lightllm.backend.out_of_memory import explained
 from lightllm.backend.pending import Computed, PendingResult
+from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
 from lightllm.backend.round_inputs import Prepared, PromptSpan, RoundInputs
 from lightllm.backend.row_state import RowState
@@ -73,6 +74,7 @@ class ModeBackend:
         self._open_device = open_device
         self._seconds: dict[str, float] = {}
         self._last_done = 0.0
+        self._profiler = Profiler(rank)
 
     def init_model(self, show_bar: bool = False) -> ModelReady:
         """Loads the model, reserves the KV memory and warms up. Raises `StartupError`s."""
@@ -126,8 +128,14 @@ class ModeBackend:
                 empty = RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32))
                 return Computed(empty)
             self.ranks.compare(round, self.rows.last_token)
-            prepared, logits = self.prefill_batch(round) if len(round.token_ids) else self.decode_batch(round)
-            return self._sample(round, prepared, logits, started)
+            if len(round.token_ids):
+                with self._named("prefill_batch"):
+                    prepared, logits = self.prefill_batch(round)
+            else:
+                with self._named("decode_batch"):
+                    prepared, logits = self.decode_batch(round)
+            with self._named("sample"):
+                return self._sample(round, prepared, logits, started)
 
     def execute(self, round: Round) -> RoundResult:
         """`submit`, and the result."""
@@ -183,6 +191,15 @@ class ModeBackend:
         arrival = self.device.download(tensors)
         self.rows.keep_tokens(plan, self.ranks.group.broadcast(sampled.token_ids))
         return _SubmittedRound(self, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts)
+
+    def start_profile(self) -> None:
+        self._profiler.start()
+
+    def stop_profile(self) -> str:
+        return self._profiler.stop()
+
+    def _named(self, name: str) -> AbstractContextManager[object]:
+        return self.device.named(name) if self._config.enable_nvtx else nullcontext()
 
     def round_took(self, started: float) -> float:
         """Seconds that the device had for a round that is done now: since the one before it was done, if that was

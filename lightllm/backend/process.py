@@ -1,6 +1,6 @@
 """The process around a backend: control calls, the loop over rounds, and what happens when one fails.
 
-rpc thread   init_model (handed to the main thread), health
+rpc thread   init_model and profiles (handed to the main thread), health
 main thread  init_model, then: receive a round -> submit it -> send the results that are there
 watch thread waits for the oldest round on the device, and wakes the main thread when it is done (never on a CPU)
 channel thread  stop: wakes the main thread; a round that takes too long is not waited for
@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Protocol
 
 import msgspec
@@ -33,7 +34,7 @@ from lightllm.errors import StartupError
 from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.arrays import EMPTY_INT32
-from lightllm.protocol.control import Command, ModelReady
+from lightllm.protocol.control import Command, ModelReady, ProfileAnswer
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 
 log = logging.getLogger("backend")
@@ -54,6 +55,11 @@ class Backend(Protocol):
 
     def resync(self, seq: int) -> None: ...
 
+    def start_profile(self) -> None: ...
+
+    def stop_profile(self) -> str:
+        """File of the trace."""
+
 
 def run_backend(child: Child, rank: int) -> None:
     """The main of a backend process."""
@@ -69,6 +75,7 @@ class BackendProcess:
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._rounds_done = 0
+        self._profiles: queue.SimpleQueue[tuple[bool, Future[ProfileAnswer]]] = queue.SimpleQueue()
 
     def run(self) -> None:
         started = time.monotonic()
@@ -80,7 +87,7 @@ class BackendProcess:
             imported = time.monotonic()
             backend = self._init_model(make_backend, imported - started)
             if backend is not None:
-                self._run_rounds(RoundRunner(backend, self._stopping.is_set))
+                self._run_rounds(RoundRunner(backend, self._stopping.is_set), backend)
         except StartupError as error:
             self._link.failed(str(error))
             raise
@@ -90,7 +97,7 @@ class BackendProcess:
     def _connect(self) -> RouterLink:
         if self._child.config.node_rank:
             return NodeLink(self._child, self._rank, self._stop)
-        return LocalLink(self._child, self._rank, lambda: self._rounds_done)
+        return LocalLink(self._child, self._rank, lambda: self._rounds_done, self._ask_for_profile)
 
     def _init_model(
         self,
@@ -122,7 +129,7 @@ class BackendProcess:
         self._link.answer(ready)
         return backend
 
-    def _run_rounds(self, runner: "RoundRunner") -> None:
+    def _run_rounds(self, runner: "RoundRunner", backend: Backend) -> None:
         poller = zmq.Poller()
         poller.register(self._link.socket, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
@@ -139,8 +146,28 @@ class BackendProcess:
                     watch.wake_when_ready(runner.oldest)
                 if (self._wake_reader.fileno(), zmq.POLLIN) in poller.poll():
                     self._wake_reader.recv(_WAKE_BYTES)
+                    self._answer_profiles(backend)
+
+    def _answer_profiles(self, backend: Backend) -> None:
+        """Between two rounds: a profile is of the thread that starts it."""
+        while not self._profiles.empty():
+            start, answer = self._profiles.get()
+            try:
+                if start:
+                    backend.start_profile()
+                    answer.set_result(ProfileAnswer())
+                else:
+                    answer.set_result(ProfileAnswer(trace=backend.stop_profile()))
+            except Exception as error:  # the caller is told; rounds go on
+                answer.set_result(ProfileAnswer(error=str(error)))
 
     # -- other threads
+
+    def _ask_for_profile(self, start: bool) -> ProfileAnswer:
+        answer: Future[ProfileAnswer] = Future()
+        self._profiles.put((start, answer))
+        self._wake_writer.send(b"p")
+        return answer.result()
 
     def _on_command(self, command: Command) -> None:
         if command.action == "stop":

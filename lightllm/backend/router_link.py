@@ -22,7 +22,7 @@ from lightllm.ipc.child import Child
 from lightllm.ipc.cluster import ClusterKeys, NodeConnection, node_address, read_secret
 from lightllm.ipc.rpc import RpcServer
 from lightllm.protocol import codec
-from lightllm.protocol.control import InitModel, ModelReady
+from lightllm.protocol.control import InitModel, ModelReady, ProfileAnswer
 from lightllm.protocol.nodes import Goodbye, Hello, RankFailed, RankReady, Refusal, StartRank
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 from lightllm.weights.fingerprint import model_fingerprint
@@ -65,7 +65,14 @@ class RouterLink(Protocol):
 class LocalLink:
     """ZMQ over sockets of the runtime folder for rounds and results, rpyc for control."""
 
-    def __init__(self, child: Child, rank: int, rounds_done: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        child: Child,
+        rank: int,
+        rounds_done: Callable[[], int],
+        profile: Callable[[bool], ProfileAnswer],
+    ) -> None:
+        """profile: starts (True) or stops a profile; called in a thread of the rpc server."""
         context = make_context()
         runtime = child.runtime
         self._rounds = PullChannel(context, runtime.backend_rounds(rank), codec.to_backend)
@@ -76,6 +83,8 @@ class LocalLink:
         handlers: dict[str, Callable[[bytes], bytes]] = {
             "init_model": self._handle_init_model,
             "health": self._handle_health,
+            "start_profile": lambda payload: codec.encode(profile(True)),
+            "stop_profile": lambda payload: codec.encode(profile(False)),
         }
         self._server = RpcServer(runtime.backend_control(rank), handlers)
 

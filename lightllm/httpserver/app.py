@@ -24,6 +24,7 @@ from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.profile_routes import profile_routes
 from lightllm.httpserver.state import ServerState
 
 _BODIES = (GenerateRequest, TokensRequest, AbortBody, CompletionRequest, ChatRequest)
@@ -35,6 +36,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(native_routes(state))
     app.include_router(openai_routes(state))
     app.include_router(health_routes(state))
+    app.include_router(profile_routes(state))
     app.add_exception_handler(HTTPException, _http_exception)
     if state.config.api_key:
         app.add_middleware(ApiKeys, keys=state.config.api_key)

@@ -28,6 +28,15 @@ class ModelReady(msgspec.Struct, frozen=True):
     """Where the time went: import, weights, packing, kv memory, warm-up."""
 
 
+class ProfileAnswer(msgspec.Struct, frozen=True):
+    """Answer to the rpyc calls `start_profile` and `stop_profile` of a Model Backend."""
+
+    trace: str = ""
+    """File of the trace, from `stop_profile`."""
+    error: str = ""
+    """Not empty: why nothing was done."""
+
+
 class Status(msgspec.Struct, frozen=True):
     """A child process -> Supervisor, one JSON line over its channel."""
 

@@ -1,5 +1,12 @@
 """`ModeBackend` through rounds, as the Router sends them."""
 
+import dataclasses
+import gzip
+import json
+import shutil
+import stat
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -213,3 +220,23 @@ def test_device_names():
 def test_tensor_parallelism_is_refused_for_now(config):
     with pytest.raises(InvalidOption, match="--tp 2"):
         ModeBackend(config, 0, 2)
+
+
+def test_a_profile_names_the_parts_of_its_rounds(config):
+    backend = ModeBackend(dataclasses.replace(config, enable_nvtx=True), 0, 1)
+    backend.init_model()
+    with pytest.raises(RuntimeError, match="no profile is running"):
+        backend.stop_profile()
+    backend.start_profile()
+    with pytest.raises(RuntimeError, match="running already"):
+        backend.start_profile()
+    backend.execute(prefill(0, [10, 20, 30], [0, 1, 2], joins=[join(0, 3)]))
+    backend.execute(decode([0], [4], [3]))
+    trace = Path(backend.stop_profile())
+    try:
+        assert stat.S_IMODE(trace.parent.stat().st_mode) == 0o700
+        with gzip.open(trace) as file:
+            names = {event.get("name") for event in json.load(file)["traceEvents"]}
+        assert {"prefill_batch", "decode_batch", "sample"} <= names
+    finally:
+        shutil.rmtree(trace.parent)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import openai
@@ -150,3 +153,20 @@ def test_generate_stream_frames(server: LightLLMServer) -> None:
     decoded = [json.loads(event[5:]) for event in events[:-1]]
     assert [event["finished"] for event in decoded] == [False] * 4 + [True]
     assert decoded[-1]["finish_reason"] == "length" and decoded[-1]["token"]["count_output_tokens"] == 5
+
+
+def test_a_profile_of_the_running_server_is_written_where_the_answer_says(server: LightLLMServer) -> None:
+    assert httpx.post(f"{server.url}/stop_profile").status_code == 400
+    assert httpx.post(f"{server.url}/start_profile").json() == {"message": "Ok"}
+    again = httpx.post(f"{server.url}/start_profile")
+    assert again.status_code == 400 and "running already" in again.json()["message"]
+    body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 3, "ignore_eos": True}}
+    assert httpx.post(f"{server.url}/generate", json=body).status_code == 200
+    answer = httpx.post(f"{server.url}/stop_profile", timeout=60).json()
+    (trace,) = (Path(path) for path in answer["traces"])
+    try:
+        with gzip.open(trace) as file:
+            names = {str(event.get("name")) for event in json.load(file)["traceEvents"]}
+        assert any(name.startswith("aten::") for name in names)
+    finally:
+        shutil.rmtree(trace.parent)

@@ -64,9 +64,9 @@ def loaded(shape: dict[str, Any], **more: Any) -> Iterator[tuple["Bench", ModelR
             torch.cuda.empty_cache()
 
 
-def _open(name: str) -> Device:
+def _open(name: str, index: int) -> Device:
     """A dry run on a CPU has graphs too."""
-    return RecordingDevice() if name == "cpu" else open_device(name)
+    return RecordingDevice() if name == "cpu" else open_device(name, index)
 
 
 @dataclasses.dataclass
