@@ -317,16 +317,6 @@ def verify(config: ServerConfig) -> ServerConfig:
             f"--max_req_total_len {config.max_req_total_len} exceeds --max_total_token_num {config.max_total_token_num}.",
             "A request of that length could never run: lower the first or raise the second.",
         )
-    if config.tp % config.nnodes:
-        raise InvalidOption(
-            f"--tp {config.tp} ranks cannot be split evenly over --nnodes {config.nnodes}.",
-            "Choose another --tp.",
-        )
-    if config.node_rank >= config.nnodes:
-        raise InvalidOption(
-            f"--node_rank {config.node_rank} is not below --nnodes {config.nnodes}.",
-            "Nodes are counted from 0.",
-        )
     chunked = config.chunked_prefill_size and config.batch_max_tokens and not config.disable_chunked_prefill
     if chunked and config.batch_max_tokens < config.chunked_prefill_size:  # type: ignore[operator]
         raise InvalidOption(

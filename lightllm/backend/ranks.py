@@ -46,8 +46,8 @@ class Ranks:
     """This rank among the others. With one rank every method does nothing."""
 
     def __init__(self, config: ServerConfig, rank: int, world_size: int, place: MeetingPlace | None) -> None:
-        if world_size > 1 and place is None:
-            raise InvalidOption(f"--tp {world_size} needs a server.", "Without one a model runs on one rank.")
+        if (world_size > 1 or config.nnodes > 1) and place is None:
+            raise InvalidOption("--tp and --nnodes need a server.", "Without one a model runs on one rank.")
         self.rank = rank
         self.world_size = world_size
         self.group = TpGroup()

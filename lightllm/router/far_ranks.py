@@ -27,6 +27,8 @@ from lightllm.weights.fingerprint import model_fingerprint
 _POLL_MS = 100
 _PROBE = b""
 """A frame that says nothing: sending it tells whether the connection is there."""
+_PROBE_SECONDS = 3.0
+"""A connection is known to have ended a moment before sending to it fails."""
 _LAST_WORDS_SECONDS = 0.1
 """What was said last leaves before the socket closes."""
 
@@ -60,6 +62,7 @@ class FarRanks:
         self._expected = range(config.tp // config.nnodes, config.tp)
         self._ranks: dict[int, FarRank] = {}
         self._refused = 0
+        self._probe_until = 0.0
         assert config.model_dir is not None
         self._model = model_fingerprint(config.model_dir)
         self._listener = NodeListener(context, node_address(config), ClusterKeys.derive(read_secret(config)))
@@ -129,6 +132,8 @@ class FarRanks:
             )
         self._refused += refused
         if ended:
+            self._probe_until = time.monotonic() + _PROBE_SECONDS
+        if time.monotonic() < self._probe_until:
             for far in self._ranks.values():
                 far.send_bytes(_PROBE)
 

@@ -23,8 +23,7 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     """Checks what can be checked before any process starts; downloads a hub model. Raises `StartupError`."""
     if config.mock_backend is not None:
         MockSpec.parse(config.mock_backend)
-    if config.nnodes > 1:
-        read_secret(config)
+    _check_nodes(config)
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
     log = logging.getLogger("supervisor")
@@ -35,6 +34,21 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         normalise(raw, find_architecture(raw)).for_rank(config.tp)
     name = config.model_name or default_model_name(config.model_dir)
     return dataclasses.replace(config, model_dir=model_dir, model_name=name)
+
+
+def _check_nodes(config: ServerConfig) -> None:
+    if config.node_rank >= config.nnodes:
+        raise InvalidOption(
+            f"--node_rank {config.node_rank} is not below --nnodes {config.nnodes}.",
+            "Nodes are counted from 0.",
+        )
+    if config.tp % config.nnodes:
+        raise InvalidOption(
+            f"--tp {config.tp} ranks cannot be split evenly over --nnodes {config.nnodes}.",
+            "Choose another --tp.",
+        )
+    if config.nnodes > 1:
+        read_secret(config)
 
 
 def default_model_name(model_dir: str | None) -> str:

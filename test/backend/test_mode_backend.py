@@ -217,8 +217,8 @@ def test_device_names():
             open_device("cuda")
 
 
-def test_tensor_parallelism_is_refused_for_now(config):
-    with pytest.raises(InvalidOption, match="--tp 2"):
+def test_several_ranks_need_a_place_to_meet(config):
+    with pytest.raises(InvalidOption, match="--tp and --nnodes need a server"):
         ModeBackend(config, 0, 2)
 
 

@@ -133,6 +133,29 @@ def test_unequal_nodes_end_both_launches_with_one_line(
             assert message.format(host=socket.gethostname()) in last_error(node)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tp", "3"], "--tp 3 ranks cannot be split evenly over --nnodes 2."),
+        (["--node_rank", "2", "--tp", "2"], "--node_rank 2 is not below --nnodes 2."),
+        (["--tp", "2", "--cluster_secret_file", "/nowhere"], "--cluster_secret_file /nowhere cannot be read"),
+        (
+            ["--tp", "2", "--nccl_host", "192.0.2.1"],
+            "Node 0 cannot listen for the other nodes on tcp://192.0.2.1",
+        ),
+    ],
+)
+def test_a_wrong_option_of_nodes_ends_the_launch_with_one_line(
+    mock: list[str], options: list[str], message: str
+) -> None:
+    server = LightLLMServer([*mock, "--nnodes", "2", *options], environment=SECRET)
+    try:
+        assert server.wait() == 2
+        assert message in last_error(server)
+    finally:
+        server.abandon()
+
+
 def test_a_rank_of_another_node_that_dies_gives_clients_an_error(mock: list[str]) -> None:
     with TwoNodes(mock) as nodes:
         stream = Stream(nodes.wait_ready())
