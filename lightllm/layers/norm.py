@@ -8,7 +8,7 @@ import torch
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
-from lightllm.ops.layer_norm import layer_norm
+from lightllm.ops.layer_norm import fused_add_layer_norm, layer_norm
 from lightllm.ops.rms_norm import rms_norm
 
 
@@ -49,9 +49,9 @@ class LayerNorm:
         return layer_norm(x, self.weight, self.bias, self.eps)
 
     def add(self, x: torch.Tensor | None, residual: torch.Tensor) -> torch.Tensor:
-        if x is not None:
-            residual.add_(x)
-        return layer_norm(residual, self.weight, self.bias, self.eps)
+        if x is None:
+            return layer_norm(residual, self.weight, self.bias, self.eps)
+        return fused_add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
 
 class WholeQKNorm:

@@ -20,14 +20,18 @@ class ModelDriver:
         self.model = model
         slots = rows * max_len
         shape = (slots + 1, 2 * config.num_kv_heads, config.head_dim)
-        self.kv = [torch.full(shape, float("nan"), dtype=model.kv_dtype) for _ in range(config.num_layers)]
+        device = model.device
+        self.kv = [
+            torch.full(shape, float("nan"), dtype=model.kv_dtype, device=device)
+            for _ in range(config.num_layers)
+        ]
         order = (
             torch.randperm(slots, generator=torch.Generator().manual_seed(0))
             if shuffled
             else torch.arange(slots)
         )
-        self.slots = order.to(torch.int32).view(rows, max_len)
-        self.req_to_token = torch.full((rows + 1, max_len), slots, dtype=torch.int32)
+        self.slots = order.to(device, torch.int32).view(rows, max_len)
+        self.req_to_token = torch.full((rows + 1, max_len), slots, dtype=torch.int32, device=device)
         self.kv_lens = [0] * rows
 
     def step(
@@ -43,9 +47,17 @@ class ModelDriver:
             rows.append(row)
             q_lens.append(len(tokens))
             kv_lens.append(stop)
-        logit_index = None if logits else torch.arange(0)
+        device = self.model.device
+        logit_index = None if logits else torch.arange(0, device=device)
         batch = make_batch(
-            torch.tensor(ids), rows, q_lens, kv_lens, num_decode, self.req_to_token, self.kv, logit_index
+            torch.tensor(ids, device=device),
+            rows,
+            q_lens,
+            kv_lens,
+            num_decode,
+            self.req_to_token,
+            self.kv,
+            logit_index,
         )
         return self.model.forward(batch)
 

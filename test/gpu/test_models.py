@@ -1,0 +1,35 @@
+"""Every architecture on a GPU, in bfloat16, against its float32 reference: the kernels in the combinations that models use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.model_driver import ModelDriver
+from support.model_zoo import NAMES, make_zoo_model
+from support.near_tie import assert_same_or_near_tie
+
+from lightllm.models.registry import load_model
+
+PROMPT = [(17 * i + 3) % 380 for i in range(70)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "phi3-small"])
+def test_bfloat16_parts_from_the_reference_only_at_near_ties(
+    tmp_path: Path, name: str, poisoned: None
+) -> None:
+    zoo_model = make_zoo_model(tmp_path, name, "bfloat16", std=0.1)
+    cuda = torch.device("cuda")
+    model = load_model(str(tmp_path), data_type=None, device=cuda, max_len=zoo_model.max_len)
+    whole = zoo_model.reference(PROMPT)
+    driver = ModelDriver(model, shuffled=True)
+    logits = torch.cat([driver.step([(1, PROMPT[start : start + 7])]) for start in range(0, len(PROMPT), 7)])
+    assert float((logits.cpu() - whole).abs().max() / whole.abs().max()) <= 3e-2
+    tokens = ModelDriver(model).greedy(0, PROMPT, 16)
+    expected: list[int] = []
+    for _ in tokens:
+        expected.append(int(zoo_model.reference(PROMPT + expected)[-1].argmax()))
+    assert_same_or_near_tie(
+        tokens, expected, lambda step: zoo_model.reference(PROMPT + expected[:step])[-1], tolerance=3e-2
+    )
