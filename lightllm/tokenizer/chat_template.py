@@ -22,6 +22,15 @@ MAX_ERROR_CHARACTERS = 300
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _RESERVED = ("messages", "tools", "add_generation_prompt")
 
+_CHATML = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""Of Qwen 1, whose files name the format ("chat_format": "chatml") and hold no template."""
+
 
 class ChatTemplates:
     """The templates of one model by name; `default`, and often `tool_use`."""
@@ -101,6 +110,8 @@ def read_chat_templates(model_dir: Path, override: str | None) -> ChatTemplates:
         sources = _json_sources(model_dir / file_name)
         if sources:
             break
+    if not sources and read_json_object(model_dir / "generation_config.json").get("chat_format") == "chatml":
+        sources = {"default": _CHATML}
     return ChatTemplates(sources)
 
 

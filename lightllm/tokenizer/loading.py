@@ -42,7 +42,8 @@ def _backend(path: Path, special: SpecialTokens, trust_remote_code: bool) -> Bac
     if (path / "tokenizer.json").is_file():
         return JsonBackend(path / "tokenizer.json", special)
     if (path / "tokenizer.model").is_file():
-        return SentencePieceBackend(path / "tokenizer.model", special)
+        kind = read_json_object(path / "tokenizer_config.json").get("tokenizer_class")
+        return SentencePieceBackend(path / "tokenizer.model", special, chatglm=kind == "ChatGLMTokenizer")
     if (path / "qwen.tiktoken").is_file():
         return TiktokenBackend(path / "qwen.tiktoken")
     if _has_own_code(path) and not trust_remote_code:

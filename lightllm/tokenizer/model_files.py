@@ -61,6 +61,9 @@ def eos_token_ids(model_dir: str, override: list[int] | None = None) -> list[int
         (folder / "config.json", read_model_config(model_dir)),
     ):
         ids = _ids(config.get("eos_token_id"), path)
+        if ids and config.get("chat_format") == "chatml":
+            # Qwen 1 names only <|endoftext|>; <|im_start|> and <|im_end|>, the next two, end a chat's answer.
+            return [*ids, ids[0] + 1, ids[0] + 2]
         if ids:
             return ids
     logging.getLogger(__name__).warning("%s names no EOS token: texts end at their length limit", model_dir)

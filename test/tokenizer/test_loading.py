@@ -113,6 +113,26 @@ def test_sentencepiece_file_obeys_add_bos_and_add_eos(tmp_path, config, begin, e
     assert tokenizer.encode("Hi") == [1] * begin + plain + [2] * end
 
 
+def test_chatglm_has_special_tokens_of_its_own_and_two_of_them_in_front(tmp_path):
+    tokenizer = load_tokenizer(
+        str(tokenizers.sentencepiece_model(tmp_path, tokenizer_class="ChatGLMTokenizer"))
+    )
+    plain = load_tokenizer(str(tokenizers.sentencepiece_model(tmp_path / "plain")))
+    size = plain.vocab_size
+    assert [tokenizer.token_id(t) for t in ("[gMASK]", "sop", "<|observation|>")] == [
+        size + 1,
+        size + 3,
+        size + 8,
+    ]
+    hello = plain.encode("Hello sop", add_special_tokens=False)
+    assert tokenizer.encode("Hello sop") == [size + 1, size + 3, *hello]
+    chat = tokenizer.encode("[gMASK]sop<|system|>\n Hello", add_special_tokens=False)
+    assert chat == [size + 1, size + 3, size + 5, *plain.encode("\n Hello", add_special_tokens=False)]
+    assert tokenizer.decode(chat).strip() == "Hello"
+    assert tokenizer.decode(chat, skip_special_tokens=False).startswith("[gMASK]sop<|system|>")
+    assert tokenizer.vocab_size == size + 9
+
+
 @settings(deadline=None)
 @given(text=st.text(st.sampled_from("abc ÄÖ你🙂\n.,<|user|>"), max_size=30))
 def test_sentencepiece_file_round_trips_any_text(sentencepiece_pair, text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from support import tokenizers
 
 from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer.model_files import eos_token_ids
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -79,3 +81,20 @@ def test_a_stream_gives_the_text_piece_by_piece(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(text)
     stream = tokenizer.stream([])
     assert "".join([*map(stream.push, ids), stream.finish()]) == text
+
+
+def test_a_chat_of_qwen_1_is_chatml_and_ends_at_its_end_token(tmp_path: Path) -> None:
+    path = tokenizers.qwen_tiktoken(tmp_path)
+    tokenizer = load_tokenizer(str(path))
+    assert not tokenizer.has_chat_template
+    end = tokenizer.token_id("<|endoftext|>")
+    (path / "config.json").write_text(json.dumps({"eos_token_id": end}))
+    assert eos_token_ids(str(path)) == [end]
+    (path / "generation_config.json").write_text(json.dumps({"chat_format": "chatml", "eos_token_id": end}))
+    tokenizer = load_tokenizer(str(path))
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}])
+    assert text == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.encode(text, add_special_tokens=False).count(tokenizer.token_id("<|im_end|>")) == 2
+    assert eos_token_ids(str(path)) == [tokenizer.token_id(token) for token in SPECIAL]
