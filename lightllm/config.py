@@ -143,7 +143,7 @@ class ServerConfig:
 
     # -- scheduling
     schedule_policy: str = _option(
-        "conservative",
+        "past_future",
         "How long outputs are expected to be when requests are admitted. conservative: as long as max_new_tokens says; "
         "aggressive: what is held now counts; past_future: as long as recent outputs were. With the last two, requests "
         "may pause when memory is short; they go on later as if they had not.",
@@ -159,6 +159,34 @@ class ServerConfig:
     router_max_wait_tokens: int = _option(
         6, "With --round_policy decode_first: rounds of decode between two rounds of prefill.", _SCHEDULING,
         **_at_least(0),
+    )  # fmt: skip
+    router_token_ratio: float = _option(
+        0.0,
+        "Above 0: LightLLM's own rule instead of --schedule_policy. While requests need less than this share of the memory, "
+        "outputs are expected to have at most --router_max_new_token_len tokens; from there on as many as max_new_tokens "
+        "says.", _SCHEDULING, type=float, check=lambda v: 0 <= v <= 1, expects="between 0 and 1",
+    )  # fmt: skip
+    router_max_new_token_len: int = _option(
+        1024, "With --router_token_ratio: tokens of an output, as expected while there is room.", _SCHEDULING,
+        **_at_least(1),
+    )  # fmt: skip
+    max_overtakes: int = _option(
+        8,
+        "How many requests may enter before a waiting one that does not fit yet, if they do; 0: strictly first come, "
+        "first served. Nobody passes a request that has paused.",
+        _SCHEDULING, **_at_least(0),
+    )  # fmt: skip
+    ttft_slo: float = _option(
+        0.0,
+        "Seconds to the first token: a request that is predicted to wait longer is refused at once, with 503 and "
+        "Retry-After. 0: nobody is.",
+        _SCHEDULING, type=float, check=lambda v: v >= 0, expects="0 or more",
+    )  # fmt: skip
+    tpot_slo: float = _option(
+        0.0,
+        "Seconds from one token of a stream to the next: prefill chunks shrink, and requests wait, so that rounds take no "
+        "longer. 0: no such limit.",
+        _SCHEDULING, type=float, check=lambda v: v >= 0, expects="0 or more",
     )  # fmt: skip
     running_max_req_size: int = _option(
         1000, "Requests that may run at once (rows).", _SCHEDULING, **_at_least(1)
@@ -261,8 +289,7 @@ NOT_YET = {
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
 
 WITHOUT_EFFECT = {
-    "zmq_mode": 1, "router_token_ratio": 1, "router_max_new_token_len": 1,
-    "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0,
+    "zmq_mode": 1, "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0,
     "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
     "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
     "enable_flashinfer_decode": 0, "enable_fa3": 0, "graph_max_len_in_batch": 1, "sampling_backend": 1,

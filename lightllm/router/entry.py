@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightllm.router.admission import AdmissionPolicy, Forecast
+from lightllm.router.admission import Forecast, Prefill
+from lightllm.router.deadlines import Deadlines
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.request import Request
 from lightllm.router.round_policy import RoundPolicy
 from lightllm.router.running import Running
-from lightllm.router.waiting import WaitingList
+from lightllm.router.schedule_policy import Conservative
+from lightllm.router.waiting import WaitingGroup, WaitingList
+
+SCANNED = 64
+"""Waiting groups that are looked at in one round."""
+TRIED = 4
+"""How many of them may turn out not to fit, beside the first."""
 
 
 class Entry:
@@ -18,52 +25,73 @@ class Entry:
     def __init__(
         self,
         limits: SchedulerLimits,
-        policy: AdmissionPolicy,
+        policy: Conservative,
         rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,
+        deadlines: Deadlines,
     ) -> None:
         self._limits = limits
         self._policy = policy
         self._rounds = rounds
         self._running = running
         self._waiting = waiting
+        self._deadlines = deadlines
 
-    def admit(self, room: int, whole: bool, reserve: int) -> None:
-        """Lets requests enter in the order of arrival, as long as their prefill can begin in this round and `reserve`
-        slots stay available. `room`: tokens of the round for prefill chunks; `whole`: no prompt is split."""
+    def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
+        """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
+        slots stay available. Who does not fit may be passed by others that do, within `max_overtakes`. `room`: tokens of
+        the round for prefill chunks; `whole`: no prompt is split."""
         running, chunk = self._running, self._limits.chunked_prefill_size
         queued = sum(min(running.work(r), chunk) for r in running.prefilling)
         forecast = None
-        while queued < room and (group := self._waiting.head()):
-            known, unlocked = running.kv.prefixes(group)
-            work = [r.known_tokens - k for r, k in zip(group, known, strict=True)]
-            crowded = len(group) > running.rows.free or (whole and queued and queued + work[0] > room)
-            if crowded or running.kv.available - unlocked < reserve:
+        passed: list[WaitingGroup] = []
+        tried = 0
+        for group, _ in zip(self._waiting.in_turn(), range(SCANNED), strict=False):
+            if queued >= room or tried > TRIED:
                 return
-            forecast = forecast or self.forecast()
-            waits = self._who_may_wait(group, known)
-            context, generated = [r.known_tokens for r in group], [len(r.output_ids) for r in group]
-            if not forecast.admit(context, work, waits, generated, [r.max_new_tokens for r in group]):
+            if not running.rows.free or any(_asks_for_more(group, other) for other in passed):
+                prompts = []
+            else:
+                known, unlocked = running.kv.prefixes(group.requests)
+                prompts = self._prompts(group.requests, known)
+                if whole and queued and queued + prompts[0].work > room:
+                    return  # it enters as soon as it can have a round
+                tried += 1
+            if (
+                0 < len(prompts) <= running.rows.free
+                and running.kv.available - unlocked >= reserve
+                and (forecast := forecast or self.forecast()).admit(prompts)
+            ):
+                self._waiting.enter(group, passed)
+                for request, prompt in zip(group.requests, prompts, strict=True):
+                    running.enter(request, prompt.waits)
+                    self._deadlines.entered(request, now)
+                queued += sum(min(prompt.work, chunk) for prompt in prompts)
+                tried -= 1
+            else:
+                if not passed:
+                    self._deadlines.memory_is_full()
+                passed.append(group)
+            if any(not other.may_be_passed(self._limits.max_overtakes) for other in passed):
                 return
-            self._waiting.pop()
-            for request, may_wait in zip(group, waits, strict=True):
-                running.enter(request, may_wait)
-            queued += sum(min(tokens, chunk) for tokens in work)
 
-    def _who_may_wait(self, group: list[Request], known: list[int]) -> list[bool]:
-        """The siblings in a group wait for the first one."""
+    def _prompts(self, group: list[Request], known: list[int]) -> list[Prefill]:
+        """`known`: tokens of each context that are cached. The siblings in a group wait for the first one."""
         kv = self._running.kv
         first = kv.may_wait(group[0], known[0], self._running.prefilling)
-        return [first] + [first or kv.siblings_wait(group[i], known[i]) for i in range(1, len(group))]
+        return [
+            _prefill(r, r.known_tokens, r.known_tokens - k, first or (i > 0 and kv.siblings_wait(r, k)))
+            for i, (r, k) in enumerate(zip(group, known, strict=True))
+        ]
 
-    def empty_forecast(self, policy: AdmissionPolicy) -> Forecast:
+    def empty_forecast(self, policy: Conservative, capacity: int) -> Forecast:
         """As if nothing ran. A token budget that is reduced for a while does not count: what intake accepted must be
         able to enter, and who runs short of memory meanwhile can pause."""
         limits = self._limits
         return Forecast(
             policy,
-            limits.max_total_token_num,
+            capacity,
             limits.batch_max_tokens,
             limits.chunked_prefill_size,
             limits.whole_prompts,
@@ -72,16 +100,33 @@ class Entry:
 
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round."""
-        forecast, running = self.empty_forecast(self._policy), self._running
+        running = self._running
+        capacity = self._limits.max_total_token_num
+        if running.requests:
+            capacity = self._deadlines.capacity(len(running.requests) + 1)
+        forecast = self.empty_forecast(self._policy, capacity)
         rows = running.prefilled_rows()
-        limit = running.max_new_tokens[rows]
-        forecast.add_decoding(running.kv_len[rows].astype(np.int64), limit - running.remaining[rows], limit)
-        prefilling = running.prefilling
+        limit, exact = running.max_new_tokens[rows], running.exact[rows]
+        generated = limit - running.remaining[rows]
+        self._policy.observe(generated[~exact])
+        forecast.add_decoding(running.kv_len[rows].astype(np.int64), generated, limit, exact)
         forecast.add_prefilling(
-            [len(r.context) for r in prefilling],
-            [running.work(r) for r in prefilling],
-            [r.may_wait for r in prefilling],
-            [len(r.output_ids) for r in prefilling],
-            [r.max_new_tokens for r in prefilling],
+            [_prefill(r, len(r.context), running.work(r), r.may_wait) for r in running.prefilling]
         )
         return forecast
+
+
+def _prefill(request: Request, context: int, work: int, waits: bool) -> Prefill:
+    return Prefill(
+        context, work, len(request.output_ids), request.max_new_tokens, request.runs_to_limit, waits
+    )
+
+
+def _asks_for_more(group: WaitingGroup, other: WaitingGroup) -> bool:
+    """Whether `group` needs no less than `other` in every respect: then it fits no better."""
+    mine, others = group.requests[0], other.requests[0]
+    return (
+        len(group.requests) >= len(other.requests)
+        and mine.known_tokens >= others.known_tokens
+        and mine.max_new_tokens - len(mine.output_ids) >= others.max_new_tokens - len(others.output_ids)
+    )

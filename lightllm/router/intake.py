@@ -6,9 +6,10 @@ from collections.abc import Collection
 
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
-from lightllm.router.admission import Conservative
+from lightllm.router.admission import Prefill
 from lightllm.router.entry import Entry
 from lightllm.router.limits import SchedulerLimits
+from lightllm.router.schedule_policy import Conservative
 
 
 def check_request(
@@ -41,12 +42,15 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, entry: Entry) -
     rows = limits.max_rows
     if n > rows:
         raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")
-    generated = [len(choice.output_ids) for choice in message.choices]
-    context = [prompt + g for g in generated]
-    waits = [limits.prompt_cache and i > 0 for i in range(n)]
+    if n == 1:
+        return
     # Whatever the policy expects, full length must fit: then nobody waits for ever.
-    alone = entry.empty_forecast(Conservative())
-    if n > 1 and not alone.admit(context, context, waits, generated, [new] * n):
+    restored = [len(choice.output_ids) for choice in message.choices]
+    prompts = [
+        Prefill(prompt + g, prompt + g, g, new, waits=limits.prompt_cache and i > 0)
+        for i, g in enumerate(restored)
+    ]
+    if not entry.empty_forecast(Conservative(), limits.max_total_token_num).admit(prompts):
         raise PromptTooLong(
             f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",

@@ -28,12 +28,22 @@ class SchedulerLimits:
     eos_token_ids: list[int]
     prompt_cache: bool = True
     """Requests share the KV of common prefixes."""
-    schedule_policy: str = "conservative"
-    """How long outputs are expected to be when requests are admitted: a name that `admission.make_policy` knows."""
+    schedule_policy: str = "past_future"
+    """How long outputs are expected to be when requests are admitted: a name that `schedule_policy.make_policy` knows."""
+    router_token_ratio: float = 0.0
+    """Above 0: LightLLM's own rule instead. Share of the memory in use from which on it is conservative."""
+    router_max_new_token_len: int = 1024
+    """With that rule: tokens of an output, as it is expected before."""
     round_policy: str = "mixed"
     """Which rounds prefill: a name that `RoundPolicy` knows."""
     router_max_wait_tokens: int = 6
     """With decode_first: decode rounds between two rounds of prefill."""
+    max_overtakes: int = 8
+    """How many others may enter before a waiting request that does not fit yet."""
+    ttft_slo: float = 0.0
+    """Seconds to the first token; who would wait longer is refused. 0: everybody is accepted."""
+    tpot_slo: float = 0.0
+    """Seconds between two tokens that rounds and admission keep to; 0: any."""
     worth_waiting: int = 32
     """Prompt tokens that a request must save to wait a round for another one that is computing them."""
 
@@ -73,6 +83,11 @@ def resolve_limits(
         eos_token_ids=list(eos_token_ids),
         prompt_cache=not config.disable_dynamic_prompt_cache,
         schedule_policy=config.schedule_policy,
+        router_token_ratio=config.router_token_ratio,
+        router_max_new_token_len=config.router_max_new_token_len,
         round_policy=config.round_policy,
         router_max_wait_tokens=config.router_max_wait_tokens,
+        max_overtakes=config.max_overtakes,
+        ttft_slo=config.ttft_slo,
+        tpot_slo=config.tpot_slo,
     )

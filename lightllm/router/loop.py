@@ -150,7 +150,7 @@ class RouterLoop:
             return
         answer: Accepted | Refused
         try:
-            self.scheduler.add(message)
+            self.scheduler.add(message, time.monotonic())
         except RequestError as error:
             answer = Refused(ids, type(error).__name__, error.message, error.param, error.retry_after)
         else:
@@ -168,7 +168,7 @@ class RouterLoop:
 
     def _send_rounds(self) -> bool:
         sent = False
-        while (round_ := self.scheduler.next_round()) is not None:
+        while (round_ := self.scheduler.next_round(time.monotonic())) is not None:
             self._to_backends(round_)
             sent = True
         return sent

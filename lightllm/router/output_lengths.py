@@ -1,9 +1,15 @@
-"""How long outputs are, learned from those that ended recently: the "past" of past-future admission.
+"""How long outputs are, learned from recent ones: the "past" of past-future admission.
 
-The lengths of the last requests make a survival curve S(x) = P(length > x). What a request that has generated g tokens
-will still say is drawn from P(length > x | length > g) = S(x) / S(g). A request that ended at its own limit, or was
-aborted, says only that its output would have been longer than that: it counts among those "at risk" up to its length and
-not as an end (the Kaplan-Meier estimate), so that short limits of some do not shorten the forecast of others.
+The curve is S(x) = P(length > x). What a request that has generated g tokens will still say follows from
+P(length > x | length > g) = S(x) / S(g). S is the product-limit estimate of survival analysis (Kaplan and Meier 1958),
+S(x) = prod over lengths l <= x of (1 - ended(l) / at_risk(l)), in which everybody counts for what is known of him:
+
+- A request that ended at its own limit, or was aborted, says that its output would have been longer than that: it is at
+  risk up to its length, and is no end. Short limits of some do not shorten the forecast of others.
+- So does one that still runs, with what it has generated so far. Without them the curve would be that of the short ones
+  whenever many begin together, for these end first.
+- The window reaches back to some moment. Who was running then is at risk only from the length that he had there on, or
+  the running ones would count twice (once in every window that they pass).
 """
 
 from __future__ import annotations
@@ -13,74 +19,79 @@ from collections import deque
 import numpy as np
 
 WINDOW = 1000
-"""Finished requests that the curve is made of."""
+"""Requests that left: the window begins when the first of them did."""
 WARM_START = 32
-"""While fewer have ended, the missing ones count as outputs that never end: forecasts lean to max_new_tokens."""
-
-_GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 / golden ratio: multiples of it modulo 2^64 spread evenly, however many are taken."""
-_MASK = (1 << 64) - 1
+"""While fewer have left, the missing ones count as outputs that never end: forecasts lean to max_new_tokens."""
+REFRESH_ROUNDS = 8
+"""The curve is computed anew at most every so many rounds."""
 
 
 class OutputLengths:
-    """A sliding window of output lengths, and draws from it."""
+    """A sliding window of output lengths, and the curve that it makes."""
 
     def __init__(self, window: int = WINDOW, warm_start: int = WARM_START) -> None:
-        self._recent: deque[tuple[int, bool]] = deque(maxlen=window)
+        self._left: deque[tuple[int, bool, int]] = deque()
+        """(length, ended, round in which it left)"""
+        self._window = window
         self._warm_start = min(warm_start, window)
+        self._begin: int | None = None
+        """The round in which the window begins; None: with the first request of all."""
+        self._made = -REFRESH_ROUNDS
         self._stale = False
-        self._lengths = np.zeros(0, dtype=np.int64)
-        """Sorted."""
         self._survival = np.ones(1)
-        """[lengths + 1]: S before the first, then S at each."""
+        """S at 0, 1, 2, ... up to the last length at which it falls."""
 
     def __len__(self) -> int:
-        return len(self._recent)
+        return len(self._left)
 
-    def add(self, length: int, ended: bool) -> None:
-        """An output of `length` tokens; not `ended`: it was cut off, by its limit or by its client."""
+    def add(self, length: int, ended: bool, round_: int = 0) -> None:
+        """An output of `length` tokens left in round `round_`; not `ended`: it was cut off, by its limit or its client."""
         if length > 0:
-            self._recent.append((length, ended))
+            self._left.append((length, ended, round_))
+            if len(self._left) > self._window:
+                self._begin = self._left.popleft()[2]
             self._stale = True
 
-    def draw(self, generated: np.ndarray, limit: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        """int64 [n]: tokens still to come after `generated`, at most limit - generated; `uniform` float64 [n] in (0, 1)
-        picks them. At least one as long as the limit allows; all of them where nothing is known."""
-        self._refresh()
-        so_far = self._survival[np.searchsorted(self._lengths, generated, side="right")]
-        # The first length whose S is down to the target; behind the last one, or with nobody left to learn from, the limit.
-        at = np.searchsorted(-self._survival, -uniform * so_far, side="left")
-        known = (at < len(self._survival)) & (so_far > 0)
-        length = self._lengths[np.where(known, at - 1, 0)] if len(self._lengths) else limit
-        return np.minimum(np.where(known, length, limit), limit) - generated
+    def update(self, running: np.ndarray, round_: int) -> None:
+        """Makes the curve anew if it is time; int [n] `running`: what those who run in `round_` have generated."""
+        if self._left and (self._stale or len(running)) and round_ - self._made >= REFRESH_ROUNDS:
+            self.refresh(running, round_)
 
-    def _refresh(self) -> None:
-        if not self._stale:
-            return
+    def refresh(self, running: np.ndarray, round_: int) -> None:
+        """Makes the curve now."""
         self._stale = False
-        lengths = np.array([length for length, _ in self._recent], dtype=np.int64)
-        ended = np.array([ended for _, ended in self._recent], dtype=bool)
-        order = np.lexsort((~ended, lengths))  # at equal lengths the ends come first
-        total = max(len(lengths), self._warm_start)
-        at_risk = total - np.arange(len(lengths))
-        self._lengths = lengths[order]
-        self._survival = np.concatenate([[1.0], np.cumprod(1.0 - ended[order] / at_risk)])
+        self._made = round_
+        left = np.array(self._left, dtype=np.int64).reshape(-1, 3)
+        last = np.concatenate([left[:, 0], running])
+        unseen = max(0, self._warm_start - len(left))
+        lengths, counts = np.unique(left[left[:, 1] == 1, 0], return_counts=True)
+        at_risk = unseen + _at_least(last, lengths)
+        if self._begin is not None:
+            # Nobody makes more than one token a round, so that this is what he had when the window began, or less.
+            since = np.concatenate([left[:, 2], np.full(len(running), round_)]) - self._begin + 1
+            at_risk -= _at_least(last - since, lengths)
+        steps = np.append(1.0, np.cumprod(1.0 - counts / np.maximum(at_risk, counts)))
+        self._survival = np.repeat(steps, np.append(np.diff(lengths, prepend=0), 1))
+
+    def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:
+        """float64 [n]: the probability that an output is longer than generated + more, given that it is longer than
+        generated; 1 where nothing is known."""
+        so_far = self._at(generated)
+        then = self._at(generated + more)
+        return np.divide(then, so_far, out=np.ones(np.broadcast(then, so_far).shape), where=so_far > 0)
+
+    def moments(self, limit: int) -> tuple[float, float]:
+        """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens."""
+        known = self._survival[:limit]
+        rest = self._survival[-1] * (np.arange(len(known), limit) if limit > len(known) else 0)
+        mean = float(known.sum()) + float(self._survival[-1]) * (limit - len(known))
+        area = float(known @ np.arange(len(known))) + float(np.sum(rest))
+        return max(mean, 1.0), area
+
+    def _at(self, length: np.ndarray) -> np.ndarray:
+        return self._survival[np.minimum(length, len(self._survival) - 1)]
 
 
-def spread(seed: int, round_: int, first: int, count: int) -> np.ndarray:
-    """float64 [count] in (0, 1): numbers `first`, first + 1, ... of a sequence that depends on (seed, round) alone.
-
-    Each is uniform over the rounds; together they cover the interval evenly, so that the sum of many draws hardly varies
-    from round to round. With independent ones a candidate that tries every round would enter on a lucky one.
-    """
-    start = _mix(_mix(seed) ^ round_)
-    steps = np.arange(first, first + count, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(start)
-    return ((steps >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-
-
-def _mix(value: int) -> int:
-    """A bijection of 64 bits in which every bit depends on every other."""
-    value = (value + _GOLDEN) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
+def _at_least(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """int64 [bounds]: how many of `values` are no less than each of the bounds."""
+    return len(values) - np.searchsorted(np.sort(values), bounds, side="left")

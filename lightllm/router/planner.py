@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from lightllm.router.deadlines import Deadlines
 from lightllm.router.entry import Entry
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planned_round import Chunk, DecodeBatch, PlannedRound
@@ -28,6 +29,7 @@ class Planner:
         running: Running,
         waiting: WaitingList,
         entry: Entry,
+        deadlines: Deadlines,
         in_flight: list[PlannedRound],
     ) -> None:
         self._limits = limits
@@ -35,13 +37,14 @@ class Planner:
         self._running = running
         self._waiting = waiting
         self._entry = entry
+        self._deadlines = deadlines
         self._in_flight = in_flight
         self._token_budget = limits.batch_max_tokens
         self._successes = 0
         self.pauses = 0
         """How often a request had to pause."""
 
-    def choose(self) -> tuple[DecodeBatch, list[Chunk]] | None:
+    def choose(self, now: float) -> tuple[DecodeBatch, list[Chunk]] | None:
         """Decode rows and prefill chunks of the next round, with slots for all; None if nothing can run now."""
         while True:
             batch = self._make_room()
@@ -49,7 +52,7 @@ class Planner:
                 return None
             chunks: list[Chunk] = []
             if self._rounds.may_prefill(decoding=bool(batch.requests)):
-                batch, chunks = self._fill(batch)
+                batch, chunks = self._fill(batch, now)
             if batch.requests or chunks:
                 self._rounds.planned(prefill=bool(chunks))
                 return batch, chunks
@@ -70,15 +73,18 @@ class Planner:
                 return None
             self._pause_newest()
 
-    def _fill(self, batch: DecodeBatch) -> tuple[DecodeBatch, list[Chunk]]:
+    def _fill(self, batch: DecodeBatch, now: float) -> tuple[DecodeBatch, list[Chunk]]:
         """The round with prefill chunks for what the decode rows leave of the token budget, admitting who fits. Where
         prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
         running, mixes = self._running, self._rounds.mixes
         whole = self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
-        room = self._token_budget - (len(batch.requests) if mixes else 0)
-        running.extend_prefixes(len(batch.requests))
+        rows, room = len(batch.requests), self._token_budget
+        if not whole:
+            room = self._deadlines.round_tokens(rows, room, running.kv.in_use)
+        room -= rows if mixes else 0
+        running.extend_prefixes(rows)
         if self._waiting and not running.pausing:
-            self._entry.admit(room, whole, len(batch.requests))
+            self._entry.admit(room, whole, rows, now)
         if not running.prefilling:
             return batch, []
         if whole and mixes and running.work(running.prefilling[0]) > room:

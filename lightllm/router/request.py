@@ -54,9 +54,9 @@ class Request:
     """
 
     __slots__ = (
-        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node",
-        "output_ids", "params", "prompt_ids", "prompt_logprobs_sent", "row", "seen", "serial", "shared", "state",
-        "stop_ids",
+        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
+        "params", "priority", "prompt_ids", "prompt_logprobs_sent", "row", "runs_to_limit", "seen", "serial", "shared",
+        "state", "stop_ids",
     )  # fmt: skip
 
     def __init__(
@@ -70,11 +70,15 @@ class Request:
         self.id = choice.request_id
         self.index = choice.index
         self.serial = serial
-        """Order of arrival: who is served first, and who pauses last."""
+        """Order of arrival: within a priority, who is served first, and who pauses last."""
+        self.priority = params.priority
+        """The lower the earlier."""
         self.prompt_ids = prompt_ids
         self.params = params
         self.max_new_tokens = params.max_new_tokens
         self.stop_ids = stop_ids
+        self.runs_to_limit = not stop_ids and not params.stop_sequences
+        """Nothing but `max_new_tokens` or an abort ends it."""
         self.output_ids: list[int] = choice.output_ids.tolist()
         self.state = State.WAITING
         self.row = NO_ROW

@@ -45,6 +45,8 @@ class Running:
         """How many requests have left each row."""
         self._prefilled = np.zeros(max_rows, dtype=bool)
         """Rows whose prefill has been planned to its end, or will not be (`pausing`)."""
+        self.exact = np.zeros(max_rows, dtype=bool)
+        """Whether nothing but its limit ends the output, by row."""
         self._decoding: dict[int, Request] = {}
         """By row, in the order in which they take turns."""
         self._batch: DecodeBatch | None = None
@@ -62,6 +64,7 @@ class Running:
         self.remaining[row] = request.max_new_tokens - len(request.output_ids)
         self.max_new_tokens[row] = request.max_new_tokens
         self.stop_ids.add(request.stop_ids)
+        self.exact[row] = request.runs_to_limit
         self.requests[request.id] = request
         self.prefilling.append(request)
 
@@ -86,9 +89,9 @@ class Running:
         self.pausing.append(request)
 
     def newest(self) -> Request | None:
-        """Who pauses first: the latest arrival of those that still want memory."""
+        """Who pauses first: of those that still want memory the worst priority, in it the latest arrival."""
         wanting = [*self.prefilling, *self._decoding.values()]
-        return max(wanting, key=lambda r: r.serial) if wanting else None
+        return max(wanting, key=lambda r: (r.priority, r.serial)) if wanting else None
 
     def decode_batch(self, limit: int) -> DecodeBatch:
         """At most `limit` of the decoding requests; more than that take turns."""

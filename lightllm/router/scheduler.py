@@ -17,7 +17,7 @@ import numpy as np
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
 from lightllm.protocol.rounds import Round, RoundResult
-from lightllm.router.admission import AdmissionPolicy, make_policy
+from lightllm.router.deadlines import Deadlines
 from lightllm.router.entry import Entry
 from lightllm.router.intake import check_request
 from lightllm.router.limits import SchedulerLimits
@@ -27,6 +27,7 @@ from lightllm.router.planner import Planner
 from lightllm.router.request import Request, State
 from lightllm.router.round_policy import RoundPolicy
 from lightllm.router.running import Running
+from lightllm.router.schedule_policy import Conservative, make_policy
 from lightllm.router.waiting import WaitingList
 
 __all__ = ["InvariantError", "Scheduler", "SchedulerLimits"]
@@ -47,9 +48,9 @@ class InvariantError(Exception):
 class Scheduler:
     """Continuous batching over token memory. Methods never block; `RequestError`s are for the client."""
 
-    def __init__(self, limits: SchedulerLimits, policy: AdmissionPolicy | None = None) -> None:
+    def __init__(self, limits: SchedulerLimits, policy: Conservative | None = None) -> None:
         self.limits = limits
-        self._policy = policy or make_policy(limits.schedule_policy)
+        self._policy = policy or make_policy(limits)
         self._outputs = Outputs()
         self._in_flight: list[PlannedRound] = []
         self._clear_books()
@@ -64,10 +65,11 @@ class Scheduler:
 
     # -- intake
 
-    def add(self, message: AddRequest) -> None:
+    def add(self, message: AddRequest, now: float = 0.0) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
             check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._entry)
+            self._deadlines.check(message, now)
         except Exception:
             self._counts.refused += len(message.choices)
             raise
@@ -100,17 +102,18 @@ class Scheduler:
 
     # -- planning
 
-    def next_round(self) -> Round | None:
+    def next_round(self, now: float = 0.0) -> Round | None:
         """Plans one more round; None if two are in flight already or there is nothing to compute now."""
         if len(self._in_flight) >= MAX_IN_FLIGHT or not self._requests:
             return None
-        self._policy.begin_round(self._next_seq)
-        chosen = self._planner.choose()
+        self._policy.begin_round(self._next_seq, self._running.kv.in_use / self.limits.max_total_token_num)
+        chosen = self._planner.choose(now)
         if chosen is None:
             return None
         round_, planned = self._running.plan(self._next_seq, *chosen)
         self._next_seq += 1
         self._in_flight.append(planned)
+        self._deadlines.round_planned(round_)
         return round_
 
     # -- results
@@ -132,6 +135,7 @@ class Scheduler:
             self._undo(f"round {planned.seq} has no valid result", False)
         else:
             del self._in_flight[0]
+            self._deadlines.round_done(planned.seq, result.seconds)
             self._confirm(planned, result)
         self._planner.settle_pausing()
         return self.drain_outputs()
@@ -179,6 +183,7 @@ class Scheduler:
         failed = self._in_flight[0]
         concerned = [request for request, _ in failed.alive()]
         self._running.undo(self._in_flight)
+        self._deadlines.rounds_undone()
         self._in_flight.clear()
         self._failures += 1
         self._resync = self._next_seq
@@ -207,11 +212,13 @@ class Scheduler:
         """The one way in which a request ends; frees its row and slots."""
         if request.state in (State.WAITING, State.PAUSED):
             self._waiting.discard(request)
+            self._deadlines.left(request)
         else:
             self._running.leave(request)
         aborted = reason in ("abort", "timeout", "error")
         request.to(State.ABORTED if aborted else State.FINISHED)
-        self._policy.learn(len(request.output_ids), ended=reason == "stop")
+        if not request.runs_to_limit:
+            self._policy.learn(len(request.output_ids), ended=reason == "stop")
         self._counts.aborted += aborted
         self._counts.finished += not aborted
         del self._requests[request.id]
@@ -268,7 +275,8 @@ class Scheduler:
         self._running = Running(self.limits)
         self._waiting = WaitingList()
         rounds = RoundPolicy(self.limits.round_policy, self.limits.router_max_wait_tokens)
-        self._entry = Entry(self.limits, self._policy, rounds, self._running, self._waiting)
+        self._deadlines = Deadlines(self.limits, self._policy.lengths, self._running, self._waiting)
+        self._entry = Entry(self.limits, self._policy, rounds, self._running, self._waiting, self._deadlines)
         self._planner = Planner(
-            self.limits, rounds, self._running, self._waiting, self._entry, self._in_flight
+            self.limits, rounds, self._running, self._waiting, self._entry, self._deadlines, self._in_flight
         )

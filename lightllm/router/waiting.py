@@ -1,18 +1,54 @@
-"""The waiting list: first come, first served; siblings enter together, paused requests return to the head."""
+"""The waiting list: who is next. Ordered by (priority, arrival); siblings enter together, paused requests keep their place.
+
+Lower values of `priority` come first, as in vLLM. Within one priority it is first come, first served, except that a
+group that does not fit yet may be passed by others that do: at most `max_overtakes` times, and never if it is paused
+(somebody reads its stream). So no group waits for more than those ahead of it and `max_overtakes` others of its own or a
+worse priority. A better priority always goes first: under a steady stream of it, a worse one waits for ever.
+"""
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
+from collections.abc import Iterator
 
 from lightllm.router.request import Request, State
 
 
+class WaitingGroup:
+    """Requests that are admitted together; it is in the list while one of them waits."""
+
+    __slots__ = ("overtaken", "requests")
+
+    def __init__(self, requests: list[Request]) -> None:
+        self.requests = requests
+        self.overtaken = 0
+        """How many groups behind it have entered before it."""
+
+    @property
+    def serial(self) -> int:
+        return self.requests[0].serial
+
+    def may_be_passed(self, max_overtakes: int) -> bool:
+        return self.overtaken < max_overtakes and self.requests[0].state is not State.PAUSED
+
+    def clean(self) -> bool:
+        """Forgets those that ended while they waited; whether anybody is left."""
+        if not all(map(_waits, self.requests)):
+            self.requests = [r for r in self.requests if _waits(r)]
+        return bool(self.requests)
+
+
 class WaitingList:
-    """Groups of requests in the order of their arrival. `count` and `paused` are exact; requests that ended while they
-    waited are skipped when their turn comes."""
+    """`count` and `paused` are exact; requests that ended while they waited are skipped when their turn comes."""
 
     def __init__(self) -> None:
-        self._groups: deque[list[Request]] = deque()
+        self._classes: dict[int, deque[WaitingGroup]] = {}
+        """Priority -> groups in the order of their arrival; no deque is empty."""
+        self._priorities: list[int] = []
+        """The keys of `_classes`, sorted."""
+        self._loads: dict[int, tuple[int, int]] = {}
+        """Priority -> (requests, their context in tokens); what siblings have in common counts once."""
         self.count = 0
         self.paused = 0
         self._gone = 0
@@ -21,43 +57,76 @@ class WaitingList:
         return self.count > 0
 
     def add(self, group: list[Request]) -> None:
+        """Siblings that have just arrived."""
         if self._gone > 64 + self.count:
-            self._groups = deque(living for living in map(_living, self._groups) if living)
-            self._gone = 0
-        self._groups.append(group)
-        self.count += len(group)
+            self._sweep()
+        self._class(group[0].priority).append(WaitingGroup(group))
+        for request in group:
+            self._count(request, 1)
 
     def put_back(self, request: Request) -> None:
-        """A paused request: before everybody who arrived after it."""
-        self.count += 1
-        self.paused += 1
+        """A paused request: before everybody of its priority who arrived after it."""
+        self._count(request, 1)
+        groups = self._class(request.priority)
         place = 0
-        while place < len(self._groups) and self._groups[place][0].serial < request.serial:
+        while place < len(groups) and (not groups[place].clean() or groups[place].serial < request.serial):
             place += 1
-        self._groups.insert(place, [request])
+        groups.insert(place, WaitingGroup([request]))
 
     def discard(self, request: Request) -> None:
         """To be called before a waiting or paused request changes its state for another reason than its turn."""
-        self.count -= 1
         self._gone += 1
-        self.paused -= request.state is State.PAUSED
+        self._count(request, -1)
 
-    def head(self) -> list[Request]:
-        """The next group that must be admitted together; empty if nobody waits."""
-        while self._groups:
-            group = _living(self._groups[0])
-            if group:
-                self._groups[0] = group
-                return group
-            self._groups.popleft()
-        return []
+    def ahead_of(self, priority: int | None) -> tuple[int, int]:
+        """(requests, their context in tokens) whose turn is before that of a new one with this priority; None: of all."""
+        loads = [load for other, load in self._loads.items() if priority is None or other <= priority]
+        return sum(count for count, _ in loads), sum(tokens for _, tokens in loads)
 
-    def pop(self) -> None:
-        """Removes the group that `head` returned."""
-        for request in self._groups.popleft():
-            self.count -= 1
-            self.paused -= request.state is State.PAUSED
+    def in_turn(self) -> Iterator[WaitingGroup]:
+        """The groups, those first whose turn is first. `enter` for the one just yielded is allowed on the way."""
+        for priority in list(self._priorities):
+            groups = self._classes[priority]
+            place = 0
+            while place < len(groups):
+                group = groups[place]
+                if not group.clean():
+                    del groups[place]
+                    continue
+                yield group
+                place += place < len(groups) and groups[place] is group
+            if not groups:
+                del self._classes[priority]
+                del self._loads[priority]
+                self._priorities.remove(priority)
+
+    def enter(self, group: WaitingGroup, passed: list[WaitingGroup]) -> None:
+        """Removes a group whose requests get their rows now; it goes before `passed`, whose turn was earlier."""
+        for other in passed:
+            other.overtaken += 1
+        self._classes[group.requests[0].priority].remove(group)
+        for request in group.requests:
+            self._count(request, -1)
+
+    def _count(self, request: Request, sign: int) -> None:
+        self.count += sign
+        self.paused += sign * (request.state is State.PAUSED)
+        tokens = request.known_tokens if not request.index else len(request.output_ids)
+        count, context = self._loads.get(request.priority, (0, 0))
+        self._loads[request.priority] = count + sign, context + sign * tokens
+
+    def _class(self, priority: int) -> deque[WaitingGroup]:
+        groups = self._classes.get(priority)
+        if groups is None:
+            groups = self._classes[priority] = deque()
+            insort(self._priorities, priority)
+        return groups
+
+    def _sweep(self) -> None:
+        for _ in self.in_turn():
+            pass
+        self._gone = 0
 
 
-def _living(group: list[Request]) -> list[Request]:
-    return [r for r in group if r.state in (State.WAITING, State.PAUSED)]
+def _waits(request: Request) -> bool:
+    return request.state in (State.WAITING, State.PAUSED)

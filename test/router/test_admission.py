@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightllm.router.admission import Conservative, Forecast, PastFuture, peak
+from lightllm.router.admission import Forecast, Prefill
+from lightllm.router.output_lengths import OutputLengths
+from lightllm.router.schedule_policy import Conservative, PastFuture
+from lightllm.router.usage import Entries, KnownUsage, peak
 
 DOCS_EXAMPLE = [(5, 4), (4, 3), (5, 3), (3, 2), (4, 2)]
 amounts = st.lists(
@@ -57,8 +60,13 @@ def forecast(capacity, budget=1000, chunk=1000):
 
 def admit(memory, context, limit, waits=None):
     """New requests of which nothing is cached."""
-    n = len(context)
-    return memory.admit(context, context, waits or [False] * n, [0] * n, limit)
+    waits = waits or [False] * len(context)
+    prompts = zip(context, limit, waits, strict=True)
+    return memory.admit([Prefill(tokens, tokens, 0, most, waits=w) for tokens, most, w in prompts])
+
+
+def decoding(memory, held, generated, limit):
+    memory.add_decoding(np.array(held), np.array(generated), np.array(limit), np.zeros(len(held), bool))
 
 
 def test_request_fits_exactly_when_its_slots_do():
@@ -77,14 +85,14 @@ def test_candidates_are_admitted_all_or_none():
 
 def test_short_request_fits_beside_a_long_one_that_grows_after_it_ended():
     memory = forecast(60)
-    memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
+    decoding(memory, [10], [0], [50])
     assert admit(memory, [40], [2])  # gone after 3 rounds; the totals would be 60 + 41
     assert admit(forecast(60), [40], [2])
 
 
 def test_slow_prefill_counts_with_what_others_grow_meanwhile():
     memory = forecast(60, budget=5, chunk=4)
-    memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
+    decoding(memory, [10], [0], [50])
     assert not admit(memory, [40], [2])  # ten rounds of prefill
 
 
@@ -98,25 +106,78 @@ def test_rows_never_exceed_the_token_budget():
 def test_a_prompt_that_may_wait_is_expected_to_run_after_those_ahead(waits, peak_tokens):
     """Ten decode rows grow by two more tokens each if the three prompts come one after the other."""
     memory = forecast(1000, budget=400, chunk=100)
-    memory.add_decoding(np.full(10, 1), np.full(10, 0), np.full(10, 5))
-    memory.add_prefilling([2, 2, 100], [2, 2, 100], [False, waits, False], [0, 0, 0], [2, 2, 2])
+    decoding(memory, [1] * 10, [0] * 10, [5] * 10)
+    memory.add_prefilling([Prefill(2, 2, 0, 2), Prefill(2, 2, 0, 2, waits=waits), Prefill(100, 100, 0, 2)])
     assert memory.peak() == peak_tokens
 
 
 def test_only_uncached_tokens_are_prefill_work():
     memory = forecast(60, budget=5, chunk=4)
-    memory.add_decoding(np.array([10]), np.array([0]), np.array([50]))
-    assert memory.admit([40], [4], [False], [0], [2])  # one round instead of ten
+    decoding(memory, [10], [0], [50])
+    assert memory.admit([Prefill(40, 4, 0, 2)])  # one round instead of ten
 
 
-def test_predictions_from_the_past_leave_a_reserve_unless_nobody_runs():
-    policy = PastFuture(window=10, warm_start=0)
-    policy.reserve = 0.25
-    for _ in range(10):
-        policy.learn(5, ended=True)
-    memory = Forecast(policy, 40, 1000, 1000, whole_prompts=False)
-    assert admit(memory, [18], [99]) and memory.peak() == 22
-    assert not admit(memory, [5], [99])  # 31 of 40
-    assert admit(memory, [4], [99]) and memory.peak() == 30
-    alone = Forecast(policy, 40, 1000, 1000, whole_prompts=False)
-    assert admit(alone, [36], [99]) and alone.peak() == 40
+def knowing(lengths, caution):
+    """A policy that has seen outputs of these lengths."""
+    policy = PastFuture(caution, OutputLengths(warm_start=0))
+    for length in lengths:
+        policy.learn(length, ended=True)
+    policy.observe(np.zeros(0, np.int64))
+    return policy
+
+
+def test_certain_predictions_fill_the_memory():
+    """17 slots for the prompt, and one for each of 5 tokens, if one looked at the very moment."""
+    memory = Forecast(knowing([5] * 10, caution=3.0), 48, 1000, 1000, whole_prompts=False)
+    assert admit(memory, [18], [20])
+    assert 20 <= memory.peak() <= 24
+    assert admit(memory, [18], [20]) and not admit(memory, [18], [20])
+
+
+def test_doubtful_predictions_leave_as_much_free_as_they_may_be_wrong():
+    """Half of the outputs have 2 tokens, half 90: in 64 rounds a request that holds 100 has gone, or holds 164."""
+    for caution, peak_tokens in [(0.0, 328), (1.0, 328 + 164), (2.0, 328 + 328)]:
+        memory = Forecast(knowing([2, 90] * 50, caution), 10_000, 1000, 1000, whole_prompts=False)
+        decoding(memory, [100] * 4, [0] * 4, [99] * 4)
+        assert memory.peak() == max(peak_tokens, 4 * 102)
+    assert admit(knowing_forecast(720), [18], [99])
+    assert not admit(knowing_forecast(720), [100], [99])
+
+
+def knowing_forecast(capacity):
+    memory = Forecast(knowing([2, 90] * 50, 2.0), capacity, 1000, 1000, whole_prompts=False)
+    decoding(memory, [100] * 4, [0] * 4, [99] * 4)
+    return memory
+
+
+def test_output_that_only_its_limit_ends_is_known_exactly():
+    memory = Forecast(knowing([2] * 50, 2.0), 10_000, 1000, 1000, whole_prompts=False)
+    memory.add_decoding(np.array([100, 100]), np.zeros(2, int), np.full(2, 100), np.array([False, True]))
+    assert memory.peak() == 204
+    memory.add_decoding(np.array([100]), np.zeros(1, int), np.full(1, 9000), np.array([True]))
+    assert memory.peak() == 9100
+    assert admit(memory, [100], [900]) and memory.peak() == 9100
+    assert not memory.admit([Prefill(9000, 9000, 0, 900, exact=True)])
+
+
+def test_who_comes_alone_has_the_whole_memory():
+    alone = Forecast(knowing([2, 18] * 50, caution=9.0), 40, 1000, 1000, whole_prompts=False)
+    assert admit(alone, [23], [18]) and not admit(alone, [2], [2])
+
+
+@settings(max_examples=200, database=None)
+@given(amounts, amounts, amounts)
+def test_usage_with_candidates_is_the_usage_of_all(running, first, second):
+    usage = KnownUsage()
+    usage.add(entries(running))
+    assert usage.peak == simulate(running)
+    usage.add(entries(first))
+    assert usage.peak == simulate(running + first)
+    assert usage.peak_with(entries(second)) == simulate(running + first + second)
+    assert usage.peak == simulate(running + first)
+
+
+def entries(triples):
+    held, to_come, delay = columns(triples)
+    nothing = np.zeros(len(held), np.int64)
+    return Entries(held, to_come, delay, nothing, nothing, nothing > 0)

@@ -57,5 +57,5 @@ def test_rows_fit_into_a_round():
 
 
 def test_schedule_policy_is_the_option():
-    assert limits().schedule_policy == "conservative"
-    assert limits(schedule_policy="past_future").schedule_policy == "past_future"
+    assert limits().schedule_policy == "past_future"
+    assert limits(schedule_policy="aggressive").schedule_policy == "aggressive"

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.router_device import Engine, add_request, cut_at_eos, generate_alone, make_limits
 
 from lightllm.errors import PromptTooLong, RequestError
-from lightllm.router.admission import Aggressive, Conservative, PastFuture
+from lightllm.router.output_lengths import OutputLengths
 from lightllm.router.request import State
+from lightllm.router.schedule_policy import Aggressive, Conservative, PastFuture
 
 VOCAB = 12
+NEVER = 10**6
+"""A stop token that does not exist: with it, only the scheduler does not know that an output runs to its limit."""
 TEXTS = [[1 + i * i % 11 for i in range(30)], [1 + i * i % 11 for i in range(15)] + [12] * 15]
 
 
 def wrong_past():
     """Has seen hardly anything but outputs of a few tokens: its predictions fail often."""
-    policy = PastFuture(seed=1, window=400, warm_start=0)
-    policy.reserve = 0.0
+    policy = PastFuture(caution=0.0, lengths=OutputLengths(window=400, warm_start=0))
     for length in range(1, 16):
         for _ in range(int(1.4 ** (15 - length))):
             policy.learn(length, ended=True)
     return policy
+
+
+def turn(request):
+    """Siblings have one turn: their seed is the id of the first."""
+    return request.priority, request.params.seed
 
 
 prompts = st.one_of(
@@ -49,16 +58,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         worth_waiting=st.integers(1, 4),
         round_policy=st.sampled_from(["mixed", "mixed", "prefill_first", "decode_first"]),
         decode_rounds=st.integers(0, 4),
+        max_overtakes=st.integers(0, 3),
     )
-    def start(self, capacity, rows, chunk, decode_room, whole, worth_waiting, round_policy, decode_rounds):
+    def start(
+        self, capacity, rows, chunk, decode_room, whole, worth_waiting, round_policy, decode_rounds, max_overtakes
+    ):  # fmt: skip
         batch = capacity if whole else chunk + decode_room
         limits = make_limits(
             max_total_token_num=capacity, max_req_total_len=capacity, running_max_req_size=rows,
             batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
             prompt_cache=self.prompt_cache, round_policy=round_policy, router_max_wait_tokens=decode_rounds,
+            max_overtakes=max_overtakes,
         )  # fmt: skip
         self.engine = Engine(limits, VOCAB, self.policy())
         self.capacity, self.batch = capacity, batch
+        self.max_overtakes = max_overtakes
+        self.overtaken = Counter()
         self.messages = {}
         self.aborted = set()
         self.errors_allowed = False
@@ -72,8 +87,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         penalty=st.booleans(),
         ignore_eos=st.booleans(),
         logprobs=st.sampled_from([-1, -1, -1, 0]),
+        priority=st.sampled_from([0, 0, 0, -1, 1]),
+        stops=st.booleans(),
     )
-    def add(self, prompt, new, n, restored, penalty, ignore_eos, logprobs):
+    def add(self, prompt, new, n, restored, penalty, ignore_eos, logprobs, priority=0, stops=False):
         ids = list(range(self.next_id, self.next_id + n))
         self.next_id += n
         alone = generate_alone(prompt, ids[0], 0, VOCAB, new)
@@ -82,7 +99,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             done = cut_at_eos(done)
         message = add_request(
             ids, prompt, new, done, ignore_eos=ignore_eos, presence_penalty=1.0 if penalty else 0.0,
-            prompt_logprobs=logprobs,
+            prompt_logprobs=logprobs, priority=priority, stop_token_ids=[NEVER] if stops else [],
         )  # fmt: skip
         total = len(prompt) + new
         try:
@@ -110,14 +127,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan_fairly()
 
     def plan_fairly(self):
-        """Whoever enters is older than everybody who is paused."""
+        """Whoever enters has a better priority than everybody who is paused, or is older; nobody else is passed by more
+        than `max_overtakes` requests whose turn is later."""
         scheduler = self.engine.scheduler
         before = set(scheduler._running.requests)
         self.engine.plan()
-        entered = [r.serial for r in scheduler._running.requests.values() if r.id not in before]
-        paused = [r.serial for r in scheduler._requests.values() if r.state is State.PAUSED]
-        assert max(entered, default=-1) < min(paused, default=1 << 60)
+        turns = [turn(r) for r in scheduler._running.requests.values() if r.id not in before]
+        paused = [r for r in scheduler._requests.values() if r.state is State.PAUSED]
         assert len(paused) == scheduler.snapshot().paused
+        assert not paused or max(turns, default=(-9, 0)) < min(map(turn, paused))
+        waiting = {turn(r): r for r in scheduler._requests.values() if r.state is State.WAITING}
+        for own in waiting:
+            self.overtaken[own] += sum(other > own for other in set(turns))
+            assert self.overtaken[own] <= self.max_overtakes
 
     @rule()
     def execute(self):
@@ -213,7 +235,7 @@ class CrowdedMachine(SchedulerMachine):
         for i in range(count):
             self.add(
                 prompt=TEXTS[i % 2][i : i + length], new=max(1, min(30, self.capacity - length)), n=n, restored=0,
-                penalty=False, ignore_eos=True, logprobs=-1,
+                penalty=False, ignore_eos=True, logprobs=-1, stops=True,
             )  # fmt: skip
         self.turns(steps=steps)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightllm.router.admission import peak
+from lightllm.router.usage import peak
 
 DOC = Path(__file__).parents[3] / "docs" / "scheduling.md"
 

@@ -1,0 +1,100 @@
+"""How long a round takes: learned from the rounds that ran, to predict the next ones.
+
+    seconds = w0 + sum over bends k of w_k * max(0, tokens - bend_k) + w_held * held,   all w >= 0
+
+A device takes the same time for few tokens as for one (it reads all weights anyway) and is proportional for many, so the
+curve is convex in the tokens; attention adds time for every token held. The weights minimise the squared relative error
+over recent rounds, by coordinate descent on the normal equations: exact enough, a few microseconds a round, and the same
+rounds give the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+BENDS = (0, 32, 128, 512, 2048)
+"""Tokens of a round where its time may grow faster."""
+_TOKENS, _HELD = 512.0, 65536.0
+"""Units that keep the equations well conditioned."""
+MEMORY = 0.998
+"""Weight of a round after the next one: the last 500 count."""
+EVERY = 32
+"""Rounds between two solutions."""
+SWEEPS = 8
+
+
+class RoundTimes:
+    """Rounds without a time (a backend that reports none) are ignored."""
+
+    def __init__(self) -> None:
+        size = len(BENDS) + 2
+        self._products = np.zeros((size, size))
+        self._targets = np.zeros(size)
+        self._weights = [0.0] * size
+        self._rounds = 0
+        self._largest = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to predict from."""
+        return self._rounds > 0
+
+    def learn(self, tokens: int, held: int, seconds: float) -> None:
+        """A round computed `tokens` while the requests in it held `held` tokens in all."""
+        if seconds <= 0.0:
+            return
+        scaled = _features(tokens, held) / seconds
+        self._products *= MEMORY
+        self._products += np.outer(scaled, scaled)
+        self._targets *= MEMORY
+        self._targets += scaled
+        self._largest = max(self._largest * MEMORY, float(tokens))
+        self._rounds += 1
+        if self._rounds % EVERY == 0 or self._rounds < EVERY:
+            self._solve()
+
+    def seconds(self, tokens: float, held: float) -> float:
+        """The time of a round, 0 while nothing is known."""
+        return float(_features(tokens, held) @ self._weights)
+
+    def most_tokens(self, held: float, seconds: float, limit: int) -> int:
+        """The most tokens, up to `limit`, of a round that takes no longer than `seconds`; at least 0. Nothing is believed
+        beyond twice of what was seen, so that a first large round is approached in steps."""
+        if not self.known:
+            return limit
+        most = int(min(limit, max(2 * self._largest, BENDS[1])))
+        left = seconds - self._weights[0] - self._weights[-1] * held / _HELD
+        if left < 0.0:
+            return 0
+        slope, at = 0.0, 0.0
+        for i, bend in enumerate(BENDS):
+            following = BENDS[i + 1] if i + 1 < len(BENDS) else most
+            slope += self._weights[i + 1] / _TOKENS
+            stretch = following - bend
+            if following >= most or slope * stretch > left:
+                at = bend + (left / slope if slope > 0.0 else stretch)
+                break
+            left -= slope * stretch
+        return max(0, min(most, int(at)))
+
+    def most_held(self, tokens: float, seconds: float) -> float:
+        """The most tokens that the requests of such a round may hold; infinite where they seem to cost nothing."""
+        left = seconds - self.seconds(tokens, 0.0)
+        if left <= 0.0:
+            return 0.0
+        return left / self._weights[-1] * _HELD if self._weights[-1] > 0.0 else math.inf
+
+    def _solve(self) -> None:
+        products, targets, weights = self._products.tolist(), self._targets.tolist(), self._weights
+        for _ in range(SWEEPS):
+            for i, row in enumerate(products):
+                if row[i] > 0.0:
+                    error = targets[i] - sum(p * w for p, w in zip(row, weights, strict=True))
+                    weights[i] = max(0.0, weights[i] + error / row[i])
+
+
+def _features(tokens: float, held: float) -> np.ndarray:
+    """float64 [1 + bends + 1]"""
+    return np.array([1.0, *(max(0.0, tokens - bend) / _TOKENS for bend in BENDS), held / _HELD])
