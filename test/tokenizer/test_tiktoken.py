@@ -84,7 +84,7 @@ def test_a_stream_gives_the_text_piece_by_piece(tokenizer: Tokenizer) -> None:
 
 
 def test_a_chat_of_qwen_1_is_chatml_and_ends_at_its_end_token(tmp_path: Path) -> None:
-    path = tokenizers.qwen_tiktoken(tmp_path)
+    path = tokenizers.qwen_tiktoken(tmp_path, chat_template=None)
     tokenizer = load_tokenizer(str(path))
     assert not tokenizer.has_chat_template
     end = tokenizer.token_id("<|endoftext|>")
