@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 import numpy as np
@@ -215,8 +215,11 @@ class CudaDevice:
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             work()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with suppress(Exception):  # a broken capture cannot be ended either, but the stream is free again
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return graph.replay
 
     def named(self, name: str) -> AbstractContextManager[object]:

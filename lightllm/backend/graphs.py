@@ -65,7 +65,10 @@ class DecodeGraphs:
         batch = self._inputs.decode_batch(size)
         self._inputs.fill_hold(size)
         self._compute(batch, size)  # kernels are compiled and loaded outside of the capture
-        return self._device.capture(lambda: self._compute(batch, size))
+        replay = self._device.capture(lambda: self._compute(batch, size))
+        # What the layers shared lies in the pool, and the next graph may have it: no two of them run at once.
+        batch.plan, batch.rotary = None, ()
+        return replay
 
     def _compute(self, batch: Batch, size: int) -> None:
         self._inputs.complete(batch)

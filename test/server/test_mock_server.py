@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -105,7 +106,16 @@ def test_the_answer_depends_on_the_seed_alone_also_when_rounds_fail(shaken):
     assert len(answers) == 5
     assert {answers[i] for i in (0, 2, 3)} == {answers[0]} != {answers[1]}
     assert answers[1] == answers[4]
-    assert "scripted failure" in shaken.log
+    shaken.wait_for("scripted failure")
+
+
+def test_out_of_memory_in_rounds_fails_no_request(launch):
+    server = launch("slots=5000,fail_every=4,fail_oom=1")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda seed: generate(server, 20, seed=seed), range(8)))
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert [answer.json()["count_output_tokens"] for answer in answers] == [20] * 8
+    server.wait_for("failed .1 in a row.")
 
 
 def test_sigterm_while_streaming_finishes_the_stream_and_refuses_new_requests(launch):
