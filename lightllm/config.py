@@ -210,6 +210,14 @@ class ServerConfig:
         _SCHEDULING,
     )
 
+    attention_backend: str = _option(
+        "triton",
+        "Who computes attention: triton, flashinfer or fa3 (packages that must be installed); two names, separated by a "
+        "comma, for prefill and for decode.",
+        _GPU,
+        metavar="PREFILL[,DECODE]",
+    )
+
     # -- decode graphs
     disable_cudagraph: bool = _option(
         False, "Launch every kernel of a decode round by itself, instead of replaying a captured graph.", _GPU

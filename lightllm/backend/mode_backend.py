@@ -35,6 +35,7 @@ from lightllm.distributed.memory_sync import agree_on_slots
 from lightllm.distributed.rendezvous import MeetingPlace
 from lightllm.errors import InvalidModel
 from lightllm.models.registry import load_model
+from lightllm.ops.attention_backend import make_attention_backends
 from lightllm.ops.sample import token_logprobs, top_logprobs
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
@@ -83,6 +84,7 @@ class ModeBackend:
         where = self.device.torch_device
         if where.type == "cpu":
             torch.set_num_threads(config.cpu_threads or rank_threads(len(config.node_ranks)))
+        backends = make_attention_backends(config.attention_backend, where, bool(self._graph_sizes()))
         with computing(self.device):
             if self.ranks.world_size > 1:
                 with self._phase("other ranks"):
@@ -93,6 +95,7 @@ class ModeBackend:
                     group=self.ranks.group, max_len=self._longest_context(),
                     progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
+                self.model.attention_backends = backends
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
                 torch.set_num_threads(1)

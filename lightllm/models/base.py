@@ -11,6 +11,7 @@ from lightllm.layers.rotary import RotaryTable
 from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
+from lightllm.ops.attention_backend import TRITON
 from lightllm.ops.attention_plan import plan_attention
 
 
@@ -37,7 +38,8 @@ class TpPartBaseModel:
     """Owns loading and the loop over layers. An architecture says in `make_layer` what its layers are.
 
     Attributes: `config` this rank's shape; `dtype` of the checkpoint or --data_type; `activation_dtype` what is
-    computed in; `kv_dtype` what KV memory must be made of; `device`; `weight_bytes` in memory after packing.
+    computed in; `kv_dtype` what KV memory must be made of; `device`; `weight_bytes` in memory after packing; `attention_backends` who computes
+    attention on a GPU.
     """
 
     names = Names()
@@ -66,6 +68,7 @@ class TpPartBaseModel:
             )
             for rope in config.ropes
         ]
+        self.attention_backends = TRITON
         self.weight_bytes = sum(layer.nbytes for layer in build.layers)
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
@@ -92,7 +95,7 @@ class TpPartBaseModel:
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: where contexts lie, and the rotary angles."""
         token_bytes = batch.kv[0].stride(0) * batch.kv[0].element_size()
-        batch.plan = plan_attention(batch, self.activation_dtype, token_bytes)
+        batch.plan = plan_attention(batch, self.activation_dtype, token_bytes, self.attention_backends)
         batch.rotary = [table.lookup(batch.positions, batch.max_kv_len) for table in self.rotary]
 
     def embed(self, batch: Batch) -> torch.Tensor:

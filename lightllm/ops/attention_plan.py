@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from lightllm.ops.attention_backend import TRITON, AttentionBackends
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 
 
@@ -81,9 +82,9 @@ _PADDED_ENTRIES = 4
 
 
 def plan_attention(
-    batch: PlannedBatch, dtype: torch.dtype, token_bytes: int
+    batch: PlannedBatch, dtype: torch.dtype, token_bytes: int, backends: AttentionBackends = TRITON
 ) -> AttentionPlan | GpuAttentionPlan:
-    """dtype: the queries' dtype; token_bytes: of one token's keys and values in one layer."""
+    """dtype: the queries' dtype; token_bytes: of one token's keys and values in one layer; backends: on a GPU."""
     if batch.req_to_token.device.type != "cpu":
         return GpuAttentionPlan(
             rows=batch.rows,
@@ -96,6 +97,7 @@ def plan_attention(
             max_kv_len=batch.max_kv_len,
             fresh=batch.fresh,
             prefill_kv_len=batch.prefill_kv_len,
+            backends=backends,
         )
     return plan_on_cpu(
         batch.rows.tolist(),

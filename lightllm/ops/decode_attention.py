@@ -24,8 +24,6 @@ def decode_attention(
     the new tokens are already in `kv`.
     """
     if isinstance(plan, GpuAttentionPlan):
-        from lightllm.ops.triton import decode_attention as triton_impl
-
-        triton_impl.decode_attention(q, kv, plan, form, out)
+        plan.backends.decode.decode(q, kv, plan, form, out)
     else:
         torch_impl.decode_attention(q, kv, plan, form, out)

@@ -27,8 +27,6 @@ def prefill_attention(
     [T, kv_heads, head_dim], which a GPU reads instead where the plan says that no chunk has a cached prefix.
     """
     if isinstance(plan, GpuAttentionPlan):
-        from lightllm.ops.triton import prefill_attention as triton_impl
-
-        triton_impl.prefill_attention(q, kv, plan, form, out, fresh)
+        plan.backends.prefill.prefill(q, kv, plan, form, out, fresh)
     else:
         torch_impl.prefill_attention(q, kv, plan, form, out)

@@ -6,11 +6,13 @@ the batch is. Prefill: chunks are cut into tiles of queries.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.gpu_attention_plan import AttentionParts, GpuAttentionPlan
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.compile_case import CompileCase
 
 _BLOCK_ENTRIES = 128
@@ -20,6 +22,32 @@ _RESIDENT = 2
 _WAVES = 4
 """Parts for each place on the GPU when entries are many: whoever is done early takes another."""
 _COUNTS = ["n", "bound", "divisor", "part", "window", "counters"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionParts:
+    """Entries cut into parts, one program each, which is found out on the device.
+
+    Part p belongs to entry `entry_of[p]` (n, the number of entries, beyond the last part); entry i has the parts
+    first[i] .. first[i + 1] - 1.
+    """
+
+    first: torch.Tensor
+    """int32 [n + 1]"""
+    entry_of: torch.Tensor
+    """int32 [bound]: as many as there can be."""
+    arrived: torch.Tensor
+    """int32 [n * counters]: zeros. Kernels count finished parts in it and leave zeros."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialResults:
+    """Where the parts of a context leave what the last of them puts together; shared by all layers."""
+
+    out: torch.Tensor
+    """float32 [parts, heads, value_dim]"""
+    lse: torch.Tensor
+    """float32 [parts, heads]: base-2 logarithm of each part's softmax denominator."""
 
 
 @triton.jit(do_not_specialize=_COUNTS, do_not_specialize_on_alignment=["start_ptr", "length_ptr"])
@@ -71,16 +99,48 @@ def attention_parts_kernel(
         tl.store(first_ptr + n, finished)
 
 
-def cut_contexts(plan: GpuAttentionPlan, window: int, kv_heads: int, block: int) -> AttentionParts:
-    """Parts of the decode entries' contexts, for a kernel with `kv_heads` programs a part."""
+def decode_parts(
+    plan: GpuAttentionPlan, window: int, kv_heads: int, block: int
+) -> tuple[AttentionParts, bool]:
+    """Parts of the decode entries' contexts (the last `window` tokens of them) for a kernel with `kv_heads` programs a
+    part, cut at multiples of `block`; and whether an earlier layer has made them."""
+    key = ("decode parts", window, kv_heads, block)
+    known = plan.has(key)
     places = max(plan.num_sms * _RESIDENT // kv_heads, 1)
     entries = plan.num_decode
     # Few entries: sum(ceil(length / size)) <= places, so all parts are computed at once and end together.
     divisor = places - entries if places >= 2 * entries else places * _WAVES
-    return _cut(None, plan.kv_len, entries, entries + divisor, divisor, block, window, kv_heads)
+    parts = plan.once(
+        key, lambda: _cut(None, plan.kv_len, entries, entries + divisor, divisor, block, window, kv_heads)
+    )
+    return parts, known
 
 
-def cut_rows(starts: torch.Tensor, total: int, size: int) -> AttentionParts:
+def prefill_parts(plan: GpuAttentionPlan, tokens: int) -> AttentionParts:
+    """The prefill chunks' new tokens, `tokens` at a time."""
+    starts, total = plan.q_start[plan.num_decode :], plan.num_tokens - plan.num_decode
+    return plan.once(("prefill parts", tokens), lambda: _cut_rows(starts, total, tokens))
+
+
+def context_parts(plan: GpuAttentionPlan, tokens: int) -> AttentionParts:
+    """The prefill entries' contexts, `tokens` at a time."""
+    return plan.once(
+        ("context parts", tokens), lambda: _cut_rows(plan.context_start, plan.prefill_kv_len, tokens)
+    )
+
+
+def partial_results(plan: GpuAttentionPlan, parts: int, heads: int, value_dim: int) -> PartialResults:
+    device = plan.req_to_token.device
+    return plan.once(
+        ("partial results", parts, heads, value_dim),
+        lambda: PartialResults(
+            torch.empty((parts, heads, value_dim), dtype=torch.float32, device=device),
+            torch.empty((parts, heads), dtype=torch.float32, device=device),
+        ),
+    )
+
+
+def _cut_rows(starts: torch.Tensor, total: int, size: int) -> AttentionParts:
     """Parts of `size` rows each; starts: int32 [n + 1], whose last element is at most `total`."""
     n = len(starts) - 1
     return _cut(starts, None, n, total // size + n, 1, size, 0, 0)

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from lightllm.ops.attention_form import AttentionForm
 
-LOG2_E = math.log2(math.e)
+LOG2_E: tl.constexpr = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
@@ -68,8 +68,8 @@ def merge_parts(
 def score_arguments(form: AttentionForm) -> tuple[float, float]:
     """`scale` and `softcap` of `scores_log2`."""
     if form.softcap:
-        return 2 * LOG2_E * form.scale / form.softcap, form.softcap * LOG2_E
-    return form.scale * LOG2_E, 0.0
+        return 2 * LOG2_E.value * form.scale / form.softcap, form.softcap * LOG2_E.value
+    return form.scale * LOG2_E.value, 0.0
 
 
 def score_flags(form: AttentionForm) -> dict[str, bool]:

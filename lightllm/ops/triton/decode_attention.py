@@ -14,7 +14,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.attention_parts import decode_parts, partial_results
 from lightllm.ops.triton.attention_scores import (
+    LOG2_E,
     is_float32,
     merge_parts,
     score_arguments,
@@ -42,9 +44,6 @@ def decode_attention_kernel(
     # long because: what a program holds in registers cannot be handed around
     kv_head = tl.program_id(0)
     part = tl.program_id(1)
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
     entry = tl.load(entry_of_ptr + part)
     if entry >= n:
         return
@@ -65,8 +64,12 @@ def decode_attention_kernel(
     d_mask = offs_d < HEAD_DIM
     row_mask = head_mask[:, None] & d_mask[None, :]
     q_ptr += entry.to(tl.int64) * q_stride
+    if PDL:
+        # What was read so far was written several kernels ago: see `decode_attention`.
+        gdc_wait()
+        gdc_launch_dependents()
     q = tl.load(q_ptr + heads[:, None] * q_head_stride + offs_d[None, :], mask=row_mask, other=0.0)
-    slopes = tl.load(slopes_ptr + heads, mask=head_mask, other=0.0) * 1.4426950408889634 if ALIBI else None
+    slopes = tl.load(slopes_ptr + heads, mask=head_mask, other=0.0) * LOG2_E if ALIBI else None
     precision: tl.constexpr = "ieee" if EXACT else "tf32"
 
     top = tl.full((BLOCK_H,), float("-inf"), dtype=tl.float32)
@@ -111,7 +114,7 @@ def decode_attention_kernel(
             partial_heads, lse_heads, first, parts, head_mask, row_mask, all_heads, HEAD_DIM, BLOCK_H, BLOCK_D
         )
     if SINKS:
-        sinks = tl.load(sinks_ptr + heads, mask=head_mask, other=0.0) * 1.4426950408889634
+        sinks = tl.load(sinks_ptr + heads, mask=head_mask, other=0.0) * LOG2_E
         new_top = tl.maximum(top, sinks)
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.exp2(sinks - new_top)
@@ -134,16 +137,18 @@ def decode_attention(
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     assert kv.stride(2) == q.stride(2) == out.stride(2) == 1 and kv.stride(1) == head_dim
     config = launch_config("decode_attention", q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
-    parts = plan.decode_parts(form.window, kv_heads, config["BLOCK_N"])
+    parts, known = decode_parts(plan, form.window, kv_heads, config["BLOCK_N"])
     bound = len(parts.entry_of)
-    partial = plan.partial_results(bound, heads, head_dim)
+    partial = partial_results(plan, bound, heads, head_dim)
+    # Right behind the kernel that makes its parts, this one must not start early.
+    pdl = pdl_options(q.device) if known else {"PDL": False}
     decode_attention_kernel[(kv_heads, bound)](
         q, kv, out, partial.out, partial.lse, parts.arrived,
         plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, form.alibi_slopes, form.sinks,
         *score_arguments(form), form.window, plan.num_decode,
         q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
         KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
-        EXACT=is_float32(q), **score_flags(form), **config, **pdl_options(q.device),
+        EXACT=is_float32(q), **score_flags(form), **config, **pdl,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.attention_parts import decode_parts, partial_results
 from lightllm.ops.triton.attention_scores import LOG2_E, gpu_architecture, is_float32, merge_parts
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
@@ -31,9 +32,6 @@ def mla_decode_attention_kernel(
     # long because: what a program holds in registers cannot be handed around
     head_block = tl.program_id(0)
     part = tl.program_id(1)
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
     entry = tl.load(entry_of_ptr + part)
     if entry >= n:
         return
@@ -53,6 +51,10 @@ def mla_decode_attention_kernel(
     l_mask = offs_l < LATENT
     r_mask = offs_r < ROPE
     row_mask = head_mask[:, None] & l_mask[None, :]
+    if PDL:
+        # What was read so far was written several kernels ago: see `decode_attention`.
+        gdc_wait()
+        gdc_launch_dependents()
     q_heads = q_ptr + entry.to(tl.int64) * q_stride + heads[:, None] * q_head_stride
     q_latent = tl.load(q_heads + offs_l[None, :], mask=row_mask, other=0.0)
     q_rope = tl.load(q_heads + LATENT + offs_r[None, :], mask=head_mask[:, None] & r_mask[None, :], other=0.0)
@@ -107,17 +109,18 @@ def mla_decode_attention(
         "mla_decode_attention", q.device, arch=gpu_architecture(q.device), heads=heads, bytes=q.itemsize
     )
     head_blocks = triton.cdiv(heads, config["BLOCK_H"])
-    parts = plan.decode_parts(0, head_blocks, config["BLOCK_N"])
+    parts, known = decode_parts(plan, 0, head_blocks, config["BLOCK_N"])
     bound = len(parts.entry_of)
-    partial = plan.partial_results(bound, heads, latent)
+    partial = partial_results(plan, bound, heads, latent)
+    pdl = pdl_options(q.device) if known else {"PDL": False}
     mla_decode_attention_kernel[(head_blocks, bound)](
         q, kv, out, partial.out, partial.lse, parts.arrived,
         plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of,
-        scale * LOG2_E, plan.num_decode,
+        scale * LOG2_E.value, plan.num_decode,
         q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
         HEADS=heads, LATENT=latent, ROPE=rope,
         BLOCK_L=triton.next_power_of_2(latent), BLOCK_R=max(triton.next_power_of_2(rope), 16),
-        EXACT=is_float32(q), **config, **pdl_options(q.device),
+        EXACT=is_float32(q), **config, **pdl,
     )  # fmt: skip
 
 

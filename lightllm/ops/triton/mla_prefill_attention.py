@@ -8,6 +8,7 @@ import triton.language as tl
 
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.attention_parts import context_parts
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.prefill_attention import attend_dense
 
@@ -40,7 +41,7 @@ def mla_context_kernel(
 def mla_context(kv: torch.Tensor, plan: GpuAttentionPlan) -> torch.Tensor:
     width = kv.shape[2]
     out = torch.empty((plan.prefill_kv_len, width), dtype=kv.dtype, device=kv.device)
-    parts = plan.context_parts(_BLOCK_TOKENS)
+    parts = context_parts(plan, _BLOCK_TOKENS)
     mla_context_kernel[(len(parts.entry_of),)](
         kv, out, plan.req_to_token, plan.rows[plan.num_decode :], plan.context_start, parts.first, parts.entry_of,
         plan.num_prefill, kv.stride(0), out.stride(0), plan.req_to_token.stride(0),

@@ -15,7 +15,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton.attention_parts import prefill_parts
 from lightllm.ops.triton.attention_scores import (
+    LOG2_E,
     gpu_architecture,
     is_float32,
     score_arguments,
@@ -83,7 +85,7 @@ def prefill_attention_kernel(
         mask=row_mask[:, None] & (offs_d < KEY_DIM)[None, :],
         other=0.0,
     )
-    slopes = tl.load(slopes_ptr + head, mask=row_mask, other=0.0) * 1.4426950408889634 if ALIBI else None
+    slopes = tl.load(slopes_ptr + head, mask=row_mask, other=0.0) * LOG2_E if ALIBI else None
     k_ptr += kv_head * k_head_stride
     v_ptr += kv_head * v_head_stride
     if DENSE:
@@ -119,7 +121,7 @@ def prefill_attention_kernel(
         KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, EXACT,
     )  # fmt: skip
     if SINKS:
-        sinks = tl.load(sinks_ptr + head, mask=row_mask, other=0.0) * 1.4426950408889634
+        sinks = tl.load(sinks_ptr + head, mask=row_mask, other=0.0) * LOG2_E
         new_top = tl.maximum(top, sinks)
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.exp2(sinks - new_top)
@@ -240,7 +242,7 @@ def _launch(
     config = launch_config(
         "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special
     )
-    parts = plan.prefill_parts(config["BLOCK_M"] // block_g)
+    parts = prefill_parts(plan, config["BLOCK_M"] // block_g)
     first = plan.num_decode
     prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
         q, k, v, out,
