@@ -108,6 +108,7 @@ def write(path: Path, name: str, device: torch.device, found: dict[str, list[dic
         "architectures": known.get("architectures", capability),
         "measured": sorted({*known["measured"], *found}),
         "triton": triton.__version__,
+        **{key: value for key, value in known.items() if key == "pdl"},
     }
     path.write_text(text_of(head, kernels), encoding="utf-8")
 

@@ -22,10 +22,8 @@ class VocabEmbedding:
         """ids: int64 [T]. Returns a new tensor [T, hidden] in the activation dtype."""
         if self.group.world_size == 1:
             return embedding(ids, self.weight).to(self.activation_dtype)
-        local = ids - self.first_id
-        outside = (local < 0) | (local >= self.weight.shape[0])
-        x = embedding(local.masked_fill(outside, 0), self.weight).to(self.activation_dtype)
-        return self.group.all_reduce(x.masked_fill_(outside[:, None], 0))
+        x = embedding(ids, self.weight, self.first_id).to(self.activation_dtype)
+        return self.group.all_reduce(x)
 
 
 class LmHead:

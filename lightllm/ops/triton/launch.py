@@ -62,8 +62,13 @@ def select_entry(entries: list[dict[str, Any]], sizes: dict[str, int]) -> dict[s
 @functools.cache
 def read_configs(gpu: str) -> dict[str, list[dict[str, Any]]]:
     """The entries of every kernel in one file; none if there is no file for this GPU."""
+    return _read(gpu).get("kernels", {})
+
+
+@functools.cache
+def _read(gpu: str) -> dict[str, Any]:
     path = CONFIGS / f"{gpu}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 @functools.cache
@@ -80,7 +85,10 @@ def pdl_options(device: torch.device) -> dict[str, bool]:
 
     A kernel that takes `PDL` waits (`gdc_wait`) before it touches what an earlier kernel may still be writing or
     reading, and lets its successor start (`gdc_launch_dependents`); what it may do before that is load weights.
+    `"pdl": false` in a GPU's configuration file turns it off there.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 9:
+        return {"PDL": False}
+    if not _read(gpu_name(device)).get("pdl", True):
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}

@@ -24,8 +24,9 @@ def test_tokens_of_other_ranks_are_zero() -> None:
     assert torch.equal(result[1:3], weight[[0, 9]]) and not result[[0, 3, 4, 5]].any()
 
 
-def test_rows_whose_offset_needs_64_bits() -> None:
+@pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64])
+def test_rows_whose_offset_needs_64_bits(id_dtype: torch.dtype) -> None:
     weight = torch.empty(300_001, 8192, dtype=torch.float16, device=DEVICE)
     weight[300_000] = 3.0
-    result = embedding(torch.tensor([300_000], device=DEVICE), weight[:, :16])
+    result = embedding(torch.tensor([300_000], dtype=id_dtype, device=DEVICE), weight[:, :16])
     assert torch.equal(result, torch.full((1, 16), 3.0, dtype=torch.float16, device=DEVICE))

@@ -23,6 +23,14 @@ def test_layer_norm_equals_the_formula(shape: tuple[int, ...], with_bias: bool, 
     assert_close(result, reference(x, weight, bias, 1e-5))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 1536, 2048, 6144, 8192, 12288, 14336])
+def test_every_width_of_models(size: int, dtype: torch.dtype) -> None:
+    x, weight, bias = random(33, size, dtype=dtype), random(size, dtype=dtype), random(size, dtype=dtype)
+    assert_close(layer_norm(x, weight, bias, 1e-5), reference(x, weight, bias, 1e-5))
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("heads", [1, 8, 71])
 def test_each_head_may_have_its_own_weight_and_the_input_may_be_a_slice(heads: int, with_bias: bool) -> None:

@@ -21,6 +21,18 @@ def test_rms_norm_equals_the_formula(shape: tuple[int, ...], dtype: torch.dtype)
     assert_close(result, reference(x, weight, 1e-5))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 576, 1536, 2560, 3584, 5120, 12288, 16384, 20480])
+def test_every_width_of_models(size: int, dtype: torch.dtype) -> None:
+    x, weight = random(33, size, dtype=dtype), random(size, dtype=dtype)
+    assert_close(rms_norm(x, weight, 1e-5), reference(x, weight, 1e-5))
+    residual = random(33, size, dtype=dtype)
+    total = x + residual
+    assert_close(fused_add_rms_norm(x, residual, weight, 1e-5), reference(total, weight, 1e-5))
+    assert torch.equal(residual, total)
+
+
 @pytest.mark.parametrize("heads", [1, 8, 71])
 def test_each_head_may_have_its_own_weight_and_the_input_may_be_a_slice(heads: int) -> None:
     whole = random(4, heads + 5, 16)

@@ -86,7 +86,7 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else(
     Case(3, heads, kv_heads, dtype=dtype, norm=norm).check()
 
 
-@pytest.mark.parametrize("tokens", [1, 33, 129])
+@pytest.mark.parametrize("tokens", [1, 33, pytest.param(129, marks=pytest.mark.slow)])
 def test_batches_of_any_size(tokens: int) -> None:
     Case(tokens, 4, 2, norm="heads").check()
 
@@ -97,6 +97,19 @@ def test_head_norm_covers_the_part_that_is_not_rotated(
     head_dim: int, rotary_dim: int, interleaved: bool
 ) -> None:
     Case(2, 3, 1, head_dim, rotary_dim, norm="heads", interleaved=interleaved).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norm", ["none", "heads"])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (8, 1), (71, 71), (32, 8), (28, 4)])
+def test_every_shape_of_models(
+    heads: int, kv_heads: int, head_dim: int, interleaved: bool, norm: str, dtype: torch.dtype
+) -> None:
+    Case(2, heads, kv_heads, head_dim, dtype=dtype, norm=norm, interleaved=interleaved).check()
+    Case(2, heads, kv_heads, head_dim, head_dim // 4, dtype, norm, interleaved).check()
 
 
 def test_padding_tokens_may_share_the_hold_slot() -> None:
@@ -125,10 +138,14 @@ def test_keys_may_be_written_without_rotation(kv_heads: int, head_dim: int, dtyp
     assert torch.equal(kv[slots], qkv[:, kv_heads:]) and kv[[1, 2, 4, 5, 6, 8]].isnan().all()
 
 
-def test_slots_whose_offset_needs_64_bits() -> None:
+@pytest.mark.parametrize("slot_dtype", [torch.int32, torch.int64])
+def test_slots_whose_offset_needs_64_bits(slot_dtype: torch.dtype) -> None:
     """300,000 slots of 32 heads of 128: only the pages that are written exist."""
     kv = torch.empty(300_001, 64, 128, dtype=torch.float16, device=DEVICE)
-    qkv, slots = random(2, 96, 128, dtype=torch.float16), torch.tensor([299_999, 300_000], device=DEVICE)
+    qkv, slots = (
+        random(2, 96, 128, dtype=torch.float16),
+        torch.tensor([299_999, 300_000], dtype=slot_dtype, device=DEVICE),
+    )
     qk, v = qkv[:, :64], qkv[:, 64:]
     rotary_and_write_kv(qk, v, *angles(128, torch.zeros(2, dtype=torch.int64, device=DEVICE)), kv, slots)
     assert torch.equal(kv[slots], qkv[:, 32:])

@@ -111,6 +111,24 @@ def test_flat_distributions_that_keep_more_than_half_of_the_vocabulary(
     assert token_ids.tolist() == [t for t, _ in expected_filtered(logits, uniforms, top_k, top_p, min_p)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("vocab", [32000, 151936])
+def test_vocabularies_of_models(vocab: int, ties: bool) -> None:
+    logits, uniforms = make_logits(2, vocab, ties), numbers(2)
+    scratch = torch.empty_like(logits)
+    for top_k, top_p, min_p in ((50, 0.9, 0.0), (NO_LIMIT, 0.95, 0.0), (NO_LIMIT, 1.0, 0.1), (5, 1.0, 0.0)):
+        token_ids, _ = choose_filtered(logits, uniforms, *filters(2, top_k, top_p, min_p), scratch)
+        expected = expected_filtered(logits, uniforms, top_k, top_p, min_p)
+        assert token_ids.tolist() == [token for token, _ in expected]
+    assert torch.equal(choose_greedy(logits, scratch)[0], logits.argmax(1))
+    sums = logits.double().softmax(1).cumsum(1)
+    token_ids, _ = choose_random(logits, uniforms, scratch)
+    at = sums.gather(1, token_ids[:, None]).squeeze(1)
+    before = at - logits.double().softmax(1).gather(1, token_ids[:, None]).squeeze(1)
+    assert ((before - 1e-6 <= uniforms) & (uniforms <= at + 1e-6)).all()
+
+
 def test_all_logits_equal_are_kept_and_chosen_by_token_id() -> None:
     logits = torch.full((5, 100), 2.5, device=DEVICE)
     logits[:, ::2] = 0.0
