@@ -25,8 +25,6 @@ from lightllm.sampling_params import SamplingParams
 
 EOS = 0
 VOCAB = 40
-LONGEST = 160
-"""Tokens of the longest request."""
 OVERRUN = 3
 """Tokens behind the EOS that the device may be asked for."""
 GARBAGE = -7
@@ -46,20 +44,20 @@ class Spoken:
 
 
 class TokenDevice:
-    """Executes rounds as a backend does. It finds a request by its seed and choice."""
+    """Executes rounds as a backend does; it is told what each request that joins a row will say."""
 
-    def __init__(self, limits: SchedulerLimits, spoken: dict[tuple[int, int], Spoken]) -> None:
-        self._spoken = spoken
+    def __init__(self, limits: SchedulerLimits) -> None:
+        longest = limits.max_req_total_len
         self._memory = np.full(limits.max_total_token_num, GARBAGE, dtype=np.int32)
-        self._table = np.zeros((limits.max_rows, LONGEST + OVERRUN), dtype=np.int32)
-        self._expected = np.full((limits.max_rows, LONGEST + OVERRUN), GARBAGE, dtype=np.int32)
+        self._table = np.zeros((limits.max_rows, longest + OVERRUN), dtype=np.int32)
+        self._expected = np.full((limits.max_rows, longest + OVERRUN), GARBAGE, dtype=np.int32)
         self._length = np.full(limits.max_rows, GARBAGE, dtype=np.int32)
         self._last = np.full(limits.max_rows, GARBAGE, dtype=np.int32)
         """Token sampled last; what a decode row computes."""
-        self._positions = np.arange(LONGEST + OVERRUN)
+        self._positions = np.arange(longest + OVERRUN)
 
-    def execute(self, round_: Round) -> RoundResult:
-        self._enter(round_)
+    def execute(self, round_: Round, joining: list[np.ndarray]) -> RoundResult:
+        self._enter(round_, joining)
         rows, kv_len, slots = round_.rows, round_.kv_len, round_.slots
         assert (self._length[rows] + round_.q_len == kv_len).all(), (
             "a row holds another length than its round says"
@@ -81,11 +79,11 @@ class TokenDevice:
         speaking = rows[sampled]
         tokens = self._expected[speaking, kv_len[sampled]]
         self._last[speaking] = tokens
-        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32))
+        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32), seconds=0.01)
 
-    def fail(self, round_: Round, out_of_memory: bool) -> RoundResult:
+    def fail(self, round_: Round, joining: list[np.ndarray], out_of_memory: bool) -> RoundResult:
         """Breaks off in the middle: rows and slots of the round are garbage."""
-        self._enter(round_)
+        self._enter(round_, joining)
         self._memory[round_.slots] = GARBAGE
         self._length[round_.rows] = self._last[round_.rows] = GARBAGE
         none = RoundResult(round_.seq, int32([]), np.zeros(0, dtype=np.float32))
@@ -93,15 +91,14 @@ class TokenDevice:
             none.seq, none.token_ids, none.logprobs, failed="broken", out_of_memory=out_of_memory
         )
 
-    def _enter(self, round_: Round) -> None:
+    def _enter(self, round_: Round, joining: list[np.ndarray]) -> None:
         assert len(set(round_.slots.tolist())) == len(round_.slots), "a slot is written twice in one round"
         if round_.leaves:
             self._length[round_.leaves] = self._last[round_.leaves] = GARBAGE
-        for join in round_.joins:
-            self._join(join)
+        for join, said in zip(round_.joins, joining, strict=True):
+            self._join(join, said)
 
-    def _join(self, join: JoinRow) -> None:
-        said = self._spoken[join.seed, join.choice].tokens
+    def _join(self, join: JoinRow, said: np.ndarray) -> None:
         row, prefix = join.row, join.prefix_slots
         self._expected[row] = GARBAGE
         self._expected[row, : len(said)] = said
@@ -121,17 +118,20 @@ class Soak:
         self.spoken: dict[tuple[int, int], Spoken] = {}
         self.living: dict[int, tuple[int, int]] = {}
         """Request id -> (seed, choice)."""
-        self.device = TokenDevice(self.limits, self.spoken)
+        self.device = TokenDevice(self.limits)
         self.rounds = self.finished = self.failed = 0
-        self._texts = self.random.integers(1, VOCAB, (6, LONGEST), dtype=np.int32)
-        self._queue: deque[Round | Resync] = deque()
+        self._longest = self.limits.max_req_total_len
+        self._texts = self.random.integers(1, VOCAB, (6, self._longest), dtype=np.int32)
+        self._queue: deque[tuple[Round | Resync, list[np.ndarray]]] = deque()
+        """With what those who join will say: they may be gone when their round runs."""
         self._results: deque[RoundResult] = deque()
         self._skipping = False
         self._next_id = 1
         self._crowd = int(self.random.integers(2, 40))
         """Requests that are kept in the server, about."""
-        self._prompt_mean, self._output_mean = self.random.uniform(3, 30), self.random.uniform(5, 70)
+        self._prompt_mean, self._output_mean = self.random.uniform(0.02, 0.4, 2) * self._longest
         self._dice: list[float] = []
+        self._now = 0.0
 
     def run(self, rounds: int, check_every: int, tell: Callable[[int], object] = lambda _: None) -> None:
         """`rounds` more, then to the end of all requests; the books are checked every `check_every` rounds."""
@@ -155,9 +155,11 @@ class Soak:
 
     def _turn(self, may_fail: bool) -> None:
         """One step of the Router or of the device, in random order."""
+        self._now += 0.01 * self._die()
         if self._die() < 0.6:
-            while (round_ := self.scheduler.next_round()) is not None:
-                self._queue.append(round_)
+            while (round_ := self.scheduler.next_round(self._now)) is not None:
+                joining = [self.spoken[join.seed, join.choice].tokens for join in round_.joins]
+                self._queue.append((round_, joining))
         if self._queue and self._die() < 0.8:
             self._execute(may_fail)
         if self._results and self._die() < 0.8:
@@ -165,19 +167,19 @@ class Soak:
             self.rounds += 1
             resync = self.scheduler.take_resync()
             if resync is not None:
-                self._queue.append(Resync(resync))
+                self._queue.append((Resync(resync), []))
 
     def _execute(self, may_fail: bool) -> None:
-        message = self._queue.popleft()
+        message, joining = self._queue.popleft()
         if isinstance(message, Resync):
             self._skipping = False
         elif not self._skipping:
             self._skipping = may_fail and self._die() < 0.001
             if self._skipping:
                 self.failed += 1
-                self._results.append(self.device.fail(message, self._die() < 0.5))
+                self._results.append(self.device.fail(message, joining, self._die() < 0.5))
             else:
-                self._results.append(self.device.execute(message))
+                self._results.append(self.device.execute(message, joining))
 
     def _take(self, tokens: RoundTokens | None) -> None:
         if tokens is None:
@@ -217,8 +219,8 @@ class Soak:
     def _add(self) -> None:
         random = self.random
         siblings = 1 if self._die() < 0.9 else 2 + int(self._die() * 2)
-        most = int(random.integers(1, 100))
-        prompt = self._prompt(LONGEST - most)
+        most = int(random.integers(1, self._longest * 2 // 3))
+        prompt = self._prompt(self._longest - most)
         ids = list(range(self._next_id, self._next_id + siblings))
         self._next_id += siblings
         seed, done = ids[0], int32([])
@@ -236,7 +238,7 @@ class Soak:
             presence_penalty=1.0 if self._die() < 0.1 else 0.0,
         )  # fmt: skip
         try:
-            self.scheduler.add(AddRequest(prompt, params, choices, 0.0))
+            self.scheduler.add(AddRequest(prompt, params, choices, 0.0), self._now)
         except RequestError:
             for index, request_id in enumerate(ids):
                 del self.spoken[seed, index], self.living[request_id]
@@ -250,7 +252,7 @@ class Soak:
         return np.concatenate([text[: length - own], self.random.integers(1, VOCAB, own, dtype=np.int32)])
 
     def _speak(self, prompt: np.ndarray, most: int) -> Spoken:
-        length = min(1 + int(self.random.exponential(self._output_mean)), 100)
+        length = 1 + int(self.random.exponential(self._output_mean))
         outputs = self.random.integers(1, VOCAB, min(length, most) + OVERRUN, dtype=np.int32)
         ends = length <= most
         if ends:
@@ -270,17 +272,20 @@ def random_limits(random: np.random.Generator) -> SchedulerLimits:
     def pick(*values: str) -> str:
         return values[int(random.integers(len(values)))]
 
-    capacity = int(random.integers(LONGEST, 400))
-    chunk = int(random.integers(4, 40))
+    longest = int(random.integers(40, 400))
+    capacity = int(random.integers(longest, 3 * longest))
+    chunk = int(random.integers(4, 60))
     whole = bool(random.random() < 0.2)
-    batch = LONGEST + int(random.integers(0, 40)) if whole else chunk + int(random.integers(0, 20))
+    slo = float(random.uniform(0.1, 2.0)) if random.random() < 0.2 else 0.0
+    batch = longest + int(random.integers(0, 40)) if whole else chunk + int(random.integers(0, 20))
     return SchedulerLimits(
-        max_total_token_num=capacity, max_req_total_len=LONGEST, running_max_req_size=int(random.integers(2, 24)),
+        max_total_token_num=capacity, max_req_total_len=longest, running_max_req_size=int(random.integers(2, 24)),
         batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk,
         max_waiting_requests=int(random.integers(5, 60)), eos_token_ids=[EOS], prompt_cache=bool(random.random() < 0.8),
         schedule_policy=pick("conservative", "aggressive", "past_future", "past_future"),
         round_policy=pick("mixed", "mixed", "prefill_first", "decode_first"),
         router_max_wait_tokens=int(random.integers(0, 8)), worth_waiting=int(random.integers(1, 10)),
+        max_overtakes=int(random.integers(0, 10)), ttft_slo=slo, tpot_slo=slo / 20,
     )  # fmt: skip
 
 

@@ -65,6 +65,15 @@ def make_parser(prog: str = "python -m lightllm.router.simulate") -> argparse.Ar
         type=int,
         default=SchedulerLimits.router_max_wait_tokens,
     )
+    add("--max_overtakes", "--max-overtakes", type=int, default=SchedulerLimits.max_overtakes)
+    add("--ttft_slo", "--ttft-slo", type=_seconds, default=0.0, metavar="S", help="refuse who would wait longer for the "
+        "first token; also what counts as good (default: refuse nobody, good is 10 s)")  # fmt: skip
+    add("--tpot_slo", "--tpot-slo", type=_seconds, default=0.0, metavar="S", help="rounds and admission keep to it")
+    add("--gap_slo", "--gap-slo", type=_seconds, default=Slo.gap, metavar="S",
+        help="longest gap between two tokens that counts as good (default %(default)s)")  # fmt: skip
+    add("--router_token_ratio", "--router-token-ratio", type=float, default=SchedulerLimits.router_token_ratio)
+    add("--router_max_new_token_len", "--router-max-new-token-len", type=_whole,
+        default=SchedulerLimits.router_max_new_token_len)  # fmt: skip
     add("--capacity", type=_whole, help="KV slots; default: the latency model's")
     add(
         "--max-new-tokens",
@@ -131,9 +140,14 @@ def make_setting(options: argparse.Namespace) -> Setting:
         schedule_policy=options.policy,
         round_policy=options.round_policy,
         router_max_wait_tokens=options.router_max_wait_tokens,
+        router_token_ratio=options.router_token_ratio,
+        router_max_new_token_len=options.router_max_new_token_len,
+        max_overtakes=options.max_overtakes,
+        ttft_slo=options.ttft_slo,
+        tpot_slo=options.tpot_slo,
     )
     return Setting(
-        trace, limits, device, Slo(), options.requests, options.seed,
+        trace, limits, device, Slo(options.ttft_slo or Slo.ttft, options.gap_slo), options.requests, options.seed,
         options.max_new_tokens or trace.max_new_tokens, options.check,
     )  # fmt: skip
 
@@ -164,6 +178,13 @@ def read_rate(setting: Setting, text: str) -> tuple[float, list[Report]]:
         return value, []
     peak, curve = find_peak(setting, lambda line: print(line, file=sys.stderr))
     return peak * value, curve
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
 
 
 def _whole(text: str) -> int:

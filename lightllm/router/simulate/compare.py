@@ -41,6 +41,7 @@ VARIANTS = (
     Variant("conservative", {"schedule_policy": "conservative"}),
     Variant("aggressive", {"schedule_policy": "aggressive"}),
     Variant("past_future", {"schedule_policy": "past_future"}),
+    Variant("past_future, --ttft_slo 10", {"schedule_policy": "past_future", "ttft_slo": 10.0}),
 )
 
 

@@ -109,7 +109,7 @@ class Simulation:
         message = AddRequest(request.prompt_ids, params, [Choice(request_id, 0)], request.arrival)
         begun = time.thread_time_ns()
         try:
-            self.scheduler.add(message)
+            self.scheduler.add(message, self.now)
         except RequestError as error:
             self.live.leave(place)
             self._refused += 1
@@ -123,7 +123,7 @@ class Simulation:
     def _plan(self) -> None:
         while self.scheduler.in_flight < MAX_IN_FLIGHT:
             begun = time.thread_time_ns()
-            round_ = self.scheduler.next_round()
+            round_ = self.scheduler.next_round(self.now)
             self._planning += time.thread_time_ns() - begun
             if round_ is None:
                 return
