@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -46,58 +47,67 @@ def make_parser(prog: str = "python -m lightllm.router.simulate") -> argparse.Ar
         prog=prog, allow_abbrev=False,
         description="Drives the real scheduler through a trace of requests, on a virtual clock.",
     )  # fmt: skip
-    add = parser.add_argument
+    _add_run_options(parser)
+    _add_scheduler_options(parser)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    add = _Adder(parser)
     add(
-        "--trace",
+        "trace",
         default="synthetic:sharegpt",
-        help=f"{', '.join(TRACES)}, or a file: Mooncake, BurstGPT, Azure",
+        help=", ".join(TRACES) + ", or a file: Mooncake, BurstGPT, Azure",
     )
-    add("--requests", type=_whole, default=10_000, help="how many of the trace (default %(default)s)")
-    add("--rate", default="auto", metavar="R|Kx|auto", help="requests a second; auto (default): where goodput peaks; "
+    add("requests", type=_whole, default=10_000, help="how many of the trace (default %(default)s)")
+    add("rate", default="auto", metavar="R|Kx|auto", help="requests a second; auto (default): where goodput peaks; "
         "1.5x: 1.5 times that; inf: all at once; recorded: as a file has them")  # fmt: skip
-    add("--seed", type=int, default=0)
-    add("--policy", default="past_future", choices=("conservative", "aggressive", "past_future"))
-    add("--round_policy", "--round-policy", default="mixed",
-        choices=("mixed", "prefill_first", "decode_first"))  # fmt: skip
-    add(
-        "--router_max_wait_tokens",
-        "--router-max-wait-tokens",
-        type=int,
-        default=SchedulerLimits.router_max_wait_tokens,
-    )
-    add("--max_overtakes", "--max-overtakes", type=int, default=SchedulerLimits.max_overtakes)
-    add("--ttft_slo", "--ttft-slo", type=_seconds, default=0.0, metavar="S", help="refuse who would wait longer for the "
-        "first token; also what counts as good (default: refuse nobody, good is 10 s)")  # fmt: skip
-    add("--tpot_slo", "--tpot-slo", type=_seconds, default=0.0, metavar="S", help="rounds and admission keep to it")
-    add("--gap_slo", "--gap-slo", type=_seconds, default=Slo.gap, metavar="S",
-        help="longest gap between two tokens that counts as good (default %(default)s)")  # fmt: skip
-    add("--router_token_ratio", "--router-token-ratio", type=float, default=SchedulerLimits.router_token_ratio)
-    add("--router_max_new_token_len", "--router-max-new-token-len", type=_whole,
-        default=SchedulerLimits.router_max_new_token_len)  # fmt: skip
-    add("--capacity", type=_whole, help="KV slots; default: the latency model's")
-    add(
-        "--max-new-tokens",
-        "--max_new_tokens",
-        type=_whole,
-        help="what requests declare; default: the trace's",
-    )
-    add("--latency-model", "--latency_model", default="a100-7b", metavar="NAME|FILE",
+    add("seed", type=int, default=0)
+    add("max-new-tokens", type=_whole, help="what requests declare; default: the trace's")
+    add("latency-model", default="a100-7b", metavar="NAME|FILE",
         help=f"{', '.join(latency.MODELS)}, or a JSON file (docs/scheduling.md)")  # fmt: skip
-    add("--batch_max_tokens", "--batch-max-tokens", type=_whole)
-    add("--chunked_prefill_size", "--chunked-prefill-size", type=_whole)
-    add("--running_max_req_size", "--running-max-req-size", type=_whole, default=1000)
-    add("--max_waiting_requests", "--max-waiting-requests", type=_whole, default=UNBOUNDED)
-    add("--disable_dynamic_prompt_cache", "--disable-dynamic-prompt-cache", action="store_true")
-    add("--check", type=int, default=0, metavar="N", help="check the scheduler's books every N rounds")
-    add("--json", type=Path, metavar="FILE", help="write the figures")
+    add("gap_slo", type=_seconds, default=Slo.gap, metavar="S",
+        help="longest gap between two tokens that counts as good (default %(default)s)")  # fmt: skip
+    add("check", type=int, default=0, metavar="N", help="check the scheduler's books every N rounds")
+    add("json", type=Path, metavar="FILE", help="write the figures")
     add(
-        "--plots",
+        "plots",
         type=Path,
         metavar="FOLDER",
         help="draw memory over time, and goodput against load after a search",
     )
-    add("--profile", type=Path, metavar="FILE", help="write a profile of the whole run, for python -m pstats")
-    return parser
+    add("profile", type=Path, metavar="FILE", help="write a profile of the whole run, for python -m pstats")
+
+
+def _add_scheduler_options(parser: argparse.ArgumentParser) -> None:
+    """As those of the server; `--policy` is its `--schedule_policy`, `--capacity` its `--max_total_token_num`."""
+    add, default = _Adder(parser), SchedulerLimits
+    add("policy", default="past_future", choices=("conservative", "aggressive", "past_future"))
+    add("round_policy", default="mixed", choices=("mixed", "prefill_first", "decode_first"))
+    add("router_max_wait_tokens", type=int, default=default.router_max_wait_tokens)
+    add("max_overtakes", type=int, default=default.max_overtakes)
+    add("ttft_slo", type=_seconds, default=0.0, metavar="S", help="refuse who would wait longer for the first token; "
+        "also what counts as good (default: refuse nobody, good is 10 s)")  # fmt: skip
+    add("tpot_slo", type=_seconds, default=0.0, metavar="S", help="rounds and admission keep to it")
+    add("router_token_ratio", type=float, default=default.router_token_ratio)
+    add("router_max_new_token_len", type=_whole, default=default.router_max_new_token_len)
+    add("capacity", type=_whole, help="KV slots; default: the latency model's")
+    add("batch_max_tokens", type=_whole)
+    add("chunked_prefill_size", type=_whole)
+    add("running_max_req_size", type=_whole, default=1000)
+    add("max_waiting_requests", type=_whole, default=UNBOUNDED)
+    add("disable_dynamic_prompt_cache", action="store_true")
+
+
+class _Adder:
+    """Adds an option to a parser, with `_` and with `-` in its name."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+
+    def __call__(self, name: str, **more: Any) -> None:
+        spellings = dict.fromkeys([name, name.replace("_", "-"), name.replace("-", "_")])
+        self._parser.add_argument(*(f"--{spelling}" for spelling in spellings), **more)
 
 
 def simulate(options: argparse.Namespace) -> Report:
