@@ -7,6 +7,8 @@ are the rows of a tensor-core product, padded to 16. The last part of a context 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +17,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.attention_parts import decode_parts, partial_results
+from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     is_float32,
@@ -25,6 +28,7 @@ from lightllm.ops.triton.attention_scores import (
 )
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
@@ -196,4 +200,46 @@ COMPILE_CASES = [
     _case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
     _case("float32", "fp32", (32, 8), 128),
     _case("float32, 256 wide", "fp32", (16, 8), 256),
+]
+
+
+def _problem(
+    heads: tuple[int, int], head_dim: int, dtype: torch.dtype
+) -> Callable[[torch.device], Callable[[], object]]:
+    """Half a gibibyte of keys and values, in contexts of 4096 tokens."""
+
+    def make(device: torch.device) -> Callable[[], object]:
+        kv_len = 4096 if device.type == "cuda" else 64
+        token_bytes = 2 * heads[1] * head_dim * dtype.itemsize
+        entries = max((1 << 29) // (token_bytes * kv_len), 1) if device.type == "cuda" else 1
+        plan, slots = make_plan(device, entries, kv_len)
+        q = random(device, dtype, entries, heads[0], head_dim)
+        kv = random(device, dtype, slots + 1, 2 * heads[1], head_dim)
+        out, form = torch.empty_like(q), AttentionForm(head_dim**-0.5)
+        return lambda: decode_attention(q, kv, plan, form, out)
+
+    return make
+
+
+def _tune(
+    heads: tuple[int, int], head_dim: int, up_to: Mapping[str, int], dtype: torch.dtype = torch.bfloat16
+) -> TuningCase:
+    half = dtype.itemsize == 2
+    block_h = max(triton.next_power_of_2(heads[0] // heads[1]), 16)
+    return TuningCase(
+        config="decode_attention",
+        sizes={"block_h": block_h, "head_dim": head_dim, "bytes": dtype.itemsize},
+        up_to=up_to,
+        candidates=grid(BLOCK_N=(32, 64, 128) if half else (16, 32), num_warps=(4, 8), num_stages=(3, 5, 7)),
+        make=_problem(heads, head_dim, dtype),
+    )
+
+
+# Each bound includes the ones before it, so that neighbours with the same choice may become one entry.
+TUNING_CASES = [
+    _tune((32, 8), 64, {"bytes": 2, "head_dim": 64, "block_h": 16}),
+    _tune((32, 8), 128, {"bytes": 2, "head_dim": 128, "block_h": 16}),
+    _tune((48, 1), 128, {"bytes": 2, "head_dim": 128}),
+    _tune((16, 8), 256, {"bytes": 2, "head_dim": 256}),
+    _tune((16, 8), 256, {}, torch.float32),
 ]

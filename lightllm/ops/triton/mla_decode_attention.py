@@ -6,6 +6,8 @@ the keys.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -13,9 +15,11 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.attention_parts import decode_parts, partial_results
+from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import LOG2_E, gpu_architecture, is_float32, merge_parts
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
@@ -153,3 +157,36 @@ COMPILE_CASES = [
     *_case("DeepSeek-V3: 128 heads", "bf16", 128),
     *_case("float32", "fp32", 16),
 ]
+
+
+def _problem(heads: int, dtype: torch.dtype) -> Callable[[torch.device], Callable[[], object]]:
+    """64 contexts of 4096 tokens."""
+
+    def make(device: torch.device) -> Callable[[], object]:
+        entries, kv_len = (64, 4096) if device.type == "cuda" else (1, 32)
+        plan, slots = make_plan(device, entries, kv_len)
+        q = random(device, dtype, entries, heads, 576)
+        kv = random(device, dtype, slots + 1, 1, 576)
+        out = torch.empty((entries, heads, 512), dtype=dtype, device=device)
+        return lambda: mla_decode_attention(q, kv, plan, 0.1, out)
+
+    return make
+
+
+def _tune(heads: int, up_to: Mapping[str, int], dtype: torch.dtype = torch.bfloat16) -> TuningCase:
+    half = dtype.itemsize == 2
+    return TuningCase(
+        config="mla_decode_attention",
+        sizes={"heads": heads, "bytes": dtype.itemsize},
+        up_to=up_to,
+        candidates=grid(
+            BLOCK_H=(16, 32, 64) if half and heads > 16 else (16,),
+            BLOCK_N=(32, 64) if half else (16,),
+            num_warps=(4, 8),
+            num_stages=(2, 3, 5) if half else (1, 2),
+        ),
+        make=_problem(heads, dtype),
+    )
+
+
+TUNING_CASES = [_tune(16, {"bytes": 2, "heads": 16}), _tune(128, {"bytes": 2}), _tune(16, {}, torch.float32)]

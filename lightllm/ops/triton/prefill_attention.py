@@ -8,6 +8,8 @@ computed without masks, and only those at the diagonal and at the window's edge 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.attention_parts import prefill_parts
+from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     gpu_architecture,
@@ -26,6 +29,7 @@ from lightllm.ops.triton.attention_scores import (
 )
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.tuning_case import TuningCase
 
 _LARGEST_GROUP = 16
 """Query heads of a KV head that share a tile; of a larger group several programs compute a part each."""
@@ -324,4 +328,60 @@ COMPILE_CASES = [
     *_case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
     *_case("float32", "fp32", (32, 8), 128),
     *_case("float32, 256 wide", "fp32", (16, 8), 256),
+]
+
+
+def _problem(
+    head_dim: int, window: int, dtype: torch.dtype
+) -> Callable[[torch.device], Callable[[], object]]:
+    """Two prompts of 4096 tokens, 32 query heads of 8 KV heads, read through slots."""
+
+    def make(device: torch.device) -> Callable[[], object]:
+        q_len = 4096 if device.type == "cuda" else 64
+        plan, slots = make_plan(device, 2, q_len, q_len)
+        q = random(device, dtype, slots, 32 if device.type == "cuda" else 2, head_dim)
+        kv = random(device, dtype, slots + 1, 16 if device.type == "cuda" else 2, head_dim)
+        out, form = torch.empty_like(q), AttentionForm(head_dim**-0.5, window)
+        return lambda: prefill_attention(q, kv, plan, form, out)
+
+    return make
+
+
+def _tune(
+    head_dim: int,
+    up_to: Mapping[str, int],
+    tiles: Sequence[tuple[int, int, int, int]],
+    window: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+) -> TuningCase:
+    """tiles: BLOCK_M, BLOCK_N, warps, stages. Only what may be worth its seconds of compilation."""
+    names = ("BLOCK_M", "BLOCK_N", "num_warps", "num_stages")
+    return TuningCase(
+        config="prefill_attention",
+        sizes={"head_dim": head_dim, "bytes": dtype.itemsize, "special": int(window != 0)},
+        up_to=up_to,
+        candidates=[dict(zip(names, tile)) for tile in tiles],
+        make=_problem(head_dim, window, dtype),
+    )
+
+
+_TILES = [
+    (128, 128, 8, 2),
+    (128, 64, 8, 3),
+    (128, 64, 8, 4),
+    (128, 64, 4, 3),
+    (64, 64, 4, 3),
+    (128, 128, 8, 3),
+]
+# Each bound includes the ones before it, so that neighbours with the same choice may become one entry.
+TUNING_CASES = [
+    _tune(64, {"bytes": 2, "head_dim": 64, "special": 0}, _TILES),
+    _tune(128, {"bytes": 2, "head_dim": 128, "special": 0}, _TILES),
+    _tune(128, {"bytes": 2, "head_dim": 128}, _TILES, window=1024),
+    _tune(
+        256,
+        {"bytes": 2, "head_dim": 256},
+        [(128, 32, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2)],
+    ),
+    _tune(256, {}, [(16, 16, 8, 1), (32, 16, 8, 1), (16, 32, 8, 1)], dtype=torch.float32),
 ]
