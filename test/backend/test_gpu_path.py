@@ -1,0 +1,161 @@
+"""A whole backend on the GPU's code: Triton kernels under the interpreter, the GPU's attention plan, graphs and padding.
+
+Tokens must be those of the CPU's code, token for token, in float32.
+"""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support.checkpoints import make_checkpoint
+from support.kernels import INTERPRETED
+from support.recording_device import RecordingDevice
+from support.rounds_to_end import Serving, Wanted
+
+from lightllm.backend.mode_backend import ModeBackend
+from lightllm.config import ServerConfig
+from lightllm.models import base
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.protocol.arrays import EMPTY_INT32, int32
+from lightllm.protocol.rounds import JoinRow, Round
+from lightllm.router.limits import SchedulerLimits
+from lightllm.sampling_params import SamplingParams
+
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu does this on a GPU")
+LIMITS = SchedulerLimits(
+    max_total_token_num=300, max_req_total_len=60, running_max_req_size=4, batch_max_tokens=24,
+    chunked_prefill_size=16, max_waiting_requests=100, eos_token_ids=[2],
+)  # fmt: skip
+
+
+@pytest.fixture
+def gpu_code(monkeypatch):
+    """Tensors say that they are on a GPU, and the operations choose their kernels."""
+    plans = []
+
+    def plan(batch, dtype, token_bytes):
+        plans.append(
+            GpuAttentionPlan(
+                rows=batch.rows, q_start=batch.q_start, kv_len=batch.kv_len, req_to_token=batch.req_to_token,
+                num_decode=batch.num_decode, num_tokens=len(batch.input_ids), max_q_len=batch.max_q_len,
+                max_kv_len=batch.max_kv_len, fresh=batch.fresh, prefill_kv_len=batch.prefill_kv_len,
+            )
+        )  # fmt: skip
+        return plans[-1]
+
+    monkeypatch.setattr(base, "plan_attention", plan)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    return plans
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", pytest.param("llama", marks=pytest.mark.slow)])
+def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
+    path = make_checkpoint(tmp_path / "model", architecture, num_key_value_heads=2)
+    config = ServerConfig(
+        model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
+        max_req_total_len=60, cpu_threads=1, graph_max_batch_size=3, graph_split_batch_size=1, graph_grow_step_size=2,
+    )  # fmt: skip
+    greedy = {"temperature": 0.0, "max_new_tokens": 5, "ignore_eos": True}
+    wanted = [
+        Wanted([10, 20, 30], SamplingParams(**greedy)),
+        Wanted(list(range(6, 27)), SamplingParams(**greedy), after_rounds=1),
+        Wanted([50], SamplingParams(**greedy | {"frequency_penalty": 0.8}), after_rounds=2),
+        Wanted([7, 8, 9, 10], SamplingParams(temperature=0.8, top_p=0.9, seed=5, max_new_tokens=4, ignore_eos=True)),
+        Wanted([11, 12], SamplingParams(temperature=1.0, seed=6, max_new_tokens=4, ignore_eos=True), after_rounds=3),
+    ]  # fmt: skip
+    plain = ModeBackend(config, 0, 1)
+    plain.init_model()
+    expected = Serving(plain, LIMITS).run(wanted)
+    plans = request.getfixturevalue("gpu_code")
+    device = RecordingDevice()
+    backend = ModeBackend(dataclasses.replace(config), 0, 1, open_device=lambda name, index: device)
+    backend.init_model()
+    assert Serving(backend, LIMITS).run(wanted) == expected
+    assert device.replays > 2 and len(plans) > 10
+
+
+ASKING = [
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "nonzero",
+    "unique",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+]
+"""Methods of a tensor that wait for a GPU."""
+
+
+@pytest.fixture
+def no_questions(monkeypatch):
+    """A list that collects where this project's code asks a tensor for its values; Triton's interpreter may."""
+    asked = []
+
+    def watch(name):
+        original = getattr(torch.Tensor, name)
+
+        def method(self, *args, **kwargs):
+            caller = sys._getframe(1)
+            while "torch/" in caller.f_code.co_filename and "lightllm" not in caller.f_code.co_filename:
+                caller = caller.f_back
+            place = caller.f_code.co_filename
+            if "/lightllm/" in place and not place.endswith(
+                "backend/device.py"
+            ):  # which reads staging memory
+                asked.append(f"{name} in {place}:{caller.f_lineno}")
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, method)
+
+    for name in ASKING:
+        watch(name)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "graphs,params",
+    [
+        (True, {"temperature": 0.0}),
+        (False, {"temperature": 0.9, "top_p": 0.8, "seed": 1, "logprobs": 3}),
+        (False, {"temperature": 0.0, "frequency_penalty": 0.5, "logit_bias": {5: 1.0}, "min_new_tokens": 9,
+                 "raw_logprobs": True, "exponential_decay_length_penalty": (1, 1.5),
+                 "allowed_token_ids": list(range(4, 90))}),
+    ],
+)  # fmt: skip
+def test_a_decode_round_asks_the_device_for_nothing(tmp_path, gpu_code, request, params, graphs):
+    path = make_checkpoint(tmp_path / "model", num_hidden_layers=1, num_key_value_heads=2)
+    config = ServerConfig(
+        model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
+        max_req_total_len=60, cpu_threads=1, graph_max_batch_size=2, disable_cudagraph=not graphs,
+    )  # fmt: skip
+    backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice(late=True))
+    backend.init_model()
+    params, prompt = SamplingParams(**params, max_new_tokens=30), [7, 8, 9]
+    joins = [JoinRow(row, 3, params, row, 0, [2], history_ids=int32(prompt)) for row in range(2)]
+    ones = np.ones(2, np.int32)
+    first = Round(
+        0,
+        0,
+        int32([0, 1]),
+        ones * 3,
+        ones * 3,
+        np.ones(2, np.uint8),
+        int32(prompt * 2),
+        int32(range(6)),
+        joins,
+    )
+    backend.execute(first)
+    asked = request.getfixturevalue("no_questions")
+    pending = []
+    for step in range(3):
+        kv_len, slots = ones * (4 + step), int32([10 + step, 20 + step])
+        pending.append(
+            backend.submit(Round(1, 2, int32([0, 1]), ones, kv_len, np.ones(2, np.uint8), EMPTY_INT32, slots))
+        )
+    assert asked == []
+    assert all(len(each.result().token_ids) == 2 for each in pending)
