@@ -25,6 +25,7 @@ from lightllm.backend.out_of_memory import explained
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
+from lightllm.backend.rehearsal import ROWS, SLOTS, rehearsal_rounds
 from lightllm.backend.round_inputs import Prepared, PromptSpan, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler, TopTokens, list_top
@@ -107,6 +108,8 @@ class ModeBackend:
             with self._phase("warm-up"):
                 warm_up(self.model, self.memory, self.device, self._round_tokens)
             self._graphs = self._capture_graphs(show_bar)
+            with self._phase("warm-up"):
+                self._rehearse()
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,
@@ -257,6 +260,13 @@ class ModeBackend:
     def _longest_context(self) -> int:
         """Tokens of the longest request that may be served; memory may allow less."""
         return self._config.max_req_total_len or min(context_length(self._model_dir), DEFAULT_MAX_LEN)
+
+    def _rehearse(self) -> None:
+        memory = self.memory
+        room = min(memory.slots, memory.max_len, self._round_tokens)
+        if memory.max_rows >= ROWS and room >= SLOTS:  # else a server for tests
+            for round in rehearsal_rounds():
+                self.submit(round).result()
 
     def _graph_sizes(self) -> list[int]:
         """Batch sizes that get a decode graph."""

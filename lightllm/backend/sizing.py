@@ -24,6 +24,7 @@ def measure_gpu(
 
     Both run in a small KV memory of their own, which is given back.
     """
+    device.release_cached()  # what loading the weights left behind
     before = device.memory()
     round_peak, graph_peak = _peaks(device, model, shape, tokens, min(tokens, rows), graph_rows)
     device.release_cached()

@@ -85,7 +85,7 @@ def plan_attention(
     batch: PlannedBatch, dtype: torch.dtype, token_bytes: int, backends: AttentionBackends = TRITON
 ) -> AttentionPlan | GpuAttentionPlan:
     """dtype: the queries' dtype; token_bytes: of one token's keys and values in one layer; backends: on a GPU."""
-    if batch.req_to_token.device.type != "cpu":
+    if batch.req_to_token.is_cuda:
         return GpuAttentionPlan(
             rows=batch.rows,
             q_start=batch.q_start,

@@ -41,6 +41,7 @@ def start(config, late=False, **options):
         dataclasses.replace(config, **options), 0, 1, open_device=lambda name, index: device
     )
     backend.init_model()
+    device.under_way.clear()  # what the rehearsal has read
     return backend, device
 
 
