@@ -2,13 +2,13 @@
 
 When would a request that arrives now have its first token? Two things may keep it waiting:
 
-memory     On the average over its stay a request holds its context and E[L^2] / 2 E[L] of an output of length L. What
-           those ahead, the running ones and it itself hold beyond the memory u must be given back first. Of what is in use
-           in steady traffic, 1 / E[L] is given back a round: an excess of x slots takes x / u * E[L] rounds.
+memory     On the average over its stay a request needs its context and E[L^2] / 2 E[L] of an output of length L. What
+           those ahead and it itself need, less what is free, must first be given back by others. How much that is a second
+           is measured while somebody waits for memory: it is what those who entered needed.
 compute    The prompts ahead are prefilled in what the decode rows leave of the rounds' tokens.
 
-Rounds become seconds by `RoundTimes`. What this leaves out (cached prefixes, rows that have just begun together) shows in
-how long those who enter did wait; predictions are scaled by the ratio of both. No clock here: `now` comes with the calls.
+Before anything has been measured, of what is in use in steady traffic 1 / E[L] is given back a round. Rounds become seconds
+by `RoundTimes`. No clock here: `now` comes with the calls.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from lightllm.protocol.messages import AddRequest
 from lightllm.protocol.rounds import Round
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.output_lengths import OutputLengths
-from lightllm.router.request import Request
 from lightllm.router.round_time import RoundTimes
 from lightllm.router.running import Running
 from lightllm.router.waiting import WaitingList
@@ -28,11 +27,15 @@ from lightllm.router.waiting import WaitingList
 LEAST_CHUNK = 16
 """Prompt tokens that --tpot_slo leaves a round at least: prompts get on, however tight it is."""
 HEADROOM = 0.9
-"""Share of a promise that is planned for."""
-TRUST = 0.05
-"""Weight of the latest wait, and of the latest full memory, in their averages."""
-LEAST_WAIT = 0.5
-"""Seconds: shorter waits say nothing of the ratio."""
+"""Share of --tpot_slo that a round is planned for."""
+MARGIN = 0.8
+"""Share of --ttft_slo up to which a predicted wait is believed to be short enough: predictions err by about a tenth."""
+MEASURED_SECONDS = 15.0
+"""What was given back so long ago counts 1 / e of what is given back now."""
+LEAST_SECONDS = 2.0
+"""Of measuring, before which nothing is believed."""
+FULL = 0.9
+"""Share of the memory that is believed to be of use while nobody waits for it."""
 
 
 class Deadlines:
@@ -49,11 +52,11 @@ class Deadlines:
         self._times = RoundTimes()
         self._flying: dict[int, tuple[int, int]] = {}
         """Round in flight -> (tokens computed, tokens held)"""
-        self._expected: dict[int, tuple[float, float]] = {}
-        """Id of a waiting request -> (when it came, seconds that it should wait, unscaled)"""
-        self._ratio = 1.0
-        self._full = 0.9
-        """Share of the memory in use while somebody waits for it."""
+        self._blocked_at: float | None = None
+        """When somebody was last found to wait for memory, if that is so since."""
+        self._seconds = self._requests = self._context = 0.0
+        """While somebody waited: seconds, and requests and their context that entered; older ones count less."""
+        self._put_back = 0, 0
 
     # -- what has happened
 
@@ -70,20 +73,22 @@ class Deadlines:
         """Those in flight were not computed."""
         self._flying.clear()
 
-    def memory_is_full(self) -> None:
-        """Somebody waits because no memory is left for him."""
-        if self._ttft:
-            share = self._running.kv.in_use / self._limits.max_total_token_num
-            self._full += TRUST * (share - self._full)
-
-    def entered(self, request: Request, now: float) -> None:
-        came, expected = self._expected.pop(request.id, (0.0, 0.0))
-        if expected >= LEAST_WAIT:
-            ratio = min(max((now - came) / expected, 0.25), 4.0)
-            self._ratio += TRUST * (ratio - self._ratio)
-
-    def left(self, request: Request) -> None:
-        self._expected.pop(request.id, None)
+    def admitted(self, requests: int, context: int, blocked: bool, now: float) -> None:
+        """So many requests with so many tokens of context have entered; `blocked`: somebody else waits for memory."""
+        if not self._ttft:
+            return
+        # Who had to pause has given back nothing that others may have: he is the next to enter.
+        put_back = self._waiting.put_back_requests, self._waiting.put_back_context
+        requests -= put_back[0] - self._put_back[0]
+        context -= put_back[1] - self._put_back[1]
+        self._put_back = put_back
+        if self._blocked_at is not None:
+            elapsed = now - self._blocked_at
+            past = math.exp(-elapsed / MEASURED_SECONDS)
+            self._seconds = self._seconds * past + elapsed
+            self._requests = self._requests * past + requests
+            self._context = self._context * past + context
+        self._blocked_at = now if blocked else None
 
     # -- --ttft_slo: who is accepted
 
@@ -91,33 +96,31 @@ class Deadlines:
         """Raises `ServerOverloaded` for a request whose first token would come too late. One that is restored goes on."""
         if not self._ttft or any(len(choice.output_ids) for choice in message.choices):
             return
-        wait, work = self._wait(message), self._prefill_seconds(len(message.prompt_ids))
-        predicted = wait * self._ratio + work
-        if predicted > HEADROOM * self._ttft:
+        predicted = self._memory_seconds(message) + self._prefill_seconds(len(message.prompt_ids))
+        if predicted > MARGIN * self._ttft:
             raise ServerOverloaded(
-                f"the first token would come in about {predicted:.1f} s, later than the {self._ttft:g} s that this server "
-                "promises (ttft_slo)",
-                retry_after=max(1, math.ceil(predicted - HEADROOM * self._ttft)),
+                f"the first token would come in about {predicted:.1f} s, which is too near to the {self._ttft:g} s that this "
+                "server promises (ttft_slo), or later",
+                retry_after=max(1, math.ceil(predicted - MARGIN * self._ttft)),
             )
-        for choice in message.choices:
-            self._expected[choice.request_id] = now, wait
 
-    def _wait(self, message: AddRequest) -> float:
+    def _memory_seconds(self, message: AddRequest) -> float:
         """Seconds until there is memory for it."""
         running = self._running
         mean, area = self._lengths.moments(message.params.max_new_tokens)
         growth = area / mean
         ahead, context = self._waiting.ahead_of(message.params.priority)
-        count = len(running.requests)
-        rows = running.prefilled_rows()
+        count, rows = len(running.requests), running.prefilled_rows()
         generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
-        in_use = running.kv.in_use
-        usable = self._full * self._limits.max_total_token_num
-        mine = len(message.prompt_ids) + len(message.choices) * growth
-        held = max(in_use, in_use - generated + count * growth)
-        excess = held + context + ahead * growth + mine - usable
+        in_use, usable = running.kv.in_use, FULL * self._limits.max_total_token_num
+        excess = context + len(message.prompt_ids) + (ahead + len(message.choices)) * growth
+        if self._blocked_at is None:  # some of the memory is still to be had
+            excess += max(in_use, in_use - generated + count * growth) - usable
         if excess <= 0.0:
             return 0.0
+        if self._seconds >= LEAST_SECONDS:
+            given_back = self._context + self._requests * growth
+            return excess * self._seconds / max(given_back, 1.0)
         # A full memory: as many rows as fit, each of which is replaced once in `mean` rounds.
         prompt = (in_use - generated + context) / max(1, count + ahead)
         full_rows = usable / max(1.0, prompt + growth)

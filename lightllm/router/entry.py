@@ -13,7 +13,9 @@ from lightllm.router.running import Running
 from lightllm.router.schedule_policy import Conservative
 from lightllm.router.waiting import WaitingGroup, WaitingList
 
-SCANNED = 64
+SKIPPED = 7
+"""Rounds in which nobody tries, if nobody could before, none has come since, and none has left."""
+SCANNED = 32
 """Waiting groups that are looked at in one round."""
 TRIED = 4
 """How many of them may turn out not to fit, beside the first."""
@@ -37,44 +39,58 @@ class Entry:
         self._running = running
         self._waiting = waiting
         self._deadlines = deadlines
+        self._stuck_at: tuple[int, int] | None = None
+        """(running, waiting) when nobody of those that wait could enter."""
+        self._skipped = 0
 
     def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
         """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
         slots stay available. Who does not fit may be passed by others that do, within `max_overtakes`. `room`: tokens of
         the round for prefill chunks; `whole`: no prompt is split."""
-        running, chunk = self._running, self._limits.chunked_prefill_size
-        queued = sum(min(running.work(r), chunk) for r in running.prefilling)
+        state = len(self._running.requests), self._waiting.count
+        if state == self._stuck_at and self._skipped < SKIPPED:
+            self._skipped += 1
+            return
+        before = self._waiting.ahead_of(None)
+        blocked = self._in_turn(room, whole, reserve)
+        after = self._waiting.ahead_of(None)
+        self._deadlines.admitted(before[0] - after[0], before[1] - after[1], blocked, now)
+        self._stuck_at = state if blocked and before == after else None
+        self._skipped = 0
+
+    def _in_turn(self, room: int, whole: bool, reserve: int) -> bool:
+        """Whether somebody was left who did not fit."""
+        running, limits = self._running, self._limits
+        queued = sum(min(running.work(r), limits.chunked_prefill_size) for r in running.prefilling)
         forecast = None
         passed: list[WaitingGroup] = []
-        tried = 0
+        refused: list[WaitingGroup] = []
         for group, _ in zip(self._waiting.in_turn(), range(SCANNED), strict=False):
-            if queued >= room or tried > TRIED:
-                return
-            if not running.rows.free or any(_asks_for_more(group, other) for other in passed):
-                prompts = []
-            else:
+            if queued >= room or len(refused) > TRIED:
+                break
+            fits = False
+            if running.rows.free and not any(_asks_for_more(group, other) for other in refused):
                 known, unlocked = running.kv.prefixes(group.requests)
                 prompts = self._prompts(group.requests, known)
                 if whole and queued and queued + prompts[0].work > room:
-                    return  # it enters as soon as it can have a round
-                tried += 1
-            if (
-                0 < len(prompts) <= running.rows.free
-                and running.kv.available - unlocked >= reserve
-                and (forecast := forecast or self.forecast()).admit(prompts)
-            ):
+                    break  # it enters as soon as it can have a round
+                forecast = forecast or self.forecast()
+                enough = len(prompts) <= running.rows.free and running.kv.available - unlocked >= reserve
+                fits = enough and forecast.admit(prompts)
+                if not fits:
+                    refused.append(group)
+            if fits:
                 self._waiting.enter(group, passed)
                 for request, prompt in zip(group.requests, prompts, strict=True):
                     running.enter(request, prompt.waits)
-                    self._deadlines.entered(request, now)
-                queued += sum(min(prompt.work, chunk) for prompt in prompts)
-                tried -= 1
+                queued += sum(min(prompt.work, limits.chunked_prefill_size) for prompt in prompts)
+                if not all(other.may_be_passed(limits.max_overtakes) for other in passed):
+                    break
             else:
-                if not passed:
-                    self._deadlines.memory_is_full()
                 passed.append(group)
-            if any(not other.may_be_passed(self._limits.max_overtakes) for other in passed):
-                return
+                if not group.may_be_passed(limits.max_overtakes):
+                    break
+        return bool(passed)
 
     def _prompts(self, group: list[Request], known: list[int]) -> list[Prefill]:
         """`known`: tokens of each context that are cached. The siblings in a group wait for the first one."""

@@ -81,12 +81,10 @@ class OutputLengths:
         return np.divide(then, so_far, out=np.ones(np.broadcast(then, so_far).shape), where=so_far > 0)
 
     def moments(self, limit: int) -> tuple[float, float]:
-        """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens."""
-        known = self._survival[:limit]
-        rest = self._survival[-1] * (np.arange(len(known), limit) if limit > len(known) else 0)
-        mean = float(known.sum()) + float(self._survival[-1]) * (limit - len(known))
-        area = float(known @ np.arange(len(known))) + float(np.sum(rest))
-        return max(mean, 1.0), area
+        """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all
+        that ended so far count as ending there."""
+        known = self._survival[: min(limit, max(len(self._survival) - 1, 1))]
+        return max(float(known.sum()), 1.0), float(known @ np.arange(len(known)))
 
     def _at(self, length: np.ndarray) -> np.ndarray:
         return self._survival[np.minimum(length, len(self._survival) - 1)]

@@ -212,7 +212,6 @@ class Scheduler:
         """The one way in which a request ends; frees its row and slots."""
         if request.state in (State.WAITING, State.PAUSED):
             self._waiting.discard(request)
-            self._deadlines.left(request)
         else:
             self._running.leave(request)
         aborted = reason in ("abort", "timeout", "error")

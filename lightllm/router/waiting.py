@@ -51,6 +51,9 @@ class WaitingList:
         """Priority -> (requests, their context in tokens); what siblings have in common counts once."""
         self.count = 0
         self.paused = 0
+        self.put_back_requests = 0
+        self.put_back_context = 0
+        """How many have been put back so far, and their context in tokens."""
         self._gone = 0
 
     def __bool__(self) -> bool:
@@ -67,6 +70,8 @@ class WaitingList:
     def put_back(self, request: Request) -> None:
         """A paused request: before everybody of its priority who arrived after it."""
         self._count(request, 1)
+        self.put_back_requests += 1
+        self.put_back_context += request.known_tokens
         groups = self._class(request.priority)
         place = 0
         while place < len(groups) and (not groups[place].clean() or groups[place].serial < request.serial):
