@@ -99,6 +99,9 @@ class ServerConfig:
     chat_template: str | None = _option(
         None, "Jinja file used instead of the tokenizer's chat template.", _MODEL
     )
+    use_reward_model: bool = _option(
+        False, "The model is a reward model: POST /get_score, and no texts.", _MODEL
+    )
     load_way: str = _option("HF", "HF: read the checkpoint; dummy: random weights in the real shapes.", _MODEL,
                             choices=("HF", "dummy"))  # fmt: skip
     data_type: str | None = _option(
@@ -289,7 +292,7 @@ DECODE_ROOM = 256
 
 NOT_YET = {
     "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None, "output_constraint_mode": "none",
-    "enable_multimodal": False, "enable_multimodal_audio": False, "use_reward_model": False, "return_all_prompt_logprobs": False,
+    "enable_multimodal": False, "enable_multimodal_audio": False, "return_all_prompt_logprobs": False,
     "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
     "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0", "metric_gateway": None,
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,

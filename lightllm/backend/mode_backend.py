@@ -186,7 +186,14 @@ class ModeBackend:
             self.rows.keep_tokens(plan, self.ranks.group.broadcast(token_ids))
             return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32)))
         prompts = _prompt_logprobs(self.device, prepared.prompt_spans, logits[count:])
-        sampled = self.sampler.sample(logits[:count], plan, prepared.positions, prepared.positions_on_device)
+        if self.model.scores:
+            # A score takes the place of a token's log-probability; the token means nothing.
+            token_ids = torch.zeros(count, dtype=torch.int64, device=self.device.torch_device)
+            sampled = Sampled(token_ids, logits[:count, 0], [])
+        else:
+            sampled = self.sampler.sample(
+                logits[:count], plan, prepared.positions, prepared.positions_on_device
+            )
         tensors = [sampled.token_ids, sampled.logprobs]
         for top in sampled.top:
             tensors += [top.token_ids, top.logprobs]
@@ -271,7 +278,7 @@ class ModeBackend:
     def _graph_sizes(self) -> list[int]:
         """Batch sizes that get a decode graph."""
         config = self._config
-        if not self.device.captures or config.disable_cudagraph:
+        if not self.device.captures or config.disable_cudagraph or config.use_reward_model:
             return []
         largest = min(config.graph_max_batch_size, config.running_max_req_size)
         return graph_sizes(largest, config.graph_split_batch_size, config.graph_grow_step_size)

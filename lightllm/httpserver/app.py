@@ -21,13 +21,13 @@ from lightllm.httpserver.boundary import Boundary
 from lightllm.httpserver.error_responses import error_response, from_http_exception
 from lightllm.httpserver.health_routes import health_routes
 from lightllm.httpserver.native_api import native_routes
-from lightllm.httpserver.native_models import AbortBody, GenerateRequest, TokensRequest
+from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.profile_routes import profile_routes
 from lightllm.httpserver.state import ServerState
 
-_BODIES = (GenerateRequest, TokensRequest, AbortBody, CompletionRequest, ChatRequest)
+_BODIES = (GenerateRequest, ScoreRequest, TokensRequest, AbortBody, CompletionRequest, ChatRequest)
 
 
 def create_app(state: ServerState) -> FastAPI:

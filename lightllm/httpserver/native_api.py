@@ -9,13 +9,20 @@ from starlette.responses import JSONResponse, Response
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
-from lightllm.httpserver.native_models import AbortBody, GenerateRequest, Parameters, TokensRequest
-from lightllm.httpserver.native_rendering import NativeRenderer
+from lightllm.httpserver.native_models import (
+    AbortBody,
+    GenerateRequest,
+    Parameters,
+    ScoreRequest,
+    TokensRequest,
+)
+from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
+from lightllm.sampling_params import SamplingParams
 
 
 def native_routes(state: ServerState) -> APIRouter:
@@ -34,6 +41,11 @@ def native_routes(state: ServerState) -> APIRouter:
     async def generate_stream(request: Request) -> Response:
         """Generates a text, sent token by token as server-sent events."""
         return await _generate(state, request, stream=True)
+
+    @router.post("/get_score", **documented(ScoreRequest, "The score of the conversation."))
+    async def get_score(request: Request) -> Response:
+        """Scores a conversation with a reward model."""
+        return await _get_score(state, request)
 
     @router.get("/tokens", include_in_schema=False)
     @router.post("/tokens", **documented(TokensRequest, "The number of tokens."))
@@ -62,6 +74,25 @@ def native_routes(state: ServerState) -> APIRouter:
         return JSONResponse({"message": "Ok", "flushed_tokens": await state.engine.flush_cache()})
 
     return router
+
+
+async def _get_score(state: ServerState, request: Request) -> Response:
+    body = await parse_body(request, ScoreRequest, state.body_limit)
+    limits = state.limits(scoring=True)
+    if body.multimodal_params is not None:
+        body.multimodal_params.refuse_items()
+    text = body.chat
+    if not isinstance(text, str):
+        text = await state.encoder.render_chat(text, None, False, {})
+    check_text(text, "chat")
+    prompt_ids = await state.encoder.encode(text, add_special_tokens=False)
+    end = state.reward_token_id
+    if end is not None and prompt_ids[-1:] != [end]:
+        prompt_ids.append(end)
+    prompt_ids, _ = state.encoder.fit(prompt_ids, 1, limits, 1, prompt_field="chat")
+    params = SamplingParams(do_sample=False, max_new_tokens=1, ignore_eos=True)
+    record = RequestRecord([PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), False)
+    return GenerationResponse(state.engine, record, ScoreRenderer())
 
 
 async def _generate(state: ServerState, request: Request, stream: bool) -> Response:

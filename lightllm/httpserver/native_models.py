@@ -122,6 +122,15 @@ class GenerateRequest(Body):
     multimodal_params: MultimodalParams | None = None
 
 
+class ScoreRequest(Body):
+    """Body of `/get_score`."""
+
+    chat: Text | list[dict[str, Any]] = Field(
+        description="A conversation: messages, or its text as the model's chat template has it."
+    )
+    multimodal_params: MultimodalParams | None = None
+
+
 class TokensRequest(Body):
     """Body of `/tokens`."""
 

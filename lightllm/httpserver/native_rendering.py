@@ -114,3 +114,26 @@ class NativeRenderer:
                 }
             )
         return tokens
+
+
+class ScoreRenderer:
+    """The answer of `/get_score`: the score travels where a token's log-probability does."""
+
+    def answer(self, record: RequestRecord) -> bytes:
+        (choice,) = record.choices
+        return json_bytes(
+            {
+                "score": finite(choice.logprobs[0]),
+                "prompt_tokens": record.prompt_tokens,
+                "finish_reason": finish_reason(choice.finish),
+            }
+        )
+
+    def chunk(self, record: RequestRecord) -> bytes:
+        raise AssertionError("scores are not streamed")
+
+    def error(self, error: RequestError) -> bytes:
+        raise AssertionError("scores are not streamed")
+
+    def end(self, record: RequestRecord) -> bytes:
+        return b""

@@ -26,7 +26,7 @@ from lightllm.ipc.child import Child
 from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.model_files import generation_defaults
+from lightllm.tokenizer.model_files import generation_defaults, read_model_config
 
 _LAG_INTERVAL = 0.5
 _LAST_WRITES_SECONDS = 0.8
@@ -64,7 +64,11 @@ def load_state(child: Child, worker: int) -> ServerState:
     )
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
     view = ServerView(child.runtime.snapshot_file)
-    return ServerState(config, engine, view, encoder, generation_defaults(config.model_dir))
+    reward_token_id = None
+    if config.use_reward_model:
+        reward_token_id = read_model_config(config.model_dir).get("reward_token_id")
+    defaults = generation_defaults(config.model_dir)
+    return ServerState(config, engine, view, encoder, defaults, reward_token_id)
 
 
 async def _serve(

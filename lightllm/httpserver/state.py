@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from lightllm.config import ServerConfig
-from lightllm.errors import UnknownModel
+from lightllm.errors import InvalidParameter, UnknownModel
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.httpserver.server_view import ServerView
@@ -21,6 +21,8 @@ class ServerState:
     encoder: PromptEncoder
     defaults: dict[str, Any]
     """Sampling defaults of the model (generation_config.json)."""
+    reward_token_id: int | None = None
+    """What a reward model wants at the end of a conversation (config.json)."""
 
     @property
     def model_name(self) -> str:
@@ -34,8 +36,14 @@ class ServerState:
         """bytes"""
         return self.config.max_body_mb << 20
 
-    def limits(self) -> Limits:
-        """Raises while the server takes no requests."""
+    def limits(self, scoring: bool = False) -> Limits:
+        """Raises while the server takes no requests, and for what its model does not do: texts or (`scoring`) scores."""
+        if scoring != self.config.use_reward_model:
+            raise InvalidParameter(
+                "this server has no reward model (--use_reward_model)"
+                if scoring
+                else "this server has a reward model, which gives scores only: use /get_score"
+            )
         snapshot = self.view.require_ready()
         vocab_size = snapshot.vocab_size or self.encoder.tokenizer.vocab_size
         return Limits(snapshot.max_req_total_len, vocab_size, snapshot.slots_total)

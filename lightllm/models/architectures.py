@@ -30,6 +30,8 @@ class Architecture:
     """What it is compared with: transformers, or a file of test/models/references/."""
     class_name: str = ""
     """Of the class, where several architectures share one."""
+    scores: bool = False
+    """A reward model: it needs --use_reward_model, and gives scores instead of texts."""
 
     @property
     def module_name(self) -> str:
@@ -113,6 +115,14 @@ ARCHITECTURES = {
     "QWenLMHeadModel": Architecture(
         "qwen", "qwen", "Qwen-1.8B, -7B, -14B", "fused q, k, v; dynamic NTK; logn attention",
         reference="transformers' Qwen2; beyond the trained context references/qwen.py",
+    ),
+    "InternLM2ForRewardModel": Architecture(
+        "reward", "internlm2", "InternLM2-1.8B-reward, -7B, -20B", "a score: --use_reward_model and POST /get_score",
+        reference="transformers' Llama", scores=True,
+    ),
+    "Qwen2ForRewardModel": Architecture(
+        "reward", "qwen2", "Qwen2-Math-RM-72B, Qwen2.5-Math-RM-72B", "a score: --use_reward_model and POST /get_score",
+        reference="transformers' Qwen2", scores=True,
     ),
 }  # fmt: skip
 """`architectures` of a config.json -> what there is to know of it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
+from lightllm.layers.embedding import VocabEmbedding
 from lightllm.layers.rotary import RotaryTable
 from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
@@ -45,6 +47,8 @@ class TpPartBaseModel:
     names = Names()
     optional_prefix = ""
     """What stands before the names of all tensors in some checkpoints, and is missing in others."""
+    scores = False
+    """`forward` returns scores [S, 1] instead of logits (reward models)."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         """config: this rank's shape; build: reads the weights."""
@@ -54,7 +58,7 @@ class TpPartBaseModel:
         self.kv_dtype = build.activation_dtype
         self.device = build.device
         names = self.names
-        self.embed_tokens, self.lm_head = build.embedding_and_head(names.embedding, names.head)
+        self.embed_tokens, self.lm_head = self.make_ends(build)
         self.layers: list[DecoderLayer] = build.in_parallel(
             [
                 lambda index=index: self.make_layer(config, build.at(f"{names.layers}.{index}"), index)  # type: ignore[misc]
@@ -70,6 +74,10 @@ class TpPartBaseModel:
         ]
         self.attention_backends = TRITON
         self.weight_bytes = sum(layer.nbytes for layer in build.layers)
+
+    def make_ends(self, build: Builder) -> tuple[VocabEmbedding, Callable[[torch.Tensor], torch.Tensor]]:
+        """The token embedding, and the output head from [S, hidden] to float32 [S, vocab_size]."""
+        return build.embedding_and_head(self.names.embedding, self.names.head)
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         """The layer number `index`, whose tensors `build` reads; called from several threads."""

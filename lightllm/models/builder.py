@@ -180,6 +180,16 @@ class Builder:
         """A small tensor, whole, in the activation dtype."""
         return self._own(self._read(name, shape))
 
+    def whole_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> ColumnLinear:
+        """A small layer that every rank has whole."""
+        weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features)))
+        offset = self._to_device(self._read(f"{name}.bias", (out_features,))) if bias else None
+        return self._keep(ColumnLinear(weight, offset))
+
+    def embedding(self, name: str) -> VocabEmbedding:
+        first = self._vocab_part().start
+        return self._keep(VocabEmbedding(self._vocab(name), first, self.activation_dtype, self.group))
+
     def embedding_and_head(self, embedding: str, head: str) -> tuple[VocabEmbedding, LmHead]:
         """Where they are tied the embedding keeps a plain copy: looking up rows of a packed one is not possible."""
         weight = self._vocab(embedding)

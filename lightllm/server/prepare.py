@@ -12,7 +12,7 @@ from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.ipc.cluster import read_secret
-from lightllm.models.architectures import find_architecture, read_config
+from lightllm.models.architectures import ARCHITECTURES, find_architecture, read_config
 from lightllm.models.dialects import normalise
 from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
 
@@ -31,9 +31,19 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     read_model_config(model_dir)
     if config.mock_backend is None:
         raw = read_config(model_dir)
-        normalise(raw, find_architecture(raw)).for_rank(config.tp)
+        architecture = find_architecture(raw)
+        normalise(raw, architecture).for_rank(config.tp)
+        _check_kind(architecture, config.use_reward_model)
     name = config.model_name or default_model_name(config.model_dir)
     return dataclasses.replace(config, model_dir=model_dir, model_name=name)
+
+
+def _check_kind(architecture: str, use_reward_model: bool) -> None:
+    scores = ARCHITECTURES[architecture].scores
+    if use_reward_model and not scores:
+        raise InvalidOption(f"--use_reward_model: {architecture} is no reward model.", "Leave it out.")
+    if scores and not use_reward_model:
+        raise InvalidOption(f"{architecture} is a reward model.", "Add --use_reward_model.")
 
 
 def _check_nodes(config: ServerConfig) -> None:

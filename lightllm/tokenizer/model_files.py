@@ -106,7 +106,11 @@ def context_length(model_dir: str) -> int:
     llama3 and longrope the stated length is the extended one already.
     """
     config = read_model_config(model_dir)
-    lengths = [_length(config.get(key)) for key in _LENGTH_KEYS]
+    keys = _LENGTH_KEYS
+    if config.get("model_type") == "qwen":
+        # Qwen 1 states how far its rotation can be stretched, and as seq_length what it was trained with.
+        keys = ("seq_length", *keys)
+    lengths = [_length(config.get(key)) for key in keys]
     stated = next((length for length in lengths if length), None)
     if stated is None:
         stated = _length(read_json_object(Path(model_dir) / "tokenizer_config.json").get("model_max_length"))

@@ -104,6 +104,7 @@ def test_openapi_describes_bodies_and_errors(client: httpx.Client) -> None:
         ("/v1/completions", "CompletionRequest"),
         ("/v1/chat/completions", "ChatRequest"),
         ("/abort_request", "AbortBody"),
+        ("/get_score", "ScoreRequest"),
     ):
         operation = schema["paths"][path]["post"]
         reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]

@@ -55,6 +55,8 @@ class ZooModel:
     """Token ids -> float32 [T, vocab]"""
     max_len: int | None = None
     """Longest context to be served, where the model depends on it."""
+    model: Any = None
+    """transformers' model, where it is the reference."""
 
 
 def make_zoo_model(
@@ -90,7 +92,7 @@ def make_zoo_model(
     def reference(token_ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([token_ids])).logits[0].float()
 
-    return ZooModel(path, reference, entry.max_len)
+    return ZooModel(path, reference, entry.max_len, model)
 
 
 def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float) -> None:

@@ -88,6 +88,7 @@ def test_generation_default_of_a_wrong_type_names_the_file(folder):
         ({"text_config": {"max_position_embeddings": 512}, "vocab_size": 1}, 512),
         ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),
         ({"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "dynamic", "factor": 2}}, 8192),
+        ({"max_position_embeddings": 32768, "seq_length": 8192, "model_type": "qwen"}, 8192),
         ({"max_position_embeddings": 32768, "rope_scaling":
             {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}, 131072),
         ({"max_position_embeddings": 163840, "rope_scaling":

@@ -31,6 +31,8 @@ DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Phi3SmallForCausalLM": layer_norm.phi3_small,
     "ChatGLMModel": own_formats.chatglm,
     "QWenLMHeadModel": own_formats.qwen,
+    "InternLM2ForRewardModel": like_llama.internlm2,
+    "Qwen2ForRewardModel": like_llama.qwen2,
 }
 """Architectures that are not in here have Llama's config.json."""
 
