@@ -106,7 +106,7 @@ def context_length(model_dir: str) -> int:
     llama3 and longrope the stated length is the extended one already.
     """
     config = read_model_config(model_dir)
-    keys = _LENGTH_KEYS
+    keys: tuple[str, ...] = _LENGTH_KEYS
     if config.get("model_type") == "qwen":
         # Qwen 1 states how far its rotation can be stretched, and as seq_length what it was trained with.
         keys = ("seq_length", *keys)
