@@ -60,14 +60,15 @@ def choose_slots(
     shape: KvShape,
     activation_bytes: int,
     measure_gpu: "Callable[[], GpuMemory] | None" = None,
+    free: int | None = None,
     ranks: int = 1,
 ) -> int:
     """How many slots: `--max_total_token_num`, or what the memory allows. Raises `DeviceError` if it is too little.
 
-    activation_bytes: the peak of one largest round on a CPU. measure_gpu: runs that round; only on a GPU, only when
-    measuring is needed. ranks: how many share a CPU's memory.
+    activation_bytes: the peak of one largest round on a CPU. On a GPU: measure_gpu runs that round, only when measuring
+    is needed; free: its free bytes. ranks: how many share a CPU's memory.
     """
-    if measure_gpu is None:
+    if measure_gpu is None or free is None:
         available = available_memory() // ranks
         if config.max_total_token_num is not None:
             return _given_slots(config.max_total_token_num, shape, available)
@@ -75,7 +76,7 @@ def choose_slots(
             available, config.mem_fraction, shape, activation_bytes, CPU_CEILING // ranks
         )
     if config.max_total_token_num is not None:
-        return _given_slots(config.max_total_token_num, shape, torch.cuda.mem_get_info()[0])
+        return _given_slots(config.max_total_token_num, shape, free)
     return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape)
 
 

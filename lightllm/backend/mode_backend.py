@@ -253,7 +253,7 @@ class ModeBackend:
                 graph_rows,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
-        slots = choose_slots(config, self._kv_shape, activation_bytes, measure, len(config.node_ranks))
+        slots = choose_slots(config, self._kv_shape, activation_bytes, measure, free, len(config.node_ranks))
         slots = agree_on_slots(self.ranks.group, slots, free)
         max_len = min(max_len, slots)
         self.memory = KvMemory(

@@ -12,10 +12,12 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 
+from lightllm.backend import mode_backend
 from lightllm.backend.device import open_device
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError, InvalidOption
+from lightllm.models.base import TpPartBaseModel
 from lightllm.protocol import codec
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
@@ -240,3 +242,22 @@ def test_a_profile_names_the_parts_of_its_rounds(config):
         assert {"prefill_batch", "decode_batch", "sample"} <= names
     finally:
         shutil.rmtree(trace.parent)
+
+
+def test_out_of_memory_while_loading_names_the_numbers_and_the_options(config, monkeypatch):
+    def exhausted(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore lines")
+
+    monkeypatch.setattr(mode_backend, "load_model", exhausted)
+    message = r"loading weights: [0-9.]+ of [0-9.]+ GiB are free. CUDA out of memory. Tried to allocate 20.00 GiB. Take"
+    with pytest.raises(DeviceError, match=message):
+        ModeBackend(config, 0, 1).init_model()
+
+
+def test_out_of_memory_in_the_first_rounds_names_the_options(config, monkeypatch):
+    def exhausted(self, batch):
+        raise MemoryError
+
+    monkeypatch.setattr(TpPartBaseModel, "forward", exhausted)
+    with pytest.raises(DeviceError, match="warming up.*--max_total_token_num.*--batch_max_tokens"):
+        ModeBackend(config, 0, 1).init_model()
