@@ -157,6 +157,32 @@ def test_leaving_a_stream_aborts_it(llama):
     assert len(before[0].outputs[0].token_ids) == 12
 
 
+def test_a_round_ahead_gives_the_same_answers_and_can_be_left(llama, monkeypatch):
+    """As on a GPU: the next round is submitted before the present one has ended."""
+    params = [
+        GREEDY,
+        SamplingParams(seed=4, max_new_tokens=9),
+        msgspec.structs.replace(GREEDY, max_new_tokens=1),
+    ]
+    prompts = make_prompts(3, 20)
+
+    def answers():
+        return [r.outputs[0].token_ids for r in llama.generate(prompts, params, use_tqdm=False)]
+
+    expected = answers()
+    submitted = []
+    backend = llama._engine._runner._backend
+    monkeypatch.setattr(llama._engine, "_depth", 2)
+    original = backend.submit
+    monkeypatch.setattr(backend, "submit", lambda round: submitted.append(round.seq) or original(round))
+    assert answers() == expected
+    stream = llama.stream("The quick", SamplingParams(max_new_tokens=500, seed=3, ignore_eos=True))
+    next(stream)
+    assert len(llama._engine._in_flight) == 1
+    stream.close()
+    assert answers() == expected
+
+
 def test_an_interrupted_round_leaves_the_engine_usable(llama, monkeypatch):
     expected = llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids
     backend = llama._engine._runner._backend

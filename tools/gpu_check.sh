@@ -71,7 +71,9 @@ run() { # run NAME SECONDS COMMAND...: with its own limit, its output in OUT/NAM
     [ "$code" -eq 0 ] || status=1
 }
 
-run kernels 120 "$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20 test/ops/triton test/gpu/test_ops.py
-run backend 150 "$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20 test/gpu --ignore=test/gpu/test_ops.py
-run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 60))
+pytest=("$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20)
+run kernels 110 "${pytest[@]}" test/ops/triton test/gpu/test_ops.py
+run backend 100 "${pytest[@]}" test/gpu/test_backend.py
+run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 120))
+run models 200 "${pytest[@]}" test/gpu --ignore=test/gpu/test_ops.py --ignore=test/gpu/test_backend.py
 exit $status
