@@ -273,7 +273,7 @@ def random_limits(random: np.random.Generator) -> SchedulerLimits:
         return values[int(random.integers(len(values)))]
 
     longest = int(random.integers(40, 400))
-    capacity = int(random.integers(longest, 3 * longest))
+    capacity = int(random.integers(longest, 2 * longest))
     chunk = int(random.integers(4, 60))
     whole = bool(random.random() < 0.2)
     slo = float(random.uniform(0.1, 2.0)) if random.random() < 0.2 else 0.0

@@ -117,7 +117,10 @@ def simulate(options: argparse.Namespace) -> Report:
     setting = make_setting(options)
     rate, curve = read_rate(setting, options.rate)
     profile = cProfile.Profile() if options.profile else None
-    with tqdm(total=setting.requests, unit=" requests", disable=None) as bar, profile or nullcontext():
+    # In a log file, a line every half minute.
+    often = 0.2 if sys.stderr.isatty() else 30.0
+    bar = tqdm(total=setting.requests, unit=" requests", mininterval=often, delay=often)
+    with bar, profile or nullcontext():
         report, _ = run(setting, rate, bar.update)
     if profile is not None:
         profile.dump_stats(options.profile)

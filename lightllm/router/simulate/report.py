@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import resource
 from typing import Any
 
 from lightllm.router.simulate.figures import Moment
@@ -53,6 +54,7 @@ def summarize(simulation: Simulation, rate: float) -> Report:
         "rounds": simulation.rounds,
         "simulated_s": simulation.now,
         "measured_s": seconds,
+        "process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "timeline": _columns(simulation),
         "scheduler_cpu": {
             "mean_us": simulation.costs.all.mean * 1e6,
@@ -99,5 +101,6 @@ def as_text(report: Report) -> str:
         f"overtaken by {hunger['most_overtaken']} at most",
         f"scheduler         {cpu['mean_us']:.0f} us of CPU a round (p50 {cpu['p50_us']:.0f}), about "
         f"{cpu['line_us'][0]:.0f} + {cpu['line_us'][1]:.2f} a row; {cpu['add_mean_us']:.0f} us a request",
+        f"this process      {report['process_peak_mib']:.0f} MiB at most",
     ]
     return "\n".join(lines)
