@@ -93,27 +93,28 @@ def load_table(found: dict[str, list[Report]], multiples: Sequence[float]) -> st
 def main(argv: Sequence[str]) -> int:
     parser = make_parser(prog="python -m lightllm.router.simulate.compare")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="as multiples of --rate")
     options = parser.parse_args(argv)
     try:
         if options.plots:
             plots.check()
         setting = make_setting(options)
         peak, _ = read_rate(setting, options.rate)
-        loads = [multiple * peak for multiple in LOADS]
+        loads = [multiple * peak for multiple in options.loads]
         found = compare(setting, [*loads, SATURATED], options.jobs)
     except LightLLMError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     print(f"{setting.trace.name}, {setting.requests} requests, {setting.limits.max_total_token_num} slots, "
           f"max_new_tokens {setting.max_new_tokens}, peak at {peak:.2f} requests/s\n")  # fmt: skip
-    print(saturation_table(found) + "\n\n" + load_table(found, LOADS))
+    print(saturation_table(found) + "\n\n" + load_table(found, options.loads))
     if options.json:
         options.json.write_text(
             json.dumps({"peak_rps": peak, "found": found}, indent=1, allow_nan=False) + "\n"
         )
     if options.plots:
         short = Path(setting.trace.name.removeprefix("synthetic:")).stem
-        curves = {name: reports[: len(LOADS)] for name, reports in found.items()}
+        curves = {name: reports[: len(loads)] for name, reports in found.items()}
         plots.plot_goodput(curves, options.plots / f"goodput_{short}.svg")
         for name in ("aggressive", "past_future"):
             plots.plot_memory(found[name][-1], options.plots / f"memory_{short}_{name}.svg")

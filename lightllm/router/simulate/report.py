@@ -103,4 +103,7 @@ def as_text(report: Report) -> str:
         f"{cpu['line_us'][0]:.0f} + {cpu['line_us'][1]:.2f} a row; {cpu['add_mean_us']:.0f} us a request",
         f"this process      {report['process_peak_mib']:.0f} MiB at most",
     ]
+    for entry in cpu["by_rows"]:
+        lines.append(f"{'':18}{entry['rows']:6.0f} rows: p50 {entry['p50_us']:.0f} us, mean {entry['mean_us']:.0f} us "
+                     f"({entry['rounds']} rounds)")  # fmt: skip
     return "\n".join(lines)

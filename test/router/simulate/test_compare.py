@@ -23,11 +23,27 @@ def trace(tmp_path):
     return str(path)
 
 
-def test_compare_prints_a_row_for_each_policy_and_draws_its_plots(trace, tmp_path, capsys, monkeypatch):
+def test_compare_prints_a_row_for_each_policy_and_draws_its_plots(trace, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(compare, "LOADS", (1.0, 1.5, 3.0))
     out = tmp_path / "out.json"
-    assert compare.main([*SMALL, "--trace", trace, "--plots", str(tmp_path), "--json", str(out)]) == 0
+    assert (
+        compare.main(
+            [
+                *SMALL,
+                "--loads",
+                "1",
+                "1.5",
+                "3",
+                "--trace",
+                trace,
+                "--plots",
+                str(tmp_path),
+                "--json",
+                str(out),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     found = json.loads(out.read_text())["found"]
     for name, reports in found.items():
