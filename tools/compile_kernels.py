@@ -132,12 +132,18 @@ def configurations(case: Any) -> Iterator[tuple[str, dict[str, Any], tuple[int, 
         default = launch.select_entry(launch.read_configs(launch.DEFAULT)[case.config], dict(case.sizes))
     yield launch.DEFAULT, {**default, **case.launch}, case.architectures
     for path in config_files():
-        entries = launch.read_configs(path.stem).get(case.config)
-        if entries:
-            options = launch.select_entry(entries, dict(case.sizes))
-            shipped_for = json.loads(path.read_text(encoding="utf-8"))["architectures"]
-            if options != default:
-                yield path.stem, {**options, **case.launch}, tuple(set(shipped_for) & set(case.architectures))
+        options = _selected(launch.read_configs(path.stem).get(case.config, []), dict(case.sizes))
+        shipped_for = json.loads(path.read_text(encoding="utf-8"))["architectures"]
+        if options is not None and options != default:
+            yield path.stem, {**options, **case.launch}, tuple(set(shipped_for) & set(case.architectures))
+
+
+def _selected(entries: list[dict[str, Any]], sizes: dict[str, int]) -> dict[str, int] | None:
+    """None if the file has no entry for these sizes: then the defaults are used."""
+    try:
+        return importlib.import_module(f"{PACKAGE}.launch").select_entry(entries, sizes)
+    except LookupError:
+        return None
 
 
 def config_files() -> list[Path]:
@@ -154,7 +160,7 @@ def uncovered(modules: Iterable[str]) -> list[str]:
     for name in [launch.DEFAULT, *(path.stem for path in config_files())]:
         for kernel, entries in launch.read_configs(name).items():
             sizes = [dict(case.sizes) for case in cases if case.config == kernel]
-            used = [launch.select_entry(entries, size) for size in sizes]
+            used = [_selected(entries, size) for size in sizes]
             for entry in entries:
                 if {key: value for key, value in entry.items() if key != "up_to"} not in used:
                     found.append(f"{name}.json: {kernel} {entry} is compiled by no case")

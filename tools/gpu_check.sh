@@ -72,7 +72,8 @@ run() { # run NAME SECONDS COMMAND...: with its own limit, its output in OUT/NAM
 }
 
 pytest=("$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20)
-run kernels 110 "${pytest[@]}" test/ops/triton test/gpu/test_ops.py
+run kernels 110 "${pytest[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
+    test/gpu/test_ops.py
 run backend 100 "${pytest[@]}" test/gpu/test_backend.py
 run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 120))
 run models 200 "${pytest[@]}" test/gpu --ignore=test/gpu/test_ops.py --ignore=test/gpu/test_backend.py

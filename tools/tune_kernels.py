@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import pkgutil
 import statistics
 import sys
@@ -122,7 +123,10 @@ def merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Neighbours with the same choice are one entry, up to the larger of their bounds."""
     result: list[dict[str, Any]] = []
     for entry in entries:
-        if result and {**result[-1], "up_to": None} == {**entry, "up_to": None}:
+        previous = result[-1] if result else {}
+        same = {**previous, "up_to": None} == {**entry, "up_to": None}
+        bounds = previous.get("up_to", {}), entry["up_to"]
+        if same and all(bounds[0].get(key, math.inf) <= bound for key, bound in bounds[1].items()):
             result[-1] = entry
         else:
             result.append(entry)

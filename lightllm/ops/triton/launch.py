@@ -22,7 +22,8 @@ DEFAULT = "default"
 def launch_config(kernel: str, device: torch.device, **sizes: int) -> dict[str, int]:
     """Block sizes (upper case: constexprs) and options (num_warps, num_stages) for a problem of these sizes.
 
-    A kernel's entries are looked through in the file's order: the first one all of whose `up_to` bounds hold is taken.
+    A kernel's entries are looked through in order, those of this GPU's file before the defaults: the first one all of
+    whose `up_to` bounds hold is taken.
     The result is shared: do not change it.
     """
     return _find(kernel, gpu_name(device), **sizes)
@@ -47,8 +48,7 @@ def fixed_config(kernel: str, config: dict[str, int]) -> Iterator[None]:
 def _find(kernel: str, gpu: str, **sizes: int) -> dict[str, int]:
     if kernel in _fixed:
         return _fixed[kernel]
-    entries = read_configs(gpu).get(kernel) or read_configs(DEFAULT)[kernel]
-    return select_entry(entries, sizes)
+    return select_entry(read_configs(gpu).get(kernel, []) + read_configs(DEFAULT)[kernel], sizes)
 
 
 def select_entry(entries: list[dict[str, Any]], sizes: dict[str, int]) -> dict[str, int]:

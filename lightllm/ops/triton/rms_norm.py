@@ -87,13 +87,15 @@ def _launch(
     )  # fmt: skip
 
 
-def _case(label: str, dtype: str, size: int, heads: int, add: bool, short: bool) -> CompileCase:
+def _case(
+    label: str, dtype: str, size: int, heads: int, add: bool, short: bool, weight: str = ""
+) -> CompileCase:
     pointer = f"*{dtype}:16"
     return CompileCase(
         kernel=rms_norm_kernel,
         label=label,
         arguments={
-            "x_ptr": pointer, "residual_ptr": pointer if add else None, "weight_ptr": pointer, "out_ptr": pointer,
+            "x_ptr": pointer, "residual_ptr": pointer if add else None, "weight_ptr": weight or pointer, "out_ptr": pointer,
             "x_stride": "i32:16", "residual_stride": "i32:16", "out_stride": "i32:16",
             "x_head_stride": "i32:16", "out_head_stride": "i32:16",
             "weight_head_stride": "i32:16",
@@ -114,6 +116,7 @@ COMPILE_CASES = [
     _case("8192 wide, residual added", "bf16", 8192, 1, add=True, short=True),
     _case("16384 wide, residual added", "bf16", 16384, 1, add=True, short=True),
     _case("4096 wide, residual added, fp16", "fp16", 4096, 1, add=True, short=False),
+    _case("4608 wide, float32 weight", "bf16", 4608, 1, add=True, short=False, weight="*fp32:16"),
 ]
 
 

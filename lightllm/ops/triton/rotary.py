@@ -207,6 +207,7 @@ def _case(
     interleaved: bool = False,
     write: bool = True,
     short: bool = False,
+    weight: str = "*bf16:16",
 ) -> CompileCase:
     optional = "*bf16:16" if write else None
     return CompileCase(
@@ -214,7 +215,7 @@ def _case(
         label=label,
         arguments={
             "qk_ptr": "*bf16:16", "v_ptr": optional, "cos_ptr": "*bf16:16", "sin_ptr": "*bf16:16",
-            "weight_ptr": "*bf16:16" if norm else None, "q_out_ptr": "*bf16:16", "kv_ptr": optional,
+            "weight_ptr": weight if norm else None, "q_out_ptr": "*bf16:16", "kv_ptr": optional,
             "slots_ptr": "*i64:16" if write else None,
             "qk_stride": "i32:16", "qk_head_stride": "i32:16", "v_stride": "i32:16", "v_head_stride": "i32:16",
             "angle_stride": "i32:16", "weight_head_stride": "i32:16", "q_out_stride": "i32:16",
@@ -233,6 +234,7 @@ COMPILE_CASES = [
     _case("heads 128 wide, KV write", 128, 128, short=True),
     _case("heads 128 wide, head norm, KV write", 128, 128, norm=True, short=True),
     _case("heads 256 wide, head norm, KV write", 256, 256, norm=True),
+    _case("heads 256 wide, head norm of float32 weight, KV write", 256, 256, norm=True, weight="*fp32:16"),
     _case("heads 64 wide, KV write", 64, 64),
     _case("heads 80 wide, 20 rotated, head norm, KV write", 80, 20, norm=True, short=True),
     _case("heads 128 wide, 64 in adjacent pairs, KV write", 128, 64, interleaved=True),
@@ -258,7 +260,7 @@ TUNING_CASES = [
         config="rotary",
         sizes={"head_dim": head_dim},
         up_to={"head_dim": head_dim} if head_dim < 256 else {},
-        candidates=grid(HEADS=(1, 2, 4, 8, 16), num_warps=(1, 2, 4)),
+        candidates=grid(HEADS=(2, 4, 8, 16), num_warps=(1, 2, 4)),
         make=_problem(head_dim),
     )
     for head_dim in (64, 128, 256)

@@ -117,7 +117,7 @@ TUNING_CASES = [
         config="write_kv",
         sizes={"head_dim": head_dim},
         up_to={"head_dim": head_dim} if head_dim < 256 else {},
-        candidates=grid(HEADS=(1, 2, 4, 8, 16), num_warps=(1, 2, 4)),
+        candidates=grid(HEADS=(2, 4, 8), num_warps=(1, 2, 4)),
         make=_problem(head_dim),
     )
     for head_dim in (64, 128, 256)

@@ -86,9 +86,9 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else(
     Case(3, heads, kv_heads, dtype=dtype, norm=norm).check()
 
 
-@pytest.mark.parametrize("tokens", [1, 33, pytest.param(129, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tokens", [1, 33, 129])
 def test_batches_of_any_size(tokens: int) -> None:
-    Case(tokens, 4, 2, norm="heads").check()
+    Case(tokens, 1, 1, norm="heads").check()
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

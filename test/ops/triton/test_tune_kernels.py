@@ -76,6 +76,15 @@ def test_every_case_runs_with_every_candidate(tool: ModuleType) -> None:
                 run()
 
 
+def test_what_a_gpu_was_not_tuned_for_is_taken_from_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = launch.launch_config("rms_norm", DEVICE, size=4096)
+    own = {"rms_norm": [{"up_to": {"size": 128}, "num_warps": 32}]}
+    known = launch.read_configs
+    monkeypatch.setattr(launch, "read_configs", lambda gpu: own if gpu == "GPU" else known(gpu))
+    assert launch._find("rms_norm", "GPU", size=128) == {"num_warps": 32}
+    assert launch._find("rms_norm", "GPU", size=4096) == default
+
+
 def test_a_configuration_is_the_first_entry_whose_bounds_hold() -> None:
     entries = [
         {"up_to": {"size": 8, "tokens": 2}, "num_warps": 1},
