@@ -1,107 +1,126 @@
-"""Runs of neighbouring free slots, merged, and found by their place or their length."""
+"""Runs of neighbouring free slots, as arrays: in a full memory most are a few slots long, and there are thousands."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-_SHIFT = 40
-_START = (1 << _SHIFT) - 1
+import numpy as np
 
 
 class FreeRuns:
-    """Disjoint runs [start, end) that never touch each other; all but `__iter__` O(log runs)."""
+    """Disjoint runs [start, end), merged, in the order of their places. What is added is sorted in when it is asked for."""
 
     def __init__(self, capacity: int) -> None:
-        self.total = 0
+        self.total = capacity
         """Slots in all runs."""
-        self._end_of: dict[int, int] = {}
-        self._start_of: dict[int, int] = {}
-        self._by_length: list[int] = []
-        """Sorted: length << 40 | start of each."""
-        self.add(0, capacity)
+        self._starts = np.zeros(1 if capacity else 0, dtype=np.int64)
+        self._ends = np.full_like(self._starts, capacity)
+        self._added: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """In the order of their places."""
-        return iter(sorted(self._end_of.items()))
+        self._settle()
+        return zip(self._starts.tolist(), self._ends.tolist(), strict=True)
 
-    @property
+    def add(self, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Returns runs; int [n] each, in any order."""
+        self.total += int((ends - starts).sum())
+        self._added.append((starts, ends))
+
+    def add_slots(self, slots: np.ndarray) -> None:
+        """Returns distinct slots; int [n], in any order."""
+        if not len(slots):
+            return
+        slots = np.sort(slots)
+        breaks = np.flatnonzero(slots[1:] - slots[:-1] != 1)
+        self.add(slots[np.append(0, breaks + 1)], slots[np.append(breaks, len(slots) - 1)] + 1)
+
     def longest(self) -> int:
         """Slots of the longest run; 0 if nothing is free."""
-        return self._by_length[-1] >> _SHIFT if self._by_length else 0
+        self._settle()
+        return int((self._ends - self._starts).max()) if len(self._starts) else 0
 
-    def add(self, start: int, end: int) -> None:
-        """Returns a run, merging it with its neighbours."""
-        if start == end:
-            return
-        self.total += end - start
-        before = self._start_of.pop(start, None)
-        if before is not None:
-            self._forget(before, start)
-            start = before
-        after = self._end_of.pop(end, None)
-        if after is not None:
-            self._forget(end, after)
-            del self._start_of[after]
-            end = after
-        self._end_of[start] = end
-        self._start_of[end] = start
-        insort(self._by_length, (end - start) << _SHIFT | start)
-
-    def length_at(self, start: int) -> int:
-        """Length of the run that begins exactly at `start`; 0 if none does."""
-        return self._end_of.get(start, start) - start
-
-    def take_at(self, start: int, length: int, align: int = 1) -> int:
-        """Removes the first `length` slots of the run that begins at `start`, and what follows up to a multiple of
-        `align`; returns the end of what was removed."""
-        end = self._end_of.pop(start)
-        self._forget(start, end)
-        cut = min(end, -(-(start + length) // align) * align)
-        self.total -= cut - start
-        if cut == end:
-            del self._start_of[end]
-        else:
-            self._end_of[cut] = end
-            self._start_of[end] = cut
-            insort(self._by_length, (end - cut) << _SHIFT | cut)
-        return cut
-
-    def take_fitting(self, length: int) -> tuple[int, int] | None:
-        """[start, end) of `length` slots from the smallest run that has them; None if none has."""
-        place = bisect_left(self._by_length, length << _SHIFT)
-        if place == len(self._by_length):
+    def take_fitting(self, length: int) -> int | None:
+        """Start of `length` slots from the smallest run that has them; None if none has."""
+        self._settle()
+        lengths = self._ends - self._starts
+        spare = np.where(lengths >= length, lengths - length, np.iinfo(np.int64).max)
+        place = int(spare.argmin()) if len(spare) else 0
+        if not len(spare) or lengths[place] < length:
             return None
-        start = self._by_length[place] & _START
-        return start, self.take_at(start, length)
+        start = int(self._starts[place])
+        self._starts[place] += length
+        self._taken(length)
+        return start
 
-    def take_longest(self, total: int, align: int = 1) -> list[tuple[int, int]]:
-        """`total` slots as runs, the longest ones first, the last one as `take_at` cuts it; all there are if they are
-        fewer."""
-        runs = []
-        while total > 0 and self._by_length:
-            key = self._by_length[-1]
-            start = key & _START
-            end = self.take_at(start, min(key >> _SHIFT, total), align)
-            runs.append((start, end))
-            total -= end - start
-        return runs
+    def take_following(self, places: np.ndarray, wants: np.ndarray, align: int) -> np.ndarray:
+        """int64 [n]: slots taken from the runs that begin exactly at `places` (int [n], distinct; 0: nowhere). All of `wants`
+        where the run has them, else up to the next multiple of `align`; 0 where no run begins."""
+        self._settle()
+        if not len(self._starts):
+            return np.zeros(len(places), dtype=np.int64)
+        at = np.minimum(np.searchsorted(self._starts, places), len(self._starts) - 1)
+        there = (self._starts[at] == places) & (places > 0)
+        lengths = self._ends[at] - places
+        taken = np.where(wants <= lengths, wants, np.minimum(lengths, align - places % align)) * there
+        np.add.at(self._starts, at, taken)
+        self._taken(int(taken.sum()))
+        return taken
 
-    def take_pieces(self, count: int, size: int) -> list[tuple[int, int]]:
-        """`count` runs of `size` slots or less, cut at multiples of `size`, from the longest ones; fewer if there are
-        not so many slots."""
-        pieces: list[tuple[int, int]] = []
-        while len(pieces) < count and self._by_length:
-            start = self._by_length.pop() & _START
-            end = self._end_of.pop(start)
-            del self._start_of[end]
-            self.total -= end - start
-            while start < end and len(pieces) < count:
-                cut = min(end, (start // size + 1) * size)
-                pieces.append((start, cut))
-                start = cut
-            self.add(start, end)
-        return pieces
+    def take_first(self, count: int, align: int) -> tuple[np.ndarray, int]:
+        """(int64 [count]: the free slots with the lowest numbers, end of what was taken: what follows the last of them
+        is taken up to a multiple of `align`). There must be so many."""
+        self._settle()
+        until = np.cumsum(self._ends - self._starts)
+        last = int(np.searchsorted(until, count))
+        lengths = self._ends[: last + 1] - self._starts[: last + 1]
+        lengths[last] -= until[last] - count
+        slots = _expand(self._starts[: last + 1], lengths)
+        cut = int(min(self._ends[last], -(-(slots[-1] + 1) // align) * align))
+        self._drop(last, cut)
+        self.total -= count + cut - int(slots[-1]) - 1
+        return slots, cut
 
-    def _forget(self, start: int, end: int) -> None:
-        del self._by_length[bisect_left(self._by_length, (end - start) << _SHIFT | start)]
+    def take_pieces(self, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """`count` runs (starts, ends) of at most `size` slots with the lowest numbers, cut at multiples of `size`. There
+        must be `count * size` slots."""
+        self._settle()
+        first_block = self._starts // size
+        blocks = (self._ends - 1) // size - first_block + 1
+        last = int(np.searchsorted(np.cumsum(blocks), count))
+        run = np.repeat(np.arange(last + 1), blocks[: last + 1])[:count]
+        block = _expand(first_block[: last + 1], blocks[: last + 1])[:count]
+        starts = np.maximum(self._starts[run], block * size)
+        ends = np.minimum(self._ends[run], (block + 1) * size)
+        self._drop(last, int(ends[-1]))
+        self.total -= int((ends - starts).sum())
+        return starts, ends
+
+    def _drop(self, last: int, cut: int) -> None:
+        """Removes all runs before number `last`, and of that one what lies before `cut`."""
+        self._starts, self._ends = self._starts[last:].copy(), self._ends[last:].copy()
+        self._starts[0] = cut
+        self._taken(0)
+
+    def _taken(self, count: int) -> None:
+        self.total -= count
+        left = self._starts < self._ends
+        if not left.all():
+            self._starts, self._ends = self._starts[left], self._ends[left]
+
+    def _settle(self) -> None:
+        if not self._added:
+            return
+        starts = np.concatenate([self._starts, *(starts for starts, _ in self._added)])
+        ends = np.concatenate([self._ends, *(ends for _, ends in self._added)])
+        self._added.clear()
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], ends[order]
+        apart = np.ones(len(starts) + 1, dtype=bool)
+        np.not_equal(starts[1:], ends[:-1], out=apart[1:-1])
+        self._starts, self._ends = starts[apart[:-1]], ends[apart[1:]]
+
+
+def _expand(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """int64 [sum of lengths]: start, start + 1, ... of each run."""
+    before = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)

@@ -30,7 +30,11 @@ class KvBooks:
     def __init__(self, limits: SchedulerLimits) -> None:
         self.cache = RadixCache()
         self.own = TokenMemory(
-            limits.max_total_token_num, limits.max_rows, self._evict, lambda: self.cache.evictable
+            limits.max_total_token_num,
+            limits.max_rows,
+            limits.max_req_total_len,
+            self._evict,
+            lambda: self.cache.evictable,
         )
         self._evict_at_once = min(EVICT_AT_ONCE, limits.max_total_token_num // 64)
         self._enabled = limits.prompt_cache

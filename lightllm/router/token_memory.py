@@ -2,12 +2,12 @@
 
 The Router hands out slots; backends only write where they are told. Every slot is in exactly one place:
 
-    used                 by a row: the tokens of one request, in order, in one extent if memory allows
+    used                 by a row: the tokens of one request, in order, neighbours if memory allows
     cached               by the prefix cache, which got them from a row and gives them back when it evicts
-    claimed, unused      the tail of a row's last extent, where its next tokens shall go
+    claimed, unused      by a row, behind its last token: where its next ones shall go
     in `FreeRuns`        claimed by nobody
 
-A claim is a wish, not a reservation: unused slots count as free, and whoever finds no run takes half of the longest tail.
+A claim is a wish, not a reservation: unused slots count as free, and whoever finds no run takes half of the longest claim.
 So requests lie apart while there is room, and one whose slots are one run needs no gather on a CPU. Where nothing has room
 for all that a row may still need, it claims its share of what is left, so that it need not come back for every token.
 """
@@ -29,12 +29,13 @@ BLOCK = 16
 
 
 class TokenMemory:
-    """`capacity` slots for up to `max_rows` rows; all methods take rows that are open."""
+    """`capacity` slots for up to `max_rows` rows of up to `max_len` tokens; all methods take rows that are open."""
 
     def __init__(
         self,
         capacity: int,
         max_rows: int,
+        max_len: int | None = None,
         evict: Callable[[int], np.ndarray] = lambda _: EMPTY_INT32,
         evictable: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -46,13 +47,15 @@ class TokenMemory:
         self.used = 0
         self.cached = 0
         self._runs = FreeRuns(capacity)
-        # The last extent of each row: [start, next) used, [next, end) claimed.
-        self._start = np.zeros(max_rows, dtype=np.int32)
-        self._next = np.zeros(max_rows, dtype=np.int32)
-        self._end = np.zeros(max_rows, dtype=np.int32)
+        self._table = np.zeros((max_rows, max_len or capacity), dtype=np.int32)
+        """The slots that each row has taken since it was opened; pages that nobody needs are never touched."""
+        self._first = np.zeros(max_rows, dtype=np.int64)
+        """Those before it are cached by now."""
+        self._count = np.zeros(max_rows, dtype=np.int64)
         self._wanted = np.zeros(max_rows, dtype=np.int64)
-        self._held = np.zeros(max_rows, dtype=np.int64)
-        self._full_extents: list[list[tuple[int, int]]] = [[] for _ in range(max_rows)]
+        self._next = np.zeros(max_rows, dtype=np.int64)
+        """Claimed: [next, end)."""
+        self._end = np.zeros(max_rows, dtype=np.int64)
 
     @property
     def free(self) -> int:
@@ -60,112 +63,77 @@ class TokenMemory:
         return self.capacity - self.used - self.cached
 
     def held(self, row: int) -> int:
-        return int(self._held[row])
+        return int(self._count[row] - self._first[row])
 
     def open(self, row: int, expected: int) -> None:
         """A request enters `row`; `expected` tokens in all decide where it is placed."""
         self._wanted[row] = expected
-        self._held[row] = 0
         self._open_rows += 1
 
     def take(self, row: int, count: int) -> np.ndarray:
         """int32 [count]: slots for the next tokens of `row`. The caller has checked `free`."""
         if count > self.free:
             raise RuntimeError(f"{count} slots wanted, {self.free} free")
-        start, at, end = int(self._start[row]), int(self._next[row]), int(self._end[row])
+        at, held = int(self._next[row]), int(self._count[row])
+        claimed = min(count, int(self._end[row]) - at)
+        slots = self._table[row, held : held + count]
+        slots[:claimed] = np.arange(at, at + claimed)
+        self._next[row] += claimed
+        self._count[row] += count
         self.used += count
-        self._held[row] += count
-        if count <= end - at:
-            self._next[row] = at + count
-            return np.arange(at, at + count, dtype=np.int32)
-        self._next[row] = end  # so that nobody takes the rest of its claim
-        missing = count - (end - at)
-        parts = [np.arange(at, end, dtype=np.int32)]
-        for first, last in self._pieces(row, missing):
-            if first != end:
-                if start < end:
-                    self._full_extents[row].append((start, end))
-                start = first
-            at, end = min(first + missing, last), last
-            parts.append(np.arange(first, at, dtype=np.int32))
-            missing -= at - first
-        self._start[row], self._next[row], self._end[row] = start, at, end
-        return np.concatenate(parts)
+        if claimed < count:
+            self._claim(row, slots[claimed:])
+        return slots.copy()
 
     def take_one_each(self, rows: np.ndarray) -> np.ndarray:
         """int32 [n]: one slot for each of `rows` (int32 [n], distinct). The caller has checked `free`."""
         slots = self._next[rows]
         full = slots >= self._end[rows]
-        # Rows with room first: claiming for a full one may take the tail of another.
+        # Rows with room first: claiming for a full one may take the claim of another.
         self._next[rows] = slots + ~full
         if full.any():
-            slots[full] = self._extend(rows[full])
-        self._held[rows] += 1
+            slots[full] = self._claim_one_each(rows[full])
+        self._table[rows, self._count[rows]] = slots
+        self._count[rows] += 1
         self.used += len(rows)
-        return slots
+        return slots.astype(np.int32)
 
     def give_back(self, row: int, count: int) -> None:
-        """Un-takes the last `count` slots of `row`."""
+        """Un-takes the last `count` slots of `row`; it goes on from there if nobody else takes them."""
+        if not count:
+            return
         self.used -= count
-        self._held[row] -= count
-        while count:
-            part = min(count, int(self._next[row] - self._start[row]))
-            self._next[row] -= part
-            count -= part
-            if count:
-                self._runs.add(int(self._start[row]), int(self._end[row]))
-                start, end = self._full_extents[row].pop()
-                self._start[row], self._next[row], self._end[row] = start, end, end
+        self._count[row] -= count
+        held = int(self._count[row])
+        self._runs.add_slots(self._table[row, held : held + count])
+        self._runs.add(self._next[[row]], self._end[[row]])
+        self._next[row] = self._end[row] = self._table[row, held - 1] + 1 if held else 0
 
     def cede(self, row: int, count: int) -> None:
         """The first `count` slots of `row` become cached."""
         self.used -= count
         self.cached += count
-        self._held[row] -= count
-        self._wanted[row] -= count
-        full = self._full_extents[row]
-        while count and full:
-            start, end = full[0]
-            part = min(count, end - start)
-            count -= part
-            if start + part == end:
-                del full[0]
-            else:
-                full[0] = (start + part, end)
-        self._start[row] += count
+        self._first[row] += count
 
     def release(self, row: int, keep_from: int = 0, keep_to: int = 0) -> None:
-        """Frees everything that `row` uses or claims, but for its slots number [keep_from, keep_to): they become cached."""
-        self.used -= int(self._held[row])
+        """Frees everything that `row` holds or claims, but for its slots number [keep_from, keep_to): they become cached."""
+        own = self._table[row, self._first[row] : self._count[row]]
+        self.used -= len(own)
         self.cached += keep_to - keep_from
-        at = 0
-        for start, end in self._extents(row):
-            after = at + end - start
-            if at < keep_from or keep_to < after:  # else it is kept as a whole
-                self._runs.add(start, start + min(max(keep_from - at, 0), end - start))
-                self._runs.add(start + min(max(keep_to - at, 0), end - start), end)
-            at = after
-        self._full_extents[row].clear()
-        self._start[row] = self._next[row] = self._end[row] = 0
-        self._held[row] = self._wanted[row] = 0
+        self._runs.add_slots(np.concatenate([own[:keep_from], own[keep_to:]]))
+        self._runs.add(self._next[[row]], self._end[[row]])
+        for state in (self._first, self._count, self._wanted, self._next, self._end):
+            state[row] = 0
         self._open_rows -= 1
 
     def reclaim(self, slots: np.ndarray) -> None:
         """Cached slots (int32, distinct) become free."""
-        if not len(slots):
-            return
         self.cached -= len(slots)
-        slots = np.sort(slots)
-        starts = np.flatnonzero(np.diff(slots, prepend=slots[0] - 2) != 1)
-        ends = np.append(starts[1:], len(slots)) - 1
-        for start, end in zip(slots[starts].tolist(), slots[ends].tolist(), strict=True):
-            self._runs.add(start, end + 1)
+        self._runs.add_slots(slots)
 
     def slots(self, row: int) -> np.ndarray:
         """int32 [held]: the slots of `row` in the order of its tokens."""
-        parts = [np.arange(start, end, dtype=np.int32) for start, end in self._full_extents[row]]
-        parts.append(np.arange(self._start[row], self._next[row], dtype=np.int32))
-        return np.concatenate(parts)
+        return self._table[row, self._first[row] : self._count[row]].copy()
 
     def problems(self, cached: np.ndarray = EMPTY_INT32) -> list[str]:
         """What is wrong with the books, if the prefix cache has the slots `cached` (int32): every slot must be in exactly
@@ -174,14 +142,11 @@ class TokenMemory:
         for start, end in self._runs:
             owners[start:end] += 1
         used = 0
-        for row in range(len(self._held)):
-            for start, end in self._extents(row):
-                owners[start:end] += 1
-            held = sum(end - start for start, end in self._full_extents[row])
-            held += int(self._next[row] - self._start[row])
-            used += held
-            if held != self._held[row] or self._next[row] > self._end[row]:
-                return [f"row {row} holds {held} slots, its books say {self._held[row]}"]
+        for row in range(len(self._count)):
+            own = self.slots(row)
+            used += len(own)
+            np.add.at(owners, own, 1)
+            owners[self._next[row] : self._end[row]] += 1
         found = []
         if used != self.used:
             found.append(f"{used} slots are used, the books say {self.used}")
@@ -197,89 +162,75 @@ class TokenMemory:
             )
         return found
 
-    def _extents(self, row: int) -> list[tuple[int, int]]:
-        last = (int(self._start[row]), int(self._end[row]))
-        return [*self._full_extents[row], last] if last[0] < last[1] else list(self._full_extents[row])
-
     # -- claims
 
-    def _pieces(self, row: int, missing: int) -> list[tuple[int, int]]:
-        """Runs [start, end) for at least `missing` tokens of `row`, which have been counted already; the first of them may
-        follow its last extent."""
+    def _claim(self, row: int, slots: np.ndarray) -> None:
+        """Fills `slots` (int32 [n], n > 0) for `row`, whose claim is used up, and claims what may follow."""
         runs, share = self._runs, self._share()
-        want = missing + max(0, int(self._wanted[row] - self._held[row]))
-        end = int(self._end[row])
-        pieces = []
-        following = min(want, runs.length_at(end) if end else 0)
+        missing = len(slots)
+        want = missing + max(0, int(self._wanted[row] - self._count[row]))
+        place = self._end[[row]]
+        following = int(runs.take_following(place, np.array([want]), 1 << 62)[0])
         if following:
-            pieces.append((end, runs.take_at(end, following)))
-            missing, want = missing - following, want - following
-        if missing <= 0:
-            return pieces
-        fitting = runs.take_fitting(want)
-        if fitting is not None:
-            return [*pieces, fitting]
-        size = max(missing, min(want, share))
-        self._make_room(size, 1, missing)
-        return pieces + runs.take_longest(size if runs.longest >= size else missing, share)
+            count = min(following, missing)
+            slots[:count] = np.arange(place[0], place[0] + count)
+            self._next[row], self._end[row] = place[0] + count, place[0] + following
+            slots, missing, want = slots[count:], missing - count, want - following
+        if not missing:
+            return
+        start = runs.take_fitting(want)
+        if start is None:
+            size = max(missing, min(want, share))
+            self._make_room(size, 1, missing)
+            start, want = runs.take_fitting(size), size
+        if start is not None:
+            slots[:] = np.arange(start, start + missing)
+            self._next[row], self._end[row] = start + missing, start + want
+        else:
+            slots[:], end = runs.take_first(missing, share)
+            self._next[row], self._end[row] = slots[-1] + 1, end
 
-    def _extend(self, rows: np.ndarray) -> np.ndarray:
-        """int32 [n]: one slot for each of `rows` (int32 [n]), whose claims are used up; they get new ones."""
+    def _claim_one_each(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [n]: one slot for each of `rows` (int32 [n]), whose claims are used up; they claim what may follow."""
         runs, share = self._runs, self._share()
-        wants = np.maximum(self._wanted[rows] - self._held[rows], 1).tolist()
-        settled, homeless, extents = [], [], []
-        for i, (end, want) in enumerate(zip(self._end[rows].tolist(), wants, strict=True)):
-            following = runs.length_at(end) if end else 0
-            if following:
-                length, align = (want, 1) if following >= want else (1, share)
-                extents.append((end, runs.take_at(end, length, align)))
-                settled.append(i)
-            elif (fitting := runs.take_fitting(want) if want <= runs.longest else None) is not None:
-                extents.append(fitting)
-                settled.append(i)
-            else:
-                homeless.append(i)
-        if settled:
-            self._begin(rows[settled], extents)
-        if homeless:
-            count = len(homeless)
+        places = self._end[rows]
+        wants = np.maximum(self._wanted[rows] - self._count[rows], 1)
+        lengths = runs.take_following(places, wants, share)
+        longest = runs.longest()
+        for i in np.flatnonzero((lengths == 0) & (wants <= longest)).tolist():
+            start = runs.take_fitting(int(wants[i]))
+            if start is not None:
+                places[i], lengths[i] = start, wants[i]
+        homeless = lengths == 0
+        self._next[rows], self._end[rows] = places + 1, places + lengths  # so that nobody takes these
+        if homeless.any():
+            count = int(homeless.sum())
+            self._next[rows[homeless]] = self._end[rows[homeless]]
             self._make_room(share, count, count)
-            self._begin(
-                rows[homeless], runs.take_pieces(count, min(share, _power_of_two(runs.total // count)))
-            )
-        return self._next[rows] - 1
-
-    def _begin(self, rows: np.ndarray, extents: list[tuple[int, int]]) -> None:
-        """Each of `rows`, which have used up their last extents, goes on in one of `extents`, and takes its first slot."""
-        first, last = np.array(extents, dtype=np.int32).T
-        start, end = self._start[rows], self._end[rows]
-        moves = first != end
-        for i in np.flatnonzero(moves & (start < end)).tolist():
-            self._full_extents[rows[i]].append((int(start[i]), int(end[i])))
-        self._start[rows] = np.where(moves, first, start)
-        self._next[rows] = first + 1
-        self._end[rows] = last
+            starts, ends = runs.take_pieces(count, min(share, _power_of_two(runs.total // count)))
+            self._next[rows[homeless]], self._end[rows[homeless]] = starts + 1, ends
+            places[homeless] = starts
+        return places
 
     def _make_room(self, size: int, count: int, least: int) -> None:
         """Brings about `count` free runs of `size` slots by evicting cached ones, if a few attempts can do that; and at
-        least `least` slots in all, by taking halves of the longest tails."""
+        least `least` slots in all, by taking halves of the longest claims."""
         runs = self._runs
         for _ in range(3):
-            missing = max(size * count - runs.total, size if runs.longest < size else 0)
+            missing = max(size * count - runs.total, size if runs.longest() < size else 0)
             if missing <= 0 or not len(evicted := self._evict(missing)):
                 break
             self.reclaim(evicted)
         while runs.total < least:
-            tails = self._end - self._next
-            order = np.argsort(-tails, kind="stable")
-            halves = (tails[order] + 1) // 2
+            claims = self._end - self._next
+            order = np.argsort(-claims, kind="stable")
+            halves = (claims[order] + 1) // 2
             victims = int(np.searchsorted(np.cumsum(halves), least - runs.total)) + 1
             if not halves[0]:
                 raise RuntimeError(f"{least} slots wanted, but only {runs.total} are free")
-            for row, half in zip(order[:victims].tolist(), halves[:victims].tolist(), strict=True):
-                end = int(self._end[row])
-                self._end[row] = end - half
-                runs.add(end - half, end)
+            order, halves = order[:victims], halves[:victims]
+            self._end[order] -= halves
+            runs.add(self._end[order], self._end[order] + halves)
 
     def _share(self) -> int:
         """What a row claims where no run has room for all that it may need: its part of what is left. Cached slots are

@@ -127,7 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan_fairly()
 
     def plan_fairly(self):
-        """Whoever enters has a better priority than everybody who is paused, or is older; nobody else is passed by more
+        """Whoever enters has a better priority than everybody who is paused, or is older, or a sibling; nobody else is passed by more
         than `max_overtakes` requests whose turn is later."""
         scheduler = self.engine.scheduler
         before = set(scheduler._running.requests)
@@ -135,7 +135,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         turns = [turn(r) for r in scheduler._running.requests.values() if r.id not in before]
         paused = [r for r in scheduler._requests.values() if r.state is State.PAUSED]
         assert len(paused) == scheduler.snapshot().paused
-        assert not paused or max(turns, default=(-9, 0)) < min(map(turn, paused))
+        assert not paused or max(turns, default=(-9, 0)) <= min(map(turn, paused))
         waiting = {turn(r): r for r in scheduler._requests.values() if r.state is State.WAITING}
         for own in waiting:
             self.overtaken[own] += sum(other > own for other in set(turns))

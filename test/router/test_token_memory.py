@@ -90,17 +90,20 @@ def test_rows_are_given_out_lowest_first():
 
 def test_neighbouring_free_runs_are_merged():
     runs = FreeRuns(10)
-    runs.take_at(0, 10)
-    for start, end in ((0, 2), (4, 6), (2, 4), (8, 10), (6, 8)):
-        runs.add(start, end)
-    assert list(runs) == [(0, 10)] and runs.total == runs.longest == 10
+    runs.take_first(10, 1)
+    assert list(runs) == [] and runs.total == runs.longest() == 0
+    runs.add_slots(np.array([5, 4]))
+    runs.add(np.array([0, 8]), np.array([2, 10]))
+    assert list(runs) == [(0, 2), (4, 6), (8, 10)]
+    runs.add_slots(np.array([6, 3, 7, 2]))
+    assert list(runs) == [(0, 10)] and runs.total == runs.longest() == 10
 
 
 def test_problems_are_found():
     memory = TokenMemory(20, 2)
     memory.open(0, 5)
     memory.take(0, 5)
-    memory._runs.add(0, 3)
+    memory._runs.add_slots(np.arange(3))
     assert "owned twice" in memory.problems()[0]
 
 
@@ -129,6 +132,7 @@ def test_a_row_that_finds_no_run_long_enough_has_cached_slots_evicted():
     memory = TokenMemory(
         400,
         10,
+        400,
         lambda count: cached.pop(0) if cached else np.zeros(0, np.int32),
         lambda: sum(map(len, cached)),
     )
@@ -166,7 +170,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.memory = TokenMemory(self.CAPACITY, self.ROWS, self.evict, lambda: len(self.cached))
+        self.memory = TokenMemory(self.CAPACITY, self.ROWS, 10_000, self.evict, lambda: len(self.cached))
         self.owned: dict[int, list[int]] = {}
         self.cached: list[int] = []
 
