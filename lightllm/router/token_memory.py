@@ -108,6 +108,9 @@ class TokenMemory:
         self._runs.add_slots(self._table[row, held : held + count])
         self._runs.add(self._next[[row]], self._end[[row]])
         self._next[row] = self._end[row] = self._table[row, held - 1] + 1 if held else 0
+        if held == self._first[row]:  # what was ceded may be to compute again
+            self._wanted[row] -= held
+            self._first[row] = self._count[row] = 0
 
     def cede(self, row: int, count: int) -> None:
         """The first `count` slots of `row` become cached."""
