@@ -73,8 +73,8 @@ ARCHITECTURES = {
         "phi3", "phi3", "Phi-3 mini and medium, Phi-3.5 mini, Phi-4", "fused q, k, v and gate, up; longrope; sliding window"
     ),
     "Phi3SmallForCausalLM": Architecture(
-        "phi3_small", "phi3small", "Phi-3-small-8k", "block-sparse attention; gegelu; LayerNorm; fused, grouped q, k, v",
-        limits="CPU only; the tokenizer needs --trust_remote_code; 128k: its longrope mscales are not read",
+        "phi3_small", "phi3small", "Phi-3-small-8k and -128k", "block-sparse attention; gegelu; LayerNorm; fused, grouped q, k, v",
+        limits="CPU only; the tokenizer needs --trust_remote_code",
         reference="references/phi3_small.py",
     ),
     "Gemma2ForCausalLM": Architecture(

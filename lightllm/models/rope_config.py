@@ -22,7 +22,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
 
 _OPTIONAL: dict[str, tuple[str, ...]] = {
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
-    "longrope": ("attention_factor", "factor"),
+    "longrope": ("attention_factor", "factor", "short_mscale", "long_mscale"),
 }
 _OLD_NAMES = {"su": "longrope", "deepseek_yarn": "yarn", "mrope": "default"}
 

@@ -27,7 +27,7 @@ def inverse_frequencies(
     - "llama3": long wavelengths divided by `factor`, short ones kept, a linear blend between (Llama 3.1);
     - "yarn": Peng et al. 2023, arXiv 2309.00071, with DeepSeek's `mscale` and `mscale_all_dim`;
     - "longrope": Ding et al. 2024, arXiv 2402.13753: a factor for each pair, `long_factor` if `length` exceeds the
-      original context, else `short_factor`.
+      original context, else `short_factor`; Phi-3-small and Phi-3.5-MoE also say `long_mscale` and `short_mscale`.
 
     length: the longest context that will be served (None: the original one). The types that depend on the length take
     it from here and not from the request at hand: keys that were rotated once stay valid when a context grows, and when
@@ -47,9 +47,10 @@ def inverse_frequencies(
         frequencies, attention_factor = _yarn(frequencies, dim, theta, scaling)
     elif kind == "longrope":
         original = float(scaling["original_max_position_embeddings"])
-        factors = scaling["long_factor" if length is not None and length > original else "short_factor"]
-        frequencies = 1.0 / (torch.tensor(factors, dtype=torch.float32) * theta**exponents)
-        attention_factor = _longrope_attention_factor(scaling)
+        which = "long" if length is not None and length > original else "short"
+        factors = torch.tensor(scaling[f"{which}_factor"], dtype=torch.float32)
+        frequencies = 1.0 / (factors * theta**exponents)
+        attention_factor = scaling.get(f"{which}_mscale") or _longrope_attention_factor(scaling)
     return frequencies, attention_factor
 
 

@@ -122,6 +122,18 @@ def test_dynamic_rope_is_that_of_transformers_for_a_prompt_of_the_served_length(
     assert relative_error(ModelDriver(short).step([(0, prompt)]), zoo_model.reference(prompt)) <= 1e-4
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_random_weights_need_only_the_config(pair: Any, tmp_path: Path, name: str) -> None:
+    _, zoo_model = pair(name)
+    (tmp_path / "config.json").write_text((zoo_model.path / "config.json").read_text())
+    model = load_model(
+        str(tmp_path), data_type="fp32", device=CPU, load_way="dummy", max_len=zoo_model.max_len
+    )
+    logits = ModelDriver(model).step([(0, PROMPT)])
+    assert logits.shape == (len(PROMPT), VOCAB) and not logits.isnan().any()
+    assert float(logits[logits.isfinite()].std()) > 0
+
+
 def test_learned_positions_end_a_launch_that_wants_more_of_them(tmp_path: Path) -> None:
     make_zoo_model(tmp_path, "starcoder")
     with pytest.raises(InvalidOption, match="max_req_total_len 257: this model has learned 256 positions"):

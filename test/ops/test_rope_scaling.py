@@ -99,6 +99,13 @@ def test_qwen_stretches_theta_in_powers_of_two() -> None:
         assert torch.equal(frequencies, default) == (alpha == 1)
 
 
+def test_longrope_may_name_its_attention_factors() -> None:
+    given = {**TYPES["longrope"], "short_mscale": 1.1, "long_mscale": 1.3}
+    for length, factor in ((ORIGINAL, 1.1), (ORIGINAL + 1, 1.3)):
+        cos, _ = ours(given, length)
+        torch.testing.assert_close(cos[0], torch.full((64,), factor))
+
+
 def test_every_type_that_a_config_may_name_is_tested() -> None:
     assert {given["rope_type"] for given in TYPES.values()} | {"qwen_dynamic"} == set(REQUIRED)
 
