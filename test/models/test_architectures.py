@@ -175,6 +175,6 @@ def test_four_ranks_share_two_kv_heads(pair: Any, tmp_path: Path, name: str) -> 
 
 def test_every_architecture_is_in_the_zoo_and_has_a_class() -> None:
     in_zoo = {entry.architecture for entry in ZOO.values()} | {"Phi3SmallForCausalLM"}
-    assert in_zoo == set(ARCHITECTURES)
+    assert in_zoo == {name for name, known in ARCHITECTURES.items() if not known.scores}
     for name in ARCHITECTURES:
         assert issubclass(find_class(name), TpPartBaseModel)
