@@ -208,7 +208,8 @@ def models_page() -> str:
         "Rotary embeddings: "
         + ", ".join(f"`{name}`" for name in rope_config.REQUIRED)
         + ", each compared with",
-        "transformers' tables beyond the original context too (`test/ops/test_rope_scaling.py`). Those that depend on the length",
+        "transformers' tables, or for `qwen_dynamic` with the published formula, also beyond the original context",
+        "(`test/ops/test_rope_scaling.py`). Those that depend on the length",
         "(`dynamic`, `qwen_dynamic`, `longrope`) are fixed at the start by the longest context that is served",
         "(`--max_req_total_len`), not by each request: so cached prefixes stay valid, and a request has the same answer alone and",
         "among others. A server whose longest context is within the model's original one computes what the original does.",

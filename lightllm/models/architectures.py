@@ -102,7 +102,7 @@ ARCHITECTURES = {
         "bloom", "bloom", "BLOOM, BLOOMZ", "ALiBi; LayerNorm, also of the embedding; MLP without gate"
     ),
     "GPTBigCodeForCausalLM": Architecture(
-        "gpt_bigcode", "gpt_bigcode", "StarCoder, SantaCoder", "learned positions; one KV head; LayerNorm; MLP without gate"
+        "gpt_bigcode", "gpt_bigcode", "StarCoder, gpt_bigcode-santacoder", "learned positions; one KV head; LayerNorm; MLP without gate"
     ),
     "Starcoder2ForCausalLM": Architecture(
         "starcoder2", "starcoder2", "StarCoder2", "LayerNorm; biases; MLP without gate; sliding window"
@@ -110,7 +110,8 @@ ARCHITECTURES = {
     "ChatGLMModel": Architecture(
         "chatglm", "chatglm", "ChatGLM2-6B, ChatGLM3-6B, glm-4-9b",
         "half of each head rotated in adjacent pairs; fused q, k, v and gate, up",
-        limits="chatglm2-6b-32k (which divides positions by rope_ratio) is not told apart", reference="transformers' Glm",
+        limits="chatglm2-6b-32k (which divides positions by rope_ratio) is not told apart; "
+        "glm-4-9b needs a tokenizer.json beside its tokenizer.model", reference="transformers' Glm",
     ),
     "QWenLMHeadModel": Architecture(
         "qwen", "qwen", "Qwen-1.8B, -7B, -14B", "fused q, k, v; dynamic NTK; logn attention",

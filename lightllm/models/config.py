@@ -92,8 +92,11 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
 
     differences: fields of `ModelConfig` that the architecture has otherwise. Raises `InvalidModel` that names the field.
     """
-    if fields.get("quantization_config"):
-        method = fields.get("quantization_config").get("quant_method", "unknown")
+    quantization = fields.get("quantization_config")
+    if quantization:
+        method = (
+            quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+        )
         raise InvalidModel(f"Checkpoints quantized with {method!r} are not supported yet.")
     hidden_size, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
     kv_heads = differences.get("num_kv_heads") or fields.positive("num_key_value_heads", heads)

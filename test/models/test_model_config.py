@@ -99,9 +99,11 @@ def test_a_config_without_anything_names_what_it_lacks(architecture: str) -> Non
         ({"rope_scaling": [1]}, "rope_scaling"),
         ({"partial_rotary_factor": 1.5}, "head_dim"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ({"quantization_config": ["gptq"]}, "gptq"),
+        ({"layer_types": ["full_attention"], "sliding_window": 4, "use_sliding_window": True}, "layer_types"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(fields: dict, word: str) -> None:
     with pytest.raises(InvalidModel, match=word):
-        normalise({**BASE, **fields}, "LlamaForCausalLM")
+        normalise({**BASE, **fields}, "Qwen2ForCausalLM")
