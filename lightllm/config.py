@@ -160,7 +160,8 @@ class ServerConfig:
         _SCHEDULING, choices=("mixed", "prefill_first", "decode_first"),
     )  # fmt: skip
     router_max_wait_tokens: int = _option(
-        6, "With --round_policy decode_first: rounds of decode between two rounds of prefill.", _SCHEDULING,
+        6, "With --round_policy decode_first: rounds of decode between two rounds of prefill; with "
+        "--disable_aggressive_schedule: between two rounds in which requests enter.", _SCHEDULING,
         **_at_least(0),
     )  # fmt: skip
     router_token_ratio: float = _option(
@@ -173,6 +174,9 @@ class ServerConfig:
         1024, "With --router_token_ratio: tokens of an output, as expected while there is room.", _SCHEDULING,
         **_at_least(1),
     )  # fmt: skip
+    disable_aggressive_schedule: bool = _option(
+        False, "While streams decode, requests enter only every --router_max_wait_tokens rounds.", _SCHEDULING
+    )
     max_overtakes: int = _option(
         8,
         "How many requests may enter before a waiting one that does not fit yet, if they do; 0: strictly first come, "
@@ -300,7 +304,7 @@ NOT_YET = {
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
 
 WITHOUT_EFFECT = {
-    "zmq_mode": 1, "disable_aggressive_schedule": 0, "use_dynamic_prompt_cache": 0,
+    "zmq_mode": 1, "use_dynamic_prompt_cache": 0,
     "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
     "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
     "enable_flashinfer_decode": 0, "enable_fa3": 0, "graph_max_len_in_batch": 1, "sampling_backend": 1,

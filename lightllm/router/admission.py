@@ -22,6 +22,8 @@ class Prefill(NamedTuple):
     """Most tokens of its output, those `generated` included."""
     exact: bool = False
     """Its output will have `limit` tokens."""
+    counted: int = 0
+    """Tokens of its context that others have in memory, and that count already."""
     waits: bool = False
     """It may sit out rounds in which one of those ahead computes."""
 
@@ -40,11 +42,14 @@ class Forecast:
         chunk: int,
         whole_prompts: bool,
         decode_rounds: int | None = None,
+        common: int = 0,
     ) -> None:
-        """`decode_rounds`: those between two rounds of prefill alone; None: chunks and decode rows share rounds."""
+        """`decode_rounds`: those between two rounds of prefill alone; None: chunks and decode rows share rounds.
+        `common`: slots that several requests read, and that count for none of them."""
         self._policy = policy
         self._decode_rounds = decode_rounds
-        self._capacity = capacity
+        self._capacity = capacity - common
+        self._common = common
         self._token_budget = token_budget
         self._chunk = chunk
         self._whole_prompts = whole_prompts
@@ -83,7 +88,7 @@ class Forecast:
 
     def peak(self) -> int:
         """The most slots that will be in use, as far as is predicted."""
-        return self._usage.peak
+        return self._usage.peak + self._common
 
     def _fits(self, candidates: Entries) -> bool:
         if self._most + candidates.most <= self._capacity:
@@ -117,8 +122,8 @@ class Forecast:
         ahead do, with their chunks, and as decode rows afterwards."""
         # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
         # token's slot, and the last one needs none.
-        numbers = np.array([(p.context, p.work, p.generated, p.limit) for p in prompts], dtype=np.int64).T
-        context, work, generated, limit = numbers
+        numbers = [(p.context - p.counted, p.work, p.generated, p.limit) for p in prompts]
+        context, work, generated, limit = np.array(numbers, dtype=np.int64).T
         exact, waits = np.array([(p.exact, p.waits) for p in prompts], dtype=bool).T
         to_come = np.maximum(self._policy.outputs_to_come(generated, limit, exact), 1)
         held, delay = context - 1, self._prefill_rounds(work, waits)

@@ -6,6 +6,7 @@ import numpy as np
 
 from lightllm.router.admission import Forecast, Prefill
 from lightllm.router.deadlines import Deadlines
+from lightllm.router.kv_books import CachedPrefix
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.request import Request
 from lightllm.router.round_policy import RoundPolicy
@@ -17,7 +18,7 @@ SKIPPED = 7
 """Rounds in which nobody tries, if nobody could before, none has come since, and none has left."""
 SCANNED = 32
 """Waiting groups that are looked at in one round."""
-TRIED = 4
+TRIED = 2
 """How many of them may turn out not to fit, beside the first."""
 
 
@@ -42,11 +43,14 @@ class Entry:
         self._stuck_at: tuple[int, int] | None = None
         """(running, waiting) when nobody of those that wait could enter."""
         self._skipped = 0
+        self._rounds_alone = 0
 
     def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
         """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
         slots stay available. Who does not fit may be passed by others that do, within `max_overtakes`. `room`: tokens of
         the round for prefill chunks; `whole`: no prompt is split."""
+        if self._holds_back():
+            return
         state = len(self._running.requests), self._waiting.count
         if state == self._stuck_at and self._skipped < SKIPPED:
             self._skipped += 1
@@ -57,6 +61,17 @@ class Entry:
         self._deadlines.admitted(before[0] - after[0], before[1] - after[1], blocked, now)
         self._stuck_at = state if blocked and before == after else None
         self._skipped = 0
+
+    def _holds_back(self) -> bool:
+        """LightLLM's --disable_aggressive_schedule: whether the streams have this round to themselves."""
+        if not self._limits.disable_aggressive_schedule or not self._running.requests:
+            self._rounds_alone = 0
+            return False
+        self._rounds_alone += 1
+        if self._rounds_alone <= self._limits.router_max_wait_tokens:
+            return True
+        self._rounds_alone = 0
+        return False
 
     def _in_turn(self, room: int, whole: bool, reserve: int) -> bool:
         """Whether somebody was left who did not fit."""
@@ -70,8 +85,8 @@ class Entry:
                 break
             fits = False
             if running.rows.free and not any(_asks_for_more(group, other) for other in refused):
-                known, unlocked = running.kv.prefixes(group.requests)
-                prompts = self._prompts(group.requests, known)
+                cached, unlocked = running.kv.prefixes(group.requests)
+                prompts = self._prompts(group.requests, cached)
                 if whole and queued and queued + prompts[0].work > room:
                     break  # it enters as soon as it can have a round
                 forecast = forecast or self.forecast()
@@ -92,16 +107,22 @@ class Entry:
                     break
         return bool(passed)
 
-    def _prompts(self, group: list[Request], known: list[int]) -> list[Prefill]:
-        """`known`: tokens of each context that are cached. The siblings in a group wait for the first one."""
-        kv = self._running.kv
-        first = kv.may_wait(group[0], known[0], self._running.prefilling)
-        return [
-            _prefill(r, r.known_tokens, r.known_tokens - k, first or (i > 0 and kv.siblings_wait(r, k)))
-            for i, (r, k) in enumerate(zip(group, known, strict=True))
-        ]
+    def _prompts(self, group: list[Request], cached: list[CachedPrefix]) -> list[Prefill]:
+        """The siblings in a group wait for the first one, and share its prompt. What one running request alone has does
+        not count twice either, unless it must be certain: it may end before the candidate."""
+        kv, may_err = self._running.kv, self._policy.may_err
+        first = kv.may_wait(group[0], cached[0].length, self._running.prefilling)
+        prompts = []
+        for i, (request, prefix) in enumerate(zip(group, cached, strict=True)):
+            waits = first or (i > 0 and kv.siblings_wait(request, prefix.length))
+            counted = prefix.read if may_err else prefix.shared
+            if i and waits and may_err and not request.output_ids:
+                counted = request.known_tokens - 1
+            work = request.known_tokens - prefix.length
+            prompts.append(_prefill(request, request.known_tokens, work, counted, waits))
+        return prompts
 
-    def empty_forecast(self, policy: Conservative, capacity: int) -> Forecast:
+    def empty_forecast(self, policy: Conservative, capacity: int, common: int = 0) -> Forecast:
         """As if nothing ran. A token budget that is reduced for a while does not count: what intake accepted must be
         able to enter, and who runs short of memory meanwhile can pause."""
         limits = self._limits
@@ -112,30 +133,43 @@ class Entry:
             limits.chunked_prefill_size,
             limits.whole_prompts,
             None if self._rounds.mixes else self._rounds.decode_rounds,
+            common,
         )
 
     def forecast(self) -> Forecast:
-        """What the running requests will need, before anything is planned in this round."""
-        running = self._running
+        """What the running requests will need, before anything is planned in this round. What several of them read stays
+        as long as one of them does: it counts once, and for none of them."""
+        running, kv = self._running, self._running.kv
+        rows, prefilling = running.prefilled_rows(), running.prefilling
+        held, taken = running.kv_len[rows].astype(np.int64), [int(running.kv_len[r.row]) for r in prefilling]
+        counted, common = [0] * len(prefilling), 0
         capacity = self._limits.max_total_token_num
         if running.requests:
             capacity = self._deadlines.capacity(len(running.requests) + 1)
-        forecast = self.empty_forecast(self._policy, capacity)
-        rows = running.prefilled_rows()
+        if int(held.sum()) + sum(taken) > kv.in_use:
+            twice = np.zeros(len(running.kv_len), dtype=np.int64)
+            for request in running.requests.values():
+                twice[request.row] = kv.shared_twice(request)
+            counted = [int(twice[r.row]) for r in prefilling]
+            held -= twice[rows]
+            common = kv.in_use - int(held.sum()) - sum(taken) + sum(counted)
+        forecast = self.empty_forecast(self._policy, capacity, common)
         limit, exact = running.max_new_tokens[rows], running.exact[rows]
         generated = limit - running.remaining[rows]
         self._policy.observe(generated[~exact])
-        forecast.add_decoding(running.kv_len[rows].astype(np.int64), generated, limit, exact)
+        forecast.add_decoding(held, generated, limit, exact)
         forecast.add_prefilling(
-            [_prefill(r, len(r.context), running.work(r), r.may_wait) for r in running.prefilling]
+            [
+                _prefill(r, len(r.context), running.work(r), c, r.may_wait)
+                for r, c in zip(prefilling, counted, strict=True)
+            ]
         )
         return forecast
 
 
-def _prefill(request: Request, context: int, work: int, waits: bool) -> Prefill:
-    return Prefill(
-        context, work, len(request.output_ids), request.max_new_tokens, request.runs_to_limit, waits
-    )
+def _prefill(request: Request, context: int, work: int, counted: int, waits: bool) -> Prefill:
+    generated, limit = len(request.output_ids), request.max_new_tokens
+    return Prefill(context, work, generated, limit, request.runs_to_limit, counted, waits)
 
 
 def _asks_for_more(group: WaitingGroup, other: WaitingGroup) -> bool:

@@ -12,6 +12,7 @@ runs never has to be remapped, and duplicates are freed when nobody reads them a
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,16 @@ from lightllm.router.token_memory import TokenMemory
 
 EVICT_AT_ONCE = 256
 """Cached tokens, at most 1/64 of the memory: small bites would crumble it, and come back every round."""
+
+
+class CachedPrefix(NamedTuple):
+    """What the cache has of a context, in tokens."""
+
+    length: int
+    read: int
+    """By those who run."""
+    shared: int
+    """By several of them."""
 
 
 class KvBooks:
@@ -52,19 +63,24 @@ class KvBooks:
 
     # -- a request's stay in a row
 
-    def prefixes(self, group: list[Request]) -> tuple[list[int], int]:
-        """(tokens that are cached of each context, how many of all these nobody locks, at most) for siblings that wait."""
-        known: list[int] = []
+    def prefixes(self, group: list[Request]) -> tuple[list[CachedPrefix], int]:
+        """(what is cached of each context, how much of all that nobody locks, at most) for siblings that wait."""
+        found: list[CachedPrefix] = []
         unlocked = 0
         for i, request in enumerate(group):
             if i and not request.output_ids and not group[0].output_ids:
-                known.append(known[0])
+                found.append(found[0])
                 continue
             limit = self._match_limit(request, request.known_tokens)
-            length, free = self.cache.peek(request.all_ids()[:limit]) if limit else (0, 0)
-            known.append(length)
+            length, free, shared = self.cache.peek(request.all_ids()[:limit]) if limit else (0, 0, 0)
+            found.append(CachedPrefix(length, length - free, shared))
             unlocked += free
-        return known, min(unlocked, self.cache.evictable)
+        return found, min(unlocked, self.cache.evictable)
+
+    def shared_twice(self, request: Request) -> int:
+        """How many tokens of the context of a running request others read too."""
+        assert request.node is not None
+        return request.shared - self.cache.unshared(request.node)
 
     def open(self, request: Request) -> int:
         """The request has got a row and a context: locks what is cached of it; how many tokens that are."""

@@ -38,6 +38,8 @@ class SchedulerLimits:
     """Which rounds prefill: a name that `RoundPolicy` knows."""
     router_max_wait_tokens: int = 6
     """With decode_first: decode rounds between two rounds of prefill."""
+    disable_aggressive_schedule: bool = False
+    """While somebody decodes, requests enter only every `router_max_wait_tokens` rounds."""
     max_overtakes: int = 8
     """How many others may enter before a waiting request that does not fit yet."""
     ttft_slo: float = 0.0
@@ -87,6 +89,7 @@ def resolve_limits(
         router_max_new_token_len=config.router_max_new_token_len,
         round_policy=config.round_policy,
         router_max_wait_tokens=config.router_max_wait_tokens,
+        disable_aggressive_schedule=config.disable_aggressive_schedule,
         max_overtakes=config.max_overtakes,
         ttft_slo=config.ttft_slo,
         tpot_slo=config.tpot_slo,

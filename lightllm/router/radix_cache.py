@@ -76,14 +76,26 @@ class RadixCache:
             node = child if common == len(child.key) else self._split(child, common)
         return node, length
 
-    def peek(self, tokens: np.ndarray) -> tuple[int, int]:
-        """(length of the longest prefix, how many of its tokens nobody locks), changing nothing."""
-        length = unlocked = 0
+    def peek(self, tokens: np.ndarray) -> tuple[int, int, int]:
+        """(length of the longest prefix, how many of its tokens nobody locks, how many are locked more than once),
+        changing nothing."""
+        length = unlocked = shared = 0
         for child, common in self._walk(tokens, self.root):
             length += common
             if not child.locks:
                 unlocked += common
-        return length, unlocked
+            elif child.locks > 1:
+                shared += common
+        return length, unlocked, shared
+
+    def unshared(self, node: Node) -> int:
+        """How many tokens of the prefix that ends with `node`, which is locked, nobody else locks."""
+        tokens = 0
+        for part in _upwards(node):
+            if part.locks > 1:
+                break
+            tokens += len(part.key)
+        return tokens
 
     def path_slots(self, node: Node) -> np.ndarray:
         """int32: the slots of the prefix that ends with `node`."""

@@ -277,3 +277,38 @@ def test_without_the_cache_every_prompt_is_computed_and_every_slot_is_freed():
     engine.run()
     assert [len(r.token_ids) for r in engine.sent][0] == 40
     assert engine.finished[2].cached_tokens == 0 and engine.scheduler.snapshot().slots_cached == 0
+
+
+@pytest.mark.parametrize("policy", ["conservative", "past_future"])
+def test_prefix_that_several_read_counts_once_against_admission(policy):
+    """40 tokens in common and about 10 of its own for each: four would need 200 slots if each counted alone."""
+    limits = make_limits(
+        max_total_token_num=150, max_req_total_len=100, batch_max_tokens=64, chunked_prefill_size=64,
+        schedule_policy=policy,
+    )  # fmt: skip
+    engine = Engine(limits)
+    together = 0
+    for i in range(1, 6):
+        engine.add(add_request(i, prompt(40) + [900 + i] * 2, 12, ignore_eos=True))
+        engine.plan()
+        engine.execute()
+        engine.apply()
+        together = max(together, engine.scheduler.snapshot().running)
+    assert together >= 4
+    assert engine.scheduler.snapshot().estimated_peak <= 150
+    engine.run()
+    assert len(engine.finished) == 5 and engine.scheduler.pauses == 0
+
+
+def test_siblings_count_their_prompt_once_against_admission():
+    limits = make_limits(
+        max_total_token_num=110, max_req_total_len=100, batch_max_tokens=64, chunked_prefill_size=64
+    )
+    engine = Engine(limits)
+    engine.add(add_request(9, [800] * 4, 30, ignore_eos=True))
+    engine.plan()
+    engine.add(add_request([1, 2, 3], prompt(30), 6, n=3, ignore_eos=True))
+    engine.plan()
+    assert engine.scheduler.snapshot().running == 4
+    engine.run()
+    assert len(engine.finished) == 4 and engine.scheduler.pauses == 0

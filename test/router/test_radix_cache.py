@@ -155,7 +155,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(tokens=tokens)
     def match(self, tokens):
-        length, unlocked = self.cache.peek(int32(tokens))
+        length, unlocked, _ = self.cache.peek(int32(tokens))
         node, matched = self.cache.match(int32(tokens))
         assert matched == length == self.known(tokens)
         prefixes = [tuple(tokens[: i + 1]) for i in range(matched)]

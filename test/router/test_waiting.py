@@ -132,3 +132,20 @@ def test_better_priority_enters_first_and_pauses_last():
     assert {i: len(output) for i, output in engine.outputs.items()} == {1: 20, 2: 20, 3: 20}
     order = list(engine.finished)
     assert order == [2, 3, 1]
+
+
+@pytest.mark.parametrize(("disabled", "rounds"), [(False, 0), (True, 3)])
+def test_streams_have_some_rounds_to_themselves_before_others_enter(disabled, rounds):
+    engine = conservative(disable_aggressive_schedule=disabled, router_max_wait_tokens=3)
+    engine.add(add_request(1, [1] * 4, 20, ignore_eos=True))
+    engine.plan()
+    engine.add(add_request(2, [2] * 4, 5))
+    waited = 0
+    while entered(engine) == [1]:
+        engine.execute()
+        engine.apply()
+        engine.plan()
+        waited += 1
+    assert waited == rounds + 1
+    engine.run()
+    assert len(engine.finished) == 2
