@@ -3,7 +3,7 @@
 #   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
 #   make test                 every check, short forms
 #   make env                  only the environment
-#   make soak, make test-models, make test-kernels, make bench     long forms, by hand
+#   make soak, make test-models, make test-ranks, make test-kernels, make bench     long forms, by hand
 #   make docs, make clean
 
 PYTHON ?= python3
@@ -19,7 +19,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-.PHONY: env serve test lint soak test-models test-kernels bench docs clean
+.PHONY: env serve test lint soak test-models test-ranks test-kernels bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -50,6 +50,9 @@ soak: env
 
 test-models: env
 	$(PY) -m pytest -m slow test/models test/server/test_broken_model_folder.py $(ARGS)
+
+test-ranks: env
+	$(PY) -m pytest -m slow test/server test/weights $(ARGS)
 
 test-kernels: env
 	$(PY) tools/compile_kernels.py --all --write docs/kernels.json

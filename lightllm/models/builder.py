@@ -16,6 +16,7 @@ from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
 from lightllm.ops.linear import activation_dtype
+from lightllm.weights.freed_memory import give_back_freed_memory
 from lightllm.weights.reader import WeightReader
 from lightllm.weights.split import (
     Part,
@@ -57,9 +58,15 @@ class Builder:
     def in_parallel(self, makers: Sequence[Callable[[], _Layer]]) -> list[_Layer]:
         """Calls the makers in as many threads as torch computes with: packing a weight occupies only one."""
         threads = torch.get_num_threads()
+
+        def make_one(make: Callable[[], _Layer]) -> _Layer:
+            layer = make()
+            give_back_freed_memory()
+            return layer
+
         try:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                futures = [pool.submit(make) for make in makers]
+                futures = [pool.submit(make_one, make) for make in makers]
                 try:
                     return [future.result() for future in futures]
                 finally:
@@ -225,6 +232,7 @@ class Builder:
         """rows: of each tensor its name, its number of rows and those of this rank, in the order of the output."""
         weights = [self._read(f"{name}.weight", (size, in_features), parts) for name, size, parts in rows]
         weight = self._to_device(torch.cat(weights) if len(weights) > 1 else weights[0])
+        del weights  # packing makes more copies
         offset = None
         if bias:
             offset = self._to_device(

@@ -53,6 +53,7 @@ def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, ranks: int, shape:
     assert answers == expected
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_named_and_clients_get_an_error(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model")
     server = LightLLMServer(options(path, 2, "--max_req_total_len", "3500"))

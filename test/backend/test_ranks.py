@@ -1,0 +1,189 @@
+"""Two Model Backends as ranks of one model: what they do when one of them fails, and when they are told different things.
+
+Rank 1 runs in a thread of its own and gets what the Router sends it; rank 0 is driven by a scheduler. gloo connects them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from support.checkpoints import make_checkpoint
+from support.ranks import meeting_place
+from support.rounds_to_end import Serving, Wanted
+
+from lightllm.backend.mode_backend import ModeBackend
+from lightllm.backend.pending import PendingResult
+from lightllm.backend.process import RoundRunner
+from lightllm.config import ServerConfig
+from lightllm.errors import StartupError
+from lightllm.protocol import codec
+from lightllm.protocol.control import ModelReady
+from lightllm.protocol.rounds import Resync, Round, RoundResult
+from lightllm.router.limits import SchedulerLimits
+from lightllm.sampling_params import SamplingParams
+
+LIMITS = SchedulerLimits(400, 120, 4, 64, 16, 100, [2])
+PARAMS = [
+    SamplingParams(temperature=0.0, max_new_tokens=20, ignore_eos=True),
+    SamplingParams(temperature=0.9, seed=3, top_p=0.9, max_new_tokens=24, ignore_eos=True),
+    SamplingParams(temperature=0.0, frequency_penalty=1.0, max_new_tokens=22, ignore_eos=True),
+]
+WANTED = [
+    Wanted([7 * i + n for i in range(5 + 13 * n)], params, after_rounds=3 * n)
+    for n, params in enumerate(PARAMS)
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
+    path = make_checkpoint(tmp_path_factory.mktemp("ranks") / "model", "llama", num_key_value_heads=1)
+    return ServerConfig(
+        model_dir=str(path), data_type="fp32", device="cpu", cpu_threads=1, max_total_token_num=400,
+        running_max_req_size=4, tp=2, check_rounds=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected(config: ServerConfig) -> list[list[int]]:
+    backend = ModeBackend(dataclasses.replace(config, tp=1), 0, 1)
+    backend.init_model()
+    return Serving(backend, LIMITS).run(WANTED)
+
+
+class RankZero:
+    """A `Backend` that passes on what it gets to rank 1, as bytes, before it computes."""
+
+    def __init__(self, backend: ModeBackend, other: queue.Queue[bytes | None]) -> None:
+        self.backend = backend
+        self.other = other
+        self.rewrite: Callable[[Round], Round] = lambda round_: round_
+        """Applied to what rank 1 is sent."""
+
+    def init_model(self) -> ModelReady:
+        return self.backend.init_model()
+
+    def submit(self, round: Round) -> PendingResult:
+        self.other.put(codec.encode(self.rewrite(round)))
+        return self.backend.submit(round)
+
+    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+        return self.backend.abandon(error, failed)
+
+    def resync(self, seq: int) -> None:
+        self.other.put(codec.encode(Resync(seq)))
+        self.backend.resync(seq)
+
+
+class Ranks:
+    def __init__(self, config: ServerConfig, folder: Path, operation_timeout: float) -> None:
+        self.inbox: queue.Queue[bytes | None] = queue.Queue()
+        self.backends = [
+            ModeBackend(
+                config, rank, 2, place=meeting_place(folder, rank, 2, operation_timeout=operation_timeout)
+            )
+            for rank in range(2)
+        ]
+        self.zero = RankZero(self.backends[0], self.inbox)
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.backends[1].init_model()
+            runner = RoundRunner(self.backends[1])
+            while (message := self.inbox.get()) is not None:
+                runner.submit(codec.to_backend.decode(message))
+                runner.take_ready()
+        except Exception as error:  # the test looks at it
+            self.error = error
+
+    def serve(self) -> tuple[list[list[int]], list[str]]:
+        """The tokens of every request, and the reasons of failed rounds."""
+        serving = Serving(self.zero, LIMITS)
+        return serving.run(WANTED), serving.failures
+
+
+@contextmanager
+def two_ranks(config: ServerConfig, folder: Path, operation_timeout: float = 10.0) -> Iterator[Ranks]:
+    ranks = Ranks(config, folder, operation_timeout)
+    ranks.thread.start()
+    ranks.zero.init_model()
+    try:
+        yield ranks
+    finally:
+        ranks.inbox.put(None)
+        ranks.thread.join(20)
+        for backend in ranks.backends:
+            backend.ranks.group.drop()
+        assert not ranks.thread.is_alive()
+
+
+def fail_once(backend: ModeBackend, call: int, error: Exception) -> None:
+    """Makes call number `call` of the first layer's MLP raise."""
+    layer = backend.model.layers[0]
+    forward, calls = layer.mlp.forward, iter(range(10**6))
+
+    def failing(x: torch.Tensor) -> torch.Tensor:
+        if next(calls) == call:
+            raise error
+        return forward(x)
+
+    layer.mlp.forward = failing
+
+
+def test_two_ranks_give_the_tokens_of_one(config, expected, tmp_path) -> None:
+    with two_ranks(config, tmp_path) as ranks:
+        assert ranks.serve() == (expected, [])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_runs_out_of_memory_fails_the_round_and_nobody_else(
+    config, expected, tmp_path, rank
+) -> None:
+    with two_ranks(config, tmp_path) as ranks:
+        fail_once(ranks.backends[rank], 6, torch.OutOfMemoryError("injected"))
+        assert ranks.serve() == (expected, [f"rank {rank}: OutOfMemoryError: injected"])
+    assert ranks.error is None
+
+
+def test_different_rounds_are_noticed_before_they_are_computed(config, expected, tmp_path) -> None:
+    with two_ranks(config, tmp_path) as ranks:
+        ranks.zero.rewrite = lambda round_: (
+            msgspec.structs.replace(round_, slots=round_.slots[::-1].copy()) if round_.seq == 4 else round_
+        )
+        tokens, failures = ranks.serve()
+    assert tokens == expected
+    assert len(failures) == 1 and "ranks [1] were given other rounds or hold other tokens" in failures[0]
+
+
+def test_a_rank_that_fails_alone_after_a_round_ends_the_server(config, tmp_path) -> None:
+    with two_ranks(config, tmp_path) as ranks:
+        keep = ranks.backends[1].rows.keep_tokens
+        calls = iter(range(10**6))
+
+        def failing(plan: object, token_ids: torch.Tensor) -> None:
+            if next(calls) == 3:
+                raise RuntimeError("injected")
+            keep(plan, token_ids)  # type: ignore[arg-type]
+
+        ranks.backends[1].rows.keep_tokens = failing  # type: ignore[method-assign]
+        with pytest.raises(
+            StartupError, match="A tensor parallel rank failed in round .* on its own: rank 1: Runt"
+        ):
+            ranks.serve()
+
+
+def test_a_rank_that_never_comes_back_is_named(config, tmp_path) -> None:
+    with two_ranks(config, tmp_path, operation_timeout=1.0) as ranks:
+        ranks.inbox.put(None)
+        ranks.thread.join(20)
+        with pytest.raises(StartupError, match="tensor parallel rank 1 did not answer within 1 s"):
+            ranks.serve()
