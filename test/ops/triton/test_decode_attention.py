@@ -18,12 +18,12 @@ class Case(AttentionCase):
         assert out[self.num_decode :].isnan().all(), "only the decode entries' rows are written"
         return out[: self.num_decode]
 
-    def check(self, num_sms: int = 8, factor: float = 1.0) -> None:
-        """Twice with one plan, as the layers of a model do: the parts' counters are left as they were found."""
+    def check(self, num_sms: int = 8, layers: int = 1) -> None:
+        """layers: how often with one plan."""
         plan = self.gpu_plan(DEVICE, num_sms)
         expected = self.expected()[: self.num_decode]
-        for _ in range(2):
-            assert_close(self.compute(plan).cpu(), expected, factor)
+        for _ in range(layers):
+            assert_close(self.compute(plan).cpu(), expected)
 
 
 @pytest.mark.parametrize("layout", ["run", "shuffled"])
@@ -56,6 +56,10 @@ def test_one_context_in_many_parts() -> None:
     plan = Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").gpu_plan(DEVICE, 64)
     assert int(decode_parts(plan, 0, 1, 16)[0].first[1]) == 25
     Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").check(64)
+
+
+def test_layers_share_a_plan_whose_counters_are_left_as_they_were_found() -> None:
+    Case([70, 1, 90, 33], [1] * 4, 4, "shuffled").check(num_sms=16, layers=3)
 
 
 def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
@@ -92,3 +96,12 @@ def test_slots_beyond_32_bit_offsets() -> None:
     case.tables = [[slots - 3, slots - 2, slots - 1]]
     case.req_to_token[case.rows[0], :3] = torch.tensor(case.tables[0], dtype=torch.int32)
     assert_close(case.compute(case.gpu_plan(DEVICE)).cpu(), case.expected())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("heads", [(8, 8), (14, 2), (48, 1)])
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+def test_the_whole_grid(form: str, heads: tuple[int, int], head_dim: int) -> None:
+    kv_lens = [300, 1, 129, 128, 127, 64, 65, 511]
+    Case(kv_lens, [1] * 8, 8, "shuffled", heads, head_dim, torch.float16, form).check(num_sms=12)
