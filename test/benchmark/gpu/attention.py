@@ -60,27 +60,41 @@ def _decode_seconds(device: torch.device, heads: Heads, entries: int, context: i
 
 
 def prefill(device: torch.device, limits: Limits, dry: bool) -> list[Figure]:
-    """One prompt, causal, without a cached prefix; beside it torch's kernels on dense K and V."""
+    """One prompt, causal, without a cached prefix, K and V read by slot and dense; beside it torch's kernels on dense ones."""
     figures = []
     for heads in [Heads(4, 4, 32)] if dry else [Heads(32, 32), Heads(32, 8)]:
         for length in [64] if dry else [2048, 8192]:
             case = _Case(device, heads, 1, length, dry)
             batch = case.batch([length], [length], 0)
             q = torch.randn(length, heads.query, heads.size, device=device, dtype=case.dtype)
-            operations = 4.0 * heads.query * heads.size * length * (length + 1) / 2
-            ours = operations / measure(
-                lambda q=q, case=case, batch=batch: attention(q, case.kv, batch.plan, case.form), device
+            k, v = (
+                torch.randn(length, heads.kv, heads.size, device=device, dtype=case.dtype) for _ in range(2)
             )
+            operations = 4.0 * heads.query * heads.size * length * (length + 1) / 2
+            rates = {
+                how: operations / measure(lambda q=q, c=case, b=batch, f=fresh: attention(q, c.kv, b.plan, c.form, f), device)
+                for how, fresh in {"by slot": None, "dense": (k, v)}.items()
+            }  # fmt: skip
             what = f"prefill attention, {heads}, {length} tokens"
-            figures.append(Figure(what, ours / 1e12, "TFLOP/s", limits.flops / 1e12, "matrix product"))
+            for how, rate in rates.items():
+                figures.append(
+                    Figure(f"{what}, {how}", rate / 1e12, "TFLOP/s", limits.flops / 1e12, "matrix product")
+                )
             for name, backend, aim in (
                 ("torch flash", SDPBackend.FLASH_ATTENTION, 1.0),
                 ("cuDNN", SDPBackend.CUDNN_ATTENTION, 0.7),
             ):
                 if not dry or backend is SDPBackend.FLASH_ATTENTION:
-                    rate = operations / _torch_seconds(device, heads, length, case.dtype, backend)
+                    theirs = operations / _torch_seconds(device, heads, length, case.dtype, backend)
                     figures.append(
-                        Figure(f"{what}, share of {name}", ours / 1e12, "TFLOP/s", rate / 1e12, name, aim)
+                        Figure(
+                            f"{what}, dense, share of {name}",
+                            rates["dense"] / 1e12,
+                            "TFLOP/s",
+                            theirs / 1e12,
+                            name,
+                            aim,
+                        )
                     )
     return figures
 
