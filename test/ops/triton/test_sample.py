@@ -140,6 +140,20 @@ def test_all_logits_equal_are_kept_and_chosen_by_token_id() -> None:
     assert token_ids.tolist() == [0, 2, 5, 7, 9]
 
 
+def test_of_equal_logits_at_the_cut_only_the_first_are_kept() -> None:
+    """Kept are token 3 and one or two of tokens 0, 1 and 4, by count or by mass."""
+    logits = torch.tensor([[2.0, 2.0, 1.0, 3.0, 2.0]] * 4, device=DEVICE)
+    uniforms = torch.full((4,), 1 - 2.0**-20, dtype=torch.float64, device=DEVICE)
+    share = logits[0].double().softmax(0)[[3, 0]].tolist()
+    top_k = torch.tensor([2, 3, NO_LIMIT, NO_LIMIT], device=DEVICE)
+    limits = [1.0, 1.0, share[0] + 0.5 * share[1], share[0] + 1.5 * share[1]]
+    top_p = torch.tensor(limits, dtype=torch.float64, device=DEVICE)
+    token_ids, _ = choose_filtered(logits, uniforms, top_k, top_p, top_p * 0, torch.empty_like(logits))
+    assert token_ids.tolist() == [0, 1, 0, 1]
+    token_ids, _ = choose_filtered(logits, uniforms * 0.5, top_k, top_p, top_p * 0, torch.empty_like(logits))
+    assert token_ids.tolist() == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize("rows", [7, pytest.param(33, marks=pytest.mark.slow)])
 def test_every_row_is_chosen_as_it_says_alone_and_in_a_batch(rows: int) -> None:
     logits, uniforms = make_logits(rows, 300), numbers(rows)
