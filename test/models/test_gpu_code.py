@@ -1,0 +1,37 @@
+"""Every architecture on the GPU's code, its Triton kernels under the interpreter, in float32: the reference's logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.kernels import INTERPRETED
+from support.model_driver import ModelDriver
+from support.model_zoo import NAMES, make_zoo_model
+
+from lightllm.models.registry import load_model
+
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu/test_models.py does this on a GPU")
+PROMPT = [(17 * i + 3) % 380 for i in range(21)]
+SHORT = ("gemma2", "bloom")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in SHORT else pytest.mark.slow)
+        for name in NAMES
+        if name != "phi3-small"
+    ],
+)
+def test_logits_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    zoo_model = make_zoo_model(tmp_path, name)
+    expected = zoo_model.reference(PROMPT)
+    model = load_model(str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    driver = ModelDriver(model, shuffled=True)
+    prefill = [driver.step([(1, PROMPT[:13])]), driver.step([(1, PROMPT[13:18])])]
+    decode = [driver.step([(1, [token])], num_decode=1) for token in PROMPT[18:]]
+    logits = torch.cat(prefill + decode)
+    assert float((logits - expected).abs().max() / expected.abs().max()) <= 1e-4
