@@ -219,6 +219,15 @@ def test_device_names():
             open_device("cuda")
 
 
+def test_more_ranks_than_gpus_is_an_error_with_both_numbers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        DeviceError, match="Rank 2 of this machine has no GPU: there are 2. Use --tp 2 at most a node"
+    ):
+        open_device("cuda", 2)
+
+
 def test_several_ranks_need_a_place_to_meet(config):
     with pytest.raises(InvalidOption, match="--tp and --nnodes need a server"):
         ModeBackend(config, 0, 2)

@@ -12,7 +12,7 @@ from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.server.drain import Drain
 from lightllm.server.environment import backend_environment, helper_environment
 from lightllm.server.listener import open_listener, url_of
-from lightllm.server.plan import plan_children
+from lightllm.server.plan import plan_backends, plan_children
 from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name, resolve_config
 from lightllm.server.start_table import PhaseClock, child_phases, format_table
 
@@ -22,6 +22,13 @@ def test_a_backend_gets_the_threads_that_were_asked_for():
     assert environment["OMP_NUM_THREADS"] == "3"
     assert int(backend_environment(ServerConfig(), {})["OMP_NUM_THREADS"]) >= 1
     assert backend_environment(ServerConfig(mock_backend=""), {})["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("tp", "nodes", "threads"), [(1, 1, "8"), (4, 1, "2"), (4, 2, "4"), (16, 1, "1")])
+def test_the_ranks_of_a_machine_share_its_cores(monkeypatch, tp, nodes, threads):
+    monkeypatch.setattr("lightllm.backend.machine.compute_threads", lambda: 8)
+    config = ServerConfig(tp=tp, nnodes=nodes, device="cpu")
+    assert backend_environment(config, {})["OMP_NUM_THREADS"] == threads
 
 
 def test_openmp_yields_where_intels_runtime_is_installed_and_else_sleeps(monkeypatch):
@@ -47,6 +54,11 @@ def test_the_plan_has_a_process_for_every_rank_and_worker():
     assert sorted(names) == ["backend-0", "backend-1", "detokenizer", "http-0", "http-1", "router"]
     assert len({(spec.module, *spec.arguments) for spec in specs}) == 6
     assert [spec.descriptors for spec in specs if spec.serves_http] == [(7,), (7,)]
+
+
+def test_other_nodes_run_their_ranks_only():
+    specs = plan_backends(ServerConfig(tp=4, nnodes=2, node_rank=1))
+    assert [spec.name for spec in specs] == ["backend-2", "backend-3"]
 
 
 @pytest.fixture
