@@ -80,6 +80,9 @@ class Forecast:
         """Adds these candidates, all or none; False if they do not fit."""
         if self._running + len(prompts) > self._token_budget:
             return False  # a round would have no room for a decode row of each
+        least = sum(p.context - p.counted - 1 for p in prompts) + max(self._held, self._usage.soonest)
+        if self._running and least > self._capacity:
+            return False  # as most do on a full server: the rest need not be worked out
         candidates = self._entries(prompts)
         if not self._fits(candidates):
             return False

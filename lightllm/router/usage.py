@@ -68,6 +68,11 @@ class KnownUsage:
             self._ends.add(entries.held, entries.to_come, entries.delay)
 
     @property
+    def soonest(self) -> float:
+        """Slots that are in use however much is added: nothing is known without looking at all ends."""
+        return 0.0
+
+    @property
     def peak(self) -> int:
         return self.ends().peak
 
@@ -105,6 +110,12 @@ class ExpectedUsage:
         mean, variance = self._moments(entries)
         self._mean += mean
         self._variance += variance
+
+    @property
+    def soonest(self) -> float:
+        """The usage that counts at the first of `TIMES`, where whoever comes still holds all that he held: so much the
+        peak is at least, with that on top."""
+        return float(self._mean[0] + self._caution * np.sqrt(self._variance[0]))
 
     @property
     def peak(self) -> int:

@@ -181,3 +181,21 @@ def entries(triples):
     held, to_come, delay = columns(triples)
     nothing = np.zeros(len(held), np.int64)
     return Entries(held, to_come, delay, nothing, nothing, nothing > 0)
+
+
+@settings(max_examples=100, database=None, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 30), st.integers(1, 60)), min_size=1, max_size=8),
+    st.lists(st.integers(1, 60), min_size=1, max_size=20),
+    st.integers(1, 50),
+    st.integers(0, 3),
+)
+def test_the_peak_with_a_candidate_is_never_below_what_all_hold_soon(running, lengths, context, caution):
+    policy = knowing(lengths, float(caution))
+    usage = policy.usage()
+    held, generated, more = (np.array(column) for column in zip(*running, strict=True))
+    one = np.ones(len(held), dtype=np.int64)
+    usage.add(Entries(held, more, one, generated, generated + more, one > 1))
+    new = np.array([context])
+    candidate = Entries(new, new * 0 + 80, new * 0 + 1, new * 0, new * 0 + 80, new < 0)
+    assert usage.peak_with(candidate) + 1 > usage.soonest + context
