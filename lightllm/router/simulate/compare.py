@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     print(f"{setting.trace.name}, {setting.requests} requests, {setting.limits.max_total_token_num} slots, "
-          f"max_new_tokens {setting.max_new_tokens}, peak at {peak:.2f} requests/s\n")  # fmt: skip
+          f"max_new_tokens {setting.max_new_tokens}; 1x is {peak:.2f} requests/s\n")  # fmt: skip
     print(saturation_table(found) + "\n\n" + load_table(found, options.loads))
     if options.json:
         options.json.write_text(
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
         short = Path(setting.trace.name.removeprefix("synthetic:")).stem
         curves = {name: reports[: len(loads)] for name, reports in found.items()}
         plots.plot_goodput(curves, options.plots / f"goodput_{short}.svg")
-        for name in ("aggressive", "past_future"):
+        for name in ("conservative", "past_future"):
             plots.plot_memory(found[name][-1], options.plots / f"memory_{short}_{name}.svg")
     return 0
 

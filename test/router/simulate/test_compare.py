@@ -51,7 +51,7 @@ def test_compare_prints_a_row_for_each_policy_and_draws_its_plots(trace, tmp_pat
         assert [report["rate_rps"] is None for report in reports] == [False, False, False, True]
         assert f"{reports[-1]['throughput_rps']:.2f}" in printed
     assert {"conservative", "aggressive", "past_future"} <= found.keys()
-    for plot in ("goodput_short", "memory_short_aggressive", "memory_short_past_future"):
+    for plot in ("goodput_short", "memory_short_conservative", "memory_short_past_future"):
         assert (tmp_path / f"{plot}.svg").read_text().startswith("<?xml")
 
 
