@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, within ten minutes: kernels and models against their references, then the report.
 #
-#   tools/gpu_check.sh [OUT]      OUT: where the report and the logs go, default gpu-out
+#   tools/gpu_check.sh [OUT]      OUT: where the report and the logs go, default $OUT, else gpu-out
 #
 # Needs a machine with a GPU, torch, Triton and transformers, and no package registry: what else is missing is named,
 # and installed from .wheels/ (tools/fetch_wheels.sh makes it) into a folder of its own. BUDGET: seconds in all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-gpu-out}
+out=${1:-${OUT:-gpu-out}}
 budget=${BUDGET:-560}
 python=${PYTHON:-python3}
 mkdir -p "$out"
@@ -77,4 +77,6 @@ run kernels 110 "${pytest[@]}" -m "not slow" test/ops/triton --ignore=test/ops/t
 run backend 100 "${pytest[@]}" test/gpu/test_backend.py
 run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 120))
 run models 200 "${pytest[@]}" test/gpu --ignore=test/gpu/test_ops.py --ignore=test/gpu/test_backend.py
+cat "$out"/*.md 2>/dev/null
+echo "status $status after $SECONDS s"
 exit $status
