@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -15,17 +16,18 @@ class PlannedRound:
     ended a stay there, and what the round yields for it is surplus."""
 
     seq: int
-    requests: list[Request]
-    """One an entry of the round."""
     rows: np.ndarray
+    """int32 [entries]"""
     stays: np.ndarray
     """int64 [entries]: the stay in its row that each request was in."""
     stays_now: np.ndarray
     """int64 [rows], `Running`'s own: the stay that each row is in now."""
+    by_row: list[Request | None]
+    """`Running`'s own: who is in each row now."""
     q_len: np.ndarray
     samples: np.ndarray
-    sampled: list[Request]
-    """The requests with samples == 1, in order."""
+    sampled: np.ndarray
+    """int32 [tokens of the result]: the rows with samples == 1, in order."""
     last: list[int]
     """Positions in `sampled` of those whose last output this is."""
     leaves: list[int]
@@ -35,7 +37,8 @@ class PlannedRound:
 
     def alive(self) -> list[tuple[Request, int]]:
         """(request, entry index) of those that have not left since."""
-        return [(self.requests[i], i) for i in np.flatnonzero(self._stayed()).tolist()]
+        entries = np.flatnonzero(self._stayed()).tolist()
+        return [(request, i) for i in entries if (request := self.by_row[self.rows[i]]) is not None]
 
     def sampled_alive(self) -> np.ndarray:
         """bool [sampled]: who has not left since."""
@@ -53,7 +56,6 @@ class PlannedRound:
 class DecodeBatch:
     """The requests that decode, as a round wants them; reused from round to round until one enters or leaves."""
 
-    requests: list[Request]
     rows: np.ndarray
     stays: np.ndarray
     ones: np.ndarray
@@ -65,14 +67,16 @@ class DecodeBatch:
     partial: bool = False
     """Others that decode must wait for their turn."""
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     @classmethod
     def of(
-        cls, requests: dict[int, Request], remaining: np.ndarray, stays: np.ndarray, partial: bool = False
+        cls, rows: Collection[int], remaining: np.ndarray, stays: np.ndarray, partial: bool = False
     ) -> "DecodeBatch":
-        """`requests`: by their rows; `remaining`: outputs still to be planned, and `stays`, both by row."""
-        rows = np.fromiter(requests, dtype=np.int32, count=len(requests))
+        """`remaining`: outputs still to be planned, and `stays`, both by row."""
+        rows = np.fromiter(rows, dtype=np.int32, count=len(rows))
         return cls(
-            requests=list(requests.values()),
             rows=rows,
             stays=stays[rows],
             ones=np.ones(len(rows), dtype=np.int32),

@@ -51,9 +51,9 @@ class Planner:
             if batch is None:
                 return None
             chunks: list[Chunk] = []
-            if self._rounds.may_prefill(decoding=bool(batch.requests)):
+            if self._rounds.may_prefill(decoding=len(batch) > 0):
                 batch, chunks = self._fill(batch, now)
-            if batch.requests or chunks:
+            if len(batch) or chunks:
                 self._rounds.planned(prefill=bool(chunks))
                 return batch, chunks
             if self._in_flight or len(self._running.prefilling) < 2:
@@ -66,7 +66,7 @@ class Planner:
         kv = self._running.kv
         while True:
             batch = self._running.decode_batch(self._token_budget)
-            missing = len(batch.requests) - kv.available
+            missing = len(batch) - kv.available
             if missing <= 0:
                 return batch
             if missing <= self._running.ending_tokens():
@@ -78,7 +78,7 @@ class Planner:
         prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
         running, mixes = self._running, self._rounds.mixes
         whole = self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
-        rows, room = len(batch.requests), self._token_budget
+        rows, room = len(batch), self._token_budget
         if not whole:
             room = self._deadlines.round_tokens(rows, room, running.kv.in_use)
         room -= rows if mixes else 0
@@ -90,7 +90,7 @@ class Planner:
         if whole and mixes and running.work(running.prefilling[0]) > room:
             # a prompt that needs a round of its own
             batch, room = running.decode_batch(0), self._token_budget
-        chunks = self._chunks(room, running.kv.available - len(batch.requests), whole)
+        chunks = self._chunks(room, running.kv.available - len(batch), whole)
         return (running.decode_batch(0) if chunks and not mixes else batch), chunks
 
     def _chunks(self, room: int, free: int, whole: bool) -> list[Chunk]:

@@ -19,6 +19,7 @@ from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.messages import Choice
 from lightllm.protocol.rounds import JoinRow
 from lightllm.router.radix_cache import Node
+from lightllm.router.recent_outputs import RecentOutputs
 from lightllm.sampling_params import SamplingParams
 
 NO_ROW = -1
@@ -54,7 +55,7 @@ class Request:
     """
 
     __slots__ = (
-        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
+        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "prompt_done", "_output_ids", "_recent",
         "params", "priority", "prompt_ids", "prompt_logprobs_sent", "row", "runs_to_limit", "seen", "serial", "shared",
         "state", "stop_ids",
     )  # fmt: skip
@@ -79,7 +80,8 @@ class Request:
         self.stop_ids = stop_ids
         self.runs_to_limit = not stop_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
-        self.output_ids: list[int] = choice.output_ids.tolist()
+        self._output_ids: list[int] = choice.output_ids.tolist()
+        self._recent: RecentOutputs | None = None
         self.state = State.WAITING
         self.row = NO_ROW
         self.context = EMPTY_INT32
@@ -94,12 +96,29 @@ class Request:
         """Its prefill may skip rounds, in which others compute what both need."""
         self.seen = 0
         """Prompt tokens below this were once in its context, computed or cached."""
+        self.prompt_done = False
+        """An output has been confirmed here: what was computed of the prompt and what was cached is settled."""
         self.cached_spans: list[tuple[int, int]] = []
         """[start, end): prompt tokens that the cache held when they came into its context."""
 
     @property
     def prompt_len(self) -> int:
         return len(self.prompt_ids)
+
+    @property
+    def output_ids(self) -> list[int]:
+        """The confirmed outputs."""
+        if self._recent is not None:
+            self._output_ids += self._recent.take(self.row)
+        return self._output_ids
+
+    def enter_row(self, row: int, recent: RecentOutputs) -> None:
+        """From now on `recent` takes the outputs in at `row`."""
+        self.row, self._recent = row, recent
+
+    def leave_row(self) -> None:
+        self._output_ids = self.output_ids
+        self.row, self._recent = NO_ROW, None
 
     @property
     def target(self) -> int:
@@ -130,7 +149,7 @@ class Request:
 
     def went_out(self, kv_len: int) -> None:
         """Only the first `kv_len` tokens are in its context after all."""
-        if self.seen > kv_len:
+        if self.seen > kv_len and not self.prompt_done:
             self.seen = kv_len
             spans = [(start, min(end, kv_len)) for start, end in self.cached_spans]
             self.cached_spans = [(start, end) for start, end in spans if start < end]

@@ -16,7 +16,8 @@ from lightllm.protocol.rounds import Round
 from lightllm.router.kv_books import KvBooks
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planned_round import Chunk, DecodeBatch, PlannedRound
-from lightllm.router.request import NO_ROW, Request, State
+from lightllm.router.recent_outputs import RecentOutputs
+from lightllm.router.request import Request, State
 from lightllm.router.stop_ids import StopIds
 from lightllm.router.token_memory import RowMemory
 
@@ -39,6 +40,10 @@ class Running:
         """Outputs not yet planned, by row."""
         self.max_new_tokens = np.zeros(max_rows, dtype=np.int64)
         """By row."""
+        self.recent_outputs = RecentOutputs(max_rows)
+        self.by_row: list[Request | None] = [None] * max_rows
+        self.ids = np.zeros(max_rows, dtype=np.int64)
+        """Request ids, by row."""
         self.stop_ids = StopIds()
         """Tokens that end a running request."""
         self._stays = np.zeros(max_rows, dtype=np.int64)
@@ -47,16 +52,18 @@ class Running:
         """Rows whose prefill has been planned to its end, or will not be (`pausing`)."""
         self.exact = np.zeros(max_rows, dtype=bool)
         """Whether nothing but its limit ends the output, by row."""
-        self._decoding: dict[int, Request] = {}
-        """By row, in the order in which they take turns."""
+        self._decoding: dict[int, None] = {}
+        """Rows, in the order in which they take turns."""
         self._batch: DecodeBatch | None = None
-        self._nobody = DecodeBatch.of({}, self.remaining, self._stays)
+        self._nobody = DecodeBatch.of([], self.remaining, self._stays)
         self._leaves: list[int] = []
 
     def enter(self, request: Request, may_wait: bool) -> None:
         """Gives the request a row and a place in memory; its prefill is planned from now on."""
         request.to(State.PREFILLING)
-        row = request.row = self.rows.take()
+        row = self.rows.take()
+        request.enter_row(row, self.recent_outputs)
+        self.by_row[row], self.ids[row] = request, request.id
         request.begin_stay()
         request.may_wait = may_wait
         self.kv_len[row] = self.kv.open(request)
@@ -76,11 +83,13 @@ class Running:
         del self.requests[request.id]
         self.kv.close(request)
         self.stop_ids.remove(request.stop_ids)
-        self.rows.release(request.row)
-        self._leaves.append(request.row)
-        self._stays[request.row] += 1
-        self._prefilled[request.row] = False
-        request.row = NO_ROW
+        row = request.row
+        self.rows.release(row)
+        self._leaves.append(row)
+        self._stays[row] += 1
+        self._prefilled[row] = False
+        self.by_row[row] = None
+        request.leave_row()
 
     def start_pausing(self, request: Request) -> None:
         self._out_of_plan(request)
@@ -90,7 +99,8 @@ class Running:
 
     def newest(self) -> Request | None:
         """Who pauses first: of those that still want memory the worst priority, in it the latest arrival."""
-        wanting = [*self.prefilling, *self._decoding.values()]
+        decoding = (request for row in self._decoding if (request := self.by_row[row]) is not None)
+        wanting = [*self.prefilling, *decoding]
         return max(wanting, key=lambda r: (r.priority, r.serial)) if wanting else None
 
     def decode_batch(self, limit: int) -> DecodeBatch:
@@ -98,7 +108,7 @@ class Running:
         if not limit:
             return self._nobody
         if len(self._decoding) > limit:
-            first = dict(islice(self._decoding.items(), limit))
+            first = list(islice(self._decoding, limit))
             return DecodeBatch.of(first, self.remaining, self._stays, partial=True)
         if self._batch is None:
             self._batch = DecodeBatch.of(self._decoding, self.remaining, self._stays)
@@ -113,6 +123,12 @@ class Running:
         rows = self.prefilled_rows()
         ending = int(self.kv_len[rows[self.remaining[rows] == 0]].sum())
         return ending + sum(int(self.kv_len[request.row]) for request in self.pausing)
+
+    def confirm(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """A token (int32 [n]) has come for each of `rows` (int32 [n])."""
+        for row in self.recent_outputs.append(rows, tokens):
+            request = self.by_row[row]
+            assert request is not None and request.output_ids  # moves them
 
     def work(self, request: Request) -> int:
         """Tokens that a prefilling request has still to compute."""
@@ -144,7 +160,7 @@ class Running:
                 seq, len(rows), rows, batch.ones, kv_len, batch.samples, EMPTY_INT32, slots, leaves=leaves
             )
             planned = PlannedRound(
-                seq, batch.requests, rows, batch.stays, self._stays, batch.ones, batch.samples, batch.requests, last, leaves,
+                seq, rows, batch.stays, self._stays, self.by_row, batch.ones, batch.samples, rows, last, leaves,
                 num_decode=len(rows), prefill_tokens=0, tokens=len(rows),
             )  # fmt: skip
         return round_, planned
@@ -179,7 +195,7 @@ class Running:
         self, seq: int, batch: DecodeBatch, slots: np.ndarray, kv_len: np.ndarray, chunks: list[Chunk], last: list[int],
         leaves: list[int],
     ) -> tuple[Round, PlannedRound]:  # fmt: skip
-        joins, sampled, slot_parts, samples = [], [], [slots], []
+        joins, slot_parts, samples = [], [slots], []
         for chunk in chunks:
             request = chunk.request
             if request.needs_join:
@@ -190,16 +206,14 @@ class Running:
             self.kv_len[request.row] = chunk.end
             complete = chunk.end == len(request.context)
             samples.append(complete)
-            if complete:
-                sampled.append(request)
-                if not self._start_decoding(request):
-                    last.append(len(batch.requests) + len(sampled) - 1)
+            if complete and not self._start_decoding(request):
+                last.append(len(batch) + sum(samples) - 1)
         chunk_rows = np.array([c.request.row for c in chunks], dtype=np.int32)
         q_len = np.concatenate([batch.ones, np.array([c.end - c.start for c in chunks], dtype=np.int32)])
         token_ids = np.concatenate([c.request.context[c.start : c.end] for c in chunks])
         round_ = Round(
             seq=seq,
-            num_decode=len(batch.requests),
+            num_decode=len(batch),
             rows=np.concatenate([batch.rows, chunk_rows]),
             q_len=q_len,
             kv_len=np.concatenate([kv_len, np.array([c.end for c in chunks], dtype=np.int32)]),
@@ -211,17 +225,17 @@ class Running:
         )
         planned = PlannedRound(
             seq=seq,
-            requests=batch.requests + [chunk.request for chunk in chunks],
             rows=round_.rows,
             stays=self._stays[round_.rows],
             stays_now=self._stays,
+            by_row=self.by_row,
             q_len=q_len,
             samples=round_.samples,
-            sampled=batch.requests + sampled,
+            sampled=round_.rows[round_.samples == 1],
             last=last,
             leaves=leaves,
             prefill_tokens=len(token_ids),
-            num_decode=len(batch.requests),
+            num_decode=len(batch),
             tokens=len(round_.slots),
         )
         return round_, planned
@@ -235,31 +249,33 @@ class Running:
         self.remaining[row] -= 1
         if not self.remaining[row]:
             return False
-        self._decoding[row] = request
+        self._decoding[row] = None
         self._batch = None
         return True
 
     def _after_decode(self, batch: DecodeBatch) -> list[int]:
         """Positions in the batch of those whose last output this round plans: a length end is known when planning. They
         decode no more. Who had a turn goes last."""
-        if not batch.requests:
+        if not len(batch):
             return []
         last: list[int] = []
         batch.rounds_left -= 1
         if not batch.rounds_left:
             self._batch = None
             last = np.flatnonzero(self.remaining[batch.rows] == 0).tolist()
-            for i in last:
-                del self._decoding[batch.requests[i].row]
+            for row in batch.rows[last].tolist():
+                del self._decoding[row]
         if batch.partial:
-            for request in batch.requests:
-                if self._decoding.pop(request.row, None):
-                    self._decoding[request.row] = request
+            for row in batch.rows.tolist():
+                if row in self._decoding:
+                    del self._decoding[row]
+                    self._decoding[row] = None
             self._batch = None
         return last
 
     def _out_of_plan(self, request: Request) -> None:
-        if self._decoding.pop(request.row, None):
+        if request.row in self._decoding:
+            del self._decoding[request.row]
             self._batch = None
         elif request in self.prefilling:
             self.prefilling.remove(request)

@@ -9,8 +9,7 @@ runs, the next is planned from what is known. A result ends requests one round l
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from itertools import compress
+from collections import OrderedDict
 
 import numpy as np
 
@@ -148,29 +147,27 @@ class Scheduler:
                 if part.entry in alive:
                     outputs.add_prompt_logprobs(alive[part.entry], part)
         self._running.kv.cache.confirm(planned.seq)
+        running, rows, tokens, logprobs = self._running, planned.sampled, result.token_ids, result.logprobs
         stayed = planned.sampled_alive()  # who left while the round was in flight: surplus
-        sampled, tokens, logprobs = planned.sampled, result.token_ids.tolist(), result.logprobs.tolist()
-        for i in range(planned.num_decode, len(sampled)):
-            if stayed[i] and sampled[i].cached_spans:
-                outputs.cached_tokens[sampled[i].id] = sampled[i].cached_tokens
-        ends = sorted({*self._running.stop_ids.among(result.token_ids), *planned.last})
-        ends = [i for i in ends if stayed[i]]
+        ends = {*running.stop_ids.among(tokens), *planned.last}
+        ending = [running.by_row[rows[i]] for i in sorted(ends) if stayed[i]]
+        first = rows[planned.num_decode :][stayed[planned.num_decode :]]
+        for request in [running.by_row[row] for row in first]:
+            if request is not None and not request.prompt_done:
+                request.prompt_done = True
+                if request.cached_spans:
+                    outputs.cached_tokens[request.id] = request.cached_tokens
         if result.top:
             place = np.cumsum(stayed) - 1 + len(outputs.token_ids)
             outputs.top |= {int(place[i]): top for i, top in result.top.items() if stayed[i]}
-        ending = [sampled[i] for i in ends]
         if not stayed.all():
-            keep = stayed.tolist()
-            sampled, tokens, logprobs = ([*compress(column, keep)] for column in (sampled, tokens, logprobs))
-        outputs.request_ids += [request.id for request in sampled]
-        outputs.token_ids += tokens
-        outputs.logprobs += logprobs
-        deque(
-            map(list.append, [request.output_ids for request in sampled], tokens), maxlen=0
-        )  # the fastest loop
+            rows, tokens, logprobs = rows[stayed], tokens[stayed], logprobs[stayed]
+        running.confirm(rows, tokens)
+        outputs.request_ids += running.ids[rows].tolist()
+        outputs.token_ids += tokens.tolist()
+        outputs.logprobs += logprobs.tolist()
         for request in ending:
-            reason = request.finish_reason()
-            if reason is not None:
+            if request is not None and (reason := request.finish_reason()) is not None:
                 self._finish(request, reason)
         counts.output_tokens += len(tokens)
         counts.prompt_tokens += planned.prefill_tokens

@@ -236,6 +236,31 @@ def test_a_paused_request_resumes_by_computing_only_what_was_evicted():
     assert [engine.finished[i].cached_tokens for i in (1, 2)] == [0, 0]  # it had computed its prompt itself
 
 
+def test_cached_tokens_stay_as_reported_when_a_resumed_request_has_its_round_undone():
+    """It is the device of the tests that refuses a second count."""
+    engine = Engine(
+        make_limits(max_total_token_num=40, max_req_total_len=40, chunked_prefill_size=16),
+        policy=Aggressive(),
+    )
+    prompts = {1: prompt(6, 50), 2: prompt(10, 500), 3: prompt(10, 50)}
+    engine.add(add_request(1, prompts[1], 2, ignore_eos=True))
+    engine.run()
+    for i in (2, 3):
+        engine.add(add_request(i, prompts[i], 15, ignore_eos=True))
+    while not engine.scheduler.snapshot().paused:
+        step(engine)
+    assert engine.cached_tokens == {3: 6}
+    engine.scheduler.flush_cache()  # so that it has to compute its prompt again
+    while not (engine.rounds and any(join.seed == 3 for join in engine.rounds[0].joins)):
+        engine.execute()
+        engine.apply()
+        engine.plan()
+    engine.execute("broken")
+    engine.run()
+    assert_answers(engine, {2: prompts[2], 3: prompts[3]}, 15)
+    assert engine.finished[3].cached_tokens == 6
+
+
 def test_prompt_logprobs_are_computed_from_the_first_token():
     engine = roomy()
     engine.add(add_request(1, prompt(20), 2, ignore_eos=True))
