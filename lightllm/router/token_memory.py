@@ -100,14 +100,13 @@ class TokenMemory:
 
     def give_back(self, row: int, count: int) -> None:
         """Un-takes the last `count` slots of `row`; it goes on from there if nobody else takes them."""
-        if not count:
-            return
-        self.used -= count
         self._count[row] -= count
         held = int(self._count[row])
-        self._runs.add_slots(self._table[row, held : held + count])
-        self._runs.add(self._next[[row]], self._end[[row]])
-        self._next[row] = self._end[row] = self._table[row, held - 1] + 1 if held else 0
+        if count:
+            self.used -= count
+            self._runs.add_slots(self._table[row, held : held + count])
+            self._runs.add(self._next[[row]], self._end[[row]])
+            self._next[row] = self._end[row] = self._table[row, held - 1] + 1 if held else 0
         if held == self._first[row]:  # what was ceded may be to compute again
             self._wanted[row] -= held
             self._first[row] = self._count[row] = 0

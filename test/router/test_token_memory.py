@@ -81,14 +81,15 @@ def test_slots_given_back_are_free_and_taken_again_in_order():
     assert memory.take(0, 2).tolist() == before[2:4]
 
 
-def test_a_row_may_begin_again_as_often_as_it_must():
+@pytest.mark.parametrize("own", [4, 0])
+def test_a_row_may_begin_again_as_often_as_it_must(own):
     memory = TokenMemory(40, 1, max_len=10)
     memory.open(0, 10)
     for _ in range(3):  # what it ceded was never computed
         ceded = memory.take(0, 6)
         memory.cede(0, 6)
-        memory.take(0, 4)
-        memory.give_back(0, 4)
+        memory.take(0, own)
+        memory.give_back(0, own)
         memory.reclaim(ceded)
         assert memory.free == 40 and memory.problems() == []
     assert len(set(memory.take(0, 10).tolist())) == 10
