@@ -155,7 +155,7 @@ def test_the_model_name_is_the_hub_id_or_the_last_part_of_the_folder(tmp_path):
     [
         (
             {"architectures": ["NoSuchForCausalLM"]},
-            "NoSuchForCausalLM is not supported. Supported are: Llama",
+            "NoSuchForCausalLM is not supported. Supported are: .*LlamaForCausalLM",
         ),
         ({"architectures": "LlamaForCausalLM"}, "must be a list of names"),
         ({"hidden_size": None}, "hidden_size"),
