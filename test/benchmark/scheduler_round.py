@@ -81,6 +81,12 @@ class Stopwatch:
         if self._profile is not None:
             self._profile.disable()
 
+    def clear(self) -> None:
+        """Forgets what has been measured so far."""
+        self.rounds.clear()
+        if self._profile is not None:
+            self._profile.clear()
+
     def next_round(self) -> None:
         self.rounds.append(self._elapsed)
         self._elapsed = 0.0
@@ -111,7 +117,7 @@ def measure_full(rows: int, rounds: int, policy: str, watch: Stopwatch) -> tuple
                 scheduler.apply(result)
         watch.next_round()
         if number < warm_up:
-            watch.rounds.clear()
+            watch.clear()
             pauses = scheduler.pauses
         else:
             state = scheduler.snapshot()
@@ -137,8 +143,8 @@ def measure_decode(rows: int, rounds: int, watch: Stopwatch) -> None:
             scheduler.apply(result)
             round_ = scheduler.next_round()
         watch.next_round()
-        if number < 5:
-            watch.rounds.clear()  # requests still enter
+        if number < 50:
+            watch.clear()  # while requests still enter
 
 
 def main() -> None:
@@ -174,7 +180,7 @@ def main() -> None:
             print(f"{load:8}{running:9.0f}{memory:8.2f}{pauses:8d}{took.mean():9.0f}{np.median(took):8.0f}"
                   f"{np.percentile(took, 99):8.0f}{BUDGET + BUDGET_PER_ROW * running:8.0f}")  # fmt: skip
             if profile is not None:
-                pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+                pstats.Stats(profile).sort_stats("tottime").print_stats(40)
 
 
 if __name__ == "__main__":
