@@ -27,15 +27,18 @@ class ColumnLinear:
 class RowLinear:
     """Each rank holds some of the input features: the outputs are added up over all ranks."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, group: TpGroup) -> None:
-        """weight: [out, in of this rank]; bias: [out], which rank 0 alone adds."""
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, group: TpGroup, reduce: bool = True
+    ) -> None:
+        """weight: [out, in of this rank]; bias: [out], which rank 0 alone adds; reduce: False where the caller adds up."""
         self.packed = pack_linear(weight, bias if group.rank == 0 else None)
-        self.group = group
+        self.group, self.reduce = group, reduce
 
     @property
     def nbytes(self) -> int:
         return self.packed.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [T, in of this rank]. Returns [T, out], the same on every rank."""
-        return self.group.all_reduce(linear(x, self.packed))
+        """x: [T, in of this rank]. Returns [T, out], the same on every rank if they are added up."""
+        out = linear(x, self.packed)
+        return self.group.all_reduce(out) if self.reduce else out

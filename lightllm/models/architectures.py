@@ -117,6 +117,10 @@ ARCHITECTURES = {
         "qwen", "qwen", "Qwen-1.8B, -7B, -14B", "fused q, k, v; dynamic NTK; logn attention",
         reference="transformers' Qwen2; beyond the trained context references/qwen.py",
     ),
+    "MixtralForCausalLM": Architecture("mixtral", "mixtral", "Mixtral 8x7B, 8x22B", "experts; sliding window"),
+    "Qwen3MoeForCausalLM": Architecture(
+        "qwen3_moe", "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts; normalised q and k heads"
+    ),
     "InternLM2ForRewardModel": Architecture(
         "reward", "internlm2", "InternLM2-1.8B-reward, -7B, -20B", "a score: --use_reward_model and POST /get_score",
         reference="transformers' Llama", scores=True,

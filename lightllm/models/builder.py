@@ -121,11 +121,14 @@ class Builder:
         parts = [Part(0, i * out_features + part.start, i * out_features + part.stop) for i in range(count)]
         return self._column([(name, count * out_features, merged(parts))], in_features, bias)
 
-    def row_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> RowLinear:
+    def row_linear(
+        self, name: str, in_features: int, out_features: int, bias: bool, reduce: bool = True
+    ) -> RowLinear:
+        """reduce: see `RowLinear`."""
         part = even_part(in_features, 1, self.group.rank, self.group.world_size)
         weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features), [part]))
         offset = self._to_device(self._read(f"{name}.bias", (out_features,))) if bias else None
-        return self._keep(RowLinear(weight, offset, self.group))
+        return self.keep(RowLinear(weight, offset, self.group, reduce))
 
     def norm(self, name: str) -> Norm:
         """Of the residual stream, in the kind that the config names."""
@@ -133,8 +136,8 @@ class Builder:
         weight = self._read(f"{name}.weight", (config.hidden_size,))
         if config.norm == "layer_norm":
             bias = self._own(self._read(f"{name}.bias", (config.hidden_size,))) if config.norm_bias else None
-            return self._keep(LayerNorm(self._own(weight), bias, config.norm_eps))
-        return self._keep(self._rms_norm(weight))
+            return self.keep(LayerNorm(self._own(weight), bias, config.norm_eps))
+        return self.keep(self._rms_norm(weight))
 
     def head_norm(self, names: Sequence[str], heads: Sequence[int]) -> Norm:
         """One norm over heads of several kinds: the first heads[0] heads use names[0], and so on."""
@@ -142,7 +145,7 @@ class Builder:
             self._read(f"{name}.weight", (self.config.head_dim,)).expand(count, -1)
             for name, count in zip(names, heads)
         ]
-        return self._keep(self._rms_norm(torch.cat(rows)))
+        return self.keep(self._rms_norm(torch.cat(rows)))
 
     def each_head_norm(self, weight_of: Callable[[str, int], torch.Tensor]) -> Norm:
         """A LayerNorm without bias in which every query and key head has a weight of its own.
@@ -156,7 +159,7 @@ class Builder:
         for kind, (count, part) in heads.items():
             # All are read, so that none is left over at the end: they are small.
             rows += [weight_of(kind, head) for head in range(count)][part.start : part.stop]
-        return self._keep(LayerNorm(self._own(torch.stack(rows)), None, config.norm_eps))
+        return self.keep(LayerNorm(self._own(torch.stack(rows)), None, config.norm_eps))
 
     def whole_qk_norm(self, q: str, k: str) -> WholeQKNorm:
         """An RMSNorm over all query heads at once and one over all key heads at once."""
@@ -166,7 +169,7 @@ class Builder:
         k_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
         k_weight = self._read(f"{k}.weight", (k_size,), [k_part])
         copies = max(1, world // config.num_kv_heads)
-        return self._keep(
+        return self.keep(
             WholeQKNorm(self._own(q_weight), self._own(k_weight), config.norm_eps, copies, self.group)
         )
 
@@ -181,21 +184,30 @@ class Builder:
             return self._to_device(torch.cat((rows[0::2], rows[1::2])))
 
         weight = sorted_rows("weight", (2 * size, config.hidden_size))
-        return self._keep(ColumnLinear(weight, sorted_rows("bias", (2 * size,)) if bias else None))
+        return self.keep(ColumnLinear(weight, sorted_rows("bias", (2 * size,)) if bias else None))
 
     def vector(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A small tensor, whole, in the activation dtype."""
         return self._own(self._read(name, shape))
 
+    def float32(self, name: str, shape: Sequence[int]) -> torch.Tensor:
+        """A small tensor, whole, with all of its digits."""
+        return self._read(name, shape).to(device=self.device, dtype=torch.float32, copy=True)
+
+    def share(self, name: str, shape: Sequence[int], dim: int) -> torch.Tensor:
+        """This rank's even share of a tensor along `dim`."""
+        part = even_part(shape[dim], dim, self.group.rank, self.group.world_size)
+        return self._to_device(self._read(name, shape, [part]))
+
     def whole_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> ColumnLinear:
         """A small layer that every rank has whole."""
         weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features)))
         offset = self._to_device(self._read(f"{name}.bias", (out_features,))) if bias else None
-        return self._keep(ColumnLinear(weight, offset))
+        return self.keep(ColumnLinear(weight, offset))
 
     def embedding(self, name: str) -> VocabEmbedding:
         first = self._vocab_part().start
-        return self._keep(VocabEmbedding(self._vocab(name), first, self.activation_dtype, self.group))
+        return self.keep(VocabEmbedding(self._vocab(name), first, self.activation_dtype, self.group))
 
     def embedding_and_head(self, embedding: str, head: str) -> tuple[VocabEmbedding, LmHead]:
         """Where they are tied the embedding keeps a plain copy: looking up rows of a packed one is not possible."""
@@ -207,7 +219,7 @@ class Builder:
             self.reader.ignore(f"{self.prefix}{head}.weight")
         else:
             weight = self._vocab(head)
-        return self._keep(embed), self._keep(LmHead(weight, self.config.vocab_size, self.group))
+        return self.keep(embed), self.keep(LmHead(weight, self.config.vocab_size, self.group))
 
     def _rms_norm(self, weight: torch.Tensor) -> RMSNorm:
         if self.config.norm == "rms_norm_plus_one":
@@ -238,7 +250,7 @@ class Builder:
             offset = self._to_device(
                 torch.cat([self._read(f"{name}.bias", (size,), parts) for name, size, parts in rows])
             )
-        return self._keep(ColumnLinear(weight, offset))
+        return self.keep(ColumnLinear(weight, offset))
 
     def _read(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> torch.Tensor:
         """The tensor, or some parts of it; a single part that is all of it is no part."""
@@ -254,6 +266,7 @@ class Builder:
         """In the activation dtype, rounded to the model's first, and no view of a file."""
         return self._to_device(tensor).to(self.activation_dtype, copy=True)
 
-    def _keep(self, layer: _Layer) -> _Layer:
+    def keep(self, layer: _Layer) -> _Layer:
+        """Counts a layer's bytes (`nbytes`) among the model's."""
         self.layers.append(layer)
         return layer

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightllm.errors import InvalidModel
 from lightllm.models.config_fields import Fields, head_dim_of
+from lightllm.models.moe_config import MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig, read_rope
 
 _DTYPES = {
@@ -24,7 +25,7 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Heads and MLP width are this rank's after `for_rank`; everything else is the whole model's.
+    """Heads and MLP widths are this rank's after `for_rank`; everything else is the whole model's.
 
     A field is here only if shared code reads it; what one architecture alone knows is in its own class, in `extra`.
     """
@@ -63,7 +64,16 @@ class ModelConfig:
     attention_softcap: float = 0.0
     dtype: str | None = None
     """"bfloat16", "float16" or "float32"; None where config.json does not say."""
+    moe: MoeConfig | None = None
+    """Experts in place of some or all MLPs."""
+    mla: MlaConfig | None = None
+    """Latent attention; `num_kv_heads` is 1."""
     extra: Any = None
+
+    @property
+    def latent_dim(self) -> int:
+        """Elements of KV memory's one vector a token; 0: it holds keys and values of heads."""
+        return self.mla.latent + self.mla.rope if self.mla else 0
 
     def window(self, layer: int) -> int:
         return self.windows[layer] if self.windows else 0
@@ -84,6 +94,7 @@ class ModelConfig:
             num_heads=self.num_heads // world_size,
             num_kv_heads=max(1, self.num_kv_heads // world_size),
             intermediate_size=self.intermediate_size // world_size,
+            moe=self.moe.for_rank(world_size) if self.moe else None,
         )
 
 
@@ -97,7 +108,9 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
         method = (
             quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
         )
-        raise InvalidModel(f"Checkpoints quantized with {method!r} are not supported yet.")
+        raise InvalidModel(
+            f"Checkpoints quantized with {method!r} are not supported yet.", "Use a bfloat16 copy of it."
+        )
     hidden_size, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
     kv_heads = differences.get("num_kv_heads") or fields.positive("num_key_value_heads", heads)
     if heads % kv_heads:

@@ -14,11 +14,12 @@ from lightllm.ops.gelu import gelu
 from lightllm.ops.gelu_and_mul import gelu_and_mul
 from lightllm.ops.silu_and_mul import silu_and_mul
 
-_GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": silu_and_mul,
     "gelu": functools.partial(gelu_and_mul, approximate="none"),
     "gelu_tanh": functools.partial(gelu_and_mul, approximate="tanh"),
 }
+"""From [T, 2 * width], the gate in the first half, to [T, width]."""
 _PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch.nn.functional.silu,
     "gelu": functools.partial(gelu, approximate="none"),
@@ -32,7 +33,7 @@ class GatedMLP:
     def __init__(self, activation: str, gate_up_proj: ColumnLinear, down_proj: RowLinear) -> None:
         """activation: a value of `config.ACTIVATIONS`; gate_up_proj: the gate's output in the first half."""
         self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
-        self.activation_and_mul = _GATED[activation]
+        self.activation_and_mul = GATED[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [T, hidden]. Returns the same shape, added up over all ranks."""
@@ -52,12 +53,19 @@ class MLP:
 
 
 def gated_mlp(
-    config: ModelConfig, build: Builder, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
+    config: ModelConfig,
+    build: Builder,
+    gate: str = "gate_proj",
+    up: str = "up_proj",
+    down: str = "down_proj",
+    width: int | None = None,
+    reduce: bool = True,
 ) -> GatedMLP:
-    """Gate and up from two tensors."""
-    hidden, inner = config.hidden_size, build.config.intermediate_size
+    """Gate and up from two tensors. width: if it is not `intermediate_size`; reduce: see `RowLinear`."""
+    hidden, inner = config.hidden_size, width or build.config.intermediate_size
     gate_up_proj = build.column_linear((gate, up), hidden, inner, config.mlp_bias)
-    return GatedMLP(config.activation, gate_up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
+    down_proj = build.row_linear(down, inner, hidden, config.mlp_bias, reduce)
+    return GatedMLP(config.activation, gate_up_proj, down_proj)
 
 
 def fused_gated_mlp(

@@ -161,6 +161,32 @@ def grouped(head_dim: int) -> Callable[..., torch.Tensor]:
     return join
 
 
+def experts_apart(
+    tensors: Tensors, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+) -> Tensors:
+    """transformers stacks all experts, as no published checkpoint does."""
+    result = {}
+    for name, tensor in tensors.items():
+        prefix, _, kind = name.rpartition(".")
+        if kind not in ("gate_up_proj", "down_proj") or not prefix.endswith("experts"):
+            result[name] = tensor
+            continue
+        for number, matrix in enumerate(tensor):
+            parts = matrix.chunk(2) if kind == "gate_up_proj" else [matrix]
+            for part, own in zip(parts, names[:2] if kind == "gate_up_proj" else names[2:], strict=True):
+                result[f"{prefix}.{number}.{own}.weight"] = part
+    return result
+
+
+def to_mixtral(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    tensors = experts_apart(tensors, ("w1", "w3", "w2"))
+    return renamed(tensors, (".mlp.", ".block_sparse_moe.")), raw
+
+
+def to_experts(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    return experts_apart(tensors), raw
+
+
 def to_internlm(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
     for layer in range(raw["num_hidden_layers"]):  # the published files carry it along
         tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
@@ -356,6 +382,11 @@ ZOO: dict[str, Entry] = {
     "starcoder, many heads": Entry("GPTBigCodeForCausalLM", "gpt_bigcode", {**OLD, "multi_query": False}),
     "starcoder2": Entry("Starcoder2ForCausalLM", "starcoder2", {"sliding_window": 16}),
     "chatglm": Entry("ChatGLMModel", "glm", {"attention_bias": True}, to_chatglm, "bin"),
+    "mixtral": Entry("MixtralForCausalLM", "mixtral", {"sliding_window": 16}, to_mixtral),
+    "qwen3-moe": Entry("Qwen3MoeForCausalLM", "qwen3_moe", {
+        "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48, "norm_topk_prob": True,
+        "mlp_only_layers": [1],
+    }, to_experts),
     "qwen": Entry("QWenLMHeadModel", "qwen2", {"num_key_value_heads": 4}, to_qwen),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightllm.models.config import ModelConfig, read_llama_like
 from lightllm.models.config_fields import Fields
-from lightllm.models.dialects import gemma, layer_norm, like_llama, own_formats
+from lightllm.models.dialects import experts, gemma, layer_norm, like_llama, own_formats
 
 DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen2ForCausalLM": like_llama.qwen2,
@@ -29,6 +29,8 @@ DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "GPTBigCodeForCausalLM": layer_norm.gpt_bigcode,
     "Starcoder2ForCausalLM": layer_norm.starcoder2,
     "Phi3SmallForCausalLM": layer_norm.phi3_small,
+    "MixtralForCausalLM": experts.mixtral,
+    "Qwen3MoeForCausalLM": experts.qwen3_moe,
     "ChatGLMModel": own_formats.chatglm,
     "QWenLMHeadModel": own_formats.qwen,
     "InternLM2ForRewardModel": like_llama.internlm2,

@@ -10,16 +10,16 @@ from lightllm.models.rope_config import make_rope, read_rope
 
 
 def qwen2(fields: Fields, architecture: str) -> ModelConfig:
-    windows = _qwen_windows(fields)
+    windows = qwen_windows(fields)
     return read_llama_like(fields, architecture, qkv_bias=True, o_bias=False, windows=windows)
 
 
 def qwen3(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.with_defaults(num_key_value_heads=32, head_dim=128)
-    return read_llama_like(fields, architecture, windows=_qwen_windows(fields))
+    return read_llama_like(fields, architecture, windows=qwen_windows(fields))
 
 
-def _qwen_windows(fields: Fields) -> tuple[int, ...]:
+def qwen_windows(fields: Fields) -> tuple[int, ...]:
     if not fields.flag("use_sliding_window"):
         return ()
     first, layers = fields.positive("max_window_layers", 28), fields.positive("num_hidden_layers")

@@ -1,0 +1,38 @@
+"""A mixture's experts: gated MLPs of one shape, of which each token uses some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lightllm.ops.torch import moe_experts as torch_impl
+from lightllm.ops.torch.moe_experts import Expert, PackedExperts, StackedExperts
+
+__all__ = ["Expert", "PackedExperts", "StackedExperts", "pack_experts", "run_experts"]
+
+
+def pack_experts(
+    device: torch.device, count: int, expert: Callable[[int], Expert]
+) -> PackedExperts | StackedExperts:
+    """`expert(i)` for all of them in the device's form: packed one by one on a CPU, stacked on a GPU."""
+    if device.type == "cpu":
+        return PackedExperts(count, expert)
+    return StackedExperts(count, expert)
+
+
+def run_experts(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    experts: torch.Tensor,
+    packed: PackedExperts | StackedExperts,
+    activation: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """out[t] = sum over j of weights[t, j] * expert(x[t]), the expert being number experts[t, j].
+
+    expert(x) = down(activation(gate_up(x))). x: [T, hidden]; weights float32 and experts int32 [T, top_k] as
+    `choose_experts` returns them; activation: from [n, 2 * width], the gate in the first half, to [n, width]. Returns
+    [T, hidden] of x's dtype. Each expert's weights are read once, those of experts that no token uses not at all.
+    """
+    assert isinstance(packed, PackedExperts)
+    return torch_impl.run_experts(x, weights, experts, packed, activation)

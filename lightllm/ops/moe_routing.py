@@ -1,0 +1,18 @@
+"""Chooses the experts of each token."""
+
+from __future__ import annotations
+
+import torch
+
+from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.torch import moe_routing as torch_impl
+
+
+def choose_experts(
+    logits: torch.Tensor, form: RoutingForm, bias: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `RoutingForm`. logits: [T, num_experts] of any dtype; bias: float32 [num_experts], or None.
+
+    Returns weights float32 [T, top_k] and experts int32 [T, top_k], the best first.
+    """
+    return torch_impl.choose_experts(logits, form, bias)

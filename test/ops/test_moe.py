@@ -1,0 +1,38 @@
+"""Routing and experts on a CPU against loops over tokens in float64."""
+
+import pytest
+import torch
+from support.moe_cases import FORMS, ExpertsCase, expected_routing, routing_case
+
+from lightllm.ops.moe_routing import choose_experts
+from lightllm.ops.silu_and_mul import silu_and_mul
+from lightllm.ops.torch.moe_experts import Expert, PackedExperts, run_experts
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_experts_of_each_token_and_their_weights(name: str) -> None:
+    form, logits, bias = routing_case(name, tokens=33)
+    weights, experts = choose_experts(logits, form, bias)
+    expected_weights, expected_experts = expected_routing(logits, form, bias)
+    assert weights.dtype == torch.float32 and experts.dtype == torch.int32
+    assert experts.tolist() == expected_experts
+    torch.testing.assert_close(weights.double(), expected_weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+@pytest.mark.parametrize("bias", [False, True])
+def test_each_token_is_computed_by_its_experts(tokens: int, bias: bool) -> None:
+    case = ExpertsCase(tokens, bias=bias)
+    packed = PackedExperts(case.count, lambda i: Expert(*case.expert(i)))
+    result = run_experts(case.x, case.weights, case.experts, packed, silu_and_mul)
+    torch.testing.assert_close(result.double(), case.expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_expert_that_no_token_uses_is_not_touched() -> None:
+    case = ExpertsCase(3)
+    packed = PackedExperts(case.count, lambda i: Expert(*case.expert(i)))
+    used = set(case.experts.flatten().tolist())
+    for number in set(range(case.count)) - used:
+        packed.gate_up[number] = packed.down[number] = None  # type: ignore[call-overload]
+    assert len(used) < case.count
+    run_experts(case.x, case.weights, case.experts, packed, silu_and_mul)
