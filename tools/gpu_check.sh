@@ -13,6 +13,7 @@ python=${PYTHON:-python3}
 mkdir -p "$out"
 left() { echo $((budget - SECONDS)); }
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD"
+export TRITON_INTERPRET=0 # the tests interpret kernels where they see no GPU, which need not be where there is none
 
 packages() { # names of gpu_packages.txt that this Python does not have, or has in another version
     "$python" - <<'PY'
@@ -65,18 +66,21 @@ run() { # run NAME SECONDS COMMAND...: with its own limit, its output in OUT/NAM
         return
     fi
     echo "== $name (at most $limit s)"
-    timeout --kill-after=10 "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    # Interrupted and not terminated: pytest still says what has failed so far, and servers are ended.
+    timeout --signal=INT --kill-after=10 "$limit" "$@" 2>&1 | tee "$out/$name.log"
     local code=${PIPESTATUS[0]}
     echo "== $name: status $code after $SECONDS s"
     [ "$code" -eq 0 ] || status=1
 }
 
 pytest=("$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20)
-run kernels 110 "${pytest[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
+spread=() # compilation takes most of the time, one core each
+"$python" -c "import xdist" 2>/dev/null && spread=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
+run kernels 110 "${pytest[@]}" "${spread[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
     test/gpu/test_ops.py
 run backend 100 "${pytest[@]}" test/gpu/test_backend.py
 run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 120))
-run models 200 "${pytest[@]}" test/gpu --ignore=test/gpu/test_ops.py --ignore=test/gpu/test_backend.py
+run models 200 "${pytest[@]}" "${spread[@]}" test/gpu --ignore=test/gpu/test_ops.py --ignore=test/gpu/test_backend.py
 cat "$out"/*.md 2>/dev/null
 echo "status $status after $SECONDS s"
 exit $status

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,9 @@ def main() -> int:
     for title, work in sections(device, Limits(), given.dry):
         if title == "Limits" or given.only.lower() in title.lower():
             report.run(title, work)
+            gc.collect()
+            if device.type == "cuda":  # the next section may start a server, which needs the memory
+                torch.cuda.empty_cache()
     failed = [section for section in report.sections if section.error]
     for section in failed:
         print(f"{section.title}: {section.error}", file=sys.stderr)

@@ -2,9 +2,12 @@
 
 import json
 import sys
+import weakref
 
 import pytest
+import torch
 from benchmark import gpu_report
+from benchmark.gpu.rounds import loaded, options
 
 
 def dry_run(tmp_path, monkeypatch, *only):
@@ -36,6 +39,18 @@ def test_a_section_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeyp
     assert by_title["Decode attention"]["error"] == "RuntimeError: no such kernel"
     assert by_title["Prefill attention"]["figures"]
     assert "Failed: RuntimeError: no such kernel" in table
+
+
+def test_a_model_and_its_kv_memory_are_gone_when_its_measurements_are_done():
+    """Also while the function that measured goes on, as transformers' turn does."""
+    sizes = {"max_total_token_num": 400, "running_max_req_size": 4, "max_req_total_len": 64}
+    with loaded(gpu_report.DRY_SHAPE, **sizes, **options(torch.device("cpu"))) as (bench, _):
+        bench.enter(2, 8)
+        bench.pipelined(2, 8, 3)
+        held = [weakref.ref(bench.backend.memory.kv[0]), weakref.ref(bench.backend.model)]
+        assert all(reference() is not None for reference in held)
+    assert bench.device.type == "cpu"
+    assert [reference() for reference in held] == [None, None]
 
 
 def test_no_section_begins_after_the_budget(tmp_path, monkeypatch):

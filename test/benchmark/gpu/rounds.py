@@ -46,8 +46,10 @@ def options(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def loaded(shape: dict[str, Any], **more: Any) -> Iterator[tuple["Bench", ModelReady]]:
-    """A backend with random weights in a shape, its KV memory filled with random values."""
+    """A backend with random weights in a shape, its KV memory filled with random values. Afterwards its memory is the
+    device's again, although the caller still holds the bench."""
     folder = tempfile.mkdtemp()
+    bench = None
     try:
         (Path(folder) / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 1 << 17}))
         backend = ModeBackend(ServerConfig(model_dir=folder, **more), 0, 1, open_device=_open)
@@ -55,9 +57,12 @@ def loaded(shape: dict[str, Any], **more: Any) -> Iterator[tuple["Bench", ModelR
         with torch.inference_mode():
             for layer in backend.memory.kv:
                 layer.normal_()
-        yield Bench(backend), ready
+        bench = Bench(backend)
+        yield bench, ready
     finally:
         shutil.rmtree(folder)
+        if bench is not None:
+            del bench.backend
         backend = None  # type: ignore[assignment]
         gc.collect()
         if torch.cuda.is_available():
