@@ -92,6 +92,12 @@ def _add_scheduler_options(parser: argparse.ArgumentParser) -> None:
     add("router_token_ratio", type=float, default=default.router_token_ratio)
     add("router_max_new_token_len", type=_whole, default=default.router_max_new_token_len)
     add("capacity", type=_whole, help="KV slots; default: the latency model's")
+    add(
+        "max_req_total_len",
+        type=_whole,
+        default=1 << 15,
+        help="longer requests are refused (default %(default)s)",
+    )
     add("batch_max_tokens", type=_whole)
     add("chunked_prefill_size", type=_whole)
     add("running_max_req_size", type=_whole, default=1000)
@@ -143,7 +149,7 @@ def make_setting(options: argparse.Namespace) -> Setting:
     batch = options.batch_max_tokens or device.batch_max_tokens
     limits = SchedulerLimits(
         max_total_token_num=capacity,
-        max_req_total_len=capacity,
+        max_req_total_len=min(capacity, options.max_req_total_len),
         running_max_req_size=options.running_max_req_size,
         batch_max_tokens=batch,
         chunked_prefill_size=min(options.chunked_prefill_size or device.chunked_prefill_size, batch),
