@@ -1,6 +1,7 @@
 """KV memory: how many slots there are, and the tensors that hold them.
 
     kv[layer]:     [slots + 1, 2 * kv_heads, head_dim]   K heads first, then V; one slot a token
+                   [slots + 1, 1, latent_dim]            latent attention: the latent, then the rotated key
     req_to_token:  int32 [max_rows + 1, max_len]         the slot of every position of every row
 
 The last slot and the last row are for padding (hold slot, hold row). Memory is reserved and not touched: on a CPU it
@@ -10,6 +11,7 @@ becomes real page by page as slots are used.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,10 +36,17 @@ class KvShape:
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    latent_dim: int = 0
+    """Elements of the one vector a token that latent attention keeps instead; 0: it has keys and values of heads."""
+
+    @property
+    def of_token(self) -> tuple[int, int]:
+        """Shape of one slot in one layer."""
+        return (1, self.latent_dim) if self.latent_dim else (2 * self.num_kv_heads, self.head_dim)
 
     @property
     def bytes_per_token(self) -> int:
-        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        return self.num_layers * math.prod(self.of_token) * self.dtype.itemsize
 
 
 class KvMemory:
@@ -47,7 +56,7 @@ class KvMemory:
         self.slots = slots
         self.max_rows = max_rows
         self.max_len = max_len
-        size = (slots + 1, 2 * shape.num_kv_heads, shape.head_dim)
+        size = (slots + 1, *shape.of_token)
         self.kv = [torch.empty(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)]
         for tensor in self.kv:
             tensor[slots].zero_()

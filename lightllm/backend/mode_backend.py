@@ -239,7 +239,9 @@ class ModeBackend:
 
     def _reserve(self) -> None:
         config, model = self._config, self.model.config
-        self._kv_shape = KvShape(model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype)
+        self._kv_shape = KvShape(
+            model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype, model.latent_dim
+        )
         max_len = self._longest_context()
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
         # One layer's activations and the logits of every row, which the sampler may hold three times over.

@@ -121,6 +121,14 @@ ARCHITECTURES = {
     "Qwen3MoeForCausalLM": Architecture(
         "qwen3_moe", "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts; normalised q and k heads"
     ),
+    "DeepseekV2ForCausalLM": Architecture(
+        "deepseek", "deepseek_v2", "DeepSeek-V2, -V2.5, -V2-Lite, Coder-V2",
+        "latent attention; routed and shared experts, chosen by groups; yarn",
+    ),
+    "DeepseekV3ForCausalLM": Architecture(
+        "deepseek", "deepseek_v3", "bf16 copies of DeepSeek-V3 and -R1; Moonlight",
+        "latent attention; routed and shared experts, chosen with a bias; yarn", limits="fp8 checkpoints are not read",
+    ),
     "InternLM2ForRewardModel": Architecture(
         "reward", "internlm2", "InternLM2-1.8B-reward, -7B, -20B", "a score: --use_reward_model and POST /get_score",
         reference="transformers' Llama", scores=True,

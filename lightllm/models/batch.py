@@ -42,7 +42,8 @@ class Batch:
     req_to_token: torch.Tensor
     """int32 [max_rows + 1, max_len]: KV slot of every position of every row, new tokens included."""
     kv: list[torch.Tensor]
-    """One tensor a layer: [slots + 1, 2 * kv_heads, head_dim], K heads first, then V; the last slot absorbs padding."""
+    """One tensor a layer: [slots + 1, 2 * kv_heads, head_dim], K heads first, then V; the last slot absorbs padding.
+    With latent attention [slots + 1, 1, latent_dim]."""
 
     fresh: bool = False
     """No prefill entry has a cached prefix: all that its tokens look at is in this batch."""

@@ -82,6 +82,10 @@ class WeightReader:
         """The checkpoint may hold this tensor without need."""
         self._present.discard(name)
 
+    def ignore_under(self, prefix: str) -> None:
+        """The same for all tensors whose names begin with `prefix`."""
+        self._present = {name for name in self._present if not name.startswith(prefix)}
+
     def finish(self) -> None:
         """Raises `InvalidModel` if the checkpoint holds tensors that the model has no place for."""
         self._bar.close()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lightllm.backend.kv_memory import KvShape
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.batch import make_batch
 
@@ -19,7 +20,8 @@ class ModelDriver:
         config = model.config
         self.model = model
         slots = rows * max_len
-        shape = (slots + 1, 2 * config.num_kv_heads, config.head_dim)
+        token = KvShape(1, config.num_kv_heads, config.head_dim, model.kv_dtype, config.latent_dim).of_token
+        shape = (slots + 1, *token)
         device = model.device
         self.kv = [
             torch.full(shape, float("nan"), dtype=model.kv_dtype, device=device)

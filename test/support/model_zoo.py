@@ -46,6 +46,8 @@ class Entry:
     """"safetensors" in several files with an index, or "bin"."""
     max_len: int | None = None
     """Longest context to be served, where the model depends on it."""
+    nulls: tuple[str, ...] = ()
+    """Fields that its config says are null."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ def make_zoo_model(
         return OWN_REFERENCES[name](path, dtype, std)
     entry = ZOO[name]
     given = {name: value for name, value in {**BASE, **entry.fields, **fields}.items() if value is not None}
+    given |= dict.fromkeys(entry.nulls)
     config = AutoConfig.for_model(entry.model_type, **copy.deepcopy(given))  # it writes into what it is given
     config.tie_word_embeddings = given.get("tie_word_embeddings", config.tie_word_embeddings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -99,7 +102,8 @@ def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float) -> None:
     """Norms lie near their usual weights; all is rounded to what `dtype` can hold, while the model stays in float32."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        biases = [item for item in model.named_buffers() if item[0].endswith("e_score_correction_bias")]
+        for name, parameter in [*model.named_parameters(), *biases]:
             parameter.normal_(std=0.1 if parameter.dim() == 1 or "norm" in name else std, generator=generator)
             is_norm = name.endswith("weight") and ("norm" in name or ".ln_" in name)
             if is_norm and "Gemma" not in type(model).__name__:  # Gemma's are what is added to 1
@@ -185,6 +189,14 @@ def to_mixtral(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
 
 def to_experts(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
     return experts_apart(tensors), raw
+
+
+def to_deepseek_v3(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
+    """The published files end with a layer that predicts one more token."""
+    tensors = experts_apart(tensors)
+    layer = raw["num_hidden_layers"]
+    tensors[f"model.layers.{layer}.eh_proj.weight"] = torch.ones(4, 8)
+    return tensors, {**raw, "num_nextn_predict_layers": 1}
 
 
 def to_internlm(tensors: Tensors, raw: Config) -> tuple[Tensors, Config]:
@@ -332,6 +344,15 @@ LONGROPE = {
     "long_factor": [1.0 + 0.5 * i for i in range(8)],
 }  # fmt: skip
 
+DEEPSEEK = {
+    "head_dim": 8, "num_key_value_heads": 4, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8,
+    "v_head_dim": 12, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
+    "n_shared_experts": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1, "routed_scaling_factor": 1.5,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+        "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.707, "mscale_all_dim": 0.9,
+    },
+}  # fmt: skip
 OLD = {"head_dim": None, "num_key_value_heads": None, "intermediate_size": None}
 ZOO: dict[str, Entry] = {
     "llama": Entry("LlamaForCausalLM", "llama", {}),
@@ -387,6 +408,14 @@ ZOO: dict[str, Entry] = {
         "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 48, "norm_topk_prob": True,
         "mlp_only_layers": [1],
     }, to_experts),
+    "deepseek-v2": Entry("DeepseekV2ForCausalLM", "deepseek_v2", {
+        **DEEPSEEK, "topk_method": "group_limited_greedy", "q_lora_rank": 24,
+    }, to_experts),
+    "deepseek-v2-lite": Entry(
+        "DeepseekV2ForCausalLM", "deepseek_v2", {**DEEPSEEK, "n_group": 1, "topk_group": 1}, to_experts,
+        nulls=("q_lora_rank",),
+    ),
+    "deepseek-v3": Entry("DeepseekV3ForCausalLM", "deepseek_v3", {**DEEPSEEK, "q_lora_rank": 24}, to_deepseek_v3),
     "qwen": Entry("QWenLMHeadModel", "qwen2", {"num_key_value_heads": 4}, to_qwen),
 }  # fmt: skip
 

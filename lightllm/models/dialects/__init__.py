@@ -31,6 +31,8 @@ DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Phi3SmallForCausalLM": layer_norm.phi3_small,
     "MixtralForCausalLM": experts.mixtral,
     "Qwen3MoeForCausalLM": experts.qwen3_moe,
+    "DeepseekV2ForCausalLM": experts.deepseek_v2,
+    "DeepseekV3ForCausalLM": experts.deepseek_v3,
     "ChatGLMModel": own_formats.chatglm,
     "QWenLMHeadModel": own_formats.qwen,
     "InternLM2ForRewardModel": like_llama.internlm2,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from lightllm.errors import InvalidModel
 from lightllm.models.config import ModelConfig, read_llama_like, read_windows
 from lightllm.models.config_fields import Fields
 from lightllm.models.dialects.like_llama import qwen_windows
-from lightllm.models.moe_config import MoeConfig
+from lightllm.models.moe_config import MlaConfig, MoeConfig
+from lightllm.models.rope_config import RopeConfig, read_rope
 from lightllm.ops.routing_form import RoutingForm
 
 
@@ -38,3 +41,77 @@ def qwen3_moe(fields: Fields, architecture: str) -> ModelConfig:
 def _routing(fields: Fields, **differences: Any) -> RoutingForm:
     num_experts, top_k = fields.positive("num_experts"), fields.positive("num_experts_per_tok")
     return RoutingForm(num_experts, top_k, **differences)
+
+
+def deepseek_v2(fields: Fields, architecture: str) -> ModelConfig:
+    fields = fields.with_defaults(topk_method="greedy", first_k_dense_replace=0, routed_scaling_factor=1.0)
+    method = fields.get("topk_method")
+    if method not in ("greedy", "group_limited_greedy") or fields.flag("norm_topk_prob"):
+        raise InvalidModel(
+            f"config.json: topk_method {method!r} with norm_topk_prob {fields.flag('norm_topk_prob')} is not supported."
+        )
+    return _deepseek(fields, architecture, _groups(fields) if method == "group_limited_greedy" else {})
+
+
+def deepseek_v3(fields: Fields, architecture: str) -> ModelConfig:
+    fields = fields.with_defaults(
+        n_group=8, topk_group=4, norm_topk_prob=True, first_k_dense_replace=3, routed_scaling_factor=2.5
+    )
+    scoring, method = fields.get("scoring_func", "sigmoid"), fields.get("topk_method", "noaux_tc")
+    if (scoring, method) != ("sigmoid", "noaux_tc"):
+        raise InvalidModel(
+            f"config.json: scoring_func {scoring!r} with topk_method {method!r} is not supported."
+        )
+    routing = {"scoring": "sigmoid", "normalise": fields.flag("norm_topk_prob"), **_groups(fields)}
+    more = fields.get("num_nextn_predict_layers", fields.get("num_mtp_layers", 0))
+    return _deepseek(
+        fields, architecture, routing, interleaved=fields.flag("rope_interleave", True), extra=more
+    )
+
+
+def _groups(fields: Fields) -> dict[str, int]:
+    return {"groups": fields.positive("n_group"), "top_groups": fields.positive("topk_group")}
+
+
+def _deepseek(
+    fields: Fields, architecture: str, routing: dict[str, Any], interleaved: bool = True, extra: Any = None
+) -> ModelConfig:
+    """routing: of `RoutingForm`; extra: layers after the others, with which the model predicts more than one token."""
+    stated = fields.get("num_local_experts")  # as transformers 5 saves it
+    fields = (fields if stated is None else fields.with_defaults(n_routed_experts=stated)).spelt(
+        num_experts="n_routed_experts"
+    )
+    shape = MlaConfig(
+        latent=fields.positive("kv_lora_rank"),
+        rope=fields.positive("qk_rope_head_dim"),
+        nope=fields.positive("qk_nope_head_dim"),
+        value=fields.positive("v_head_dim"),
+        query_latent=0 if fields.get("q_lora_rank") is None else fields.positive("q_lora_rank"),
+    )
+    first, every = fields.get("first_k_dense_replace"), fields.positive("moe_layer_freq", 1)
+    width = fields.positive("moe_intermediate_size")
+    experts = MoeConfig(
+        _routing(fields, scale=fields.number("routed_scaling_factor"), **routing),
+        width,
+        tuple(i >= first and i % every == 0 for i in range(fields.positive("num_hidden_layers"))),
+        shared_width=width * (fields.get("n_shared_experts") or 0),
+    )
+    rope = read_rope(fields, shape.rope, interleaved)
+    head_dim = shape.nope + shape.rope
+    return read_llama_like(
+        fields,
+        architecture,
+        num_kv_heads=1,
+        head_dim=head_dim,
+        attention_scale=_deepseek_mscale(rope) ** 2 * head_dim**-0.5,
+        ropes=(rope,),
+        moe=experts,
+        mla=shape,
+        extra=extra,
+    )
+
+
+def _deepseek_mscale(rope: RopeConfig) -> float:
+    """YaRN's temperature of queries and of keys (arXiv 2309.00071, section 3.4), as far as it is not in the rotation."""
+    all_dim, factor = rope.scaling.get("mscale_all_dim"), rope.scaling.get("factor", 1.0)
+    return 0.1 * all_dim * math.log(factor) + 1.0 if all_dim and factor > 1 else 1.0

@@ -1,0 +1,98 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): KV memory holds one short vector a token.
+
+    q = [q_nope, rotate(q_rope)] of each head             from x, or from a latent of its own
+    [latent, key] = kv_a_proj(x)                          KV memory: [norm(latent), rotate(key)]
+    [k_nope, v] = kv_b_proj(norm(latent))                 k = [k_nope, rotate(key)] of each head
+
+Prefill writes keys and values out as above. Decoding never does: q_nope · k_nope = (q_nope W_k) · latent, so queries are
+multiplied by the keys' part of kv_b_proj, attention runs over latents, and its result is multiplied by the values' part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.layers.norm import RMSNorm
+from lightllm.models.batch import Batch
+from lightllm.models.builder import Builder
+from lightllm.models.config import ModelConfig
+from lightllm.ops.mla_decode_attention import mla_decode_attention
+from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
+from lightllm.ops.rotary import rotary_embedding
+
+_LATENT_NORM_EPS = 1e-6
+"""Of the norms of latents, whatever config.json says of the others."""
+
+
+class LatentAttention:
+    """Heads are split over ranks; what makes the latents, and KV memory, is the same on all of them."""
+
+    def __init__(self, config: ModelConfig, build: Builder, layer: int) -> None:
+        assert config.mla is not None
+        self.layer, self.shape, self.scale = layer, config.mla, config.attention_scale
+        self.interleaved = config.ropes[0].interleaved
+        shape, hidden, heads = config.mla, config.hidden_size, build.config.num_heads
+        self.queries = _queries(config, build)
+        self.kv_a_proj = build.whole_linear(
+            "kv_a_proj_with_mqa", hidden, shape.latent + shape.rope, config.qkv_bias
+        )
+        self.kv_a_layernorm = _latent_norm(build, "kv_a_layernorm", shape.latent)
+        whole = (heads * (shape.nope + shape.value), shape.latent)
+        kv_b = build.share("kv_b_proj.weight", whole, 0).to(build.activation_dtype, copy=True)
+        self.kv_b = build.counted(kv_b.view(config.num_heads, shape.nope + shape.value, shape.latent))
+        self.up_k, self.up_v = self.kv_b[:, : shape.nope], self.kv_b[:, shape.nope :]
+        self.o_proj: RowLinear = build.row_linear("o_proj", heads * shape.value, hidden, config.o_bias)
+
+    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
+        plan, shape, kv = batch.plan, self.shape, batch.kv[self.layer]
+        assert plan is not None
+        cos, sin = batch.rotary[0]
+        q = self.queries(x).view(len(x), -1, shape.nope + shape.rope)
+        q[..., shape.nope :] = rotary_embedding(q[..., shape.nope :], cos, sin, self.interleaved)
+        compressed = self.kv_a_proj(x)
+        key = rotary_embedding(compressed[:, None, shape.latent :], cos, sin, self.interleaved)
+        latent = self.kv_a_layernorm(compressed[:, : shape.latent])
+        kv.index_copy_(0, batch.slots, torch.cat((latent[:, None], key), -1).to(kv.dtype))
+        out = torch.empty((*q.shape[:2], shape.value), dtype=q.dtype, device=q.device)
+        if plan.num_decode:
+            self._decode(q[: plan.num_decode], kv, batch, out[: plan.num_decode])
+        if plan.num_prefill:
+            self._prefill(q, kv, batch, out)
+        return self.o_proj(out.flatten(1))
+
+    def _decode(self, q: torch.Tensor, kv: torch.Tensor, batch: Batch, out: torch.Tensor) -> None:
+        assert batch.plan is not None
+        nope, rope = q.split((self.shape.nope, self.shape.rope), -1)
+        absorbed = torch.bmm(nope.transpose(0, 1), self.up_k).transpose(0, 1)
+        attended = torch.empty_like(absorbed, memory_format=torch.contiguous_format)
+        mla_decode_attention(torch.cat((absorbed, rope), -1), kv, batch.plan, self.scale, attended)
+        out.copy_(torch.bmm(attended.transpose(0, 1), self.up_v.transpose(1, 2)).transpose(0, 1))
+
+    def _prefill(self, q: torch.Tensor, kv: torch.Tensor, batch: Batch, out: torch.Tensor) -> None:
+        assert batch.plan is not None
+        latent, key = mla_context(kv, batch.plan).to(q.dtype).split((self.shape.latent, self.shape.rope), -1)
+        both = torch.nn.functional.linear(latent, self.kv_b.flatten(0, 1)).view(len(latent), q.shape[1], -1)
+        nope, values = both.split((self.shape.nope, self.shape.value), -1)
+        keys = torch.cat((nope, key[:, None].expand(-1, q.shape[1], -1)), -1)
+        mla_prefill_attention(q, keys, values, batch.plan, self.scale, out)
+
+
+def _queries(config: ModelConfig, build: Builder) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From [T, hidden] to [T, this rank's heads * (nope + rope)], a new tensor."""
+    shape = config.mla
+    assert shape is not None
+    size = build.config.num_heads * (shape.nope + shape.rope)
+    if not shape.query_latent:
+        return build.column_linear(("q_proj",), config.hidden_size, size, False)
+    down = build.whole_linear("q_a_proj", config.hidden_size, shape.query_latent, config.qkv_bias)
+    norm = _latent_norm(build, "q_a_layernorm", shape.query_latent)
+    up: ColumnLinear = build.column_linear(("q_b_proj",), shape.query_latent, size, False)
+    return lambda x: up(norm(down(x)))
+
+
+def _latent_norm(build: Builder, name: str, size: int) -> RMSNorm:
+    return build.keep(RMSNorm(build.vector(f"{name}.weight", (size,)), _LATENT_NORM_EPS))
