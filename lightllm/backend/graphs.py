@@ -8,7 +8,9 @@ in a buffer that all sizes share; sampling happens outside, so that what it need
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,7 +67,8 @@ class DecodeGraphs:
         batch = self._inputs.decode_batch(size)
         self._inputs.fill_hold(size)
         self._compute(batch, size)  # kernels are compiled and loaded outside of the capture
-        replay = self._device.capture(lambda: self._compute(batch, size))
+        with _no_garbage_collected():
+            replay = self._device.capture(lambda: self._compute(batch, size))
         # What the layers shared lies in the pool, and the next graph may have it: no two of them run at once.
         batch.plan, batch.rotary = None, ()
         return replay
@@ -73,3 +76,15 @@ class DecodeGraphs:
     def _compute(self, batch: Batch, size: int) -> None:
         self._inputs.complete(batch)
         self._logits[:size].copy_(self._model.forward(batch))
+
+
+@contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Freeing what an earlier backend has left (graphs, pinned memory) may call CUDA in ways that break a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,6 +1,7 @@
 """Decode graphs and rounds that overlap: their bookkeeping, with a CPU that replays and delivers late."""
 
 import dataclasses
+import gc
 import random
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_every_size_is_captured_once_and_the_option_switches_it_off(config, grap
 
 def test_no_graph_is_larger_than_there_are_rows(config):
     assert len(start(config, graph_max_batch_size=99)[1].graphs) == len(graph_sizes(ROWS, 2, 2))
+
+
+def test_no_garbage_is_collected_inside_a_capture(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        RecordingDevice, "capture", lambda self, work: (seen.append(gc.isenabled()), work(), work)[-1]
+    )
+    start(config)
+    assert seen and not any(seen)
+    assert gc.isenabled()
 
 
 def test_a_crowd_that_comes_and_goes_gets_the_same_tokens_with_graphs(graphs, expected):
