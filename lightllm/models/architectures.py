@@ -129,6 +129,11 @@ ARCHITECTURES = {
         "deepseek", "deepseek_v3", "bf16 copies of DeepSeek-V3 and -R1; Moonlight",
         "latent attention; routed and shared experts, chosen with a bias; yarn", limits="fp8 checkpoints are not read",
     ),
+    "GptOssForCausalLM": Architecture(
+        "gpt_oss", "gpt_oss", "bf16 copies of gpt-oss-20b, -120b",
+        "experts with a clamped SwiGLU; attention sinks; local and global layers; yarn",
+        limits="MXFP4 checkpoints are not read",
+    ),
     "InternLM2ForRewardModel": Architecture(
         "reward", "internlm2", "InternLM2-1.8B-reward, -7B, -20B", "a score: --use_reward_model and POST /get_score",
         reference="transformers' Llama", scores=True,

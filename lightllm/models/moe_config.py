@@ -60,3 +60,11 @@ class MlaConfig:
     """`v_head_dim`"""
     query_latent: int
     """`q_lora_rank`: the vector that queries are made of; 0: they are made of x."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClampedSwiglu:
+    """Of gpt-oss's experts: see `ops/clamped_swiglu.py`."""
+
+    limit: float
+    alpha: float

@@ -76,7 +76,7 @@ class SafetensorsCheckpoint:
             _check_shape(name, view.get_shape(), shape, self._paths[name])
             if part is None:
                 return file.get_tensor(name)
-            return view[part.start : part.stop] if part.dim == 0 else view[:, part.start : part.stop]
+            return view[(slice(None),) * part.dim + (slice(part.start, part.stop),)]
 
 
 class BinCheckpoint:

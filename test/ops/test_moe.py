@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.moe_cases import FORMS, ExpertsCase, expected_routing, routing_case
 
+from lightllm.ops.clamped_swiglu import clamped_swiglu
 from lightllm.ops.moe_routing import choose_experts
 from lightllm.ops.silu_and_mul import silu_and_mul
 from lightllm.ops.torch.moe_experts import Expert, PackedExperts, run_experts
@@ -36,3 +37,12 @@ def test_an_expert_that_no_token_uses_is_not_touched() -> None:
         packed.gate_up[number] = packed.down[number] = None  # type: ignore[call-overload]
     assert len(used) < case.count
     run_experts(case.x, case.weights, case.experts, packed, silu_and_mul)
+
+
+def test_the_clamped_gate_equals_its_formula() -> None:
+    gate, up = torch.tensor([[-9.0, 0.5, 9.0, 2.0]]), torch.tensor([[9.0, -9.0, 0.5, 0.25]])
+    result = clamped_swiglu(torch.cat((gate, up), 1), limit=7.0, alpha=1.702)
+    g, u = gate.double().clamp(max=7), up.double().clamp(-7, 7)
+    torch.testing.assert_close(
+        result.double(), (u + 1) * g / (1 + torch.exp(-1.702 * g)), rtol=1e-6, atol=1e-6
+    )

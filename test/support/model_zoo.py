@@ -274,6 +274,9 @@ ZOO: dict[str, Entry] = {
         nulls=("q_lora_rank",),
     ),
     "deepseek-v3": Entry("DeepseekV3ForCausalLM", "deepseek_v3", {**DEEPSEEK, "q_lora_rank": 24}, to_deepseek_v3),
+    "gpt-oss": Entry("GptOssForCausalLM", "gpt_oss", {
+        "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 16,
+    }),
     "qwen": Entry("QWenLMHeadModel", "qwen2", {"num_key_value_heads": 4}, to_qwen),
 }  # fmt: skip
 

@@ -33,6 +33,7 @@ DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen3MoeForCausalLM": experts.qwen3_moe,
     "DeepseekV2ForCausalLM": experts.deepseek_v2,
     "DeepseekV3ForCausalLM": experts.deepseek_v3,
+    "GptOssForCausalLM": experts.gpt_oss,
     "ChatGLMModel": own_formats.chatglm,
     "QWenLMHeadModel": own_formats.qwen,
     "InternLM2ForRewardModel": like_llama.internlm2,

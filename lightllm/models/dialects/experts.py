@@ -9,7 +9,7 @@ from lightllm.errors import InvalidModel
 from lightllm.models.config import ModelConfig, read_llama_like, read_windows
 from lightllm.models.config_fields import Fields
 from lightllm.models.dialects.like_llama import qwen_windows
-from lightllm.models.moe_config import MlaConfig, MoeConfig
+from lightllm.models.moe_config import ClampedSwiglu, MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig, read_rope
 from lightllm.ops.routing_form import RoutingForm
 
@@ -115,3 +115,22 @@ def _deepseek_mscale(rope: RopeConfig) -> float:
     """YaRN's temperature of queries and of keys (arXiv 2309.00071, section 3.4), as far as it is not in the rotation."""
     all_dim, factor = rope.scaling.get("mscale_all_dim"), rope.scaling.get("factor", 1.0)
     return 0.1 * all_dim * math.log(factor) + 1.0 if all_dim and factor > 1 else 1.0
+
+
+def gpt_oss(fields: Fields, architecture: str) -> ModelConfig:
+    fields = fields.with_defaults(
+        num_key_value_heads=8, head_dim=64, attention_bias=True, rms_norm_eps=1e-5, rope_theta=150000.0,
+        sliding_window=128, num_local_experts=128, num_experts_per_tok=4,
+    ).spelt(num_experts="num_local_experts")  # fmt: skip
+    layers = fields.positive("num_hidden_layers")
+    experts = MoeConfig(
+        _routing(fields, scoring="top_k_softmax"), fields.positive("intermediate_size"), (True,) * layers
+    )
+    return read_llama_like(
+        fields,
+        architecture,
+        activation="clamped_swiglu",
+        windows=read_windows(fields, range(0, layers, 2)),
+        moe=experts,
+        extra=ClampedSwiglu(fields.number("swiglu_limit", 7.0), fields.number("swiglu_alpha", 1.702)),
+    )
