@@ -10,8 +10,8 @@ PYTHON ?= python3
 # Another package index for torch alone: TORCH_INDEX=URL, e.g. of the CPU builds (small, no CUDA).
 TORCH_INDEX ?=
 ARGS ?=
-# Workers of the test run. One process by default: minutes, and tests that watch the clock have the machine to themselves.
-JOBS ?= 0
+# Workers of the test run. Files stay whole, so that what they share is made once.
+JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
