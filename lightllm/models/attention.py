@@ -58,15 +58,20 @@ class Attention:
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
         kv = batch.kv[self.layer]
+        # Only KV memory of the same dtype holds the same numbers as what is written to it.
+        dense = batch.plan.reads_fresh and kv.dtype == qkv.dtype
         if self.rope is None:
-            q = qk[:, : self.num_heads]
-            write_kv(qk[:, self.num_heads :], v, kv, batch.slots)
+            q, k = qk[:, : self.num_heads], qk[:, self.num_heads :]
+            write_kv(k, v, kv, batch.slots)
         else:
             cos, sin = batch.rotary[self.rope]
-            q = rotary_and_write_kv(qk, v, cos, sin, kv, batch.slots, self.interleaved, *self.head_norm)
+            weight, eps = self.head_norm
+            q = rotary_and_write_kv(qk, v, cos, sin, kv, batch.slots, self.interleaved, weight, eps, dense)
+            if dense:
+                q, k = q[:, : self.num_heads], q[:, self.num_heads :]
         if self.query_scale is not None:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
-        return self.o_proj(attention(q, kv, batch.plan, self.form))
+        return self.o_proj(attention(q, kv, batch.plan, self.form, (k, v) if dense else None))
 
 
 def separate_attention(

@@ -25,6 +25,8 @@ class AttentionBackend(Protocol):
 
     graphs: bool
     """Decoding can be captured: nothing is asked of the device on the way."""
+    reads_fresh: bool
+    """Prefill reads the new tokens' keys and values from `fresh` where no chunk has a cached prefix."""
 
     def decode(
         self,
@@ -54,6 +56,7 @@ class AttentionBackends:
 
 class TritonAttention:
     graphs = True
+    reads_fresh = True
 
     def decode(
         self,
@@ -88,6 +91,7 @@ class Fa3Attention:
     """FlashAttention-3's `flash_attn_with_kvcache` with a page table whose pages are slots. Hopper only."""
 
     graphs = True
+    reads_fresh = False
 
     def __init__(self, device: torch.device) -> None:
         self._attend = _package("fa3", "flash_attn_interface").flash_attn_with_kvcache
@@ -163,6 +167,7 @@ class FlashInferAttention:
     not captured."""
 
     graphs = False
+    reads_fresh = False
     _WORKSPACE = 128 << 20
     """Bytes, as its documentation recommends."""
 

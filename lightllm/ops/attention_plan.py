@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class AttentionPlan:
     prefill: list[EntryPlan]
     longest_gather: int
     """Tokens of the longest context whose slots are not one run."""
+    reads_fresh: ClassVar[bool] = False
+    """As of `GpuAttentionPlan`: a CPU reads runs of slots in place."""
 
     @property
     def num_prefill(self) -> int:

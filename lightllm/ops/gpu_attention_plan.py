@@ -54,6 +54,11 @@ class GpuAttentionPlan:
     def num_prefill(self) -> int:
         return len(self.rows) - self.num_decode
 
+    @property
+    def reads_fresh(self) -> bool:
+        """Prefill reads the new tokens' keys and values where a layer hands them over, not by slot."""
+        return self.fresh and self.num_prefill > 0 and self.backends.prefill.reads_fresh
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returned when it was asked for first in this round."""
         if key not in self._made:

@@ -17,8 +17,11 @@ def rotary_and_write_kv(
     interleaved: bool = False,
     norm_weight: torch.Tensor | None = None,
     eps: float = 0.0,
+    keep_keys: bool = False,
 ) -> torch.Tensor:
     """Returns the rotated queries [T, heads, head_dim]; rotated keys and the values go to `kv[slots]`.
+
+    keep_keys: return the rotated keys as well, behind the queries: [T, heads + kv_heads, head_dim].
 
     qk: [T, heads + kv_heads, head_dim], queries first; v: [T, kv_heads, head_dim]; both any strides; cos, sin:
     [T, 1, rotary_dim] as for `rotary_embedding`; kv: [slots + 1, 2 * kv_heads, head_dim], keys first; slots: int64
@@ -29,5 +32,9 @@ def rotary_and_write_kv(
     if qk.is_cuda:
         from lightllm.ops.triton import rotary as triton_impl
 
-        return triton_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps)
-    return torch_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps)
+        return triton_impl.rotary_and_write_kv(
+            qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
+        )
+    return torch_impl.rotary_and_write_kv(
+        qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
+    )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 from support.kernels import INTERPRETED
+from support.model_zoo import make_zoo_model
 from support.recording_device import RecordingDevice
 from support.rounds_to_end import Serving, Wanted
 
@@ -18,6 +19,7 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.models import base
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.triton import prefill_attention
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
 from lightllm.router.limits import SchedulerLimits
@@ -69,6 +71,44 @@ def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
     assert Serving(backend, LIMITS).run(wanted) == expected
     assert device.replays > 2
     assert len(plans) > 10 and all(isinstance(plan, GpuAttentionPlan) for plan in plans)
+
+
+@pytest.mark.parametrize("name", ["qwen3", pytest.param("bloom", marks=pytest.mark.slow)])
+def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, request, name):
+    """Of models with and without rotary positions; rounds in which a chunk has a prefix are read by slot."""
+    path = make_zoo_model(tmp_path / "model", name).path
+    config = ServerConfig(
+        model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
+        max_req_total_len=60, cpu_threads=1, disable_cudagraph=True,
+    )  # fmt: skip
+    params = SamplingParams(temperature=0.0, max_new_tokens=4, ignore_eos=True)
+    prompt = list(range(6, 27))
+    wanted = [
+        Wanted([10, 20, 30], params),
+        Wanted(prompt, params, after_rounds=2),  # two chunks, the first beside a decode entry
+        Wanted([*prompt[:18], 40, 41], params, after_rounds=8),  # 18 tokens of it are cached
+    ]
+    plain = ModeBackend(config, 0, 1)
+    plain.init_model()
+    expected = Serving(plain, LIMITS).run(wanted)
+    plans, seen, launch = request.getfixturevalue("gpu_code"), [], prefill_attention._launch
+
+    def watch(q, k, v, plan, form, out, context):
+        lengths = plan.q_start.diff()[plan.num_decode :]
+        seen.append((bool((lengths == plan.kv_len[plan.num_decode :]).all()), context is not None, len(k)))
+        launch(q, k, v, plan, form, out, context)
+
+    monkeypatch.setattr(prefill_attention, "_launch", watch)
+    backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice())
+    backend.init_model()
+    plans.clear()
+    seen.clear()
+    assert Serving(backend, LIMITS).run(wanted) == expected
+    assert all(dense == fresh for fresh, dense, _ in seen)
+    assert {dense for _, dense, _ in seen} == {True, False}
+    assert any(plan.num_decode and plan.num_prefill and plan.reads_fresh for plan in plans)
+    # Dense tensors are those of the batch, the others KV memory.
+    assert all((tokens < 300) == dense for _, dense, tokens in seen)
 
 
 ASKING = [

@@ -90,6 +90,8 @@ def test_rotary_and_write_kv(generator, tokens, dtype):
     assert error(q, rotated[:, :heads]) < TOLERANCE[dtype]
     assert error(kv[where][:, :kv_heads], rotated[:, heads:]) < TOLERANCE[dtype]
     assert torch.equal(kv[where][:, kv_heads:], v)
+    kept = rotary_and_write_kv(qk, v, cos, sin, kv, where, keep_keys=True)
+    assert torch.equal(kept[:, :heads], q) and torch.equal(kept[:, heads:], kv[where][:, :kv_heads])
     kv[where] = 0
     assert not kv.any(), "another slot was written"
 

@@ -115,6 +115,18 @@ def test_heads_may_be_normalised_before_they_are_rotated(per_head: bool) -> None
     torch.testing.assert_close(kv[slots], torch.cat((expected[:, heads:], v), 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("weight", [None, torch.linspace(0.5, 2, 8)])
+def test_rotated_keys_may_be_kept_behind_the_queries(weight: torch.Tensor | None) -> None:
+    qk, v, slots = torch.randn(5, 8, 8), torch.randn(5, 2, 8), torch.tensor([4, 0, 9, 3, 7])
+    table = RotaryTable(8, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
+    angles = table.lookup(torch.tensor([0, 3, 3, 100, 499]), 500)
+    kv, again = torch.zeros(2, 11, 4, 8)
+    q = rotary_and_write_kv(qk, v, *angles, kv, slots, norm_weight=weight, eps=1e-5)
+    kept = rotary_and_write_kv(qk, v, *angles, again, slots, norm_weight=weight, eps=1e-5, keep_keys=True)
+    assert torch.equal(kept[:, :6], q) and torch.equal(kept[:, 6:], kv[slots, :2])
+    assert torch.equal(again, kv)
+
+
 def test_padding_tokens_may_share_the_hold_slot() -> None:
     kv = torch.zeros(11, 2, 4)
     table = RotaryTable(4, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))

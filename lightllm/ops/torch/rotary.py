@@ -44,13 +44,14 @@ def rotary_and_write_kv(
     interleaved: bool = False,
     norm_weight: torch.Tensor | None = None,
     eps: float = 0.0,
+    keep_keys: bool = False,
 ) -> torch.Tensor:
     if norm_weight is not None:
         qk = rms_norm(qk, norm_weight, eps)
     heads = qk.shape[1] - v.shape[1]
     rotated = rotary_embedding(qk, cos, sin, interleaved)
     write_kv(rotated[:, heads:], v, kv, slots)
-    return rotated[:, :heads]
+    return rotated if keep_keys else rotated[:, :heads]
 
 
 def write_kv(k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor) -> None:

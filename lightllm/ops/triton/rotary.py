@@ -19,20 +19,21 @@ from lightllm.ops.triton.tuning_case import TuningCase, grid
 from lightllm.ops.triton.write_kv import copy_heads
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["kept_heads"])
 def rotary_kernel(
     qk_ptr, v_ptr, cos_ptr, sin_ptr, weight_ptr, q_out_ptr, kv_ptr, slots_ptr,
     qk_stride, qk_head_stride, v_stride, v_head_stride, angle_stride, weight_head_stride,
     q_out_stride, q_out_head_stride, kv_stride, kv_head_stride,
-    heads, kv_heads, qk_blocks, eps,
+    heads, kv_heads, kept_heads, qk_blocks, eps,
     HEAD_DIM: tl.constexpr, ROTARY_DIM: tl.constexpr, INTERLEAVED: tl.constexpr, NORM: tl.constexpr,
     WRITE_KV: tl.constexpr, HEADS: tl.constexpr, HEAD_BLOCK: tl.constexpr, HALF_BLOCK: tl.constexpr,
     REST_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """q_out[t, h] = rotate(norm(qk[t, h])) for h < heads; kv[slots[t], h] = the same of the key heads, and the values.
+    """q_out[t, h] = rotate(norm(qk[t, h])) for h < kept_heads; kv[slots[t], h] = the same of the key heads, and the values.
 
     norm: x / sqrt(mean(x²) + eps) * weight[h]; rotate: see `_rotate_heads`. Grid (T, qk_blocks + ceil(kv_heads / HEADS)):
-    the last blocks copy values. Strides in elements; a slot times the stride needs 64 bits.
+    the last blocks copy values. kept_heads: the query heads, or all. Strides in elements; a slot times the stride
+    needs 64 bits.
     """
     token = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
@@ -54,14 +55,14 @@ def rotary_kernel(
             _rotate_heads(
                 qk_ptr, cos_ptr, sin_ptr, weight_ptr, q_out_ptr, kv_ptr,
                 qk_head_stride, weight_head_stride, q_out_head_stride, kv_head_stride,
-                block * HEADS, heads, kv_heads, eps,
+                block * HEADS, heads, kv_heads, kept_heads, eps,
                 HEAD_DIM, ROTARY_DIM, INTERLEAVED, NORM, True, HEADS, HALF_BLOCK, REST_BLOCK,
             )  # fmt: skip
     else:
         _rotate_heads(
             qk_ptr, cos_ptr, sin_ptr, weight_ptr, q_out_ptr, kv_ptr,
             qk_head_stride, weight_head_stride, q_out_head_stride, kv_head_stride,
-            block * HEADS, heads, kv_heads, eps,
+            block * HEADS, heads, kv_heads, kept_heads, eps,
             HEAD_DIM, ROTARY_DIM, INTERLEAVED, NORM, False, HEADS, HALF_BLOCK, REST_BLOCK,
         )  # fmt: skip
 
@@ -70,7 +71,7 @@ def rotary_kernel(
 def _rotate_heads(  # long because: one pass over three parts of a head (two halves of the pairs, and the rest)
     source, cos_ptr, sin_ptr, weight_ptr, q_out, kv_row,
     head_stride, weight_head_stride, q_out_head_stride, kv_head_stride,
-    first_head, heads, kv_heads, eps,
+    first_head, heads, kv_heads, kept_heads, eps,
     HEAD_DIM: tl.constexpr, ROTARY_DIM: tl.constexpr, INTERLEAVED: tl.constexpr, NORM: tl.constexpr,
     WRITE_KV: tl.constexpr, HEADS: tl.constexpr, HALF_BLOCK: tl.constexpr, REST_BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -109,10 +110,10 @@ def _rotate_heads(  # long because: one pass over three parts of a head (two hal
     real, imaginary = a * cos - b * sin, b * cos + a * sin
 
     q_out += head * q_out_head_stride
-    _store(q_out + first, real, inside & (head < heads))
-    _store(q_out + second, imaginary, inside & (head < heads))
+    _store(q_out + first, real, inside & (head < kept_heads))
+    _store(q_out + second, imaginary, inside & (head < kept_heads))
     if ROTARY_DIM < HEAD_DIM:
-        _store(q_out + rest, c, rest_inside & (head < heads))
+        _store(q_out + rest, c, rest_inside & (head < kept_heads))
     if WRITE_KV:
         kv_row += (head - heads) * kv_head_stride
         _store(kv_row + first, real, inside & (head >= heads))
@@ -139,7 +140,7 @@ def _store(pointers, values, mask):
 def rotary_embedding(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> torch.Tensor:
-    return _launch(x, None, cos, sin, None, None, interleaved, None, 0.0)
+    return _launch(x, None, cos, sin, None, None, interleaved, None, 0.0, False)
 
 
 def rotary_and_write_kv(
@@ -152,8 +153,9 @@ def rotary_and_write_kv(
     interleaved: bool = False,
     norm_weight: torch.Tensor | None = None,
     eps: float = 0.0,
+    keep_keys: bool = False,
 ) -> torch.Tensor:
-    return _launch(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps)
+    return _launch(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
 
 
 def _launch(
@@ -166,11 +168,13 @@ def _launch(
     interleaved: bool,
     norm_weight: torch.Tensor | None,
     eps: float,
+    keep_keys: bool,
 ) -> torch.Tensor:
     tokens, total_heads, head_dim = qk.shape
     kv_heads = 0 if v is None else v.shape[1]
     heads = total_heads - kv_heads
-    q_out = torch.empty((tokens, heads, head_dim), dtype=qk.dtype, device=qk.device)
+    kept_heads = total_heads if keep_keys else heads
+    q_out = torch.empty((tokens, kept_heads, head_dim), dtype=qk.dtype, device=qk.device)
     if tokens == 0:
         return q_out
     assert qk.stride(2) == 1 and cos.stride() == sin.stride() and cos.stride(2) == 1
@@ -184,7 +188,7 @@ def _launch(
         qk.stride(0), qk.stride(1), 0 if v is None else v.stride(0), 0 if v is None else v.stride(1),
         cos.stride(0), norm_weight.stride(0) if norm_weight is not None and norm_weight.dim() == 2 else 0,
         q_out.stride(0), q_out.stride(1), 0 if kv is None else kv.stride(0), 0 if kv is None else kv.stride(1),
-        heads, kv_heads, qk_blocks, eps,
+        heads, kv_heads, kept_heads, qk_blocks, eps,
         HEAD_DIM=head_dim, ROTARY_DIM=rotary_dim, INTERLEAVED=interleaved, NORM=norm_weight is not None,
         WRITE_KV=kv is not None, **_blocks(head_dim, rotary_dim), **config, **pdl_options(qk.device),
     )  # fmt: skip
@@ -220,7 +224,7 @@ def _case(
             "qk_stride": "i32:16", "qk_head_stride": "i32:16", "v_stride": "i32:16", "v_head_stride": "i32:16",
             "angle_stride": "i32:16", "weight_head_stride": "i32:16", "q_out_stride": "i32:16",
             "q_out_head_stride": "i32:16", "kv_stride": "i32:16", "kv_head_stride": "i32:16",
-            "heads": "i32:16", "kv_heads": "i32" if write else 0, "qk_blocks": "i32", "eps": "fp32",
+            "heads": "i32:16", "kv_heads": "i32" if write else 0, "kept_heads": "i32", "qk_blocks": "i32", "eps": "fp32",
             "HEAD_DIM": head_dim, "ROTARY_DIM": rotary_dim, "INTERLEAVED": interleaved, "NORM": norm,
             "WRITE_KV": write, **_blocks(head_dim, rotary_dim),
         },

@@ -100,6 +100,28 @@ def test_head_norm_covers_the_part_that_is_not_rotated(
     Case(2, 3, 1, head_dim, rotary_dim, norm="heads", interleaved=interleaved).check()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "rotary_dim", "norm", "interleaved"),
+    [(8, 8, 16, "none", False), (12, 3, 16, "heads", False), (71, 1, 4, "shared", False), (3, 2, 8, "heads", True)],
+)  # fmt: skip
+def test_rotated_keys_may_be_kept_behind_the_queries(
+    heads: int, kv_heads: int, rotary_dim: int, norm: str, interleaved: bool, dtype: torch.dtype
+) -> None:
+    case = Case(5, heads, kv_heads, 16, rotary_dim, dtype, norm, interleaved)
+    case.check()
+    cos, sin = angles(case.rotary_dim, case.positions, dtype)
+    written, case.kv = case.kv, torch.full_like(case.kv, float("nan"))
+    arguments = (case.qk, case.v, cos, sin, case.kv, case.slots, interleaved, case.weight, 1e-5)
+    queries = rotary_and_write_kv(*arguments)
+    kept = rotary_and_write_kv(*arguments, keep_keys=True)
+    x = case.qk if case.weight is None else rms_norm(case.qk, case.weight, 1e-5)
+    assert_close(kept, rotated_as_complex(x, case.positions, 10000.0, rotary_dim, interleaved), factor=10)
+    assert torch.equal(kept[:, :heads], queries)
+    assert torch.equal(kept[:, heads:], case.kv[case.slots, :kv_heads])
+    assert torch.equal(case.kv.nan_to_num(), written.nan_to_num())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", ["none", "heads"])
