@@ -34,5 +34,8 @@ def run_experts(
     `choose_experts` returns them; activation: from [n, 2 * width], the gate in the first half, to [n, width]. Returns
     [T, hidden] of x's dtype. Each expert's weights are read once, those of experts that no token uses not at all.
     """
-    assert isinstance(packed, PackedExperts)
+    if isinstance(packed, StackedExperts):
+        from lightllm.ops.triton import moe_experts as triton_impl
+
+        return triton_impl.run_experts(x, weights, experts, packed, activation)
     return torch_impl.run_experts(x, weights, experts, packed, activation)

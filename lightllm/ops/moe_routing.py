@@ -15,4 +15,8 @@ def choose_experts(
 
     Returns weights float32 [T, top_k] and experts int32 [T, top_k], the best first.
     """
+    if logits.is_cuda:
+        from lightllm.ops.triton import moe_routing as triton_impl
+
+        return triton_impl.choose_experts(logits, form, bias)
     return torch_impl.choose_experts(logits, form, bias)

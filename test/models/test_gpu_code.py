@@ -11,10 +11,11 @@ from support.model_driver import ModelDriver
 from support.model_zoo import NAMES, make_zoo_model
 
 from lightllm.models.registry import load_model
+from lightllm.ops import moe_experts
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu/test_models.py does this on a GPU")
 PROMPT = [(17 * i + 3) % 380 for i in range(21)]
-SHORT = ("gemma2", "bloom")
+SHORT = ("gemma2", "bloom", "deepseek-v3")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ def test_logits_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     zoo_model = make_zoo_model(tmp_path, name)
     # What follows changes nothing, but makes the context long enough for "phi3, long".
     expected = zoo_model.reference(PROMPT + PROMPT)[: len(PROMPT)]
+    monkeypatch.setattr(moe_experts, "PackedExperts", moe_experts.StackedExperts)
     model = load_model(str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
     driver = ModelDriver(model, shuffled=True)

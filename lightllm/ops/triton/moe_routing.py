@@ -1,0 +1,128 @@
+"""Choice of experts: a token a program, its experts in registers as groups x experts of a group."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.launch import pdl_options
+
+_SCORINGS = {"softmax": 0, "sigmoid": 1, "top_k_softmax": 2}
+
+
+@triton.jit
+def _best(values, index, nothing):
+    """The largest of values [G, S], and the lowest index where it stands."""
+    top = tl.max(tl.max(values, 1), 0)
+    place = tl.where(values == top, index, nothing)
+    return top, tl.min(tl.min(place, 1), 0)
+
+
+@triton.jit
+def choose_experts_kernel(
+    logits_ptr, bias_ptr, weights_ptr, experts_ptr, stride, scale,
+    TOP_K: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, TOP_GROUPS: tl.constexpr,
+    SCORING: tl.constexpr, NORMALISE: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """See `RoutingForm`; SIZE: experts of a group. Grid (T,)."""
+    token = tl.program_id(0).to(tl.int64)
+    group = tl.arange(0, BLOCK_G)
+    place = tl.arange(0, BLOCK_S)
+    index = group[:, None] * SIZE + place[None, :]
+    inside = (group < GROUPS)[:, None] & (place < SIZE)[None, :]
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    low = float("-inf")
+    scores = tl.load(logits_ptr + token * stride + index, mask=inside, other=low).to(tl.float32)
+    if SCORING == 0:
+        scores = tl.exp(scores - tl.max(tl.max(scores, 1), 0))
+        scores = scores / tl.sum(tl.sum(scores, 1), 0)
+    elif SCORING == 1:
+        scores = tl.sigmoid(scores)
+    choice = tl.where(inside, scores, low)
+    if BIAS:
+        choice += tl.load(bias_ptr + index, mask=inside, other=0.0)
+    if TOP_GROUPS < GROUPS:
+        worth = tl.max(choice, 1)
+        if BIAS:
+            first = tl.min(tl.where(choice == worth[:, None], place[None, :], BLOCK_S), 1)
+            second = tl.where(place[None, :] == first[:, None], low, choice)
+            worth += tl.max(second, 1)
+        worth = tl.where(group < GROUPS, worth, low)
+        stays = group < 0
+        for _ in tl.static_range(TOP_GROUPS):
+            left = tl.where(stays, low, worth)
+            chosen = tl.min(tl.where(left == tl.max(left, 0), group, BLOCK_G), 0)
+            stays = stays | (group == chosen)
+        choice = tl.where(stays[:, None], choice, low)
+    order = tl.arange(0, BLOCK_K)
+    weights = tl.zeros((BLOCK_K,), dtype=tl.float32)
+    experts = tl.zeros((BLOCK_K,), dtype=tl.int32)
+    for k in tl.static_range(TOP_K):
+        _, expert = _best(choice, index, BLOCK_G * BLOCK_S)
+        here = index == expert
+        score = tl.sum(tl.sum(tl.where(here & inside, scores, 0.0), 1), 0)
+        choice = tl.where(here, low, choice)
+        weights = tl.where(order == k, score, weights)
+        experts = tl.where(order == k, expert, experts)
+    if SCORING == 2:
+        weights = tl.where(order < TOP_K, weights, low)
+        weights = tl.exp(weights - tl.max(weights, 0))
+        weights = weights / tl.sum(weights, 0)
+    elif NORMALISE:
+        weights = weights / tl.sum(weights, 0)
+    out = token * TOP_K + order
+    tl.store(weights_ptr + out, weights * scale, mask=order < TOP_K)
+    tl.store(experts_ptr + out, experts, mask=order < TOP_K)
+
+
+def choose_experts(
+    logits: torch.Tensor, form: RoutingForm, bias: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = logits.shape[0]
+    weights = torch.empty((tokens, form.top_k), dtype=torch.float32, device=logits.device)
+    experts = torch.empty((tokens, form.top_k), dtype=torch.int32, device=logits.device)
+    if tokens == 0:
+        return weights, experts
+    assert logits.stride(1) == 1
+    choose_experts_kernel[(tokens,)](
+        logits, bias, weights, experts, logits.stride(0), form.scale,
+        num_warps=1, **_constants(form, bias is not None), **pdl_options(logits.device),
+    )  # fmt: skip
+    return weights, experts
+
+
+def _constants(form: RoutingForm, bias: bool) -> dict[str, int | bool]:
+    size = form.num_experts // form.groups
+    return {
+        "TOP_K": form.top_k, "GROUPS": form.groups, "SIZE": size, "TOP_GROUPS": form.top_groups,
+        "SCORING": _SCORINGS[form.scoring], "NORMALISE": form.normalise, "BIAS": bias,
+        "BLOCK_G": triton.next_power_of_2(form.groups), "BLOCK_S": triton.next_power_of_2(size),
+        "BLOCK_K": triton.next_power_of_2(form.top_k),
+    }  # fmt: skip
+
+
+COMPILE_CASES = [
+    CompileCase(
+        kernel=choose_experts_kernel,
+        label=label,
+        arguments={
+            "logits_ptr": "*fp32:16", "bias_ptr": "*fp32:16" if bias else None, "weights_ptr": "*fp32:16",
+            "experts_ptr": "*i32:16", "stride": "i32:16", "scale": "fp32", **_constants(form, bias),
+        },
+        launch={"num_warps": 1},
+    )
+    for label, form, bias in (
+        ("Qwen3: 8 of 128", RoutingForm(128, 8, normalise=True), False),
+        ("DeepSeek-V2: 6 of 160 in 8 groups", RoutingForm(160, 6, groups=8, top_groups=3, scale=16.0), False),
+        ("DeepSeek-V3: 8 of 256 in 8 groups, biased", RoutingForm(
+            256, 8, scoring="sigmoid", normalise=True, groups=8, top_groups=4, scale=2.5), True),
+        ("gpt-oss: 4 of 128", RoutingForm(128, 4, scoring="top_k_softmax"), False),
+    )
+]  # fmt: skip
