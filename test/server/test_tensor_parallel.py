@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.checkpoints import make_checkpoint
+from support.model_zoo import make_zoo_model
 from support.parallel_requests import Stream, answer, check_ended_with_an_error, expected_answers, requests
 from support.server import LightLLMServer
 
@@ -17,6 +18,13 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "one KV head": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     "two KV heads": ("qwen3", {"num_key_value_heads": 2}),
 }
+
+
+def make_model(path: Path, shape: str) -> Path:
+    if shape not in SHAPES:
+        return make_zoo_model(path, shape).path
+    architecture, fields = SHAPES[shape]
+    return make_checkpoint(path, architecture, **fields)
 
 
 def options(path: Path, ranks: int, *more: str) -> list[str]:
@@ -35,14 +43,14 @@ def options(path: Path, ranks: int, *more: str) -> list[str]:
             for ranks, shape in [
                 (2, "as many KV heads as ranks"),
                 (2, "two KV heads"),
+                *((ranks, name) for ranks in (2, 4) for name in ("qwen3-moe", "deepseek-v3")),
                 *((4, s) for s in SHAPES),
             ]
         ),
     ],
 )
 def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, ranks: int, shape: str) -> None:
-    architecture, fields = SHAPES[shape]
-    path = make_checkpoint(tmp_path / "model", architecture, **fields)
+    path = make_model(tmp_path / "model", shape)
     expected = expected_answers(path)
     with (
         LightLLMServer(options(path, ranks, "--chunked_prefill_size", "16")) as server,
