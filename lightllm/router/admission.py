@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,20 @@ class Prefill(NamedTuple):
     """Tokens of its context that others have in memory, and that count already."""
     waits: bool = False
     """It may sit out rounds in which one of those ahead computes."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Queue:
+    """What is ahead of a prefill, as a sum. Numbers, not arrays: most candidates are looked at alone."""
+
+    work: int = 0
+    """Prompt tokens still to be computed."""
+    longest: int = 0
+    """Most of them in one prompt."""
+    prompts: int = 0
+    one_by_one: int = 0
+    """Rounds if each round had a chunk of one prompt only."""
+    someone_waits: bool = False
 
 
 class Forecast:
@@ -57,12 +72,10 @@ class Forecast:
         self._held = 0
         self._most = 0
         """Slots in use if everybody ran to his limit and nobody ended."""
-        self._prefill_work = 0
-        self._longest_work = 0
-        self._prefills = 0
+        self._queue = _Queue()
         self._running = 0
-        self._rounds_one_by_one = 0
-        self._someone_waits = False
+        self.missing = 0
+        """Slots that the candidate refused last would need beside all that there are."""
 
     def add_decoding(
         self, held: np.ndarray, generated: np.ndarray, limit: np.ndarray, exact: np.ndarray
@@ -74,19 +87,23 @@ class Forecast:
     def add_prefilling(self, prompts: list[Prefill]) -> None:
         """Requests whose prompts are not complete yet, in the order in which they are served."""
         if prompts:
-            self._add_prefilling(self._entries(prompts), prompts)
+            entries, self._queue = self._behind(prompts)
+            self._append(entries)
 
     def admit(self, prompts: list[Prefill]) -> bool:
         """Adds these candidates, all or none; False if they do not fit."""
         if self._running + len(prompts) > self._token_budget:
             return False  # a round would have no room for a decode row of each
+        self.missing = 0
         least = sum(p.context - p.counted - 1 for p in prompts) + max(self._held, self._usage.soonest)
         if self._running and least > self._capacity:
+            self.missing = int(least) - self._capacity
             return False  # as most do on a full server: the rest need not be worked out
-        candidates = self._entries(prompts)
+        candidates, queue = self._behind(prompts)
         if not self._fits(candidates):
             return False
-        self._add_prefilling(candidates, prompts)
+        self._queue = queue
+        self._append(candidates)
         return True
 
     def peak(self) -> int:
@@ -100,64 +117,53 @@ class Forecast:
         if not self._running:
             to_come = np.maximum(candidates.limit - candidates.generated, 1)
             return peak(candidates.held, to_come, candidates.delay) <= self._capacity
-        return (
-            self._held + int(candidates.held.sum()) <= self._capacity
-            and self._usage.peak_with(candidates) <= self._capacity
-        )
+        needed = max(self._held + candidates.total, self._usage.peak_with(candidates))
+        self.missing = needed - self._capacity
+        return needed <= self._capacity
 
     def _append(self, entries: Entries) -> None:
         self._usage.add(entries)
-        self._held += int(entries.held.sum())
+        self._held += entries.total
         self._most += entries.most
         self._running += len(entries.held)
 
-    def _add_prefilling(self, entries: Entries, prompts: list[Prefill]) -> None:
-        work = np.array([p.work for p in prompts], dtype=np.int64)
-        self._rounds_one_by_one += int(self._steps(work).sum())
-        self._someone_waits |= any(p.waits for p in prompts)
-        self._prefill_work += int(work.sum())
-        self._longest_work = max(self._longest_work, int(work.max()))
-        self._prefills += len(prompts)
-        self._append(entries)
-
-    def _entries(self, prompts: list[Prefill]) -> Entries:
-        """The whole context counts as held from the first round on. Nobody who comes later delays a prefill: those
-        ahead do, with their chunks, and as decode rows afterwards."""
+    def _behind(self, prompts: list[Prefill]) -> tuple[Entries, _Queue]:
+        """These as entries behind all that prefill, and what is ahead of those behind them. The whole context counts as
+        held from the first round on. Nobody who comes later delays a prefill: those ahead do, with their chunks, and as
+        decode rows afterwards."""
         # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
         # token's slot, and the last one needs none.
-        numbers = [(p.context - p.counted, p.work, p.generated, p.limit) for p in prompts]
-        context, work, generated, limit = np.array(numbers, dtype=np.int64).T
-        exact, waits = np.array([(p.exact, p.waits) for p in prompts], dtype=bool).T
+        rounds, queue = self._prefill_rounds(prompts)
+        numbers = [
+            (p.context - p.counted - 1, r, p.generated, p.limit) for p, r in zip(prompts, rounds, strict=True)
+        ]
+        held, delay, generated, limit = np.array(numbers, dtype=np.int64).T
+        exact = np.array([p.exact for p in prompts], dtype=bool)
         to_come = np.maximum(self._policy.outputs_to_come(generated, limit, exact), 1)
-        held, delay = context - 1, self._prefill_rounds(work, waits)
         if self._decode_rounds is not None:
             # Memory grows in decode rounds alone, so these are the clock: the first output has come before the first.
             held, to_come, delay = held + 1, to_come - 1, delay * self._decode_rounds + 1
-        return Entries(held, to_come, delay, generated, limit, exact)
+        return Entries(held, to_come, delay, generated, limit, exact), queue
 
-    def _prefill_rounds(self, work: np.ndarray, waits: np.ndarray) -> np.ndarray:
-        """int64 [n]: rounds with prefill until each of these has been prefilled, at most."""
-        ahead = np.arange(len(work), dtype=np.int64)
-        if self._whole_prompts:
-            return self._prefills + ahead + 1
-        room = np.maximum(self._token_budget - self._decode_rows(ahead), 1)
-        # Whoever has more work than a chunk may leave budget unused; only chunks are certain behind such a one.
-        longest = np.maximum(np.maximum.accumulate(work), self._longest_work)
-        room = np.where(longest > self._chunk, np.minimum(room, self._chunk), room)
-        rounds = -(-(self._prefill_work + np.cumsum(work)) // room)
-        if self._someone_waits or waits.any():
-            # Whoever sits out leaves budget unused; only the first in the row is certain to have its chunk.
-            uncertain = np.logical_or.accumulate(waits) | self._someone_waits
-            one_by_one = self._rounds_one_by_one + np.cumsum(self._steps(work))
-            rounds = np.where(uncertain, one_by_one, rounds)
-        return rounds
-
-    def _decode_rows(self, ahead: np.ndarray) -> np.ndarray | int:
-        """Decode rows beside the prefill of those that have `ahead` candidates before them, at most."""
-        return self._running + ahead if self._decode_rounds is None else 0
-
-    def _steps(self, work: np.ndarray) -> np.ndarray:
-        """int64 [n]: rounds that each needs while it is the first in the row."""
-        ahead = np.arange(len(work), dtype=np.int64)
-        room = np.clip(self._token_budget - self._decode_rows(ahead), 1, self._chunk)
-        return -(-work // room)
+    def _prefill_rounds(self, prompts: list[Prefill]) -> tuple[list[int], _Queue]:
+        """Rounds with prefill until each of these has been prefilled, at most; and the queue with them."""
+        queue = dataclasses.replace(self._queue)
+        rounds: list[int] = []
+        for ahead, prompt in enumerate(prompts):
+            decode_rows = self._running + ahead if self._decode_rounds is None else 0
+            room = max(self._token_budget - decode_rows, 1)
+            chunk = min(room, self._chunk)
+            queue.prompts += 1
+            queue.work += prompt.work
+            queue.longest = max(queue.longest, prompt.work)
+            queue.one_by_one += -(-prompt.work // chunk)
+            queue.someone_waits |= prompt.waits
+            if self._whole_prompts:
+                rounds.append(queue.prompts)
+            elif queue.someone_waits:
+                # Whoever sits out leaves budget unused; only the first in the row is certain to have its chunk.
+                rounds.append(queue.one_by_one)
+            else:
+                # So may whoever has more work than a chunk; only chunks are certain behind such a one.
+                rounds.append(-(-queue.work // (chunk if queue.longest > self._chunk else room)))
+        return rounds, queue

@@ -15,7 +15,9 @@ from lightllm.router.schedule_policy import Conservative
 from lightllm.router.waiting import WaitingGroup, WaitingList
 
 SKIPPED = 7
-"""Rounds in which nobody tries, if nobody could before, none has come since, and none has left."""
+"""Rounds in which nobody tries, at most, if nobody could before, and it is not likely that anybody can now."""
+PEAK_ROUNDS = 8
+"""The expected peak is worked out for the statistics at most every so many rounds."""
 SCANNED = 32
 """Waiting groups that are looked at in one round."""
 TRIED = 2
@@ -40,9 +42,14 @@ class Entry:
         self._running = running
         self._waiting = waiting
         self._deadlines = deadlines
-        self._stuck_at: tuple[int, int] | None = None
-        """(running, waiting) when nobody of those that wait could enter."""
+        self._stuck = False
+        """Nobody of those that wait could enter, then with this group in front, so many waiting, and so much given back:"""
+        self._stuck_at: tuple[WaitingGroup | None, int, int] = None, 0, 0
+        self._missing = 0
+        """Slots without which nobody could have entered then."""
         self._skipped = 0
+        self._peak = 0
+        self._peak_at = -PEAK_ROUNDS
         self._rounds_alone = 0
 
     def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
@@ -51,16 +58,32 @@ class Entry:
         the round for prefill chunks; `whole`: no prompt is split."""
         if self._holds_back():
             return
-        state = len(self._running.requests), self._waiting.count
-        if state == self._stuck_at and self._skipped < SKIPPED:
+        if self._stuck and self._skipped < SKIPPED and self._still_stuck():
             self._skipped += 1
             return
         before = self._waiting.ahead_of(None)
         blocked = self._in_turn(room, whole, reserve)
         after = self._waiting.ahead_of(None)
         self._deadlines.admitted(before[0] - after[0], before[1] - after[1], blocked, now)
-        self._stuck_at = state if blocked and before == after else None
+        self._stuck = blocked and before == after
+        self._stuck_at = next(self._waiting.in_turn(), None), self._waiting.count, self._given_back()
         self._skipped = 0
+
+    def _given_back(self) -> int:
+        """Slots that those who have left so far held, or were counted with."""
+        running = self._running
+        return running.given_back + (0 if self._policy.may_err else running.given_up)
+
+    def _still_stuck(self) -> bool:
+        """Whether those in turn are the same as before, and what has been given back since is less than they lacked. What
+        others are expected to take has hardly fallen by more than that, while nobody else has left."""
+        front, count, given_back = self._stuck_at
+        return (
+            bool(self._running.requests)
+            and self._given_back() - given_back < self._missing
+            and (self._waiting.count <= count or count >= SCANNED)
+            and next(self._waiting.in_turn(), None) is front
+        )
 
     def _holds_back(self) -> bool:
         """LightLLM's --disable_aggressive_schedule: whether the streams have this round to themselves."""
@@ -80,6 +103,7 @@ class Entry:
         forecast = None
         passed: list[WaitingGroup] = []
         refused: list[WaitingGroup] = []
+        lacking: list[int] = []
         for group, _ in zip(self._waiting.in_turn(), range(SCANNED), strict=False):
             if queued >= room or len(refused) > TRIED:
                 break
@@ -94,6 +118,7 @@ class Entry:
                 fits = enough and forecast.admit(prompts)
                 if not fits:
                     refused.append(group)
+                    lacking.append(forecast.missing if enough else 1)
             if fits:
                 self._waiting.enter(group, passed)
                 for request, prompt in zip(group.requests, prompts, strict=True):
@@ -105,7 +130,17 @@ class Entry:
                 passed.append(group)
                 if not group.may_be_passed(limits.max_overtakes):
                     break
+        self._missing = min(lacking, default=1)
         return bool(passed)
+
+    def expected_peak(self) -> int:
+        """The most slots that those who run will need, as was foreseen a few rounds ago at most."""
+        if not self._running.requests:
+            self._peak_at = -PEAK_ROUNDS
+            return 0
+        if self._policy.seq - self._peak_at >= PEAK_ROUNDS:
+            self._peak, self._peak_at = self.forecast().peak(), self._policy.seq
+        return self._peak
 
     def _prompts(self, group: list[Request], cached: list[CachedPrefix]) -> list[Prefill]:
         """The siblings in a group wait for the first one, and share its prompt. What one running request alone has does
@@ -174,9 +209,6 @@ def _prefill(request: Request, context: int, work: int, counted: int, waits: boo
 
 def _asks_for_more(group: WaitingGroup, other: WaitingGroup) -> bool:
     """Whether `group` needs no less than `other` in every respect: then it fits no better."""
-    mine, others = group.requests[0], other.requests[0]
-    return (
-        len(group.requests) >= len(other.requests)
-        and mine.known_tokens >= others.known_tokens
-        and mine.max_new_tokens - len(mine.output_ids) >= others.max_new_tokens - len(others.output_ids)
-    )
+    requests, context, to_come = group.asks
+    others, their_context, theirs_to_come = other.asks
+    return requests >= others and context >= their_context and to_come >= theirs_to_come

@@ -16,6 +16,11 @@ class FreeRuns:
         self._starts = np.zeros(1 if capacity else 0, dtype=np.int64)
         self._ends = np.full_like(self._starts, capacity)
         self._added: list[tuple[np.ndarray, np.ndarray]] = []
+        self._added_slots: list[np.ndarray] = []
+        self._longest = capacity
+        """No run has more slots."""
+        self._exact = True
+        """`_longest` is that of a run."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         self._settle()
@@ -28,29 +33,44 @@ class FreeRuns:
 
     def add_slots(self, slots: np.ndarray) -> None:
         """Returns distinct slots; int [n], in any order."""
-        if not len(slots):
-            return
-        slots = np.sort(slots)
-        breaks = np.flatnonzero(slots[1:] - slots[:-1] != 1)
-        self.add(slots[np.append(0, breaks + 1)], slots[np.append(breaks, len(slots) - 1)] + 1)
+        if len(slots):
+            self.total += len(slots)
+            self._added_slots.append(slots)
 
     def longest(self) -> int:
         """Slots of the longest run; 0 if nothing is free."""
         self._settle()
-        return int((self._ends - self._starts).max()) if len(self._starts) else 0
+        if not self._exact:
+            self._longest = int((self._ends - self._starts).max()) if len(self._starts) else 0
+            self._exact = True
+        return self._longest
 
     def take_fitting(self, length: int) -> int | None:
         """Start of `length` slots from the smallest run that has them; None if none has."""
         self._settle()
+        if length > self._longest:
+            return None
         lengths = self._ends - self._starts
         spare = np.where(lengths >= length, lengths - length, np.iinfo(np.int64).max)
         place = int(spare.argmin()) if len(spare) else 0
         if not len(spare) or lengths[place] < length:
+            self._longest, self._exact = length - 1, False
             return None
         start = int(self._starts[place])
         self._starts[place] += length
         self._taken(length)
         return start
+
+    def take_after(self, place: int, want: int) -> int:
+        """Takes up to `want` slots from the run that begins exactly at `place` (0: nowhere); how many there were."""
+        self._settle()
+        at = int(self._starts.searchsorted(place))
+        if not place or at == len(self._starts) or self._starts[at] != place:
+            return 0
+        taken = min(want, int(self._ends[at]) - place)
+        self._starts[at] += taken
+        self._taken(taken)
+        return taken
 
     def take_following(self, places: np.ndarray, wants: np.ndarray, align: int) -> np.ndarray:
         """int64 [n]: slots taken from the runs that begin exactly at `places` (int [n], distinct; 0: nowhere). All of `wants`
@@ -103,11 +123,19 @@ class FreeRuns:
 
     def _taken(self, count: int) -> None:
         self.total -= count
+        self._exact = False
         left = self._starts < self._ends
         if not left.all():
             self._starts, self._ends = self._starts[left], self._ends[left]
 
     def _settle(self) -> None:
+        if self._added_slots:
+            slots = np.sort(np.concatenate(self._added_slots))
+            self._added_slots.clear()
+            last = np.flatnonzero(slots[1:] - slots[:-1] != 1)
+            self._added.append(
+                (np.append(slots[:1], slots[last + 1]), np.append(slots[last], slots[-1:]) + 1)
+            )
         if not self._added:
             return
         starts = np.concatenate([self._starts, *(starts for starts, _ in self._added)])
@@ -115,6 +143,7 @@ class FreeRuns:
         self._added.clear()
         order = np.argsort(starts, kind="stable")
         starts, ends = starts[order], ends[order]
+        self._longest, self._exact = self.total, False
         apart = np.ones(len(starts) + 1, dtype=bool)
         np.not_equal(starts[1:], ends[:-1], out=apart[1:-1])
         self._starts, self._ends = starts[apart[:-1]], ends[apart[1:]]

@@ -21,7 +21,7 @@ from lightllm.router.radix_cache import RadixCache, common_length
 from lightllm.router.request import Request
 from lightllm.router.token_memory import TokenMemory
 
-EVICT_AT_ONCE = 256
+EVICT_AT_ONCE = 1024
 """Cached tokens, at most 1/64 of the memory: small bites would crumble it, and come back every round."""
 
 

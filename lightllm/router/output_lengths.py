@@ -76,18 +76,19 @@ class OutputLengths:
     def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:
         """float64 [n]: the probability that an output is longer than generated + more, given that it is longer than
         generated; 1 where nothing is known."""
-        so_far = self._at(generated)
-        then = self._at(generated + more)
-        return np.divide(then, so_far, out=np.ones(np.broadcast(then, so_far).shape), where=so_far > 0)
+        alive = self._survival.take(generated + more, mode="clip")
+        so_far = self._survival.take(generated, mode="clip")
+        if self._survival[-1]:
+            alive /= so_far
+        else:  # nobody went on beyond the last length: of who does all the same nothing is known
+            alive = np.where(so_far > 0, alive / np.where(so_far > 0, so_far, 1.0), 1.0)
+        return alive
 
     def moments(self, limit: int) -> tuple[float, float]:
         """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all
         that ended so far count as ending there."""
         known = self._survival[: min(limit, max(len(self._survival) - 1, 1))]
         return max(float(known.sum()), 1.0), float(known @ np.arange(len(known)))
-
-    def _at(self, length: np.ndarray) -> np.ndarray:
-        return self._survival[np.minimum(length, len(self._survival) - 1)]
 
 
 def _at_least(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:

@@ -33,7 +33,8 @@ class Conservative:
     def __init__(self, lengths: OutputLengths | None = None) -> None:
         self.lengths = OutputLengths() if lengths is None else lengths
         """What is known of recent outputs."""
-        self._seq = 0
+        self.seq = 0
+        """The round that forecasts are for."""
 
     def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, exact: np.ndarray) -> np.ndarray:
         """int64 [n]: further outputs of requests that have `generated` of at most `limit`; from 0 to limit - generated."""
@@ -45,16 +46,16 @@ class Conservative:
 
     def begin_round(self, seq: int, used: float) -> None:
         """Forecasts from now on are for round `seq`. `used`: the share of the memory that requests need now."""
-        self._seq = seq
+        self.seq = seq
 
     def observe(self, generated: np.ndarray) -> None:
         """What the running requests that may end early have generated so far, in this round."""
-        self.lengths.update(generated, self._seq)
+        self.lengths.update(generated, self.seq)
 
     def learn(self, length: int, ended: bool) -> None:
         """An output that might have ended early had `length` tokens; not `ended`: it was cut off, by its limit or by its
         client."""
-        self.lengths.add(length, ended, self._seq)
+        self.lengths.add(length, ended, self.seq)
 
 
 class Aggressive(Conservative):

@@ -245,7 +245,7 @@ class Scheduler:
         counts.slots_used = self._running.kv.in_use
         counts.slots_cached = self._running.kv.cache.evictable
         counts.in_flight_rounds = len(self._in_flight)
-        counts.estimated_peak = self._entry.forecast().peak() if self._running.requests else 0
+        counts.estimated_peak = self._entry.expected_peak()
         return counts
 
     def check_invariants(self) -> None:

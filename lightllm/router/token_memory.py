@@ -104,7 +104,7 @@ class TokenMemory:
         held = int(self._count[row])
         if count:
             self.used -= count
-            self._runs.add_slots(self._table[row, held : held + count])
+            self._runs.add_slots(self._table[row, held : held + count].copy())
             self._runs.add(self._next[[row]], self._end[[row]])
             self._next[row] = self._end[row] = self._table[row, held - 1] + 1 if held else 0
         if held == self._first[row]:  # what was ceded may be to compute again
@@ -171,12 +171,12 @@ class TokenMemory:
         runs, share = self._runs, self._share()
         missing = len(slots)
         want = missing + max(0, int(self._wanted[row] - self._count[row]))
-        place = self._end[[row]]
-        following = int(runs.take_following(place, np.array([want]), 1 << 62)[0])
+        place = int(self._end[row])
+        following = runs.take_after(place, want)
         if following:
             count = min(following, missing)
-            slots[:count] = np.arange(place[0], place[0] + count)
-            self._next[row], self._end[row] = place[0] + count, place[0] + following
+            slots[:count] = np.arange(place, place + count)
+            self._next[row], self._end[row] = place + count, place + following
             slots, missing, want = slots[count:], missing - count, want - following
         if not missing:
             return
@@ -220,7 +220,7 @@ class TokenMemory:
         runs = self._runs
         for _ in range(3):
             missing = max(size * count - runs.total, size if runs.longest() < size else 0)
-            if missing <= 0 or not len(evicted := self._evict(missing)):
+            if missing <= 0 or not self._evictable() or not len(evicted := self._evict(missing)):
                 break
             self.reclaim(evicted)
         while runs.total < least:

@@ -18,12 +18,19 @@ from lightllm.router.request import Request, State
 class WaitingGroup:
     """Requests that are admitted together; it is in the list while one of them waits."""
 
-    __slots__ = ("overtaken", "requests")
+    __slots__ = ("asks", "overtaken", "requests")
 
     def __init__(self, requests: list[Request]) -> None:
         self.requests = requests
         self.overtaken = 0
         """How many groups behind it have entered before it."""
+        self._measure()
+
+    def _measure(self) -> None:
+        """Who waits generates nothing, so that this changes only with the list of `requests`."""
+        first = self.requests[0]
+        self.asks = len(self.requests), first.known_tokens, first.max_new_tokens - len(first.output_ids)
+        """(requests, context and most outputs to come of the first one)"""
 
     @property
     def serial(self) -> int:
@@ -36,6 +43,8 @@ class WaitingGroup:
         """Forgets those that ended while they waited; whether anybody is left."""
         if not all(map(_waits, self.requests)):
             self.requests = [r for r in self.requests if _waits(r)]
+            if self.requests:
+                self._measure()
         return bool(self.requests)
 
 
