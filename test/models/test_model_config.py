@@ -82,7 +82,7 @@ def test_model_type_stands_in_for_architectures() -> None:
 def test_a_config_without_anything_names_what_it_lacks(architecture: str) -> None:
     with pytest.raises(
         InvalidModel,
-        match="config.json lacks (hidden_size|n_emb|num_|n_layer|kv_channels|intermediate_size|ff_)",
+        match="config.json lacks (hidden_size|n_emb|num_|n_layer|kv_channels|intermediate_size|ff_|kv_lora_rank)",
     ):
         normalise({}, architecture)
 
