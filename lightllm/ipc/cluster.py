@@ -112,7 +112,8 @@ class NodeListener:
         return connection, message
 
     def send(self, connection: bytes, message: bytes) -> bool:
-        """False: the connection is gone."""
+        """False: the connection is gone. A message that is sent just after its end (ZMQ takes a millisecond to take
+        note, also after `events` has told of it) counts as sent, and is lost."""
         try:
             self.socket.send_multipart([connection, message])
         except zmq.ZMQError as error:

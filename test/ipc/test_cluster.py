@@ -51,7 +51,7 @@ def test_who_knows_the_secret_is_heard_and_answered(context: zmq.Context, listen
     assert wait_for(node.receive) == b"welcome"
     node.close()
     assert wait_for(lambda: listener.events()[1]) == 1
-    assert not listener.send(connection, b"are you there?")
+    assert wait_for(lambda: not listener.send(connection, b"are you there?"))
 
 
 def test_who_has_another_secret_is_refused_and_both_see_it(
