@@ -8,7 +8,8 @@ import numpy as np
 
 
 class FreeRuns:
-    """Disjoint runs [start, end), merged, in the order of their places. What is added is sorted in when it is asked for."""
+    """Disjoint runs [start, end), merged, in the order of their places. What is added is sorted in when a run is asked for;
+    who asks for any slots gets them from what has not been sorted in yet, at no cost."""
 
     def __init__(self, capacity: int) -> None:
         self.total = capacity
@@ -36,6 +37,11 @@ class FreeRuns:
         if len(slots):
             self.total += len(slots)
             self._added_slots.append(slots)
+
+    def add_run(self, start: int, end: int) -> None:
+        """Returns a run, which may be empty."""
+        if start < end:
+            self.add(np.array([start]), np.array([end]))
 
     def longest(self) -> int:
         """Slots of the longest run; 0 if nothing is free."""
@@ -99,6 +105,21 @@ class FreeRuns:
         self._drop(last, cut)
         self.total -= count + cut - int(slots[-1]) - 1
         return slots, cut
+
+    def take_any(self, count: int) -> np.ndarray:
+        """int [count]: slots wherever they are, those first that were returned last. There must be so many."""
+        parts = []
+        while count and self._added_slots:
+            slots = self._added_slots.pop()
+            if len(slots) > count:
+                self._added_slots.append(slots[count:])
+                slots = slots[:count]
+            parts.append(slots)
+            count -= len(slots)
+            self.total -= len(slots)
+        if count:
+            parts.append(self.take_first(count, 1)[0])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def take_pieces(self, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """`count` runs (starts, ends) of at most `size` slots with the lowest numbers, cut at multiples of `size`. There

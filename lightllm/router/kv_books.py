@@ -71,8 +71,9 @@ class KvBooks:
             if i and not request.output_ids and not group[0].output_ids:
                 found.append(found[0])
                 continue
-            limit = self._match_limit(request, request.known_tokens)
-            length, free, shared = self.cache.peek(request.all_ids()[:limit]) if limit else (0, 0, 0)
+            ids = request.all_ids()
+            limit = self._match_limit(request, len(ids))
+            length, free, shared = self.cache.peek(ids[:limit]) if limit else (0, 0, 0)
             found.append(CachedPrefix(length, length - free, shared))
             unlocked += free
         return found, min(unlocked, self.cache.evictable)
@@ -116,14 +117,14 @@ class KvBooks:
         own = self.own.slots(request.row)
         return np.concatenate([self.cache.path_slots(request.node), own]) if request.shared else own
 
-    def take_one_each(self, rows: np.ndarray) -> np.ndarray:
-        """int32 [n]: a slot for each row. The caller has checked `available`."""
-        self._make_free(len(rows))
-        return self.own.take_one_each(rows)
+    def make_free(self, count: int) -> None:
+        """Evicts until `count` slots are free, or nothing is left to evict. The caller has checked `available`."""
+        if self.own.free < count and self.cache.evictable:
+            self.own.reclaim(self._evict(count - self.own.free))
 
     def take_chunk(self, request: Request, start: int, end: int, seq: int) -> np.ndarray:
-        """int32: slots for tokens [start, end) of the context, which round `seq` computes; they enter the cache."""
-        self._make_free(end - start)
+        """int32: slots for tokens [start, end) of the context, which round `seq` computes; they enter the cache. They have
+        been made free."""
         slots = self.own.take(request.row, end - start)
         if self.would_share(request, start):
             assert request.node is not None
@@ -147,11 +148,11 @@ class KvBooks:
         """The request leaves its row: what is confirmed of its tokens stays in the cache, the rest is free."""
         assert request.node is not None
         first = last = request.shared
-        if self._enabled and request.known_tokens > len(request.context):
-            last = request.known_tokens - 1  # the token sampled last has no KV
+        if self._enabled and (known_tokens := request.known_tokens) > len(request.context):
+            last = known_tokens - 1  # the token sampled last has no KV
         if last > first:
-            own = self.own.slots(request.row)[: last - first]
-            _, known = self.cache.insert(request.all_ids()[first:last].copy(), own, request.node)
+            own = self.own.slots(request.row, last - first)
+            _, known = self.cache.insert(request.ids(first, last), own, request.node)
             self.own.release(request.row, known, last - first)
         else:
             self.own.release(request.row)
@@ -203,7 +204,15 @@ class KvBooks:
 
     def may_wait(self, request: Request, known: int, prefilling: list[Request]) -> bool:
         """Whether the request, of whose context `known` tokens are cached, may ever wait for one that prefills."""
-        return any(self.overlap(request, known, other, len(other.context)) for other in prefilling)
+        if not prefilling or known >= request.known_tokens:
+            return False
+        token = request.all_ids()[known]
+        return any(
+            known < len(other.context)
+            and other.context[known] == token  # as for few
+            and self.overlap(request, known, other, len(other.context))
+            for other in prefilling
+        )
 
     def siblings_wait(self, request: Request, known: int) -> bool:
         """Whether the siblings of a request wait for its prompt if they enter with it."""
@@ -213,11 +222,6 @@ class KvBooks:
         """The last token of a context is always computed; log-probabilities of a prompt need all of it."""
         unreported = request.params.prompt_logprobs >= 0 and request.prompt_logprobs_sent < request.prompt_len
         return 0 if unreported or not self._enabled else length - 1
-
-    def _make_free(self, count: int) -> None:
-        """Evicts until `count` slots are free, or nothing is left to evict."""
-        if self.own.free < count and self.cache.evictable:
-            self.own.reclaim(self._evict(count - self.own.free))
 
     def _evict(self, count: int) -> np.ndarray:
         return self.cache.evict(max(count, self._evict_at_once))

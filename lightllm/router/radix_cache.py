@@ -80,6 +80,8 @@ class RadixCache:
         """(length of the longest prefix, how many of its tokens nobody locks, how many are locked more than once),
         changing nothing."""
         length = unlocked = shared = 0
+        if len(tokens) and int(tokens[0]) not in self.root.children:
+            return 0, 0, 0  # as most
         for child, common in self._walk(tokens, self.root):
             length += common
             if not child.locks:

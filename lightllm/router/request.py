@@ -171,6 +171,13 @@ class Request:
             return self.prompt_ids
         return np.concatenate([self.prompt_ids, np.asarray(self.output_ids, dtype=np.int32)])
 
+    def ids(self, start: int, end: int) -> np.ndarray:
+        """int32 [end - start]: a copy of these of `all_ids`."""
+        outputs = start - self.prompt_len
+        if outputs < 0:
+            return self.all_ids()[start:end].copy()
+        return np.array(self.output_ids[outputs : end - self.prompt_len], dtype=np.int32)
+
     def join_row(self, prefix_slots: np.ndarray) -> JoinRow:
         """How a backend learns of this request; `prefix_slots` int32: slots of the context that has KV already."""
         return JoinRow(

@@ -131,7 +131,7 @@ class Running:
         return ending + sum(int(self.kv_len[request.row]) for request in self.pausing)
 
     def confirm(self, rows: np.ndarray, tokens: np.ndarray) -> None:
-        """A token (int32 [n]) has come for each of `rows` (int32 [n])."""
+        """A token (int32 [n]) has come for each of `rows` (int64 [n])."""
         for row in self.recent_outputs.append(rows, tokens):
             request = self.by_row[row]
             assert request is not None and request.output_ids  # moves them
@@ -153,7 +153,8 @@ class Running:
     def plan(self, seq: int, batch: DecodeBatch, chunks: list[Chunk]) -> tuple[Round, PlannedRound]:
         """Takes the slots, advances the planned state, and makes the round. Memory has been checked."""
         rows = batch.rows
-        slots = self.kv.take_one_each(rows) if len(rows) else EMPTY_INT32
+        self.kv.make_free(len(rows) + sum(chunk.end - chunk.start for chunk in chunks))
+        slots = self.kv.own.take_one_each(rows) if len(rows) else EMPTY_INT32
         kv_len = self.kv_len[rows] + 1
         self.kv_len[rows] = kv_len
         self.remaining[rows] -= 1
@@ -163,8 +164,9 @@ class Running:
             round_, planned = self._with_chunks(seq, batch, slots, kv_len, chunks, last, leaves)
         else:
             round_ = Round(
-                seq, len(rows), rows, batch.ones, kv_len, batch.samples, EMPTY_INT32, slots, leaves=leaves
-            )
+                seq, len(rows), rows.astype(np.int32), batch.ones, kv_len, batch.samples, EMPTY_INT32, slots,
+                leaves=leaves,
+            )  # fmt: skip
             planned = PlannedRound(
                 seq, rows, batch.stays, self._stays, self.by_row, batch.ones, batch.samples, rows, last, leaves,
                 num_decode=len(rows), prefill_tokens=0, tokens=len(rows),
@@ -214,13 +216,13 @@ class Running:
             samples.append(complete)
             if complete and not self._start_decoding(request):
                 last.append(len(batch) + sum(samples) - 1)
-        chunk_rows = np.array([c.request.row for c in chunks], dtype=np.int32)
+        rows = np.concatenate([batch.rows, np.array([c.request.row for c in chunks], dtype=np.int64)])
         q_len = np.concatenate([batch.ones, np.array([c.end - c.start for c in chunks], dtype=np.int32)])
         token_ids = np.concatenate([c.request.context[c.start : c.end] for c in chunks])
         round_ = Round(
             seq=seq,
             num_decode=len(batch),
-            rows=np.concatenate([batch.rows, chunk_rows]),
+            rows=rows.astype(np.int32),
             q_len=q_len,
             kv_len=np.concatenate([kv_len, np.array([c.end for c in chunks], dtype=np.int32)]),
             samples=np.concatenate([batch.samples, np.array(samples, dtype=np.uint8)]),
@@ -231,13 +233,13 @@ class Running:
         )
         planned = PlannedRound(
             seq=seq,
-            rows=round_.rows,
-            stays=self._stays[round_.rows],
+            rows=rows,
+            stays=self._stays[rows],
             stays_now=self._stays,
             by_row=self.by_row,
             q_len=q_len,
             samples=round_.samples,
-            sampled=round_.rows[round_.samples == 1],
+            sampled=rows[round_.samples == 1],
             last=last,
             leaves=leaves,
             prefill_tokens=len(token_ids),

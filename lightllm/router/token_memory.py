@@ -9,7 +9,8 @@ The Router hands out slots; backends only write where they are told. Every slot 
 
 A claim is a wish, not a reservation: unused slots count as free, and whoever finds no run takes half of the longest claim.
 So requests lie apart while there is room, and one whose slots are one run needs no gather on a CPU. Where nothing has room
-for all that a row may still need, it claims its share of what is left, so that it need not come back for every token.
+for all that a row may still need, it claims its share of what is left, so that it need not come back for every token. Where
+hardly anything is left, nobody claims: a claim would soon be taken from its row again, and what is free lies apart anyway.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lightllm.router.free_runs import FreeRuns
 RUN_TOKENS = 256
 """What a row claims to grow into, if evicting cached slots makes that possible (fewer in a small memory)."""
 BLOCK = 16
-"""The least that a row claims, unless memory is small or short."""
+"""The least that a row claims (fewer in a small memory), or nothing."""
 
 
 class TokenMemory:
@@ -77,8 +78,9 @@ class TokenMemory:
         at, held = int(self._next[row]), int(self._count[row])
         claimed = min(count, int(self._end[row]) - at)
         slots = self._table[row, held : held + count]
-        slots[:claimed] = np.arange(at, at + claimed)
-        self._next[row] += claimed
+        if claimed:
+            slots[:claimed] = np.arange(at, at + claimed)
+            self._next[row] += claimed
         self._count[row] += count
         self.used += count
         if claimed < count:
@@ -86,17 +88,20 @@ class TokenMemory:
         return slots.copy()
 
     def take_one_each(self, rows: np.ndarray) -> np.ndarray:
-        """int32 [n]: one slot for each of `rows` (int32 [n], distinct). The caller has checked `free`."""
-        slots = self._next[rows]
+        """int32 [n]: one slot for each of `rows` (int64 [n], distinct). The caller has checked `free`."""
+        slots, held = self._next[rows], self._count[rows]
         full = slots >= self._end[rows]
         # Rows with room first: claiming for a full one may take the claim of another.
-        self._next[rows] = slots + ~full
-        if full.any():
-            slots[full] = self._claim_one_each(rows[full])
-        self._table[rows, self._count[rows]] = slots
-        self._count[rows] += 1
+        if full.all():
+            slots = self._claim_one_each(rows)
+        else:
+            self._next[rows] = slots + ~full
+            if full.any():
+                slots[full] = self._claim_one_each(rows[full])
+        self._table[rows, held] = slots
+        self._count[rows] = held + 1
         self.used += len(rows)
-        return slots.astype(np.int32)
+        return slots.astype(np.int32, copy=False)
 
     def give_back(self, row: int, count: int) -> None:
         """Un-takes the last `count` slots of `row`; it goes on from there if nobody else takes them."""
@@ -105,7 +110,7 @@ class TokenMemory:
         if count:
             self.used -= count
             self._runs.add_slots(self._table[row, held : held + count].copy())
-            self._runs.add(self._next[[row]], self._end[[row]])
+            self._runs.add_run(int(self._next[row]), int(self._end[row]))
             self._next[row] = self._end[row] = self._table[row, held - 1] + 1 if held else 0
         if held == self._first[row]:  # what was ceded may be to compute again
             self._wanted[row] -= held
@@ -119,11 +124,12 @@ class TokenMemory:
 
     def release(self, row: int, keep_from: int = 0, keep_to: int = 0) -> None:
         """Frees everything that `row` holds or claims, but for its slots number [keep_from, keep_to): they become cached."""
-        own = self._table[row, self._first[row] : self._count[row]]
+        own = self._table[row, self._first[row] : self._count[row]].copy()
         self.used -= len(own)
         self.cached += keep_to - keep_from
-        self._runs.add_slots(np.concatenate([own[:keep_from], own[keep_to:]]))
-        self._runs.add(self._next[[row]], self._end[[row]])
+        self._runs.add_slots(own[:keep_from])
+        self._runs.add_slots(own[keep_to:])
+        self._runs.add_run(int(self._next[row]), int(self._end[row]))
         for state in (self._first, self._count, self._wanted, self._next, self._end):
             state[row] = 0
         self._open_rows -= 1
@@ -133,9 +139,9 @@ class TokenMemory:
         self.cached -= len(slots)
         self._runs.add_slots(slots)
 
-    def slots(self, row: int) -> np.ndarray:
-        """int32 [held]: the slots of `row` in the order of its tokens."""
-        return self._table[row, self._first[row] : self._count[row]].copy()
+    def slots(self, row: int, most: int | None = None) -> np.ndarray:
+        """int32 [held]: the slots of `row` in the order of its tokens; the first `most` of them."""
+        return self._table[row, self._first[row] : self._count[row]][:most].copy()
 
     def problems(self, cached: np.ndarray = EMPTY_INT32) -> list[str]:
         """What is wrong with the books, if the prefix cache has the slots `cached` (int32): every slot must be in exactly
@@ -170,6 +176,10 @@ class TokenMemory:
         """Fills `slots` (int32 [n], n > 0) for `row`, whose claim is used up, and claims what may follow."""
         runs, share = self._runs, self._share()
         missing = len(slots)
+        if not share:
+            slots[:] = self._take_any(missing)
+            self._next[row] = self._end[row] = slots[-1] + 1
+            return
         want = missing + max(0, int(self._wanted[row] - self._count[row]))
         place = int(self._end[row])
         following = runs.take_after(place, want)
@@ -193,8 +203,10 @@ class TokenMemory:
             self._next[row], self._end[row] = slots[-1] + 1, end
 
     def _claim_one_each(self, rows: np.ndarray) -> np.ndarray:
-        """int64 [n]: one slot for each of `rows` (int32 [n]), whose claims are used up; they claim what may follow."""
+        """int [n]: one slot for each of `rows` (int64 [n]), whose claims are used up; they claim what may follow."""
         runs, share = self._runs, self._share()
+        if not share:
+            return self._take_any(len(rows))
         places = self._end[rows]
         wants = np.maximum(self._wanted[rows] - self._count[rows], 1)
         lengths = runs.take_following(places, wants, share)
@@ -214,12 +226,17 @@ class TokenMemory:
             places[homeless] = starts
         return places
 
+    def _take_any(self, count: int) -> np.ndarray:
+        """int [count]: free slots, wherever they are."""
+        self._make_room(1, count, count)
+        return self._runs.take_any(count)
+
     def _make_room(self, size: int, count: int, least: int) -> None:
         """Brings about `count` free runs of `size` slots by evicting cached ones, if a few attempts can do that; and at
         least `least` slots in all, by taking halves of the longest claims."""
         runs = self._runs
         for _ in range(3):
-            missing = max(size * count - runs.total, size if runs.longest() < size else 0)
+            missing = max(size * count - runs.total, size if size > 1 and runs.longest() < size else 0)
             if missing <= 0 or not self._evictable() or not len(evicted := self._evict(missing)):
                 break
             self.reclaim(evicted)
@@ -235,19 +252,20 @@ class TokenMemory:
             runs.add(self._end[order], self._end[order] + halves)
 
     def _share(self) -> int:
-        """What a row claims where no run has room for all that it may need: its part of what is left. Cached slots are
-        evicted for that, but a wish may not empty the cache.
+        """What a row claims where no run has room for all that it may need: its part of half of what is left, or nothing
+        if that is less than a block. Cached slots are evicted for a claim, but a wish may not empty the cache.
 
         A power of two, and all cuts are made at its multiples: what is cut off in a full memory is given back in pieces
         that others can use, and does not crumble."""
         rows = max(self._open_rows, 1)
-        left = max(self._runs.total + self._evictable(), BLOCK * rows)
-        return _power_of_two(min(RUN_TOKENS, left // rows, self.capacity // (8 * rows)))
+        most = min(RUN_TOKENS, max(1, self.capacity // (8 * rows)))
+        part = (self._runs.total + self._evictable()) // (2 * rows)
+        return _power_of_two(min(most, part)) if part >= min(most, BLOCK) else 0
 
 
 def _power_of_two(most: int) -> int:
-    """The largest one that is not above `most`; at least 1."""
-    return 1 << max(most, 1).bit_length() - 1
+    """The largest one that is not above `most`, which is at least 1."""
+    return 1 << most.bit_length() - 1
 
 
 class RowMemory:

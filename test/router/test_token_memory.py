@@ -176,6 +176,32 @@ def test_a_row_that_finds_only_single_slots_takes_no_more_than_it_needs():
     assert memory.problems(slots[1::2]) == [] and memory.free == 63
 
 
+def test_where_hardly_anything_is_left_nobody_claims_what_others_need():
+    memory = TokenMemory(100, 3)
+    memory.open(0, 80)
+    memory.take(0, 80)
+    memory.open(1, 50)
+    assert memory.take(1, 3).tolist() == [80, 81, 82]
+    memory.open(2, 17)
+    assert memory.take(2, 10).tolist() == list(range(83, 93))
+    assert memory.take_one_each(np.array([1, 2])).tolist() == [93, 94]
+    assert memory.problems() == []
+
+
+def test_where_hardly_anything_is_left_slots_that_were_freed_last_are_taken_first_and_in_order():
+    memory = TokenMemory(100, 3)
+    memory.open(0, 96)
+    slots = memory.take(0, 96)
+    memory.cede(0, 96)
+    memory.open(1, 50)
+    memory.reclaim(slots[40:44])
+    memory.reclaim(slots[10:13])
+    assert memory.take(1, 2).tolist() == [10, 11]
+    assert memory.take_one_each(np.array([1])).tolist() == [12]
+    assert memory.take(1, 8).tolist() == [40, 41, 42, 43, 96, 97, 98, 99]
+    assert memory.free == 0 and memory.problems(np.setdiff1d(slots, memory.slots(1))) == []
+
+
 class MemoryMachine(RuleBasedStateMachine):
     """Against plain lists of slots."""
 
