@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from lightllm.router.schedule_policy import Conservative
-from lightllm.router.usage import Entries, peak
+from lightllm.router.usage import Candidate, Entries, peak
 
 
 class Prefill(NamedTuple):
@@ -29,9 +28,8 @@ class Prefill(NamedTuple):
     """It may sit out rounds in which one of those ahead computes."""
 
 
-@dataclasses.dataclass(slots=True)
-class _Queue:
-    """What is ahead of a prefill, as a sum. Numbers, not arrays: most candidates are looked at alone."""
+class _Queue(NamedTuple):
+    """What is ahead of a prefill, as a sum."""
 
     work: int = 0
     """Prompt tokens still to be computed."""
@@ -81,21 +79,25 @@ class Forecast:
         self, held: np.ndarray, generated: np.ndarray, limit: np.ndarray, exact: np.ndarray
     ) -> None:
         """Requests past their prefill; int64 [n], `exact` bool [n]."""
-        to_come = self._policy.outputs_to_come(generated, limit, exact)
-        self._append(Entries(held, to_come, np.ones(len(held), dtype=np.int64), generated, limit, exact))
+        to_come = np.asarray(self._policy.outputs_to_come(generated, limit, exact))
+        self._usage.add(Entries(held, to_come, np.ones(len(held), dtype=np.int64), generated, limit, exact))
+        slots = int(held.sum())
+        self._held += slots
+        self._most += slots + int((limit - generated).sum())
+        self._running += len(held)
 
     def add_prefilling(self, prompts: list[Prefill]) -> None:
         """Requests whose prompts are not complete yet, in the order in which they are served."""
         if prompts:
-            entries, self._queue = self._behind(prompts)
-            self._append(entries)
+            candidates, self._queue = self._behind(prompts)
+            self._join(candidates)
 
     def admit(self, prompts: list[Prefill]) -> bool:
         """Adds these candidates, all or none; False if they do not fit."""
         if self._running + len(prompts) > self._token_budget:
             return False  # a round would have no room for a decode row of each
         self.missing = 0
-        least = sum(p.context - p.counted - 1 for p in prompts) + max(self._held, self._usage.soonest)
+        least = sum([p.context - p.counted - 1 for p in prompts]) + max(self._held, self._usage.soonest)
         if self._running and least > self._capacity:
             self.missing = int(least) - self._capacity
             return False  # as most do on a full server: the rest need not be worked out
@@ -103,67 +105,66 @@ class Forecast:
         if not self._fits(candidates):
             return False
         self._queue = queue
-        self._append(candidates)
+        self._join(candidates)
         return True
 
     def peak(self) -> int:
         """The most slots that will be in use, as far as is predicted."""
         return self._usage.peak + self._common
 
-    def _fits(self, candidates: Entries) -> bool:
-        if self._most + candidates.most <= self._capacity:
+    def _fits(self, candidates: list[Candidate]) -> bool:
+        if self._most + sum([c.most for c in candidates]) <= self._capacity:
             return True
         # Whoever comes while nobody runs has the whole memory, so that what intake accepted always enters at last.
         if not self._running:
-            to_come = np.maximum(candidates.limit - candidates.generated, 1)
-            return peak(candidates.held, to_come, candidates.delay) <= self._capacity
-        needed = max(self._held + candidates.total, self._usage.peak_with(candidates))
+            alone = Entries.of(candidates).to_limit()
+            return peak(alone.held, alone.to_come, alone.delay) <= self._capacity
+        needed = max(self._held + sum([c.held for c in candidates]), self._usage.peak_with(candidates))
         self.missing = needed - self._capacity
         return needed <= self._capacity
 
-    def _append(self, entries: Entries) -> None:
-        self._usage.add(entries)
-        self._held += entries.total
-        self._most += entries.most
-        self._running += len(entries.held)
+    def _join(self, candidates: list[Candidate]) -> None:
+        self._usage.join(candidates)
+        self._held += sum([c.held for c in candidates])
+        self._most += sum([c.most for c in candidates])
+        self._running += len(candidates)
 
-    def _behind(self, prompts: list[Prefill]) -> tuple[Entries, _Queue]:
-        """These as entries behind all that prefill, and what is ahead of those behind them. The whole context counts as
+    def _behind(self, prompts: list[Prefill]) -> tuple[list[Candidate], _Queue]:
+        """These as they come behind all that prefill, and what is ahead of those behind them. The whole context counts as
         held from the first round on. Nobody who comes later delays a prefill: those ahead do, with their chunks, and as
         decode rows afterwards."""
         # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
         # token's slot, and the last one needs none.
         rounds, queue = self._prefill_rounds(prompts)
-        numbers = [
-            (p.context - p.counted - 1, r, p.generated, p.limit) for p, r in zip(prompts, rounds, strict=True)
-        ]
-        held, delay, generated, limit = np.array(numbers, dtype=np.int64).T
-        exact = np.array([p.exact for p in prompts], dtype=bool)
-        to_come = np.maximum(self._policy.outputs_to_come(generated, limit, exact), 1)
-        if self._decode_rounds is not None:
-            # Memory grows in decode rounds alone, so these are the clock: the first output has come before the first.
-            held, to_come, delay = held + 1, to_come - 1, delay * self._decode_rounds + 1
-        return Entries(held, to_come, delay, generated, limit, exact), queue
+        candidates = []
+        for p, delay in zip(prompts, rounds, strict=True):
+            held = p.context - p.counted - 1
+            to_come = max(int(self._policy.outputs_to_come(p.generated, p.limit, p.exact)), 1)
+            if self._decode_rounds is not None:
+                # Memory grows in decode rounds alone, so these are the clock: the first output has come before the first.
+                held, to_come, delay = held + 1, to_come - 1, delay * self._decode_rounds + 1
+            candidates.append(Candidate(held, to_come, delay, p.generated, p.limit, p.exact))
+        return candidates, queue
 
     def _prefill_rounds(self, prompts: list[Prefill]) -> tuple[list[int], _Queue]:
         """Rounds with prefill until each of these has been prefilled, at most; and the queue with them."""
-        queue = dataclasses.replace(self._queue)
+        work, longest, count, one_by_one, someone_waits = self._queue
         rounds: list[int] = []
         for ahead, prompt in enumerate(prompts):
             decode_rows = self._running + ahead if self._decode_rounds is None else 0
             room = max(self._token_budget - decode_rows, 1)
             chunk = min(room, self._chunk)
-            queue.prompts += 1
-            queue.work += prompt.work
-            queue.longest = max(queue.longest, prompt.work)
-            queue.one_by_one += -(-prompt.work // chunk)
-            queue.someone_waits |= prompt.waits
+            count += 1
+            work += prompt.work
+            longest = max(longest, prompt.work)
+            one_by_one += -(-prompt.work // chunk)
+            someone_waits |= prompt.waits
             if self._whole_prompts:
-                rounds.append(queue.prompts)
-            elif queue.someone_waits:
+                rounds.append(count)
+            elif someone_waits:
                 # Whoever sits out leaves budget unused; only the first in the row is certain to have its chunk.
-                rounds.append(queue.one_by_one)
+                rounds.append(one_by_one)
             else:
                 # So may whoever has more work than a chunk; only chunks are certain behind such a one.
-                rounds.append(-(-queue.work // (chunk if queue.longest > self._chunk else room)))
-        return rounds, queue
+                rounds.append(-(-work // (chunk if longest > self._chunk else room)))
+        return rounds, _Queue(work, longest, count, one_by_one, someone_waits)

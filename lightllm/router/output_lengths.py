@@ -14,8 +14,6 @@ S(x) = prod over lengths l <= x of (1 - ended(l) / at_risk(l)), in which everybo
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 WINDOW = 1000
@@ -30,8 +28,9 @@ class OutputLengths:
     """A sliding window of output lengths, and the curve that it makes."""
 
     def __init__(self, window: int = WINDOW, warm_start: int = WARM_START) -> None:
-        self._left: deque[tuple[int, bool, int]] = deque()
-        """(length, ended, round in which it left)"""
+        self._left = np.zeros((window, 3), dtype=np.int64)
+        """A ring: length, ended, round in which it left."""
+        self._added = 0
         self._window = window
         self._warm_start = min(warm_start, window)
         self._begin: int | None = None
@@ -40,28 +39,34 @@ class OutputLengths:
         self._stale = False
         self._survival = np.ones(1)
         """S at 0, 1, 2, ... up to the last length at which it falls."""
+        self._curve = [1.0]
+        """The same, for who asks for a few values."""
+        self.memo: dict[tuple[int, int, int], list[tuple[float, int]]] = {}
+        """What a forecast has worked out of the curve, for as long as it is that one: most candidates are alike."""
 
     def __len__(self) -> int:
-        return len(self._left)
+        return min(self._added, self._window)
 
     def add(self, length: int, ended: bool, round_: int = 0) -> None:
         """An output of `length` tokens left in round `round_`; not `ended`: it was cut off, by its limit or its client."""
         if length > 0:
-            self._left.append((length, ended, round_))
-            if len(self._left) > self._window:
-                self._begin = self._left.popleft()[2]
+            place = self._left[self._added % self._window]
+            if self._added >= self._window:
+                self._begin = int(place[2])
+            place[:] = length, ended, round_
+            self._added += 1
             self._stale = True
 
     def update(self, running: np.ndarray, round_: int) -> None:
         """Makes the curve anew if it is time; int [n] `running`: what those who run in `round_` have generated."""
-        if self._left and (self._stale or len(running)) and round_ - self._made >= REFRESH_ROUNDS:
+        if self._added and (self._stale or len(running)) and round_ - self._made >= REFRESH_ROUNDS:
             self.refresh(running, round_)
 
     def refresh(self, running: np.ndarray, round_: int) -> None:
         """Makes the curve now."""
         self._stale = False
         self._made = round_
-        left = np.array(self._left, dtype=np.int64).reshape(-1, 3)
+        left = self._left[: len(self)]
         last = np.concatenate([left[:, 0], running])
         unseen = max(0, self._warm_start - len(left))
         lengths, counts = np.unique(left[left[:, 1] == 1, 0], return_counts=True)
@@ -72,6 +77,8 @@ class OutputLengths:
             at_risk -= _at_least(last - since, lengths)
         steps = np.append(1.0, np.cumprod(1.0 - counts / np.maximum(at_risk, counts)))
         self._survival = np.repeat(steps, np.append(np.diff(lengths, prepend=0), 1))
+        self._curve = self._survival.tolist()
+        self.memo.clear()
 
     def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:
         """float64 [n]: the probability that an output is longer than generated + more, given that it is longer than
@@ -83,6 +90,14 @@ class OutputLengths:
         else:  # nobody went on beyond the last length: of who does all the same nothing is known
             alive = np.where(so_far > 0, alive / np.where(so_far > 0, so_far, 1.0), 1.0)
         return alive
+
+    def survive_one(self, generated: int, more: list[int]) -> list[float]:
+        """As `survive`, for one request and a few lengths."""
+        curve, last = self._curve, len(self._curve) - 1
+        so_far = curve[min(generated, last)]
+        if not so_far:
+            return [1.0] * len(more)
+        return [curve[min(generated + m, last)] / so_far for m in more]
 
     def moments(self, limit: int) -> tuple[float, float]:
         """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all

@@ -19,12 +19,14 @@ CAUTION = 2.0
 """Standard deviations of the memory in use that past_future leaves free. On a full server of 70 long outputs, 1 instead of 2
 makes five times as many requests pause, for no more throughput; 120 slots in 1000 are left free, or 90."""
 
+Numbers = int | np.ndarray
+
 
 class Conservative:
     """Everybody runs to max_new_tokens. Also what the others are made of: they differ in what they expect.
 
     Arrays have one entry a request: int64 [n], but for `exact`, bool [n]: its output will have `limit` tokens, neither EOS
-    nor a stop string ends it.
+    nor a stop string ends it. `Numbers` may also be those of one request.
     """
 
     may_err = False
@@ -36,8 +38,8 @@ class Conservative:
         self.seq = 0
         """The round that forecasts are for."""
 
-    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, exact: np.ndarray) -> np.ndarray:
-        """int64 [n]: further outputs of requests that have `generated` of at most `limit`; from 0 to limit - generated."""
+    def outputs_to_come(self, generated: Numbers, limit: Numbers, exact: Numbers) -> Numbers:
+        """Further outputs of requests that have `generated` of at most `limit`; from 0 to limit - generated."""
         return limit - generated
 
     def usage(self) -> KnownUsage | ExpectedUsage:
@@ -63,7 +65,7 @@ class Aggressive(Conservative):
 
     may_err = True
 
-    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    def outputs_to_come(self, generated: Numbers, limit: Numbers, exact: Numbers) -> Numbers:
         return np.minimum(limit - generated, 1)
 
 
@@ -98,7 +100,7 @@ class TokenRatio(Conservative):
         self._max_new_token_len = max_new_token_len
         self._busy = False
 
-    def outputs_to_come(self, generated: np.ndarray, limit: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    def outputs_to_come(self, generated: Numbers, limit: Numbers, exact: Numbers) -> Numbers:
         if self._busy:
             return limit - generated
         expected = np.maximum(generated * 11 // 10, self._max_new_token_len)

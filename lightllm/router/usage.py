@@ -14,8 +14,8 @@ Without the second a long decode would run into the memory of a prompt that shou
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,26 @@ from lightllm.router.output_lengths import OutputLengths
 
 TIMES = 2 ** np.arange(1, 12)
 """Rounds from now at which `ExpectedUsage` looks at those whose ends are not known."""
+_TIMES: list[int] = TIMES.tolist()
+_COLUMN = TIMES[:, None].astype(np.float64)
+FEW = 8
+"""Requests that are worked out one by one in plain Python: for so few, arrays take longer."""
+
+
+class Candidate(NamedTuple):
+    """What a forecast knows of a request that prefills or wants to enter; the fields of `Entries`."""
+
+    held: int
+    to_come: int
+    delay: int
+    generated: int
+    limit: int
+    exact: bool
+
+    @property
+    def most(self) -> int:
+        """Slots if it runs to its limit."""
+        return self.held + self.limit - self.generated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +61,18 @@ class Entries:
     exact: np.ndarray
     """bool [n]: the output will have `limit` tokens."""
 
+    @classmethod
+    def of(cls, candidates: list[Candidate]) -> Entries:
+        held, to_come, delay, generated, limit, exact = np.array(candidates, dtype=np.int64).reshape(-1, 6).T
+        return cls(held, to_come, delay, generated, limit, exact.astype(bool))
+
     def where(self, chosen: np.ndarray) -> Entries:
         """Those that `chosen`, bool [n], names."""
         return Entries(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
-    @cached_property
-    def total(self) -> int:
-        """Slots that they hold."""
-        return int(self.held.sum())
-
-    @cached_property
-    def most(self) -> int:
-        """Slots if all of them ran to their limits."""
-        return self.total + int((self.limit - self.generated).sum())
+    def to_limit(self) -> Entries:
+        """As if all of them ran to their limits."""
+        return dataclasses.replace(self, to_come=np.maximum(self.limit - self.generated, 1))
 
 
 def peak(held: np.ndarray, to_come: np.ndarray, delay: np.ndarray | int = 0) -> int:
@@ -74,6 +93,9 @@ class KnownUsage:
         else:
             self._ends.add(entries.held, entries.to_come, entries.delay)
 
+    def join(self, candidates: list[Candidate]) -> None:
+        self.add(Entries.of(candidates))
+
     @property
     def soonest(self) -> float:
         """Slots that are in use however much is added: nothing is known without looking at all ends."""
@@ -83,8 +105,9 @@ class KnownUsage:
     def peak(self) -> int:
         return self.ends().peak
 
-    def peak_with(self, entries: Entries) -> int:
+    def peak_with(self, candidates: list[Candidate]) -> int:
         """The peak if these come on top, without keeping them; n small."""
+        entries = Entries.of(candidates)
         return self.ends().peak_with(entries.held, entries.to_come, entries.delay)
 
     def ends(self) -> _Ends:
@@ -105,24 +128,35 @@ class ExpectedUsage:
     def __init__(self, lengths: OutputLengths, caution: float) -> None:
         self._lengths = lengths
         self._caution = caution
-        self._mean = np.zeros(len(TIMES))
-        self._variance = np.zeros(len(TIMES))
+        self._mean = [0.0] * len(TIMES)
+        self._variance = [0.0] * len(TIMES)
         self._exact: KnownUsage | None = None
-        self._tried: tuple[Entries, np.ndarray, np.ndarray] | None = None
-        """The last ones that `peak_with` was asked for, their mean and variance: those that are added next, if they fit."""
+        self._tried: tuple[list[Candidate], list[float], list[float]] | None = None
+        """The last ones that `peak_with` was asked for, mean and variance with them: those that are added next, if they fit."""
         self._soonest = 0.0
 
     def add(self, entries: Entries) -> None:
-        if self._tried is not None and self._tried[0] is entries:
-            _, mean, variance = self._tried
-        else:
-            mean, variance = self._moments(entries)
         if entries.exact.any():
             self._exact = self._exact or KnownUsage()
-            self._exact.add(_to_limit(entries.where(entries.exact)))
-        self._mean += mean
-        self._variance += variance
-        self._soonest = float(self._mean[0]) + self._caution * sqrt(self._variance[0])
+            self._exact.add(entries.where(entries.exact).to_limit())
+            entries = entries.where(~entries.exact)
+        mean, variance = self._moments(entries)
+        self._become(
+            [a + b for a, b in zip(self._mean, mean, strict=True)],
+            [a + b for a, b in zip(self._variance, variance, strict=True)],
+        )
+
+    def join(self, candidates: list[Candidate]) -> None:
+        if len(candidates) > FEW or any(c.exact for c in candidates):
+            self.add(Entries.of(candidates))
+        elif self._tried is not None and self._tried[0] is candidates:
+            self._become(*self._tried[1:])
+        else:
+            self._become(*self._with(candidates))
+
+    def _become(self, mean: list[float], variance: list[float]) -> None:
+        self._mean, self._variance = mean, variance
+        self._soonest = mean[0] + self._caution * sqrt(variance[0])
 
     @property
     def soonest(self) -> float:
@@ -132,55 +166,73 @@ class ExpectedUsage:
 
     @property
     def peak(self) -> int:
-        return self._most(self._mean, self._variance, None)
+        return self.peak_with([])
 
-    def peak_with(self, entries: Entries) -> int:
+    def peak_with(self, candidates: list[Candidate]) -> int:
         """The peak if these come on top, without keeping them; n small."""
-        exact = _to_limit(entries.where(entries.exact)) if entries.exact.any() else None
-        mean, variance = self._moments(entries)
-        self._tried = entries, mean, variance
-        return self._most(self._mean + mean, self._variance + variance, exact)
+        mean, variance = self._with(candidates)
+        self._tried = candidates, mean, variance
+        exact = [c for c in candidates if c.exact]
+        if exact or self._exact is not None:
+            return self._most_with_exact(mean, variance, Entries.of(exact).to_limit())
+        caution = self._caution
+        return int(max([m + caution * sqrt(v) for m, v in zip(mean, variance, strict=True)]))
 
-    def _most(self, mean: np.ndarray, variance: np.ndarray, exact: Entries | None) -> int:
-        if self._exact is None and exact is None:
-            return int((mean + self._caution * np.sqrt(variance)).max())
+    def _most_with_exact(self, mean: list[float], variance: list[float], more: Entries) -> int:
         known = (self._exact or KnownUsage()).ends()
-        more = (exact.held, exact.to_come, exact.delay) if exact else (np.zeros(0, np.int64),) * 3
-        times = np.concatenate([TIMES, known.times, more[1] + more[2]])
-        usage = known.at(times) + _held_at(times, *more)
+        times = np.concatenate([TIMES, known.times, more.to_come + more.delay])
+        usage = known.at(times) + _held_at(times, more.held, more.to_come, more.delay)
         spread = np.sqrt(np.interp(times, TIMES, variance))
         return int((usage + np.interp(times, TIMES, mean) + self._caution * spread).max())
 
-    def _moments(self, entries: Entries) -> tuple[np.ndarray, np.ndarray]:
-        """float64 [times] each: mean and variance of what those hold of these that are not `exact`."""
-        if entries.exact.any():
-            entries = entries.where(~entries.exact)
-        if len(entries.held) == 1:  # a candidate alone, as most are: a third of the work
-            one = (entries.held[0], entries.delay[0], entries.generated[0], entries.limit[0])
-            slots, expected = self._expected(TIMES, *one)
-            return expected, (slots - expected) * expected
-        slots, expected = self._expected(
-            TIMES[:, None], entries.held, entries.delay, entries.generated, entries.limit
-        )
+    def _moments(self, entries: Entries) -> tuple[list[float], list[float]]:
+        """At each of `TIMES`: mean and variance of what these hold, none of which is `exact`."""
+        slots, expected = self._expected(entries)
         slots -= expected
         slots *= expected
-        return expected.sum(axis=1), slots.sum(axis=1)
+        return np.add.reduce(expected, 1).tolist(), np.add.reduce(slots, 1).tolist()
 
-    def _expected(
-        self, times: np.ndarray, held: np.ndarray, delay: np.ndarray, generated: np.ndarray, limit: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """float64 in the shape of all together: (slots at these times if the request is still there, their expectation)"""
-        remaining = limit - generated
+    def _expected(self, entries: Entries) -> tuple[np.ndarray, np.ndarray]:
+        """float64 [times, n] each: (slots if the request is still there, their expectation)"""
+        times, remaining, delay = TIMES[:, None], entries.limit - entries.generated, entries.delay
+        if len(delay) and (delay == delay[0]).all():  # as of all that decode
+            delay = delay[:1]
         more = np.maximum(times - (delay + 1), 0)
-        expected = self._lengths.survive(generated, more)
-        expected *= more < remaining
-        slots = np.minimum(times, remaining) + np.asarray(held, dtype=np.float64)
+        expected = self._lengths.survive(entries.generated, more)
+        slots = _COLUMN + entries.held.astype(np.float64)
+        far = int(TIMES.searchsorted(remaining.min(initial=TIMES[-1]), side="right"))
+        if far < len(TIMES):  # where somebody meets his limit
+            slots[far:] = np.minimum(times[far:], remaining) + entries.held
+            expected[far:] *= more[far:] < remaining
         expected *= slots
         return slots, expected
 
+    def _with(self, candidates: list[Candidate]) -> tuple[list[float], list[float]]:
+        """At each of `TIMES`: mean and variance with those of these that are not `exact`."""
+        mean, variance = self._mean.copy(), self._variance.copy()
+        for held, _, delay, generated, limit, exact in candidates:
+            if exact:
+                continue
+            for i, (alive, grown) in enumerate(self._outlook(delay, generated, limit)):
+                slots = held + grown
+                expected = alive * slots
+                mean[i] += expected
+                variance[i] += (slots - expected) * expected
+        return mean, variance
 
-def _to_limit(entries: Entries) -> Entries:
-    return dataclasses.replace(entries, to_come=np.maximum(entries.limit - entries.generated, 1))
+    def _outlook(self, delay: int, generated: int, limit: int) -> list[tuple[float, int]]:
+        """At each of `TIMES`: (the probability that such a request is still there, slots that it has taken since now)."""
+        known = self._lengths.memo.get((delay, generated, limit))
+        if known is None:
+            remaining = limit - generated
+            more = [max(t - delay - 1, 0) for t in _TIMES]
+            alive = self._lengths.survive_one(generated, more)
+            known = [
+                (p if m < remaining else 0.0, min(t, remaining))
+                for p, m, t in zip(alive, more, _TIMES, strict=True)
+            ]
+            self._lengths.memo[delay, generated, limit] = known
+        return known
 
 
 class _Ends:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lightllm.router.admission import Forecast, Prefill
 from lightllm.router.output_lengths import OutputLengths
 from lightllm.router.schedule_policy import Conservative, PastFuture
-from lightllm.router.usage import Entries, KnownUsage, peak
+from lightllm.router.usage import FEW, Candidate, Entries, KnownUsage, peak
 
 DOCS_EXAMPLE = [(5, 4), (4, 3), (5, 3), (3, 2), (4, 2)]
 amounts = st.lists(
@@ -173,7 +173,8 @@ def test_usage_with_candidates_is_the_usage_of_all(running, first, second):
     assert usage.peak == simulate(running)
     usage.add(entries(first))
     assert usage.peak == simulate(running + first)
-    assert usage.peak_with(entries(second)) == simulate(running + first + second)
+    candidates = [Candidate(held, to_come, delay, 0, 0, False) for held, to_come, delay in second]
+    assert usage.peak_with(candidates) == simulate(running + first + second)
     assert usage.peak == simulate(running + first)
 
 
@@ -196,6 +197,36 @@ def test_the_peak_with_a_candidate_is_never_below_what_all_hold_soon(running, le
     held, generated, more = (np.array(column) for column in zip(*running, strict=True))
     one = np.ones(len(held), dtype=np.int64)
     usage.add(Entries(held, more, one, generated, generated + more, one > 1))
-    new = np.array([context])
-    candidate = Entries(new, new * 0 + 80, new * 0 + 1, new * 0, new * 0 + 80, new < 0)
-    assert usage.peak_with(candidate) + 1 > usage.soonest + context
+    candidate = Candidate(context, 80, 1, 0, 80, False)
+    assert usage.peak_with([candidate]) + 1 > usage.soonest + context
+
+
+counts = st.tuples(
+    st.integers(0, 500), st.integers(0, 40), st.integers(0, 70), st.integers(1, 80), st.booleans()
+)
+
+
+@settings(max_examples=200, database=None, deadline=None)
+@given(
+    st.lists(counts, min_size=1, max_size=2 * FEW),
+    st.lists(st.integers(1, 60), min_size=1, max_size=20),
+    st.integers(0, 40),
+)
+def test_candidates_one_by_one_are_foreseen_as_in_arrays(asked, lengths, missing):
+    """Survival ends with nobody, or (`missing`) with some whose lengths are not known."""
+    candidates = [
+        Candidate(held, to_come, delay, generated, generated + to_come, exact)
+        for held, delay, generated, to_come, exact in asked
+    ]
+    policy = PastFuture(2.0, OutputLengths(warm_start=missing))
+    for length in lengths:
+        policy.learn(length, ended=True)
+    policy.observe(np.zeros(0, np.int64))
+    arrays, one_by_one, tried = policy.usage(), policy.usage(), policy.usage()
+    arrays.add(Entries.of(candidates))
+    for candidate in candidates:
+        one_by_one.join([candidate])
+    assert arrays.peak == pytest.approx(one_by_one.peak, abs=1)
+    assert tried.peak_with(candidates) == pytest.approx(arrays.peak, abs=1) and tried.peak == 0
+    tried.join(candidates)
+    assert tried.peak == pytest.approx(arrays.peak, abs=1)
