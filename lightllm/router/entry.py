@@ -153,8 +153,8 @@ class Entry:
             counted = prefix.read if may_err else prefix.shared
             if i and waits and may_err and not request.output_ids:
                 counted = request.known_tokens - 1
-            work = request.known_tokens - prefix.length
-            prompts.append(_prefill(request, request.known_tokens, work, counted, waits))
+            context = request.known_tokens
+            prompts.append(_prefill(request, context, context - prefix.length, counted, waits))
         return prompts
 
     def empty_forecast(self, policy: Conservative, capacity: int, common: int = 0) -> Forecast:
@@ -182,9 +182,7 @@ class Entry:
         if running.requests:
             capacity = self._deadlines.capacity(len(running.requests) + 1)
         if int(held.sum()) + sum(taken) > kv.in_use:
-            twice = np.zeros(len(running.kv_len), dtype=np.int64)
-            for request in running.requests.values():
-                twice[request.row] = kv.shared_twice(request)
+            twice = kv.cache.shared
             counted = [int(twice[r.row]) for r in prefilling]
             held -= twice[rows]
             common = kv.in_use - int(held.sum()) - sum(taken) + sum(counted)

@@ -39,7 +39,7 @@ class KvBooks:
     """Free + cached + in use = all slots. Evictable cache counts as free."""
 
     def __init__(self, limits: SchedulerLimits) -> None:
-        self.cache = RadixCache()
+        self.cache = RadixCache(limits.max_rows)
         self.own = TokenMemory(
             limits.max_total_token_num,
             limits.max_rows,
@@ -78,16 +78,11 @@ class KvBooks:
             unlocked += free
         return found, min(unlocked, self.cache.evictable)
 
-    def shared_twice(self, request: Request) -> int:
-        """How many tokens of the context of a running request others read too."""
-        assert request.node is not None
-        return request.shared - self.cache.unshared(request.node)
-
     def open(self, request: Request) -> int:
         """The request has got a row and a context: locks what is cached of it; how many tokens that are."""
         limit = self._match_limit(request, len(request.context))
         node, shared = self.cache.match(request.context[:limit])
-        self.cache.lock(node)
+        self.cache.lock(node, request.row)
         request.node, request.shared = node, shared
         self.own.open(request.row, request.target - shared)
         return shared
@@ -102,11 +97,11 @@ class KvBooks:
         if not more:
             return kv_len
         before = self.cache.evictable
-        self.cache.lock(node)
+        self.cache.lock(node, request.row)
         if self.cache.evictable < before and self.available < reserve:
-            self.cache.unlock(node)
+            self.cache.unlock(node, request.row)
             return kv_len
-        self.cache.unlock(request.node)
+        self.cache.unlock(request.node, request.row)
         request.node = node
         request.shared += more
         return request.shared
@@ -129,8 +124,8 @@ class KvBooks:
         if self.would_share(request, start):
             assert request.node is not None
             node, _ = self.cache.insert(request.context[start:end].copy(), slots, request.node, seq)
-            self.cache.lock(node)
-            self.cache.unlock(request.node)
+            self.cache.lock(node, request.row)
+            self.cache.unlock(request.node, request.row)
             request.node, request.shared = node, end
             self.own.cede(request.row, end - start)
         return slots
@@ -156,7 +151,7 @@ class KvBooks:
             self.own.release(request.row, known, last - first)
         else:
             self.own.release(request.row)
-        self.cache.unlock(request.node)
+        self.cache.unlock(request.node, request.row)
         request.node, request.shared = None, 0
 
     # -- rounds that fail, and flushing
@@ -169,8 +164,8 @@ class KvBooks:
             assert request.node is not None
             node, lost = self.cache.survivor(request.node, seq)
             if lost:
-                self.cache.lock(node)
-                self.cache.unlock(request.node)
+                self.cache.lock(node, request.row)
+                self.cache.unlock(request.node, request.row)
                 request.node = node
                 request.shared -= lost
                 self.own.give_back(request.row, self.own.held(request.row))
@@ -237,4 +232,7 @@ class KvBooks:
                 found.append(
                     f"request {request.id} shares {request.shared} slots, its prefix has {len(path)}"
                 )
+            twice, shared = len(path) - self.cache.unshared(request.node), int(self.cache.shared[request.row])
+            if twice != shared:
+                found.append(f"request {request.id} shares {twice} slots with others, the books say {shared}")
         return found

@@ -25,7 +25,7 @@ CONFIRMED = -1
 class Node:
     """`key` and `slots`: int32 [tokens], at least one (none in the root). `children`: by the first token of their key."""
 
-    __slots__ = ("children", "key", "locks", "parent", "seq", "slots", "stamp")
+    __slots__ = ("children", "key", "locks", "parent", "readers", "seq", "slots", "stamp")
 
     def __init__(self, parent: Node | None, key: np.ndarray, slots: np.ndarray, seq: int) -> None:
         self.parent = parent
@@ -35,6 +35,8 @@ class Node:
         self.children: dict[int, Node] = {}
         self.locks = 0
         """Readers whose prefix ends here or below."""
+        self.readers = 0
+        """The sum of their numbers: the number of the only one where there is one."""
         self.stamp = 0
         """When it was last locked or unlocked."""
 
@@ -50,11 +52,14 @@ class CacheStats:
 class RadixCache:
     """Owns the slots of its nodes. A locked node stays the end of the same prefix, however the tree is split."""
 
-    def __init__(self) -> None:
+    def __init__(self, readers: int = 1) -> None:
+        """`readers`: their numbers are below this."""
         self.root = Node(None, EMPTY_INT32, EMPTY_INT32, CONFIRMED)
         self.root.locks = 1  # never evicted
         self.tokens = 0
         self.evictable = 0
+        self.shared = np.zeros(readers, dtype=np.int64)
+        """How many of the tokens that each reader locks are locked more than once."""
         self._nodes = 0
         self._clock = 0
         self._pushes = 0
@@ -104,23 +109,35 @@ class RadixCache:
         parts = [part.slots for part in _upwards(node)]
         return np.concatenate(parts[::-1]) if parts else EMPTY_INT32
 
-    def lock(self, node: Node) -> None:
-        """Keeps the prefix that ends with `node`."""
+    def lock(self, node: Node, reader: int = 0) -> None:
+        """Keeps the prefix that ends with `node` for reader number `reader`, who may lock several."""
         self._clock += 1
         for part in _upwards(node):
+            tokens = len(part.key)
             if not part.locks:
-                self.evictable -= len(part.key)
+                self.evictable -= tokens
+            else:
+                self.shared[reader] += tokens
+                if part.locks == 1:
+                    self.shared[part.readers] += tokens
             part.locks += 1
+            part.readers += reader
             part.stamp = self._clock
 
-    def unlock(self, node: Node) -> None:
+    def unlock(self, node: Node, reader: int = 0) -> None:
         self._clock += 1
         for part in _upwards(node):
+            tokens = len(part.key)
             part.locks -= 1
+            part.readers -= reader
             part.stamp = self._clock
             if not part.locks:
-                self.evictable += len(part.key)
+                self.evictable += tokens
                 self._push_leaf(part)
+            else:
+                self.shared[reader] -= tokens
+                if part.locks == 1:
+                    self.shared[part.readers] -= tokens
 
     # -- writing
 
@@ -200,7 +217,7 @@ class RadixCache:
         """A new parent takes the first `length` tokens of `node`, which goes on being the end of the whole."""
         assert node.parent is not None
         upper = Node(node.parent, node.key[:length].copy(), node.slots[:length].copy(), node.seq)
-        upper.locks, upper.stamp = node.locks, node.stamp
+        upper.locks, upper.readers, upper.stamp = node.locks, node.readers, node.stamp
         upper.children[int(node.key[length])] = node
         node.parent.children[int(node.key[0])] = upper
         node.parent = upper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import numpy as np
 from hypothesis import settings
@@ -124,13 +125,14 @@ def test_common_length():
 class CacheMachine(RuleBasedStateMachine):
     """The model: every cached prefix (a tuple of tokens) -> the slot of its last token."""
 
+    READERS = 4
     tokens = st.lists(st.integers(0, 2), max_size=9)
 
     def __init__(self):
         super().__init__()
-        self.cache = RadixCache()
+        self.cache = RadixCache(self.READERS)
         self.model: dict[tuple[int, ...], int] = {}
-        self.readers: list[tuple[object, tuple[int, ...]]] = []
+        self.readers: list[tuple[object, tuple[int, ...], int]] = []
         self.rounds: dict[tuple[int, ...], int] = {}
         self.next_slot = 0
         self.seq = 0
@@ -139,7 +141,11 @@ class CacheMachine(RuleBasedStateMachine):
         return max(i for i in range(len(tokens) + 1) if not i or tuple(tokens[:i]) in self.model)
 
     def read(self):
-        return {tuple(tokens[: i + 1]) for _, tokens in self.readers for i in range(len(tokens))}
+        return set(self.locks())
+
+    def locks(self):
+        """Prefix -> how often it is locked."""
+        return Counter(tokens[: i + 1] for _, tokens, _ in self.readers for i in range(len(tokens)))
 
     @rule(tokens=tokens, confirmed=st.booleans())
     def insert(self, tokens, confirmed):
@@ -162,17 +168,17 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.path_slots(node).tolist() == [self.model[p] for p in prefixes]
         assert unlocked == len(set(prefixes) - self.read())
 
-    @rule(tokens=tokens)
-    def lock(self, tokens):
+    @rule(tokens=tokens, reader=st.integers(0, READERS - 1))
+    def lock(self, tokens, reader):
         node, matched = self.cache.match(int32(tokens))
-        self.cache.lock(node)
-        self.readers.append((node, tuple(tokens[:matched])))
+        self.cache.lock(node, reader)
+        self.readers.append((node, tuple(tokens[:matched]), reader))
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data())
     def unlock(self, data):
-        node, _ = self.readers.pop(data.draw(st.integers(0, len(self.readers) - 1)))
-        self.cache.unlock(node)
+        node, _, reader = self.readers.pop(data.draw(st.integers(0, len(self.readers) - 1)))
+        self.cache.unlock(node, reader)
 
     @rule(count=st.integers(0, 12))
     def evict(self, count):
@@ -195,12 +201,12 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, 3))
     def fail(self, back):
         first = max(0, self.seq - back)
-        for i, (node, tokens) in enumerate(self.readers):
+        for i, (node, tokens, reader) in enumerate(self.readers):
             survivor, lost = self.cache.survivor(node, first)
             if lost:
-                self.cache.lock(survivor)
-                self.cache.unlock(node)
-                self.readers[i] = (survivor, tokens[: len(tokens) - lost])
+                self.cache.lock(survivor, reader)
+                self.cache.unlock(node, reader)
+                self.readers[i] = (survivor, tokens[: len(tokens) - lost], reader)
         void = {slot for prefix, slot in self.model.items() if self.rounds[prefix] >= first}
         assert set(self.cache.take_back(first).tolist()) == void
         self.drop(void)
@@ -212,11 +218,15 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def tree_is_the_model(self):
-        assert self.cache.problems([node for node, _ in self.readers]) == []
+        assert self.cache.problems([node for node, _, _ in self.readers]) == []
         assert sorted(self.cache.all_slots().tolist()) == sorted(self.model.values())
         assert self.cache.evictable == len(set(self.model) - self.read())
         assert all(p[:-1] in self.model for p in self.model if len(p) > 1)
         assert self.read() <= set(self.model)
+        locks, shared = self.locks(), [0] * self.READERS
+        for _, tokens, reader in self.readers:
+            shared[reader] += sum(locks[tokens[: i + 1]] > 1 for i in range(len(tokens)))
+        assert self.cache.shared.tolist() == shared
 
 
 TestCache = CacheMachine.TestCase
