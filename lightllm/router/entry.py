@@ -108,7 +108,7 @@ class Entry:
             if queued >= room or len(refused) > TRIED:
                 break
             fits = False
-            if running.rows.free and not any(_asks_for_more(group, other) for other in refused):
+            if running.rows.free and not _asks_for_more(group, refused):
                 cached, unlocked = running.kv.prefixes(group.requests)
                 prompts = self._prompts(group.requests, cached)
                 if whole and queued and queued + prompts[0].work > room:
@@ -205,8 +205,11 @@ def _prefill(request: Request, context: int, work: int, counted: int, waits: boo
     return Prefill(context, work, generated, limit, request.runs_to_limit, counted, waits)
 
 
-def _asks_for_more(group: WaitingGroup, other: WaitingGroup) -> bool:
-    """Whether `group` needs no less than `other` in every respect: then it fits no better."""
+def _asks_for_more(group: WaitingGroup, refused: list[WaitingGroup]) -> bool:
+    """Whether `group` needs no less than one of `refused` in every respect: then it fits no better."""
     requests, context, to_come = group.asks
-    others, their_context, theirs_to_come = other.asks
-    return requests >= others and context >= their_context and to_come >= theirs_to_come
+    for other in refused:
+        others, their_context, theirs_to_come = other.asks
+        if requests >= others and context >= their_context and to_come >= theirs_to_come:
+            return True
+    return False

@@ -39,8 +39,6 @@ class OutputLengths:
         self._stale = False
         self._survival = np.ones(1)
         """S at 0, 1, 2, ... up to the last length at which it falls."""
-        self._curve = [1.0]
-        """The same, for who asks for a few values."""
         self.memo: dict[tuple[int, int, int], list[tuple[float, int]]] = {}
         """What a forecast has worked out of the curve, for as long as it is that one: most candidates are alike."""
 
@@ -67,17 +65,15 @@ class OutputLengths:
         self._stale = False
         self._made = round_
         left = self._left[: len(self)]
+        ended = np.bincount(left[left[:, 1] == 1, 0], minlength=1)
         last = np.concatenate([left[:, 0], running])
-        unseen = max(0, self._warm_start - len(left))
-        lengths, counts = np.unique(left[left[:, 1] == 1, 0], return_counts=True)
-        at_risk = unseen + _at_least(last, lengths)
+        at_risk = _at_least(last, len(ended)) + max(0, self._warm_start - len(left))
         if self._begin is not None:
             # Nobody makes more than one token a round, so that this is what he had when the window began, or less.
             since = np.concatenate([left[:, 2], np.full(len(running), round_)]) - self._begin + 1
-            at_risk -= _at_least(last - since, lengths)
-        steps = np.append(1.0, np.cumprod(1.0 - counts / np.maximum(at_risk, counts)))
-        self._survival = np.repeat(steps, np.append(np.diff(lengths, prepend=0), 1))
-        self._curve = self._survival.tolist()
+            at_risk -= _at_least(last - since, len(ended))
+        at_risk = np.maximum(np.maximum(at_risk, ended), 1)
+        self._survival = np.cumprod(1.0 - ended / at_risk)
         self.memo.clear()
 
     def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:
@@ -86,18 +82,13 @@ class OutputLengths:
         alive = self._survival.take(generated + more, mode="clip")
         so_far = self._survival.take(generated, mode="clip")
         if self._survival[-1]:
-            alive /= so_far
-        else:  # nobody went on beyond the last length: of who does all the same nothing is known
-            alive = np.where(so_far > 0, alive / np.where(so_far > 0, so_far, 1.0), 1.0)
+            return alive / so_far
+        # Nobody went on beyond the last length: of who does all the same nothing is known.
+        beyond = so_far == 0.0
+        alive /= so_far + beyond
+        if beyond.any():
+            np.copyto(alive, 1.0, where=beyond)
         return alive
-
-    def survive_one(self, generated: int, more: list[int]) -> list[float]:
-        """As `survive`, for one request and a few lengths."""
-        curve, last = self._curve, len(self._curve) - 1
-        so_far = curve[min(generated, last)]
-        if not so_far:
-            return [1.0] * len(more)
-        return [curve[min(generated + m, last)] / so_far for m in more]
 
     def moments(self, limit: int) -> tuple[float, float]:
         """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all
@@ -106,6 +97,7 @@ class OutputLengths:
         return max(float(known.sum()), 1.0), float(known @ np.arange(len(known)))
 
 
-def _at_least(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """int64 [bounds]: how many of `values` are no less than each of the bounds."""
-    return len(values) - np.searchsorted(np.sort(values), bounds, side="left")
+def _at_least(values: np.ndarray, bounds: int) -> np.ndarray:
+    """int64 [bounds]: how many of `values` are no less than 0, 1, 2, ..."""
+    counts = np.bincount(np.clip(values, 0, bounds - 1), minlength=bounds)
+    return np.cumsum(counts[::-1])[::-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 
 import numpy as np
 
@@ -73,10 +72,9 @@ class DecodeBatch:
 
     @classmethod
     def of(
-        cls, rows: Collection[int], remaining: np.ndarray, stays: np.ndarray, partial: bool = False
+        cls, rows: np.ndarray, remaining: np.ndarray, stays: np.ndarray, partial: bool = False
     ) -> "DecodeBatch":
-        """`remaining`: outputs still to be planned, and `stays`, both by row."""
-        rows = np.fromiter(rows, dtype=np.int64, count=len(rows))
+        """int64 [n] `rows`. `remaining`: outputs still to be planned, and `stays`, both by row."""
         return cls(
             rows=rows,
             stays=stays[rows],

@@ -53,9 +53,11 @@ class Running:
         self.exact = np.zeros(max_rows, dtype=bool)
         """Whether nothing but its limit ends the output, by row."""
         self._decoding: dict[int, None] = {}
-        """Rows, in the order in which they take turns."""
+        """Rows, in the order in which they take turns if there are too many for one round."""
+        self._decodes = np.zeros(max_rows, dtype=bool)
+        """The same rows."""
         self._batch: DecodeBatch | None = None
-        self._nobody = DecodeBatch.of([], self.remaining, self._stays)
+        self._nobody = DecodeBatch.of(np.flatnonzero(self._decodes), self.remaining, self._stays)
         self._leaves: list[int] = []
         self.given_back = 0
         """Slots of all that have left, so far."""
@@ -115,9 +117,9 @@ class Running:
             return self._nobody
         if len(self._decoding) > limit:
             first = list(islice(self._decoding, limit))
-            return DecodeBatch.of(first, self.remaining, self._stays, partial=True)
+            return DecodeBatch.of(np.array(first), self.remaining, self._stays, partial=True)
         if self._batch is None:
-            self._batch = DecodeBatch.of(self._decoding, self.remaining, self._stays)
+            self._batch = DecodeBatch.of(np.flatnonzero(self._decodes), self.remaining, self._stays)
         return self._batch
 
     def prefilled_rows(self) -> np.ndarray:
@@ -258,6 +260,7 @@ class Running:
         if not self.remaining[row]:
             return False
         self._decoding[row] = None
+        self._decodes[row] = True
         self._batch = None
         return True
 
@@ -272,7 +275,7 @@ class Running:
             self._batch = None
             last = np.flatnonzero(self.remaining[batch.rows] == 0).tolist()
             for row in batch.rows[last].tolist():
-                del self._decoding[row]
+                self._decode_no_more(row)
         if batch.partial:
             for row in batch.rows.tolist():
                 if row in self._decoding:
@@ -283,10 +286,14 @@ class Running:
 
     def _out_of_plan(self, request: Request) -> None:
         if request.row in self._decoding:
-            del self._decoding[request.row]
+            self._decode_no_more(request.row)
             self._batch = None
         elif request in self.prefilling:
             self.prefilling.remove(request)
+
+    def _decode_no_more(self, row: int) -> None:
+        del self._decoding[row]
+        self._decodes[row] = False
 
     def problems(self) -> list[str]:
         """What is wrong with the books of rows and slots; empty if nothing is."""
@@ -294,6 +301,8 @@ class Running:
         taken = sorted([r.row for r in self.requests.values()] + self.rows.free_rows())
         if taken != list(range(self.rows.max_rows)):
             found.append(f"rows are lost or owned twice: {taken}")
+        if np.flatnonzero(self._decodes).tolist() != sorted(self._decoding):
+            found.append(f"rows {sorted(self._decoding)} decode, but others are planned")
         own = 0
         for request in self.requests.values():
             held, kv_len = self.kv.own.held(request.row), int(self.kv_len[request.row])

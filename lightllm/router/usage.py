@@ -23,7 +23,6 @@ from lightllm.router.output_lengths import OutputLengths
 
 TIMES = 2 ** np.arange(1, 12)
 """Rounds from now at which `ExpectedUsage` looks at those whose ends are not known."""
-_TIMES: list[int] = TIMES.tolist()
 _COLUMN = TIMES[:, None].astype(np.float64)
 FEW = 8
 """Requests that are worked out one by one in plain Python: for so few, arrays take longer."""
@@ -225,12 +224,9 @@ class ExpectedUsage:
         known = self._lengths.memo.get((delay, generated, limit))
         if known is None:
             remaining = limit - generated
-            more = [max(t - delay - 1, 0) for t in _TIMES]
-            alive = self._lengths.survive_one(generated, more)
-            known = [
-                (p if m < remaining else 0.0, min(t, remaining))
-                for p, m, t in zip(alive, more, _TIMES, strict=True)
-            ]
+            more = np.maximum(TIMES - (delay + 1), 0)
+            alive = self._lengths.survive(np.array([generated]), more) * (more < remaining)
+            known = list(zip(alive.tolist(), np.minimum(TIMES, remaining).tolist(), strict=True))
             self._lengths.memo[delay, generated, limit] = known
         return known
 

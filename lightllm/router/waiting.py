@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 from lightllm.router.request import Request, State
 
+WAITS = State.WAITING, State.PAUSED
+
 
 class WaitingGroup:
     """Requests that are admitted together; it is in the list while one of them waits."""
@@ -41,10 +43,12 @@ class WaitingGroup:
 
     def clean(self) -> bool:
         """Forgets those that ended while they waited; whether anybody is left."""
-        if not all(map(_waits, self.requests)):
-            self.requests = [r for r in self.requests if _waits(r)]
-            if self.requests:
-                self._measure()
+        for request in self.requests:
+            if request.state not in WAITS:
+                self.requests = [r for r in self.requests if r.state in WAITS]
+                if self.requests:
+                    self._measure()
+                break
         return bool(self.requests)
 
 
@@ -140,7 +144,3 @@ class WaitingList:
         for _ in self.in_turn():
             pass
         self._gone = 0
-
-
-def _waits(request: Request) -> bool:
-    return request.state in (State.WAITING, State.PAUSED)
