@@ -49,7 +49,9 @@ PROMPTS = Lengths(217, 1.0, 2048)
 ANSWERS = Lengths(200, 0.9, 2048)
 """Means of ShareGPT's first turns, as the vLLM paper has them in benchmarks since."""
 QUESTIONS = Lengths(200, 1.0, 2048)
-REASONING = Lengths(1500, 1.0, 8192)
+REASONING = Lengths(1500, 0.9, 8192)
+"""The standard deviation is the mean, as in the exponential distribution that ServeGen (arXiv 2505.09999) finds for the outputs
+of a large service; one in a hundred is cut off."""
 
 Arrivals = Callable[[np.random.Generator, int, int], Iterator[np.ndarray]]
 """(random, count, block) -> blocks of arrival times, one request a time unit on the average."""
