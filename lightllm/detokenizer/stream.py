@@ -18,7 +18,7 @@ class Rules:
     prompt_tokens: int
     params: SamplingParams
     end_ids: frozenset[int]
-    """Tokens that end the request and have no text of their own; empty if special tokens are wanted as text."""
+    """Tokens that end the request: no text, unless the client asks for it."""
     stop_texts: tuple[str, ...]
     stop_ids: tuple[tuple[int, ...], ...]
 
@@ -39,7 +39,7 @@ class Rules:
         return cls(
             prompt_tokens=len(request.prompt_ids),
             params=params,
-            end_ids=end_ids if params.skip_special_tokens else frozenset(),
+            end_ids=end_ids,
             stop_texts=tuple(texts),
             stop_ids=tuple(ids),
         )
@@ -110,9 +110,12 @@ class ChoiceStream:
         return rest + held
 
     def _end_text(self, token_id: int) -> str:
-        if not self._rules.params.print_eos_token:
-            return ""
-        return self.finish() + self._tokenizer.token_text(token_id)
+        """`print_eos_token` shows any end token; `include_stop_str_in_output` shows it as any other token is shown."""
+        params = self._rules.params
+        shown = params.print_eos_token
+        if not shown and params.include_stop_str_in_output:
+            shown = not (params.skip_special_tokens and token_id in self._tokenizer.special_ids)
+        return self.finish() + self._tokenizer.token_text(token_id) if shown else ""
 
     def _release(self, text: str) -> str:
         matcher = self._matcher

@@ -109,10 +109,19 @@ def test_end_token_has_no_text(tokenizer):
     assert client.token_ids[1][-1] == EOS
 
 
-@pytest.mark.parametrize("params", [{"print_eos_token": True}, {"skip_special_tokens": False}])
+@pytest.mark.parametrize(
+    "params", [{"print_eos_token": True}, {"skip_special_tokens": False, "include_stop_str_in_output": True}]
+)
 def test_end_token_has_text_when_asked_for(tokenizer, params):
     ids = [*tokenizer.encode("Hi", add_special_tokens=False), EOS]
     assert run(tokenizer, ids, reason="stop", **params).text[1] == "Hi</s>"
+
+
+@pytest.mark.parametrize("params", [{"skip_special_tokens": False}, {"include_stop_str_in_output": True}])
+def test_end_token_has_no_text_although_special_tokens_or_stop_strings_have(tokenizer, params):
+    ids = [*tokenizer.encode("Hi", add_special_tokens=False), SPECIAL_USER, EOS]
+    shown = "" if params.get("skip_special_tokens", True) else tokenizer.token_text(SPECIAL_USER)
+    assert run(tokenizer, ids, reason="stop", **params).text[1] == "Hi" + shown
 
 
 def test_printed_end_token_comes_after_text_that_was_held_back(tokenizer):
@@ -125,6 +134,13 @@ def test_stop_token_has_no_text_although_it_is_an_ordinary_token(tokenizer):
     (newline,) = tokenizer.encode("\n", add_special_tokens=False)
     ids = [*tokenizer.encode("Hi", add_special_tokens=False), newline]
     assert run(tokenizer, ids, reason="stop", stop_token_ids=[newline]).text[1] == "Hi"
+
+
+def test_ordinary_stop_token_is_part_of_the_output_like_a_stop_string_when_asked_for(tokenizer):
+    (newline,) = tokenizer.encode("\n", add_special_tokens=False)
+    ids = [*tokenizer.encode("Hi", add_special_tokens=False), newline]
+    client = run(tokenizer, ids, reason="stop", stop_token_ids=[newline], include_stop_str_in_output=True)
+    assert client.text[1] == "Hi\n"
 
 
 def test_ignored_eos_of_an_ordinary_token_keeps_its_text(tokenizer):
