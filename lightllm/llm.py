@@ -212,6 +212,7 @@ class LLM:
 
     def _checked(self, params: SamplingParams) -> SamplingParams:
         """Verified, with a seed of its own if it has none."""
+        params = _typed(params)
         params.verify(self._running_engine().ready.vocab_size)
         if params.seed is not None:
             return params
@@ -230,6 +231,17 @@ class LLM:
         if self._engine is None:
             raise RuntimeError("this LLM is closed")
         return self._engine
+
+
+def _typed(params: SamplingParams) -> SamplingParams:
+    """What a server's decoder sees to: every field of its type. One stop string may stand for a list of one. Raises
+    `InvalidParameter`."""
+    if isinstance(params.stop_sequences, str):
+        params = msgspec.structs.replace(params, stop_sequences=[params.stop_sequences])
+    try:
+        return msgspec.convert(msgspec.structs.asdict(params), SamplingParams)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"sampling_params: {error}", "sampling_params") from error
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

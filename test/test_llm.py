@@ -132,6 +132,14 @@ def test_stop_string_ends_the_answer_and_is_not_part_of_it(llama):
     assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
 
 
+def test_one_stop_string_may_stand_for_a_list_of_one(llama):
+    free = llama.generate([[40, 41, 42]], GREEDY, use_tqdm=False)[0].outputs[0].text
+    params = SamplingParams(
+        temperature=0.0, max_new_tokens=12, ignore_eos=True, stop_sequences=f"{free[3]}\0"
+    )
+    assert llama.generate([[40, 41, 42]], params, use_tqdm=False)[0].outputs[0].text == free
+
+
 def test_stop_token_ends_the_answer_at_the_earliest_with_min_new_tokens(llama):
     free = llama.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids
     params = msgspec.structs.replace(GREEDY, stop_token_ids=[free[2]], min_new_tokens=1)
@@ -268,6 +276,9 @@ def test_chat_renders_the_template_and_fills_what_room_there_is(llama):
         ([5, 384], {}, InvalidParameter, r"384 is not in \[0, 384\)"),
         ([-1], {}, InvalidParameter, "-1"),
         ([5], {"temperature": -1.0}, InvalidParameter, "temperature"),
+        ([5], {"temperature": "hot"}, InvalidParameter, "temperature"),
+        ([5], {"max_new_tokens": 1.5}, InvalidParameter, "max_new_tokens"),
+        ([5], {"stop_sequences": [None]}, InvalidParameter, "stop_sequences"),
         ([5], {"logit_bias": {384: 1.0}}, InvalidParameter, "logit_bias"),
         ([5] * 1000, {"max_new_tokens": 100}, PromptTooLong, "1100.*1024"),
     ],
