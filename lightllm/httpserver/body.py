@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
 from lightllm.errors import BodyTooLarge, MalformedBody
 
 LARGE_BODY = 64 * 1024
 """Bytes from which a body is parsed in a thread."""
+MAX_CONTAINERS = 1 << 17
+"""Lists and objects of a large body. Every further million holds up all requests of this process for a second."""
+MAX_VALUES = 1 << 21
+"""Entries of its lists and objects together."""
 _MAX_MESSAGE = 300
+
+_WANTED = "Input should be "
+_BRANCH = re.compile(r"(str|int|float|bool|dict|list|constrained-\w+|function-\w+)(\[.*)?$")
+"""How pydantic names the types of a field that has several, in the place of an error."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,7 +57,9 @@ async def parse_body(request: Request, model: type[Model], limit: int) -> Model:
 
 
 def validate(model: type[Model], body: bytes) -> Model:
-    """The body as `model`. Raises `MalformedBody`, naming the first field that is wrong."""
+    """The body as `model`. Raises `MalformedBody`, naming a field that is wrong, or `BodyTooLarge`."""
+    if len(body) > LARGE_BODY:
+        _check_counts(body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -57,9 +70,36 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request body is larger than the limit of {limit >> 20} MiB ({limit} bytes)")
 
 
+def _check_counts(body: bytes) -> None:
+    """Counts bytes, not tokens of JSON: those inside strings count as well. No text that fits into a model has so many."""
+    if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        raise BodyTooLarge(f"the request body has more than {MAX_CONTAINERS} lists and objects")
+    if body.count(b",") >= MAX_VALUES:
+        raise BodyTooLarge(f"the request body has more than {MAX_VALUES} values")
+
+
 def _malformed(error: ValidationError) -> MalformedBody:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first = errors[0]
     if first["type"] == "json_invalid" or not first["loc"]:
         return MalformedBody(f"the body is not a valid JSON object: {first['msg']}"[:_MAX_MESSAGE])
-    path = ".".join(str(part) for part in first["loc"])
-    return MalformedBody(f"{path}: {first['msg']}"[:_MAX_MESSAGE], param=str(first["loc"][0]))
+    field = str(first["loc"][0])
+    path, message = _best([one for one in errors if str(one["loc"][0]) == field])
+    return MalformedBody(f"{path}: {message}"[:_MAX_MESSAGE], param=field)
+
+
+def _best(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
+    """Where one field is wrong, and why. A field of several types has an error for each: the type that was meant is the
+    one with a limit that is broken, or the one that got furthest; where none did, all are named."""
+    located = [([part for part in one["loc"] if not _BRANCH.match(str(part))], one) for one in errors]
+
+    def progress(pair: tuple[list[int | str], ErrorDetails]) -> tuple[bool, int, list[int]]:
+        path, one = pair
+        return not one["type"].endswith("_type"), len(path), [part for part in path if isinstance(part, int)]
+
+    path, best = max(located, key=progress)
+    message = best["msg"]
+    if best["type"].endswith("_type"):
+        wanted = dict.fromkeys(one["msg"].removeprefix(_WANTED) for where, one in located if where == path)
+        message = _WANTED + " or ".join(wanted)
+    return ".".join(map(str, path)), message

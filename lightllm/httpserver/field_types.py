@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from lightllm.sampling_params import MAX_STOP_SEQUENCES
+
 MAX_TOKEN_ID = 2**31 - 1
 MAX_STRINGS = 2048
 """Entries of a list of strings, before the narrower limits of each field."""
@@ -17,7 +19,7 @@ Bool = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True)]
 
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
-Texts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STRINGS)]
+StopTexts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STOP_SEQUENCES)]
 LogitBias = Annotated[
     dict[Annotated[int, Field(strict=False, ge=0, le=MAX_TOKEN_ID)], Float | None],
     AfterValidator(lambda biases: {i: bias for i, bias in biases.items() if bias is not None}),

@@ -24,6 +24,9 @@ from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
 from lightllm.sampling_params import SamplingParams
 
+MAX_COUNTED_TOKENS = 1 << 20
+"""`/tokens` refuses texts that have far more."""
+
 
 def native_routes(state: ServerState) -> APIRouter:
     """The routes of the native API."""
@@ -55,7 +58,8 @@ def native_routes(state: ServerState) -> APIRouter:
         if body.multimodal_params is not None:
             body.multimodal_params.refuse_items()
         parameters = body.parameters or Parameters()
-        ids = await state.encoder.encode(body.text, parameters.add_special_tokens is not False)
+        special = parameters.add_special_tokens is not False
+        ids = await state.encoder.encode(body.text, special, MAX_COUNTED_TOKENS, "text")
         return JSONResponse({"ntokens": len(ids)})
 
     @router.post("/abort_request", **documented(AbortBody, "Done, whether or not it was still running."))
@@ -85,7 +89,7 @@ async def _get_score(state: ServerState, request: Request) -> Response:
     if not isinstance(text, str):
         text = await state.encoder.render_chat(text, None, False, {})
     check_text(text, "chat")
-    prompt_ids = await state.encoder.encode(text, add_special_tokens=False)
+    prompt_ids = await state.encoder.encode(text, False, limits.max_req_total_len, "chat")
     end = state.reward_token_id
     if end is not None and prompt_ids[-1:] != [end]:
         prompt_ids.append(end)
@@ -106,7 +110,8 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
         raise InvalidParameter("stream api only support best_of == 1", param="best_of")
     if isinstance(body.inputs, str):
         check_text(body.inputs, "inputs")
-        prompt_ids = await state.encoder.encode(body.inputs, parameters.add_special_tokens is not False)
+        special = parameters.add_special_tokens is not False
+        prompt_ids = await state.encoder.encode(body.inputs, special, limits.max_req_total_len, "inputs")
     else:
         prompt_ids = body.inputs
         check_vocabulary(prompt_ids, limits.vocab_size, "inputs")

@@ -18,7 +18,7 @@ from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_text, check_vocabulary
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -82,7 +82,9 @@ async def _chat(state: ServerState, request: Request) -> Response:
         body.add_generation_prompt is not False,
         template_variables(body),
     )
-    prompt_ids = await encoder.encode(text, bool(body.add_special_tokens))
+    prompt_ids = await encoder.encode(
+        text, bool(body.add_special_tokens), limits.max_req_total_len, "messages"
+    )
     prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", "max_tokens")
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
@@ -99,15 +101,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
     model = state.check_model(body.model)
     params, prompts = _checked_completion(state, body, limits.vocab_size)
     records = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            check_text(prompt, "prompt")
-            text = prompt
-            prompt_ids = await state.encoder.encode(prompt, body.add_special_tokens is not False)
-        else:
-            check_vocabulary(prompt, limits.vocab_size, "prompt")
-            prompt_ids = prompt
-            text = state.encoder.tokenizer.decode(prompt, skip_special_tokens=False) if body.echo else ""
+    for prompt_ids, text in await _encoded(state, body, prompts, limits):
         prompt_ids, length = state.encoder.fit(
             prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, params.n, "prompt", "max_tokens"
         )
@@ -124,6 +118,24 @@ async def _complete(state: ServerState, request: Request) -> Response:
         body.echo_only,
     )
     return GenerationResponse(state.engine, record, renderer)
+
+
+async def _encoded(
+    state: ServerState, body: CompletionRequest, prompts: list[str] | list[list[int]], limits: Limits
+) -> list[tuple[list[int], str]]:
+    """Token ids and text of each prompt; the text of prompts that came as ids only if it is wanted back."""
+    encoder = state.encoder
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if texts:
+        for text in texts:
+            check_text(text, "prompt")
+        special = body.add_special_tokens is not False
+        encoded = await encoder.encode_all(texts, special, limits.max_req_total_len, "prompt")
+        return list(zip(encoded, texts, strict=True))
+    ids = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    for prompt in ids:
+        check_vocabulary(prompt, limits.vocab_size, "prompt")
+    return [(i, encoder.tokenizer.decode(i, skip_special_tokens=False) if body.echo else "") for i in ids]
 
 
 def _checked_completion(

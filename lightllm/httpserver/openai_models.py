@@ -15,8 +15,8 @@ from lightllm.httpserver.field_types import (
     Int,
     LogitBias,
     Scalar,
+    StopTexts,
     Text,
-    Texts,
     TokenIds,
 )
 from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, SamplingParams
@@ -43,7 +43,7 @@ class OpenAIRequest(Body):
     n: Int | None = None
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
-    stop: Text | Texts | None = None
+    stop: Text | StopTexts | None = None
     max_tokens: Int | None = None
     temperature: Float | None = None
     top_p: Float | None = None

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from lightllm.errors import InvalidParameter, PromptTooLong
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 INLINE_CHARACTERS = 2000
-"""Texts up to this length are tokenized in the event loop; a thread costs more than it spares."""
+"""Texts up to this length, those of a request together, are tokenized in the event loop; a thread costs more than it
+spares."""
+PIECE_CHARACTERS = 65536
+"""Texts up to this length are tokenized at once, whatever comes out."""
+CHARACTERS_PER_TOKEN = 8
+"""More than in any ordinary text."""
+_TOKENS_OF_A_CUT = 16
+"""How many tokens a cut through a text may add, generously."""
 DEFAULT_MAX_NEW_TOKENS = 16
 _TOKENIZER_THREADS = 2
 
@@ -39,12 +45,45 @@ class PromptEncoder:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text, maybe none."""
-        if len(text) <= INLINE_CHARACTERS:
-            return self.tokenizer.encode(text, add_special_tokens)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.tokenizer.encode, text, add_special_tokens)
+    async def encode(self, text: str, add_special_tokens: bool, limit: int, field: str) -> list[int]:
+        """Token ids of a text, maybe none. Raises `PromptTooLong` if there are far more than `limit`."""
+        (ids,) = await self.encode_all([text], add_special_tokens, limit, field)
+        return ids
+
+    async def encode_all(
+        self, texts: Sequence[str], add_special_tokens: bool, limit: int, field: str
+    ) -> list[list[int]]:
+        """The same for several texts; where they are long together, in a thread."""
+
+        def encode() -> list[list[int]]:
+            return [
+                self.tokenizer.encode(self._bounded(text, limit, field), add_special_tokens) for text in texts
+            ]
+
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+
+    def _bounded(self, text: str, limit: int, field: str) -> str:
+        """A text that does not have far more than `limit` tokens: to tokenize megabytes at once takes minutes, and
+        gigabytes of memory. So a long text is counted piece by piece first, or, if it may be truncated, loses what would
+        be dropped anyway."""
+        size = max(PIECE_CHARACTERS, limit * CHARACTERS_PER_TOKEN)
+        if len(text) <= size:
+            return text
+        if self._truncation is not None:
+            front = "" if self._truncation == "head" else text[: size * 4]
+            return text if len(text) <= size * 8 else front + text[-size * 4 :]
+        tokens = 0
+        for start in range(0, len(text), size):
+            piece = self.tokenizer.encode(text[start : start + size], add_special_tokens=False)
+            tokens += max(0, len(piece) - _TOKENS_OF_A_CUT)
+            if tokens > limit:
+                raise PromptTooLong(
+                    f"the text of {len(text)} characters has more than {limit} tokens, the most that are taken",
+                    param=field,
+                )
+        return text
 
     async def render_chat(
         self,
@@ -104,7 +143,7 @@ def check_text(text: str, param: str) -> None:
 
 def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None:
     """Raises `InvalidParameter` for token ids that the model does not know."""
-    if prompt_ids and int(np.asarray(prompt_ids, dtype=np.int64).max()) >= vocab_size:
+    if prompt_ids and max(prompt_ids) >= vocab_size:
         raise InvalidParameter(
             f"prompt List[int] format contain id > vocab_size: ids must be in [0, {vocab_size})", param=param
         )

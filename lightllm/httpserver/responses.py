@@ -21,6 +21,10 @@ from lightllm.protocol import metrics
 
 _log = logging.getLogger(__name__)
 
+LARGE_ANSWER = 4096
+"""Tokens, the prompts' and all answers', from which on the answer is put together in a thread: with log-probabilities
+that can take seconds."""
+
 
 class Renderer(Protocol):
     """Turns a record into the bytes of one API."""
@@ -85,7 +89,10 @@ class GenerationResponse(Response):
         error = record.error or first_error(record)
         if error is not None:
             raise error
-        body = self._renderer.answer(record)
+        large = record.prompt_tokens + record.output_tokens > LARGE_ANSWER
+        body = (
+            await asyncio.to_thread(self._renderer.answer, record) if large else self._renderer.answer(record)
+        )
         await send(
             {
                 "type": "http.response.start",

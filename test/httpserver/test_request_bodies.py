@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from support.fake_engine import FakeEngine
 
 ROUTES = (
     "/generate",
@@ -90,6 +92,43 @@ def test_prompts_of_wrong_types(client: httpx.Client, prompt: Any) -> None:
     assert response.status_code == 422 and "inputs" in message_of(response)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": 5}, "prompt: Input should be a valid string or a valid array"),
+        ({"prompt": [1, "a"]}, "prompt.1: Input should be a valid integer"),
+        ({"prompt": ["a", 1]}, "prompt.1: Input should be a valid string"),
+        ({"prompt": [[1], [-1]]}, "prompt.1.0: Input should be greater than or equal to 0"),
+        ({"prompt": ["a"] * 3000}, "prompt: List should have at most 2048 items after validation, not 3000"),
+        (
+            {"prompt": "a", "stop": ["x"] * 65},
+            "stop: List should have at most 64 items after validation, not 65",
+        ),
+        ({"prompt": "a", "stop": ["x", 5]}, "stop.1: Input should be a valid string"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_field_of_several_types_is_judged_by_the_one_that_was_meant(
+    client: httpx.Client, body: dict[str, Any], message: str
+) -> None:
+    response = client.post("/v1/completions", json=body)
+    assert response.status_code == 422 and message_of(response) == message
+    assert response.json()["error"]["param"] == message.split(":")[0].split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(b"[1]," * 140_000, "131072 lists and objects"), (b"1," * 2_200_000, "2097152 values")],
+)
+def test_bodies_of_too_many_values_are_refused_before_they_are_parsed(
+    start_worker: Callable[..., Any], engine: FakeEngine, values: bytes, words: str
+) -> None:
+    worker = start_worker(worker=1, max_body_mb=64)
+    body = b'{"prompt":[%b1]}' % values
+    response = httpx.post(f"{worker.url}/v1/completions", content=body, timeout=5)
+    assert response.status_code == 413 and words in message_of(response)
+
+
 @pytest.mark.parametrize("path", ROUTES)
 def test_body_over_the_limit(client: httpx.Client, path: str) -> None:
     """1 MiB here, announced or in chunks of unannounced length."""
@@ -126,5 +165,8 @@ def test_huge_headers_are_refused(client: httpx.Client) -> None:
 def test_long_texts_and_large_valid_bodies(client: httpx.Client) -> None:
     text = "word " * 30_000
     response = client.post("/generate", json={"inputs": text})
+    assert response.status_code == 400
+    assert "more than 512 tokens" in message_of(response)
+    response = client.post("/generate", json={"inputs": text[:60_000]})
     assert response.status_code == 400
     assert "max_new_tokens 1 > 512" in message_of(response)

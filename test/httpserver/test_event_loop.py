@@ -1,0 +1,56 @@
+"""Work that may take long is done beside the event loop: other clients are answered meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+
+from lightllm.httpserver.openai_rendering import CompletionRenderer
+from lightllm.tokenizer import Tokenizer
+
+
+def stall(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> tuple[threading.Event, threading.Event]:
+    """Makes a method wait: (set when it is called, to be set by the test)."""
+    called, go_on = threading.Event(), threading.Event()
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def stalled(*arguments: Any, **options: Any) -> Any:
+        called.set()
+        assert go_on.wait(10)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, stalled)
+    return called, go_on
+
+
+def test_others_are_answered_while_many_short_prompts_are_tokenized(
+    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, go_on = stall(monkeypatch, Tokenizer, "encode")
+    body = {"prompt": ["many short prompts make one long text"] * 100, "max_tokens": 40}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{client.base_url}/v1/completions", json=body, timeout=30)
+        assert called.wait(10)
+        assert client.get("/liveness", timeout=5).status_code == 200
+        go_on.set()
+        assert [choice["text"] for choice in answer.result().json()["choices"]] == [DEFAULT_ANSWER] * 100
+
+
+def test_others_are_answered_while_a_large_answer_is_put_together(
+    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.script.endless, engine.script.tokens_a_round = True, 400
+    called, go_on = stall(monkeypatch, CompletionRenderer, "answer")
+    body = {"prompt": "x", "max_tokens": 400, "n": 16, "logprobs": 5}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{client.base_url}/v1/completions", json=body, timeout=30)
+        assert called.wait(10)
+        assert client.get("/liveness", timeout=5).status_code == 200
+        go_on.set()
+        assert len(answer.result().json()["choices"]) == 16

@@ -1,0 +1,62 @@
+"""Texts that are far too long cost little: they are never tokenized as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from lightllm.errors import PromptTooLong
+from lightllm.httpserver import prompts
+from lightllm.httpserver.prompts import Limits, PromptEncoder
+from lightllm.tokenizer import Tokenizer
+
+LIMIT = 50
+TEXT = " ".join(f"word{number} of one two" for number in range(2000))
+
+
+@pytest.fixture
+def longest(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Characters of the longest text that was tokenized at once. Pieces have 1000 characters here."""
+    lengths = [0]
+    encode = tokenizer.encode
+
+    def counted(text: str, add_special_tokens: bool = True) -> list[int]:
+        lengths.append(len(text))
+        return encode(text, add_special_tokens)
+
+    monkeypatch.setattr(tokenizer, "encode", counted)
+    monkeypatch.setattr(prompts, "PIECE_CHARACTERS", 1000)
+    return lambda: max(lengths)
+
+
+def encode(encoder: PromptEncoder, text: str, limit: int = LIMIT) -> list[int]:
+    return asyncio.run(encoder.encode(text, True, limit, "inputs"))
+
+
+def test_a_text_that_is_far_too_long_is_refused_piece_by_piece(
+    tokenizer: Tokenizer, longest: Callable[[], int]
+) -> None:
+    with pytest.raises(PromptTooLong, match=f"{len(TEXT)} characters has more than 50 tokens") as error:
+        encode(PromptEncoder(tokenizer), TEXT)
+    assert error.value.param == "inputs" and longest() == 1000
+
+
+def test_a_long_text_that_fits_is_tokenized_as_a_whole(
+    tokenizer: Tokenizer, longest: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "CHARACTERS_PER_TOKEN", 0)
+    ids = encode(PromptEncoder(tokenizer), TEXT, limit=10**6)
+    assert longest() == len(TEXT) and tokenizer.decode(ids) == TEXT
+
+
+@pytest.mark.parametrize("mode", ["head", "center"])
+def test_truncation_of_a_long_text_is_the_same_without_its_dropped_part(
+    tokenizer: Tokenizer, longest: Callable[[], int], mode: str
+) -> None:
+    limits = Limits(LIMIT, tokenizer.vocab_size, 1000)
+    encoder = PromptEncoder(tokenizer, mode)
+    ids, _ = encoder.fit(encode(encoder, TEXT), 8, limits, 16)
+    assert longest() == (4000 if mode == "head" else 8000)
+    assert ids == encoder.fit(tokenizer.encode(TEXT), 8, limits, 16)[0]
