@@ -120,6 +120,14 @@ def test_sharegpt_takes_two_turns_and_drops_what_does_not_fit(tmp_path: Path) ->
     assert dataset.sharegpt(path, 10, words, seed=0) == [dataset.Request("a b c d e", 5, 4)]
 
 
+def test_sharegpt_leaves_out_entries_without_text(tmp_path: Path) -> None:
+    path = write_sharegpt(tmp_path / "s.json", [["a b c d e", "f g h i"]])
+    broken = [None, {}, {"conversations": None}, {"conversations": [{"from": "human"}, {"value": None}]},
+              {"conversations": ["a b c d", "e f g h"]}]  # fmt: skip
+    path.write_text(json.dumps([*broken, *json.loads(path.read_text())]))
+    assert len(dataset.sharegpt(path, 10, words, seed=0)) == 1
+
+
 def test_sharegpt_without_a_usable_conversation_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no conversation"):
         dataset.sharegpt(write_sharegpt(tmp_path / "s.json", [["a"]]), 1, words, seed=0)

@@ -35,11 +35,7 @@ def sharegpt(path: Path, count: int, encode: Callable[[str], list[int]], seed: i
     entries = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(entries, list):
         raise ValueError(f"{path} is not a list of conversations")
-    pairs = []
-    for entry in entries:
-        turns = entry.get("conversations", []) if isinstance(entry, dict) else []
-        if len(turns) >= 2:
-            pairs.append((turns[0]["value"], turns[1]["value"]))
+    pairs = [texts for entry in entries if len(texts := _first_texts(entry)) == 2]
     requests: list[Request] = []
     for index in np.random.default_rng(seed).permutation(len(pairs)):
         prompt, answer = pairs[index]
@@ -52,6 +48,15 @@ def sharegpt(path: Path, count: int, encode: Callable[[str], list[int]], seed: i
     if not requests:
         raise ValueError(f"{path} holds no conversation of two turns that fits")
     return requests
+
+
+def _first_texts(entry: object) -> list[str]:
+    """The texts of an entry's first two turns, as far as it has them."""
+    turns = entry.get("conversations") if isinstance(entry, dict) else None
+    values = (
+        [turn.get("value") for turn in turns[:2] if isinstance(turn, dict)] if isinstance(turns, list) else []
+    )
+    return [value for value in values if isinstance(value, str)]
 
 
 def synthetic(
