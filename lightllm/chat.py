@@ -13,7 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPException
 from typing import Protocol
 
@@ -119,6 +119,8 @@ def converse(talker: Talker) -> int:
     """Reads messages until the input ends. Without a terminal the first failure ends it, with status 1."""
     interactive = sys.stdin.isatty()
     if interactive:
+        with suppress(ImportError):
+            import readline  # noqa: F401  (arrow keys and history for `input`)
         print(f"{talker.name}\n{_HELP}")
     messages: Messages = []
     while (line := _read(interactive)) is not None:
