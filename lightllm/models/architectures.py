@@ -74,7 +74,7 @@ ARCHITECTURES = {
     ),
     "Phi3SmallForCausalLM": Architecture(
         "phi3_small", "phi3small", "Phi-3-small-8k and -128k", "block-sparse attention; gegelu; LayerNorm; fused, grouped q, k, v",
-        limits="CPU only; the tokenizer needs --trust_remote_code",
+        limits="the tokenizer needs --trust_remote_code",
         reference="references/phi3_small.py",
     ),
     "Gemma2ForCausalLM": Architecture(

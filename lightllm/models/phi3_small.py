@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.errors import DeviceError
 from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
@@ -15,14 +14,13 @@ from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.dialects.layer_norm import Phi3Small
 from lightllm.ops.attention_form import AttentionForm, BlockSparsity
+from lightllm.ops.clamped_swiglu import clamped_swiglu
 
 
 class Phi3SmallForCausalLM(TpPartBaseModel):
     names = Names(norm="model.final_layernorm")
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
-        if build.device.type != "cpu":
-            raise DeviceError("Phi-3-small's block-sparse attention has no GPU kernel.", "Use --device cpu.")
         super().__init__(config, build)
         self.unused_tokens = torch.tensor(config.extra.unused_tokens, dtype=torch.int64, device=build.device)
 
@@ -32,8 +30,8 @@ class Phi3SmallForCausalLM(TpPartBaseModel):
         if not extra.dense_every or (index + 1) % extra.dense_every:
             step = 0 if extra.same_for_all_heads else max(1, extra.stride // build.config.num_heads)
             first = build.group.rank * config.num_heads
-            offsets = step * torch.arange(first, first + config.num_heads, device=build.device)
-            sparsity = BlockSparsity(extra.block_size, extra.local_blocks, extra.stride, offsets)
+            heads = torch.arange(first, first + config.num_heads, dtype=torch.int32, device=build.device)
+            sparsity = BlockSparsity(extra.block_size, extra.local_blocks, extra.stride, step * heads)
         form = AttentionForm(config.attention_scale, sparsity=sparsity)
         query_key_value = weights.fused_qkv_linear("query_key_value", "grouped")
         return PreNormLayer(
@@ -48,7 +46,7 @@ class Phi3SmallForCausalLM(TpPartBaseModel):
 
 
 class Phi3SmallMLP:
-    """down(quick_gelu(min(gate, limit)) * (clamp(up, -limit, limit) + 1)), quick_gelu(x) = x * sigmoid(1.702 x)"""
+    """gegelu: a SwiGLU of clamped inputs whose sigmoid, times 1.702, makes its silu nearly a gelu (arXiv 1606.08415)."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         self.limit = config.extra.gate_limit
@@ -58,6 +56,4 @@ class Phi3SmallMLP:
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.up_proj(x).chunk(2, dim=-1)
-        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
-        return self.down_proj(gate * torch.sigmoid(1.702 * gate) * (up + 1))
+        return self.down_proj(clamped_swiglu(self.up_proj(x), self.limit, alpha=1.702))

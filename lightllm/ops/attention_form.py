@@ -16,7 +16,7 @@ class BlockSparsity:
     local_blocks: int
     stride: int
     offsets: torch.Tensor
-    """int64 [heads] of this rank."""
+    """int32 [heads] of this rank."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,10 @@ class AttentionForm:
     sinks: torch.Tensor | None = None
     """float32 [heads] of this rank: a score of each head that joins the softmax's denominator and adds no value (gpt-oss)."""
     sparsity: BlockSparsity | None = None
-    """Blocks that are left out; in plain torch only."""
+    """Blocks that are left out; not beside a window."""
+
+    def __post_init__(self) -> None:
+        assert not (self.window and self.sparsity), "no implementation computes both"
 
     @property
     def is_product_only(self) -> bool:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
+from lightllm.errors import InvalidModel
 from lightllm.models.architectures import find_architecture
 from lightllm.models.dialects import normalise
+from lightllm.models.moe_config import ClampedSwiglu, MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig
+from lightllm.ops.routing_form import RoutingForm
 
 DEFAULT = {"rope_type": "default"}
+YARN = {
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "factor": 40,
+    "original_max_position_embeddings": 4096,
+    "type": "yarn",
+}
+READ_YARN = {
+    "rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096.0, "beta_fast": 32.0, "beta_slow": 1.0,
+}  # fmt: skip
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # name: (config.json, fields of ModelConfig that must follow)
     "bigscience/bloom-560m": (
@@ -188,6 +202,91 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"windows": (), "num_kv_heads": 8, "head_dim": 128},
     ),
+    "mistralai/Mixtral-8x7B-v0.1": (
+        {
+            "architectures": ["MixtralForCausalLM"], "attention_dropout": 0.0, "hidden_act": "silu", "hidden_size": 4096,
+            "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mixtral", "num_attention_heads": 32,
+            "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+            "output_router_logits": False, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.02,
+            "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 32000,
+        },
+        {"num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "windows": (), "ropes": (RopeConfig(128, 1e6, DEFAULT),),
+         "norm_eps": 1e-5, "mla": None,
+         "moe": MoeConfig(RoutingForm(8, 2, "softmax", normalise=True), 14336, (True,) * 32)},
+    ),
+    "Qwen/Qwen3-30B-A3B": (
+        {
+            "architectures": ["Qwen3MoeForCausalLM"], "attention_bias": False, "decoder_sparse_step": 1, "head_dim": 128,
+            "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960,
+            "max_window_layers": 48, "mlp_only_layers": [], "model_type": "qwen3_moe", "moe_intermediate_size": 768,
+            "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8,
+            "num_hidden_layers": 48, "num_key_value_heads": 4, "output_router_logits": False, "rms_norm_eps": 1e-06,
+            "rope_scaling": None, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "sliding_window": None,
+            "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_sliding_window": False, "vocab_size": 151936,
+        },
+        {"num_heads": 32, "num_kv_heads": 4, "head_dim": 128, "windows": (), "ropes": (RopeConfig(128, 1e6, DEFAULT),),
+         "max_position_embeddings": 40960, "qkv_bias": False,
+         "moe": MoeConfig(RoutingForm(128, 8, "softmax", normalise=True), 768, (True,) * 48)},
+    ),
+    "deepseek-ai/DeepSeek-V2-Lite": (
+        {
+            "architectures": ["DeepseekV2ForCausalLM"], "attention_bias": False, "aux_loss_alpha": 0.001, "ep_size": 1,
+            "first_k_dense_replace": 1, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 10944,
+            "kv_lora_rank": 512, "max_position_embeddings": 163840, "model_type": "deepseek_v2",
+            "moe_intermediate_size": 1408, "moe_layer_freq": 1, "n_group": 1, "n_routed_experts": 64, "n_shared_experts": 2,
+            "norm_topk_prob": False, "num_attention_heads": 16, "num_experts_per_tok": 6, "num_hidden_layers": 27,
+            "num_key_value_heads": 16, "pretraining_tp": 1, "q_lora_rank": None, "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+            "rope_theta": 10000, "routed_scaling_factor": 1.0, "scoring_func": "softmax", "seq_aux": True,
+            "tie_word_embeddings": False, "topk_group": 1, "topk_method": "greedy", "torch_dtype": "bfloat16",
+            "v_head_dim": 128, "vocab_size": 102400,
+        },
+        {"num_heads": 16, "num_kv_heads": 1, "latent_dim": 576, "intermediate_size": 10944,
+         "mla": MlaConfig(latent=512, rope=64, nope=128, value=128, query_latent=0),
+         "moe": MoeConfig(RoutingForm(64, 6, "softmax"), 1408, (False,) + (True,) * 26, shared_width=2816),
+         "attention_scale": (0.1 * 0.707 * math.log(40) + 1) ** 2 * 192**-0.5,
+         "ropes": (RopeConfig(64, 10000.0, {**READ_YARN, "mscale": 0.707, "mscale_all_dim": 0.707}, interleaved=True),)},
+    ),
+    "deepseek-ai/DeepSeek-V3, in bf16": (
+        {
+            "architectures": ["DeepseekV3ForCausalLM"], "attention_bias": False, "ep_size": 1, "first_k_dense_replace": 3,
+            "hidden_act": "silu", "hidden_size": 7168, "intermediate_size": 18432, "kv_lora_rank": 512,
+            "max_position_embeddings": 163840, "model_type": "deepseek_v3", "moe_intermediate_size": 2048,
+            "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1, "norm_topk_prob": True,
+            "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61, "num_key_value_heads": 128,
+            "num_nextn_predict_layers": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+            "rms_norm_eps": 1e-06, "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}, "rope_theta": 10000,
+            "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": False, "topk_group": 4,
+            "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "v_head_dim": 128, "vocab_size": 129280,
+        },
+        {"num_heads": 128, "num_kv_heads": 1, "latent_dim": 576, "extra": 1,
+         "mla": MlaConfig(latent=512, rope=64, nope=128, value=128, query_latent=1536),
+         "moe": MoeConfig(RoutingForm(256, 8, "sigmoid", normalise=True, groups=8, top_groups=4, scale=2.5),
+                          2048, (False,) * 3 + (True,) * 58, shared_width=2048),
+         "attention_scale": (0.1 * math.log(40) + 1) ** 2 * 192**-0.5,
+         "ropes": (RopeConfig(64, 10000.0, {**READ_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}, interleaved=True),)},
+    ),
+    "openai/gpt-oss-20b, in bf16": (
+        {
+            "architectures": ["GptOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.0, "eos_token_id": 200002,
+            "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880,
+            "initial_context_length": 4096, "intermediate_size": 2880,
+            "layer_types": ["sliding_attention", "full_attention"] * 12, "max_position_embeddings": 131072,
+            "model_type": "gpt_oss", "num_attention_heads": 64, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+            "num_key_value_heads": 8, "num_local_experts": 32, "output_router_logits": False, "pad_token_id": 199999,
+            "rms_norm_eps": 1e-05, "rope_scaling": {
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+                "rope_type": "yarn", "truncate": False,
+            }, "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+            "tie_word_embeddings": False, "use_cache": True, "vocab_size": 201088,
+        },
+        {"num_heads": 64, "num_kv_heads": 8, "head_dim": 64, "windows": (128, 0) * 12, "qkv_bias": True, "o_bias": True,
+         "moe": MoeConfig(RoutingForm(32, 4, "top_k_softmax"), 2880, (True,) * 24), "extra": ClampedSwiglu(7.0, 1.702),
+         "attention_scale": 1 / 8, "ropes": (RopeConfig(64, 150000.0, {
+            "rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096.0, "beta_fast": 32.0,
+            "beta_slow": 1.0, "truncate": False,
+        }),)},
+    ),
 }  # fmt: skip
 
 
@@ -196,4 +295,23 @@ def test_the_shape_follows_from_the_file(name: str) -> None:
     raw, expected = PUBLISHED[name]
     config = normalise(raw, find_architecture(raw))
     for field, value in expected.items():
-        assert getattr(config, field) == value, field
+        found = getattr(config, field)
+        assert found == (pytest.approx(value) if isinstance(value, float) else value), field
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [
+        (
+            "deepseek-ai/DeepSeek-V3, in bf16",
+            {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
+        ),
+        ("openai/gpt-oss-20b, in bf16", {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}),
+    ],
+)
+def test_published_forms_in_fewer_bits_are_refused_by_name(name: str, quantization: dict[str, Any]) -> None:
+    raw = {**PUBLISHED[name][0], "quantization_config": quantization}
+    with pytest.raises(
+        InvalidModel, match=f"quantized with '{quantization['quant_method']}' are not supported"
+    ):
+        normalise(raw, find_architecture(raw))

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_form import AttentionForm, BlockSparsity
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 
 LONG, SHORT = 1 << 30, 1
@@ -39,9 +39,22 @@ def _one_token(
             scores = scores - form.alibi_slopes[head].double() * distance
         if form.sinks is not None:
             scores = torch.cat((scores, form.sinks[head : head + 1].double()))
+        if form.sparsity is not None:
+            scores[: len(seen)][_left_out(form.sparsity, head, distance)] = float("-inf")
         weights = scores.softmax(0)[: len(seen)]
         output[head] = weights @ seen[:, kv_heads + group]
     return output
+
+
+def _left_out(sparsity: BlockSparsity, head: int, distance: torch.Tensor) -> torch.Tensor:
+    """Of one query, whose whole context is the keys at these distances: bool [keys]."""
+    last, result = int(distance[0]), []
+    for key in range(last + 1):
+        query_block, key_block = last // sparsity.block_size, key // sparsity.block_size
+        near = query_block - key_block < sparsity.local_blocks
+        in_stride = (key_block + 1 + int(sparsity.offsets[head])) % sparsity.stride == 0
+        result.append(not near and not in_stride)
+    return torch.tensor(result)
 
 
 FORMS = {
@@ -54,15 +67,30 @@ FORMS = {
     "sinks": {"sinks": True},
     "window and sinks": {"window": 7, "sinks": True},
     "window and softcap": {"window": 20, "softcap": 2.5},
+    "blocks left out": {"sparsity": (4, 3, 4)},
+    "most blocks left out": {"sparsity": (16, 1, 5)},
+    "everything but a window, blocks left out": {
+        "softcap": 1.5, "alibi": True, "sinks": True, "sparsity": (3, 2, 3),
+    },
     "everything": {"window": 17, "softcap": 1.5, "alibi": True, "sinks": True},
-}
+}  # fmt: skip
 
 
 def make_form(
-    heads: int, scale: float, window: int = 0, softcap: float = 0.0, alibi: bool = False, sinks: bool = False
+    heads: int,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    alibi: bool = False,
+    sinks: bool = False,
+    sparsity: tuple[int, int, int] | None = None,
 ) -> AttentionForm:
+    """sparsity: block size, local blocks, stride; heads differ in where their stride begins."""
     slopes = 2.0 ** -torch.linspace(0.5, 8, heads) if alibi else None
-    return AttentionForm(scale, window, softcap, slopes, torch.linspace(-1, 2, heads) if sinks else None)
+    sink_scores = torch.linspace(-1, 2, heads) if sinks else None
+    offsets = torch.arange(heads, dtype=torch.int32)
+    blocks = BlockSparsity(*sparsity, offsets) if sparsity else None
+    return AttentionForm(scale, window, softcap, slopes, sink_scores, blocks)
 
 
 @dataclasses.dataclass
@@ -112,7 +140,10 @@ class AttentionCase:
             for name in ("alibi_slopes", "sinks")
             if (tensor := getattr(form, name)) is not None
         }
-        return dataclasses.replace(form, **tensors)
+        sparsity = form.sparsity
+        if sparsity is not None:
+            sparsity = dataclasses.replace(sparsity, offsets=sparsity.offsets.to(device))
+        return dataclasses.replace(form, **tensors, sparsity=sparsity)
 
     def gpu_plan(self, device: torch.device, num_sms: int = 0) -> GpuAttentionPlan:
         """The plan that kernels read, on the device that they are tested on."""

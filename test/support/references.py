@@ -18,8 +18,11 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
 
 
 def gated(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
-    """activation: "silu", "tanh" or "none", the latter two as gelu's `approximate`."""
+    """activation: "silu", "clamped" (a SwiGLU with limit 7, alpha 1.702), "tanh" or "none", as gelu's `approximate`."""
     gate, up = gate_up.double().chunk(2, dim=-1)
+    if activation == "clamped":
+        gate = gate.clamp(max=7.0)
+        return gate / (1 + (-1.702 * gate).exp()) * (1 + up.clamp(-7.0, 7.0))
     if activation == "silu":
         return gate / (1 + (-gate).exp()) * up
     cdf = (1 + torch.erf(gate / 2**0.5)) / 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 import triton
@@ -33,6 +34,14 @@ def scores_log2(
     if ALIBI:
         scores -= slopes[:, None] * distance.to(tl.float32)
     return scores
+
+
+@triton.jit
+def in_seen_block(position, key, offsets, SPARSE: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr):
+    """May a query look at the block of SPARSE tokens that a key is in? See `BlockSparsity`; arguments broadcast."""
+    key_block = key // SPARSE
+    near = position // SPARSE - key_block < LOCAL
+    return near | ((key_block + 1 + offsets) % STRIDE == 0)
 
 
 @triton.jit
@@ -72,12 +81,39 @@ def score_arguments(form: AttentionForm) -> tuple[float, float]:
     return form.scale * LOG2_E.value, 0.0
 
 
-def score_flags(form: AttentionForm) -> dict[str, bool]:
-    """Constexprs of a kernel that takes a form."""
+def score_tensors(form: AttentionForm) -> tuple[torch.Tensor | None, ...]:
+    """`slopes_ptr`, `sinks_ptr` and `offsets_ptr` of a kernel that takes a form."""
+    return form.alibi_slopes, form.sinks, form.sparsity.offsets if form.sparsity else None
+
+
+def score_flags(form: AttentionForm) -> dict[str, int]:
+    """Its constexprs; SPARSE: the size of the blocks that are left out, 0 if none are."""
+    sparse = form.sparsity
     return {
         "SOFTCAP": form.softcap != 0,
         "ALIBI": form.alibi_slopes is not None,
         "SINKS": form.sinks is not None,
+        "SPARSE": sparse.block_size if sparse else 0,
+        "LOCAL": sparse.local_blocks if sparse else 0,
+        "STRIDE": sparse.stride if sparse else 0,
+    }
+
+
+def form_arguments(
+    softcap: bool = False,
+    alibi: bool = False,
+    sinks: bool = False,
+    sparsity: tuple[int, int, int] = (0, 0, 0),
+) -> dict[str, Any]:
+    """Of a form, what a `CompileCase` lists. sparsity: block size, local blocks, stride."""
+    return {
+        "slopes_ptr": "*fp32:16" if alibi else None,
+        "sinks_ptr": "*fp32:16" if sinks else None,
+        "offsets_ptr": "*i32:16" if sparsity[0] else None,
+        "SOFTCAP": softcap,
+        "ALIBI": alibi,
+        "SINKS": sinks,
+        **dict(zip(("SPARSE", "LOCAL", "STRIDE"), sparsity)),
     }
 
 

@@ -8,6 +8,7 @@ are the rows of a tensor-core product, padded to 16. The last part of a context 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import triton
@@ -20,10 +21,13 @@ from lightllm.ops.triton.attention_parts import decode_parts, partial_results
 from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
+    form_arguments,
+    in_seen_block,
     is_float32,
     merge_parts,
     score_arguments,
     score_flags,
+    score_tensors,
     scores_log2,
 )
 from lightllm.ops.triton.compile_case import CompileCase
@@ -34,12 +38,13 @@ from lightllm.ops.triton.tuning_case import TuningCase, grid
 @triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
 def decode_attention_kernel(
     q_ptr, kv_ptr, out_ptr, partial_ptr, lse_ptr, arrived_ptr,
-    table_ptr, rows_ptr, kv_len_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr,
+    table_ptr, rows_ptr, kv_len_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr, offsets_ptr,
     scale, softcap, window, n,
     q_stride, q_head_stride, kv_stride, out_stride, out_head_stride, table_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_H: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr, SPARSE: tl.constexpr, LOCAL: tl.constexpr,
+    STRIDE: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[i, h] = softmax(score(q[i, h], K)) V for n decode entries. Grid (KV_HEADS, parts).
 
@@ -74,6 +79,7 @@ def decode_attention_kernel(
         gdc_launch_dependents()
     q = tl.load(q_ptr + heads[:, None] * q_head_stride + offs_d[None, :], mask=row_mask, other=0.0)
     slopes = tl.load(slopes_ptr + heads, mask=head_mask, other=0.0) * LOG2_E if ALIBI else None
+    offsets = tl.load(offsets_ptr + heads, mask=head_mask, other=0)[:, None] if SPARSE else None
     precision: tl.constexpr = "ieee" if EXACT else "tf32"
 
     top = tl.full((BLOCK_H,), float("-inf"), dtype=tl.float32)
@@ -89,10 +95,18 @@ def decode_attention_kernel(
         scores = scores_log2(
             products, (kv_len - 1 - position)[None, :], slopes, scale, softcap, SOFTCAP, ALIBI
         )
-        scores = tl.where(inside[None, :], scores, float("-inf"))
+        seen_keys = inside[None, :]
+        if SPARSE:
+            last = kv_len - 1
+            seen_keys = seen_keys & in_seen_block(last, position[None, :], offsets, SPARSE, LOCAL, STRIDE)
+        scores = tl.where(seen_keys, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(scores - new_top[:, None])
-        decay = tl.exp2(top - new_top)
+        base = new_top
+        if SPARSE:
+            # A head may have seen nothing yet.
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(scores - base[:, None])
+        decay = tl.exp2(top - base)
         total = total * decay + tl.sum(weights, 1)
         v = tl.load(
             key_ptr[:, None] + KV_HEADS * HEAD_DIM + offs_d[None, :],
@@ -108,8 +122,12 @@ def decode_attention_kernel(
         lse_heads = lse_ptr + heads
         partial_heads = partial_ptr + heads[:, None] * HEAD_DIM + offs_d[None, :]
         place = part.to(tl.int64) * all_heads
-        tl.store(partial_heads + place * HEAD_DIM, acc / total[:, None], mask=row_mask)
-        tl.store(lse_heads + place, top + tl.log2(total), mask=head_mask)
+        divisor = total
+        if SPARSE:
+            # Of a part that a head sees nothing of, the weight is 2^-inf.
+            divisor = tl.where(total == 0.0, 1.0, total)
+        tl.store(partial_heads + place * HEAD_DIM, acc / divisor[:, None], mask=row_mask)
+        tl.store(lse_heads + place, top + tl.log2(divisor), mask=head_mask)
         tl.debug_barrier()
         if tl.atomic_add(arrived_ptr + kv_head * n + entry, 1, sem="acq_rel") < parts - 1:
             return
@@ -148,7 +166,7 @@ def decode_attention(
     pdl = pdl_options(q.device) if known else {"PDL": False}
     decode_attention_kernel[(kv_heads, bound)](
         q, kv, out, partial.out, partial.lse, parts.arrived,
-        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, form.alibi_slopes, form.sinks,
+        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, *score_tensors(form),
         *score_arguments(form), form.window, plan.num_decode,
         q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
         KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
@@ -157,9 +175,9 @@ def decode_attention(
 
 
 def _case(
-    label: str, dtype: str, heads: tuple[int, int], head_dim: int, short: bool = False, **flags: bool
+    label: str, dtype: str, heads: tuple[int, int], head_dim: int, short: bool = False, **form: Any
 ) -> CompileCase:
-    """heads: query heads, KV heads; flags: those of the form that are on."""
+    """heads: query heads, KV heads; form: what of it is used, see `form_arguments`."""
     group = heads[0] // heads[1]
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     pointer = f"*{dtype}:16"
@@ -170,14 +188,11 @@ def _case(
             "q_ptr": pointer, "kv_ptr": pointer, "out_ptr": pointer, "partial_ptr": "*fp32:16", "lse_ptr": "*fp32:16",
             "arrived_ptr": "*i32:16", "table_ptr": "*i32:16", "rows_ptr": "*i64", "kv_len_ptr": "*i32",
             "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
-            "slopes_ptr": "*fp32:16" if flags.get("alibi") else None,
-            "sinks_ptr": "*fp32:16" if flags.get("sinks") else None,
             "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
             "q_stride": "i32:16", "q_head_stride": "i32:16", "kv_stride": "i32:16", "out_stride": "i32:16",
             "out_head_stride": "i32:16", "table_stride": "i32:16",
             "KV_HEADS": heads[1], "GROUP": group, "BLOCK_H": block_h, "HEAD_DIM": head_dim, "BLOCK_D": block_d,
-            "SOFTCAP": flags.get("softcap", False), "ALIBI": flags.get("alibi", False),
-            "SINKS": flags.get("sinks", False), "EXACT": dtype == "fp32",
+            "EXACT": dtype == "fp32", **form_arguments(**form),
         },
         config="decode_attention",
         sizes={"block_h": block_h, "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2},
@@ -198,6 +213,7 @@ COMPILE_CASES = [
     _case("BLOOM: ALiBi", "bf16", (32, 32), 128, alibi=True),
     _case("StarCoder: 48 heads share one", "bf16", (48, 1), 128),
     _case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
+    _case("Phi-3 small: blocks left out", "bf16", (32, 8), 128, sparsity=(64, 16, 8)),
     _case("float32", "fp32", (32, 8), 128),
     _case("float32, 256 wide", "fp32", (16, 8), 256),
 ]

@@ -1,4 +1,4 @@
-"""act(gate) * up, for the gates of SwiGLU and GeGLU: a block of one token's columns a program."""
+"""act(gate) * up, for the gates of SwiGLU, clamped SwiGLU and GeGLU: a block of one token's columns a program."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
 from lightllm.ops.triton.tuning_case import TuningCase, grid
 
-SILU, GELU_TANH, GELU_ERF = 0, 1, 2
+SILU, GELU_TANH, GELU_ERF, CLAMPED_SWIGLU = 0, 1, 2, 3
 
 
 @triton.jit
 def gated_activation_kernel(
-    gate_up_ptr, out_ptr, stride, out_stride, size,
+    gate_up_ptr, out_ptr, stride, out_stride, size, limit, alpha,
     ACTIVATION: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[t, i] = act(gate_up[t, i]) * gate_up[t, size + i]. Grid (T, ceil(size / BLOCK)).
 
     silu(x) = x sigmoid(x); gelu by tanh: 0.5 x (1 + tanh u) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x³); gelu by
-    erf: 0.5 x (1 + erf(x / sqrt 2)).
+    erf: 0.5 x (1 + erf(x / sqrt 2)); clamped SwiGLU: x sigmoid(alpha x), x at most `limit`, times 1 + up within it.
     """
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -39,8 +39,12 @@ def gated_activation_kernel(
         x = x * tl.sigmoid(x)
     elif ACTIVATION == 1:
         x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-    else:
+    elif ACTIVATION == 2:
         x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:
+        x = tl.minimum(x, limit)
+        x = x * tl.sigmoid(alpha * x)
+        up = (tl.minimum(tl.maximum(up, -limit), limit) + 1.0).to(gate.dtype).to(tl.float32)
     x = x.to(gate.dtype).to(tl.float32)
     tl.store(out_ptr + token * out_stride + columns, (x * up).to(gate.dtype), mask=inside)
 
@@ -53,7 +57,11 @@ def gelu_and_mul(gate_up: torch.Tensor, approximate: str = "tanh") -> torch.Tens
     return _launch(gate_up, GELU_TANH if approximate == "tanh" else GELU_ERF)
 
 
-def _launch(gate_up: torch.Tensor, activation: int) -> torch.Tensor:
+def clamped_swiglu(gate_up: torch.Tensor, limit: float, alpha: float) -> torch.Tensor:
+    return _launch(gate_up, CLAMPED_SWIGLU, limit, alpha)
+
+
+def _launch(gate_up: torch.Tensor, activation: int, limit: float = 0.0, alpha: float = 0.0) -> torch.Tensor:
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((tokens, size), dtype=gate_up.dtype, device=gate_up.device)
     if tokens == 0:
@@ -61,7 +69,7 @@ def _launch(gate_up: torch.Tensor, activation: int) -> torch.Tensor:
     assert gate_up.stride(1) == 1
     config = launch_config("gated_activation", gate_up.device, tokens=tokens)
     gated_activation_kernel[(tokens, triton.cdiv(size, config["BLOCK"]))](
-        gate_up, out, gate_up.stride(0), out.stride(0), size,
+        gate_up, out, gate_up.stride(0), out.stride(0), size, limit, alpha,
         ACTIVATION=activation, **config, **pdl_options(gate_up.device),
     )  # fmt: skip
     return out
@@ -73,13 +81,15 @@ COMPILE_CASES = [
         label=f"{label}, {tokens} tokens",
         arguments={
             "gate_up_ptr": "*bf16:16", "out_ptr": "*bf16:16", "stride": "i32:16", "out_stride": "i32:16",
-            "size": "i32:16", "ACTIVATION": activation,
+            "size": "i32:16", "limit": "fp32", "alpha": "fp32", "ACTIVATION": activation,
         },
         config="gated_activation",
         sizes={"tokens": tokens},
         short=tokens > 64,
     )
-    for label, activation in (("silu", SILU), ("gelu by tanh", GELU_TANH), ("gelu by erf", GELU_ERF))
+    for label, activation in (
+        ("silu", SILU), ("gelu by tanh", GELU_TANH), ("gelu by erf", GELU_ERF), ("clamped SwiGLU", CLAMPED_SWIGLU),
+    )
     for tokens in (1, 4096)
 ]  # fmt: skip
 

@@ -9,6 +9,7 @@ computed without masks, and only those at the diagonal and at the window's edge 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -21,10 +22,13 @@ from lightllm.ops.triton.attention_parts import prefill_parts
 from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
+    form_arguments,
     gpu_architecture,
+    in_seen_block,
     is_float32,
     score_arguments,
     score_flags,
+    score_tensors,
     scores_log2,
 )
 from lightllm.ops.triton.compile_case import CompileCase
@@ -41,14 +45,14 @@ _SLICES = ["start_ptr", "kv_len_ptr", "rows_ptr", "context_ptr"]
 def prefill_attention_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr,
     table_ptr, rows_ptr, start_ptr, kv_len_ptr, context_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr,
-    scale, softcap, window, n,
+    offsets_ptr, scale, softcap, window, n,
     q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride, out_stride, out_head_stride,
     table_stride,
     GROUP: tl.constexpr, BLOCK_G: tl.constexpr,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     DENSE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr,
-    EXACT: tl.constexpr, PDL: tl.constexpr,
+    SPARSE: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[t, h] = softmax(score(q[t, h], K)) V for the tokens of n chunks. Grid (tiles, kv_heads * ceil(GROUP / BLOCK_G)).
 
@@ -90,6 +94,7 @@ def prefill_attention_kernel(
         other=0.0,
     )
     slopes = tl.load(slopes_ptr + head, mask=row_mask, other=0.0) * LOG2_E if ALIBI else None
+    offsets = tl.load(offsets_ptr + head, mask=row_mask, other=0)[:, None] if SPARSE else None
     k_ptr += kv_head * k_head_stride
     v_ptr += kv_head * v_head_stride
     if DENSE:
@@ -98,31 +103,34 @@ def prefill_attention_kernel(
     else:
         table_ptr += tl.load(rows_ptr + entry) * table_stride
 
-    # Keys [begin, seen_by_all) at the window's edge, [seen_by_all, diagonal) in all rows' sight, then the diagonal.
+    # Keys [begin, seen_by_all) at the window's edge, or in blocks that rows leave out; [seen_by_all, diagonal) in all
+    # rows' sight; then the diagonal.
     end = last_position + 1
     diagonal = (first_position + 1) // BLOCK_N * BLOCK_N
     seen_by_all = 0
     top = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_V), dtype=tl.float32)
-    if WINDOW:
-        begin = tl.maximum(first_position + 1 - window, 0) // BLOCK_N * BLOCK_N
-        seen_by_all = tl.cdiv(tl.maximum(last_position + 1 - window, 0), BLOCK_N) * BLOCK_N
-        seen_by_all = tl.minimum(seen_by_all, diagonal)
+    if WINDOW or SPARSE:
+        begin = tl.maximum(first_position + 1 - window, 0) // BLOCK_N * BLOCK_N if WINDOW else 0
+        first_seen = tl.maximum(last_position + 1 - window, 0)
+        if SPARSE:
+            first_seen = tl.maximum(last_position // SPARSE + 1 - LOCAL, 0) * SPARSE
+        seen_by_all = tl.minimum(tl.cdiv(first_seen, BLOCK_N) * BLOCK_N, diagonal)
         top, total, acc = _attend(
-            top, total, acc, begin, seen_by_all, end, q, position, slopes,
-            k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
-            KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, EXACT,
+            top, total, acc, begin, seen_by_all, end, q, position, slopes, offsets,
+            k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride, KEY_DIM, VALUE_DIM,
+            BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, SPARSE, LOCAL, STRIDE, EXACT,
         )  # fmt: skip
     top, total, acc = _attend(
-        top, total, acc, seen_by_all, diagonal, end, q, position, slopes,
-        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
-        KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, False, SOFTCAP, ALIBI, EXACT,
+        top, total, acc, seen_by_all, diagonal, end, q, position, slopes, offsets,
+        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride, KEY_DIM, VALUE_DIM,
+        BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, False, SOFTCAP, ALIBI, SPARSE, LOCAL, STRIDE, EXACT,
     )  # fmt: skip
     top, total, acc = _attend(
-        top, total, acc, diagonal, end, end, q, position, slopes,
-        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
-        KEY_DIM, VALUE_DIM, BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, EXACT,
+        top, total, acc, diagonal, end, end, q, position, slopes, offsets,
+        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride, KEY_DIM, VALUE_DIM,
+        BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, SPARSE, LOCAL, STRIDE, EXACT,
     )  # fmt: skip
     if SINKS:
         sinks = tl.load(sinks_ptr + head, mask=row_mask, other=0.0) * LOG2_E
@@ -140,11 +148,12 @@ def prefill_attention_kernel(
 
 @triton.jit
 def _attend(
-    top, total, acc, begin, stop, end, q, position, slopes,
+    top, total, acc, begin, stop, end, q, position, slopes, offsets,
     k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     BLOCK_N: tl.constexpr, DENSE: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, EXACT: tl.constexpr,
+    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SPARSE: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr,
+    EXACT: tl.constexpr,
 ):  # fmt: skip
     """The online softmax over keys begin .. stop - 1 (begin a multiple of BLOCK_N); keys from `end` on do not exist.
 
@@ -181,11 +190,13 @@ def _attend(
             seen = key[None, :] <= position[:, None]
             if WINDOW:
                 seen = seen & (key[None, :] > position[:, None] - window)
+            if SPARSE:
+                seen = seen & in_seen_block(position[:, None], key[None, :], offsets, SPARSE, LOCAL, STRIDE)
             scores = tl.where(seen, scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1) * factor)
         base = new_top
-        if MASKED and WINDOW:
-            # A row whose window begins further on has seen nothing yet.
+        if MASKED and (WINDOW or SPARSE):
+            # A row whose window or first block begins further on has seen nothing yet.
             base = tl.where(new_top == float("-inf"), 0.0, new_top)
         weights = tl.exp2(scores * factor - base[:, None])
         decay = tl.exp2(top - base)
@@ -251,7 +262,7 @@ def _launch(
     prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
         q, k, v, out,
         plan.req_to_token, plan.rows[first:], plan.q_start[first:], plan.kv_len[first:], context,
-        parts.first, parts.entry_of, form.alibi_slopes, form.sinks,
+        parts.first, parts.entry_of, *score_tensors(form),
         *score_arguments(form), form.window, plan.num_prefill,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
         plan.req_to_token.stride(0),
@@ -261,7 +272,7 @@ def _launch(
     )  # fmt: skip
 
 
-def _special(group: int, block_g: int, window: bool, **flags: bool) -> int:
+def _special(group: int, block_g: int, window: bool, **flags: int) -> int:
     """1 if a kernel needs more registers than the plainest one: for scores, or to divide by an odd group."""
     return int(window or any(flags.values()) or block_g & (block_g - 1) != 0 or group % block_g != 0)
 
@@ -274,10 +285,11 @@ def _case(
     value_dim: int = 0,
     dense: bool = False,
     short: bool = False,
-    **flags: bool,
+    window: bool = False,
+    **form: Any,
 ) -> list[CompileCase]:
-    """heads: query heads, KV heads; value_dim: if it is not head_dim; flags: those of the form that are on. Two cases:
-    before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
+    """heads: query heads, KV heads; value_dim: if it is not head_dim; form: what else of it is used, see `form_arguments`.
+    Two cases: before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
     group, value_dim = heads[0] // heads[1], value_dim or head_dim
     block_d, block_v = triton.next_power_of_2(head_dim), triton.next_power_of_2(value_dim)
     pointer = f"*{dtype}:16"
@@ -286,16 +298,13 @@ def _case(
             "q_ptr": pointer, "k_ptr": pointer, "v_ptr": pointer, "out_ptr": pointer,
             "table_ptr": "*i32:16", "rows_ptr": "*i64", "start_ptr": "*i32", "kv_len_ptr": "*i32",
             "context_ptr": "*i32" if dense else None, "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
-            "slopes_ptr": "*fp32:16" if flags.get("alibi") else None,
-            "sinks_ptr": "*fp32:16" if flags.get("sinks") else None,
             "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
             **{f"{name}_stride": "i32:16" for name in strides},
             "GROUP": group, "BLOCK_G": min(group, _LARGEST_GROUP),
             "KEY_DIM": head_dim, "VALUE_DIM": value_dim, "BLOCK_D": block_d, "BLOCK_V": block_v,
-            "DENSE": dense, "WINDOW": flags.get("window", False), "SOFTCAP": flags.get("softcap", False),
-            "ALIBI": flags.get("alibi", False), "SINKS": flags.get("sinks", False), "EXACT": dtype == "fp32",
+            "DENSE": dense, "WINDOW": window, "EXACT": dtype == "fp32", **form_arguments(**form),
         }  # fmt: skip
-    special = _special(group, min(group, _LARGEST_GROUP), **{"window": False, **flags})
+    special = _special(group, min(group, _LARGEST_GROUP), window, form=bool(form))
     sizes = {"head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2, "special": special}
     return [
         CompileCase(
@@ -326,6 +335,7 @@ COMPILE_CASES = [
     *_case("Gemma 3: 256 wide", "bf16", (8, 4), 256, dense=True),
     *_case("BLOOM: ALiBi", "bf16", (32, 32), 128, alibi=True),
     *_case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
+    *_case("Phi-3 small: blocks left out", "bf16", (32, 8), 128, sparsity=(64, 16, 8)),
     *_case("float32", "fp32", (32, 8), 128),
     *_case("float32, 256 wide", "fp32", (16, 8), 256),
 ]
