@@ -1,4 +1,7 @@
-"""Scheduler, Model Backend and Detokenizer in one process and one thread: what the offline `LLM` runs on."""
+"""Scheduler, Model Backend and Detokenizer in one process and one thread: what the offline `LLM` runs on.
+
+With `tp` above 1 the ranks are processes of their own (`offline_ranks`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.process import RoundRunner, failed_result
 from lightllm.config import ServerConfig
 from lightllm.detokenizer.detokenizer import Detokenizer
-from lightllm.errors import RequestError
+from lightllm.errors import InvalidOption, RequestError
+from lightllm.models.architectures import find_architecture, read_config
+from lightllm.models.dialects import normalise
+from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens, TextDeltas
@@ -29,20 +35,25 @@ class Engine:
     """The processes of the server as plain objects. Requests go in together; text comes out round by round."""
 
     def __init__(self, config: ServerConfig, model_dir: str, tokenizer: Tokenizer, show_bar: bool) -> None:
-        backend = ModeBackend(dataclasses.replace(config, model_dir=model_dir), rank=0, world_size=config.tp)
-        self.ready: ModelReady = backend.init_model(show_bar)
+        if config.nnodes > 1:
+            raise InvalidOption("--nnodes needs a server.", "Without one a model runs on one machine.")
+        config = dataclasses.replace(config, model_dir=model_dir)
+        self._runner, self.ready = _start(config, show_bar)
         eos = eos_token_ids(model_dir, config.eos_id)
         limits = resolve_limits(
             config, self.ready.max_total_token_num, self.ready.device, context_length(model_dir), eos
         )
         self.limits = dataclasses.replace(limits, max_waiting_requests=_UNBOUNDED)
-        self._runner = RoundRunner(backend)
         self._in_flight: deque[int] = deque()
         # A GPU gets its next round while it computes one. A CPU would only compute a token too many of every answer.
         self._depth = 1 if self.ready.device == "cpu" else MAX_IN_FLIGHT
         self._scheduler = Scheduler(self.limits)
         self._detokenizer = Detokenizer(tokenizer, eos, workers=1)
         self._serial = 0
+
+    def close(self) -> None:
+        if isinstance(self._runner, OfflineRanks):
+            self._runner.close()
 
     def add(self, requests: list[tuple[list[int], SamplingParams]]) -> list[list[int]]:
         """Accepts (prompt ids, parameters) of every request, or raises a `RequestError` and keeps none of them.
@@ -110,3 +121,15 @@ class Engine:
             for abort in output.aborts:
                 self._scheduler.abort(abort.request_id, abort.reason)
             tokens = self._scheduler.drain_outputs()
+
+
+def _start(config: ServerConfig, show_bar: bool) -> tuple[RoundRunner | OfflineRanks, ModelReady]:
+    """Loads the model: here, or in a process for each rank."""
+    if config.tp > 1:
+        raw = read_config(config.model_dir or "")
+        normalise(raw, find_architecture(raw)).for_rank(config.tp)  # says at once if it cannot be split
+        ranks = OfflineRanks(config, show_bar)
+        return ranks, ranks.ready
+    backend = ModeBackend(config, rank=0, world_size=1)
+    ready = backend.init_model(show_bar)
+    return RoundRunner(backend), ready

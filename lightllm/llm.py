@@ -63,8 +63,9 @@ class RequestOutput:
 class LLM:
     """A model, ready to generate. Takes the options of the server by name: `LLM("folder", data_type="fp32")`.
 
-    model_dir: a folder, a Hugging Face hub id, or None for the embedded demo model. Raises `StartupError`s. Use it as a
-    context manager, or `close` it, to give its memory back.
+    model_dir: a folder, a Hugging Face hub id, or None for the embedded demo model. With `tp=2` or more the model is split
+    over as many devices, each with a process. Raises `StartupError`s. Use it as a context manager, or `close` it, to give
+    its memory back.
     """
 
     def __init__(self, model_dir: str | None = None, *, show_bar: bool = False, **options: Any) -> None:
@@ -148,6 +149,8 @@ class LLM:
 
     def close(self) -> None:
         """Gives the model and its memory back. Nothing can be generated afterwards."""
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
         gc.collect()
 

@@ -6,7 +6,14 @@ import torch
 from support.checkpoints import make_checkpoint
 
 from lightllm import LLM, SamplingParams
-from lightllm.errors import BackendFailed, InvalidModel, InvalidOption, InvalidParameter, PromptTooLong
+from lightllm.errors import (
+    BackendFailed,
+    InvalidModel,
+    InvalidOption,
+    InvalidParameter,
+    PromptTooLong,
+    StartupError,
+)
 
 OPTIONS = {"data_type": "fp32", "max_total_token_num": 6000, "running_max_req_size": 40, "cpu_threads": 1}
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=12, ignore_eos=True)
@@ -307,3 +314,61 @@ def test_closed_engine_says_so(tmp_path):
     llm.close()
     with pytest.raises(RuntimeError, match="closed"):
         llm.generate("x")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    path = make_checkpoint(tmp_path_factory.mktemp("ranks") / "model", "llama", num_key_value_heads=1)
+    with LLM(str(path), tp=2, check_rounds=True, chunked_prefill_size=16, **OPTIONS) as llm:
+        yield llm
+
+
+def rank_processes(llm):
+    return llm._engine._runner._processes
+
+
+def test_two_ranks_give_the_answers_of_one(two_ranks):
+    prompts = make_prompts(9)
+    params = [GREEDY] * 4 + [SamplingParams(max_new_tokens=12, seed=i, top_p=0.9) for i in range(5)]
+    with LLM(two_ranks.model_dir, chunked_prefill_size=16, **OPTIONS) as one:
+        expected = [r.outputs[0].token_ids for r in one.generate(prompts, params, use_tqdm=False)]
+    assert len(rank_processes(two_ranks)) == 2
+    for _ in range(2):  # again, with the prefix cache
+        answers = two_ranks.generate(prompts, params, use_tqdm=False)
+        assert [r.outputs[0].token_ids for r in answers] == expected
+
+
+def test_an_interrupt_leaves_several_ranks_usable(two_ranks, monkeypatch):
+    expected = two_ranks.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids
+    runner = two_ranks._engine._runner
+    original, calls = runner.take, []
+
+    def take():
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt  # the round is under way, and its result will still come
+        return original()
+
+    monkeypatch.setattr(runner, "take", take)
+    with pytest.raises(KeyboardInterrupt):
+        two_ranks.generate([[1, 2, 3]], GREEDY, use_tqdm=False)
+    monkeypatch.undo()
+    assert two_ranks.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids == expected
+
+
+def test_a_rank_that_dies_is_named_and_leaves_no_process(tmp_path):
+    llm = LLM(str(make_checkpoint(tmp_path / "model")), tp=2, **OPTIONS)
+    processes = rank_processes(llm)
+    processes[1].kill()
+    with pytest.raises(BackendFailed, match="tensor parallel rank 1 has ended"):
+        llm.generate([[5, 6]], GREEDY, use_tqdm=False)
+    llm.close()
+    assert all(process.returncode is not None for process in processes)
+
+
+def test_a_tp_that_cannot_split_the_model_and_nodes_are_startup_errors(tmp_path):
+    path = str(make_checkpoint(tmp_path / "model"))
+    with pytest.raises(StartupError, match="num_heads 8 cannot be split over 3 ranks"):
+        LLM(path, tp=3, **OPTIONS)
+    with pytest.raises(InvalidOption, match="--nnodes needs a server"):
+        LLM(path, tp=2, nnodes=2, nccl_host="127.0.0.1", **OPTIONS)

@@ -20,7 +20,7 @@ PACKAGE = "lightllm"
 
 FLOORS: list[tuple[str, list[str]]] = [
     # From the top down. A room may import every floor beneath and, where that makes no circle, its own.
-    ("launch", ["server", "cluster", "llm", "engine", "chat"]),
+    ("launch", ["server", "cluster", "llm", "engine", "offline_ranks", "chat"]),
     ("processes", ["httpserver", "router", "backend", "detokenizer", "visual", "cache", "metrics", "health"]),
     ("model side", ["models", "weights", "layers", "models.batch", "quantization", "distributed", "ops"]),
     (

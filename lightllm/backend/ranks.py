@@ -47,7 +47,7 @@ class Ranks:
 
     def __init__(self, config: ServerConfig, rank: int, world_size: int, place: MeetingPlace | None) -> None:
         if (world_size > 1 or config.nnodes > 1) and place is None:
-            raise InvalidOption("--tp and --nnodes need a server.", "Without one a model runs on one rank.")
+            raise InvalidOption("Several ranks need a place to meet.", "Give `place`.")
         self.rank = rank
         self.world_size = world_size
         self.group = TpGroup()
