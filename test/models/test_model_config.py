@@ -107,13 +107,3 @@ def test_a_config_without_anything_names_what_it_lacks(architecture: str) -> Non
 def test_a_value_that_cannot_be_is_named(fields: dict, word: str) -> None:
     with pytest.raises(InvalidModel, match=word):
         normalise({**BASE, **fields}, "Qwen2ForCausalLM")
-
-
-def test_an_mxfp4_checkpoint_is_refused_with_the_way_out() -> None:
-    raw = {
-        "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880,
-        "num_hidden_layers": 24, "num_attention_heads": 64, "num_local_experts": 32, "vocab_size": 201088,
-        "quantization_config": {"quant_method": "mxfp4"},
-    }  # fmt: skip
-    with pytest.raises(InvalidModel, match="quantized with 'mxfp4'.*Use a bfloat16 copy"):
-        normalise(raw, find_architecture(raw))
