@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,33 @@ def test_four_ranks_share_two_kv_heads(pair: Any, tmp_path: Path, name: str) -> 
 
     for logits in run_ranks(tmp_path, 4, work):
         assert relative_error(logits, zoo_model.reference(PROMPT)) <= 1e-4
+
+
+WITHOUT = """
+import sys
+from lightllm.models.architectures import ARCHITECTURES
+from lightllm.models.registry import find_class
+
+names = {known.module_name for known in ARCHITECTURES.values()}
+assert not names & set(sys.modules), "an architecture is imported before it is needed"
+for broken in sorted(names):
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules[broken] = None  # importing it raises
+    for architecture, known in ARCHITECTURES.items():
+        if known.module_name == broken:
+            try:
+                find_class(architecture)
+            except ImportError:
+                continue
+            raise AssertionError(f"{broken} was imported")
+        elif known.module != "reward":  # which is made of two others
+            find_class(architecture)
+"""
+
+
+def test_an_architecture_that_cannot_be_imported_hurts_no_other() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT], check=True)
 
 
 def test_every_architecture_is_in_the_zoo_and_has_a_class() -> None:
