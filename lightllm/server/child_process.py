@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import selectors
 import signal
@@ -114,6 +115,7 @@ class ChildProcess:
             self.forward_output()
             self.read_statuses()
             self.returncode = self._process.returncode
+            _remove_openmp_registration(self.pid)
         return not self.running
 
     def read_statuses(self) -> None:
@@ -166,6 +168,12 @@ class ChildProcess:
     def _unregister(self, source: "socket.socket | int") -> None:
         if source in self._selector.get_map():
             self._selector.unregister(source)
+
+
+def _remove_openmp_registration(pid: int) -> None:
+    """Intel's OpenMP runtime holds a file of shared memory, which it removes only where its process ends in order."""
+    with contextlib.suppress(OSError):
+        os.unlink(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}")
 
 
 def _text(line: bytes) -> str:

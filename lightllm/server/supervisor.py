@@ -149,7 +149,8 @@ class Supervisor:
             self._turn(remaining)
         for child in children:
             if child.running:
-                log.warning("%s did not end within %.0f s: killed", child.name, STOP_SECONDS)
+                late = f"did not end within {STOP_SECONDS:.0f} s"
+                log.warning("%s %s: killed", child.name, "is not awaited" if self._interrupts > 1 else late)
                 child.kill()
                 child.wait()
             elif child.returncode != 0:

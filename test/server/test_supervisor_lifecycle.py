@@ -162,6 +162,14 @@ def test_second_sigint_stops_at_once(launch, tmp_path):
     server.check_nothing_left()
 
 
+def test_shared_memory_of_openmp_is_removed_after_a_child_that_does_not_do_it(launch):
+    server = launch(backend_0="registered")
+    server.wait_ready()
+    server.send(signal.SIGTERM)
+    assert server.wait(10) == 0
+    server.check_nothing_left()
+
+
 def test_a_child_that_does_not_stop_is_killed_and_named(launch):
     server = launch(backend_0="stubborn")
     server.wait_ready()

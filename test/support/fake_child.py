@@ -36,6 +36,8 @@ def main(child: Child) -> None:
     if behaviour == "hang":
         stop.wait()
         return
+    if behaviour == "registered":  # what Intel's OpenMP runtime leaves when its process ends out of order
+        Path(f"/dev/shm/__KMP_REGISTERED_LIB_{os.getpid()}_{os.getuid()}").touch()
     load = Path(os.environ["FAKE_LOAD"]) if "FAKE_LOAD" in os.environ else None
     writer = SnapshotWriter(child.runtime.snapshot_file) if child.name == "router" else None
     if writer is not None:

@@ -123,12 +123,14 @@ class LightLLMServer:
         return code
 
     def check_nothing_left(self, files: bool = True) -> None:
-        """No child process, and (unless the launch command was killed) no file in the runtime base."""
+        """No child process, and (unless the launch command was killed) no file in the runtime base or shared memory."""
         _, alive = psutil.wait_procs(self.children, timeout=3)
         alive = [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
         assert not alive, f"left behind: {alive}\n{self.log}"
         if files:
             assert self.runtime_folders() == [], self.log
+            shared = [f for child in self.children for f in Path("/dev/shm").glob(f"*_{child.pid}_*")]
+            assert shared == [], self.log
 
     def runtime_folders(self) -> list[Path]:
         return [path for path in self.runtime_base.glob("*/*") if path.is_dir()]
