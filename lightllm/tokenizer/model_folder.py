@@ -10,6 +10,8 @@ from lightllm.errors import InvalidModel, StartupError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
+_HUB_SECONDS = 10.0
+"""How long the hub may take to say which files a model has."""
 _NOT_WANTED = ["original/*", "consolidated*", "onnx/*", "*.onnx", "training_args.bin", "optimizer*"]
 
 
@@ -50,8 +52,9 @@ def _download(hub_id: str, progress: Callable[[str], None]) -> str:
 
     progress(f"looking for {hub_id} on the Hugging Face hub")
     try:
-        files = HfApi().list_repo_files(hub_id)
-        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "*.bin"
+        # Not list_repo_files, which tries again and again for half a minute where there is no network.
+        files = HfApi().model_info(hub_id, timeout=_HUB_SECONDS).siblings or []
+        weights = "*.safetensors" if any(f.rfilename.endswith(".safetensors") for f in files) else "*.bin"
         progress(f"downloading {hub_id}")
         return snapshot_download(hub_id, allow_patterns=[*_FILES, weights], ignore_patterns=_NOT_WANTED)
     except HfHubHTTPError as error:

@@ -1,6 +1,8 @@
 """What a model folder says about itself, and how --model_dir becomes a folder."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,10 +181,10 @@ class Hub:
         self.patterns = None
 
         class Api:
-            def list_repo_files(self, hub_id):
+            def model_info(self, hub_id, timeout):
                 if error is not None:
                     raise error
-                return list(files)
+                return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
         def snapshot_download(hub_id, local_files_only=False, allow_patterns=None, ignore_patterns=None):
             if local_files_only:
@@ -232,6 +234,19 @@ def test_offline_mode_of_the_client_is_one_line_with_a_remedy(monkeypatch, tmp_p
     with pytest.raises(InvalidModel, match="cannot be reached") as failed:
         model_files.resolve_model_dir("org/model", print)
     assert "\n" not in str(failed.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once_and_once(monkeypatch, tmp_path, caplog, capfd):
+    """The real client; nobody listens at port 9."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    begin = time.monotonic()
+    with pytest.raises(InvalidModel, match="cannot be reached"):
+        model_files.resolve_model_dir("org/model", lambda line: None)
+    assert time.monotonic() - begin < 5
+    assert caplog.messages == [] and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
