@@ -83,14 +83,13 @@ class KnownUsage:
     """Everybody takes `to_come` more slots."""
 
     def __init__(self) -> None:
-        self._entries: list[Entries] = []
+        self._columns: list[tuple[np.ndarray, ...]] = [(np.zeros(0, dtype=np.int64),) * 3]
+        """held, to_come, delay of those that were added together"""
         self._ends: _Ends | None = None
 
     def add(self, entries: Entries) -> None:
-        if self._ends is None:
-            self._entries.append(entries)
-        else:
-            self._ends.add(entries.held, entries.to_come, entries.delay)
+        self._columns.append((entries.held, entries.to_come, entries.delay))
+        self._ends = None
 
     def join(self, candidates: list[Candidate]) -> None:
         self.add(Entries.of(candidates))
@@ -106,13 +105,16 @@ class KnownUsage:
 
     def peak_with(self, candidates: list[Candidate]) -> int:
         """The peak if these come on top, without keeping them; n small."""
+        if len(candidates) == 1:
+            return self.ends().peak_with(candidates[0])
         entries = Entries.of(candidates)
-        return self.ends().peak_with(entries.held, entries.to_come, entries.delay)
+        columns = [*self._columns, (entries.held, entries.to_come, entries.delay)]
+        return _Ends(*_joined(columns)).peak
 
     def ends(self) -> _Ends:
         if self._ends is None:
-            columns = [(e.held, e.to_come, e.delay) for e in self._entries] or [(np.zeros(0, np.int64),) * 3]
-            self._ends = _Ends(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+            self._columns = [_joined(self._columns)]
+            self._ends = _Ends(*self._columns[0])
         return self._ends
 
 
@@ -239,47 +241,41 @@ class _Ends:
         """int arrays [n]"""
         ends = to_come + delay
         order = np.argsort(ends)
-        self._sorted = ends[order]
+        self.times = ends[order]
+        """Where the maxima are, ascending."""
         self._from_end = _suffix_sums((held + to_come)[order])
         self._growing = np.sort(to_come)
         self._from_growing = _suffix_sums(self._growing)
-        self._added: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.times = self._sorted
-        """Where the maxima are."""
-        self._usage = self._at(self.times)
+        self._usage = self.at(self.times)
+        self.peak = int(self._usage.max(initial=0))
+        self._growth = np.maximum.accumulate(self._usage + self.times)
+        """At each of `times`: the most until then of what is in use and one slot more for each round."""
+        self._rest = np.maximum.accumulate(self._usage[::-1])[::-1]
+        """The most from then on."""
 
-    @property
-    def peak(self) -> int:
-        return int(self._usage.max(initial=0))
+    def peak_with(self, candidate: Candidate) -> int:
+        """The peak if it comes on top. It grows first, then it stays as it is, then it has gone."""
+        held, to_come, delay = candidate[:3]
+        end = to_come + delay
+        stays, gone = self.times.searchsorted((to_come, end), side="right").tolist()
+        found = int(self.at(end)) + held + to_come
+        if stays:
+            found = max(found, int(self._growth[stays - 1]) + held)
+        if stays < gone:
+            found = max(found, int(self._usage[stays:gone].max()) + held + to_come)
+        if gone < len(self._rest):
+            found = max(found, int(self._rest[gone]))
+        return found
 
-    def peak_with(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> int:
-        return int(max(usage.max(initial=0) for usage in self._with(held, to_come, delay)))
-
-    def add(self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> None:
-        self._usage = np.concatenate(self._with(held, to_come, delay))
-        self.times = np.concatenate([self.times, to_come + delay])
-        self._added.append((held, to_come, delay))
-
-    def at(self, times: np.ndarray) -> np.ndarray:
+    def at(self, times: np.ndarray | int) -> np.ndarray:
         """int64 [times]"""
-        usage = self._at(times)
-        for added in self._added:
-            usage += _held_at(times, *added)
-        return usage
-
-    def _with(
-        self, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(usage at all ends so far, usage at the ends of these) if these come on top."""
-        times = to_come + delay
-        own = self.at(times) + _held_at(times, held, to_come, delay)
-        return self._usage + _held_at(self.times, held, to_come, delay), own
-
-    def _at(self, times: np.ndarray) -> np.ndarray:
-        """What those hold that have been there from the beginning."""
-        alive = np.searchsorted(self._sorted, times, side="left")
-        still = np.searchsorted(self._growing, times, side="left")
+        alive = self.times.searchsorted(times)
+        still = self._growing.searchsorted(times)
         return self._from_end[alive] - self._from_growing[still] + times * (len(self._growing) - still)
+
+
+def _joined(columns: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(column) for column in zip(*columns, strict=True))
 
 
 def _held_at(times: np.ndarray, held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> np.ndarray:
