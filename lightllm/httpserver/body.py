@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import TypeVar
@@ -15,6 +16,10 @@ from lightllm.errors import BodyTooLarge, MalformedBody
 
 LARGE_BODY = 64 * 1024
 """Bytes from which a body is parsed in a thread."""
+DISCARDED_BYTES = 1 << 28
+"""How much of a body that is too large is read and dropped..."""
+DISCARD_SECONDS = 5.0
+"""... and for how long at most."""
 MAX_CONTAINERS = 1 << 17
 """Lists and objects of a large body. Every further million holds up all requests of this process for a second."""
 MAX_VALUES = 1 << 21
@@ -32,6 +37,8 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        if "expect" not in request.headers:
+            await _discard(request)
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
@@ -42,10 +49,25 @@ async def read_body(request: Request, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
+            if message.get("more_body", False):
+                await _discard(request)
             raise _too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _discard(request: Request) -> None:
+    """Reads on for a while. A client that sends all before it reads, and wants the connection closed then, would meet a
+    broken connection in the place of the error."""
+    left = DISCARDED_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while left > 0:
+                message = await request.receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 async def parse_body(request: Request, model: type[Model], limit: int) -> Model:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +143,15 @@ def test_body_over_the_limit(client: httpx.Client, path: str) -> None:
         assert "1 MiB" in message_of(response)
 
 
+def test_a_client_that_sends_all_before_it_reads_sees_that_its_body_is_too_large(worker: Any) -> None:
+    """As Python's urllib does, with `Connection: close`. Larger than the buffers of both sides."""
+    request = urllib.request.Request(f"{worker.url}/generate", b"x" * (40 << 20))
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=30)
+    with error.value:
+        assert error.value.code == 413 and b"1 MiB" in error.value.read()
+
+
 def test_list_of_a_hundred_thousand_wrong_entries_is_answered_quickly(client: httpx.Client) -> None:
     body = json.dumps({"prompt": ["a"] + [1] * 100_000}).encode()
     response = client.post("/v1/completions", content=body, timeout=5)
@@ -153,6 +165,15 @@ def test_unknown_routes_and_methods_in_the_shape_of_their_api(client: httpx.Clie
     wrong_method = client.get("/generate")
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
     assert client.post("/generate/", json={}, headers={"host": "evil"}).status_code == 404  # no redirect
+
+
+def test_a_client_that_goes_on_sending_is_not_read_for_ever(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightllm.httpserver.body.DISCARD_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=10) as raw:
+        raw.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n{")
+        assert raw.recv(12) == b"HTTP/1.1 413"  # although the rest never comes
 
 
 def test_huge_headers_are_refused(client: httpx.Client) -> None:
