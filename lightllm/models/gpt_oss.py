@@ -20,6 +20,7 @@ from lightllm.models.moe_config import ClampedSwiglu
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.clamped_swiglu import clamped_swiglu
 from lightllm.ops.moe_experts import Expert, pack_experts
+from lightllm.weights.freed_memory import give_back_freed_memory
 
 
 class GptOssForCausalLM(TpPartBaseModel):
@@ -48,6 +49,7 @@ def _experts(config: ModelConfig, build: Builder) -> MoE:
     down_bias = weights.vector("down_proj_bias", (count, hidden)).to(build.dtype)
 
     def expert(number: int) -> Expert:
+        give_back_freed_memory()
         columns, bias = gate_up[number], gate_up_bias[number]
         return Expert(
             torch.cat((columns[:, 0::2], columns[:, 1::2]), 1).T.contiguous(),

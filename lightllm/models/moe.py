@@ -11,6 +11,7 @@ from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.mlp import GATED, gated_mlp
 from lightllm.ops.moe_experts import Expert, PackedExperts, StackedExperts, pack_experts
+from lightllm.weights.freed_memory import give_back_freed_memory
 
 
 def moe(
@@ -49,6 +50,7 @@ def _separate_experts(
     hidden, width = build.config.hidden_size, whole.width
 
     def expert(number: int) -> Expert:
+        give_back_freed_memory()  # a layer of experts is many times as large as its largest matrix
         one = build.at(str(number))
         halves = [one.share(f"{name}.weight", (width, hidden), 0) for name in (gate, up)]
         return Expert(torch.cat(halves), one.share(f"{down}.weight", (hidden, width), 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.checkpoints import make_checkpoint
+from support.model_zoo import make_zoo_model
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.registry import load_model
@@ -68,6 +69,14 @@ print(json.dumps({"weights": model.weight_bytes, "peak": peak - before, "seconds
 """
 
 
+def load_alone(path: Path, small: Path, world: int) -> dict[str, float]:
+    """What the last of `world` ranks finds in a process of its own."""
+    command = [sys.executable, "-c", LOADER, str(path), str(small), str(world - 1), str(world)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(world, found)
+    return found
+
+
 @pytest.mark.slow
 def test_more_ranks_hold_less_and_load_faster_and_never_hold_more_than_a_share_and_one_tensor(
     tmp_path: Path,
@@ -80,10 +89,21 @@ def test_more_ranks_hold_less_and_load_faster_and_never_hold_more_than_a_share_a
     largest = 32768 * 1024 * 2
     seconds = []
     for world in (1, 2, 4):
-        command = [sys.executable, "-c", LOADER, str(path), str(small), str(world - 1), str(world)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(world, found)
+        found = load_alone(path, small, world)
         assert found["weights"] > 4 * largest / world
         assert found["peak"] <= found["weights"] + largest
         seconds.append(found["seconds"])  # of the processor: the machine may be busy
     assert seconds[1] < 0.7 * seconds[0] and seconds[2] < 0.7 * seconds[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])
+def test_a_layer_of_experts_is_never_held_twice(tmp_path: Path, name: str) -> None:
+    shape = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 3, "head_dim": 64}
+    path = make_zoo_model(tmp_path / "model", name, "bfloat16", std=0.02, vocab_size=32768, **shape).path
+    small = make_checkpoint(tmp_path / "small", dtype="bfloat16")
+    largest = 32768 * 1024 * 2
+    for world in (1, 2):
+        found = load_alone(path, small, world)
+        assert found["weights"] > 3 * largest / world
+        assert found["peak"] <= found["weights"] + largest
