@@ -73,8 +73,11 @@ class TokenDevice:
             at += count
         assert at == len(slots)
         self._length[rows] = kv_len
-        wrong = self._memory[self._table[rows]] != self._expected[rows]
-        assert not (wrong & (self._positions < kv_len[:, None])).any(), "a row reads another one's tokens"
+        longest = int(kv_len.max())  # nobody reads beyond that
+        wrong = self._memory.take(self._table[rows, :longest]) != self._expected[rows, :longest]
+        assert not (wrong & (self._positions[:longest] < kv_len[:, None])).any(), (
+            "a row reads another one's tokens"
+        )
         sampled = round_.samples == 1
         speaking = rows[sampled]
         tokens = self._expected[speaking, kv_len[sampled]]
