@@ -28,6 +28,9 @@ class AttentionBackend(Protocol):
     reads_fresh: bool
     """Prefill reads the new tokens' keys and values from `fresh` where no chunk has a cached prefix."""
 
+    def takes(self, form: AttentionForm) -> bool:
+        """Whether it knows this form; if not, Triton computes it."""
+
     def decode(
         self,
         q: torch.Tensor,
@@ -53,10 +56,19 @@ class AttentionBackends:
     prefill: AttentionBackend
     decode: AttentionBackend
 
+    def prefill_of(self, form: AttentionForm) -> AttentionBackend:
+        return self.prefill if self.prefill.takes(form) else TRITON.prefill
+
+    def decode_of(self, form: AttentionForm) -> AttentionBackend:
+        return self.decode if self.decode.takes(form) else TRITON.decode
+
 
 class TritonAttention:
     graphs = True
     reads_fresh = True
+
+    def takes(self, form: AttentionForm) -> bool:
+        return True
 
     def decode(
         self,
@@ -100,6 +112,9 @@ class Fa3Attention:
                 "--attention_backend fa3 needs a Hopper GPU.", "Use triton or flashinfer on this one."
             )
 
+    def takes(self, form: AttentionForm) -> bool:
+        return _is_common(form)
+
     def decode(
         self,
         q: torch.Tensor,
@@ -108,8 +123,6 @@ class Fa3Attention:
         form: AttentionForm,
         out: torch.Tensor,
     ) -> None:
-        if not _is_common(form):
-            return TRITON.decode.decode(q, kv, plan, form, out)
         n = plan.num_decode
         self._run(q[:n], kv, plan, form, out[:n], 0, n, plan.q_start[: n + 1], 1)
 
@@ -122,8 +135,6 @@ class Fa3Attention:
         out: torch.Tensor,
         fresh: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
-        if not _is_common(form):
-            return TRITON.prefill.prefill(q, kv, plan, form, out, fresh)
         n = plan.num_decode
         starts = plan.once(("fa3 starts",), lambda: plan.q_start[n:] - n)
         self._run(q[n:], kv, plan, form, out[n:], n, len(plan.rows), starts, plan.max_q_len)
@@ -173,10 +184,16 @@ class FlashInferAttention:
 
     def __init__(self, device: torch.device) -> None:
         package = _package("flashinfer", "flashinfer")
-        # One workspace each: a mixed round plans both before it runs either.
-        self._decode = package.BatchDecodeWithPagedKVCacheWrapper(self._workspace(device), "NHD")
+        # One workspace each: a mixed round plans both before it runs either. Decoding without tensor cores knows some
+        # group sizes only (1, 2, 3, 4 and 8).
+        self._decode = package.BatchDecodeWithPagedKVCacheWrapper(
+            self._workspace(device), "NHD", use_tensor_cores=True
+        )
         self._prefill = package.BatchPrefillWithPagedKVCacheWrapper(self._workspace(device), "NHD")
         self._planned: dict[str, tuple[Any, ...]] = {}
+
+    def takes(self, form: AttentionForm) -> bool:
+        return _is_common(form)
 
     def decode(
         self,
@@ -186,8 +203,6 @@ class FlashInferAttention:
         form: AttentionForm,
         out: torch.Tensor,
     ) -> None:
-        if not _is_common(form):
-            return TRITON.decode.decode(q, kv, plan, form, out)
         n = plan.num_decode
         if self._is_new("decode", plan, form):
             self._decode.plan(
@@ -204,8 +219,6 @@ class FlashInferAttention:
         out: torch.Tensor,
         fresh: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
-        if not _is_common(form):
-            return TRITON.prefill.prefill(q, kv, plan, form, out, fresh)
         n = plan.num_decode
         if self._is_new("prefill", plan, form):
             pages = self._pages(plan, n, len(plan.rows))
@@ -223,7 +236,8 @@ class FlashInferAttention:
 
     @staticmethod
     def _workspace(device: torch.device) -> torch.Tensor:
-        return torch.empty(FlashInferAttention._WORKSPACE, dtype=torch.uint8, device=device)
+        """Zeros, as the package wants it the first time."""
+        return torch.zeros(FlashInferAttention._WORKSPACE, dtype=torch.uint8, device=device)
 
     @staticmethod
     def _paged(kv: torch.Tensor) -> torch.Tensor:
@@ -256,7 +270,8 @@ def _options(q: torch.Tensor, form: AttentionForm) -> dict[str, Any]:
 
 
 def _is_common(form: AttentionForm) -> bool:
-    return form.alibi_slopes is None and form.sinks is None
+    """Windows and soft caps are what both packages know."""
+    return form.alibi_slopes is None and form.sinks is None and form.sparsity is None
 
 
 def _package(backend: str, module: str) -> Any:

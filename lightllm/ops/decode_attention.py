@@ -24,6 +24,6 @@ def decode_attention(
     the new tokens are already in `kv`.
     """
     if isinstance(plan, GpuAttentionPlan):
-        plan.backends.decode.decode(q, kv, plan, form, out)
+        plan.backends.decode_of(form).decode(q, kv, plan, form, out)
     else:
         torch_impl.decode_attention(q, kv, plan, form, out)

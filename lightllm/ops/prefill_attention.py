@@ -27,6 +27,6 @@ def prefill_attention(
     [T, kv_heads, head_dim], which a GPU reads instead where the plan says that no chunk has a cached prefix.
     """
     if isinstance(plan, GpuAttentionPlan):
-        plan.backends.prefill.prefill(q, kv, plan, form, out, fresh)
+        plan.backends.prefill_of(form).prefill(q, kv, plan, form, out, fresh)
     else:
         torch_impl.prefill_attention(q, kv, plan, form, out)

@@ -78,12 +78,16 @@ def flash_attn_with_kvcache(
 class PagedWrapper:
     """Both of FlashInfer's: decode is prefill with one query each."""
 
+    tensor_cores = True
+
     def __init__(self, workspace: torch.Tensor, layout: str) -> None:
-        assert layout == "NHD" and workspace.dtype == torch.uint8
+        assert layout == "NHD" and workspace.dtype == torch.uint8 and not workspace.any()
 
     def _keep(self, starts, indptr, indices, last, heads, kv_heads, head_dim, page_size, **options) -> None:
         assert page_size == 1 and last.tolist() == [1] * (len(indptr) - 1)
         assert indptr.dtype == indices.dtype == torch.int32 and len(indices) == indptr[-1]
+        if not self.tensor_cores and heads // kv_heads not in (1, 2, 3, 4, 8):
+            raise RuntimeError(f"Unsupported group_size: {heads // kv_heads}")
         self.starts, self.indptr, self.indices = starts.tolist(), indptr.tolist(), indices.long()
         self.shape, self.options = (heads, kv_heads, head_dim), options
 
@@ -101,6 +105,10 @@ class PagedWrapper:
 
 
 class DecodeWrapper(PagedWrapper):
+    def __init__(self, workspace: torch.Tensor, layout: str, *, use_tensor_cores: bool = False) -> None:
+        super().__init__(workspace, layout)
+        self.tensor_cores = use_tensor_cores
+
     def plan(self, indptr, *more, **options) -> None:
         self._keep(torch.arange(len(indptr)), indptr, *more, **options)
 
@@ -125,8 +133,8 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> None:
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    make = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, **more: make(*size, **{**more, "device": "cpu"}))
+    make = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, **more: make(*size, **{**more, "device": "cpu"}))
 
 
 @pytest.mark.parametrize("name", ["fa3", "flashinfer"])
@@ -142,11 +150,21 @@ def test_the_adapters_describe_rounds_as_the_packages_expect(packages: None, nam
         torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [(7, 1), (12, 2), (48, 1)])
+def test_flashinfer_decodes_groups_of_any_size(packages: None, heads: tuple[int, int]) -> None:
+    case = AttentionCase([9, 40], [1, 1], 2, "shuffled", heads=heads)
+    plan = case.gpu_plan(CPU)
+    plan.backends = make_attention_backends("flashinfer", CUDA, graphs=False)
+    decode_attention(case.q, case.kv, plan, case.attention_form, out := torch.empty_like(case.q))
+    torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["fa3", "flashinfer"])
+@pytest.mark.parametrize("form", ["sinks", "alibi"])
 def test_what_a_package_does_not_know_is_computed_by_triton(
-    packages: None, name: str, monkeypatch: pytest.MonkeyPatch
+    packages: None, name: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = AttentionCase([9, 30], [1, 7], 1, form="sinks")
+    case = AttentionCase([9, 30], [1, 7], 1, form=form)
     plan = case.gpu_plan(CPU)
     plan.backends = make_attention_backends(name, CUDA, graphs=False)
     asked = []
