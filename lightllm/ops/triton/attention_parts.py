@@ -14,6 +14,7 @@ import triton.language as tl
 
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.compile_case import CompileCase
+from lightllm.ops.triton.launch import pdl_options
 
 _BLOCK_ENTRIES = 128
 _BLOCK_PARTS = 32
@@ -97,6 +98,16 @@ def attention_parts_kernel(
     tl.store(entry_of_ptr + parts, owner, mask=parts < bound)
     if program == 0:
         tl.store(first_ptr + n, finished)
+
+
+def decode_work(
+    plan: GpuAttentionPlan, window: int, programs: int, block: int, heads: int, value_dim: int
+) -> tuple[AttentionParts, PartialResults, dict[str, bool]]:
+    """What a decode kernel with `programs` programs a part is launched with: parts of contexts, room for their results,
+    and options: right behind the kernel that makes its parts it must not start early."""
+    parts, known = decode_parts(plan, window, programs, block)
+    results = partial_results(plan, len(parts.entry_of), heads, value_dim)
+    return parts, results, pdl_options(plan.req_to_token.device) if known else {"PDL": False}
 
 
 def decode_parts(

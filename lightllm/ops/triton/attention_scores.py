@@ -45,16 +45,34 @@ def in_seen_block(position, key, offsets, SPARSE: tl.constexpr, LOCAL: tl.conste
 
 
 @triton.jit
+def leave_part(
+    acc, total, top, partial_heads, lse_heads, arrived, part, head_mask, row_mask,
+    all_heads: tl.constexpr, DIM: tl.constexpr,
+):  # fmt: skip
+    """Stores the own result of one part of a context, its exponent, and counts it: returns how many parts had arrived.
+
+    partial_heads: pointers [BLOCK_H, BLOCK_D] and lse_heads: pointers [BLOCK_H] to the results of part 0; arrived: the
+    context's counter. Whoever finds all others there reads them with `merge_parts`.
+    """
+    place = part.to(tl.int64) * all_heads
+    tl.store(partial_heads + place * DIM, acc / total[:, None], mask=row_mask)
+    tl.store(lse_heads + place, top + tl.log2(total), mask=head_mask)
+    tl.debug_barrier()  # all threads have stored before one of them counts
+    return tl.atomic_add(arrived, 1, sem="acq_rel")
+
+
+@triton.jit
 def merge_parts(
-    partial_heads, lse_heads, first, parts, head_mask, row_mask, all_heads: tl.constexpr,
+    partial_heads, lse_heads, arrived, first, parts, head_mask, row_mask, all_heads: tl.constexpr,
     DIM: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Softmax over the own results of a context's parts: the largest exponent, the denominator and the numerator.
 
-    partial_heads: pointers [BLOCK_H, BLOCK_D] and lse_heads: pointers [BLOCK_H] to the results of part 0. Some parts at a
-    time, so that their loads are in flight together. What other programs wrote is read past the L1 cache, which may
-    hold older lines. -1e30 stands for nothing: infinities would give NaN in rows beyond the group.
+    Arguments as of `leave_part`, whose counter is set back for the next layer. Some parts at a time, so that their loads
+    are in flight together. What other programs wrote is read past the L1 cache, which may hold older lines. -1e30 stands
+    for nothing: infinities would give NaN in rows beyond the group.
     """
+    tl.store(arrived, 0)
     unroll: tl.constexpr = 4 if BLOCK_H * BLOCK_D <= 2048 else 2 if BLOCK_H * BLOCK_D <= 4096 else 1
     top = tl.full((BLOCK_H,), -1e30, dtype=tl.float32)
     total = tl.zeros((BLOCK_H,), dtype=tl.float32)

@@ -17,13 +17,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
-from lightllm.ops.triton.attention_parts import decode_parts, partial_results
+from lightllm.ops.triton.attention_parts import decode_work
 from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     form_arguments,
     in_seen_block,
     is_float32,
+    leave_part,
     merge_parts,
     score_arguments,
     score_flags,
@@ -31,7 +32,7 @@ from lightllm.ops.triton.attention_scores import (
     scores_log2,
 )
 from lightllm.ops.triton.compile_case import CompileCase
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import launch_config
 from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
@@ -121,20 +122,19 @@ def decode_attention_kernel(
         all_heads: tl.constexpr = KV_HEADS * GROUP
         lse_heads = lse_ptr + heads
         partial_heads = partial_ptr + heads[:, None] * HEAD_DIM + offs_d[None, :]
-        place = part.to(tl.int64) * all_heads
+        arrived = arrived_ptr + kv_head * n + entry
         divisor = total
         if SPARSE:
             # Of a part that a head sees nothing of, the weight is 2^-inf.
             divisor = tl.where(total == 0.0, 1.0, total)
-        tl.store(partial_heads + place * HEAD_DIM, acc / divisor[:, None], mask=row_mask)
-        tl.store(lse_heads + place, top + tl.log2(divisor), mask=head_mask)
-        tl.debug_barrier()
-        if tl.atomic_add(arrived_ptr + kv_head * n + entry, 1, sem="acq_rel") < parts - 1:
-            return
-        tl.store(arrived_ptr + kv_head * n + entry, 0)
-        top, total, acc = merge_parts(
-            partial_heads, lse_heads, first, parts, head_mask, row_mask, all_heads, HEAD_DIM, BLOCK_H, BLOCK_D
+        earlier = leave_part(
+            acc, divisor, top, partial_heads, lse_heads, arrived, part, head_mask, row_mask, all_heads, HEAD_DIM
         )
+        if earlier < parts - 1:
+            return
+        top, total, acc = merge_parts(
+            partial_heads, lse_heads, arrived, first, parts, head_mask, row_mask, all_heads, HEAD_DIM, BLOCK_H, BLOCK_D
+        )  # fmt: skip
     if SINKS:
         sinks = tl.load(sinks_ptr + heads, mask=head_mask, other=0.0) * LOG2_E
         new_top = tl.maximum(top, sinks)
@@ -159,12 +159,8 @@ def decode_attention(
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     assert kv.stride(2) == q.stride(2) == out.stride(2) == 1 and kv.stride(1) == head_dim
     config = launch_config("decode_attention", q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
-    parts, known = decode_parts(plan, form.window, kv_heads, config["BLOCK_N"])
-    bound = len(parts.entry_of)
-    partial = partial_results(plan, bound, heads, head_dim)
-    # Right behind the kernel that makes its parts, this one must not start early.
-    pdl = pdl_options(q.device) if known else {"PDL": False}
-    decode_attention_kernel[(kv_heads, bound)](
+    parts, partial, pdl = decode_work(plan, form.window, kv_heads, config["BLOCK_N"], heads, head_dim)
+    decode_attention_kernel[(kv_heads, len(parts.entry_of))](
         q, kv, out, partial.out, partial.lse, parts.arrived,
         plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, *score_tensors(form),
         *score_arguments(form), form.window, plan.num_decode,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.compile_case import CompileCase
-from lightllm.ops.triton.launch import launch_config, pdl_options
-from lightllm.ops.triton.tuning_case import TuningCase, grid
+from lightllm.ops.triton.norm_launch import launch_rows, row_case, row_tuning, with_heads
 
 
 @triton.jit
@@ -53,7 +51,7 @@ def layer_norm_kernel(
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _launch(_with_heads(x), None, weight, bias, _with_heads(out), eps)
+    _launch(with_heads(x), None, weight, bias, with_heads(out), eps)
     return out
 
 
@@ -65,11 +63,6 @@ def fused_add_layer_norm(
     return out
 
 
-def _with_heads(x: torch.Tensor) -> torch.Tensor:
-    """[..., size] as [T, heads, size]."""
-    return x if x.dim() == 3 else x.reshape(-1, 1, x.shape[-1])
-
-
 def _launch(
     x: torch.Tensor,
     residual: torch.Tensor | None,
@@ -78,64 +71,21 @@ def _launch(
     out: torch.Tensor,
     eps: float,
 ) -> None:
-    """x, out: [T, heads, size]."""
-    tokens, heads, size = x.shape
-    if tokens == 0:
-        return
-    assert x.stride(2) == 1 and weight.stride(-1) == 1
     assert bias is None or bias.stride() == weight.stride()
-    layer_norm_kernel[(tokens * heads,)](
-        x, residual, weight, bias, out,
-        x.stride(0), 0 if residual is None else residual.stride(0), out.stride(0),
-        x.stride(1), out.stride(1), weight.stride(0) if weight.dim() == 2 else 0,
-        heads, size, eps,
-        ADD=residual is not None, BIAS=bias is not None, BLOCK=triton.next_power_of_2(size),
-        **launch_config("layer_norm", x.device, size=size), **pdl_options(x.device),
-    )  # fmt: skip
-
-
-def _case(label: str, size: int, heads: int, add: bool, bias: bool, short: bool = False) -> CompileCase:
-    return CompileCase(
-        kernel=layer_norm_kernel,
-        label=label,
-        arguments={
-            "x_ptr": "*bf16:16", "residual_ptr": "*bf16:16" if add else None, "weight_ptr": "*bf16:16",
-            "bias_ptr": "*bf16:16" if bias else None, "out_ptr": "*bf16:16",
-            "x_stride": "i32:16", "residual_stride": "i32:16", "out_stride": "i32:16",
-            "x_head_stride": "i32:16", "out_head_stride": "i32:16", "weight_head_stride": "i32:16",
-            "heads": "i32" if heads > 1 else 1, "size": "i32:16", "eps": "fp32",
-            "ADD": add, "BIAS": bias, "BLOCK": triton.next_power_of_2(size),
-        },
-        config="layer_norm",
-        sizes={"size": size},
-        short=short,
-    )  # fmt: skip
-
-
-COMPILE_CASES = [
-    _case("per head, 128 wide", 128, 40, add=False, bias=False),
-    _case("1024 wide, bias, residual added", 1024, 1, add=True, bias=True),
-    _case("4096 wide, bias, residual added", 4096, 1, add=True, bias=True, short=True),
-    _case("14336 wide, bias", 14336, 1, add=False, bias=True, short=True),
-    _case("14336 wide, bias, residual added", 14336, 1, add=True, bias=True),
-]
-
-
-def _problem(size: int) -> Callable[[torch.device], Callable[[], object]]:
-    def make(device: torch.device) -> Callable[[], object]:
-        x, residual, weight, bias = (torch.randn(n, size, device=device).bfloat16() for n in (64, 64, 1, 1))
-        return lambda: fused_add_layer_norm(x, residual, weight[0], bias[0], 1e-6)
-
-    return make
-
-
-TUNING_CASES = [
-    TuningCase(
-        config="layer_norm",
-        sizes={"size": size},
-        up_to={"size": size} if size < 16384 else {},
-        candidates=grid(num_warps=(1, 2, 4, 8, 16, 32)),
-        make=_problem(size),
+    launch_rows(
+        layer_norm_kernel, "layer_norm", x, residual, weight, out, eps, bias_ptr=bias, BIAS=bias is not None
     )
-    for size in (256, 1024, 2048, 4096, 8192, 16384)
+
+
+_case = functools.partial(row_case, layer_norm_kernel, "layer_norm")
+_BIAS = {"bias_ptr": "*bf16:16", "BIAS": True}
+COMPILE_CASES = [
+    _case("per head, 128 wide", 128, add=False, heads=40, bias_ptr=None, BIAS=False),
+    _case("1024 wide, bias, residual added", 1024, add=True, **_BIAS),
+    _case("4096 wide, bias, residual added", 4096, add=True, short=True, **_BIAS),
+    _case("14336 wide, bias", 14336, add=False, short=True, **_BIAS),
+    _case("14336 wide, bias, residual added", 14336, add=True, **_BIAS),
 ]
+TUNING_CASES = row_tuning(
+    "layer_norm", lambda x, residual, weight: fused_add_layer_norm(x, residual, weight, weight, 1e-6)
+)

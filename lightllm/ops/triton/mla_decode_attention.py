@@ -14,11 +14,11 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
-from lightllm.ops.triton.attention_parts import decode_parts, partial_results
+from lightllm.ops.triton.attention_parts import decode_work
 from lightllm.ops.triton.attention_problem import make_plan, random
-from lightllm.ops.triton.attention_scores import LOG2_E, gpu_architecture, is_float32, merge_parts
+from lightllm.ops.triton.attention_scores import LOG2_E, gpu_architecture, is_float32, leave_part, merge_parts
 from lightllm.ops.triton.compile_case import CompileCase
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import launch_config
 from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
@@ -89,15 +89,24 @@ def mla_decode_attention_kernel(
     if parts > 1:
         lse_heads = lse_ptr + heads
         partial_heads = partial_ptr + heads[:, None] * LATENT + offs_l[None, :]
-        place = part.to(tl.int64) * HEADS
-        tl.store(partial_heads + place * LATENT, acc / total[:, None], mask=row_mask)
-        tl.store(lse_heads + place, top + tl.log2(total), mask=head_mask)
-        tl.debug_barrier()
-        if tl.atomic_add(arrived_ptr + head_block * n + entry, 1, sem="acq_rel") < parts - 1:
+        arrived = arrived_ptr + head_block * n + entry
+        earlier = leave_part(
+            acc, total, top, partial_heads, lse_heads, arrived, part, head_mask, row_mask, HEADS, LATENT
+        )
+        if earlier < parts - 1:
             return
-        tl.store(arrived_ptr + head_block * n + entry, 0)
         top, total, acc = merge_parts(
-            partial_heads, lse_heads, first, parts, head_mask, row_mask, HEADS, LATENT, BLOCK_H, BLOCK_L
+            partial_heads,
+            lse_heads,
+            arrived,
+            first,
+            parts,
+            head_mask,
+            row_mask,
+            HEADS,
+            LATENT,
+            BLOCK_H,
+            BLOCK_L,
         )
     out_heads = out_ptr + entry.to(tl.int64) * out_stride + heads[:, None] * out_head_stride
     tl.store(out_heads + offs_l[None, :], (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=row_mask)
@@ -113,11 +122,8 @@ def mla_decode_attention(
         "mla_decode_attention", q.device, arch=gpu_architecture(q.device), heads=heads, bytes=q.itemsize
     )
     head_blocks = triton.cdiv(heads, config["BLOCK_H"])
-    parts, known = decode_parts(plan, 0, head_blocks, config["BLOCK_N"])
-    bound = len(parts.entry_of)
-    partial = partial_results(plan, bound, heads, latent)
-    pdl = pdl_options(q.device) if known else {"PDL": False}
-    mla_decode_attention_kernel[(head_blocks, bound)](
+    parts, partial, pdl = decode_work(plan, 0, head_blocks, config["BLOCK_N"], heads, latent)
+    mla_decode_attention_kernel[(head_blocks, len(parts.entry_of))](
         q, kv, out, partial.out, partial.lse, parts.arrived,
         plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of,
         scale * LOG2_E.value, plan.num_decode,
