@@ -4,8 +4,9 @@
     python tools/compile_kernels.py --all         every case of every kernel
     python tools/compile_kernels.py --all --write docs/kernels.json    and keep the figures for docs/kernels.md
 
-A case fails if it does not compile, if it spills registers (a stack frame in the compiled code: `cuobjdump -res-usage`)
-or if it wants more shared memory than a block can have. Results are kept under build/kernels/ by a hash of the kernel's
+A case fails if it does not compile, if it spills registers (a stack frame in the compiled code: `cuobjdump -res-usage`), if
+it wants more shared memory than a block can have, or if it is launched before the kernel before it has ended (PDL) and does not
+wait for it. Results are kept under build/kernels/ by a hash of the kernel's
 source, its configuration and Triton's version. Exit status 1 if any case fails or a shipped configuration has no case.
 """
 
@@ -32,6 +33,7 @@ CACHE = ROOT / "build" / "kernels"
 PACKAGE = "lightllm.ops.triton"
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448}
 """Bytes of shared memory that one block can have (CUDA C++ programming guide, table of compute capabilities)."""
+PDL_INSTRUCTIONS = ("griddepcontrol.wait", "griddepcontrol.launch_dependents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +181,7 @@ def run(task: Task) -> Result:
     kernel = case.kernel
     arguments, launch = split_options(kernel, {**case.arguments, **options}, task.architecture)
     identity = [
+        PDL_INSTRUCTIONS,
         kernel.cache_key,
         sorted(map(repr, arguments.items())),
         launch,
@@ -229,6 +232,10 @@ def compile_case(
             attributes[(place,)] = [["tt.divisibility", int(divisor)]]
     source = ASTSource(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    if arguments.get("PDL"):
+        missing = [instruction for instruction in PDL_INSTRUCTIONS if instruction not in compiled.asm["ptx"]]
+        if missing:
+            raise RuntimeError(f"dependent launch without {', '.join(missing)}")
     registers, stack = resource_usage(compiled.asm["cubin"])
     return {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
 

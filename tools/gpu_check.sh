@@ -77,10 +77,10 @@ pytest=("$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20)
 spread=() # compilation takes most of the time, one core each
 "$python" -c "import xdist" 2>/dev/null && spread=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
 run kernels 110 "${pytest[@]}" "${spread[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
-    test/gpu/test_ops.py
+    test/gpu/test_ops.py test/gpu/test_attention_ops.py test/gpu/test_model_ops.py
 run backend 100 "${pytest[@]}" test/gpu/test_backend.py
 run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 120))
-run models 200 "${pytest[@]}" "${spread[@]}" test/gpu --ignore=test/gpu/test_ops.py --ignore=test/gpu/test_backend.py
+run models 200 "${pytest[@]}" "${spread[@]}" test/gpu/test_models.py
 cat "$out"/*.md 2>/dev/null
 echo "status $status after $SECONDS s"
 exit $status

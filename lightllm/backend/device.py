@@ -205,7 +205,7 @@ class CudaDevice:
                 tensor.record_stream(self._copy)
             event = torch.cuda.Event(blocking=True)  # the waiting thread sleeps instead of spinning
             event.record(self._copy)
-        return _CudaArrival(copies, event)
+        return _CudaArrival(copies, event, self.torch_device)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         # torch.cuda.graph would collect garbage before each of dozens of captures. Other threads (the control
@@ -245,14 +245,17 @@ class CudaDevice:
 
 
 class _CudaArrival:
-    def __init__(self, copies: list[torch.Tensor], event: torch.cuda.Event) -> None:
+    def __init__(self, copies: list[torch.Tensor], event: torch.cuda.Event, device: torch.device) -> None:
         self._copies = copies
         self._event = event
+        self._device = device
 
     def ready(self) -> bool:
         return self._event.query()
 
     def wait(self) -> None:
+        # A thread that has not said which GPU is its own would make a context, and take memory, on the first one.
+        torch.cuda.set_device(self._device)
         self._event.synchronize()
 
     def arrays(self) -> list[np.ndarray]:

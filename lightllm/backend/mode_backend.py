@@ -29,7 +29,7 @@ from lightllm.backend.rehearsal import ROWS, SLOTS, rehearsal_rounds
 from lightllm.backend.round_inputs import Prepared, PromptSpan, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler, TopTokens, list_top
-from lightllm.backend.sizing import measure_gpu
+from lightllm.backend.sizing import activation_bytes, measure_gpu
 from lightllm.backend.warm_up import warm_up
 from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.memory_sync import agree_on_slots
@@ -244,18 +244,16 @@ class ModeBackend:
         )
         max_len = self._longest_context()
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
-        # One layer's activations and the logits of every row, which the sampler may hold three times over.
-        activation_bytes = round_tokens * (12 * model.hidden_size + 4 * model.intermediate_size) * 4
-        activation_bytes += 3 * min(round_tokens, config.running_max_req_size) * model.vocab_size * 4
+        needed = activation_bytes(self.model, round_tokens, config.running_max_req_size, max_len)
         measure = None
         if self.device.measures:
             graph_rows = max(self._graph_sizes(), default=0)
             measure = functools.partial(
                 measure_gpu, self.device, self.model, self._kv_shape, round_tokens, config.running_max_req_size,
-                graph_rows,
+                graph_rows, max_len,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
-        slots = choose_slots(config, self._kv_shape, activation_bytes, measure, free, len(config.node_ranks))
+        slots = choose_slots(config, self._kv_shape, needed, measure, free, len(config.node_ranks))
         slots = agree_on_slots(self.ranks.group, slots, free)
         max_len = min(max_len, slots)
         self.memory = KvMemory(

@@ -1,4 +1,5 @@
-"""What a GPU needs beside weights and KV memory: measured by running the largest round and the largest decode batch."""
+"""What rounds need beside weights and KV memory: on a GPU measured by running the largest round and the largest decode
+batch, on a CPU computed from shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import torch
 
 from lightllm.backend.device import Device
 from lightllm.backend.kv_memory import GpuMemory, KvMemory, KvShape
+from lightllm.models import mla
 from lightllm.models.batch import make_batch
 
 if TYPE_CHECKING:
@@ -18,15 +20,22 @@ _LOGIT_COPIES = 3
 
 
 def measure_gpu(
-    device: Device, model: "TpPartBaseModel", shape: KvShape, tokens: int, rows: int, graph_rows: int
+    device: Device,
+    model: "TpPartBaseModel",
+    shape: KvShape,
+    tokens: int,
+    rows: int,
+    graph_rows: int,
+    longest: int,
 ) -> GpuMemory:
-    """tokens: of the largest round; rows: that may sample in one; graph_rows: of the largest decode graph, 0 without.
+    """tokens: of the largest round; rows: that may sample in one; graph_rows: of the largest decode graph, 0 without;
+    longest: tokens of the longest context.
 
     Both run in a small KV memory of their own, which is given back.
     """
     device.release_cached()  # what loading the weights left behind
     before = device.memory()
-    round_peak, graph_peak = _peaks(device, model, shape, tokens, min(tokens, rows), graph_rows)
+    round_peak, graph_peak = _peaks(device, model, shape, tokens, min(tokens, rows), graph_rows, longest)
     device.release_cached()
     one_row = model.config.vocab_size * 4
     return GpuMemory(
@@ -37,14 +46,46 @@ def measure_gpu(
     )
 
 
+def activation_bytes(model: "TpPartBaseModel", tokens: int, rows: int, longest: int) -> int:
+    """What a round needs on a CPU, from shapes: one layer's activations, and the logits of every row, which the sampler
+    may hold three times over. With latent attention also the keys and values of the contexts that are expanded together,
+    and float32 copies of those of the longest one. Arguments as of `measure_gpu`."""
+    config, latent = model.config, model.config.mla
+    size = tokens * (12 * config.hidden_size + 4 * config.intermediate_size) * 4
+    size += _LOGIT_COPIES * min(tokens, rows) * config.vocab_size * 4
+    if latent is not None:
+        token = (2 * latent.nope + latent.rope + latent.value) * model.activation_dtype.itemsize
+        copy = (latent.nope + latent.rope + latent.value) * 4
+        size += config.num_heads * (max(mla.EXPANDED_TOKENS, longest) * token + longest * copy)
+    return size
+
+
 def _peaks(
-    device: Device, model: "TpPartBaseModel", shape: KvShape, tokens: int, logits: int, graph_rows: int
+    device: Device,
+    model: "TpPartBaseModel",
+    shape: KvShape,
+    tokens: int,
+    logits: int,
+    graph_rows: int,
+    longest: int,
 ) -> tuple[int, int]:
-    memory = KvMemory(shape, 1, 1, tokens, device.torch_device)
-    round_peak = device.peak_during(lambda: run_hold_rows(model, memory, tokens, logits))
+    memory = KvMemory(shape, 1, 1, longest, device.torch_device)
+    round_peak = device.peak_during(lambda: run_largest_round(model, memory, tokens, logits))
     if not graph_rows:
         return round_peak, 0
     return round_peak, device.peak_during(lambda: decode_hold_rows(model, memory, graph_rows))
+
+
+def run_largest_round(
+    model: "TpPartBaseModel", memory: KvMemory, tokens: int, logits: int = 1
+) -> torch.Tensor:
+    """As `run_hold_rows`, with the contexts that take most memory: latent attention expands cached prefixes too."""
+    if model.config.mla is None:
+        return run_hold_rows(model, memory, tokens, logits)
+    entries = max(mla.EXPANDED_TOKENS // memory.max_len, -(-tokens // memory.max_len))
+    entries = min(entries, tokens)
+    q_lens = [tokens // entries + (number < tokens % entries) for number in range(entries)]
+    return _forward(model, memory, q_lens, [memory.max_len] * entries, 0, logits)
 
 
 def run_hold_rows(model: "TpPartBaseModel", memory: KvMemory, tokens: int, logits: int = 1) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightllm.backend.device import Device
 from lightllm.backend.kv_memory import KvMemory
-from lightllm.backend.sizing import decode_hold_rows, run_hold_rows
+from lightllm.backend.sizing import decode_hold_rows, run_hold_rows, run_largest_round
 
 if TYPE_CHECKING:
     from lightllm.models.registry import TpPartBaseModel
@@ -21,6 +21,6 @@ def warm_up(model: "TpPartBaseModel", memory: KvMemory, device: Device, largest_
     """One prefill and one decode round; before them the largest round, where memory can run out."""
     length = min(_TOKENS, memory.max_len)
     if device.measures:
-        run_hold_rows(model, memory, largest_round)
+        run_largest_round(model, memory, largest_round)
     run_hold_rows(model, memory, length)
     decode_hold_rows(model, memory, 1, length)

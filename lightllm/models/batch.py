@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from lightllm.ops.attention_plan import AttentionPlan
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.gpu_attention_plan import NO_LENS, GpuAttentionPlan
 
 
 @dataclasses.dataclass
@@ -47,8 +48,8 @@ class Batch:
 
     fresh: bool = False
     """No prefill entry has a cached prefix: all that its tokens look at is in this batch."""
-    prefill_kv_len: int = 0
-    """Sum of `kv_len` over the prefill entries."""
+    prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
+    """int64 [2, prefill entries], of the host: q_len and kv_len."""
     plan: AttentionPlan | GpuAttentionPlan | None = None
     """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
     rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
@@ -90,6 +91,6 @@ def make_batch(
         logit_index=logit_index,
         req_to_token=req_to_token,
         kv=kv,
-        prefill_kv_len=sum(kv_lens[num_decode:]),
+        prefill_lens=np.array([q_lens[num_decode:], kv_lens[num_decode:]], dtype=np.int64),
         fresh=list(q_lens[num_decode:]) == list(kv_lens[num_decode:]),
     )

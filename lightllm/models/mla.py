@@ -23,6 +23,9 @@ from lightllm.ops.mla_decode_attention import mla_decode_attention
 from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
 from lightllm.ops.rotary import rotary_embedding
 
+EXPANDED_TOKENS = 16384
+"""Contexts are expanded together up to so many tokens, or one that is longer: cached prefixes may make those of a round
+many times as long as its new tokens."""
 _LATENT_NORM_EPS = 1e-6
 """Of the norms of latents, whatever config.json says of the others."""
 
@@ -74,11 +77,14 @@ class LatentAttention:
 
     def _prefill(self, q: torch.Tensor, kv: torch.Tensor, batch: Batch, out: torch.Tensor) -> None:
         assert batch.plan is not None
-        latent, key = mla_context(kv, batch.plan).to(q.dtype).split((self.shape.latent, self.shape.rope), -1)
-        both = torch.nn.functional.linear(latent, self.kv_b.flatten(0, 1)).view(len(latent), q.shape[1], -1)
-        nope, values = both.split((self.shape.nope, self.shape.value), -1)
-        keys = torch.cat((nope, key[:, None].expand(-1, q.shape[1], -1)), -1)
-        mla_prefill_attention(q, keys, values, batch.plan, self.scale, out)
+        for plan in batch.plan.prefill_pieces(EXPANDED_TOKENS):
+            latent, key = mla_context(kv, plan).to(q.dtype).split((self.shape.latent, self.shape.rope), -1)
+            both = torch.nn.functional.linear(latent, self.kv_b.flatten(0, 1)).view(
+                len(latent), q.shape[1], -1
+            )
+            nope, values = both.split((self.shape.nope, self.shape.value), -1)
+            keys = torch.cat((nope, key[:, None].expand(-1, q.shape[1], -1)), -1)
+            mla_prefill_attention(q, keys, values, plan, self.scale, out)
 
 
 def _queries(config: ModelConfig, build: Builder) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lightllm.ops.attention_backend import TRITON, AttentionBackends
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.gpu_attention_plan import GpuAttentionPlan, cut_lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,11 @@ class AttentionPlan:
     def num_prefill(self) -> int:
         return len(self.prefill)
 
+    def prefill_pieces(self, tokens: int) -> list[AttentionPlan]:
+        """As of `GpuAttentionPlan`."""
+        pieces = cut_lengths(np.array([entry.kv_len for entry in self.prefill]), tokens)
+        return [dataclasses.replace(self, prefill=self.prefill[piece]) for piece in pieces]
+
 
 class PlannedBatch(Protocol):
     """What a plan is made of: see `models.batch.Batch`."""
@@ -74,7 +79,7 @@ class PlannedBatch(Protocol):
     max_q_len: int
     max_kv_len: int
     fresh: bool
-    prefill_kv_len: int
+    prefill_lens: np.ndarray
     req_to_token: torch.Tensor
 
 
@@ -98,7 +103,7 @@ def plan_attention(
             max_q_len=batch.max_q_len,
             max_kv_len=batch.max_kv_len,
             fresh=batch.fresh,
-            prefill_kv_len=batch.prefill_kv_len,
+            prefill_lens=batch.prefill_lens,
             backends=backends,
         )
     return plan_on_cpu(

@@ -7,11 +7,13 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from lightllm.ops.attention_backend import TRITON, AttentionBackends
 
 T = TypeVar("T")
+NO_LENS = np.zeros((2, 0), dtype=np.int64)
 
 
 @dataclasses.dataclass(eq=False)
@@ -40,8 +42,9 @@ class GpuAttentionPlan:
     """At least the largest `kv_len`."""
     fresh: bool = False
     """No prefill chunk has a cached prefix: its keys and values are all among the batch's own."""
-    prefill_kv_len: int = 0
-    """Sum of `kv_len` over the prefill entries, or more; only multi-head latent attention asks."""
+    prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
+    """int64 [2, num_prefill], of the host: q_len and kv_len of the prefill entries; only multi-head latent attention
+    asks."""
     backends: AttentionBackends = TRITON
     num_sms: int = 0
     """Multiprocessors to fill; 0: those of the device."""
@@ -68,6 +71,27 @@ class GpuAttentionPlan:
     def has(self, key: Hashable) -> bool:
         return key in self._made
 
+    def prefill_pieces(self, tokens: int) -> list[GpuAttentionPlan]:
+        """Plans of some prefill entries each, in order, whose contexts are `tokens` long together; a longer one is alone.
+        Their tokens are numbered as in this plan."""
+        pieces = cut_lengths(self.prefill_lens[1], tokens)
+        return (
+            [self] if len(pieces) == 1 else self.once(("pieces", tokens), lambda: [*map(self._piece, pieces)])
+        )
+
+    def _piece(self, entries: slice) -> GpuAttentionPlan:
+        lens = self.prefill_lens[:, entries]
+        first, stop = self.num_decode + entries.start, self.num_decode + entries.stop
+        return dataclasses.replace(
+            self,
+            rows=self.rows[first:stop],
+            q_start=self.q_start[first : stop + 1],
+            kv_len=self.kv_len[first:stop],
+            num_decode=0,
+            num_tokens=int(lens[0].sum()),
+            prefill_lens=lens,
+        )
+
     @functools.cached_property
     def context_start(self) -> torch.Tensor:
         """int32 [num_prefill + 1]: where each prefill entry's context begins when they are put one after another."""
@@ -75,6 +99,18 @@ class GpuAttentionPlan:
         start = torch.zeros(len(lengths) + 1, dtype=torch.int32, device=lengths.device)
         torch.cumsum(lengths, 0, dtype=torch.int32, out=start[1:])
         return start
+
+
+def cut_lengths(lengths: np.ndarray, total: int) -> list[slice]:
+    """Neighbours that add up to at most `total`; one that is longer is alone."""
+    ends = np.cumsum(lengths)
+    pieces, first = [], 0
+    while first < len(ends):
+        before = ends[first] - lengths[first]
+        stop = max(int(np.searchsorted(ends, before + total, side="right")), first + 1)
+        pieces.append(slice(first, stop))
+        first = stop
+    return pieces
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from support.checkpoints import make_checkpoint
 from support.recording_device import RecordingDevice
 from support.rounds_to_end import Serving, Wanted
 
-from lightllm.backend.graphs import graph_sizes
+from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
@@ -92,6 +92,18 @@ def test_sizes_are_dense_then_stepped_and_end_with_the_largest():
 def test_every_size_is_captured_once_and_the_option_switches_it_off(config, graphs):
     assert len(graphs[1].graphs) == len(graph_sizes(LARGEST, 2, 2))
     assert start(config, disable_cudagraph=True)[1].graphs == []
+
+
+def test_the_largest_graph_is_captured_first_and_each_is_announced(config, monkeypatch):
+    sizes, told, capture = [], [], DecodeGraphs._capture
+    monkeypatch.setattr(
+        DecodeGraphs, "_capture", lambda self, size: (sizes.append(size), capture(self, size))[1]
+    )
+    backend = ModeBackend(config, 0, 1, told.append, open_device=lambda name, index: RecordingDevice())
+    backend.init_model()
+    assert sizes == [7, 6, 4, 2, 1]
+    announced = [text for text in told if "capturing decode graphs: " in text]
+    assert announced == [f"capturing decode graphs: {number} of 5" for number in range(1, 6)]
 
 
 def test_no_graph_is_larger_than_there_are_rows(config):

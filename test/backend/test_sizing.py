@@ -2,13 +2,19 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint
+from support.model_zoo import make_zoo_model
 from support.recording_device import RecordingDevice
 
 from lightllm.backend.device import DeviceMemory
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
+from lightllm.models import mla
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.rounds import JoinRow, Round
+from lightllm.sampling_params import SamplingParams
 
 MIB = 1 << 20
 ROUND, DECODE = 3 * MIB, 1 * MIB
@@ -66,3 +72,44 @@ def test_without_graphs_nothing_is_left_for_them(config):
 def test_a_given_size_is_not_measured(config):
     ready, device = start(dataclasses.replace(config, max_total_token_num=500))
     assert device.measured == [] and ready.max_total_token_num == 500
+
+
+def behind_prefixes(rows, cached):
+    """A round in which each row computes one token behind `cached` ones that other requests have left."""
+    ones = np.ones(rows, dtype=np.int32)
+    params = SamplingParams(temperature=0.0)
+    joins = [
+        JoinRow(row, cached + 1, params, row, 0, [], prefix_slots=int32(range(cached))) for row in range(rows)
+    ]
+    return Round(
+        seq=0, num_decode=0, rows=int32(range(rows)), q_len=ones, kv_len=ones * (cached + 1),
+        samples=np.ones(rows, np.uint8), token_ids=ones * 5, slots=int32(range(cached, cached + rows)), joins=joins,
+    )  # fmt: skip
+
+
+def test_cached_prefixes_that_latent_attention_expands_are_measured(tmp_path, monkeypatch):
+    """However many requests of a round have a cached prefix: no more is expanded at a time than while measuring."""
+    expanded, expand = [], mla.mla_context
+
+    def watch(kv, plan):
+        context = expand(kv, plan)
+        expanded.append(len(context))
+        return context
+
+    monkeypatch.setattr(mla, "mla_context", watch)
+    monkeypatch.setattr(mla, "EXPANDED_TOKENS", 200)
+    path = make_zoo_model(tmp_path / "model", "deepseek-v3").path
+    config = ServerConfig(
+        model_dir=str(path), data_type="fp32", cpu_threads=1, running_max_req_size=40, batch_max_tokens=64,
+        chunked_prefill_size=64, max_req_total_len=60, disable_cudagraph=True, mem_fraction=0.99,
+    )  # fmt: skip
+    device = MeasuredDevice()
+    measure = device.peak_during
+    device.peak_during = lambda work: (measure(work), measured.append(max(expanded)))[0]
+    measured = []
+    backend = ModeBackend(config, 0, 1, open_device=lambda name, index: device)
+    backend.init_model()
+    expanded.clear()
+    backend.execute(behind_prefixes(40, 50))
+    assert measured and max(expanded) <= measured[0]
+    assert sum(expanded) > 40 * 51  # in every layer, in pieces

@@ -12,6 +12,7 @@ import torch
 from support.checkpoints import make_checkpoint
 from support.near_tie import assert_same_or_near_tie
 from support.rounds_to_end import Serving, Wanted
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
@@ -65,6 +66,15 @@ def crowd(count, seed=0, **params):
         )
         for i in range(count)
     ]
+
+
+def waits_inside(events, name):
+    """Calls of the CUDA runtime or driver that wait for the device, while the range of this name runs; a copy that is
+    not asynchronous waits too."""
+    span = next(event.time_range for event in events if event.name == name)
+    launches = [event.name for event in events if span.start <= event.time_range.start <= span.end]
+    assert any(launch.startswith("cudaGraphLaunch") for launch in launches), "nothing of CUDA was recorded"
+    return [launch for launch in launches if "Synchronize" in launch or launch == "cudaMemcpy"]
 
 
 def test_graphs_change_no_token(config, backend):
@@ -127,6 +137,11 @@ def test_a_decode_round_never_waits_for_the_device(backend, params):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(len(each.result().token_ids) == rows for each in pending)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        with record_function("submitting"):
+            pending = [backend.submit(decode(step)) for step in range(8, 13)]
+        assert all(len(each.result().token_ids) == rows for each in pending)
+    assert waits_inside(found.events(), "submitting") == []
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

@@ -1,16 +1,18 @@
 """Multi-head latent attention on a CPU against a loop over tokens in float64."""
 
+import numpy as np
 import pytest
 import torch
 from support.attention_cases import LONG, SHORT
 from support.mla_cases import MlaCase
 
 from lightllm.ops.attention_plan import AttentionPlan, plan_on_cpu
+from lightllm.ops.gpu_attention_plan import cut_lengths
 from lightllm.ops.torch import mla_attention
 
 
-def check(case: MlaCase, token_bytes: int) -> None:
-    result = case.computed(mla_attention, plan(case, token_bytes), torch.device("cpu"))
+def check(case: MlaCase, token_bytes: int, expanded: int = 1 << 30) -> None:
+    result = case.computed(mla_attention, plan(case, token_bytes), torch.device("cpu"), expanded)
     torch.testing.assert_close(result.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
@@ -28,3 +30,18 @@ def test_decode_and_prefill_side_by_side(layout: str, token_bytes: int) -> None:
 def test_long_chunks_are_computed_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightllm.ops.torch.mla_attention._SCORES", 1)
     check(MlaCase([60, 50], [40, 50], 0), LONG)
+
+
+@pytest.mark.parametrize("expanded", [1, 40, 60, 100])
+def test_contexts_may_be_expanded_some_at_a_time(expanded: int) -> None:
+    check(MlaCase([9, 40, 25, 33, 1, 20], [1, 3, 25, 10, 1, 2], 1, "shuffled"), LONG, expanded)
+
+
+@pytest.mark.parametrize("total", [1, 10, 16, 17, 1000])
+def test_lengths_are_cut_into_neighbours_that_fit_together(total: int) -> None:
+    lengths = np.array([3, 7, 6, 1, 1, 20, 9, 10])
+    parts = [lengths[piece].tolist() for piece in cut_lengths(lengths, total)]
+    assert [length for part in parts for length in part] == lengths.tolist()
+    assert all(len(part) == 1 or sum(part) <= total for part in parts)
+    assert all(sum(part) + after[0] > total for part, after in zip(parts, parts[1:]))
+    assert cut_lengths(np.zeros(0, np.int64), total) == []

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from lightllm.ops.attention_form import AttentionForm, BlockSparsity
@@ -158,6 +159,6 @@ class AttentionCase:
             max_q_len=max(self.q_lens),
             max_kv_len=max(self.kv_lens),
             fresh=self.q_lens[self.num_decode :] == self.kv_lens[self.num_decode :],
-            prefill_kv_len=sum(self.kv_lens[self.num_decode :]),
+            prefill_lens=np.array([self.q_lens, self.kv_lens])[:, self.num_decode :],
             num_sms=num_sms,
         )

@@ -8,7 +8,7 @@ from lightllm.ops.attention_plan import AttentionPlan
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from support.attention_cases import AttentionCase
 
-HEADS, LATENT, ROPE, NOPE, VALUE = 5, 24, 8, 12, 16
+LATENT, ROPE, NOPE, VALUE = 24, 8, 12, 16
 SCALE = 0.2
 
 
@@ -21,15 +21,30 @@ class MlaOps(Protocol):
 
 
 class MlaCase:
-    def __init__(self, kv_lens: list[int], q_lens: list[int], num_decode: int, layout: str = "run") -> None:
-        self.slots = AttentionCase(kv_lens, q_lens, num_decode, layout, heads=(HEADS, 1))
+    """A batch with random contents; KV slots that belong to nobody are NaN."""
+
+    def __init__(
+        self,
+        kv_lens: list[int],
+        q_lens: list[int],
+        num_decode: int,
+        layout: str = "run",
+        heads: int = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.slots = AttentionCase(kv_lens, q_lens, num_decode, layout, heads=(heads, 1))
+        self.heads = heads
         generator = torch.Generator().manual_seed(1)
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator)
+
         used = torch.tensor([slot for table in self.slots.tables for slot in table])
-        self.kv = torch.full((self.slots.kv.shape[0], 1, LATENT + ROPE), float("nan"))
-        self.kv[used] = torch.randn(len(used), 1, LATENT + ROPE, generator=generator)
-        self.q = torch.randn(sum(q_lens), HEADS, NOPE + ROPE, generator=generator)
-        self.up_k = torch.randn(HEADS, NOPE, LATENT, generator=generator) / LATENT**0.5
-        self.up_v = torch.randn(HEADS, VALUE, LATENT, generator=generator) / LATENT**0.5
+        self.kv = torch.full((self.slots.kv.shape[0], 1, LATENT + ROPE), float("nan"), dtype=dtype)
+        self.kv[used] = random(len(used), 1, LATENT + ROPE).to(dtype)
+        self.q = random(sum(q_lens), heads, NOPE + ROPE).to(dtype)
+        self.up_k = random(heads, NOPE, LATENT).to(dtype) / LATENT**0.5
+        self.up_v = random(heads, VALUE, LATENT).to(dtype) / LATENT**0.5
 
     def expected(self) -> torch.Tensor:
         """float64 [T, heads, value_dim]: keys and values of every head written out."""
@@ -40,7 +55,7 @@ class MlaCase:
                 latents, rope = context[:, :LATENT], context[:, LATENT:]
                 q = self.q[len(outputs)].double()
                 rows = []
-                for head in range(HEADS):
+                for head in range(self.heads):
                     keys = torch.cat((latents @ self.up_k[head].double().T, rope), -1)
                     weights = (keys @ q[head] * SCALE).softmax(0)
                     rows.append(weights @ (latents @ self.up_v[head].double().T))
@@ -48,18 +63,23 @@ class MlaCase:
         return torch.stack(outputs)
 
     def computed(
-        self, ops: MlaOps, plan: AttentionPlan | GpuAttentionPlan, device: torch.device
+        self,
+        ops: MlaOps,
+        plan: AttentionPlan | GpuAttentionPlan,
+        device: torch.device,
+        expanded: int = 1 << 30,
     ) -> torch.Tensor:
-        """[T, heads, value_dim] through both forms, with the up-projections that a layer would do around them."""
+        """[T, heads, value_dim] through both forms, with the up-projections that a layer would do around them; contexts
+        are expanded `expanded` tokens at a time."""
         q, kv, up_k, up_v = (tensor.to(device) for tensor in (self.q, self.kv, self.up_k, self.up_v))
-        latent = torch.full((len(q), HEADS, LATENT), float("nan"), device=device, dtype=q.dtype)
+        latent = torch.full((len(q), self.heads, LATENT), float("nan"), device=device, dtype=q.dtype)
         absorbed = torch.einsum("thn,hnl->thl", q[..., :NOPE], up_k)
         ops.mla_decode_attention(torch.cat((absorbed, q[..., NOPE:]), -1), kv, plan, SCALE, latent)
         out = torch.einsum("thl,hvl->thv", latent, up_v)
-        if plan.num_prefill:
-            context = ops.mla_context(kv, plan)
+        for piece in plan.prefill_pieces(expanded):
+            context = ops.mla_context(kv, piece)
             keys = torch.einsum("cl,hnl->chn", context[:, :LATENT], up_k)
-            rope = context[:, None, LATENT:].expand(-1, HEADS, -1)
+            rope = context[:, None, LATENT:].expand(-1, self.heads, -1)
             values = torch.einsum("cl,hvl->chv", context[:, :LATENT], up_v)
-            ops.mla_prefill_attention(q, torch.cat((keys, rope), -1), values, plan, SCALE, out)
+            ops.mla_prefill_attention(q, torch.cat((keys, rope), -1), values, piece, SCALE, out)
         return out.cpu()

@@ -136,7 +136,8 @@ def prefill_parts(plan: GpuAttentionPlan, tokens: int) -> AttentionParts:
 def context_parts(plan: GpuAttentionPlan, tokens: int) -> AttentionParts:
     """The prefill entries' contexts, `tokens` at a time."""
     return plan.once(
-        ("context parts", tokens), lambda: _cut_rows(plan.context_start, plan.prefill_kv_len, tokens)
+        ("context parts", tokens),
+        lambda: _cut_rows(plan.context_start, int(plan.prefill_lens[1].sum()), tokens),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
@@ -26,7 +27,7 @@ def make_plan(
         max_q_len=q_len,
         max_kv_len=kv_len,
         fresh=q_len == kv_len,
-        prefill_kv_len=0 if q_len == 1 else slots,
+        prefill_lens=np.full((2, 0 if q_len == 1 else entries), [[q_len], [kv_len]]),
     )
     return plan, slots
 

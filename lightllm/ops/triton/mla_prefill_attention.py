@@ -40,7 +40,7 @@ def mla_context_kernel(
 
 def mla_context(kv: torch.Tensor, plan: GpuAttentionPlan) -> torch.Tensor:
     width = kv.shape[2]
-    out = torch.empty((plan.prefill_kv_len, width), dtype=kv.dtype, device=kv.device)
+    out = torch.empty((int(plan.prefill_lens[1].sum()), width), dtype=kv.dtype, device=kv.device)
     parts = context_parts(plan, _BLOCK_TOKENS)
     mla_context_kernel[(len(parts.entry_of),)](
         kv, out, plan.req_to_token, plan.rows[plan.num_decode :], plan.context_start, parts.first, parts.entry_of,

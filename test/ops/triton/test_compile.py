@@ -34,6 +34,7 @@ def test_every_kernel_compiles_for_its_architectures_and_spills_no_registers(tmp
         ("spilling", "spills: a stack frame of"),
         ("greedy", "bytes of shared memory, at most"),
         ("broken", "Error"),
+        ("hasty", "dependent launch without griddepcontrol.wait"),
     ],
 )
 def test_a_kernel_that_must_not_ship_fails_the_check(kernel: str, problem: str) -> None:

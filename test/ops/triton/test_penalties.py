@@ -7,11 +7,11 @@ from support.kernels import DEVICE
 from lightllm.ops.triton.penalties import grow_end_tokens_, penalize_tokens_
 
 
-@pytest.mark.parametrize("listed", [1, 7, 1500])
-@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("rows", "listed"), [(1, 1), (1, 7), (1, 1500), (5, 1), (5, 1500), (33, 7)])
 def test_listed_tokens_change_by_the_definition_and_the_rest_stays(rows: int, listed: int) -> None:
     vocab = 3000
-    logits = (torch.randn(2 * rows, vocab) * 4).to(DEVICE)
+    wide = (torch.randn(2 * rows, vocab + 20) * 4).to(DEVICE)
+    logits, around = wide[:, 3 : vocab + 3], wide.clone()
     entries = torch.randperm(2 * rows)[:rows]
     token_ids = torch.stack([torch.randperm(vocab)[:listed] for _ in range(rows)])
     counts = torch.randint(0, 4, (rows, listed)).float()
@@ -29,6 +29,8 @@ def test_listed_tokens_change_by_the_definition_and_the_rest_stays(rows: int, li
     on_device = [t.to(DEVICE) for t in (entries, token_ids, counts, *factors)]
     penalize_tokens_(logits, *on_device)
     torch.testing.assert_close(logits, expected)
+    around[:, 3 : vocab + 3] = logits
+    assert torch.equal(wide, around)
 
 
 def test_no_lists_change_nothing() -> None:

@@ -99,6 +99,17 @@ def test_slots_beyond_32_bit_offsets() -> None:
     assert_close(case.compute(), case.expected())
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_chunk_in_the_hold_row_reads_only_the_hold_slot(dense: bool) -> None:
+    """As rounds of padding are, with which memory is measured and a start is warmed up."""
+    case = Case([5, 40], [5, 40], 0)
+    hold = case.kv.shape[0] - 1
+    case.kv[hold] = 2.0
+    case.rows[:] = [0, 0]
+    case.tables = [[hold] * 5, [hold] * 40]
+    torch.testing.assert_close(case.compute(dense), torch.full((45, 8, 16), 2.0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dense", [False, True])

@@ -36,6 +36,21 @@ def test_a_part_of_each_head_is_rotated_in_either_pairing(
     assert torch.equal(whole, before)
 
 
+def test_sections_of_a_head_may_turn_by_positions_of_their_own() -> None:
+    """As multimodal models have it (arXiv 2409.12191): time, height and width each turn some of the frequencies."""
+    half, section_of = 16, torch.tensor([0] * 4 + [1] * 6 + [2] * 6)
+    x, positions = random(5, 3, 2 * half), torch.randint(0, 64, (3, 5)).to(DEVICE)
+    sections = torch.cat((section_of, section_of)).to(DEVICE)
+
+    def sectioned(of_section: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(of_section).gather(0, sections.expand(1, *of_section[0].shape))[0]
+
+    tables = [angles(2 * half, row) for row in positions]
+    cos, sin = (sectioned(list(part)) for part in zip(*tables))
+    expected = sectioned([rotated_as_complex(x, row, 10000.0, 2 * half, False) for row in positions])
+    assert_close(rotary_embedding(x, cos, sin), expected, factor=10)
+
+
 class Case:
     """Tokens with shuffled slots and a KV memory of NaN."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from support.kernels import DEVICE
 
 from lightllm.ops.triton import launch
@@ -105,3 +106,21 @@ def test_every_file_of_configurations_names_its_gpu_and_only_kernels_that_exist(
         assert set(content["kernels"]) <= set(defaults) and set(content["measured"]) <= set(
             content["kernels"]
         )
+
+
+def test_dependent_launch_begins_with_hopper_unless_a_gpus_file_says_no(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own: dict[str, dict[str, bool]] = {"GPU": {}, "GPU without": {"pdl": False}}
+    monkeypatch.setattr(launch, "_read", lambda gpu: own[gpu])
+
+    def options(capability: tuple[int, int], gpu: str = "GPU") -> dict[str, bool]:
+        launch.pdl_options.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(launch, "gpu_name", lambda device: gpu)
+        return launch.pdl_options(torch.device("cuda", 0))
+
+    assert options((8, 9)) == {"PDL": False}
+    assert options((9, 0)) == options((10, 0)) == {"PDL": True, "launch_pdl": True}
+    assert options((9, 0), "GPU without") == {"PDL": False}
+    launch.pdl_options.cache_clear()

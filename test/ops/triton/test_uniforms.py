@@ -8,7 +8,7 @@ from lightllm.ops.torch.uniforms import uniforms as on_cpu
 from lightllm.ops.triton.uniforms import uniforms
 
 
-@pytest.mark.parametrize("count", [0, 1, 129])
+@pytest.mark.parametrize("count", [0, 1, 33, 129])
 def test_numbers_equal_those_of_the_cpu(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     seeds = torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator)
