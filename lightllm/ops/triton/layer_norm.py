@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import triton
@@ -78,7 +79,7 @@ def _launch(
 
 
 _case = functools.partial(row_case, layer_norm_kernel, "layer_norm")
-_BIAS = {"bias_ptr": "*bf16:16", "BIAS": True}
+_BIAS: dict[str, Any] = {"bias_ptr": "*bf16:16", "BIAS": True}
 COMPILE_CASES = [
     _case("per head, 128 wide", 128, add=False, heads=40, bias_ptr=None, BIAS=False),
     _case("1024 wide, bias, residual added", 1024, add=True, **_BIAS),
