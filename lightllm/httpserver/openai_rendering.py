@@ -10,7 +10,7 @@ from typing import Any
 from lightllm.errors import RequestError
 from lightllm.httpserver.error_responses import openai_body
 from lightllm.httpserver.logprobs import Logprobs, joined
-from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.httpserver.record import ChoiceRecord, PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, event, finish_reason, json_bytes
 
 
@@ -204,6 +204,7 @@ class CompletionRenderer(OpenAIRenderer):
         super().__init__(answer_id, created, model, logprobs, include_usage)
         self._echo = echo
         self._echo_only = echo_only
+        self._prompt_part: tuple[PromptRecord | None, dict[str, list[Any]] | None] = None, None
 
     def usage(self, record: RequestRecord) -> dict[str, Any]:
         if self._echo_only:
@@ -214,7 +215,7 @@ class CompletionRenderer(OpenAIRenderer):
         text, logprobs = "", None
         if self._echo:
             text = choice.prompt.text or ""
-            logprobs = self._logprobs and self._logprobs.prompt(choice.prompt)
+            logprobs = self._prompt_logprobs(choice.prompt)
         if not self._echo_only:
             if self._logprobs is not None:
                 answer = self._logprobs.completion(choice, 0, len(text))
@@ -224,8 +225,18 @@ class CompletionRenderer(OpenAIRenderer):
 
     def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         if self._echo:
-            logprobs = None if self._logprobs is None else self._logprobs.prompt(choice.prompt)
+            logprobs = self._prompt_logprobs(choice.prompt)
             events.append(self.object_event(choice, choice.prompt.text or "", logprobs))
+
+    def _prompt_logprobs(self, prompt: PromptRecord) -> dict[str, list[Any]] | None:
+        """The same for all answers to a prompt, so it is made once."""
+        if self._logprobs is None:
+            return None
+        known, part = self._prompt_part
+        if known is not prompt:
+            part = self._logprobs.prompt(prompt)
+            self._prompt_part = prompt, part
+        return part
 
     def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         events.append(self.object_event(choice, "", None, self._reason(choice)))

@@ -22,8 +22,7 @@ from lightllm.protocol import metrics
 _log = logging.getLogger(__name__)
 
 LARGE_ANSWER = 4096
-"""Tokens, the prompts' and all answers', from which on the answer is put together in a thread: with log-probabilities
-that can take seconds."""
+"""Entries, tokens and log-probabilities, from which on an answer is put together in a thread."""
 
 
 class Renderer(Protocol):
@@ -89,10 +88,10 @@ class GenerationResponse(Response):
         error = record.error or first_error(record)
         if error is not None:
             raise error
-        large = record.prompt_tokens + record.output_tokens > LARGE_ANSWER
-        body = (
-            await asyncio.to_thread(self._renderer.answer, record) if large else self._renderer.answer(record)
-        )
+        if _entries(record) > LARGE_ANSWER:
+            body = await asyncio.to_thread(self._renderer.answer, record)
+        else:
+            body = self._renderer.answer(record)
         await send(
             {
                 "type": "http.response.start",
@@ -155,6 +154,15 @@ class GenerationResponse(Response):
                 "%s: %d prompt, %d cached, %d output tokens, %.3f s", " ".join(record.names), record.prompt_tokens,
                 record.cached_tokens, record.output_tokens, time.monotonic() - record.started,
             )  # fmt: skip
+
+
+def _entries(record: RequestRecord) -> int:
+    """About how many entries the whole answer has: tokens, and alternatives with their log-probabilities."""
+    return sum(
+        len(prompt.choices) * len(prompt.prompt_ids) * (prompt.params.prompt_logprobs + 2)
+        + sum(len(choice.token_ids) for choice in prompt.choices) * (prompt.params.logprobs + 2)
+        for prompt in record.prompts
+    )
 
 
 def first_error(record: RequestRecord) -> RequestError | None:

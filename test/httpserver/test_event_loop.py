@@ -42,15 +42,21 @@ def test_others_are_answered_while_many_short_prompts_are_tokenized(
         assert [choice["text"] for choice in answer.result().json()["choices"]] == [DEFAULT_ANSWER] * 100
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "x", "max_tokens": 400, "n": 16, "logprobs": 5},
+        {"prompt": "a long prompt " * 25, "echo": True, "max_tokens": 0, "n": 4, "logprobs": 20},
+    ],
+)
 def test_others_are_answered_while_a_large_answer_is_put_together(
-    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
 ) -> None:
     engine.script.endless, engine.script.tokens_a_round = True, 400
     called, go_on = stall(monkeypatch, CompletionRenderer, "answer")
-    body = {"prompt": "x", "max_tokens": 400, "n": 16, "logprobs": 5}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, f"{client.base_url}/v1/completions", json=body, timeout=30)
         assert called.wait(10)
         assert client.get("/liveness", timeout=5).status_code == 200
         go_on.set()
-        assert len(answer.result().json()["choices"]) == 16
+        assert len(answer.result().json()["choices"]) == body["n"]
