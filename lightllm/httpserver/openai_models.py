@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.field_types import (
@@ -26,6 +26,12 @@ _SAME_NAME = (
     "repetition_penalty", "logit_bias", "allowed_token_ids", "ignore_eos", "stop_token_ids",
     "include_stop_str_in_output", "skip_special_tokens", "priority", "timeout",
 )  # fmt: skip
+
+NOT_YET = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
+"""vLLM's constraints: an answer that is not bound by them would be wrong, so they are not ignored."""
+
+
+NotYet = Annotated[Any, WithJsonSchema({"type": "null"})]
 
 
 class StreamOptions(Body):
@@ -67,6 +73,11 @@ class OpenAIRequest(Body):
     add_special_tokens: Bool | None = None
     priority: Int | None = None
     timeout: Float | None = None
+    guided_json: NotYet = None
+    guided_regex: NotYet = None
+    guided_choice: NotYet = None
+    guided_grammar: NotYet = None
+    structured_outputs: NotYet = None
 
     @property
     def streamed(self) -> bool:
@@ -89,6 +100,9 @@ class OpenAIRequest(Body):
                 f"response_format {self.response_format.type[:40]!r} is not supported yet",
                 param="response_format",
             )
+        for name in NOT_YET:
+            if getattr(self, name):
+                raise InvalidParameter(f"{name} is not supported yet", param=name)
         values = {**defaults, "do_sample": True}
         for name in _SAME_NAME:
             value = getattr(self, name)

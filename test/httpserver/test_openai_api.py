@@ -304,6 +304,8 @@ def test_failure_in_a_stream_is_an_error_event(api: openai.OpenAI, engine: FakeE
         ({"logprobs": 21}, "logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"guided_regex": "[0-9]+"}, "guided_regex"),
+        ({"structured_outputs": {"json": {}}}, "structured_outputs"),
         ({"prompt": ["x"] * 2000, "n": 2}, "prompt"),
         ({"prompt": [[5], []]}, "prompt"),
         ({"prompt": ""}, "prompt"),
