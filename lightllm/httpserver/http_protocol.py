@@ -1,10 +1,12 @@
-"""uvicorn's HTTP protocol with a limit on headers, a way to drop a connection that no longer reads, and requests that
-learn that their client has gone although others are pipelined behind them."""
+"""uvicorn's HTTP protocol with a limit on headers, a way to drop a connection that no longer reads, requests that
+learn that their client has gone although others are pipelined behind them, and offers to upgrade that are ignored as they
+should be (RFC 9110, 7.8)."""
 
 from __future__ import annotations
 
 import asyncio
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from lightllm.httpserver.boundary import ABORT_CONNECTION
@@ -61,6 +63,36 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._header_timer.cancel()
             self._header_timer = None
 
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """The parser takes what follows the headers for another protocol, where Java's client, which offers HTTP/2 with
+        every request, has sent its body. So the request is parsed once more, without the offer."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("This is no proxy.")
+            return
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b"close" if b"close" in value.lower() else b"keep-alive"
+            if name not in (b"upgrade", b"http2-settings"):
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._header_bytes = 0
@@ -78,6 +110,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_header_timer()
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
         self._open = (*(cycle for cycle in self._open if not cycle.response_complete), self.cycle)
         if 0 < len(self.pipeline) <= MAX_PIPELINED:
