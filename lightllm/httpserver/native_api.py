@@ -24,7 +24,7 @@ from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
 from lightllm.sampling_params import SamplingParams
 
-MAX_COUNTED_TOKENS = 1 << 20
+MAX_COUNTED_TOKENS = 1 << 18
 """`/tokens` refuses texts that have far more."""
 
 
