@@ -41,7 +41,7 @@ class LightLLMServer:
         *,
         command: Sequence[str] = SERVER_COMMAND,
         environment: Mapping[str, str] | None = None,
-        ready_timeout: float = 60.0,
+        ready_timeout: float = 120.0,
     ) -> None:
         self.url = ""
         self._ready_timeout = ready_timeout
