@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
 from lightllm.errors import BodyTooLarge, MalformedBody
@@ -110,12 +109,12 @@ def _malformed(error: ValidationError) -> MalformedBody:
     return MalformedBody(f"{path}: {message}"[:_MAX_MESSAGE], param=field)
 
 
-def _best(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
-    """Where one field is wrong, and why. A field of several types has an error for each: the type that was meant is the
+def _best(errors: Sequence[Any]) -> tuple[str, str]:
+    """Where one field is wrong, and why; `errors` as pydantic lists them. A field of several types has an error for each: the type that was meant is the
     one with a limit that is broken, or the one that got furthest; where none did, all are named."""
     located = [([part for part in one["loc"] if not _BRANCH.match(str(part))], one) for one in errors]
 
-    def progress(pair: tuple[list[int | str], ErrorDetails]) -> tuple[bool, int, list[int]]:
+    def progress(pair: tuple[list[int | str], Any]) -> tuple[bool, int, list[int]]:
         path, one = pair
         return not one["type"].endswith("_type"), len(path), [part for part in path if isinstance(part, int)]
 
