@@ -110,8 +110,9 @@ def _malformed(error: ValidationError) -> MalformedBody:
 
 
 def _best(errors: Sequence[Any]) -> tuple[str, str]:
-    """Where one field is wrong, and why; `errors` as pydantic lists them. A field of several types has an error for each: the type that was meant is the
-    one with a limit that is broken, or the one that got furthest; where none did, all are named."""
+    """Where one field is wrong, and why; `errors` as pydantic lists them. A field of several types has an error for each:
+    the type that was meant is the one with a limit that is broken, or the one that got furthest; where none did, all are
+    named."""
     located = [([part for part in one["loc"] if not _BRANCH.match(str(part))], one) for one in errors]
 
     def progress(pair: tuple[list[int | str], Any]) -> tuple[bool, int, list[int]]:
