@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from support.attention_cases import FORMS, make_form
+from support.attention_cases import FORMS, form_on, make_form
 
 from lightllm.ops.attention_form import AttentionForm
 from lightllm.ops.decode_attention import decode_attention
@@ -64,6 +62,12 @@ def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: At
         scores -= form.alibi_slopes[:, None, None] * distance
     hidden = (distance < 0) | ((distance >= form.window) if form.window else False)
     scores = scores.masked_fill(hidden, -torch.inf)
+    if form.sparsity is not None:
+        size, offsets = form.sparsity.block_size, form.sparsity.offsets[:, None, None]
+        blocks = positions // size
+        far = blocks[len(keys) - len(q) :, None] - blocks >= form.sparsity.local_blocks
+        between = (blocks + 1 + offsets) % form.sparsity.stride != 0
+        scores = scores.masked_fill(far & between, -torch.inf)
     if form.sinks is not None:
         scores = torch.cat((scores, form.sinks[:, None, None].expand(-1, len(q), 1)), -1)
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1)[..., : len(keys)], values)
@@ -80,13 +84,6 @@ def check(out: torch.Tensor, plan: GpuAttentionPlan, one: object, tolerance: flo
         assert float((found - reference).norm() / reference.norm()) < tolerance
 
 
-def on_gpu(form: AttentionForm) -> AttentionForm:
-    moved = {
-        name: part.to(CUDA) for name in ("alibi_slopes", "sinks") if (part := getattr(form, name)) is not None
-    }
-    return dataclasses.replace(form, **moved)
-
-
 @pytest.mark.parametrize("heads", [(32, 8, 128), (16, 8, 256), (71, 1, 64)])
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_score_beside_each_other(generator, name, heads):
@@ -95,7 +92,10 @@ def test_every_form_of_score_beside_each_other(generator, name, heads):
     plan = shuffled_plan(generator, q_lens, kv_lens, 4)
     kv = random(generator, sum(kv_lens) + 1, 2 * kv_heads, size)
     q = random(generator, sum(q_lens), query_heads, size)
-    form, out = on_gpu(make_form(query_heads, size**-0.5, **FORMS[name])), torch.full_like(q, torch.nan)
+    form, out = (
+        form_on(make_form(query_heads, size**-0.5, **FORMS[name]), CUDA),
+        torch.full_like(q, torch.nan),
+    )
     decode_attention(q, kv, plan, form, out)
     prefill_attention(q, kv, plan, form, out)
     check(out, plan, lambda tokens, slots: expected(q[tokens], *kv[slots].chunk(2, 1), form))
@@ -107,7 +107,7 @@ def test_dense_keys_and_values_of_whole_prompts(generator, name):
     plan = shuffled_plan(generator, q_lens, q_lens, 0)
     qkv = random(generator, sum(q_lens), 48, 128)
     q, k, v = qkv.split((32, 8, 8), 1)
-    form, out = on_gpu(make_form(32, 128**-0.5, **FORMS[name])), torch.full_like(q, torch.nan)
+    form, out = form_on(make_form(32, 128**-0.5, **FORMS[name]), CUDA), torch.full_like(q, torch.nan)
     kv = torch.full((sum(q_lens) + 1, 16, 128), torch.nan, dtype=q.dtype, device=CUDA)
     prefill_attention(q, kv, plan, form, out, (k, v))
     check(out, plan, lambda tokens, slots: expected(q[tokens], k[tokens], v[tokens], form))

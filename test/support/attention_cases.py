@@ -94,6 +94,18 @@ def make_form(
     return AttentionForm(scale, window, softcap, slopes, sink_scores, blocks)
 
 
+def form_on(form: AttentionForm, device: torch.device) -> AttentionForm:
+    tensors = {
+        name: tensor.to(device)
+        for name in ("alibi_slopes", "sinks")
+        if (tensor := getattr(form, name)) is not None
+    }
+    sparsity = form.sparsity
+    if sparsity is not None:
+        sparsity = dataclasses.replace(sparsity, offsets=sparsity.offsets.to(device))
+    return dataclasses.replace(form, **tensors, sparsity=sparsity)
+
+
 @dataclasses.dataclass
 class AttentionCase:
     """A batch with random contents; KV slots that belong to nobody are NaN. `layout` of the slots: "run" (one run an
@@ -135,16 +147,7 @@ class AttentionCase:
         return attention_reference(self.q, self.kv, self.tables, self.q_lens, self.attention_form)
 
     def form_on(self, device: torch.device) -> AttentionForm:
-        form = self.attention_form
-        tensors = {
-            name: tensor.to(device)
-            for name in ("alibi_slopes", "sinks")
-            if (tensor := getattr(form, name)) is not None
-        }
-        sparsity = form.sparsity
-        if sparsity is not None:
-            sparsity = dataclasses.replace(sparsity, offsets=sparsity.offsets.to(device))
-        return dataclasses.replace(form, **tensors, sparsity=sparsity)
+        return form_on(self.attention_form, device)
 
     def gpu_plan(self, device: torch.device, num_sms: int = 0) -> GpuAttentionPlan:
         """The plan that kernels read, on the device that they are tested on."""
