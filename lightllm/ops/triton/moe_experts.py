@@ -141,7 +141,7 @@ def _problem(rows: int) -> Callable[[torch.device], Callable[[], object]]:
 
     def make(device: torch.device) -> Callable[[], object]:
         count, top_k, hidden, width = (128, 8, 2048, 768) if device.type == "cuda" else (4, 2, 64, 32)
-        tokens = max(rows * count // top_k, 1)
+        tokens = max(rows * count // top_k, 1) if device.type == "cuda" else 8
         x = torch.randn(tokens, hidden, device=device).bfloat16()
         weight = torch.randn(count, 2 * width, hidden, device=device).bfloat16()
         experts = torch.rand(tokens, count, device=device).topk(top_k, 1).indices.int()

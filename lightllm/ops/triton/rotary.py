@@ -248,7 +248,7 @@ COMPILE_CASES = [
 
 def _problem(head_dim: int) -> Callable[[torch.device], Callable[[], object]]:
     def make(device: torch.device) -> Callable[[], object]:
-        tokens, heads, kv_heads = 64, 32, 8
+        tokens, heads, kv_heads = 64 if device.type == "cuda" else 1, 32, 8
         qkv = torch.randn(tokens, heads + 2 * kv_heads, head_dim, device=device).bfloat16()
         cos, sin = torch.rand(2, tokens, 1, head_dim, device=device).bfloat16().unbind(0)
         kv = torch.zeros(tokens + 1, 2 * kv_heads, head_dim, dtype=torch.bfloat16, device=device)

@@ -230,10 +230,11 @@ COMPILE_CASES = [
 
 def _problem(vocab: int) -> Callable[[torch.device], Callable[[], object]]:
     def make(device: torch.device) -> Callable[[], object]:
-        logits = torch.randn(64, vocab, device=device) * 3
-        scratch, uniforms = torch.empty_like(logits), torch.rand(64, dtype=torch.float64, device=device)
-        top_k = torch.full((64,), 50, device=device)
-        top_p, min_p = (torch.full((64,), p, dtype=torch.float64, device=device) for p in (0.9, 0.0))
+        rows = 64 if device.type == "cuda" else 1
+        logits = torch.randn(rows, vocab, device=device) * 3
+        scratch, uniforms = torch.empty_like(logits), torch.rand(rows, dtype=torch.float64, device=device)
+        top_k = torch.full((rows,), 50, device=device)
+        top_p, min_p = (torch.full((rows,), p, dtype=torch.float64, device=device) for p in (0.9, 0.0))
         return lambda: choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
 
     return make

@@ -21,7 +21,8 @@ class TuningCase:
     """Bounds of the entry that the result becomes; empty: of the last one, for everything larger."""
     candidates: Sequence[Mapping[str, int]]
     make: Callable[[torch.device], Callable[[], object]]
-    """Makes the inputs, returns what is measured: one launch."""
+    """Makes the inputs, returns what is measured: one launch. On a CPU, where it is interpreted, as few rows as show that it
+    runs."""
 
 
 def grid(**choices: Sequence[int]) -> list[dict[str, int]]:
