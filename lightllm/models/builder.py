@@ -194,10 +194,6 @@ class Builder:
         """A small tensor, whole, with all of its digits."""
         return self._read(name, shape).to(device=self.device, dtype=torch.float32, copy=True)
 
-    def counted(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same tensor, whose bytes are counted among the model's."""
-        return self.keep(tensor)
-
     def share(self, name: str, shape: Sequence[int], dim: int) -> torch.Tensor:
         """This rank's even share of a tensor along `dim`."""
         part = even_part(shape[dim], dim, self.group.rank, self.group.world_size)
