@@ -14,9 +14,11 @@ from lightllm.ops.moe_routing import choose_experts
 from lightllm.ops.penalties import grow_end_tokens_, penalize_tokens_
 from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
 from lightllm.ops.silu_and_mul import silu_and_mul
+from lightllm.ops.token_bitmask import keep_allowed_
 from lightllm.ops.torch import moe_routing as routing_torch
 from lightllm.ops.torch import penalties as penalties_torch
 from lightllm.ops.torch import rotary as rotary_torch
+from lightllm.ops.torch import token_bitmask as bitmask_torch
 from lightllm.ops.write_kv import write_kv
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -98,6 +100,19 @@ def test_penalties_and_growing_end_tokens(generator, rows):
     penalize_tokens_(logits, *arguments[0])
     grow_end_tokens_(logits, *arguments[1])
     torch.testing.assert_close(logits.cpu(), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 33, 256])
+@pytest.mark.parametrize("vocab", [128256, 151937])
+def test_tokens_that_a_bitmask_allows(generator, rows, vocab):
+    logits = torch.randn(2 * rows, vocab, device=CUDA, generator=generator)
+    entries = torch.randperm(2 * rows, device=CUDA, generator=generator)[:rows]
+    shape, words = (rows, (vocab + 31) // 32), torch.iinfo(torch.int32)
+    bitmask = torch.randint(words.min, words.max, shape, dtype=torch.int32, device=CUDA, generator=generator)
+    expected = logits.cpu()
+    bitmask_torch.keep_allowed_(expected, entries.cpu(), bitmask.cpu())
+    keep_allowed_(logits, entries, bitmask)
+    assert torch.equal(logits.cpu(), expected)
 
 
 @pytest.mark.parametrize("name", FORMS)
