@@ -11,11 +11,13 @@ if version is None:
     raise SystemExit("lightllm/__init__.py names no __version__")
 
 BENCH = ["matplotlib>=3.9"]
+CONSTRAINTS = ["llguidance>=1.3,<2"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
 # An OpenMP runtime whose waiting threads yield the core: see lightllm/server/environment.py.
 CPU = ['intel-openmp>=2024.2,<2025; sys_platform == "linux" and platform_machine == "x86_64"']
 TEST = [
     *BENCH,
+    *CONSTRAINTS,
     *CPU,
     *TOKENIZERS,
     "httpx>=0.27",
@@ -61,5 +63,5 @@ setup(
         "tqdm>=4.66",
         "pyyaml>=6",
     ],
-    extras_require={"bench": BENCH, "cpu": CPU, "docs": [], "test": TEST, "tokenizers": TOKENIZERS},
+    extras_require={"bench": BENCH, "constraints": CONSTRAINTS, "cpu": CPU, "docs": [], "test": TEST, "tokenizers": TOKENIZERS},
 )

@@ -13,10 +13,11 @@ import msgspec
 from tqdm import tqdm
 
 from lightllm.config import ServerConfig, verify
-from lightllm.errors import BackendFailed, InvalidOption, InvalidParameter, PromptTooLong
+from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, PromptTooLong
 from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
 from lightllm.sampling_params import MAX_SEED, SamplingParams
 from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer.constraints import check_constraint
 from lightllm.tokenizer.model_files import generation_defaults
 from lightllm.tokenizer.model_folder import resolve_model_dir
 
@@ -217,6 +218,7 @@ class LLM:
         """Verified, with a seed of its own if it has none."""
         params = _typed(params)
         params.verify(self._running_engine().ready.vocab_size)
+        check_constraint(params, self.config.output_constraint_mode)
         if params.seed is not None:
             return params
         return msgspec.structs.replace(params, seed=secrets.randbelow(MAX_SEED))
@@ -283,4 +285,4 @@ def _collect_prompt(part: PromptLogprobs, request: RequestOutput) -> None:
 def _raise_failure(finished: list[Finish]) -> None:
     for finish in finished:
         if finish.reason == "error":
-            raise BackendFailed(finish.error)
+            raise REQUEST_ERRORS[finish.error_type](finish.error)

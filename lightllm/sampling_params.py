@@ -19,6 +19,8 @@ MAX_STOP_SEQUENCE_LENGTH = 1024
 """Characters of one stop string, or tokens of one stop token sequence."""
 MAX_TOKEN_LIST = 1024
 """Entries of `stop_token_ids`, `allowed_token_ids` and `logit_bias`."""
+MAX_CONSTRAINT_BYTES = 65536
+"""UTF-8 length of a regular expression, a grammar or a JSON schema."""
 MAX_LOGPROBS = 20
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this mean greedy decoding."""
@@ -53,6 +55,12 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     """(start, factor): after `start` generated tokens the EOS logit grows by |logit| * (factor^(len - start) - 1)."""
     logit_bias: dict[int, float] = {}
     allowed_token_ids: list[int] = []
+    regular_constraint: str = ""
+    """A regular expression that the whole output matches. At most one of the three constraints may be given."""
+    guided_grammar: str = ""
+    """A context-free grammar (GBNF / EBNF as llama.cpp has it, or Lark) that the output is a sentence of."""
+    guided_json: str = ""
+    """A JSON schema, as JSON text; the output is a value that it describes."""
     ignore_eos: bool = False
     max_new_tokens: int = 16
     min_new_tokens: int = 1
@@ -82,6 +90,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         # The most likely token as well; but its log-probability may have to be that after temperature.
         return self.top_k == 1 and (self.temperature == 1.0 or self.raw_logprobs)
 
+    @property
+    def constrained(self) -> bool:
+        """Whether the tokens that may come are known only from those that came before."""
+        return bool(self.regular_constraint or self.guided_grammar or self.guided_json)
+
     def verify(self, vocab_size: int | None = None, native: bool = False) -> "SamplingParams":
         """Checks every range and returns self. `native` adds the narrower ranges of LightLLM's own API."""
         _require(0 < self.n <= MAX_BEST_OF, "best_of", f"need 0 < best_of <= {MAX_BEST_OF}, but got {self.n}")
@@ -89,6 +102,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         self._verify_lengths()
         self._verify_stops()
         self._verify_tokens(vocab_size)
+        self._verify_constraints()
         return self
 
     def _verify_numbers(self, native: bool) -> None:
@@ -220,6 +234,24 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
                 "logit_bias",
                 f"logit_bias of token {i} must be in [-100, 100], got {bias}",
             )
+
+    def _verify_constraints(self) -> None:
+        """What a constraint says is checked by `tokenizer.constraints.check_constraint`."""
+        given = [name for name in CONSTRAINTS if getattr(self, name)]
+        for name in given:
+            length = len(getattr(self, name).encode(errors="replace"))
+            _require(
+                length <= MAX_CONSTRAINT_BYTES,
+                name,
+                f"{name} has {length} bytes, at most {MAX_CONSTRAINT_BYTES}",
+            )
+        if given and self.allowed_token_ids:
+            given.append("allowed_token_ids")
+        _require(len(given) <= 1, given[0] if given else "", f"{' and '.join(given)} can not be used in same time")
+
+
+CONSTRAINTS = ("regular_constraint", "guided_grammar", "guided_json")
+"""The fields of `SamplingParams` of which one request has at most one."""
 
 
 def _require(condition: bool, param: str, message: str) -> None:

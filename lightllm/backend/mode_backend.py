@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 import torch
 
-from lightllm.backend.device import Arrival, Device, computing, open_device, upload
+from lightllm.backend.constraint_masks import ConstraintMasks
+from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots
 from lightllm.backend.machine import rank_threads
@@ -26,10 +27,11 @@ from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
 from lightllm.backend.rehearsal import ROWS, SLOTS, rehearsal_rounds
-from lightllm.backend.round_inputs import Prepared, PromptSpan, RoundInputs
+from lightllm.backend.round_inputs import Prepared, RoundInputs
 from lightllm.backend.row_state import RowState
-from lightllm.backend.sampler import Sampled, Sampler, TopTokens, list_top
+from lightllm.backend.sampler import Sampled, Sampler
 from lightllm.backend.sizing import activation_bytes, measure_gpu
+from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warm_up import warm_up
 from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.memory_sync import agree_on_slots
@@ -37,20 +39,18 @@ from lightllm.distributed.rendezvous import MeetingPlace
 from lightllm.errors import InvalidModel
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backend import make_attention_backends
-from lightllm.ops.sample import token_logprobs, top_logprobs
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
-from lightllm.protocol.messages import TopLogprobs
-from lightllm.protocol.rounds import Round, RoundResult, RowPromptLogprobs
-from lightllm.tokenizer.model_files import context_length
+from lightllm.protocol.rounds import Round, RoundResult
+from lightllm.tokenizer.constraints import Matchers, is_installed
+from lightllm.tokenizer.loading import load_tokenizer
+from lightllm.tokenizer.model_files import context_length, eos_token_ids
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_LEN = 16384
 _ONE_THREAD_BYTES = 32 << 20
 """Weights below which one CPU thread is faster: a parallel region takes longer to start than to compute."""
-_NO_LOGPROB = -9999.0
-"""Reported where a broken checkpoint makes logits that are not numbers."""
 
 
 class ModeBackend:
@@ -86,6 +86,7 @@ class ModeBackend:
         if where.type == "cpu":
             torch.set_num_threads(config.cpu_threads or rank_threads(len(config.node_ranks)))
         backends = make_attention_backends(config.attention_backend, where, bool(self._graph_sizes()))
+        self.constraints = ConstraintMasks(functools.partial(_matchers, config, self.ranks.rank))
         with computing(self.device):
             if self.ranks.world_size > 1:
                 with self._phase("other ranks"):
@@ -110,6 +111,8 @@ class ModeBackend:
             self._graphs = self._capture_graphs(show_bar)
             with self._phase("warm-up"):
                 self._rehearse()
+            with self._phase("constraints"):
+                self.constraints.wait_until_loaded()
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,
@@ -127,9 +130,11 @@ class ModeBackend:
         with computing(self.device):
             for row in round.leaves:
                 self.rows.leave(self._checked_row(row))
+                self.constraints.leave(row)
             for join in round.joins:
                 self._join(join.row, join.prefix_slots)
                 self.rows.join(join)
+                self.constraints.join(join)
             if len(round.rows) == 0:
                 empty = RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32))
                 return Computed(empty)
@@ -168,6 +173,7 @@ class ModeBackend:
         is left to do is to give cached memory back to the device."""
         with computing(self.device):
             self.ranks.reunite(self.rows.last_token)
+        self.constraints.resync()
         logger.info("rounds go on from number %d", seq)
         self.device.release_cached()
 
@@ -185,14 +191,16 @@ class ModeBackend:
             token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
             self.rows.keep_tokens(plan, self.ranks.group.broadcast(token_ids))
             return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32)))
-        prompts = _prompt_logprobs(self.device, prepared.prompt_spans, logits[count:])
+        masks = None
+        prompts = prompt_logprobs_of(self.device, prepared.prompt_spans, logits[count:])
         if self.model.scores:
             # A score takes the place of a token's log-probability; the token means nothing.
             token_ids = torch.zeros(count, dtype=torch.int64, device=self.device.torch_device)
             sampled = Sampled(token_ids, logits[:count, 0], [])
         else:
+            masks = self.constraints.masks(plan.constrained)
             sampled = self.sampler.sample(
-                logits[:count], plan, prepared.positions, prepared.positions_on_device
+                logits[:count], plan, prepared.positions, prepared.positions_on_device, masks
             )
         tensors = [sampled.token_ids, sampled.logprobs]
         for top in sampled.top:
@@ -203,7 +211,11 @@ class ModeBackend:
                 tensors += [prompt_top.token_ids, prompt_top.logprobs]
         arrival = self.device.download(tensors)
         self.rows.keep_tokens(plan, self.ranks.group.broadcast(sampled.token_ids))
-        return _SubmittedRound(self, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts)
+        self.constraints.expect(plan.constrained, masks, arrival)
+        errors = {} if masks is None else masks.errors
+        return SubmittedRound(
+            self.round_took, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts, errors
+        )
 
     def start_profile(self) -> None:
         self._profiler.start()
@@ -303,7 +315,22 @@ class ModeBackend:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+def _matchers(config: ServerConfig, rank: int) -> Matchers | None:
+    """What constrained decoding needs, on the rank that samples."""
+    if rank or config.output_constraint_mode == "none" or config.use_reward_model or not is_installed():
+        return None
+    assert config.model_dir is not None
+    eos = eos_token_ids(config.model_dir, config.eos_id)
+    if not eos:  # an output could not end where its constraint wants it to
+        return None
+    tokenizer = load_tokenizer(
+        config.model_dir, trust_remote_code=config.trust_remote_code, with_chat_template=False
+    )
+    return Matchers(tokenizer, eos)
+
+
 _PHASES = {
+    "constraints": ("reading the tokenizer", "Give --output_constraint_mode none."),
     "other ranks": ("waiting for the other ranks", "See what else runs on these devices."),
     "weights": ("loading weights", "Take a smaller model or --data_type, or more GPUs with --tp."),
     "kv memory": (
@@ -322,75 +349,3 @@ _PHASES = {
     ),
 }
 """What happens in each part of the start, and what to do if memory runs out in it."""
-
-
-class _SubmittedRound:
-    """A round on the device, whose results are on their way."""
-
-    def __init__(
-        self,
-        backend: ModeBackend,
-        seq: int,
-        started: float,
-        arrival: Arrival,
-        sampled: Sampled,
-        spans: list[PromptSpan],
-        prompts: list[tuple[torch.Tensor, TopTokens | None]],
-    ) -> None:
-        self._backend = backend
-        self._seq = seq
-        self._started = started
-        self._arrival = arrival
-        self._sampled = sampled
-        self._spans = spans
-        self._prompts = prompts
-
-    def ready(self) -> bool:
-        return self._arrival.ready()
-
-    def wait(self) -> None:
-        self._arrival.wait()
-
-    def result(self) -> RoundResult:
-        arrays = iter(self._arrival.arrays())
-        seconds = self._backend.round_took(self._started)
-        token_ids, logprobs = next(arrays), next(arrays)
-        if not np.isfinite(logprobs).all():
-            logger.warning("round %d: the model returned logits that are not numbers", self._seq)
-            logprobs = np.nan_to_num(logprobs, nan=_NO_LOGPROB, neginf=_NO_LOGPROB)
-        top: dict[int, TopLogprobs] = {}
-        for part in self._sampled.top:
-            top.update(zip(part.positions, list_top(part.counts, next(arrays), next(arrays)), strict=True))
-        prompt_logprobs = []
-        for span, (_, alternatives) in zip(self._spans, self._prompts, strict=True):
-            values = next(arrays)
-            lists = list_top(alternatives.counts, next(arrays), next(arrays)) if alternatives else []
-            prompt_logprobs.append(RowPromptLogprobs(span.entry, span.start, values, lists))
-        return RoundResult(
-            seq=self._seq,
-            token_ids=token_ids.astype(np.int32),
-            logprobs=logprobs,
-            top=dict(sorted(top.items())),
-            prompt_logprobs=prompt_logprobs,
-            seconds=seconds,
-        )
-
-
-def _prompt_logprobs(
-    device: Device, spans: list[PromptSpan], logits: torch.Tensor
-) -> list[tuple[torch.Tensor, TopTokens | None]]:
-    """logits float32 [all positions of all spans, V]. For each span the log-probabilities and, if it wants them, the
-    alternatives."""
-    results = []
-    first = 0
-    for span in spans:
-        count = len(span.token_ids)
-        part = logits[first : first + count]
-        first += count
-        (token_ids,) = upload(device, span.token_ids)
-        top = None
-        if span.alternatives:
-            counts = np.full(count, span.alternatives)
-            top = TopTokens(list(range(count)), counts, *top_logprobs(part, span.alternatives))
-        results.append((token_logprobs(part, token_ids), top))
-    return results

@@ -51,9 +51,13 @@ class Feature:
     JOINED = 1024
     SILENT = 2048
     """nobody wants a log-probability"""
+    CONSTRAINED = 4096
+    """a regular expression, a grammar or a JSON schema"""
 
 
-EDITS = Feature.COUNTS | Feature.DECAY | Feature.MIN_NEW | Feature.BIAS | Feature.ALLOWED
+EDITS = (
+    Feature.COUNTS | Feature.DECAY | Feature.MIN_NEW | Feature.BIAS | Feature.ALLOWED | Feature.CONSTRAINED
+)
 
 
 class RowState:
@@ -204,6 +208,7 @@ def _features(params: SamplingParams, vocab_size: int) -> int:
         Feature.MIN_NEW: params.min_new_tokens > 1,
         Feature.BIAS: bool(params.logit_bias),
         Feature.ALLOWED: bool(params.allowed_token_ids),
+        Feature.CONSTRAINED: params.constrained,
         Feature.RAW: params.raw_logprobs and params.logprobs >= 0,
         Feature.TOP: params.logprobs > 0,
         Feature.PROMPT: params.prompt_logprobs >= 0,

@@ -1,7 +1,7 @@
 """From logits to the tokens of a round, by each row's own parameters.
 
 Logits of a row pass: penalties, growth of the end tokens, logit bias, suppression of end tokens below
-`min_new_tokens`, `allowed_token_ids`, temperature, filters. A round in which every row is greedy skips all of it.
+`min_new_tokens`, `allowed_token_ids`, constraints, temperature, filters. A round in which every row is greedy skips all of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from lightllm.backend.device import Device
+from lightllm.backend.constraint_masks import RoundMasks
+from lightllm.backend.device import Device, upload
 from lightllm.backend.row_state import EDITS, Feature, RowState
 from lightllm.backend.sampling_plan import (
     GreedyGroup,
@@ -31,6 +32,7 @@ from lightllm.ops.sample import (
     token_logprobs,
     top_logprobs,
 )
+from lightllm.ops.token_bitmask import keep_allowed_
 from lightllm.ops.uniforms import uniforms
 from lightllm.protocol.messages import TopLogprobs
 
@@ -88,14 +90,21 @@ class Sampler:
         return plan
 
     def sample(
-        self, logits: torch.Tensor, plan: SamplingPlan, positions: np.ndarray, on_device: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        plan: SamplingPlan,
+        positions: np.ndarray,
+        on_device: torch.Tensor,
+        masks: RoundMasks | None = None,
     ) -> Sampled:
         """logits float32 [S, V], which may be overwritten; positions int64 [S] on the host and on the device: the output
-        number (from 0) of the token that is sampled."""
+        number (from 0) of the token that is sampled; masks: of the plan's constrained rows."""
         raw = logits
         if plan.features & EDITS:
             logits = logits.clone() if plan.features & Feature.RAW else logits
             self._edit(logits, plan, positions, on_device)
+            if plan.constrained is not None and masks is not None:
+                keep_allowed_(logits, plan.constrained.entries, upload(self._device, masks.bits)[0])
         token_ids, logprobs = self._choose(logits, plan, on_device)
         if plan.raw is not None:
             logprobs[plan.raw] = token_logprobs(raw[plan.raw], token_ids[plan.raw])

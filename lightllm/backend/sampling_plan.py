@@ -79,6 +79,18 @@ class Pairs(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Constrained:
+    """Rows whose next token depends on what they have said."""
+
+    positions: list[int]
+    """Which of the S rows; c of them."""
+    rows: np.ndarray
+    """int64 [c]"""
+    entries: torch.Tensor
+    """int64 [c]: the positions."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Alternatives:
     """Rows that want the most likely tokens listed."""
 
@@ -109,6 +121,7 @@ class SamplingPlan:
     """values: min_new_tokens (int64)."""
     allowed_entries: torch.Tensor | None
     allowed: Pairs | None
+    constrained: Constrained | None
     raw: torch.Tensor | None
     """int64 [r]: rows whose log-probability is of the untouched logits, where that makes a difference."""
     alternatives: list[Alternatives]
@@ -132,6 +145,7 @@ def make_plan(state: RowState, rows: np.ndarray, device: Device) -> SamplingPlan
         minimum=builder.pairs(Feature.MIN_NEW, state.minimum_pairs),
         allowed_entries=builder.entries_on_device(Feature.ALLOWED),
         allowed=builder.pairs(Feature.ALLOWED, lambda row: (state.allowed_tokens[row],)),
+        constrained=builder.constrained(),
         raw=builder.raw(),
         alternatives=builder.alternatives(),
         counted=builder.counted(),
@@ -196,6 +210,12 @@ class _Builder:
         where = np.repeat(entries, [len(column[0]) for column in columns])
         on_device = self._upload(where, *(np.concatenate(parts) for parts in zip(*columns, strict=True)))
         return Pairs(on_device[0], on_device[1], tuple(on_device[2:]))
+
+    def constrained(self) -> Constrained | None:
+        entries = self._entries(Feature.CONSTRAINED)
+        if not len(entries):
+            return None
+        return Constrained(entries.tolist(), self._rows[entries], self._upload(entries)[0])
 
     def raw(self) -> torch.Tensor | None:
         entries = self._entries(Feature.RAW)

@@ -106,6 +106,7 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     if body.multimodal_params is not None:
         body.multimodal_params.refuse_items()
     params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
+    await state.check_constraint(params)
     if stream and params.n != 1:
         raise InvalidParameter("stream api only support best_of == 1", param="best_of")
     if isinstance(body.inputs, str):

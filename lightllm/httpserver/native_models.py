@@ -7,16 +7,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lightllm.errors import InvalidParameter
+from lightllm.httpserver.constraints import JsonSchema, schema_text
 from lightllm.httpserver.field_types import Body, Bool, Float, Int, LogitBias, Text, TokenIds
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
 from lightllm.sampling_params import MAX_BEST_OF, SamplingParams
 
-NOT_YET = ("regular_constraint", "guided_grammar", "guided_json")
 _SAME_NAME = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "input_penalty", "logit_bias", "allowed_token_ids", "ignore_eos", "max_new_tokens",
     "min_new_tokens", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens",
-    "add_spaces_between_special_tokens", "print_eos_token", "priority", "timeout",
+    "add_spaces_between_special_tokens", "print_eos_token", "priority", "timeout", "regular_constraint",
+    "guided_grammar",
 )  # fmt: skip
 
 
@@ -64,15 +65,18 @@ class Parameters(Body):
     return_details: Bool | None = None
     priority: Int | None = None
     timeout: Float | None = Field(default=None, description="Seconds after which the request is aborted.")
-    regular_constraint: Text | None = None
-    guided_grammar: Text | None = None
-    guided_json: Any = None
+    regular_constraint: Text | None = Field(
+        default=None, description="A regular expression that the whole output matches."
+    )
+    guided_grammar: Text | None = Field(
+        default=None, description="A grammar (GBNF, or Lark) that the output is a sentence of."
+    )
+    guided_json: JsonSchema | None = Field(
+        default=None, description="A JSON schema, or its text; the output is a value that it describes."
+    )
 
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json)."""
-        for name in NOT_YET:
-            if getattr(self, name):
-                raise InvalidParameter(f"{name} is not supported yet", param=name)
         values = {"do_sample": False, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **defaults}
         for name in _SAME_NAME:
             value = getattr(self, name)
@@ -81,6 +85,8 @@ class Parameters(Body):
         stop = self.stop_sequences
         if stop is not None:
             values["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        if self.guided_json is not None:
+            values["guided_json"] = schema_text(self.guided_json)
         if self.exponential_decay_length_penalty is not None:
             values["exponential_decay_length_penalty"] = self._decay()
         return SamplingParams(n=self._best_of(), **values)

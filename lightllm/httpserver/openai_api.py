@@ -75,6 +75,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
     params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
+    await state.check_constraint(params)
     encoder = state.encoder
     text = await encoder.render_chat(
         template_messages(body),
@@ -100,6 +101,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, CompletionRequest, state.body_limit)
     model = state.check_model(body.model)
     params, prompts = _checked_completion(state, body, limits.vocab_size)
+    await state.check_constraint(params)
     records = []
     for prompt_ids, text in await _encoded(state, body, prompts, limits):
         prompt_ids, length = state.encoder.fit(

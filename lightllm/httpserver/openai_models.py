@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from lightllm.errors import InvalidParameter
+from lightllm.httpserver.constraints import (
+    Choices,
+    JsonSchema,
+    ResponseFormat,
+    StructuredOutputs,
+    constraint_of,
+    of_choice,
+    of_grammar,
+    of_json,
+    of_regex,
+    of_response_format,
+    of_structured_outputs,
+)
 from lightllm.httpserver.field_types import (
     MAX_STRINGS,
     Body,
@@ -27,19 +40,9 @@ _SAME_NAME = (
     "include_stop_str_in_output", "skip_special_tokens", "priority", "timeout",
 )  # fmt: skip
 
-NOT_YET = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs")
-"""vLLM's constraints: an answer that is not bound by them would be wrong, so they are not ignored."""
-
-
-NotYet = Annotated[Any, WithJsonSchema({"type": "null"})]
-
 
 class StreamOptions(Body):
     include_usage: Bool | None = None
-
-
-class ResponseFormat(Body):
-    type: Text
 
 
 class OpenAIRequest(Body):
@@ -73,11 +76,11 @@ class OpenAIRequest(Body):
     add_special_tokens: Bool | None = None
     priority: Int | None = None
     timeout: Float | None = None
-    guided_json: NotYet = None
-    guided_regex: NotYet = None
-    guided_choice: NotYet = None
-    guided_grammar: NotYet = None
-    structured_outputs: NotYet = None
+    guided_json: JsonSchema | None = None
+    guided_regex: Text | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Text | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def streamed(self) -> bool:
@@ -95,19 +98,12 @@ class OpenAIRequest(Body):
             raise InvalidParameter(
                 "stream_options is only allowed when stream is true", param="stream_options"
             )
-        if self.response_format is not None and self.response_format.type != "text":
-            raise InvalidParameter(
-                f"response_format {self.response_format.type[:40]!r} is not supported yet",
-                param="response_format",
-            )
-        for name in NOT_YET:
-            if getattr(self, name):
-                raise InvalidParameter(f"{name} is not supported yet", param=name)
         values = {**defaults, "do_sample": True}
         for name in _SAME_NAME:
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
+        values |= self._constraint()
         if self.stop is not None:
             values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
         return SamplingParams(
@@ -119,6 +115,18 @@ class OpenAIRequest(Body):
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             **values,
+        )
+
+    def _constraint(self) -> dict[str, str]:
+        return constraint_of(
+            {
+                "response_format": of_response_format(self.response_format),
+                "structured_outputs": of_structured_outputs(self.structured_outputs),
+                "guided_json": of_json(self.guided_json),
+                "guided_regex": of_regex(self.guided_regex),
+                "guided_choice": of_choice(self.guided_choice),
+                "guided_grammar": of_grammar(self.guided_grammar),
+            }
         )
 
     def _checked_n(self) -> int:

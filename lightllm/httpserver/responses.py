@@ -13,7 +13,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lightllm.errors import BackendFailed, RequestError, RequestTimeout, ServerOverloaded
+from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
 from lightllm.httpserver.boundary import ABORT_CONNECTION
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
@@ -179,7 +179,8 @@ def choice_error(choice: ChoiceRecord) -> RequestError | None:
     if choice.finish is None:
         return None
     if choice.finish.reason == "error":
-        return BackendFailed(choice.finish.error or "the model backend could not finish the request")
+        error = REQUEST_ERRORS[choice.finish.error_type]
+        return error(choice.finish.error or "the model backend could not finish the request")
     if choice.finish.reason == "timeout":
         return RequestTimeout("the request took longer than its time limit", param="timeout")
     return None

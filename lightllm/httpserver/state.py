@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from pathlib import PurePath
 from typing import Any
@@ -11,6 +12,8 @@ from lightllm.errors import InvalidParameter, UnknownModel
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.httpserver.server_view import ServerView
+from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer.constraints import check_constraint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,13 @@ class ServerState:
         snapshot = self.view.require_ready()
         vocab_size = snapshot.vocab_size or self.encoder.tokenizer.vocab_size
         return Limits(snapshot.max_req_total_len, vocab_size, snapshot.slots_total)
+
+    async def check_constraint(self, params: SamplingParams) -> None:
+        """Raises `InvalidParameter` for a regular expression, a grammar or a schema that cannot be obeyed."""
+        if params.constrained:
+            await asyncio.get_running_loop().run_in_executor(
+                None, check_constraint, params, self.config.output_constraint_mode
+            )
 
     def check_model(self, name: str | None) -> str:
         """The name to answer with. Raises `UnknownModel`; a request that names none means the one there is."""

@@ -124,6 +124,8 @@ class Finish(msgspec.Struct, array_like=True, frozen=True):
     cached_tokens: int = 0
     error: str = ""
     """For reason "error": what the client is told."""
+    error_type: str = "BackendFailed"
+    """A name in `errors.REQUEST_ERRORS`."""
 
 
 class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):

@@ -28,7 +28,8 @@ class JoinRow(msgspec.Struct, array_like=True, frozen=True):
     prefix_slots: Array = EMPTY_INT32
     """int32 [cached tokens]: slots of the context that is already in KV memory."""
     history_ids: Array = EMPTY_INT32
-    """int32: all token ids, prompt and generated; only where sampling needs them (penalties, prompt log-probabilities)."""
+    """int32: all token ids, prompt and generated; only where sampling needs them (penalties, constraints, prompt
+    log-probabilities)."""
 
 
 class Round(msgspec.Struct, array_like=True, frozen=True, tag="round"):
@@ -86,6 +87,9 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     top: dict[int, TopLogprobs] = {}
     """Position in `token_ids` -> alternatives."""
     prompt_logprobs: list[RowPromptLogprobs] = []
+    errors: dict[int, str] = {}
+    """Position in `token_ids` -> why this request cannot go on (its constraint has become too complex); its token is
+    void, the others of the round are not."""
     seconds: float = 0.0
     """Compute time of the round on the backend."""
     failed: str = ""

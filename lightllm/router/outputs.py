@@ -24,12 +24,13 @@ class Outputs:
         self.finished: list[Finish] = []
         self.cached_tokens: dict[int, int] = {}
 
-    def finish(self, request: Request, reason: FinishReason, error: str = "") -> None:
+    def finish(self, request: Request, reason: FinishReason, error: str, error_type: str) -> None:
         self.finished.append(
             Finish(
-                request.id, reason, request.prompt_len, len(request.output_ids), request.cached_tokens, error
+                request.id, reason, request.prompt_len, len(request.output_ids), request.cached_tokens, error,
+                error_type,
             )
-        )
+        )  # fmt: skip
 
     def add_prompt_logprobs(self, request: Request, part: RowPromptLogprobs) -> None:
         """Positions that were reported before the request paused are left out."""

@@ -205,4 +205,5 @@ def _needs_history(params: SamplingParams) -> bool:
         or params.frequency_penalty != 0.0
         or params.repetition_penalty != 1.0
         or params.prompt_logprobs >= 0
+        or params.constrained
     )

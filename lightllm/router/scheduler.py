@@ -148,6 +148,12 @@ class Scheduler:
                     outputs.add_prompt_logprobs(alive[part.entry], part)
         self._running.kv.cache.confirm(planned.seq)
         running, rows, tokens, logprobs = self._running, planned.sampled, result.token_ids, result.logprobs
+        if result.errors:
+            alive = planned.sampled_alive()
+            for i, error in result.errors.items():
+                request = running.by_row[rows[i]]
+                if alive[i] and request is not None:
+                    self._finish(request, "error", error, "InvalidParameter")
         stayed = planned.sampled_alive()  # who left while the round was in flight: surplus
         ends = {*running.stop_ids.among(tokens), *planned.last}
         ending = [running.by_row[rows[i]] for i in sorted(ends) if stayed[i]]
@@ -205,7 +211,9 @@ class Scheduler:
         """Everything that is to be sent since the last call: tokens, and finishes of aborted requests."""
         return self._outputs.drain()
 
-    def _finish(self, request: Request, reason: FinishReason | str, error: str = "") -> None:
+    def _finish(
+        self, request: Request, reason: FinishReason | str, error: str = "", error_type: str = "BackendFailed"
+    ) -> None:
         """The one way in which a request ends; frees its row and slots."""
         if request.state in (State.WAITING, State.PAUSED):
             self._waiting.discard(request)
@@ -218,7 +226,7 @@ class Scheduler:
         self._counts.aborted += aborted
         self._counts.finished += not aborted
         del self._requests[request.id]
-        self._outputs.finish(request, reason, error)  # type: ignore[arg-type]
+        self._outputs.finish(request, reason, error, error_type)  # type: ignore[arg-type]
 
     # -- state
 

@@ -1,0 +1,97 @@
+"""A round that is on the device, and how what it brings back becomes a `RoundResult`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from lightllm.backend.device import Arrival, Device, upload
+from lightllm.backend.round_inputs import PromptSpan
+from lightllm.backend.sampler import Sampled, TopTokens, list_top
+from lightllm.ops.sample import token_logprobs, top_logprobs
+from lightllm.protocol.messages import TopLogprobs
+from lightllm.protocol.rounds import RoundResult, RowPromptLogprobs
+
+logger = logging.getLogger(__name__)
+
+_NO_LOGPROB = -9999.0
+"""Reported where a broken checkpoint makes logits that are not numbers."""
+
+
+class SubmittedRound:
+    """A round on the device, whose results are on their way."""
+
+    def __init__(
+        self,
+        took: Callable[[float], float],
+        seq: int,
+        started: float,
+        arrival: Arrival,
+        sampled: Sampled,
+        spans: list[PromptSpan],
+        prompts: list[tuple[torch.Tensor, TopTokens | None]],
+        errors: dict[int, str],
+    ) -> None:
+        """took: called when the results are there, with `started`; answers how long the device had for this round."""
+        self._took = took
+        self._seq = seq
+        self._started = started
+        self._arrival = arrival
+        self._sampled = sampled
+        self._spans = spans
+        self._prompts = prompts
+        self._errors = errors
+
+    def ready(self) -> bool:
+        return self._arrival.ready()
+
+    def wait(self) -> None:
+        self._arrival.wait()
+
+    def result(self) -> RoundResult:
+        arrays = iter(self._arrival.arrays())
+        seconds = self._took(self._started)
+        token_ids, logprobs = next(arrays), next(arrays)
+        if not np.isfinite(logprobs).all():
+            logger.warning("round %d: the model returned logits that are not numbers", self._seq)
+            logprobs = np.nan_to_num(logprobs, nan=_NO_LOGPROB, neginf=_NO_LOGPROB)
+        top: dict[int, TopLogprobs] = {}
+        for part in self._sampled.top:
+            top.update(zip(part.positions, list_top(part.counts, next(arrays), next(arrays)), strict=True))
+        prompt_logprobs = []
+        for span, (_, alternatives) in zip(self._spans, self._prompts, strict=True):
+            values = next(arrays)
+            lists = list_top(alternatives.counts, next(arrays), next(arrays)) if alternatives else []
+            prompt_logprobs.append(RowPromptLogprobs(span.entry, span.start, values, lists))
+        return RoundResult(
+            seq=self._seq,
+            token_ids=token_ids.astype(np.int32),
+            logprobs=logprobs,
+            top=dict(sorted(top.items())),
+            prompt_logprobs=prompt_logprobs,
+            errors=self._errors,
+            seconds=seconds,
+        )
+
+
+def prompt_logprobs_of(
+    device: Device, spans: list[PromptSpan], logits: torch.Tensor
+) -> list[tuple[torch.Tensor, TopTokens | None]]:
+    """logits float32 [all positions of all spans, V]. For each span the log-probabilities and, if it wants them, the
+    alternatives."""
+    results = []
+    first = 0
+    for span in spans:
+        count = len(span.token_ids)
+        part = logits[first : first + count]
+        first += count
+        (token_ids,) = upload(device, span.token_ids)
+        top = None
+        if span.alternatives:
+            counts = np.full(count, span.alternatives)
+            top = TopTokens(list(range(count)), counts, *top_logprobs(part, span.alternatives))
+        results.append((token_logprobs(part, token_ids), top))
+    return results
