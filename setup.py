@@ -63,5 +63,12 @@ setup(
         "tqdm>=4.66",
         "pyyaml>=6",
     ],
-    extras_require={"bench": BENCH, "constraints": CONSTRAINTS, "cpu": CPU, "docs": [], "test": TEST, "tokenizers": TOKENIZERS},
+    extras_require={
+        "bench": BENCH,
+        "constraints": CONSTRAINTS,
+        "cpu": CPU,
+        "docs": [],
+        "test": TEST,
+        "tokenizers": TOKENIZERS,
+    },
 )

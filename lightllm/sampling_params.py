@@ -247,7 +247,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
             )
         if given and self.allowed_token_ids:
             given.append("allowed_token_ids")
-        _require(len(given) <= 1, given[0] if given else "", f"{' and '.join(given)} can not be used in same time")
+        _require(
+            len(given) <= 1, given[0] if given else "", f"{' and '.join(given)} can not be used in same time"
+        )
 
 
 CONSTRAINTS = ("regular_constraint", "guided_grammar", "guided_json")

@@ -73,7 +73,9 @@ def of_response_format(form: ResponseFormat | None) -> dict[str, str]:
         )
     schema = form.schema_ if form.json_schema is None else form.json_schema.schema_
     if schema is None:
-        raise InvalidParameter("response_format json_schema needs json_schema.schema", param="response_format")
+        raise InvalidParameter(
+            "response_format json_schema needs json_schema.schema", param="response_format"
+        )
     return {"guided_json": schema_text(schema)}
 
 

@@ -148,12 +148,10 @@ class Scheduler:
                     outputs.add_prompt_logprobs(alive[part.entry], part)
         self._running.kv.cache.confirm(planned.seq)
         running, rows, tokens, logprobs = self._running, planned.sampled, result.token_ids, result.logprobs
-        if result.errors:
-            alive = planned.sampled_alive()
-            for i, error in result.errors.items():
-                request = running.by_row[rows[i]]
-                if alive[i] and request is not None:
-                    self._finish(request, "error", error, "InvalidParameter")
+        for i, error in result.errors.items():
+            failed = running.by_row[rows[i]]
+            if failed is not None and planned.sampled_alive()[i]:
+                self._finish(failed, "error", error, "InvalidParameter")
         stayed = planned.sampled_alive()  # who left while the round was in flight: surplus
         ends = {*running.stop_ids.among(tokens), *planned.last}
         ending = [running.by_row[rows[i]] for i in sorted(ends) if stayed[i]]

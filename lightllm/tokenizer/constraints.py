@@ -57,7 +57,8 @@ def check_constraint(params: SamplingParams, mode: str = "llguidance") -> None:
         )
     if not is_installed():
         raise InvalidParameter(
-            f"{name} needs a package that this server does not have: pip install 'lightllm[constraints]'", param=name
+            f"{name} needs a package that this server does not have: pip install 'lightllm[constraints]'",
+            param=name,
         )
     error = _check(name, text)
     if error:
@@ -77,7 +78,9 @@ def _check(name: str, text: str) -> str:
     from llguidance import LLMatcher
 
     try:
-        failed, messages = LLMatcher.validate_grammar_with_warnings(_grammar(name, text), None, limits=_limits())
+        failed, messages = LLMatcher.validate_grammar_with_warnings(
+            _grammar(name, text), None, limits=_limits()
+        )
         message = messages[0] if failed else ""
     except Exception as error:  # the library's parsers raise what they like
         message = str(error) or type(error).__name__
@@ -151,7 +154,10 @@ class Matchers:
             matchers[0].unsafe_compute_mask_ptr(masks.ctypes.data, masks.nbytes)
         else:
             self._executor.unsafe_compute_mask_ptr(
-                list(zip(matchers, range(len(matchers)))), masks.ctypes.data, masks.nbytes // len(masks), len(masks)
+                list(zip(matchers, range(len(matchers)))),
+                masks.ctypes.data,
+                masks.nbytes // len(masks),
+                len(masks),
             )
         return masks
 
