@@ -83,7 +83,7 @@ def of_structured_outputs(outputs: StructuredOutputs | None) -> dict[str, str]:
     if outputs is None:
         return {}
     for name in ("structural_tag", "whitespace_pattern"):
-        if getattr(outputs, name):
+        if getattr(outputs, name) is not None:
             raise InvalidParameter(f"structured_outputs.{name} is not supported", param="structured_outputs")
     return constraint_of(
         {

@@ -156,7 +156,9 @@ def test_every_request_has_a_seed_of_its_own(client: httpx.Client, engine: FakeE
         ({"min_new_tokens": 17}, "min_new_tokens must <= max_new_tokens, but got min 17, max 16."),
         ({"best_of": 0}, "need 0 < best_of <= "),
         ({"best_of": 2, "n": 3}, "current only supported n == best_of"),
-        ({"guided_json": {"type": "object"}}, "guided_json is not supported yet"),
+        ({"regular_constraint": "(a"}, "regular_expression '(a' has parse_pattern_error: "),
+        ({"guided_grammar": "root ::= x"}, "guided_grammar 'root ::= x' has compile_grammar_error: "),
+        ({"guided_json": {"type": "nonsense"}}, "has compile_grammar_error: "),
     ],
 )
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
