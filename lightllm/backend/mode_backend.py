@@ -109,10 +109,10 @@ class ModeBackend:
             with self._phase("warm-up"):
                 warm_up(self.model, self.memory, self.device, self._round_tokens)
             self._graphs = self._capture_graphs(show_bar)
-            with self._phase("warm-up"):
-                self._rehearse()
             with self._phase("constraints"):
                 self.constraints.wait_until_loaded()
+            with self._phase("warm-up"):
+                self._rehearse()
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,

@@ -17,7 +17,7 @@ PROMPT, ANSWER = 20, 4
 _KINDS = [
     SamplingParams(temperature=0.0),
     SamplingParams(temperature=0.8, top_p=0.9, top_k=40),
-    SamplingParams(temperature=1.0, logprobs=2, frequency_penalty=0.1),
+    SamplingParams(temperature=1.0, logprobs=2, frequency_penalty=0.1, regular_constraint="(?s).*"),
 ]
 ROWS = len(_KINDS)
 SLOTS = ROWS * (PROMPT + ANSWER)

@@ -21,3 +21,7 @@ def test_there_is_one_of_every_kind():
     assert any((round.kv_len > round.q_len)[round.num_decode :].any() for round in mixed)
     assert any(round.q_len[round.num_decode :].max() < PROMPT for round in mixed)
     assert {round.num_decode for round in rounds if round.num_decode == len(round.rows) > 0} == {1, 2, 3}
+
+
+def test_constraints_are_rehearsed_too():
+    assert any(join.params.constrained for round in rehearsal_rounds() for join in round.joins)
