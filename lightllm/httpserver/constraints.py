@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, WithJsonSchema
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.field_types import Body, Text
+from lightllm.sampling_params import CONSTRAINTS
 
 MAX_CHOICES = 1024
 _ANY_OBJECT = '{"type":"object"}'
@@ -28,9 +31,9 @@ class NamedSchema(Body):
 
 
 class ResponseFormat(Body):
-    """OpenAI's: type is text, json_object or json_schema. A `schema` beside the type is LightLLM's."""
+    """OpenAI's: type is text, json_object or json_schema. A `schema` beside the type, or alone, is LightLLM's."""
 
-    type: Text
+    type: Text | None = None
     json_schema: NamedSchema | None = None
     schema_: JsonSchema | None = Field(default=None, alias="schema")
 
@@ -47,71 +50,105 @@ class StructuredOutputs(Body):
     whitespace_pattern: Text | None = None
 
 
+class Asked(NamedTuple):
+    """A constraint as a client asked for it."""
+
+    field: str
+    """Where: the path of the field in the body. "" for none."""
+    values: dict[str, str]
+    """Of `SamplingParams`."""
+
+
+NOTHING = Asked("", {})
+
+
+@contextlib.contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Errors about a constraint of `SamplingParams` say in which field of the body it was asked for."""
+    try:
+        yield
+    except InvalidParameter as error:
+        if error.param not in CONSTRAINTS or field in ("", error.param):
+            raise
+        raise InvalidParameter(f"{field}: {error.message}", param=_top(field)) from error
+
+
+def the_one_of(*asked: Asked) -> Asked:
+    """The one constraint of a request. Raises `InvalidParameter` for more than one."""
+    given = [one for one in asked if one.field]
+    if len(given) > 1:
+        names = " and ".join(one.field for one in given)
+        raise InvalidParameter(f"{names} can not be used in same time", param=_top(given[0].field))
+    return given[0] if given else NOTHING
+
+
+def of_response_format(form: ResponseFormat | None) -> Asked:
+    if form is None:
+        return NOTHING
+    schema = form.schema_ if form.json_schema is None else form.json_schema.schema_
+    kind = form.type or ("json_schema" if schema is not None else "")
+    if kind == "text" and schema is None:
+        return NOTHING
+    if kind == "json_object":
+        return _json("response_format", _ANY_OBJECT if schema is None else schema)
+    if kind != "json_schema":
+        raise InvalidParameter(
+            f"response_format {kind[:40]!r} {'with a schema ' * (kind == 'text')}is not supported: "
+            "text, json_object, json_schema are",
+            param="response_format",
+        )
+    if schema is None:
+        raise InvalidParameter(
+            "response_format json_schema needs json_schema.schema", param="response_format"
+        )
+    return _json("response_format", schema)
+
+
+def of_structured_outputs(outputs: StructuredOutputs | None) -> Asked:
+    if outputs is None:
+        return NOTHING
+    for name in ("structural_tag", "whitespace_pattern"):
+        if getattr(outputs, name) is not None:
+            raise InvalidParameter(f"structured_outputs.{name} is not supported", param="structured_outputs")
+    return the_one_of(
+        of_json("structured_outputs.json", outputs.json_),
+        _json("structured_outputs.json_object", _ANY_OBJECT) if outputs.json_object else NOTHING,
+        of_regex("structured_outputs.regex", outputs.regex),
+        of_choice("structured_outputs.choice", outputs.choice),
+        of_grammar("structured_outputs.grammar", outputs.grammar),
+    )
+
+
+def of_json(field: str, schema: dict[str, Any] | str | None) -> Asked:
+    return NOTHING if schema is None or schema == "" else _json(field, schema)
+
+
+def of_regex(field: str, regex: str | None) -> Asked:
+    return Asked(field, {"regular_constraint": regex}) if regex else NOTHING
+
+
+def of_grammar(field: str, grammar: str | None) -> Asked:
+    return Asked(field, {"guided_grammar": grammar}) if grammar else NOTHING
+
+
+def of_choice(field: str, choice: list[str] | None) -> Asked:
+    """As a grammar in Lark, whose strings are written as JSON's; DEL must be escaped as well."""
+    if choice is None:
+        return NOTHING
+    if not choice:
+        raise InvalidParameter(f"{field} must hold at least one text", param=_top(field))
+    texts = (json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in choice)
+    return Asked(field, {"guided_grammar": "start: " + " | ".join(texts)})
+
+
+def _json(field: str, schema: dict[str, Any] | str) -> Asked:
+    return Asked(field, {"guided_json": schema_text(schema)})
+
+
 def schema_text(schema: dict[str, Any] | str) -> str:
     """A schema as `SamplingParams.guided_json` wants it."""
     return schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
 
 
-def constraint_of(sources: dict[str, dict[str, str]]) -> dict[str, str]:
-    """The one constraint, as fields of `SamplingParams`, of all that a request says. `sources`: names of the request's
-    fields -> what each of them asks for. Raises `InvalidParameter` for more than one."""
-    asked = {name: constraint for name, constraint in sources.items() if constraint}
-    if len(asked) > 1:
-        raise InvalidParameter(f"{' and '.join(asked)} can not be used in same time", param=next(iter(asked)))
-    return next(iter(asked.values()), {})
-
-
-def of_response_format(form: ResponseFormat | None) -> dict[str, str]:
-    if form is None or form.type == "text":
-        return {}
-    if form.type == "json_object":
-        return {"guided_json": _ANY_OBJECT if form.schema_ is None else schema_text(form.schema_)}
-    if form.type != "json_schema":
-        raise InvalidParameter(
-            f"response_format {form.type[:40]!r} is not supported: text, json_object, json_schema are",
-            param="response_format",
-        )
-    schema = form.schema_ if form.json_schema is None else form.json_schema.schema_
-    if schema is None:
-        raise InvalidParameter(
-            "response_format json_schema needs json_schema.schema", param="response_format"
-        )
-    return {"guided_json": schema_text(schema)}
-
-
-def of_structured_outputs(outputs: StructuredOutputs | None) -> dict[str, str]:
-    if outputs is None:
-        return {}
-    for name in ("structural_tag", "whitespace_pattern"):
-        if getattr(outputs, name) is not None:
-            raise InvalidParameter(f"structured_outputs.{name} is not supported", param="structured_outputs")
-    return constraint_of(
-        {
-            "structured_outputs.json": of_json(outputs.json_),
-            "structured_outputs.json_object": {"guided_json": _ANY_OBJECT} if outputs.json_object else {},
-            "structured_outputs.regex": of_regex(outputs.regex),
-            "structured_outputs.choice": of_choice(outputs.choice, "structured_outputs"),
-            "structured_outputs.grammar": of_grammar(outputs.grammar),
-        }
-    )
-
-
-def of_json(schema: dict[str, Any] | str | None) -> dict[str, str]:
-    return {} if schema is None or schema == "" else {"guided_json": schema_text(schema)}
-
-
-def of_regex(regex: str | None) -> dict[str, str]:
-    return {"regular_constraint": regex} if regex else {}
-
-
-def of_grammar(grammar: str | None) -> dict[str, str]:
-    return {"guided_grammar": grammar} if grammar else {}
-
-
-def of_choice(choice: list[str] | None, param: str = "guided_choice") -> dict[str, str]:
-    """As a grammar in Lark, whose strings are written as JSON's."""
-    if choice is None:
-        return {}
-    if not choice:
-        raise InvalidParameter(f"{param} must hold at least one text", param=param)
-    return {"guided_grammar": "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in choice)}
+def _top(field: str) -> str:
+    return field.partition(".")[0]

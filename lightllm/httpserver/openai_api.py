@@ -14,6 +14,7 @@ from lightllm.errors import InvalidParameter
 from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
 from lightllm.httpserver.chat_messages import template_messages, template_tools, template_variables
+from lightllm.httpserver.constraints import naming
 from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer
@@ -74,8 +75,9 @@ async def _chat(state: ServerState, request: Request) -> Response:
     model = state.check_model(body.model)
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
-    params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
-    await state.check_constraint(params)
+    with naming(body.constraint.field):
+        params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
+        await state.check_constraint(params)
     encoder = state.encoder
     text = await encoder.render_chat(
         template_messages(body),
@@ -100,8 +102,9 @@ async def _complete(state: ServerState, request: Request) -> Response:
     limits = state.limits()
     body = await parse_body(request, CompletionRequest, state.body_limit)
     model = state.check_model(body.model)
-    params, prompts = _checked_completion(state, body, limits.vocab_size)
-    await state.check_constraint(params)
+    with naming(body.constraint.field):
+        params, prompts = _checked_completion(state, body, limits.vocab_size)
+        await state.check_constraint(params)
     records = []
     for prompt_ids, text in await _encoded(state, body, prompts, limits):
         prompt_ids, length = state.encoder.fit(

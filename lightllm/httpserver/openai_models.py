@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.constraints import (
+    NOTHING,
+    Asked,
     Choices,
     JsonSchema,
     ResponseFormat,
     StructuredOutputs,
-    constraint_of,
     of_choice,
     of_grammar,
     of_json,
     of_regex,
     of_response_format,
     of_structured_outputs,
+    the_one_of,
 )
 from lightllm.httpserver.field_types import (
     MAX_STRINGS,
@@ -103,7 +106,7 @@ class OpenAIRequest(Body):
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
-        values |= self._constraint()
+        values |= self.constraint.values
         if self.stop is not None:
             values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
         return SamplingParams(
@@ -117,16 +120,17 @@ class OpenAIRequest(Body):
             **values,
         )
 
-    def _constraint(self) -> dict[str, str]:
-        return constraint_of(
-            {
-                "response_format": of_response_format(self.response_format),
-                "structured_outputs": of_structured_outputs(self.structured_outputs),
-                "guided_json": of_json(self.guided_json),
-                "guided_regex": of_regex(self.guided_regex),
-                "guided_choice": of_choice(self.guided_choice),
-                "guided_grammar": of_grammar(self.guided_grammar),
-            }
+    @functools.cached_property
+    def constraint(self) -> Asked:
+        """Raises `InvalidParameter` for more than one, and for what is not supported."""
+        return the_one_of(
+            of_response_format(self.response_format),
+            of_structured_outputs(self.structured_outputs),
+            of_json("guided_json", self.guided_json),
+            of_regex("guided_regex", self.guided_regex),
+            of_choice("guided_choice", self.guided_choice),
+            of_grammar("guided_grammar", self.guided_grammar),
+            Asked("allowed_token_ids", {}) if self.allowed_token_ids else NOTHING,
         )
 
     def _checked_n(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ _LABELS = {
     "guided_json": ("guided_json", "compile_grammar_error"),
 }
 """How LightLLM's messages name a constraint, and what is wrong with it."""
+_REGEX_ERROR = re.compile(r"(?:^error|\(in regex\)): (?!regex parse error)(.*)$", re.MULTILINE)
 _KEPT_CHECKS = 256
 _KEPT_MATCHERS = 64
 _SHOWN = 60
@@ -53,7 +55,9 @@ def check_constraint(params: SamplingParams, mode: str = "llguidance") -> None:
         return
     if mode == "none":
         raise InvalidParameter(
-            f"{name} is not available: this server was started with --output_constraint_mode none", param=name
+            f"{name} is not available: this server was started with --output_constraint_mode none; leave the "
+            "constraint out, or the option",
+            param=name,
         )
     if not is_installed():
         raise InvalidParameter(
@@ -84,6 +88,13 @@ def _check(name: str, text: str) -> str:
         message = messages[0] if failed else ""
     except Exception as error:  # the library's parsers raise what they like
         message = str(error) or type(error).__name__
+    return _readable(message)
+
+
+def _readable(message: str) -> str:
+    """One line. Of a regular expression's error, which is drawn over several, only what is wrong."""
+    wrong = _REGEX_ERROR.search(message)
+    message = wrong[1] if wrong else message.removesuffix("<non-verbose/>")
     return " ".join(message[: 5 * _SHOWN].split())
 
 
