@@ -22,6 +22,7 @@ TEST = [
     *TOKENIZERS,
     "httpx>=0.27",
     "hypothesis>=6.100",
+    "jsonschema-rs>=0.20",
     "mypy>=1.13",
     "openai>=1.50",
     "psutil>=6",
