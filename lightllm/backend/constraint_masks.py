@@ -16,8 +16,12 @@ import numpy as np
 
 from lightllm.backend.device import Arrival
 from lightllm.backend.sampling_plan import Constrained
+from lightllm.config import ServerConfig
+from lightllm.errors import StartupError
 from lightllm.protocol.rounds import JoinRow
-from lightllm.tokenizer.constraints import Matchers
+from lightllm.tokenizer.constraints import Matchers, is_installed
+from lightllm.tokenizer.loading import load_tokenizer
+from lightllm.tokenizer.model_files import eos_token_ids
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -48,10 +52,10 @@ class _Awaited:
 
 
 class ConstraintMasks:
-    """The matchers of the rows. `load` makes what makes them, in a thread that starts at once; None as its outcome: this
-    server has none."""
+    """The matchers of the rows. `load` makes what makes them, in a thread that starts at once; or says why there is
+    nothing."""
 
-    def __init__(self, load: Callable[[], Matchers | None]) -> None:
+    def __init__(self, load: Callable[[], Matchers | str]) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="constraints")
         self._maker = self._thread.submit(load)
         self._rows: dict[int, Future[LLMatcher]] = {}
@@ -70,11 +74,12 @@ class ConstraintMasks:
     def leave(self, row: int) -> None:
         self._rows.pop(row, None)
 
-    def masks(self, constrained: Constrained | None) -> RoundMasks | None:
-        """For the constrained rows of a round whose logits are being computed; None if there are none."""
-        self._hear()
+    def masks(self, constrained: Constrained | None, vocab_size: int) -> RoundMasks | None:
+        """For the constrained rows of a round whose logits are being computed; None if there are none. vocab_size: of the
+        model; its tokenizer may have more tokens."""
         if constrained is None:
             return None
+        self._hear()
         maker = self._maker.result()
         opened: list[LLMatcher] = []
         errors: dict[int, str] = {}
@@ -83,15 +88,16 @@ class ConstraintMasks:
                 opened.append(self._rows[row].result())
             except Exception as error:  # of this request, not of the round
                 errors[position] = str(error) or type(error).__name__
-        words = 1 if maker is None else maker.words
-        bits = np.full((len(constrained.positions), words), _ANYTHING, dtype=np.int32)
-        if maker is not None and opened:
+        if isinstance(maker, str):
+            return RoundMasks(np.full((len(constrained.positions), 1), _ANYTHING, dtype=np.int32), errors)
+        bits = np.full((len(constrained.positions), maker.words), _ANYTHING, dtype=np.int32)
+        if opened:
             good = [i for i, position in enumerate(constrained.positions) if position not in errors]
             masks = maker.masks(opened)
             for i, matcher, mask in zip(good, opened, masks, strict=True):
                 if matcher.is_error():
                     errors[constrained.positions[i]] = _message(matcher)
-                elif not mask.any():
+                elif not _allows_any(mask, vocab_size):
                     errors[constrained.positions[i]] = "no token of the model's vocabulary can come next"
                 else:
                     bits[i] = mask
@@ -125,10 +131,39 @@ class ConstraintMasks:
 
     def _open(self, join: JoinRow) -> LLMatcher:
         maker = self._maker.result()
-        if maker is None:
-            raise RuntimeError("this server was started without constrained decoding")
+        if isinstance(maker, str):
+            raise RuntimeError(f"constraints cannot be obeyed: {maker}")
         return maker.open(join.params, join.history_ids[join.prompt_len :])
+
+
+def _allows_any(mask: np.ndarray, vocab_size: int) -> bool:
+    """Whether a bit below `vocab_size` is set in int32 [words]."""
+    whole, rest = divmod(vocab_size, 32)
+    return bool(mask[:whole].any()) or bool((mask[whole : whole + 1] & ((1 << rest) - 1)).any())
 
 
 def _message(matcher: LLMatcher) -> str:
     return f"the constraint cannot be followed any further: {' '.join(matcher.get_error().split())[:200]}"
+
+
+def load_matchers(config: ServerConfig, rank: int) -> Matchers | str:
+    """What makes the matchers of this server's requests, or why there is nothing. A tokenizer that cannot be read is no
+    reason not to start: others need it more, and say so."""
+    if config.output_constraint_mode == "none":
+        return "this server was started with --output_constraint_mode none"
+    if rank or config.use_reward_model or not is_installed():
+        return "this server has nothing that could do it"
+    assert config.model_dir is not None
+    try:
+        eos = eos_token_ids(config.model_dir, config.eos_id)
+        if not eos:
+            return "the model has no token that ends an output"
+        tokenizer = load_tokenizer(
+            config.model_dir, trust_remote_code=config.trust_remote_code, with_chat_template=False
+        )
+        return Matchers(tokenizer, eos)
+    except NotImplementedError as error:
+        return str(error)
+    except Exception as error:
+        logger.warning("no constrained decoding: %s", error, exc_info=not isinstance(error, StartupError))
+        return "the model's tokenizer cannot be read"

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 import torch
 
-from lightllm.backend.constraint_masks import ConstraintMasks
+from lightllm.backend.constraint_masks import ConstraintMasks, load_matchers
 from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots
@@ -42,9 +42,7 @@ from lightllm.ops.attention_backend import make_attention_backends
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import Round, RoundResult
-from lightllm.tokenizer.constraints import Matchers, is_installed
-from lightllm.tokenizer.loading import load_tokenizer
-from lightllm.tokenizer.model_files import context_length, eos_token_ids
+from lightllm.tokenizer.model_files import context_length
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ class ModeBackend:
         if where.type == "cpu":
             torch.set_num_threads(config.cpu_threads or rank_threads(len(config.node_ranks)))
         backends = make_attention_backends(config.attention_backend, where, bool(self._graph_sizes()))
-        self.constraints = ConstraintMasks(functools.partial(_matchers, config, self.ranks.rank))
+        self.constraints = ConstraintMasks(functools.partial(load_matchers, config, self.ranks.rank))
         with computing(self.device):
             if self.ranks.world_size > 1:
                 with self._phase("other ranks"):
@@ -198,7 +196,7 @@ class ModeBackend:
             token_ids = torch.zeros(count, dtype=torch.int64, device=self.device.torch_device)
             sampled = Sampled(token_ids, logits[:count, 0], [])
         else:
-            masks = self.constraints.masks(plan.constrained)
+            masks = self.constraints.masks(plan.constrained, logits.shape[1])
             sampled = self.sampler.sample(
                 logits[:count], plan, prepared.positions, prepared.positions_on_device, masks
             )
@@ -313,20 +311,6 @@ class ModeBackend:
         with explained(detail, remedy, lambda: dataclasses.astuple(self.device.memory())):
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-def _matchers(config: ServerConfig, rank: int) -> Matchers | None:
-    """What constrained decoding needs, on the rank that samples."""
-    if rank or config.output_constraint_mode == "none" or config.use_reward_model or not is_installed():
-        return None
-    assert config.model_dir is not None
-    eos = eos_token_ids(config.model_dir, config.eos_id)
-    if not eos:  # an output could not end where its constraint wants it to
-        return None
-    tokenizer = load_tokenizer(
-        config.model_dir, trust_remote_code=config.trust_remote_code, with_chat_template=False
-    )
-    return Matchers(tokenizer, eos)
 
 
 _PHASES = {

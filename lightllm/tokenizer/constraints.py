@@ -124,7 +124,7 @@ class Matchers:
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
         """Takes about half a second for 128,000 tokens, with the GIL held, and 50 MB. `eos_token_ids`: at least one; each
-        of them may end an output."""
+        of them may end an output. Raises `NotImplementedError` for a tokenizer whose tokens are not bytes."""
         from llguidance import LLExecutor, LLTokenizer, TokenizerWrapper
 
         self._tokenizer = LLTokenizer(
@@ -174,16 +174,44 @@ class Matchers:
 
 
 class _Vocabulary:
-    """What the library asks of a tokenizer. Masks need no encoding, so there is only the plainest one."""
+    """What the library asks of a tokenizer: the bytes of its tokens, and how the model would write a text. Where only one
+    text can come, the mask allows only the tokens that the model would write it with."""
 
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
+        tokens = tokenizer.all_token_bytes()
+        if tokens is None:
+            raise NotImplementedError("the text of this model's tokens depends on their neighbours")
         self.eos_token_id = eos_token_ids[0]
-        size = max(tokenizer.vocab_size, *(token_id + 1 for token_id in eos_token_ids))
-        self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(size)]
+        self.tokens = tokens + [b""] * (max(eos_token_ids) + 1 - len(tokens))
         self.special_token_ids = sorted({*tokenizer.special_ids, *eos_token_ids})
-        self._single = {token: i for i, token in enumerate(self.tokens) if len(token) == 1}
+        self._tokenizer = tokenizer
+        self._special = frozenset(self.special_token_ids)
+        self._single = {
+            token: i for i, token in enumerate(tokens) if len(token) == 1 and i not in self._special
+        }
 
-    def __call__(self, text: bytes) -> list[int]:
-        return [self._single[part] for byte in text if (part := bytes([byte])) in self._single]
+    def __call__(self, text: str) -> list[int]:
+        """Must not raise: the library cannot pass an exception on from here."""
+        if not isinstance(text, str):
+            raise TypeError("texts only")
+        for lead in ("", "\n"):  # many tokenizers put a space before a text, but not behind a new line
+            token_ids = self._tokenizer.encode(lead + text, add_special_tokens=False)
+            found = self._end_of(token_ids, text.encode())
+            if found is not None:
+                return found
+        return [self._single[part] for byte in text.encode() if (part := bytes([byte])) in self._single]
+
+    def _end_of(self, token_ids: list[int], text: bytes) -> list[int] | None:
+        """The last tokens, if they are this text and nothing else."""
+        size = 0
+        for start in range(len(token_ids), -1, -1):
+            if size == len(text):
+                found = token_ids[start:]
+                if b"".join(self.tokens[i] for i in found) == text and self._special.isdisjoint(found):
+                    return found
+                return None
+            if start:
+                size += len(self.tokens[token_ids[start - 1]])
+        return None

@@ -86,6 +86,11 @@ class Tokenizer:
             return self._tables[False].data(int(token_id))
         return self.decode([token_id], skip_special_tokens=False).encode()
 
+    def all_token_bytes(self) -> list[bytes] | None:
+        """`token_bytes` of every id below `vocab_size`, none of them kept; None if text is not their concatenation."""
+        known = self._backend.token_bytes
+        return None if known is None else [known.of_id(token_id) for token_id in range(self.vocab_size)]
+
     def token_text(self, token_id: int) -> str:
         """The text of one token alone: with its leading space, U+FFFD for parts of characters."""
         return self.token_bytes(token_id).decode(errors="replace")

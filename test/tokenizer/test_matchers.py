@@ -1,0 +1,77 @@
+"""Matchers of constrained decoding: a copy each, made from few."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.constrained import NOTHING, SCHEMAS
+
+from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer import constraints
+from lightllm.tokenizer.constraints import Matchers
+
+PATTERNS = ["[0-9]{2}", "(yes|no)", "hello", ".*", "(é|日本|🙂)*x", "[^a-z]{3,8}"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(dice=st.randoms(use_true_random=False), name=st.sampled_from(sorted(SCHEMAS)))
+def test_a_matcher_that_is_told_what_was_said_equals_one_that_was_led_there(vocabulary, dice, name):
+    params = SamplingParams(guided_json=json.dumps(SCHEMAS[name][0]))
+    led, said = vocabulary.matchers.open(params, NOTHING), []
+    for _ in range(dice.randrange(40)):
+        token = dice.choice(sorted(vocabulary.allowed(led)))
+        assert led.consume_token(token)
+        said.append(token)
+    told = vocabulary.matchers.open(params, np.array(said, np.int32))
+    for _ in range(5):
+        allowed = vocabulary.allowed(led)
+        assert vocabulary.allowed(told) == allowed
+        assert led.is_accepting() == told.is_accepting()
+        token = dice.choice(sorted(allowed))
+        assert led.consume_token(token) and told.consume_token(token)
+
+
+def test_many_masks_at_once_are_those_of_each_alone(vocabulary):
+    params = [SamplingParams(regular_constraint=pattern) for pattern in PATTERNS]
+    alone = [vocabulary.matchers.masks([vocabulary.matchers.open(p, NOTHING)])[0] for p in params]
+    together = vocabulary.matchers.masks([vocabulary.matchers.open(p, NOTHING) for p in params])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_one_request_does_not_disturb_the_next_with_the_same_constraint(vocabulary):
+    params = SamplingParams(regular_constraint="ab+c")
+    first = vocabulary.matchers.open(params, NOTHING)
+    before = vocabulary.allowed(first)
+    assert first.consume_tokens(vocabulary.encode(b"abb"))
+    broken = vocabulary.matchers.open(params, NOTHING)
+    assert not broken.consume_token(vocabulary.single[ord("c")]) and broken.is_error()
+    second = vocabulary.matchers.open(params, NOTHING)
+    assert vocabulary.allowed(second) == before
+    assert second.consume_tokens(vocabulary.encode(b"abc")) and second.is_stopped()
+    assert not first.is_stopped() and first.consume_tokens(vocabulary.encode(b"bc"))
+
+
+def test_kept_matchers_are_bounded_and_the_least_recently_used_goes(vocabulary, monkeypatch):
+    monkeypatch.setattr(constraints, "_KEPT_MATCHERS", 3)
+    made = []
+    grammar = constraints._grammar
+    monkeypatch.setattr(
+        constraints, "_grammar", lambda name, text: (made.append(text), grammar(name, text))[1]
+    )
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    for pattern in ["p", "q", "r", "p", "s", "p", "r", "q"]:
+        matchers.open(SamplingParams(regular_constraint=pattern), NOTHING)
+    assert made == ["p", "q", "r", "s", "q"]
+
+
+def test_a_constraint_that_cannot_be_read_makes_a_matcher_in_error(vocabulary):
+    matcher = vocabulary.matchers.open(SamplingParams(regular_constraint="(a"), NOTHING)
+    assert matcher.is_error() and matcher.get_error()
+
+
+def test_what_was_said_against_the_constraint_makes_a_matcher_in_error(vocabulary):
+    said = np.array(vocabulary.encode(b"b"), np.int32)
+    assert vocabulary.matchers.open(SamplingParams(regular_constraint="a"), said).is_error()
