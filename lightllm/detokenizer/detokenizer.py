@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -55,7 +57,7 @@ class Detokenizer:
                 raise MalformedMessage(f"request {choice.request_id} belongs to no Http worker")
         output = Output({}, [])
         rules = Rules.of(request, self._tokenizer, self._eos_token_ids)
-        prompt_ids = request.prompt_ids.tolist()
+        prompt_ids = cast(Sequence[int], request.prompt_ids)  # no list of it: only its last tokens are read
         for choice in request.choices:
             stream = ChoiceStream(
                 choice.request_id, rules, self._tokenizer, prompt_ids, choice.output_ids.tolist()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lightllm.tokenizer.pieces import TokenBytes
+from lightllm.tokenizer.text_stream import Step
 
 
 class Backend(Protocol):
@@ -23,6 +24,9 @@ class Backend(Protocol):
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Text of `ids`; ids without a token count for nothing."""
+
+    def stream_step(self, context: list[int], skip_special_tokens: bool) -> Step | None:
+        """The format's own incremental decoder, begun behind the tokens of `context`; None if it has none for them."""
 
     def token_id(self, token: str) -> int | None:
         """The id of a token given by its content."""

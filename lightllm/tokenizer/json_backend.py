@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import tokenizers
+from tokenizers.decoders import DecodeStream
 
 from lightllm.errors import InvalidModel
 from lightllm.tokenizer import pieces
 from lightllm.tokenizer.special_tokens import SpecialTokens
+from lightllm.tokenizer.text_stream import REPLACEMENT, Step
 
 
 class JsonBackend:
@@ -39,7 +42,20 @@ class JsonBackend:
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        try:
+            return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            # A decoder's panic, on tokens that it was not made for. They stand there as the vocabulary writes them.
+            kept = [i for i in ids if not (skip_special_tokens and i in self.special_ids)]
+            return "".join(self._tokenizer.id_to_token(i) or "" for i in kept)
+
+    def stream_step(self, context: list[int], skip_special_tokens: bool) -> Step | None:
+        # A `DecodeStream` that begins in half a character sends the text of its context again.
+        if self.decode(context, skip_special_tokens).endswith(REPLACEMENT):
+            return None
+        return partial(DecodeStream(context, skip_special_tokens).step, self._tokenizer)
 
     def token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)

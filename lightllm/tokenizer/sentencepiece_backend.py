@@ -92,6 +92,9 @@ class SentencePieceBackend:
         drops = self.token_bytes is not None and self.token_bytes.drops_first_space
         return text.removeprefix(" ") if drops else text
 
+    def stream_step(self, context: list[int], skip_special_tokens: bool) -> None:
+        return None
+
     def token_id(self, token: str) -> int | None:
         if token in self._cut:
             return self._cut[token]

@@ -6,7 +6,6 @@ the text of the prompt. No piece ends in half a character, and none is lost.
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,7 +13,10 @@ REPLACEMENT = "\ufffd"
 MAX_PENDING = 16
 """Tokens after which text that still looks like half a character is let go."""
 CONTEXT_TOKENS = 8
-"""Prompt tokens that a window starts with."""
+"""Prompt tokens that a stream starts with, whatever the prompt's length."""
+
+Step = Callable[[int], str | None]
+"""A library's incremental decoder: takes the next id; new text, or None while there is none."""
 
 
 class TextStream(Protocol):
@@ -25,98 +27,8 @@ class TextStream(Protocol):
         """The rest, with U+FFFD for what never became a character. The stream ends here."""
 
 
-class PieceTable:
-    """Token id -> its text, or its bytes where they are not whole characters. Filled as tokens occur."""
-
-    def __init__(self, token_bytes: Callable[[int], bytes], vocab_size: int, skipped: frozenset[int]) -> None:
-        self._token_bytes = token_bytes
-        self._vocab_size = vocab_size
-        self._skipped = skipped
-        self.pieces: dict[int, str | bytes] = {}
-
-    def fill(self, token_id: int) -> str | bytes:
-        """The piece of an id that is not in `pieces` yet."""
-        if not 0 <= token_id < self._vocab_size or token_id in self._skipped:
-            return ""
-        data = self._token_bytes(token_id)
-        piece: str | bytes
-        try:
-            piece = data.decode()
-        except UnicodeDecodeError:
-            piece = data
-        self.pieces[token_id] = piece
-        return piece
-
-    def data(self, token_id: int) -> bytes:
-        piece = self.pieces.get(token_id)
-        if piece is None:
-            piece = self.fill(token_id)
-        return piece.encode() if isinstance(piece, str) else piece
-
-
-class ByteStream:
-    """For tokenizers whose text is the concatenation of their tokens' bytes: an incremental UTF-8 decoder.
-
-    At most three bytes wait, so nothing needs letting go.
-    """
-
-    __slots__ = ("_drop", "_fill", "_get", "_pending")
-
-    def __init__(self, table: PieceTable, prompt_ids: Sequence[int], drops_first_space: bool) -> None:
-        self._get = table.pieces.get
-        self._fill = table.fill
-        self._pending = _unfinished_character(table, prompt_ids)
-        # One character at the start of the output may belong to the prompt: its own half character, if the output does
-        # not complete it, or the space that decoding leaves out when nothing visible precedes it.
-        self._drop = ""
-        if self._pending:
-            self._drop = REPLACEMENT
-        elif drops_first_space and not _has_text(table, prompt_ids):
-            self._drop = " "
-
-    def push(self, token_id: int) -> str:
-        piece = self._get(token_id)
-        if piece is None:
-            piece = self._fill(token_id)
-        if not self._pending and piece.__class__ is str:
-            text = piece
-        elif not piece:
-            return ""
-        else:
-            data = self._pending + (piece.encode() if isinstance(piece, str) else piece)
-            text, used = codecs.utf_8_decode(data, "replace", False)
-            self._pending = data[used:]
-        if self._drop and text:
-            return self._trim(text)
-        return text  # type: ignore[return-value]
-
-    def finish(self) -> str:
-        text = self._pending.decode(errors="replace")
-        self._pending = b""
-        return self._trim(text) if self._drop and text else text
-
-    def _trim(self, text: str) -> str:
-        drop, self._drop = self._drop, ""
-        return text[1:] if text[0] == drop else text
-
-
-def _unfinished_character(table: PieceTable, prompt_ids: Sequence[int]) -> bytes:
-    """The bytes at the end of the prompt that begin a character and do not complete it (at most three)."""
-    tail = b""
-    for token_id in reversed(prompt_ids):
-        tail = table.data(int(token_id)) + tail
-        if len(tail) >= 4:
-            break
-    tail = tail[-4:]
-    return tail[codecs.utf_8_decode(tail, "replace", False)[1] :]
-
-
-def _has_text(table: PieceTable, prompt_ids: Sequence[int]) -> bool:
-    return any(table.data(int(token_id)) for token_id in reversed(prompt_ids))
-
-
 class WindowStream:
-    """For any other tokenizer: decodes a small window of tokens again and sends what is new in its text.
+    """Decodes a small window of tokens again with each token, and sends what is new in its text.
 
     The window starts with tokens whose text was sent, so that a decoder which treats the first token or neighbours
     in a special way sees the same neighbours as in the full decode.
@@ -125,20 +37,12 @@ class WindowStream:
     __slots__ = ("_decode", "_has_text", "_ids", "_sent", "_sent_text")
 
     def __init__(
-        self,
-        decode: Callable[[Sequence[int]], str],
-        has_text: Callable[[int], bool],
-        prompt_ids: Sequence[int],
+        self, decode: Callable[[list[int]], str], has_text: Callable[[int], bool], context: Sequence[int]
     ) -> None:
-        """`has_text`: False for ids that decoding leaves out (skipped special tokens, ids without a token)."""
+        """`has_text`: False for ids that decoding leaves out; `context`: tokens whose text precedes the stream's."""
         self._decode = decode
         self._has_text = has_text
-        self._ids: list[int] = []
-        for token_id in reversed(prompt_ids):
-            if has_text(int(token_id)):
-                self._ids.insert(0, int(token_id))
-                if len(self._ids) == CONTEXT_TOKENS:
-                    break
+        self._ids = [*filter(has_text, context)]
         self._sent = len(self._ids)
         self._sent_text = decode(self._ids)
 
@@ -147,19 +51,22 @@ class WindowStream:
             return ""
         self._ids.append(token_id)
         text = self._decode(self._ids)
-        uncertain = text.endswith(REPLACEMENT) or text == self._sent_text
-        if uncertain and len(self._ids) - self._sent < MAX_PENDING:
+        half = text.endswith(REPLACEMENT)
+        if half and len(self._ids) - self._sent < MAX_PENDING:
             return ""
-        new = _after_common_prefix(self._sent_text, text)
-        self._ids = self._ids[self._sent :]
-        self._sent = len(self._ids)
-        self._sent_text = self._decode(self._ids)
-        return new
+        # Of a long run only the last U+FFFD is held back: it alone may still become a character.
+        return self._send(text, half)
 
     def finish(self) -> str:
-        new = _after_common_prefix(self._sent_text, self._decode(self._ids))
+        return self._send(self._decode(self._ids), 0)
+
+    def _send(self, text: str, held: int) -> str:
+        """Takes `text` without its last `held` characters as sent; returns what is new in it."""
+        new = _after_common_prefix(self._sent_text, text[: len(text) - held])
         self._ids = self._ids[self._sent :]
-        self._sent, self._sent_text = len(self._ids), self._decode(self._ids)
+        self._sent = len(self._ids)
+        sent_text = self._decode(self._ids)
+        self._sent_text = sent_text[: len(sent_text) - held]
         return new
 
 
@@ -171,3 +78,51 @@ def _after_common_prefix(sent: str, text: str) -> str:
         if a != b:
             return text[i:]
     return ""
+
+
+class LibraryStream:
+    """The library's own stream for as long as text comes whole, then a `WindowStream` for good.
+
+    The cautions it stands for: a run that never becomes characters makes each step of the library dearer than the one
+    before, and it has no flush; some decoders take back text that was sent once bytes behind it fit nowhere, which it
+    answers with an exception; others panic, which is not even an `Exception`.
+    """
+
+    __slots__ = ("_context", "_pending", "_step", "_window", "_window_behind")
+
+    def __init__(
+        self, step: Step, context: list[int], window_behind: Callable[[list[int]], WindowStream]
+    ) -> None:
+        """`step`: begins behind `context`; `window_behind`: makes the `WindowStream` behind tokens that were sent."""
+        self._step = step
+        self._context = context
+        self._pending: list[int] = []
+        self._window_behind = window_behind
+        self._window: WindowStream | None = None
+
+    def push(self, token_id: int) -> str:
+        if self._window is not None:
+            return self._window.push(token_id)
+        self._pending.append(token_id)
+        try:
+            text = self._step(token_id)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            return self._hand_over()
+        if text is None:
+            return "" if len(self._pending) < MAX_PENDING else self._hand_over()
+        if REPLACEMENT in text:  # how many of them broken bytes are, is for the full decode to say
+            return self._hand_over()
+        self._context, self._pending = self._pending, []
+        return text
+
+    def finish(self) -> str:
+        if self._window is None:
+            return self._hand_over() + self.finish() if self._pending else ""
+        return self._window.finish()
+
+    def _hand_over(self) -> str:
+        window = self._window = self._window_behind(self._context)
+        pending, self._pending = self._pending, []
+        return "".join([window.push(token_id) for token_id in pending])

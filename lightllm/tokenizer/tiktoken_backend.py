@@ -54,6 +54,9 @@ class TiktokenBackend:
         kept = [i for i in ids if not (skip_special_tokens and i in self.special_ids)]
         return b"".join(map(self._of_id, kept)).decode(errors="replace")
 
+    def stream_step(self, context: list[int], skip_special_tokens: bool) -> None:
+        return None
+
     def token_id(self, token: str) -> int | None:
         if token in self._special:
             return self._special[token]

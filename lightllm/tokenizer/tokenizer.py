@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
 from lightllm.tokenizer.backends import Backend
 from lightllm.tokenizer.chat_template import ChatTemplates
 from lightllm.tokenizer.special_tokens import SpecialTokens
-from lightllm.tokenizer.text_stream import ByteStream, PieceTable, TextStream, WindowStream
+from lightllm.tokenizer.text_stream import CONTEXT_TOKENS, LibraryStream, TextStream, WindowStream
 
 
 class Tokenizer:
@@ -28,13 +30,8 @@ class Tokenizer:
         self.bos_token_id = self._named_id("bos_token")
         self.eos_token_id = self._named_id("eos_token")
         """The tokenizer's own; which ids end a request is `model_files.eos_token_ids`."""
-        self._tables: dict[bool, PieceTable] = {}
-        if backend.token_bytes is not None:
-            of_id = backend.token_bytes.of_id
-            self._tables = {
-                True: PieceTable(of_id, self.vocab_size, self.special_ids),
-                False: PieceTable(of_id, self.vocab_size, frozenset()),
-            }
+        self._bytes_of = None if backend.token_bytes is None else cache(backend.token_bytes.of_id)
+        self._readers = {skip: _Reader.of(backend, self._bytes_of, skip) for skip in (False, True)}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids; with `add_special_tokens` BOS and the like as the model wants them. Releases the GIL.
@@ -56,12 +53,8 @@ class Tokenizer:
         `spaces_between_special_tokens` is part of the interface of slow tokenizers; fast ones put no spaces there,
         and neither does this.
         """
-        if not self._tables:
-            return self._backend.decode(self._known(ids), skip_special_tokens)
-        data = self._tables[skip_special_tokens].data
-        text = b"".join([data(int(i)) for i in ids]).decode(errors="replace")
-        drops = self._backend.token_bytes is not None and self._backend.token_bytes.drops_first_space
-        return text.removeprefix(" ") if drops else text
+        reader = self._readers[skip_special_tokens]
+        return reader.text([*filter(reader.has_text, map(int, ids))])
 
     def stream(
         self,
@@ -70,21 +63,19 @@ class Tokenizer:
         spaces_between_special_tokens: bool = True,
     ) -> TextStream:
         """A stream for the output that follows `prompt_ids` (which decide about a leading space)."""
-        if self._tables:
-            drops = self._backend.token_bytes is not None and self._backend.token_bytes.drops_first_space
-            return ByteStream(self._tables[skip_special_tokens], prompt_ids, drops)
-        skipped = self.special_ids if skip_special_tokens else frozenset()
-        return WindowStream(
-            lambda ids: self._backend.decode(ids, skip_special_tokens),
-            lambda i: 0 <= i < self.vocab_size and i not in skipped,
-            prompt_ids,
-        )
+        reader = self._readers[skip_special_tokens]
+        last = itertools.islice(filter(reader.has_text, map(int, reversed(prompt_ids))), CONTEXT_TOKENS)
+        context = [*last][::-1]
+        step = self._backend.stream_step(context, skip_special_tokens)
+        if step is None:
+            return WindowStream(reader.text, reader.has_text, context)
+        return LibraryStream(step, context, partial(WindowStream, reader.text, reader.has_text))
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token, special tokens included; b"" outside the vocabulary."""
-        if self._tables:
-            return self._tables[False].data(int(token_id))
-        return self.decode([token_id], skip_special_tokens=False).encode()
+        if self._bytes_of is None:
+            return self.decode([token_id], skip_special_tokens=False).encode()
+        return self._bytes_of(int(token_id)) if 0 <= token_id < self.vocab_size else b""
 
     def all_token_bytes(self) -> list[bytes] | None:
         """`token_bytes` of every id below `vocab_size`, none of them kept; None if text is not their concatenation."""
@@ -122,5 +113,27 @@ class Tokenizer:
         content = self.special_tokens.get(name)
         return None if content is None else self._backend.token_id(content)
 
-    def _known(self, ids: Sequence[int]) -> list[int]:
-        return [int(i) for i in ids if 0 <= i < self.vocab_size]
+
+class _Reader(NamedTuple):
+    """How ids become text, special tokens skipped or not."""
+
+    has_text: Callable[[int], bool]
+    """False for ids that decoding takes no notice of."""
+    text: Callable[[list[int]], str]
+    """Text of ids that all have some."""
+
+    @classmethod
+    def of(cls, backend: Backend, bytes_of: Callable[[int], bytes] | None, skip: bool) -> _Reader:
+        size, skipped = backend.vocab_size, backend.special_ids if skip else frozenset()
+        if backend.token_bytes is None or bytes_of is None:
+            return cls(lambda i: 0 <= i < size and i not in skipped, lambda ids: backend.decode(ids, skip))
+        drops_first_space = backend.token_bytes.drops_first_space
+
+        def has_text(token_id: int) -> bool:
+            return 0 <= token_id < size and token_id not in skipped and bytes_of(token_id) != b""
+
+        def text(ids: list[int]) -> str:
+            whole = b"".join(map(bytes_of, ids)).decode(errors="replace")
+            return whole.removeprefix(" ") if drops_first_space else whole
+
+        return cls(has_text, text)

@@ -43,6 +43,9 @@ class TransformersBackend:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
+    def stream_step(self, context: list[int], skip_special_tokens: bool) -> None:
+        return None
+
     def token_id(self, token: str) -> int | None:
         token_id = self._tokenizer.convert_tokens_to_ids(token)
         unknown = token_id is None or (

@@ -230,6 +230,18 @@ def test_ids_outside_the_vocabulary_have_no_text(tokenizer):
     assert run(tokenizer, ids).text[1] == "a"
 
 
+def test_a_decoder_that_panics_on_one_request_does_not_reach_the_others_of_the_round(tmp_path):
+    stripping = load_tokenizer(str(tokenizers.strips_both_sides(tmp_path)))
+    space, word = stripping.token_id("▁"), stripping.encode("quick", add_special_tokens=False)[0]
+    client = Client(make(stripping))
+    client.take(request([1, 2], prompt=()))
+    for first in (space, word):
+        client.take(RoundTokens([1, 2], [first, word], [-0.5, -0.5]))
+    client.take(RoundTokens([], [], [], finished=[Finish(1, "length", 0, 2), Finish(2, "length", 0, 2)]))
+    assert client.text[2] == "quick quick"
+    assert client.text[1].endswith(" quick")
+
+
 def test_each_worker_gets_its_own_requests_in_one_message(tokenizer):
     a, b = make_request_id(0, 7), make_request_id(1, 7)
     detokenizer = make(tokenizer, workers=2)

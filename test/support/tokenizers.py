@@ -110,6 +110,15 @@ def byte_fallback_windowed(path: Path, **config: Any) -> Path:
     return path
 
 
+def strips_both_sides(path: Path, **config: Any) -> Path:
+    """A decoder that makes the library panic where all that it decodes is one space; no published model has it."""
+    metaspace(path, **config)
+    data = json.loads((path / "tokenizer.json").read_text())
+    data["decoder"]["decoders"][-1]["stop"] = 1
+    (path / "tokenizer.json").write_text(json.dumps(data))
+    return path
+
+
 def sentencepiece_model(path: Path, **config: Any) -> Path:
     """A real sentencepiece model file (`tokenizer.model`), BPE with byte fallback."""
     import sentencepiece
