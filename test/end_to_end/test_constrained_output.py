@@ -29,7 +29,7 @@ sum ::= number ("+" number){0,3}  # at most four
 number ::= [0-9] [0-9]?
 answer ::= "(" ("y" | "no") ")"
 """
-LARK = 'start: NUMBER ("+" NUMBER)~0..3 "=" "(" ("y" | "no") ")"\nNUMBER: /[0-9]{1,2}/\n'
+LARK = 'start: NUMBER ("+" NUMBER){0,3} "=" "(" ("y" | "no") ")"\nNUMBER: /[0-9]{1,2}/\n'
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {

@@ -62,7 +62,7 @@ def test_the_core_has_at_most_twenty_direct_dependencies() -> None:
 
 
 def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
-    for requirement in CORE + EXTRAS["tokenizers"] + EXTRAS["cpu"]:
+    for requirement in CORE + EXTRAS["constraints"] + EXTRAS["tokenizers"] + EXTRAS["cpu"]:
         assert requirement.specifier.contains(RUN[canonicalize_name(requirement.name)]), requirement
     for requirement in EXTRAS["test"] + EXTRAS["bench"]:
         assert requirement.specifier.contains((RUN | DEV)[canonicalize_name(requirement.name)]), requirement
@@ -70,6 +70,11 @@ def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
 
 def test_torch_is_the_first_pin_because_pip_must_not_look_for_another() -> None:
     assert list(RUN)[:3] == ["torch", "triton", "numpy"]
+
+
+def test_machines_with_a_gpu_get_the_pinned_packages() -> None:
+    wheels = pins("tools/gpu_packages.txt")
+    assert wheels.items() <= (RUN | DEV).items() and "llguidance" in wheels
 
 
 def test_the_lock_is_closed() -> None:
