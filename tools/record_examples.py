@@ -24,6 +24,17 @@ _MARKED = re.compile(r"(<!-- output: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 WHAT_IS_AI = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 17, "frequency_penalty": 1}}
 SUM = {"inputs": "2+3=", "parameters": {"max_new_tokens": 8, "do_sample": False}}
+CAPITAL = {
+    "inputs": "What is the capital of France?",
+    "parameters": {
+        "guided_json": {
+            "type": "object",
+            "properties": {"capital": {"type": "string"}},
+            "required": ["capital"],
+            "additionalProperties": False,
+        }
+    },
+}
 CHAT = {"messages": [{"role": "user", "content": "What is AI?"}], "max_tokens": 32, "temperature": 0}
 
 
@@ -103,6 +114,12 @@ SMALL: list[tuple[str, dict[str, Any] | None]] = [
     ("/readiness", None),
     ("/health", None),
 ]
+CONSTRAINED: list[tuple[str, dict[str, Any] | None]] = [
+    ("/generate", CAPITAL),
+    ("/generate", {"inputs": "2+3=", "parameters": {"regular_constraint": "[0-9]{2}!"}}),
+    ("/v1/completions", {"prompt": "2+3=", "temperature": 0, "guided_choice": ["3", "4", "5"]}),
+    ("/v1/completions", {"prompt": "2+3=", "structured_outputs": {"regex": "("}}),
+]
 ERRORS: list[tuple[str, dict[str, Any] | None]] = [
     ("/generate", {"inputs": "hi", "parameters": {"top_p": 0}}),
     ("/generate", {"inputs": "hi", "parameters": {"max_new_tokens": 10**6}}),
@@ -111,6 +128,7 @@ ERRORS: list[tuple[str, dict[str, Any] | None]] = [
 
 EXAMPLES: dict[str, Callable[[Server], str]] = {
     "curl": lambda server: fenced(server.ask("/generate", WHAT_IS_AI)),
+    "constrained_curl": lambda server: fenced(server.ask("/generate", CAPITAL)),
     "python": lambda server: fenced(str(json.loads(server.ask("/generate", SUM))), "text"),
     "generate": lambda server: fenced(server.ask("/generate", WHAT_IS_AI)),
     "details": details,
@@ -121,6 +139,7 @@ EXAMPLES: dict[str, Callable[[Server], str]] = {
         {"prompt": "2+3=", "max_tokens": 8, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}},
     ),
     "small": lambda server: several(server, SMALL),
+    "constrained": lambda server: several(server, CONSTRAINED),
     "errors": lambda server: several(server, ERRORS),
 }  # fmt: skip
 
