@@ -57,20 +57,26 @@ class Deadlines:
         self._seconds = self._requests = self._context = 0.0
         """While somebody waited: seconds, and requests and their context that entered; older ones count less."""
         self._put_back = 0, 0
+        self._generated: int | None = None
+        """What the running requests have generated, since the last round was planned or done: arrivals between two
+        rounds are many."""
 
     # -- what has happened
 
     def round_planned(self, round_: Round) -> None:
+        self._generated = None
         if self._ttft or self._tpot:
             self._flying[round_.seq] = len(round_.slots), int(round_.kv_len.sum())
 
     def round_done(self, seq: int, seconds: float) -> None:
         """`seconds`: its compute time; 0 if unknown."""
+        self._generated = None
         if seq in self._flying:
             self._times.learn(*self._flying.pop(seq), seconds)
 
     def rounds_undone(self) -> None:
         """Those in flight were not computed."""
+        self._generated = None
         self._flying.clear()
 
     def admitted(self, requests: int, context: int, blocked: bool, now: float) -> None:
@@ -110,8 +116,11 @@ class Deadlines:
         mean, area = self._lengths.moments(message.params.max_new_tokens)
         growth = area / mean
         ahead, context = self._waiting.ahead_of(message.params.priority)
-        count, rows = len(running.requests), running.prefilled_rows()
-        generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
+        count = len(running.requests)
+        if self._generated is None:
+            rows = running.prefilled_rows()
+            self._generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
+        generated = self._generated
         in_use, usable = running.kv.in_use, FULL * self._limits.max_total_token_num
         excess = context + len(message.prompt_ids) + (ahead + len(message.choices)) * growth
         if self._blocked_at is None:  # some of the memory is still to be had

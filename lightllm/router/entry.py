@@ -107,8 +107,11 @@ class Entry:
         for group, _ in zip(self._waiting.in_turn(), range(SCANNED), strict=False):
             if queued >= room or len(refused) > TRIED:
                 break
+            if not running.rows.free:
+                passed.append(group)  # and so would be all that follow
+                break
             fits = False
-            if running.rows.free and not _asks_for_more(group, refused):
+            if not _asks_for_more(group, refused):
                 cached, unlocked = running.kv.prefixes(group.requests)
                 prompts = self._prompts(group.requests, cached)
                 if whole and queued and queued + prompts[0].work > room:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+_NO_ROOM = np.iinfo(np.int64).max
+
 
 class FreeRuns:
     """Disjoint runs [start, end), merged, in the order of their places. What is added is sorted in when a run is asked for;
@@ -57,7 +59,7 @@ class FreeRuns:
         if length > self._longest:
             return None
         lengths = self._ends - self._starts
-        spare = np.where(lengths >= length, lengths - length, np.iinfo(np.int64).max)
+        spare = np.where(lengths >= length, lengths - length, _NO_ROOM)
         place = int(spare.argmin()) if len(spare) else 0
         if not len(spare) or lengths[place] < length:
             self._longest, self._exact = length - 1, False

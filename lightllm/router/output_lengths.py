@@ -41,6 +41,8 @@ class OutputLengths:
         """S at 0, 1, 2, ... up to the last length at which it falls."""
         self.memo: dict[tuple[int, int, int], list[tuple[float, int]]] = {}
         """What a forecast has worked out of the curve, for as long as it is that one: most candidates are alike."""
+        self._moments: dict[int, tuple[float, float]] = {}
+        """By limit; likewise."""
 
     def __len__(self) -> int:
         return min(self._added, self._window)
@@ -75,6 +77,7 @@ class OutputLengths:
         at_risk = np.maximum(np.maximum(at_risk, ended), 1)
         self._survival = np.cumprod(1.0 - ended / at_risk)
         self.memo.clear()
+        self._moments.clear()
 
     def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:
         """float64 [n]: the probability that an output is longer than generated + more, given that it is longer than
@@ -93,8 +96,13 @@ class OutputLengths:
     def moments(self, limit: int) -> tuple[float, float]:
         """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all
         that ended so far count as ending there."""
-        known = self._survival[: min(limit, max(len(self._survival) - 1, 1))]
-        return max(float(known.sum()), 1.0), float(known @ np.arange(len(known)))
+        limit = min(limit, max(len(self._survival) - 1, 1))
+        moments = self._moments.get(limit)
+        if moments is None:
+            known = self._survival[:limit]
+            moments = max(float(known.sum()), 1.0), float(known @ np.arange(limit))
+            self._moments[limit] = moments
+        return moments
 
 
 def _at_least(values: np.ndarray, bounds: int) -> np.ndarray:

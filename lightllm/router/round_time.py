@@ -57,7 +57,12 @@ class RoundTimes:
 
     def seconds(self, tokens: float, held: float) -> float:
         """The time of a round, 0 while nothing is known."""
-        return float(_features(tokens, held) @ self._weights)
+        weights, result = self._weights, self._weights[0] + self._weights[-1] * held / _HELD
+        for i, bend in enumerate(BENDS):
+            if tokens <= bend:
+                break
+            result += weights[i + 1] * (tokens - bend) / _TOKENS
+        return result
 
     def most_tokens(self, held: float, seconds: float, limit: int) -> int:
         """The most tokens, up to `limit`, of a round that takes no longer than `seconds`; at least 0. Nothing is believed

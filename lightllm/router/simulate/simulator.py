@@ -44,7 +44,7 @@ class Simulation:
         progress: Callable[[int], object] | None = None,
     ) -> None:
         """Rates are measured from the end of request number `warm_up` on. `check_every`: rounds between two checks of the
-        scheduler's books, 0 for none. `progress` is told how many requests have ended."""
+        scheduler's books, 0 for none. `progress` is told how many requests have ended or were refused."""
         self.limits = limits
         self.scheduler = Scheduler(limits)
         self.live = LiveRequests()
@@ -113,6 +113,8 @@ class Simulation:
         except RequestError as error:
             self.live.leave(place)
             self._refused += 1
+            if self._progress is not None:
+                self._progress(1)
             self.too_long += isinstance(error, PromptTooLong)
         else:
             order = self.overtaking.accepted()
