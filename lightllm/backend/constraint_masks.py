@@ -143,7 +143,8 @@ def _allows_any(mask: np.ndarray, vocab_size: int) -> bool:
 
 
 def _message(matcher: LLMatcher) -> str:
-    return f"the constraint cannot be followed any further: {' '.join(matcher.get_error().split())[:200]}"
+    said = matcher.get_error().removesuffix("<non-verbose/>")
+    return f"the constraint cannot be followed any further: {' '.join(said.split())[:200]}"
 
 
 def load_matchers(config: ServerConfig, rank: int) -> Matchers | str:

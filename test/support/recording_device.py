@@ -71,8 +71,10 @@ class RecordingDevice(CpuDevice):
         return self.under_way[-1]
 
     def deliver(self, error: Exception | None = None) -> None:
-        """The oldest results arrive, or turn out to be an error."""
+        """The oldest results that nobody has insisted on arrive, or turn out to be an error."""
         arrival = self.under_way.popleft()
+        while arrival.delivered:
+            arrival = self.under_way.popleft()
         arrival.error = error
         arrival.delivered = True
 
