@@ -7,6 +7,7 @@ import torch
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.layers.linear import ColumnLinear
 from lightllm.ops.embedding import embedding
+from lightllm.ops.weight_rows import WeightRows
 
 
 class VocabEmbedding:
@@ -27,7 +28,7 @@ class VocabEmbedding:
 
 
 class LmHead:
-    def __init__(self, weight: torch.Tensor, vocab_size: int, group: TpGroup) -> None:
+    def __init__(self, weight: torch.Tensor | WeightRows, vocab_size: int, group: TpGroup) -> None:
         """weight: [rows of this rank, hidden]; every rank holds the same number, the last ones may be padding."""
         self.projection = ColumnLinear(weight, None)
         self.vocab_size, self.group = vocab_size, group

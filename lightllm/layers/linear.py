@@ -6,12 +6,13 @@ import torch
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.ops.linear import linear, pack_linear
+from lightllm.ops.weight_rows import WeightRows
 
 
 class ColumnLinear:
     """Each rank holds some of the output features: no communication."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor | WeightRows, bias: torch.Tensor | None) -> None:
         """weight: [out of this rank, in]; bias: [out of this rank]. Both may be dropped by the caller afterwards."""
         self.packed = pack_linear(weight, bias)
 
@@ -28,7 +29,11 @@ class RowLinear:
     """Each rank holds some of the input features: the outputs are added up over all ranks."""
 
     def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, group: TpGroup, reduce: bool = True
+        self,
+        weight: torch.Tensor | WeightRows,
+        bias: torch.Tensor | None,
+        group: TpGroup,
+        reduce: bool = True,
     ) -> None:
         """weight: [out, in of this rank]; bias: [out], which rank 0 alone adds; reduce: False where the caller adds up."""
         self.packed = pack_linear(weight, bias if group.rank == 0 else None)

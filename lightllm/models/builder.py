@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.layers.embedding import LmHead, VocabEmbedding
@@ -16,6 +15,7 @@ from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
 from lightllm.ops.linear import activation_dtype
+from lightllm.ops.weight_rows import WeightRows
 from lightllm.weights.freed_memory import give_back_freed_memory
 from lightllm.weights.reader import WeightReader
 from lightllm.weights.split import (
@@ -126,26 +126,26 @@ class Builder:
     ) -> RowLinear:
         """reduce: see `RowLinear`."""
         part = even_part(in_features, 1, self.group.rank, self.group.world_size)
-        weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features), [part]))
-        offset = self._to_device(self._read(f"{name}.bias", (out_features,))) if bias else None
+        weight = self._rows(f"{name}.weight", (out_features, in_features), [part])
+        offset = self._rows(f"{name}.bias", (out_features,)).load() if bias else None
         return self.keep(RowLinear(weight, offset, self.group, reduce))
 
     def norm(self, name: str) -> Norm:
         """Of the residual stream, in the kind that the config names."""
         config = self.config
-        weight = self._read(f"{name}.weight", (config.hidden_size,))
+        weight = self._rows(f"{name}.weight", (config.hidden_size,))
         if config.norm == "layer_norm":
-            bias = self._own(self._read(f"{name}.bias", (config.hidden_size,))) if config.norm_bias else None
-            return self.keep(LayerNorm(self._own(weight), bias, config.norm_eps))
+            bias = self.vector(f"{name}.bias", (config.hidden_size,)) if config.norm_bias else None
+            return self.keep(LayerNorm(weight.load(self.activation_dtype), bias, config.norm_eps))
         return self.keep(self._rms_norm(weight))
 
     def head_norm(self, names: Sequence[str], heads: Sequence[int]) -> Norm:
         """One norm over heads of several kinds: the first heads[0] heads use names[0], and so on."""
-        rows = [
-            self._read(f"{name}.weight", (self.config.head_dim,)).expand(count, -1)
-            for name, count in zip(names, heads)
-        ]
-        return self.keep(self._rms_norm(torch.cat(rows)))
+        parts = []
+        for name, count in zip(names, heads):
+            (weight,) = self.reader.read(f"{self.prefix}{name}.weight", (self.config.head_dim,))
+            parts.append(weight.expand(count, -1))
+        return self.keep(self._rms_norm(self._of(parts)))
 
     def each_head_norm(self, weight_of: Callable[[str, int], torch.Tensor]) -> Norm:
         """A LayerNorm without bias in which every query and key head has a weight of its own.
@@ -159,19 +159,18 @@ class Builder:
         for kind, (count, part) in heads.items():
             # All are read, so that none is left over at the end: they are small.
             rows += [weight_of(kind, head) for head in range(count)][part.start : part.stop]
-        return self.keep(LayerNorm(self._own(torch.stack(rows)), None, config.norm_eps))
+        return self.keep(LayerNorm(torch.stack(rows), None, config.norm_eps))
 
     def whole_qk_norm(self, q: str, k: str) -> WholeQKNorm:
         """An RMSNorm over all query heads at once and one over all key heads at once."""
         config, rank, world = self.config, self.group.rank, self.group.world_size
         q_size, k_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        q_weight = self._read(f"{q}.weight", (q_size,), [even_part(q_size, 0, rank, world)])
+        dtype = self.activation_dtype
+        q_weight = self._rows(f"{q}.weight", (q_size,), [even_part(q_size, 0, rank, world)]).load(dtype)
         k_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
-        k_weight = self._read(f"{k}.weight", (k_size,), [k_part])
+        k_weight = self._rows(f"{k}.weight", (k_size,), [k_part]).load(dtype)
         copies = max(1, world // config.num_kv_heads)
-        return self.keep(
-            WholeQKNorm(self._own(q_weight), self._own(k_weight), config.norm_eps, copies, self.group)
-        )
+        return self.keep(WholeQKNorm(q_weight, k_weight, config.norm_eps, copies, self.group))
 
     def interleaved_gate_up_linear(self, name: str, bias: bool) -> ColumnLinear:
         """Gate and up from one tensor whose rows take turns, the gate first; the output has the gate in the first half."""
@@ -179,92 +178,79 @@ class Builder:
         size = config.intermediate_size
         part = even_part(2 * size, 0, self.group.rank, self.group.world_size)
 
-        def sorted_rows(suffix: str, shape: Sequence[int]) -> torch.Tensor:
-            rows = self._read(f"{name}.{suffix}", shape, [part])
-            return self._to_device(torch.cat((rows[0::2], rows[1::2])))
+        def sorted_rows(suffix: str, shape: Sequence[int]) -> WeightRows:
+            (rows,) = self.reader.read(f"{self.prefix}{name}.{suffix}", shape, [part])
+            return self._of((rows[0::2], rows[1::2]))
 
         weight = sorted_rows("weight", (2 * size, config.hidden_size))
-        return self.keep(ColumnLinear(weight, sorted_rows("bias", (2 * size,)) if bias else None))
+        return self.keep(ColumnLinear(weight, sorted_rows("bias", (2 * size,)).load() if bias else None))
 
     def vector(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A small tensor, whole, in the activation dtype."""
-        return self._own(self._read(name, shape))
+        return self._rows(name, shape).load(self.activation_dtype)
 
     def float32(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A small tensor, whole, with all of its digits."""
-        return self._read(name, shape).to(device=self.device, dtype=torch.float32, copy=True)
+        return WeightRows(
+            self.reader.read(self.prefix + name, shape), torch.float32, self.device, self.reader.forget
+        ).load()
 
-    def share(self, name: str, shape: Sequence[int], dim: int) -> torch.Tensor:
-        """This rank's even share of a tensor along `dim`."""
+    def share(self, names: Sequence[str], shape: Sequence[int], dim: int) -> WeightRows:
+        """This rank's even share along `dim` of each of some tensors of one shape, one below the other."""
         part = even_part(shape[dim], dim, self.group.rank, self.group.world_size)
-        return self._to_device(self._read(name, shape, [part]))
+        return self._of([self._rows(name, shape, [part]).parts[0] for name in names])
 
     def whole_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> ColumnLinear:
         """A small layer that every rank has whole."""
-        weight = self._to_device(self._read(f"{name}.weight", (out_features, in_features)))
-        offset = self._to_device(self._read(f"{name}.bias", (out_features,))) if bias else None
+        weight = self._rows(f"{name}.weight", (out_features, in_features))
+        offset = self._rows(f"{name}.bias", (out_features,)).load() if bias else None
         return self.keep(ColumnLinear(weight, offset))
 
     def embedding(self, name: str) -> VocabEmbedding:
         first = self._vocab_part().start
-        return self.keep(VocabEmbedding(self._vocab(name), first, self.activation_dtype, self.group))
+        return self.keep(VocabEmbedding(self._vocab(name).load(), first, self.activation_dtype, self.group))
 
     def embedding_and_head(self, embedding: str, head: str) -> tuple[VocabEmbedding, LmHead]:
         """Where they are tied the embedding keeps a plain copy: looking up rows of a packed one is not possible."""
-        weight = self._vocab(embedding)
-        embed = VocabEmbedding(
-            weight, self._vocab_part().start, activation_dtype(self.device, self.dtype), self.group
-        )
+        embed = self.embedding(embedding)
         if self.config.tie_word_embeddings:
             self.reader.ignore(f"{self.prefix}{head}.weight")
-        else:
-            weight = self._vocab(head)
-        return self.keep(embed), self.keep(LmHead(weight, self.config.vocab_size, self.group))
+        weight = embed.weight if self.config.tie_word_embeddings else self._vocab(head)
+        return embed, self.keep(LmHead(weight, self.config.vocab_size, self.group))
 
-    def _rms_norm(self, weight: torch.Tensor) -> RMSNorm:
+    def _rms_norm(self, weight: WeightRows) -> RMSNorm:
         if self.config.norm == "rms_norm_plus_one":
             # Kept in float32: 1 + w in bfloat16 would lose most of w's digits.
-            return RMSNorm(1.0 + self._to_device(weight).to(torch.float32), self.config.norm_eps)
-        return RMSNorm(self._own(weight), self.config.norm_eps)
+            return RMSNorm(1.0 + weight.load(torch.float32), self.config.norm_eps)
+        return RMSNorm(weight.load(self.activation_dtype), self.config.norm_eps)
 
     def _vocab_part(self) -> Part:
         return vocab_part(self.config.vocab_size, self.group.rank, self.group.world_size)
 
-    def _vocab(self, name: str) -> torch.Tensor:
-        size = self.config.vocab_size
-        weight = self._read(f"{name}.weight", (size, self.config.hidden_size), [self._vocab_part()])
-        padding = vocab_rows(size, self.group.world_size) - weight.shape[0]
-        if padding:
-            weight = F.pad(weight, (0, 0, 0, padding))
-        return weight.to(device=self.device, dtype=self.dtype, copy=True)
+    def _vocab(self, name: str) -> WeightRows:
+        size, hidden = self.config.vocab_size, self.config.hidden_size
+        rows = self._rows(f"{name}.weight", (size, hidden), [self._vocab_part()])
+        padding = vocab_rows(size, self.group.world_size) - rows.shape[0]
+        return self._of([*rows.parts, rows.parts[0].new_zeros(padding, hidden)]) if padding else rows
 
     def _column(
         self, rows: Sequence[tuple[str, int, Sequence[Part]]], in_features: int, bias: bool
     ) -> ColumnLinear:
         """rows: of each tensor its name, its number of rows and those of this rank, in the order of the output."""
-        weights = [self._read(f"{name}.weight", (size, in_features), parts) for name, size, parts in rows]
-        weight = self._to_device(torch.cat(weights) if len(weights) > 1 else weights[0])
-        del weights  # packing makes more copies
-        offset = None
-        if bias:
-            offset = self._to_device(
-                torch.cat([self._read(f"{name}.bias", (size,), parts) for name, size, parts in rows])
-            )
-        return self.keep(ColumnLinear(weight, offset))
 
-    def _read(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> torch.Tensor:
-        """The tensor, or some parts of it; a single part that is all of it is no part."""
-        whole = not parts or (len(parts) == 1 and tuple(parts[0][1:]) == (0, shape[parts[0].dim]))
-        if whole:
-            return self.reader.read(self.prefix + name, shape)
-        return self.reader.read_parts(self.prefix + name, shape, parts)
+        def below_each_other(suffix: str, *rest: int) -> WeightRows:
+            read = [self._rows(f"{name}.{suffix}", (size, *rest), parts) for name, size, parts in rows]
+            return self._of([part for tensor in read for part in tensor.parts])
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=self.device, dtype=self.dtype)
+        weight = below_each_other("weight", in_features)
+        return self.keep(ColumnLinear(weight, below_each_other("bias").load() if bias else None))
 
-    def _own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """In the activation dtype, rounded to the model's first, and no view of a file."""
-        return self._to_device(tensor).to(self.activation_dtype, copy=True)
+    def _rows(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> WeightRows:
+        """The tensor, or some parts of it, below each other; still in the checkpoint."""
+        return self._of(self.reader.read(self.prefix + name, shape, parts))
+
+    def _of(self, parts: Sequence[torch.Tensor]) -> WeightRows:
+        return WeightRows(parts, self.dtype, self.device, self.reader.forget, self.reader.room)
 
     def keep(self, layer: _Layer) -> _Layer:
         """Counts a layer's bytes (`nbytes`) among the model's."""

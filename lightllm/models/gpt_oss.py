@@ -26,7 +26,7 @@ from lightllm.weights.freed_memory import give_back_freed_memory
 class GptOssForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("self_attn")
-        sinks = weights.share("sinks", (build.config.num_heads,), 0).to(torch.float32, copy=True)
+        sinks = weights.share(("sinks",), (build.config.num_heads,), 0).load(torch.float32)
         form = AttentionForm(config.attention_scale, window=config.window(index), sinks=sinks)
         qkv_proj = weights.qkv_linear("q_proj", "k_proj", "v_proj")
         return PreNormLayer(
@@ -43,17 +43,18 @@ def _experts(config: ModelConfig, build: Builder) -> MoE:
     count, hidden, width = shape.routing.num_experts, config.hidden_size, whole.width
     router = build.whole_linear("router", hidden, count, True)
     weights = build.at("experts")
-    gate_up = weights.share("gate_up_proj", (count, hidden, 2 * width), 2)
-    gate_up_bias = weights.share("gate_up_proj_bias", (count, 2 * width), 1)
-    down = weights.share("down_proj", (count, width, hidden), 1)
+    gate_up = weights.share(("gate_up_proj",), (count, hidden, 2 * width), 2)
+    gate_up_bias = weights.share(("gate_up_proj_bias",), (count, 2 * width), 1).load()
+    down = weights.share(("down_proj",), (count, width, hidden), 1)
     down_bias = weights.vector("down_proj_bias", (count, hidden)).to(build.dtype)
 
     def expert(number: int) -> Expert:
         give_back_freed_memory()
-        columns, bias = gate_up[number], gate_up_bias[number]
+        columns, bias = gate_up.parts[0][number], gate_up_bias[number]
+        halves = gate_up.view(columns[:, 0::2], columns[:, 1::2]).load().split(hidden)
         return Expert(
-            torch.cat((columns[:, 0::2], columns[:, 1::2]), 1).T.contiguous(),
-            down[number].T.contiguous(),
+            gate_up.view(*(half.T.contiguous() for half in halves)),
+            down.view(down.parts[0][number]).load().T.contiguous(),
             torch.cat((bias[0::2], bias[1::2])),
             # Every rank must have one, and only one may add it.
             down_bias[number] if build.group.rank == 0 else torch.zeros_like(down_bias[number]),

@@ -44,7 +44,7 @@ class LatentAttention:
         )
         self.kv_a_layernorm = _latent_norm(build, "kv_a_layernorm", shape.latent)
         whole = (heads * (shape.nope + shape.value), shape.latent)
-        kv_b = build.share("kv_b_proj.weight", whole, 0).to(build.activation_dtype, copy=True)
+        kv_b = build.share(("kv_b_proj.weight",), whole, 0).load(build.activation_dtype)
         self.kv_b = build.keep(kv_b.view(config.num_heads, shape.nope + shape.value, shape.latent))
         self.up_k, self.up_v = self.kv_b[:, : shape.nope], self.kv_b[:, shape.nope :]
         self.o_proj: RowLinear = build.row_linear("o_proj", heads * shape.value, hidden, config.o_bias)

@@ -52,7 +52,7 @@ def _separate_experts(
     def expert(number: int) -> Expert:
         give_back_freed_memory()  # a layer of experts is many times as large as its largest matrix
         one = build.at(str(number))
-        halves = [one.share(f"{name}.weight", (width, hidden), 0) for name in (gate, up)]
-        return Expert(torch.cat(halves), one.share(f"{down}.weight", (hidden, width), 1))
+        gate_up = one.share((f"{gate}.weight", f"{up}.weight"), (width, hidden), 0)
+        return Expert(gate_up, one.share((f"{down}.weight",), (hidden, width), 1))
 
     return build.keep(pack_experts(build.device, count, expert))

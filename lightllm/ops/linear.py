@@ -6,6 +6,7 @@ import torch
 
 from lightllm.ops.torch import linear as torch_impl
 from lightllm.ops.torch.linear import PackedLinear
+from lightllm.ops.weight_rows import WeightRows, as_rows
 
 __all__ = ["PackedLinear", "activation_dtype", "linear", "pack_linear"]
 
@@ -18,12 +19,13 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch_impl.activation_dtype(device, dtype)
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+def pack_linear(weight: torch.Tensor | WeightRows, bias: torch.Tensor | None) -> PackedLinear:
     """The fastest form of a weight for its device. The caller drops `weight` afterwards.
 
-    weight: [out, in] in the model's dtype; bias: [out] or None.
+    weight: [out, in] in the model's dtype; bias: [out] or None. A large weight is packed in pieces, which are fetched one
+    after the other.
     """
-    return torch_impl.pack_linear(weight, bias)
+    return torch_impl.pack_linear(as_rows(weight), bias)
 
 
 def linear(x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:

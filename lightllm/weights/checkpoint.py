@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lightllm.errors import InvalidModel
+from lightllm.weights.mapped_files import MappedFiles
 from lightllm.weights.source import TensorSource
 from lightllm.weights.split import Part
 
@@ -59,6 +61,7 @@ class SafetensorsCheckpoint:
                 raise InvalidModel(f"{path} cannot be read: {error}.", _REMEDY) from error
             for name in file.keys():  # noqa: SIM118  (no mapping)
                 self._files[name], self._paths[name] = file, path
+        self.forget = MappedFiles(paths).forget
 
     def names(self) -> set[str]:
         return set(self._files)
@@ -66,6 +69,10 @@ class SafetensorsCheckpoint:
     def dtype(self) -> torch.dtype:
         name = next(iter(self._files))
         return self._files[name].get_slice(name)[:0].dtype
+
+    def largest(self) -> int:
+        views = (file.get_slice(name) for name, file in self._files.items())
+        return max(math.prod(view.get_shape()) * view[:0].element_size() for view in views)
 
     def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
         if name not in self._files:
@@ -96,12 +103,16 @@ class BinCheckpoint:
             for name, tensor in state.items():
                 if isinstance(tensor, torch.Tensor):
                     self._tensors[name], self._paths[name] = tensor, path
+        self.forget = MappedFiles(paths).forget
 
     def names(self) -> set[str]:
         return set(self._tensors)
 
     def dtype(self) -> torch.dtype:
         return next(iter(self._tensors.values())).dtype
+
+    def largest(self) -> int:
+        return max(tensor.nbytes for tensor in self._tensors.values())
 
     def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
         if name not in self._tensors:

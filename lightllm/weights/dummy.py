@@ -11,6 +11,7 @@ from lightllm.weights.split import Part
 
 _BLOCK = 1 << 20
 _STD = 0.02
+_LARGEST = 256 << 20
 
 
 class DummyWeights:
@@ -25,6 +26,13 @@ class DummyWeights:
 
     def dtype(self) -> torch.dtype:
         return self._block.dtype
+
+    def largest(self) -> int:
+        """About that of a model of 7 billion weights: which tensors there are is not known."""
+        return _LARGEST
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """It is nobody else's."""
 
     def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
         shape = list(shape)

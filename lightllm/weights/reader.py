@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from lightllm.errors import InvalidModel
+from lightllm.weights.room import Room
 from lightllm.weights.source import TensorSource
 from lightllm.weights.split import Part
 
@@ -30,6 +31,10 @@ class WeightReader:
     ) -> None:
         """prefix: what the names in the checkpoint may have in front, or may not."""
         self._source = source
+        self.forget = source.forget
+        """Is told what of a tensor has been copied."""
+        self.room = Room(source.largest())
+        """Of copies: whoever loads holds no more than one tensor beside what it keeps."""
         self._prefix = prefix
         self._present_in_file = source.names()
         self._present = {
@@ -46,18 +51,12 @@ class WeightReader:
             file=sys.stderr,
         )
 
-    def read(self, name: str, shape: Sequence[int], part: Part | None = None) -> torch.Tensor:
-        """The tensor `name`, which has `shape` in the checkpoint, or one part of it."""
-        tensor = self._source.read(self._spelt(name), shape, part)
-        self._count(name)
-        return tensor
-
-    def read_parts(self, name: str, shape: Sequence[int], parts: Sequence[Part]) -> torch.Tensor:
-        """Several parts of one tensor, side by side along their dimension."""
+    def read(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> list[torch.Tensor]:
+        """Parts of the tensor `name`, or all of it, where they lie in the checkpoint; it has `shape` there."""
         spelling = self._spelt(name)
-        pieces = [self._source.read(spelling, shape, part) for part in parts]
+        tensors = [self._source.read(spelling, shape, part) for part in parts or (None,)]
         self._count(name)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, parts[0].dim)
+        return tensors
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds it; random weights hold nothing and can be read under any name."""

@@ -24,3 +24,9 @@ class TensorSource(Protocol):
 
         shape: of the whole tensor. Raises `InvalidModel` if it is missing or has another shape.
         """
+
+    def largest(self) -> int:
+        """Bytes of the largest tensor."""
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """What `read` returned, or a view of it, has been copied: it need not stay in memory, though it may be read again."""

@@ -97,7 +97,8 @@ def test_what_is_computed_in_bfloat16_stays_near_the_reference(
 ) -> None:
     """As on a device with bfloat16 arithmetic: every activation in bfloat16, in plain torch."""
     monkeypatch.setattr(torch_linear, "activation_dtype", lambda device, dtype: dtype)
-    monkeypatch.setattr(torch_linear, "pack_linear", torch_linear.PlainLinear)
+    plain = torch_linear.PlainLinear
+    monkeypatch.setattr(torch_linear, "pack_linear", lambda weight, bias: plain(weight.load(), bias))
     zoo_model = make_zoo_model(tmp_path, name, "bfloat16", std=0.1)
     model = load_model(str(tmp_path), data_type=None, device=CPU, max_len=zoo_model.max_len)
     assert model.kv_dtype == torch.bfloat16

@@ -9,7 +9,8 @@ from lightllm.ops.embedding import embedding
 from lightllm.ops.gelu_and_mul import gelu_and_mul
 from lightllm.ops.linear import activation_dtype, linear, pack_linear
 from lightllm.ops.silu_and_mul import silu_and_mul
-from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PlainLinear
+from lightllm.ops.torch import linear as torch_linear
+from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PlainLinear, SideBySide
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -50,6 +51,35 @@ def test_weights_beyond_fp16_keep_their_value() -> None:
     assert relative_error(linear(x, pack_linear(weight, None)), x.double() @ weight.double().T) < 1e-2
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(96, 64), (389, 40), (640, 40)])
+def test_pieces_of_a_weight_equal_the_product(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch_linear, "_PIECE_WEIGHTS", 2048)
+    monkeypatch.setattr(torch_linear, "_PIECE_OUTPUTS", 40)
+    weight = torch.randn(shape).to(dtype)
+    offset = torch.randn(shape[0]).to(dtype) if bias else None
+    packed = pack_linear(weight, offset)
+    assert isinstance(packed, SideBySide) and len(packed.pieces) > 1
+    assert packed.nbytes == pack_linear(weight[:40], None).nbytes * shape[0] // 40
+    for rows in ROWS:
+        x = torch.randn(shape[1], rows).to(activation_dtype(CPU, dtype)).T  # not contiguous
+        expected = F.linear(x.double(), weight.double(), None if offset is None else offset.double())
+        assert relative_error(linear(x, packed), expected) < TOLERANCE[dtype]
+
+
+def test_the_piece_that_is_beyond_fp16_keeps_its_value_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_linear, "_PIECE_WEIGHTS", 1024)
+    monkeypatch.setattr(torch_linear, "_PIECE_OUTPUTS", 64)
+    weight = torch.randn(192, 16).bfloat16()
+    weight[100] = 1e6
+    x = torch.randn(3, 16).to(activation_dtype(CPU, torch.bfloat16))
+    result, expected = linear(x, pack_linear(weight, None)), x.double() @ weight.double().T
+    torch.testing.assert_close(result.double(), expected, rtol=1e-2, atol=1e-1)
+
+
 def test_a_row_has_nearly_the_same_result_in_any_batch() -> None:
     packed, x = pack_linear(torch.randn(256, 192), None), torch.randn(130, 192)
     whole = linear(x, packed)
@@ -57,9 +87,10 @@ def test_a_row_has_nearly_the_same_result_in_any_batch() -> None:
         torch.testing.assert_close(linear(x[:rows], packed), whole[:rows], rtol=1e-5, atol=1e-4)
 
 
-def test_the_plain_weight_may_change_after_packing() -> None:
-    weight = torch.randn(32, 24).bfloat16()
-    packed, x = pack_linear(weight, None), torch.randn(3, 24).to(activation_dtype(CPU, torch.bfloat16))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_plain_weight_may_change_after_packing(dtype: torch.dtype) -> None:
+    weight = torch.randn(32, 24).to(dtype)
+    packed, x = pack_linear(weight, None), torch.randn(3, 24).to(activation_dtype(CPU, dtype))
     before = linear(x, packed)
     weight.zero_()
     assert torch.equal(linear(x, packed), before)

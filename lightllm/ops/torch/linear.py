@@ -14,13 +14,20 @@ bf16 numbers of a weight's usual size are exact in fp16; what is smaller than 2*
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.weight_rows import WeightRows
+
 _FP16_MAX = 65504.0
 _PACK_ROWS = 512
 """Batch size that oneDNN packs for; measured as good for one row as for 512."""
+_PIECE_WEIGHTS = 16 << 20
+"""Packing holds a copy of so many weights, in what is computed in, beside the packed ones."""
+_PIECE_OUTPUTS = 1280
+"""A piece has no fewer outputs unless the weight has: each arranges the inputs anew, which costs 6 % with 700 of them."""
 
 
 class PackedLinear:
@@ -64,6 +71,22 @@ class Fp16PackedLinear(PackedLinear):
         return torch.ops.quantized.linear_dynamic_fp16.default(x, self.packed)
 
 
+class SideBySide(PackedLinear):
+    """Pieces of a large weight, some of its outputs each."""
+
+    def __init__(self, pieces: Sequence[PackedLinear], outputs: int, outputs_each: int) -> None:
+        """The last piece may have fewer outputs."""
+        self.pieces, self.outputs, self.outputs_each = pieces, outputs, outputs_each
+        self.nbytes = sum(piece.nbytes for piece in pieces)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous()
+        out = x.new_empty((len(x), self.outputs))
+        for piece, place in zip(self.pieces, out.split(self.outputs_each, 1), strict=True):
+            place.copy_(piece(x))
+        return out
+
+
 @functools.cache
 def _has_bf16_instructions() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -80,16 +103,32 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float32
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
-    compute = activation_dtype(weight.device, weight.dtype)
+def pack_linear(weight: WeightRows, bias: torch.Tensor | None) -> PackedLinear:
     if weight.device.type != "cpu":
-        return PlainLinear(weight, bias)
-    if weight.dtype != compute and _has_fbgemm() and _fits_fp16(weight):
-        return Fp16PackedLinear(weight, bias)
+        return PlainLinear(weight.load(), bias)
+    compute = activation_dtype(weight.device, weight.dtype)
     bias = None if bias is None else bias.to(compute)
-    if torch.backends.mkldnn.is_available():
-        return OneDnnLinear(weight.to(compute).contiguous(), bias)
-    return PlainLinear(weight.to(compute), bias)
+    halves = weight.dtype != compute and _has_fbgemm()
+    if not halves and not torch.backends.mkldnn.is_available():
+        return PlainLinear(weight.load(compute), bias)
+
+    def pack_piece(piece: torch.Tensor, first: int) -> PackedLinear:
+        offset = None if bias is None else bias[first : first + len(piece)].contiguous()
+        if halves and _fits_fp16(piece):
+            return Fp16PackedLinear(piece, offset)
+        if torch.backends.mkldnn.is_available():
+            return OneDnnLinear(piece, offset)
+        return PlainLinear(piece.clone(), offset)
+
+    rows = _rows_of_a_piece(*weight.shape)
+    pieces = weight.pack(rows, compute, pack_piece)
+    return pieces[0] if len(pieces) == 1 else SideBySide(pieces, weight.shape[0], rows)
+
+
+def _rows_of_a_piece(outputs: int, inputs: int) -> int:
+    """Of pieces as equal as possible; whole cache lines of outputs, of which kernels compute several at once."""
+    count = min(-(-outputs * inputs // _PIECE_WEIGHTS), max(1, outputs // _PIECE_OUTPUTS))
+    return -(-outputs // (count * 64)) * 64
 
 
 def _fits_fp16(weight: torch.Tensor) -> bool:

@@ -8,14 +8,15 @@ from typing import NamedTuple
 import torch
 
 from lightllm.ops.torch import linear as torch_linear
+from lightllm.ops.weight_rows import WeightRows, as_rows
 
 
 class Expert(NamedTuple):
     """One expert's weights, or one rank's share of them."""
 
-    gate_up: torch.Tensor
+    gate_up: torch.Tensor | WeightRows
     """[2 * width, hidden], the gate's rows first."""
-    down: torch.Tensor
+    down: torch.Tensor | WeightRows
     """[hidden, width]"""
     gate_up_bias: torch.Tensor | None = None
     """[2 * width]"""
@@ -31,8 +32,8 @@ class PackedExperts:
         self.gate_up, self.down = [], []
         for number in range(count):
             gate_up, down, gate_up_bias, down_bias = expert(number)
-            self.gate_up.append(torch_linear.pack_linear(gate_up, gate_up_bias))
-            self.down.append(torch_linear.pack_linear(down, down_bias))
+            self.gate_up.append(torch_linear.pack_linear(as_rows(gate_up), gate_up_bias))
+            self.down.append(torch_linear.pack_linear(as_rows(down), down_bias))
         self.nbytes = sum(linear.nbytes for linear in (*self.gate_up, *self.down))
 
 
@@ -44,16 +45,20 @@ class StackedExperts:
         """expert: reads one; each is copied to its place before the next is read."""
         places: list[torch.Tensor | None] = []
         for number in range(count):
-            parts = expert(number)
+            weights = [None if weight is None else as_rows(weight) for weight in expert(number)]
             if not places:
-                places = [None if part is None else part.new_empty((count, *part.shape)) for part in parts]
-            for place, part in zip(places, parts, strict=True):
-                if place is not None and part is not None:
-                    place[number] = part
+                places = [None if rows is None else _places(count, rows) for rows in weights]
+            for place, rows in zip(places, weights, strict=True):
+                if place is not None and rows is not None:
+                    rows.copy_to(place[number])
         gate_up, down, self.gate_up_bias, self.down_bias = places
         assert gate_up is not None and down is not None
         self.gate_up, self.down = gate_up, down
         self.nbytes = sum(place.nbytes for place in places if place is not None)
+
+
+def _places(count: int, rows: WeightRows) -> torch.Tensor:
+    return torch.empty((count, *rows.shape), dtype=rows.dtype, device=rows.device)
 
 
 def run_experts(

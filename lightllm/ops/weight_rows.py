@@ -1,0 +1,86 @@
+"""A weight that is still where it came from: packing fetches a run of its rows at a time and never holds it twice."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+
+_CHUNK_BYTES = 4 << 20
+"""Copied at once: so much of a file's memory is mapped, and so much is rounded on its way, at any time."""
+
+_Packed = TypeVar("_Packed")
+
+
+class WeightRows:
+    """Tensors [.., *rest] one below the other, seen as one weight [rows, *rest] of `dtype` on `device`.
+
+    The tensors may be views of a mapped file, of any strides and of another dtype; what is fetched is rounded to `dtype`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[torch.Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        forget: Callable[[torch.Tensor], None] = lambda rows: None,
+        room: Callable[[int], AbstractContextManager[None]] = lambda nbytes: contextlib.nullcontext(),
+    ) -> None:
+        """forget: is told which rows have been fetched; room: is entered for as long as a copy of so many bytes lives."""
+        self.parts, self.dtype, self.device = list(parts), dtype, device
+        self._forget, self._room = forget, room
+
+    @property
+    def shape(self) -> torch.Size:
+        first = self.parts[0].shape
+        return torch.Size((sum(part.shape[0] for part in self.parts), *first[1:]))
+
+    def view(self, *parts: torch.Tensor) -> WeightRows:
+        """Other views of what these are views of, or of what was made from it."""
+        return WeightRows(parts, self.dtype, self.device, self._forget, self._room)
+
+    def load(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A new tensor of all rows on `device`; dtype: widened to it after rounding, None: `self.dtype`."""
+        whole = torch.empty(self.shape, dtype=dtype or self.dtype, device=self.device)
+        self.copy_to(whole)
+        return whole
+
+    def copy_to(self, out: torch.Tensor, first: int = 0) -> None:
+        """Writes rows [first, first + len(out)) to `out`, which may be on any device and of a wider dtype."""
+        row_bytes = max(1, math.prod(self.shape[1:]) * self.parts[0].element_size())
+        step = max(1, _CHUNK_BYTES // row_bytes)
+        last, above = first + len(out), 0
+        for part in self.parts:
+            begin, end = max(first, above), min(last, above + len(part))
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                rows = part[start - above : stop - above]
+                out[start - first : stop - first].copy_(rows.to(self.dtype))
+                self._forget(rows)
+            above += len(part)
+
+    def pack(
+        self, rows: int, dtype: torch.dtype, form: Callable[[torch.Tensor, int], _Packed]
+    ) -> list[_Packed]:
+        """form(piece, its first row) of every piece of `rows` rows, the last may be shorter, in order.
+
+        piece: contiguous, of `dtype`, on the CPU, and overwritten afterwards.
+        """
+        total, rest = self.shape[0], self.shape[1:]
+        rows = min(rows, total)
+        with self._room(rows * math.prod(rest) * dtype.itemsize):
+            buffer = torch.empty((rows, *rest), dtype=dtype)
+            packed = []
+            for first in range(0, total, rows):
+                piece = buffer[: min(rows, total - first)]
+                self.copy_to(piece, first)
+                packed.append(form(piece, first))
+            return packed
+
+
+def as_rows(weight: torch.Tensor | WeightRows) -> WeightRows:
+    return weight if isinstance(weight, WeightRows) else WeightRows([weight], weight.dtype, weight.device)
