@@ -39,6 +39,9 @@ class NativeRenderer:
                 answer[name] = answer[name][0]
         return json_bytes(answer)
 
+    def preparation(self, record: RequestRecord) -> None:
+        return None
+
     def chunk(self, record: RequestRecord) -> bytes:
         (choice,) = record.choices
         prompt_tokens = len(choice.prompt.prompt_ids)
@@ -128,6 +131,9 @@ class ScoreRenderer:
                 "finish_reason": finish_reason(choice.finish),
             }
         )
+
+    def preparation(self, record: RequestRecord) -> None:
+        return None
 
     def chunk(self, record: RequestRecord) -> bytes:
         raise AssertionError("scores are not streamed")

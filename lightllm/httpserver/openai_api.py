@@ -140,7 +140,7 @@ async def _encoded(
     ids = [prompt for prompt in prompts if not isinstance(prompt, str)]
     for prompt in ids:
         check_vocabulary(prompt, limits.vocab_size, "prompt")
-    return [(i, encoder.tokenizer.decode(i, skip_special_tokens=False) if body.echo else "") for i in ids]
+    return list(zip(ids, await encoder.decode_all(ids) if body.echo else [""] * len(ids), strict=True))
 
 
 def _checked_completion(

@@ -5,13 +5,14 @@ A streamed chunk without log-probabilities is a prefix made once per choice, the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightllm.errors import RequestError
 from lightllm.httpserver.error_responses import openai_body
 from lightllm.httpserver.logprobs import Logprobs, joined
 from lightllm.httpserver.record import ChoiceRecord, PromptRecord, RequestRecord
-from lightllm.httpserver.rendering import DONE, event, finish_reason, json_bytes
+from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, finish_reason, json_bytes
 
 
 class OpenAIRenderer:
@@ -51,15 +52,17 @@ class OpenAIRenderer:
 
     # -- streamed
 
+    def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
+        return None
+
     def chunk(self, record: RequestRecord) -> bytes:
         events: list[bytes] = []
         for choice in record.choices:
-            ends = choice.finish is not None and not choice.ended
-            if ends or len(choice.token_ids) > choice.sent:
+            if choice.has_news:
                 if not choice.sent:
                     self.begin(choice, events)
                 self.new_events(choice, events)
-                if ends:
+                if choice.finish is not None and not choice.ended:
                     choice.ended = True
                     if (
                         not choice.failed
@@ -204,6 +207,8 @@ class CompletionRenderer(OpenAIRenderer):
         super().__init__(answer_id, created, model, logprobs, include_usage)
         self._echo = echo
         self._echo_only = echo_only
+        self._openings: dict[int, bytes] = {}
+        """Choice -> its event with the echo, if that was made beforehand."""
         self._prompt_part: tuple[PromptRecord | None, dict[str, list[Any]] | None] = None, None
 
     def usage(self, record: RequestRecord) -> dict[str, Any]:
@@ -223,10 +228,26 @@ class CompletionRenderer(OpenAIRenderer):
             text += choice.text
         return self.choice_chunk(choice, text, logprobs, self._reason(choice))
 
+    def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
+        """Echoes with log-probabilities of choices that are about to begin, where they are long together."""
+        if not self._echo or self._logprobs is None:
+            return None
+        due = [c for c in record.choices if c.has_news and not c.sent and c.index not in self._openings]
+        if sum(len(c.prompt.prompt_ids) * (c.prompt.params.prompt_logprobs + 2) for c in due) <= LARGE_ANSWER:
+            return None
+
+        def prepare() -> None:
+            self._openings.update((choice.index, self._opening_event(choice)) for choice in due)
+
+        return prepare
+
     def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         if self._echo:
-            logprobs = self._prompt_logprobs(choice.prompt)
-            events.append(self.object_event(choice, choice.prompt.text or "", logprobs))
+            events.append(self._openings.pop(choice.index, b"") or self._opening_event(choice))
+
+    def _opening_event(self, choice: ChoiceRecord) -> bytes:
+        prompt = choice.prompt
+        return self.object_event(choice, prompt.text or "", self._prompt_logprobs(prompt))
 
     def _prompt_logprobs(self, prompt: PromptRecord) -> dict[str, list[Any]] | None:
         """The same for all answers to a prompt, so it is made once."""

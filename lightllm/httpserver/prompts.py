@@ -12,8 +12,8 @@ from lightllm.errors import InvalidParameter, PromptTooLong
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 INLINE_CHARACTERS = 2000
-"""Texts up to this length, those of a request together, are tokenized in the event loop; a thread costs more than it
-spares."""
+"""Texts up to this length, those of a request together, are tokenized in the event loop, and that many tokens decoded; a
+thread costs more than it spares."""
 PIECE_CHARACTERS = 65536
 """Texts up to this length are tokenized at once, whatever comes out."""
 CHARACTERS_PER_TOKEN = 8
@@ -63,6 +63,16 @@ class PromptEncoder:
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+
+    async def decode_all(self, prompts: Sequence[list[int]]) -> list[str]:
+        """The text of token ids, special tokens included; where there are many together, in a thread."""
+
+        def decode() -> list[str]:
+            return [self.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts]
+
+        if sum(map(len, prompts)) <= INLINE_CHARACTERS:
+            return decode()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, decode)
 
     def _bounded(self, text: str, limit: int, field: str) -> str:
         """A text that does not have far more than `limit` tokens: to tokenize megabytes at once takes minutes, and

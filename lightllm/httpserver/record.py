@@ -66,6 +66,11 @@ class ChoiceRecord:
         """It ended without an answer."""
         return self.finish is not None and self.finish.reason in ("error", "timeout")
 
+    @property
+    def has_news(self) -> bool:
+        """There is something that a stream has not told the client."""
+        return len(self.token_ids) > self.sent or (self.finish is not None and not self.ended)
+
     def end(self, finish: Finish, tail: str) -> None:
         """The one finish of this choice; `tail` joins the last token's text unless that has been sent."""
         self.finish = finish

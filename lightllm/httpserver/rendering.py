@@ -11,6 +11,9 @@ from lightllm.protocol.messages import Finish
 json_bytes: Callable[[object], bytes] = msgspec.json.Encoder().encode
 """Compact UTF-8 JSON; strings are escaped in C."""
 
+LARGE_ANSWER = 4096
+"""Entries, tokens and log-probabilities, from which on an answer, or an echo, is put together in a thread."""
+
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.responses import Response
@@ -17,12 +18,10 @@ from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, Server
 from lightllm.httpserver.boundary import ABORT_CONNECTION
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
 _log = logging.getLogger(__name__)
-
-LARGE_ANSWER = 4096
-"""Entries, tokens and log-probabilities, from which on an answer is put together in a thread."""
 
 
 class Renderer(Protocol):
@@ -30,6 +29,9 @@ class Renderer(Protocol):
 
     def answer(self, record: RequestRecord) -> bytes:
         """The whole answer of a finished record, JSON."""
+
+    def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
+        """What a thread may do before `chunk`: the part of it that is large and changes no more. None: nothing."""
 
     def chunk(self, record: RequestRecord) -> bytes:
         """Server-sent events for all that has not been sent; marks it as sent. Maybe empty."""
@@ -118,7 +120,7 @@ class GenerationResponse(Response):
         interval = self._engine.stream_interval
         while not record.disconnected and record.error is None:
             if record.wants_sending(interval):
-                body = renderer.chunk(record)
+                body = await self._chunk()
                 if record.done:
                     error = first_error(record)
                     if error is not None:
@@ -133,9 +135,14 @@ class GenerationResponse(Response):
                 continue  # news may have come while the client was slow
             await record.news()
         if record.error is not None:
-            body = renderer.chunk(record) if record.wants_sending(1) else b""
+            body = await self._chunk() if record.wants_sending(1) else b""
             body += renderer.error(record.error) + renderer.end(record)
             await send({"type": "http.response.body", "body": body})
+
+    async def _chunk(self) -> bytes:
+        while prepare := self._renderer.preparation(self._record):
+            await asyncio.to_thread(prepare)
+        return self._renderer.chunk(self._record)
 
     def _observe(self, outcome: metrics.Metric) -> None:
         store, record = self._engine.store, self._record
