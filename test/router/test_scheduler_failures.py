@@ -1,4 +1,5 @@
-"""Rounds that fail: undone and planned again, smaller after an out-of-memory, and given up for good after three times."""
+"""Rounds that fail: undone and planned again, smaller after an out-of-memory, and given up for good after three times; and
+single rows that the backend cannot go on with."""
 
 from __future__ import annotations
 
@@ -113,3 +114,89 @@ def test_results_of_unknown_rounds_are_ignored():
     engine.plan()
     assert engine.scheduler.apply(RoundResult(99, int32([1]), np.zeros(1, np.float32))) is None
     assert engine.scheduler.in_flight == 1 and engine.scheduler.take_resync() is None
+
+
+# -- single rows
+
+
+def test_a_row_that_cannot_go_on_ends_its_request_and_no_other():
+    engine = Engine(make_limits())
+    for i in range(3):
+        engine.add(add_request(i, prompt(4, 10 * i + 1), 8, ignore_eos=True))
+    for step in range(6):
+        engine.plan()
+        engine.plan()
+        engine.execute(refuse=1 if step == 3 else None)
+        engine.apply()
+        engine.scheduler.check_invariants()
+    (refused,) = engine.refused
+    finish = engine.finished[refused[0]]
+    assert (finish.reason, finish.error, finish.error_type) == ("error", "too complex", "InvalidParameter")
+    assert finish.output_tokens == engine.refused[refused] > 0
+    assert engine.scheduler.snapshot().running == 2
+    engine.run()
+    state = engine.scheduler.snapshot()
+    assert (state.slots_used, state.aborted, state.finished) == (0, 1, 2)
+    for i in {0, 1, 2} - {refused[0]}:
+        assert engine.outputs[i] == generate_alone(prompt(4, 10 * i + 1), i, 0, 1000, 8)
+
+
+def test_a_row_that_cannot_say_its_first_token_has_said_nothing():
+    engine = Engine(make_limits())
+    engine.add(add_request(1, prompt(4), 8))
+    engine.plan()
+    engine.plan()
+    engine.execute(refuse=0)
+    engine.apply()
+    assert engine.finished[1].output_tokens == 0 and engine.outputs[1] == []
+    engine.run()  # the round behind it has the row as well
+    assert engine.scheduler.snapshot().slots_used == 0
+
+
+def test_an_error_of_a_row_that_has_left_is_ignored_even_if_another_one_has_it_now():
+    engine = Engine(make_limits(running_max_req_size=1))
+    engine.add(add_request(1, prompt(4), 8, ignore_eos=True))
+    engine.add(add_request(2, prompt(3, 50), 5, ignore_eos=True))
+    engine.plan()
+    engine.scheduler.abort(1)
+    engine.plan()  # request 2 in the same row
+    engine.execute(refuse=0)
+    engine.apply()
+    assert 2 not in engine.finished
+    engine.run()
+    assert engine.finished[1].reason == "abort"
+    assert engine.outputs[2] == generate_alone(prompt(3, 50), 2, 0, 1000, 5)
+
+
+def test_an_error_behind_the_last_token_is_ignored():
+    """What runs over says nothing to anybody."""
+    engine = Engine(make_limits(), vocab=2)
+    engine.add(add_request(1, prompt(4), 30))
+    while 1 not in engine.finished:
+        engine.plan()
+        engine.plan()
+        engine.execute()
+        engine.apply()
+    over = len(engine.rounds)
+    assert over and engine.finished[1].reason == "stop"
+    engine.execute(refuse=0)
+    engine.apply()
+    engine.run()
+    assert engine.finished[1].reason == "stop"
+
+
+def test_all_rows_of_a_round_may_have_errors():
+    engine = Engine(make_limits())
+    for i in range(3):
+        engine.add(add_request(i, prompt(2, 10 * i + 1), 8, ignore_eos=True, regular_constraint="a*"))
+    engine.plan()
+    engine.execute()
+    result = engine.results.popleft()
+    count = len(result.token_ids)
+    engine.results.append(
+        RoundResult(result.seq, result.token_ids, result.logprobs, errors=dict.fromkeys(range(count), "no"))
+    )
+    engine.apply()
+    engine.run()
+    assert count == 3 and {finish.reason for finish in engine.finished.values()} == {"error"}
+    assert engine.scheduler.snapshot().slots_used == 0

@@ -89,8 +89,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         logprobs=st.sampled_from([-1, -1, -1, 0]),
         priority=st.sampled_from([0, 0, 0, -1, 1]),
         stops=st.booleans(),
+        constrained=st.booleans(),
     )
-    def add(self, prompt, new, n, restored, penalty, ignore_eos, logprobs, priority=0, stops=False):
+    def add(
+        self, prompt, new, n, restored, penalty, ignore_eos, logprobs, priority=0, stops=False, constrained=False
+    ):  # fmt: skip
         ids = list(range(self.next_id, self.next_id + n))
         self.next_id += n
         alone = generate_alone(prompt, ids[0], 0, VOCAB, new)
@@ -100,6 +103,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         message = add_request(
             ids, prompt, new, done, ignore_eos=ignore_eos, presence_penalty=1.0 if penalty else 0.0,
             prompt_logprobs=logprobs, priority=priority, stop_token_ids=[NEVER] if stops else [],
+            regular_constraint="a*" if constrained else "",
         )  # fmt: skip
         total = len(prompt) + new
         try:
@@ -166,6 +170,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.errors_allowed = True
             self.engine.execute(kind)
 
+    @rule(row=st.integers(0, 5))
+    def refuse(self, row):
+        """The device cannot go on with one request of the round."""
+        self.engine.execute(refuse=row)
+
     @invariant()
     def books_are_right(self):
         if hasattr(self, "engine"):
@@ -210,8 +219,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if finish.reason in ("stop", "length"):
             assert output == alone
             assert finish.reason == ("stop" if not params.ignore_eos and alone[-1] == 0 else "length")
+        elif finish.error_type == "InvalidParameter":
+            assert finish.reason == "error" and finish.error == "too complex"
+            assert (params.seed, index) in self.engine.refused
         else:
             assert finish.reason == "error" and self.errors_allowed or request_id in self.aborted
+        assert len(output) <= self.engine.refused.get((params.seed, index), len(output))
 
 
 class FailingMachine(SchedulerMachine):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 
+import msgspec
 import numpy as np
 
 from lightllm.protocol.arrays import int32
@@ -161,6 +162,8 @@ class FakeDevice:
     def _sample(self, row: int, kv_len: int) -> list[int]:
         self._check(row, kv_len)
         join = self.joins[row]
+        if join.params.constrained and row not in self.last_token:
+            assert len(join.history_ids) == kv_len, "a matcher needs to know all that was said"
         token = next_token(self.slots[self.table[row, :kv_len]], join.seed, join.choice, self.vocab)
         self.last_token[row] = token
         return [token]
@@ -178,6 +181,8 @@ class Engine:
         self.finished: dict[int, object] = {}
         self.sent: list[Round] = []
         self.cached_tokens: dict[int, int] = {}
+        self.refused: dict[tuple[int, int], int] = {}
+        """(seed, choice) of requests that the device refused to go on with -> outputs that they had then."""
         self._skipping = False
 
     def add(self, message: AddRequest) -> None:
@@ -194,8 +199,9 @@ class Engine:
             self.sent.append(round_)
         return round_ is not None
 
-    def execute(self, failure: str = "") -> bool:
-        """The device takes its next message. `failure`: "", "broken" or "memory"."""
+    def execute(self, failure: str = "", refuse: int | None = None) -> bool:
+        """The device takes its next message. `failure`: "", "broken" or "memory"; `refuse`: a number for the row that it
+        refuses to go on with, if the round samples."""
         if not self.rounds:
             return False
         message = self.rounds.popleft()
@@ -206,8 +212,17 @@ class Engine:
             self._skipping = bool(failure)
             work = self.device.execute
             result = self.device.fail(message, failure == "memory") if failure else work(message)
+            if refuse is not None and len(result.token_ids):
+                result = self._refuse(message, result, refuse % len(result.token_ids))
             self.results.append(result)
         return True
+
+    def _refuse(self, round_: Round, result: RoundResult, position: int) -> RoundResult:
+        entry = np.flatnonzero(round_.samples)[position]
+        join = self.device.joins[int(round_.rows[entry])]
+        who, said = (join.seed, join.choice), int(round_.kv_len[entry]) - join.prompt_len
+        self.refused[who] = min(said, self.refused.get(who, said))
+        return msgspec.structs.replace(result, errors={position: "too complex"})
 
     def apply(self) -> bool:
         if not self.results:
