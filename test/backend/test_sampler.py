@@ -31,9 +31,9 @@ class Bench:
                     eos_token_ids=list(eos), history_ids=int32(list(history)))
         )  # fmt: skip
 
-    def step(self, logits, rows, positions):
+    def step(self, logits, rows, positions, masks=None):
         plan, positions = self.sampler.plan(np.array(rows)), np.array(positions)
-        sampled = self.sampler.sample(logits.clone(), plan, positions, torch.from_numpy(positions))
+        sampled = self.sampler.sample(logits.clone(), plan, positions, torch.from_numpy(positions), masks)
         self.rows.keep_tokens(plan, sampled.token_ids)
         return sampled
 

@@ -1,6 +1,6 @@
 """The scheduler under random everything, for millions of rounds: `python test/soak/simulated.py --rounds 1000000`.
 
-Small memory, all policies, shared prefixes, siblings, priorities, aborts, flushes, rounds that fail. The device keeps token
+Small memory, all policies, shared prefixes, siblings, priorities, aborts, flushes, rounds that fail, rows that cannot go on. The device keeps token
 ids where a backend keeps K and V: whatever a row reads is compared with what its request has said, in every round.
 """
 
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ VOCAB = 40
 OVERRUN = 3
 """Tokens behind the EOS that the device may be asked for."""
 GARBAGE = -7
+REFUSAL = "too complex"
 
 
 @dataclasses.dataclass
@@ -122,7 +124,7 @@ class Soak:
         self.living: dict[int, tuple[int, int]] = {}
         """Request id -> (seed, choice)."""
         self.device = TokenDevice(self.limits)
-        self.rounds = self.finished = self.failed = 0
+        self.rounds = self.finished = self.failed = self.refused = 0
         self._longest = self.limits.max_req_total_len
         self._texts = self.random.integers(1, VOCAB, (6, self._longest), dtype=np.int32)
         self._queue: deque[tuple[Round | Resync, list[np.ndarray]]] = deque()
@@ -182,7 +184,14 @@ class Soak:
                 self.failed += 1
                 self._results.append(self.device.fail(message, joining, self._die() < 0.5))
             else:
-                self._results.append(self.device.execute(message, joining))
+                self._results.append(self._refuse_some(message, self.device.execute(message, joining)))
+
+    def _refuse_some(self, round_: Round, result: RoundResult) -> RoundResult:
+        """Now and then the device cannot go on with a row."""
+        if not len(result.token_ids) or self._die() >= 0.002:
+            return result
+        position = int(self._die() * len(result.token_ids))
+        return msgspec.structs.replace(result, errors={position: REFUSAL})
 
     def _take(self, tokens: RoundTokens | None) -> None:
         if tokens is None:
@@ -197,6 +206,9 @@ class Soak:
             if finish.reason in ("stop", "length"):
                 assert (finish.reason, said.came) == (said.reason, said.output_len)
                 self.finished += 1
+            elif finish.error == REFUSAL:
+                assert (finish.reason, finish.error_type) == ("error", "InvalidParameter")
+                self.refused += 1
             else:
                 assert finish.reason in ("abort", "error")
 
@@ -298,6 +310,7 @@ class Outcome:
     finished: int = 0
     pauses: int = 0
     failed: int = 0
+    refused: int = 0
     settings: int = 0
     resident_early: int = 0
     """KiB, when a fifth of the rounds was done."""
@@ -321,6 +334,7 @@ def soak(rounds: int, check_every: int, seed: int, settings: int = 40, progress:
             outcome.finished += server.finished
             outcome.pauses += server.scheduler.pauses
             outcome.failed += server.failed
+            outcome.refused += server.refused
             outcome.settings += 1
             outcome.resident_late = resident_kib()
             if 5 * (number + 1) <= settings or not outcome.resident_early:

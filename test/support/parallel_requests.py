@@ -16,12 +16,17 @@ NEW_TOKENS = 24
 
 
 def requests() -> list[tuple[str, dict[str, Any]]]:
-    """Greedy and random ones of ragged lengths, some with a history."""
+    """Greedy and random ones of ragged lengths, some with a history, some constrained."""
     texts = [("The quick brown fox " * n)[: 7 * n] for n in range(1, 9)]
     greedy = [(text, {"do_sample": False}) for text in texts]
     random = [(text, {"do_sample": True, "temperature": 0.7, "seed": n}) for n, text in enumerate(texts[:4])]
     penalized = [(texts[-1], {"do_sample": False, "frequency_penalty": 1.0, "top_p": 0.9})]
-    return [*greedy, *random, *penalized]
+    schema = '{"type":"object","properties":{"age":{"type":"integer"}},"required":["age"],"additionalProperties":false}'
+    constrained = [
+        (texts[3], {"do_sample": False, "regular_constraint": "[a-z ]{4,40}!"}),
+        (texts[5], {"do_sample": True, "temperature": 0.9, "seed": 9, "guided_json": schema}),
+    ]
+    return [*greedy, *random, *penalized, *constrained]
 
 
 def expected_answers(path: Path) -> list[list[int]]:
