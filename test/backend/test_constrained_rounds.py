@@ -8,6 +8,7 @@ import random
 import re
 
 import pytest
+from llguidance import LLParserLimits
 from support.checkpoints import make_checkpoint
 from support.constrained import SCHEMAS
 from support.recording_device import LateArrival, RecordingDevice
@@ -17,7 +18,7 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer import constraints, load_tokenizer
 
 ROWS, SLOTS = 6, 700
 LIMITS = SchedulerLimits(
@@ -241,29 +242,36 @@ def test_tokens_that_never_arrive_fail_both_rounds_and_nobody_suffers(config, al
     assert len(serving.failures) > 3
 
 
+def small_rows(*arguments):
+    """Limits with which a grammar that can be read in many ways ends in the middle of an output."""
+    return LLParserLimits(max_items_in_row=40, verbose_errors=False)
+
+
 ERRORS = {
-    "cannot be read": ("(a", "constraint cannot be followed"),
-    "too complex": ("(?:a?){300}a{300}", "too many expressions"),
+    "a token that is not there": ('start: "a" <[99999999]>', "oken range", 0),
+    "too many ways to read it": ('start: s\ns: s s s | s s | "a" | "b" | "c"', "items", 5),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_a_constraint_that_cannot_be_followed_ends_its_request_only(config, alone, name):
+def test_a_constraint_that_cannot_be_followed_ends_its_request_only(config, alone, monkeypatch, name):
     """The Http Server sees most of them; a matcher may find out in the middle of an output."""
-    pattern, message = ERRORS[name]
+    grammar, message, said = ERRORS[name]
+    monkeypatch.setattr(constraints, "_limits", small_rows, raising=False)
     backend, device = start(config, late=True)
-    doomed = [
-        Wanted([9, 10, 11], SamplingParams(temperature=0.0, regular_constraint=pattern, max_new_tokens=40), n)
-        for n in (0, 9, 20)
-    ]
+    params = SamplingParams(
+        temperature=0.0, guided_grammar=grammar, max_new_tokens=90, logit_bias={2: -100.0}
+    )
+    doomed = [Wanted([9, 10, 11], params, n) for n in (0, 9, 20)]
     serving = Serving(backend, LIMITS, late=device.deliver)
     count = len(crowd())
-    assert serving.run(crowd() + doomed)[:count] == alone
-    assert not serving.failures
+    tokens = serving.run(crowd() + doomed)
+    assert tokens[:count] == alone and not serving.failures
     for number in range(count, count + 3):
         finish = serving.finished[number]
         assert (finish.reason, finish.error_type) == ("error", "InvalidParameter")
         assert message in finish.error and "non-verbose" not in finish.error
+        assert len(tokens[number]) >= said
     assert {serving.finished[i].reason for i in range(count)} <= {"stop", "length"}
 
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from llguidance import LLParserLimits
 from support.checkpoints import make_checkpoint
 from support.constrained import Vocabulary
 from support.recording_device import RecordingDevice
@@ -20,7 +21,7 @@ from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import load_tokenizer
+from lightllm.tokenizer import constraints, load_tokenizer
 from lightllm.tokenizer.constraints import Matchers
 
 
@@ -123,6 +124,9 @@ def join(row: int, pattern: str, said: list[int] | None = None) -> JoinRow:
     return JoinRow(row, 3, SamplingParams(regular_constraint=pattern), 0, 0, [], history_ids=history)
 
 
+AMBIGUOUS = SamplingParams(guided_grammar='start: s\ns: s s s | s s | "a"')
+
+
 def test_a_matcher_is_made_while_the_prompt_is_computed(vocabulary, monkeypatch):
     """Joining does not wait for it; the masks do."""
     begun, go_on = threading.Event(), threading.Event()
@@ -160,27 +164,28 @@ def test_tokens_beyond_those_of_the_model_are_no_way_to_go_on(vocabulary):
     assert "no token of the model" in masks.masks(constrained(0, 1), token).errors[0]
 
 
-def test_an_error_of_one_row_leaves_the_masks_of_the_others_as_they_are(vocabulary):
-    masks = ConstraintMasks(lambda: vocabulary.matchers)
-    patterns = ["a|b", "(a", "[0-9]", "(?:a?){300}a{300}", "c|d"]
-    for row, pattern in enumerate(patterns):
+def test_an_error_of_one_row_leaves_the_masks_of_the_others_as_they_are(vocabulary, monkeypatch):
+    """At once, or when there are too many ways to read what was said."""
+    limits = LLParserLimits(max_items_in_row=10, verbose_errors=False)
+    monkeypatch.setattr(constraints, "_limits", lambda *_: limits, raising=False)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    masks, good = ConstraintMasks(lambda: matchers), ConstraintMasks(lambda: matchers)
+    rows, said = constrained(*range(5)), int32([vocabulary.single[ord(c)] for c in "aa1ac"])
+    patterns = {0: "(a|b)+", 2: "[0-9]+", 4: "[cd]+"}
+    for row, pattern in {**patterns, 1: "(a"}.items():
         masks.join(join(row, pattern))
-    found = masks.masks(constrained(*range(5)), 10**6)
-    assert set(found.errors) == {1}
-    good = ConstraintMasks(lambda: vocabulary.matchers)
-    for row in (0, 2, 4):
-        good.join(join(row, patterns[row]))
-    np.testing.assert_array_equal(found.bits[[0, 2, 4]], good.masks(constrained(0, 2, 4), 10**6).bits)
-    masks.expect(
-        constrained(*range(5)), found, Arrived([np.array([vocabulary.single[ord(c)] for c in "aa1ac"])])
-    )
-    after = masks.masks(constrained(*range(5)), 10**6)
-    assert set(after.errors) == {1, 3}  # what may follow the first token is too much for one mask
-    for i in (0, 2, 4):
-        assert (
-            set(np.flatnonzero(np.unpackbits(after.bits[i].view(np.uint8), bitorder="little")))
-            == vocabulary.eos
-        )
+    for row, pattern in patterns.items():
+        good.join(join(row, pattern))
+    masks.join(JoinRow(3, 3, AMBIGUOUS, 0, 0, [], history_ids=int32([5, 5, 5])))
+    failed = set()
+    for _ in range(80):
+        found, expected = masks.masks(rows, 10**6), good.masks(constrained(0, 2, 4), 10**6)
+        np.testing.assert_array_equal(found.bits[[0, 2, 4]], expected.bits)
+        failed |= set(found.errors)
+        assert 1 in found.errors and not expected.errors
+        masks.expect(rows, found, Arrived([said]))
+        good.expect(constrained(0, 2, 4), expected, Arrived([said[[0, 2, 4]]]))
+    assert failed == {1, 3} == set(found.errors)
 
 
 def test_tokens_under_way_are_for_those_who_said_them(vocabulary):
