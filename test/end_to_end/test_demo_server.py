@@ -157,7 +157,7 @@ def test_generate_stream_frames(server: LightLLMServer) -> None:
 
 def test_a_profile_of_the_running_server_is_written_where_the_answer_says(server: LightLLMServer) -> None:
     assert httpx.post(f"{server.url}/stop_profile").status_code == 400
-    assert httpx.post(f"{server.url}/start_profile").json() == {"message": "Ok"}
+    assert httpx.post(f"{server.url}/start_profile", timeout=60).json() == {"message": "Ok"}
     again = httpx.post(f"{server.url}/start_profile")
     assert again.status_code == 400 and "running already" in again.json()["message"]
     body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 3, "ignore_eos": True}}
