@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.server import LightLLMServer
-from support.stream_load import run_load
+from support.stream_load import LoadReport, run_load
 
 
 def _tree(root: int) -> list[int]:
@@ -48,18 +48,26 @@ def _wait_until_idle(url: str, seconds: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def _soak(options: list[str], clients: int, seconds: float, resident_growth_kib: int) -> None:
+def _soak(
+    options: list[str], clients: int, seconds: float, resident_growth_kib: int, constrained_share: float = 0.0
+) -> None:
+    def load(seconds: float, seed: int) -> LoadReport:
+        return asyncio.run(
+            run_load(server.url, "demo", clients, seconds, 0.3, seed, constrained_share=constrained_share)
+        )
+
     with LightLLMServer(options) as server:
         server.wait_ready()
-        asyncio.run(run_load(server.url, "demo", clients, min(seconds / 3, 20), cancel_share=0.3, seed=1))
+        load(min(seconds / 3, 20), seed=1)
         _wait_until_idle(server.url)
         before = _usage(server.process.pid)
-        report = asyncio.run(run_load(server.url, "demo", clients, seconds, cancel_share=0.3, seed=2))
+        report = load(seconds, seed=2)
         _wait_until_idle(server.url)
         after = _usage(server.process.pid)
     print(dict(report.outcomes), report.tokens, "tokens", {pid: (before[pid], after[pid]) for pid in before})
     assert report.problems == []
     assert report.outcomes["complete"] > clients and report.outcomes["cancelled"] > 0
+    assert (report.outcomes["obeyed"] > clients // 2) == bool(constrained_share)
     assert after.keys() == before.keys(), "a process was replaced or is left over"
     for pid, (descriptors, resident) in after.items():
         assert descriptors <= before[pid][0] + 4, (
@@ -82,4 +90,4 @@ def test_streams_with_random_cancels_leave_nothing_behind() -> None:
 @pytest.mark.slow
 def test_soak_demo_model() -> None:
     options = ["--model_name", "demo", "--max_total_token_num", "20000", "--running_max_req_size", "128"]
-    _soak(options, clients=200, seconds=180, resident_growth_kib=60_000)
+    _soak(options, clients=200, seconds=180, resident_growth_kib=60_000, constrained_share=0.25)

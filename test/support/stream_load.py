@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 
 @dataclass
 class LoadReport:
-    """What the clients saw. `outcomes` counts "complete", "cancelled", "overloaded"; `problems` is to be empty."""
+    """What the clients saw. `outcomes` counts "complete", "cancelled", "overloaded", and "obeyed"
+    for constrained ones that ended by themselves; `problems` is to be empty."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
@@ -27,6 +30,9 @@ class Shape:
     path: str
     body: dict[str, object]
     wanted_tokens: int
+    """Exactly; if `obeys` is given, at most."""
+    obeys: Callable[[str], object] | None = None
+    """What a text that ended by itself must be true for."""
 
 
 def shapes(rng: random.Random, model: str) -> Shape:
@@ -54,10 +60,43 @@ def shapes(rng: random.Random, model: str) -> Shape:
     return Shape("/v1/chat/completions", {**openai, "messages": [{"role": "user", "content": words}]}, length)
 
 
+_PATTERN = "[a-zé ]{5,30}[.!]"
+_SCHEMA = {
+    "type": "object",
+    "properties": {"age": {"type": "integer"}, "tags": {"type": "array", "items": {"enum": ["a", "é"]}}},
+    "required": ["age", "tags"],
+    "additionalProperties": False,
+}
+
+
+def constrained(rng: random.Random, shape: Shape) -> Shape:
+    """The same request, bound to a regular expression or a schema and free to end."""
+    fields, obeys = rng.choice(
+        [
+            ({"regular_constraint": _PATTERN}, lambda text: re.fullmatch(_PATTERN, text)),
+            ({"guided_json": _SCHEMA}, lambda text: sorted(json.loads(text)) == ["age", "tags"]),
+        ]
+    )
+    if shape.path.startswith("/v1"):
+        fields = {name.replace("regular_constraint", "guided_regex"): value for name, value in fields.items()}
+        body = shape.body | fields | {"ignore_eos": False, "max_tokens": 60}
+    else:
+        parameters = dict(shape.body["parameters"]) | fields | {"ignore_eos": False, "max_new_tokens": 60}  # type: ignore[call-overload]
+        body = shape.body | {"parameters": parameters}
+    return Shape(shape.path, body, 60, obeys)
+
+
 async def run_load(
-    url: str, model: str, clients: int, seconds: float, cancel_share: float, seed: int = 0
+    url: str,
+    model: str,
+    clients: int,
+    seconds: float,
+    cancel_share: float,
+    seed: int = 0,
+    constrained_share: float = 0.0,
 ) -> LoadReport:
-    """`clients` loops, each sending one request after the other for `seconds`; a share is cut off at a random chunk."""
+    """`clients` loops, each sending one request after the other for `seconds`; a share is cut off at a random chunk, and
+    a share is constrained."""
     report = LoadReport()
     address = urlsplit(url)
     end = time.monotonic() + seconds
@@ -66,6 +105,8 @@ async def run_load(
         rng = random.Random(f"{seed}-{number}")
         while time.monotonic() < end:
             shape = shapes(rng, model)
+            if rng.random() < constrained_share:
+                shape = constrained(rng, shape)
             cut_after = rng.randint(0, 12) if rng.random() < cancel_share else None
             try:
                 outcome = await asyncio.wait_for(
@@ -112,6 +153,12 @@ async def _one(
                     return "cancelled"
         count = count_tokens(shape.path, payload)
         report.tokens += count
+        if shape.obeys is not None:
+            text, reason = answer(shape.path, payload)
+            if reason == "stop" and not shape.obeys(text) or reason not in ("stop", "length"):
+                raise ValueError(f"{reason}: {text!r}")
+            report.outcomes["obeyed"] += reason == "stop"
+            return "complete" if count <= shape.wanted_tokens else "too long"
         if count != shape.wanted_tokens:
             raise ValueError(f"{count} tokens instead of {shape.wanted_tokens}: ...{payload[-300:]!r}")
         return "complete"
@@ -132,3 +179,20 @@ def count_tokens(path: str, payload: bytes) -> int:
     if events[-1] != b"[DONE]":
         raise ValueError("[DONE] is missing")
     return int(json.loads(events[-2])["usage"]["completion_tokens"])
+
+
+def answer(path: str, payload: bytes) -> tuple[str, str]:
+    """Text and finish reason of a complete answer."""
+    if path == "/generate":
+        body = json.loads(payload)
+        return body["generated_text"][0], body["finish_reason"]
+    events = [
+        json.loads(line[5:]) for line in payload.split(b"\n") if line.startswith(b"data:") and b"{" in line
+    ]
+    if path == "/generate_stream":
+        return "".join(event["token"]["text"] for event in events), events[-1]["finish_reason"]
+    choices = [choice for event in events for choice in event["choices"]]
+    texts = [
+        choice["text"] if "text" in choice else choice["delta"].get("content") or "" for choice in choices
+    ]
+    return "".join(texts), [choice["finish_reason"] for choice in choices if choice["finish_reason"]][-1]
