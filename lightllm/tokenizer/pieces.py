@@ -20,20 +20,20 @@ class TokenBytes(NamedTuple):
     """Whether one space at the very start of a text is left out (the one that encoding puts there)."""
 
 
-def byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's bijection: printable Latin-1 characters stand for themselves, other bytes for U+0100 and up."""
+def byte_level_table() -> dict[int, str]:
+    """For `str.translate`, GPT-2's bijection: printable Latin-1 characters stand for themselves, U+0100 and up for the
+    other bytes. A byte becomes the character of its number; what stands for none, one that is no byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet.update({chr(256 + i): byte for i, byte in enumerate(others)})
-    return alphabet
+    table = dict.fromkeys(others, "\u0100")
+    return table | {byte: chr(byte) for byte in printable} | {256 + i: chr(b) for i, b in enumerate(others)}
 
 
-def byte_level(token: str, alphabet: dict[str, int]) -> bytes:
+def byte_level(token: str, table: dict[int, str]) -> bytes:
     """Bytes of a byte-level token; one with a character outside the alphabet (an added token) stands for itself."""
     try:
-        return bytes([alphabet[character] for character in token])
-    except KeyError:
+        return token.translate(table).encode("latin-1")
+    except UnicodeEncodeError:
         return token.encode()
 
 
@@ -53,8 +53,8 @@ def recognise(decoder: dict[str, Any] | None) -> tuple[ToBytes, bool] | None:
     steps = (decoder or {}).get("decoders", [decoder]) if decoder else []
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
-        alphabet = byte_level_alphabet()
-        return (lambda token: byte_level(token, alphabet)), False
+        table = byte_level_table()
+        return (lambda token: byte_level(token, table)), False
     if kinds[:3] != ["Replace", "ByteFallback", "Fuse"] or kinds[3:] not in ([], ["Strip"]):
         return None
     pattern, replacement = steps[0].get("pattern"), steps[0].get("content")
