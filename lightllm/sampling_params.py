@@ -19,8 +19,8 @@ MAX_STOP_SEQUENCE_LENGTH = 1024
 """Characters of one stop string, or tokens of one stop token sequence."""
 MAX_TOKEN_LIST = 1024
 """Entries of `stop_token_ids`, `allowed_token_ids` and `logit_bias`."""
-MAX_CONSTRAINT_BYTES = 65536
-"""UTF-8 length of a regular expression, a grammar or a JSON schema."""
+CONSTRAINTS = {"regular_constraint": 1 << 14, "guided_grammar": 1 << 15, "guided_json": 1 << 16}
+"""The fields of `SamplingParams` of which one request has at most one, and the bytes (UTF-8) that each may have."""
 MAX_LOGPROBS = 20
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this mean greedy decoding."""
@@ -241,19 +241,13 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         for name in given:
             length = len(getattr(self, name).encode(errors="replace"))
             _require(
-                length <= MAX_CONSTRAINT_BYTES,
-                name,
-                f"{name} has {length} bytes, at most {MAX_CONSTRAINT_BYTES}",
+                length <= CONSTRAINTS[name], name, f"{name} has {length} bytes, at most {CONSTRAINTS[name]}"
             )
         if given and self.allowed_token_ids:
             given.append("allowed_token_ids")
         _require(
             len(given) <= 1, given[0] if given else "", f"{' and '.join(given)} can not be used in same time"
         )
-
-
-CONSTRAINTS = ("regular_constraint", "guided_grammar", "guided_json")
-"""The fields of `SamplingParams` of which one request has at most one."""
 
 
 def _require(condition: bool, param: str, message: str) -> None:

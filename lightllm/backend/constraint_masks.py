@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
 
 import numpy as np
 
@@ -19,12 +18,9 @@ from lightllm.backend.sampling_plan import Constrained
 from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
 from lightllm.protocol.rounds import JoinRow
-from lightllm.tokenizer.constraints import Matchers, is_installed
+from lightllm.tokenizer.constraints import Matcher, Matchers, deep_threads, is_installed
 from lightllm.tokenizer.loading import load_tokenizer
 from lightllm.tokenizer.model_files import eos_token_ids
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +44,7 @@ class _Awaited:
 
     arrival: Arrival
     positions: list[int]
-    matchers: list[LLMatcher]
+    matchers: list[Matcher]
 
 
 class ConstraintMasks:
@@ -56,9 +52,9 @@ class ConstraintMasks:
     nothing."""
 
     def __init__(self, load: Callable[[], Matchers | str]) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="constraints")
+        self._thread = deep_threads(1, "constraints")
         self._maker = self._thread.submit(load)
-        self._rows: dict[int, Future[LLMatcher]] = {}
+        self._rows: dict[int, Future[Matcher]] = {}
         self._awaited: _Awaited | None = None
 
     def wait_until_loaded(self) -> None:
@@ -81,7 +77,7 @@ class ConstraintMasks:
             return None
         self._hear()
         maker = self._maker.result()
-        opened: list[LLMatcher] = []
+        opened: list[Matcher] = []
         errors: dict[int, str] = {}
         for position, row in zip(constrained.positions, constrained.rows.tolist(), strict=True):
             try:
@@ -129,7 +125,7 @@ class ConstraintMasks:
         for position, matcher in zip(awaited.positions, awaited.matchers, strict=True):
             matcher.consume_token(int(tokens[position]))
 
-    def _open(self, join: JoinRow) -> LLMatcher:
+    def _open(self, join: JoinRow) -> Matcher:
         maker = self._maker.result()
         if isinstance(maker, str):
             raise RuntimeError(f"constraints cannot be obeyed: {maker}")
@@ -142,7 +138,7 @@ def _allows_any(mask: np.ndarray, vocab_size: int) -> bool:
     return bool(mask[:whole].any()) or bool((mask[whole : whole + 1] & ((1 << rest) - 1)).any())
 
 
-def _message(matcher: LLMatcher) -> str:
+def _message(matcher: Matcher) -> str:
     said = matcher.get_error().removesuffix("<non-verbose/>")
     return f"the constraint cannot be followed any further: {' '.join(said.split())[:200]}"
 

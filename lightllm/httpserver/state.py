@@ -13,7 +13,7 @@ from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.httpserver.server_view import ServerView
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer.constraints import check_constraint
+from lightllm.tokenizer.constraints import check_here, check_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ServerState:
         """Raises `InvalidParameter` for a regular expression, a grammar or a schema that cannot be obeyed."""
         if params.constrained:
             await asyncio.get_running_loop().run_in_executor(
-                None, check_constraint, params, self.config.output_constraint_mode
+                check_threads(), check_here, params, self.config.output_constraint_mode
             )
 
     def check_model(self, name: str | None) -> str:

@@ -9,24 +9,34 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import CONSTRAINTS, SamplingParams
+from lightllm.tokenizer import constraint_limits
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
+os.environ["RUST_LIB_BACKTRACE"] = "0"
+"""The library makes a backtrace a level of every error; with RUST_BACKTRACE set that takes seconds."""
+_STACK_BYTES = 128 << 20
+"""The library recurses. Only what is used of a stack takes memory."""
 _JSON_OPTIONS = {"whitespace_pattern": r" |\r?\n[ \t]{0,64}"}
 """One space, or a new line and its indentation: some models would write spaces for ever."""
+_NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
+"""Where only one text can come, the model chooses among the tokens that it can be written with, as elsewhere; the library
+would choose them, and work out all of the text first, however long it is."""
 _LABELS = {
     "regular_constraint": ("regular_expression", "parse_pattern_error"),
     "guided_grammar": ("guided_grammar", "compile_grammar_error"),
@@ -35,7 +45,9 @@ _LABELS = {
 """How LightLLM's messages name a constraint, and what is wrong with it."""
 _REGEX_ERROR = re.compile(r"(?:^error|\(in regex\)): (?!regex parse error)(.*)$", re.MULTILINE)
 _KEPT_CHECKS = 256
-_KEPT_MATCHERS = 64
+_KEPT_MATCHERS = 16
+_COPIES = 16
+"""Requests that share one automaton, which grows with what they say, to 25 MB and rarely twice as much."""
 _SHOWN = 60
 """Characters of a constraint, and five times as many of the library's message, that a client is told."""
 
@@ -45,11 +57,36 @@ def is_installed() -> bool:
     return importlib.util.find_spec("llguidance") is not None
 
 
+def deep_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads whose stack is deep enough for any constraint that is within the limits."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+    started = threading.Barrier(count)
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        list(pool.map(lambda _: started.wait(), range(count)))
+    finally:
+        threading.stack_size(before)
+    return pool
+
+
+@functools.cache
+def check_threads() -> ThreadPoolExecutor:
+    """Where constraints are checked. The library releases the GIL."""
+    return deep_threads(2, "check-constraints")
+
+
 def check_constraint(params: SamplingParams, mode: str = "llguidance") -> None:
     """Raises `InvalidParameter` unless the constraint of a verified `params`, if it has one, can be obeyed.
 
-    mode: the option --output_constraint_mode. Takes about a millisecond for ordinary constraints, and releases the GIL; the outcome is kept.
+    mode: the option --output_constraint_mode. Takes some milliseconds for ordinary constraints, 0.4 s at most; the
+    outcome is kept. Waits for one of `check_threads`; who is in one of them calls `check_here`.
     """
+    if params.constrained:
+        check_threads().submit(check_here, params, mode).result()
+
+
+def check_here(params: SamplingParams, mode: str) -> None:
+    """`check_constraint` in the present thread."""
     name, text = _constraint(params)
     if not name:
         return
@@ -78,49 +115,98 @@ def _constraint(params: SamplingParams) -> tuple[str, str]:
 
 @functools.lru_cache(_KEPT_CHECKS)
 def _check(name: str, text: str) -> str:
-    """What is wrong with a constraint; "" if nothing is."""
-    from llguidance import LLMatcher
-
+    """What is wrong with a constraint; "" if nothing is. A matcher over the 256 bytes is made, and asked what may come first:
+    some errors show up only then."""
+    error = constraint_limits.problem(name, text)
+    if error:
+        return error
     try:
-        failed, messages = LLMatcher.validate_grammar_with_warnings(
-            _grammar(name, text), None, limits=_limits()
-        )
-        message = messages[0] if failed else ""
+        matcher = _matcher(_bytes_tokenizer(), name, text)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
     except Exception as error:  # the library's parsers raise what they like
-        message = str(error) or type(error).__name__
-    return _readable(message)
+        return _readable(str(error) or type(error).__name__)
+    return _readable(matcher.get_error())
+
+
+@functools.cache
+def _bytes_tokenizer() -> LLTokenizer:
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
 
 
 def _readable(message: str) -> str:
     """One line. Of a regular expression's error, which is drawn over several, only what is wrong."""
     wrong = _REGEX_ERROR.search(message)
     message = wrong[1] if wrong else message.removesuffix("<non-verbose/>")
-    return " ".join(message[: 5 * _SHOWN].split())
+    message = " ".join(message[: 5 * _SHOWN].split())
+    return "nothing can match it" if message == "NoExtensionBias" else message
+
+
+def _matcher(tokenizer: LLTokenizer, name: str, text: str) -> LLMatcher:
+    """It may be in an error state. Raises whatever the library raises for a text that it cannot read."""
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = constraint_limits.PARSER_LIMITS
+    if name == "guided_json":
+        limits = constraint_limits.JSON_PARSER_LIMITS
+    return LLMatcher(tokenizer, _grammar(name, text), log_level=0, limits=LLParserLimits(**limits))
 
 
 def _grammar(name: str, text: str) -> str:
-    """As the library wants it. Raises whatever the library raises for a text that it cannot read."""
+    """As the library wants it: several grammars as JSON, the first of which is the whole."""
     from llguidance import LLMatcher
-    from llguidance.gbnf_to_lark import any_to_lark
+    from llguidance.gbnf_to_lark import gbnf_to_lark
 
+    if name == "guided_json":
+        schema = LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+        head, mark, rest = schema.partition('"grammars":[')
+        start = json.dumps({"lark_grammar": "start: @json_schema" + _NO_FORCING})
+        return f"{head}{mark}{start},{rest}"
     if name == "regular_constraint":
-        return LLMatcher.grammar_from_regex(text)
-    if name == "guided_grammar":
-        return LLMatcher.grammar_from_lark(any_to_lark(text))
-    return LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+        (pattern,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
+        return LLMatcher.grammar_from_lark(pattern["lark_grammar"] + _NO_FORCING)
+    lark = text if constraint_limits.is_lark(text) else gbnf_to_lark(text)
+    return LLMatcher.grammar_from_lark(lark + _NO_FORCING)
 
 
-def _limits() -> Any:
-    from llguidance import LLParserLimits
+class Matcher:
+    """What one request has said, and so what it may say next. Not safe to use from several threads."""
 
-    return LLParserLimits(verbose_errors=False)
+    def __init__(self, key: tuple[str, str], inner: LLMatcher, said: list[int]) -> None:
+        self.key = key
+        self.inner = inner
+        self.said = said
+        self.shared = True
+        """Whether others have made its automaton grow."""
+
+    def consume_token(self, token_id: int) -> bool:
+        """Whether it was allowed; if not the matcher is in an error state from now on."""
+        self.said.append(token_id)
+        return self.inner.consume_token(token_id)
+
+    def consume_tokens(self, token_ids: list[int]) -> bool:
+        self.said += token_ids
+        return self.inner.consume_tokens(token_ids)
+
+    def is_error(self) -> bool:
+        return self.inner.is_error()
+
+    def get_error(self) -> str:
+        return self.inner.get_error()
+
+    def is_accepting(self) -> bool:
+        """Whether the output may end here."""
+        return self.inner.is_accepting()
+
+    def is_stopped(self) -> bool:
+        """Whether the output is complete, or the matcher in an error state."""
+        return self.inner.is_stopped()
 
 
 class Matchers:
-    """Makes matchers for one model: a matcher knows what its request has said, and so what it may say next.
-
-    Safe to use from several threads; a matcher is not.
-    """
+    """Makes matchers for one model. Safe to use from several threads."""
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
         """Takes about half a second for 128,000 tokens, with the GIL held, and 50 MB. `eos_token_ids`: at least one; each
@@ -131,51 +217,70 @@ class Matchers:
             TokenizerWrapper(_Vocabulary(tokenizer, eos_token_ids)), eos_token=list(eos_token_ids)
         )
         self._executor = LLExecutor(min(8, os.cpu_count() or 1))
-        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[LLMatcher, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.words = -(-int(self._tokenizer.vocab_size) // 32)
         """int32 words of a token mask."""
 
-    def open(self, params: SamplingParams, said: np.ndarray) -> LLMatcher:
+    def open(self, params: SamplingParams, said: np.ndarray) -> Matcher:
         """A matcher for a request with a constraint that has said these tokens already (int32). It may be in an error
-        state."""
-        from llguidance import LLMatcher
-
+        state. Call it in one of `deep_threads`."""
         key = _constraint(params)
         with self._lock:
-            first = self._kept.get(key)
-            if first is not None:
-                self._kept.move_to_end(key)
+            first, copies = self._kept.pop(key, (None, 0))
         if first is None:
-            first = LLMatcher(self._tokenizer, _grammar(*key), log_level=0, limits=_limits())
+            first = _matcher(self._tokenizer, *key)
+        matcher = Matcher(key, first.deep_copy(), [])
+        if copies + 1 < _COPIES:
             with self._lock:
-                self._kept[key] = first
+                self._kept[key] = first, copies + 1
                 if len(self._kept) > _KEPT_MATCHERS:
                     self._kept.popitem(last=False)
-        matcher = first.deep_copy()
         if len(said):
             matcher.consume_tokens(said.tolist())
         return matcher
 
-    def masks(self, matchers: Sequence[LLMatcher]) -> np.ndarray:
+    def masks(self, matchers: Sequence[Matcher]) -> np.ndarray:
         """int32 [len(matchers), words]: bit t % 32 of word t // 32 says whether token t may come. For a matcher in an
         error state, which this may lead to, it means nothing."""
+        masks = self._masks(matchers)
+        full = [i for i, matcher in enumerate(matchers) if matcher.shared and _is_full(matcher)]
+        if full:
+            for i in full:
+                self._make_its_own(matchers[i])
+            masks[full] = self._masks([matchers[i] for i in full])
+        return masks
+
+    def _masks(self, matchers: Sequence[Matcher]) -> np.ndarray:
         masks = np.zeros((len(matchers), self.words), dtype=np.int32)
         if len(matchers) == 1:
-            matchers[0].unsafe_compute_mask_ptr(masks.ctypes.data, masks.nbytes)
+            matchers[0].inner.unsafe_compute_mask_ptr(masks.ctypes.data, masks.nbytes)
         else:
             self._executor.unsafe_compute_mask_ptr(
-                list(zip(matchers, range(len(matchers)))),
+                [(matcher.inner, i) for i, matcher in enumerate(matchers)],
                 masks.ctypes.data,
                 masks.nbytes // len(masks),
                 len(masks),
             )
         return masks
 
+    def _make_its_own(self, matcher: Matcher) -> None:
+        """A new automaton for a matcher, with nothing in it that others have said."""
+        with self._lock:
+            self._kept.pop(matcher.key, None)
+        matcher.inner = _matcher(self._tokenizer, *matcher.key)
+        matcher.shared = False
+        if matcher.said:
+            matcher.inner.consume_tokens(matcher.said)
+
+
+def _is_full(matcher: Matcher) -> bool:
+    """Whether the automaton has as many states as it may."""
+    return matcher.is_error() and "too many states" in matcher.get_error()
+
 
 class _Vocabulary:
-    """What the library asks of a tokenizer: the bytes of its tokens, and how the model would write a text. Where only one
-    text can come, the mask allows only the tokens that the model would write it with."""
+    """What the library asks of a tokenizer. It encodes nothing (`_NO_FORCING`), so there is only the plainest way."""
 
     bos_token_id = None
 
@@ -186,32 +291,7 @@ class _Vocabulary:
         self.eos_token_id = eos_token_ids[0]
         self.tokens = tokens + [b""] * (max(eos_token_ids) + 1 - len(tokens))
         self.special_token_ids = sorted({*tokenizer.special_ids, *eos_token_ids})
-        self._tokenizer = tokenizer
-        self._special = frozenset(self.special_token_ids)
-        self._single = {
-            token: i for i, token in enumerate(tokens) if len(token) == 1 and i not in self._special
-        }
+        self._single = {token: i for i, token in enumerate(tokens) if len(token) == 1}
 
-    def __call__(self, text: str) -> list[int]:
-        """Must not raise: the library cannot pass an exception on from here."""
-        if not isinstance(text, str):
-            raise TypeError("texts only")
-        for lead in ("", "\n"):  # many tokenizers put a space before a text, but not behind a new line
-            token_ids = self._tokenizer.encode(lead + text, add_special_tokens=False)
-            found = self._end_of(token_ids, text.encode())
-            if found is not None:
-                return found
-        return [self._single[part] for byte in text.encode() if (part := bytes([byte])) in self._single]
-
-    def _end_of(self, token_ids: list[int], text: bytes) -> list[int] | None:
-        """The last tokens, if they are this text and nothing else."""
-        size = 0
-        for start in range(len(token_ids), -1, -1):
-            if size == len(text):
-                found = token_ids[start:]
-                if b"".join(self.tokens[i] for i in found) == text and self._special.isdisjoint(found):
-                    return found
-                return None
-            if start:
-                size += len(self.tokens[token_ids[start - 1]])
-        return None
+    def __call__(self, text: bytes) -> list[int]:
+        return [self._single[part] for byte in text if (part := bytes([byte])) in self._single]

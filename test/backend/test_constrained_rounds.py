@@ -8,7 +8,6 @@ import random
 import re
 
 import pytest
-from llguidance import LLParserLimits
 from support.checkpoints import make_checkpoint
 from support.constrained import SCHEMAS
 from support.recording_device import LateArrival, RecordingDevice
@@ -18,7 +17,7 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import constraints, load_tokenizer
+from lightllm.tokenizer import constraint_limits, load_tokenizer
 
 ROWS, SLOTS = 6, 700
 LIMITS = SchedulerLimits(
@@ -242,11 +241,6 @@ def test_tokens_that_never_arrive_fail_both_rounds_and_nobody_suffers(config, al
     assert len(serving.failures) > 3
 
 
-def small_rows(*arguments):
-    """Limits with which a grammar that can be read in many ways ends in the middle of an output."""
-    return LLParserLimits(max_items_in_row=40, verbose_errors=False)
-
-
 ERRORS = {
     "a token that is not there": ('start: "a" <[99999999]>', "oken range", 0),
     "too many ways to read it": ('start: s\ns: s s s | s s | "a" | "b" | "c"', "items", 5),
@@ -257,7 +251,7 @@ ERRORS = {
 def test_a_constraint_that_cannot_be_followed_ends_its_request_only(config, alone, monkeypatch, name):
     """The Http Server sees most of them; a matcher may find out in the middle of an output."""
     grammar, message, said = ERRORS[name]
-    monkeypatch.setattr(constraints, "_limits", small_rows, raising=False)
+    monkeypatch.setitem(constraint_limits.PARSER_LIMITS, "max_items_in_row", 40)
     backend, device = start(config, late=True)
     params = SamplingParams(
         temperature=0.0, guided_grammar=grammar, max_new_tokens=90, logit_bias={2: -100.0}

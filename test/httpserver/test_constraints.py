@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support.fake_engine import FakeEngine
 
-from lightllm.sampling_params import CONSTRAINTS, MAX_CONSTRAINT_BYTES
+from lightllm.sampling_params import CONSTRAINTS
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}, "required": ["größe"]}
 SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
@@ -145,8 +145,12 @@ UNREADABLE: list[tuple[str, Any, str]] = [
     ("guided_grammar", "start: x", 'unknown name: "x"'),
     ("guided_grammar", "root ::= x", "Rule 'x' not found"),
     ("guided_grammar", "anything", "Expected ::="),
-    ("guided_json", "{", "EOF while parsing"),
-    ("guided_json", " ", "EOF while parsing"),
+    ("regular_constraint", r"[^\s\S]", "nothing can match it"),
+    ("guided_grammar", "start: start", "nothing can match it"),
+    ("guided_json", "{", "not JSON: Expecting property name"),
+    ("guided_json", " ", "not JSON: Expecting value"),
+    ("guided_json", "5", "a schema is a JSON object"),
+    ("guided_json", "[" * 60_000, "nested deeper than 64"),
     ("guided_json", {"type": "nonsense"}, "nonsense"),
     ("guided_json", {"type": "array", "uniqueItems": True}, "uniqueItems"),
     ("guided_json", {"not": {"type": "string"}}, "not"),
@@ -158,8 +162,8 @@ UNREADABLE: list[tuple[str, Any, str]] = [
     ("guided_json", {"$ref": "http://127.0.0.1:1/schema.json"}, "does not fetch"),
     ("guided_json", {"$ref": "file:///etc/hostname"}, "does not fetch"),
     ("guided_json", '{"const": "\\ud800"}', "hex escape"),
-    ("guided_json", {"const": float("nan")}, "expected value"),
-    ("guided_json", {"const": float("inf")}, "expected value"),
+    ("guided_json", {"const": float("nan")}, "NaN is no JSON value"),
+    ("guided_json", {"const": float("inf")}, "Infinity is no JSON value"),
     ("guided_json", {"const": 10**1000}, "number out of range"),
 ]  # fmt: skip
 VLLM = {"regular_constraint": "guided_regex"}
@@ -189,7 +193,7 @@ def test_what_cannot_be_obeyed_is_refused_and_says_why(
         ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar: guided_grammar "),
         ({"guided_regex": "("}, "guided_regex: regular_expression "),
         ({"guided_grammar": "start: x"}, "guided_grammar 'start: x' "),
-        ({"guided_choice": ["x" * 70_000]}, "guided_choice: guided_grammar has 70009 bytes, at most 65536"),
+        ({"guided_choice": ["x" * 70_000]}, "guided_choice: guided_grammar has 70009 bytes, at most 32768"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -250,9 +254,9 @@ def test_native_constraints_of_wrong_types(client: httpx.Client, path: str, name
 @pytest.mark.parametrize("path", NATIVE)
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_too_long(client: httpx.Client, path: str, name: str) -> None:
-    text = "ä" * (MAX_CONSTRAINT_BYTES // 2 + 1)
-    message, param = refusal(client, path, **{name: text})
-    assert message == f"{name} has 65538 bytes, at most 65536" and param == name
+    limit = {"regular_constraint": 16384, "guided_grammar": 32768, "guided_json": 65536}[name]
+    message, param = refusal(client, path, **{name: "ä" * (limit // 2 + 1)})
+    assert message == f"{name} has {limit + 2} bytes, at most {limit}" and param == name
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\x00", "\x7f\u2028\U0010ffff", 'a"b\\c\n/d'])

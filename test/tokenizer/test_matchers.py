@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -75,3 +76,42 @@ def test_a_constraint_that_cannot_be_read_makes_a_matcher_in_error(vocabulary):
 def test_what_was_said_against_the_constraint_makes_a_matcher_in_error(vocabulary):
     said = np.array(vocabulary.encode(b"b"), np.int32)
     assert vocabulary.matchers.open(SamplingParams(regular_constraint="a"), said).is_error()
+
+
+LAST_BUT_NINE = SamplingParams(regular_constraint="[ab]*a[ab]{9}")
+"""Its automaton has a state for each of the 1024 ways in which the last ten characters may have been."""
+
+
+def led(vocabulary, matchers, matcher, text):
+    for token in vocabulary.encode(text):
+        matchers.masks([matcher])
+        matcher.consume_token(token)
+
+
+def test_what_others_have_said_does_not_end_a_request(vocabulary, monkeypatch):
+    """Copies share an automaton that grows with what each of them says, and its size has a limit."""
+    limits = constraints.constraint_limits.PARSER_LIMITS | {"max_lexer_states": 600}
+    monkeypatch.setattr(constraints.constraint_limits, "PARSER_LIMITS", limits)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    modest, greedy = (matchers.open(LAST_BUT_NINE, NOTHING) for _ in range(2))
+    led(vocabulary, matchers, modest, b"bb")
+    dice = random.Random(1)
+    led(vocabulary, matchers, greedy, bytes(dice.choice(b"ab") for _ in range(3000)))
+    matchers.masks([greedy])
+    assert "too many states" in greedy.get_error()  # it has filled one of its own, too
+    led(vocabulary, matchers, modest, b"b" * 30 + b"aaabbb")
+    mask = matchers.masks([modest])
+    assert not modest.is_error() and not modest.shared
+    alone = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos)).open(LAST_BUT_NINE, NOTHING)
+    led(vocabulary, matchers, alone, b"b" * 32 + b"aaabbb")
+    np.testing.assert_array_equal(mask, matchers.masks([alone]))
+
+
+def test_an_automaton_is_shared_by_a_few_requests_only(vocabulary, monkeypatch):
+    made = []
+    matcher = constraints._matcher
+    monkeypatch.setattr(constraints, "_matcher", lambda *given: (made.append(given), matcher(*given))[1])
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    for _ in range(2 * constraints._COPIES + 1):
+        matchers.open(LAST_BUT_NINE, NOTHING)
+    assert len(made) == 3
