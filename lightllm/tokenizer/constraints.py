@@ -13,6 +13,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,8 @@ _JSON_OPTIONS = {"whitespace_pattern": r" |\r?\n[ \t]{0,64}"}
 _NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 """Where only one text can come, the model chooses among the tokens that it can be written with, as elsewhere; the library
 would choose them, and work out all of the text first, however long it is."""
+_ALONE_SECONDS = 0.0005
+"""For which one thread makes masks before others help."""
 _LABELS = {
     "regular_constraint": ("regular_expression", "parse_pattern_error"),
     "guided_grammar": ("guided_grammar", "compile_grammar_error"),
@@ -252,16 +255,16 @@ class Matchers:
         return masks
 
     def _masks(self, matchers: Sequence[Matcher]) -> np.ndarray:
+        """One after the other: most take some 10 us, and threads as long to wake up, much longer on a busy machine. Those
+        that are left when the time for that is up, at once."""
         masks = np.zeros((len(matchers), self.words), dtype=np.int32)
-        if len(matchers) == 1:
-            matchers[0].inner.unsafe_compute_mask_ptr(masks.ctypes.data, masks.nbytes)
-        else:
-            self._executor.unsafe_compute_mask_ptr(
-                [(matcher.inner, i) for i, matcher in enumerate(matchers)],
-                masks.ctypes.data,
-                masks.nbytes // len(masks),
-                len(masks),
-            )
+        size, until = self.words * masks.itemsize, time.perf_counter() + _ALONE_SECONDS
+        for i, matcher in enumerate(matchers):
+            if i and time.perf_counter() > until:
+                rest = [(other.inner, i + n) for n, other in enumerate(matchers[i:])]
+                self._executor.unsafe_compute_mask_ptr(rest, masks.ctypes.data, size, len(masks))
+                break
+            matcher.inner.unsafe_compute_mask_ptr(masks.ctypes.data + i * size, size)
         return masks
 
     def _make_its_own(self, matcher: Matcher) -> None:

@@ -77,12 +77,8 @@ def test_exactly_the_tokens_that_lead_to_a_match_are_allowed(vocabulary, languag
         }
         if b"" in rest:
             expected |= vocabulary.eos
-        allowed = vocabulary.allowed(matcher)
-        if b"" not in rest and len({after[0] for after in rest}) == 1:  # one way to go on, said in one way
-            assert allowed and allowed <= expected, (pattern, said)
-        else:
-            assert allowed == expected, (pattern, said)
-        token = dice.choice(sorted(allowed))
+        assert vocabulary.allowed(matcher) == expected, (pattern, said)
+        token = dice.choice(sorted(expected))
         assert matcher.consume_token(token)
         if token in vocabulary.eos:
             break
@@ -94,32 +90,17 @@ def test_exactly_the_tokens_that_lead_to_a_match_are_allowed(vocabulary, languag
 @pytest.mark.parametrize(
     "text", ["The quick brown fox", '{"result": 5}', "über déjà vu 世界", "def add(first, second):\n\treturn"]
 )
-def test_a_text_that_has_to_come_is_said_with_the_tokens_of_the_model(vocabulary, text):
-    """As it writes it behind other text: not byte by byte, and never with a special token."""
+def test_a_text_that_has_to_come_can_be_said_with_the_tokens_of_the_model(vocabulary, text):
+    """Those with which it writes it behind other text: nobody makes it spell byte by byte."""
     tokenizer = vocabulary.tokenizer
     expected = tokenizer.encode("\n" + text, add_special_tokens=False)
     while len(b"".join(map(tokenizer.token_bytes, expected))) > len(text.encode()):
         del expected[0]
-    said = []
     matcher = vocabulary.matchers.open(SamplingParams(regular_constraint=re.escape(text)), NOTHING)
-    while not (allowed := vocabulary.allowed(matcher)) & vocabulary.eos:
-        said.append(min(allowed, key=lambda i: (-len(vocabulary.tokens[i]), i)))
-        assert matcher.consume_token(said[-1])
-    assert b"".join(vocabulary.tokens[i] for i in said) == text.encode()
-    assert len(said) <= len(expected)
-
-
-def test_many_texts_that_have_to_come_are_written_at_once(vocabulary):
-    """Several threads ask the tokenizer while the main thread waits for them."""
-    texts = ["The quick", "hello", "<|user|>", "世界", "déjà"] * 8
-    opened = [
-        vocabulary.matchers.open(SamplingParams(regular_constraint=re.escape(text)), NOTHING)
-        for text in texts
-    ]
-    masks = vocabulary.matchers.masks(opened)
-    for text, mask in zip(texts, masks, strict=True):
-        allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
-        assert allowed and all(text.encode().startswith(vocabulary.tokens[i]) for i in allowed)
+    for token in expected:
+        assert token in vocabulary.allowed(matcher)
+        assert matcher.consume_token(token)
+    assert vocabulary.allowed(matcher) == vocabulary.eos
 
 
 # -- walks to the end

@@ -6,6 +6,7 @@ import json
 import random
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.constrained import NOTHING, SCHEMAS
@@ -35,7 +36,10 @@ def test_a_matcher_that_is_told_what_was_said_equals_one_that_was_led_there(voca
         assert led.consume_token(token) and told.consume_token(token)
 
 
-def test_many_masks_at_once_are_those_of_each_alone(vocabulary):
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_many_masks_at_once_are_those_of_each_alone(vocabulary, monkeypatch, seconds):
+    """Made by one thread or by many."""
+    monkeypatch.setattr(constraints, "_ALONE_SECONDS", seconds)
     params = [SamplingParams(regular_constraint=pattern) for pattern in PATTERNS]
     alone = [vocabulary.matchers.masks([vocabulary.matchers.open(p, NOTHING)])[0] for p in params]
     together = vocabulary.matchers.masks([vocabulary.matchers.open(p, NOTHING) for p in params])
