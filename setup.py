@@ -11,7 +11,8 @@ if version is None:
     raise SystemExit("lightllm/__init__.py names no __version__")
 
 BENCH = ["matplotlib>=3.9"]
-CONSTRAINTS = ["llguidance>=1.8,<2"]
+# Older ones can be made to ask for gigabytes, or let JSON have spaces without end.
+CONSTRAINTS = ["llguidance>=1.9,<2"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
 # An OpenMP runtime whose waiting threads yield the core: see lightllm/server/environment.py.
 CPU = ['intel-openmp>=2024.2,<2025; sys_platform == "linux" and platform_machine == "x86_64"']
