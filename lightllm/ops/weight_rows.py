@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -54,12 +55,23 @@ class WeightRows:
         row_bytes = max(1, math.prod(self.shape[1:]) * self.parts[0].element_size())
         step = max(1, _CHUNK_BYTES // row_bytes)
         last, above = first + len(out), 0
+        rounded = None
         for part in self.parts:
             begin, end = max(first, above), min(last, above + len(part))
             for start in range(begin, end, step):
                 stop = min(start + step, end)
                 rows = part[start - above : stop - above]
-                out[start - first : stop - first].copy_(rows.to(self.dtype))
+                place = out[start - first : stop - first]
+                if out.dtype == self.dtype or part.dtype == self.dtype:
+                    place.copy_(rows)
+                else:
+                    # One for all chunks: malloc makes a heap of many.
+                    rounded = (
+                        part.new_empty((step, *part.shape[1:]), dtype=self.dtype)
+                        if rounded is None
+                        else rounded
+                    )
+                    place.copy_(rounded[: len(rows)].copy_(rows))
                 self._forget(rows)
             above += len(part)
 
@@ -72,8 +84,11 @@ class WeightRows:
         """
         total, rest = self.shape[0], self.shape[1:]
         rows = min(rows, total)
-        with self._room(rows * math.prod(rest) * dtype.itemsize):
-            buffer = torch.empty((rows, *rest), dtype=dtype)
+        nbytes = rows * math.prod(rest) * dtype.itemsize
+        with self._room(nbytes + 2 * _CHUNK_BYTES):
+            # malloc would keep what is smaller than 32 MiB for later, in each thread; see mallopt(3).
+            memory = mmap.mmap(-1, max(1, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            buffer = torch.frombuffer(memory, dtype=dtype, count=nbytes // dtype.itemsize).view(rows, *rest)
             packed = []
             for first in range(0, total, rows):
                 piece = buffer[: min(rows, total - first)]

@@ -11,6 +11,7 @@ from support.model_zoo import NAMES, make_zoo_model
 from support.near_tie import assert_same_or_near_tie
 
 from lightllm.models.registry import load_model
+from lightllm.weights.checkpoint import open_checkpoint
 
 PROMPT = [(17 * i + 3) % 380 for i in range(70)]
 
@@ -37,3 +38,20 @@ def test_bfloat16_parts_from_the_reference_only_at_near_ties(
     assert_same_or_near_tie(
         tokens, expected, lambda step: zoo_model.reference(PROMPT + expected[:step])[-1], tolerance=3e-2
     )
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "gpt-oss"])
+def test_loading_takes_the_weights_and_at_most_one_tensor_more_of_the_device(
+    tmp_path: Path, name: str
+) -> None:
+    shape = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 3, "head_dim": 64}
+    make_zoo_model(tmp_path, name, "bfloat16", std=0.02, vocab_size=32768, **shape)
+    cuda = torch.device("cuda")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    model = load_model(str(tmp_path), data_type=None, device=cuda)
+    peak = torch.cuda.max_memory_allocated() - before
+    largest = open_checkpoint(str(tmp_path)).largest()
+    assert model.weight_bytes > 2 * largest
+    assert peak <= model.weight_bytes + largest
