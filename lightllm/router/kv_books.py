@@ -21,8 +21,9 @@ from lightllm.router.radix_cache import RadixCache, common_length
 from lightllm.router.request import Request
 from lightllm.router.token_memory import TokenMemory
 
-EVICT_AT_ONCE = 1024
-"""Cached tokens, at most 1/64 of the memory: small bites would crumble it, and come back every round."""
+EVICT_LEAST, EVICT_MOST = 1024, 8192
+"""Cached tokens that are evicted at once: 1/128 of the memory within these bounds, but 1/64 of a small one. Small bites would
+crumble it, and come back every round."""
 
 
 class CachedPrefix(NamedTuple):
@@ -47,7 +48,8 @@ class KvBooks:
             self._evict,
             lambda: self.cache.evictable,
         )
-        self._evict_at_once = min(EVICT_AT_ONCE, limits.max_total_token_num // 64)
+        slots = limits.max_total_token_num
+        self._evict_at_once = min(slots // 64, min(max(EVICT_LEAST, slots // 128), EVICT_MOST))
         self._enabled = limits.prompt_cache
         self._worth_waiting = limits.worth_waiting
 
