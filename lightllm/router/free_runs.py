@@ -19,6 +19,7 @@ class FreeRuns:
         self._starts = np.zeros(1 if capacity else 0, dtype=np.int64)
         self._ends = np.full_like(self._starts, capacity)
         self._added: list[tuple[np.ndarray, np.ndarray]] = []
+        self._added_runs: list[tuple[int, int]] = []
         self._added_slots: list[np.ndarray] = []
         self._longest = capacity
         """No run has more slots."""
@@ -43,7 +44,8 @@ class FreeRuns:
     def add_run(self, start: int, end: int) -> None:
         """Returns a run, which may be empty."""
         if start < end:
-            self.add(np.array([start]), np.array([end]))
+            self.total += end - start
+            self._added_runs.append((start, end))
 
     def longest(self) -> int:
         """Slots of the longest run; 0 if nothing is free."""
@@ -71,9 +73,11 @@ class FreeRuns:
 
     def take_after(self, place: int, want: int) -> int:
         """Takes up to `want` slots from the run that begins exactly at `place` (0: nowhere); how many there were."""
+        if not place:
+            return 0
         self._settle()
         at = int(self._starts.searchsorted(place))
-        if not place or at == len(self._starts) or self._starts[at] != place:
+        if at == len(self._starts) or self._starts[at] != place:
             return 0
         taken = min(want, int(self._ends[at]) - place)
         self._starts[at] += taken
@@ -90,8 +94,9 @@ class FreeRuns:
         there = (self._starts[at] == places) & (places > 0)
         lengths = self._ends[at] - places
         taken = np.where(wants <= lengths, wants, np.minimum(lengths, align - places % align)) * there
-        np.add.at(self._starts, at, taken)
-        self._taken(int(taken.sum()))
+        if there.any():
+            self._starts[at[there]] += taken[there]
+            self._taken(int(taken.sum()))
         return taken
 
     def take_first(self, count: int, align: int) -> tuple[np.ndarray, int]:
@@ -159,6 +164,10 @@ class FreeRuns:
             self._added.append(
                 (np.append(slots[:1], slots[last + 1]), np.append(slots[last], slots[-1:]) + 1)
             )
+        if self._added_runs:
+            runs = np.array(self._added_runs)
+            self._added_runs.clear()
+            self._added.append((runs[:, 0], runs[:, 1]))
         if not self._added:
             return
         starts = np.concatenate([self._starts, *(starts for starts, _ in self._added)])

@@ -2,6 +2,8 @@
 
 decode   nothing changes: everybody decodes
 full     memory is always full and requests of ShareGPT's mean lengths wait, so that in each round some end and others enter
+rush     the same where rows are short and not memory: half of it is prefix cache, of which each round evicts some, and
+         waits are predicted for --ttft_slo, as in the rush hour of the simulator's synthetic:day
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lightllm.protocol.rounds import Round, RoundResult
 from lightllm.router.scheduler import Scheduler, SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
+LOADS = ("decode", "full", "rush")
 EOS, WORD = 2, 7
 BUDGET, BUDGET_PER_ROW = 150.0, 1.5
 """Microseconds."""
@@ -60,7 +63,7 @@ class Load:
         sampled = round_.samples == 1
         ends = round_.kv_len[sampled] == self._last[round_.rows[sampled]]
         tokens = np.where(ends, EOS, WORD).astype(np.int32)
-        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32))
+        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32), seconds=0.05)
 
 
 class Stopwatch:
@@ -92,13 +95,15 @@ class Stopwatch:
         self._elapsed = 0.0
 
 
-def measure_full(rows: int, rounds: int, policy: str, watch: Stopwatch) -> tuple[float, float, int]:
+def measure_busy(
+    rows: int, rounds: int, policy: str, rush: bool, watch: Stopwatch
+) -> tuple[float, float, int]:
     """(mean running requests, share of the slots in use, pauses) over `rounds` rounds after the memory has filled."""
-    capacity = rows * MEAN_HELD
+    capacity = rows * MEAN_HELD * (2 if rush else 1)
     limits = SchedulerLimits(
-        max_total_token_num=capacity, max_req_total_len=4096, running_max_req_size=4 * rows,
+        max_total_token_num=capacity, max_req_total_len=4096, running_max_req_size=rows if rush else 4 * rows,
         batch_max_tokens=5120, chunked_prefill_size=4096, max_waiting_requests=1000, eos_token_ids=[EOS],
-        schedule_policy=policy,
+        schedule_policy=policy, ttft_slo=1e6 if rush else 0.0,
     )  # fmt: skip
     scheduler = Scheduler(limits)
     load = Load(scheduler)
@@ -154,7 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--repeat", type=int, default=3, help="rounds are the same each time: the least of each counts"
     )
-    parser.add_argument("--load", choices=("decode", "full"), nargs="+", default=["decode", "full"])
+    parser.add_argument("--load", choices=LOADS, nargs="+", default=LOADS)
     parser.add_argument("--policy", default="past_future")
     parser.add_argument("--profile", action="store_true", help="where the time goes; distorts the figures")
     options = parser.parse_args()
@@ -171,10 +176,11 @@ def main() -> None:
             repeats = []
             for _ in range(1 if options.profile else options.repeat):
                 watch = Stopwatch(profile)
-                if load == "full":
-                    running, memory, pauses = measure_full(rows, options.rounds, options.policy, watch)
-                else:
+                if load == "decode":
                     measure_decode(rows, options.rounds, watch)
+                else:
+                    rush = load == "rush"
+                    running, memory, pauses = measure_busy(rows, options.rounds, options.policy, rush, watch)
                 repeats.append(watch.rounds)
             took = np.min(repeats, axis=0)
             print(f"{load:8}{running:9.0f}{memory:8.2f}{pauses:8d}{took.mean():9.0f}{np.median(took):8.0f}"
