@@ -215,7 +215,7 @@ class Builder:
         embed = self.embedding(embedding)
         if self.config.tie_word_embeddings:
             self.reader.ignore(f"{self.prefix}{head}.weight")
-        weight = embed.weight if self.config.tie_word_embeddings else self._vocab(head)
+        weight = self._of([embed.weight]) if self.config.tie_word_embeddings else self._vocab(head)
         return embed, self.keep(LmHead(weight, self.config.vocab_size, self.group))
 
     def _rms_norm(self, weight: WeightRows) -> RMSNorm:
@@ -250,7 +250,10 @@ class Builder:
         return self._of(self.reader.read(self.prefix + name, shape, parts))
 
     def _of(self, parts: Sequence[torch.Tensor]) -> WeightRows:
-        return WeightRows(parts, self.dtype, self.device, self.reader.forget, self.reader.room)
+        reader = self.reader
+        return WeightRows(
+            parts, self.dtype, self.device, reader.forget, reader.room, room_bytes=reader.room.limit
+        )
 
     def keep(self, layer: _Layer) -> _Layer:
         """Counts a layer's bytes (`nbytes`) among the model's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -30,10 +31,12 @@ class WeightRows:
         device: torch.device,
         forget: Callable[[torch.Tensor], None] = lambda rows: None,
         room: Callable[[int], AbstractContextManager[None]] = lambda nbytes: contextlib.nullcontext(),
+        room_bytes: int = sys.maxsize,
     ) -> None:
-        """forget: is told which rows have been fetched; room: is entered for as long as a copy of so many bytes lives."""
+        """forget: is told which rows have been fetched; room: is entered for as long as a copy of so many bytes lives;
+        room_bytes: how many there are for all copies."""
         self.parts, self.dtype, self.device = list(parts), dtype, device
-        self._forget, self._room = forget, room
+        self._forget, self._room, self._room_bytes = forget, room, room_bytes
 
     @property
     def shape(self) -> torch.Size:
@@ -42,13 +45,25 @@ class WeightRows:
 
     def view(self, *parts: torch.Tensor) -> WeightRows:
         """Other views of what these are views of, or of what was made from it."""
-        return WeightRows(parts, self.dtype, self.device, self._forget, self._room)
+        return WeightRows(parts, self.dtype, self.device, self._forget, self._room, self._room_bytes)
+
+    @property
+    def piece_bytes(self) -> int:
+        """The largest piece worth packing at once: it leaves room for a smaller weight of another thread. Where tensors are
+        small, 16 MiB."""
+        return max(4 * _CHUNK_BYTES, self._room_bytes * 3 // 4 - 2 * _CHUNK_BYTES)
 
     def load(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A new tensor of all rows on `device`; dtype: widened to it after rounding, None: `self.dtype`."""
         whole = torch.empty(self.shape, dtype=dtype or self.dtype, device=self.device)
         self.copy_to(whole)
         return whole
+
+    def on_device(self) -> torch.Tensor:
+        """The same for a device other than the CPU; what is there already is not copied."""
+        part = self.parts[0]
+        there = len(self.parts) == 1 and part.device == self.device and part.dtype == self.dtype
+        return part if there else self.load()
 
     def copy_to(self, out: torch.Tensor, first: int = 0) -> None:
         """Writes rows [first, first + len(out)) to `out`, which may be on any device and of a wider dtype."""

@@ -16,8 +16,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.linear import pack_linear
+from lightllm.ops.linear import PackedLinear, pack_linear
 from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, SideBySide
+from lightllm.ops.weight_rows import WeightRows
 
 TURNS = 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--out_features", type=int, default=5632)
     parser.add_argument("--in_features", type=int, default=2048)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    parser.add_argument("--room_mib", type=int, default=250, help="the largest tensor, which bounds pieces")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parser.parse_args()
@@ -46,8 +48,9 @@ def main() -> None:
     }
     if "fbgemm" in torch.backends.quantized.supported_engines:
         forms["fp16 packed"] = (torch.float32, [Fp16PackedLinear(w, None) for w in halves])
-        if isinstance(pack_linear(halves[0], None), SideBySide):
-            forms["fp16 pieces"] = (torch.float32, [pack_linear(w, None) for w in halves])
+        pieces = [in_pieces(w, args.room_mib << 20) for w in halves]
+        if isinstance(pieces[0], SideBySide):
+            forms["fp16 pieces"] = (torch.float32, list(pieces))
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         forms["bf16 oneDNN"] = (torch.bfloat16, [OneDnnLinear(w, None) for w in halves])
     print(
@@ -60,6 +63,10 @@ def main() -> None:
         print(
             f"{rows:>5}" + "".join(f"{ms:>13.2f}{'*' if ms == fastest else ' '}" for ms in measured.values())
         )
+
+
+def in_pieces(weight: torch.Tensor, room_bytes: int) -> PackedLinear:
+    return pack_linear(WeightRows([weight], weight.dtype, weight.device, room_bytes=room_bytes), None)
 
 
 @torch.inference_mode()

@@ -1,5 +1,8 @@
 """Every form of a linear layer against float64, for any number of rows; SwiGLU, GeGLU and embedding."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,8 @@ from lightllm.ops.gelu_and_mul import gelu_and_mul
 from lightllm.ops.linear import activation_dtype, linear, pack_linear
 from lightllm.ops.silu_and_mul import silu_and_mul
 from lightllm.ops.torch import linear as torch_linear
-from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PlainLinear, SideBySide
+from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PackedLinear, PlainLinear, SideBySide
+from lightllm.ops.weight_rows import WeightRows
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -57,7 +61,7 @@ def test_weights_beyond_fp16_keep_their_value() -> None:
 def test_pieces_of_a_weight_equal_the_product(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bias: bool, shape: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(torch_linear, "_PIECE_WEIGHTS", 2048)
+    monkeypatch.setattr(WeightRows, "piece_bytes", 8192)
     monkeypatch.setattr(torch_linear, "_PIECE_OUTPUTS", 40)
     weight = torch.randn(shape).to(dtype)
     offset = torch.randn(shape[0]).to(dtype) if bias else None
@@ -70,8 +74,30 @@ def test_pieces_of_a_weight_equal_the_product(
         assert relative_error(linear(x, packed), expected) < TOLERANCE[dtype]
 
 
+def test_pieces_are_as_small_as_the_room_for_copies() -> None:
+    weight, sizes = torch.randn(2560, 2048, dtype=torch.bfloat16), list[int]()
+
+    @contextmanager
+    def room(nbytes: int) -> Iterator[None]:
+        sizes.append(nbytes)
+        yield
+
+    def packed(room_bytes: int) -> PackedLinear:
+        return pack_linear(WeightRows([weight], weight.dtype, CPU, room=room, room_bytes=room_bytes), None)
+
+    assert not isinstance(packed(1 << 30), SideBySide)
+    assert isinstance(packed(20 << 20), SideBySide)
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_a_weight_that_is_on_the_device_is_not_copied() -> None:
+    weight = torch.empty(8, 4, dtype=torch.bfloat16, device="meta")
+    packed = pack_linear(weight, None)
+    assert isinstance(packed, PlainLinear) and packed.weight is weight
+
+
 def test_the_piece_that_is_beyond_fp16_keeps_its_value_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_linear, "_PIECE_WEIGHTS", 1024)
+    monkeypatch.setattr(WeightRows, "piece_bytes", 4096)
     monkeypatch.setattr(torch_linear, "_PIECE_OUTPUTS", 64)
     weight = torch.randn(192, 16).bfloat16()
     weight[100] = 1e6
