@@ -36,15 +36,8 @@ class RoundMasks:
     """int32 [c, words]: as `Matchers.masks` makes them."""
     errors: dict[int, str]
     """Position among all rows of the round that sample -> why this one cannot go on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Awaited:
-    """Tokens on their way to the host, and who has to hear them."""
-
-    arrival: Arrival
-    positions: list[int]
-    matchers: list[Matcher]
+    matchers: dict[int, Matcher] = dataclasses.field(default_factory=dict)
+    """Likewise, of those that go on: who has to hear the token."""
 
 
 class ConstraintMasks:
@@ -55,7 +48,8 @@ class ConstraintMasks:
         self._thread = deep_threads(1, "constraints")
         self._maker = self._thread.submit(load)
         self._rows: dict[int, Future[Matcher]] = {}
-        self._awaited: _Awaited | None = None
+        self._awaited: tuple[Arrival, dict[int, Matcher]] | None = None
+        """Tokens on their way to the host, and who has to hear them."""
 
     def wait_until_loaded(self) -> None:
         """Raises what `load` raised."""
@@ -77,38 +71,32 @@ class ConstraintMasks:
             return None
         self._hear()
         maker = self._maker.result()
-        opened: list[Matcher] = []
+        opened: dict[int, Matcher] = {}
         errors: dict[int, str] = {}
         for position, row in zip(constrained.positions, constrained.rows.tolist(), strict=True):
             try:
-                opened.append(self._rows[row].result())
+                opened[position] = self._rows[row].result()
             except Exception as error:  # of this request, not of the round
                 errors[position] = str(error) or type(error).__name__
-        if isinstance(maker, str):
-            return RoundMasks(np.full((len(constrained.positions), 1), _ANYTHING, dtype=np.int32), errors)
-        bits = np.full((len(constrained.positions), maker.words), _ANYTHING, dtype=np.int32)
-        if opened:
-            good = [i for i, position in enumerate(constrained.positions) if position not in errors]
-            masks = maker.masks(opened)
-            for i, matcher, mask in zip(good, opened, masks, strict=True):
-                if matcher.is_error():
-                    errors[constrained.positions[i]] = _message(matcher)
-                elif not _allows_any(mask, vocab_size):
-                    errors[constrained.positions[i]] = "no token of the model's vocabulary can come next"
-                else:
-                    bits[i] = mask
-        return RoundMasks(bits, errors)
+        words = 1 if isinstance(maker, str) else maker.words
+        bits = np.full((len(constrained.positions), words), _ANYTHING, dtype=np.int32)
+        if isinstance(maker, str) or not opened:
+            return RoundMasks(bits, errors)
+        place = {position: i for i, position in enumerate(constrained.positions)}
+        for (position, matcher), mask in zip(opened.items(), maker.masks(list(opened.values())), strict=True):
+            if matcher.is_error():
+                errors[position] = _message(matcher)
+            elif not _allows_any(mask, vocab_size):
+                errors[position] = "no token of the model's vocabulary can come next"
+            else:
+                bits[place[position]] = mask
+        going_on = {position: matcher for position, matcher in opened.items() if position not in errors}
+        return RoundMasks(bits, errors, going_on)
 
-    def expect(self, constrained: Constrained | None, masks: RoundMasks | None, arrival: Arrival) -> None:
-        """The tokens of these rows are the first array that `arrival` brings."""
-        if constrained is None or masks is None:
-            return
-        heard = [
-            (position, self._rows[row].result())
-            for position, row in zip(constrained.positions, constrained.rows.tolist(), strict=True)
-            if position not in masks.errors
-        ]
-        self._awaited = _Awaited(arrival, [position for position, _ in heard], [m for _, m in heard])
+    def expect(self, masks: RoundMasks | None, arrival: Arrival) -> None:
+        """The tokens of the round with these masks are the first array that `arrival` brings."""
+        if masks is not None:
+            self._awaited = arrival, masks.matchers
 
     def resync(self) -> None:
         """After a failed round: its rows are joined anew, and what it has not brought is void."""
@@ -121,8 +109,9 @@ class ConstraintMasks:
         awaited, self._awaited = self._awaited, None
         if awaited is None:
             return
-        tokens = awaited.arrival.arrays()[0]
-        for position, matcher in zip(awaited.positions, awaited.matchers, strict=True):
+        arrival, matchers = awaited
+        tokens = arrival.arrays()[0]
+        for position, matcher in matchers.items():
             matcher.consume_token(int(tokens[position]))
 
     def _open(self, join: JoinRow) -> Matcher:

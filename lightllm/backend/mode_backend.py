@@ -209,7 +209,7 @@ class ModeBackend:
                 tensors += [prompt_top.token_ids, prompt_top.logprobs]
         arrival = self.device.download(tensors)
         self.rows.keep_tokens(plan, self.ranks.group.broadcast(sampled.token_ids))
-        self.constraints.expect(plan.constrained, masks, arrival)
+        self.constraints.expect(masks, arrival)
         errors = {} if masks is None else masks.errors
         return SubmittedRound(
             self.round_took, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts, errors

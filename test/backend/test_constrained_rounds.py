@@ -10,7 +10,7 @@ import re
 import pytest
 from support.checkpoints import make_checkpoint
 from support.constrained import SCHEMAS
-from support.recording_device import LateArrival, RecordingDevice
+from support.recording_device import LateArrival, RecordingDevice, start_recorded
 from support.rounds_to_end import Serving, Wanted
 
 from lightllm.backend.mode_backend import ModeBackend
@@ -120,19 +120,9 @@ def test_every_output_obeys_its_constraint(backend, tokenizer, alone):
     assert ended >= 5
 
 
-def start(config, late=False, **options):
-    device = RecordingDevice(late)
-    backend = ModeBackend(
-        dataclasses.replace(config, **options), 0, 1, open_device=lambda name, index: device
-    )
-    backend.init_model()
-    device.under_way.clear()  # what the rehearsal has read
-    return backend, device
-
-
 @pytest.mark.parametrize("graphs", [True, False])
 def test_one_round_ahead_of_late_results_gives_the_same_tokens(config, alone, graphs):
-    backend, device = start(config, late=True, disable_cudagraph=not graphs)
+    backend, device = start_recorded(config, late=True, disable_cudagraph=not graphs)
     serving = Serving(backend, LIMITS, late=device.deliver)
     assert serving.run(crowd()) == alone
     assert not serving.failures and (device.replays > 20) == graphs
@@ -155,7 +145,7 @@ def test_crowded_rounds_give_the_same_tokens(config, backend, alone, name, late)
     """Rows that leave and join again with what they have said, wait for their turn, or follow each other."""
     device = None
     if late:
-        backend, device = start(config, late=True)
+        backend, device = start_recorded(config, late=True)
     serving = Serving(
         backend, dataclasses.replace(LIMITS, **CROWDED[name]), late=device.deliver if device else lambda: None
     )
@@ -165,7 +155,7 @@ def test_crowded_rounds_give_the_same_tokens(config, backend, alone, name, late)
 
 def test_rows_that_others_have_left_in_the_middle_of_a_round_start_anew(config, alone):
     """Clients go away while tokens are under way, and their rows are taken at once."""
-    backend, device = start(config, late=True)
+    backend, device = start_recorded(config, late=True)
     dice = random.Random(3)
     wanted = [
         dataclasses.replace(w, abort_after=dice.randrange(1, 25) if dice.random() < 0.5 else None)
@@ -203,7 +193,7 @@ def failing(method, every, after):
 )
 def test_a_round_that_fails_is_repeated_and_nobody_suffers(config, alone, monkeypatch, place, after):
     """Before its masks are made, when matchers have heard the last tokens, and when its own tokens are sampled."""
-    backend, _ = start(config, late=True)
+    backend, _ = start_recorded(config, late=True)
     owner, name = {
         "forward": (backend.model, "forward"),
         "masks": (backend.constraints, "masks"),
@@ -252,7 +242,7 @@ def test_a_constraint_that_cannot_be_followed_ends_its_request_only(config, alon
     """The Http Server sees most of them; a matcher may find out in the middle of an output."""
     grammar, message, said = ERRORS[name]
     monkeypatch.setitem(constraint_limits.PARSER_LIMITS, "max_items_in_row", 40)
-    backend, device = start(config, late=True)
+    backend, device = start_recorded(config, late=True)
     params = SamplingParams(
         temperature=0.0, guided_grammar=grammar, max_new_tokens=90, logit_bias={2: -100.0}
     )

@@ -183,8 +183,8 @@ def test_an_error_of_one_row_leaves_the_masks_of_the_others_as_they_are(vocabula
         np.testing.assert_array_equal(found.bits[[0, 2, 4]], expected.bits)
         failed |= set(found.errors)
         assert 1 in found.errors and not expected.errors
-        masks.expect(rows, found, Arrived([said]))
-        good.expect(constrained(0, 2, 4), expected, Arrived([said[[0, 2, 4]]]))
+        masks.expect(found, Arrived([said]))
+        good.expect(expected, Arrived([said[[0, 2, 4]]]))
     assert failed == {1, 3} == set(found.errors)
 
 
@@ -193,7 +193,7 @@ def test_tokens_under_way_are_for_those_who_said_them(vocabulary):
     masks = ConstraintMasks(lambda: vocabulary.matchers)
     masks.join(join(2, "ax|by"))
     first = masks.masks(constrained(2), 10**6)
-    masks.expect(constrained(2), first, Arrived([np.array([vocabulary.single[ord("b")]])]))
+    masks.expect(first, Arrived([np.array([vocabulary.single[ord("b")]])]))
     masks.leave(2)
     masks.join(join(2, "ax|by", [vocabulary.single[ord("a")]]))
     found = masks.masks(constrained(2), 10**6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import make_checkpoint
-from support.recording_device import RecordingDevice
+from support.recording_device import RecordingDevice, start_recorded
 from support.rounds_to_end import Serving, Wanted
 
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
@@ -36,19 +36,9 @@ def config(tmp_path_factory):
     )  # fmt: skip
 
 
-def start(config, late=False, **options):
-    device = RecordingDevice(late)
-    backend = ModeBackend(
-        dataclasses.replace(config, **options), 0, 1, open_device=lambda name, index: device
-    )
-    backend.init_model()
-    device.under_way.clear()  # what the rehearsal has read
-    return backend, device
-
-
 @pytest.fixture(scope="module")
 def graphs(config):
-    return start(config)
+    return start_recorded(config)
 
 
 def crowd(seed=0, count=25):
@@ -91,7 +81,7 @@ def test_sizes_are_dense_then_stepped_and_end_with_the_largest():
 
 def test_every_size_is_captured_once_and_the_option_switches_it_off(config, graphs):
     assert len(graphs[1].graphs) == len(graph_sizes(LARGEST, 2, 2))
-    assert start(config, disable_cudagraph=True)[1].graphs == []
+    assert start_recorded(config, disable_cudagraph=True)[1].graphs == []
 
 
 def test_the_largest_graph_is_captured_first_and_each_is_announced(config, monkeypatch):
@@ -107,7 +97,7 @@ def test_the_largest_graph_is_captured_first_and_each_is_announced(config, monke
 
 
 def test_no_graph_is_larger_than_there_are_rows(config):
-    assert len(start(config, graph_max_batch_size=99)[1].graphs) == len(graph_sizes(ROWS, 2, 2))
+    assert len(start_recorded(config, graph_max_batch_size=99)[1].graphs) == len(graph_sizes(ROWS, 2, 2))
 
 
 def test_no_garbage_is_collected_inside_a_capture(config, monkeypatch):
@@ -115,7 +105,7 @@ def test_no_garbage_is_collected_inside_a_capture(config, monkeypatch):
     monkeypatch.setattr(
         RecordingDevice, "capture", lambda self, work: (seen.append(gc.isenabled()), work(), work)[-1]
     )
-    start(config)
+    start_recorded(config)
     assert seen and not any(seen)
     assert gc.isenabled()
 
@@ -222,7 +212,7 @@ def test_a_batch_beyond_the_largest_graph_is_computed_without_one(graphs):
 
 @pytest.mark.parametrize("disable", [False, True])
 def test_one_round_ahead_of_late_results_gives_the_same_tokens(config, expected, disable):
-    backend, device = start(config, late=True, disable_cudagraph=disable)
+    backend, device = start_recorded(config, late=True, disable_cudagraph=disable)
     most = 0
 
     def deliver():
@@ -236,7 +226,7 @@ def test_one_round_ahead_of_late_results_gives_the_same_tokens(config, expected,
 
 
 def test_a_round_that_fails_on_arrival_takes_the_next_one_with_it_and_nobody_suffers(config, expected):
-    backend, device = start(config, late=True)
+    backend, device = start_recorded(config, late=True)
     deliveries = 0
 
     def deliver():
@@ -256,7 +246,7 @@ def test_a_round_that_fails_on_arrival_takes_the_next_one_with_it_and_nobody_suf
 
 
 def test_out_of_memory_in_a_round_is_retried_smaller_and_fails_nobody(config, expected, monkeypatch):
-    backend, _ = start(config)
+    backend, _ = start_recorded(config)
     forward = backend.model.forward
     refused = []
 
@@ -279,4 +269,4 @@ def test_out_of_memory_while_graphs_are_captured_names_the_options(config, monke
 
     monkeypatch.setattr(RecordingDevice, "capture", exhausted)
     with pytest.raises(DeviceError, match="--mem_fraction.*--graph_max_batch_size"):
-        start(config)
+        start_recorded(config)

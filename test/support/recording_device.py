@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 
 from lightllm.backend.device import Arrived, CpuDevice
+from lightllm.backend.mode_backend import ModeBackend
+from lightllm.config import ServerConfig
 
 
 class RecordedGraph:
@@ -81,3 +84,16 @@ class RecordingDevice(CpuDevice):
     @property
     def replays(self) -> int:
         return sum(graph.replays for graph in self.graphs)
+
+
+def start_recorded(
+    config: ServerConfig, late: bool = False, **options: object
+) -> tuple[ModeBackend, RecordingDevice]:
+    """A backend with these options on a device of its own."""
+    device = RecordingDevice(late)
+    backend = ModeBackend(
+        dataclasses.replace(config, **options), 0, 1, open_device=lambda name, index: device
+    )
+    backend.init_model()
+    device.under_way.clear()  # what the rehearsal has read
+    return backend, device
