@@ -90,14 +90,13 @@ class TokenMemory:
     def take_one_each(self, rows: np.ndarray) -> np.ndarray:
         """int32 [n]: one slot for each of `rows` (int64 [n], distinct). The caller has checked `free`."""
         slots, held = self._next[rows], self._count[rows]
-        full = slots >= self._end[rows]
+        full = (slots >= self._end[rows]).nonzero()[0]
         # Rows with room first: claiming for a full one may take the claim of another.
-        if full.all():
-            slots = self._claim_one_each(rows)
-        else:
-            self._next[rows] = slots + ~full
-            if full.any():
-                slots[full] = self._claim_one_each(rows[full])
+        self._next[rows] = slots + 1
+        if len(full):
+            others = rows[full]
+            self._next[others] = slots[full]
+            slots[full] = self._claim_one_each(others)
         self._table[rows, held] = slots
         self._count[rows] = held + 1
         self.used += len(rows)
@@ -190,14 +189,17 @@ class TokenMemory:
             slots, missing, want = slots[count:], missing - count, want - following
         if not missing:
             return
-        start = runs.take_fitting(want)
-        if start is None:
+        found = runs.take_fitting(want)
+        if found is None:
             size = max(missing, min(want, share))
-            self._make_room(size, 1, missing)
-            start, want = runs.take_fitting(size), size
-        if start is not None:
+            found = runs.take_fitting(size, share)
+            if found is None:
+                self._make_room(size, 1, missing)
+                found = runs.take_fitting(size, share)
+        if found is not None:
+            start, end = found
             slots[:] = np.arange(start, start + missing)
-            self._next[row], self._end[row] = start + missing, start + want
+            self._next[row], self._end[row] = start + missing, end
         else:
             slots[:], end = runs.take_first(missing, share)
             self._next[row], self._end[row] = slots[-1] + 1, end
@@ -209,22 +211,28 @@ class TokenMemory:
             return self._take_any(len(rows))
         places = self._end[rows]
         wants = np.maximum(self._wanted[rows] - self._count[rows], 1)
-        lengths = runs.take_following(places, wants, share)
-        longest = runs.longest()
-        for i in np.flatnonzero((lengths == 0) & (wants <= longest)).tolist():
-            start = runs.take_fitting(int(wants[i]))
-            if start is not None:
-                places[i], lengths[i] = start, wants[i]
-        homeless = lengths == 0
-        self._next[rows], self._end[rows] = places + 1, places + lengths  # so that nobody takes these
-        if homeless.any():
-            count = int(homeless.sum())
-            self._next[rows[homeless]] = self._end[rows[homeless]]
-            self._make_room(share, count, count)
-            starts, ends = runs.take_pieces(count, min(share, _power_of_two(runs.total // count)))
-            self._next[rows[homeless]], self._end[rows[homeless]] = starts + 1, ends
+        ends = places + runs.take_following(places, wants, share)
+        for i in ((ends == places) & (wants <= runs.no_longer_than)).nonzero()[0].tolist():
+            found = runs.take_fitting(int(wants[i]))
+            if found is not None:
+                places[i], ends[i] = found
+        homeless = (ends == places).nonzero()[0]
+        ends[homeless] = places[homeless] + 1  # claim nothing
+        self._next[rows], self._end[rows] = places + 1, ends  # so that nobody takes these
+        if len(homeless):
+            starts, size = self._take_blocks(len(homeless), share)
             places[homeless] = starts
+            self._next[rows[homeless]], self._end[rows[homeless]] = starts + 1, starts + size
         return places
+
+    def _take_blocks(self, count: int, size: int) -> tuple[np.ndarray, int]:
+        """(starts, int64 [count]; slots of each) of runs of `size` slots, or fewer where there are not enough of these."""
+        runs = self._runs
+        if not runs.has_blocks(count):
+            runs.join_blocks()
+            self._make_room(size, count, count)
+            runs.cut_blocks(count, size)
+        return runs.take_blocks(count)
 
     def _take_any(self, count: int) -> np.ndarray:
         """int [count]: free slots, wherever they are."""
@@ -232,14 +240,13 @@ class TokenMemory:
         return self._runs.take_any(count)
 
     def _make_room(self, size: int, count: int, least: int) -> None:
-        """Brings about `count` free runs of `size` slots by evicting cached ones, if a few attempts can do that; and at
-        least `least` slots in all, by taking halves of the longest claims."""
+        """Evicts cached slots where `count` runs of `size` slots are wanted, and there are not so many slots or no such run:
+        once, for what is evicted need not be neighbours. Makes at least `least` slots free, by taking halves of the longest
+        claims."""
         runs = self._runs
-        for _ in range(3):
-            missing = max(size * count - runs.total, size if size > 1 and runs.longest() < size else 0)
-            if missing <= 0 or not self._evictable() or not len(evicted := self._evict(missing)):
-                break
-            self.reclaim(evicted)
+        missing = max(size * count - runs.uncut, size if size > 1 and runs.longest() < size else 0)
+        if missing > 0 and self._evictable():
+            self.reclaim(self._evict(missing))
         while runs.total < least:
             claims = self._end - self._next
             order = np.argsort(-claims, kind="stable")

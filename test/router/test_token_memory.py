@@ -113,6 +113,42 @@ def test_neighbouring_free_runs_are_merged():
     assert list(runs) == [(0, 10)] and runs.total == runs.longest() == 10
 
 
+def crumbled() -> FreeRuns:
+    """Of 64 slots [0, 3), [5, 8), [14, 33) and [40, 64) are free: four whole blocks of 8."""
+    runs = FreeRuns(64)
+    runs.take_first(64, 1)
+    runs.add(np.array([0, 5, 14, 40]), np.array([3, 8, 33, 64]))
+    return runs
+
+
+def test_blocks_are_whole_and_some_are_cut_for_later():
+    runs = crumbled()
+    runs.cut_blocks(2, 8)
+    assert runs.total == 49 and runs.has_blocks(2)
+    starts, size = runs.take_blocks(2)
+    assert starts.tolist() == [16, 24] and size == 8 and runs.total == 33
+    assert list(runs) == [(0, 3), (5, 8), (14, 16), (32, 33), (40, 64)]
+
+
+def test_where_there_are_not_enough_blocks_they_are_half_as_long():
+    runs = crumbled()
+    runs.cut_blocks(7, 8)
+    starts, size = runs.take_blocks(7)
+    assert size == 4 and starts.tolist() == [16, 20, 24, 28, 40, 44, 48]
+    runs.join_blocks()
+    runs.cut_blocks(21, 8)
+    assert runs.take_blocks(21)[1] == 1 and runs.total == 0 and list(runs) == []
+
+
+def test_a_wish_that_no_block_serves_has_those_cut_for_later_joined_again():
+    memory = TokenMemory(64, 3)
+    memory._runs = crumbled()
+    memory._runs.cut_blocks(1, 8)
+    memory.used = 64 - 49
+    memory.open(0, 49)
+    assert len(set(memory.take(0, 49).tolist())) == 49 and memory.free == 0
+
+
 def test_problems_are_found():
     memory = TokenMemory(20, 2)
     memory.open(0, 5)
