@@ -72,6 +72,12 @@ class Forecast:
         """Slots in use if everybody ran to his limit and nobody ended."""
         self._queue = _Queue()
         self._running = 0
+        self._put_off: list[list[Prefill]] = []
+        """Admitted, and not worked out: so much is left that they fit in any case."""
+        self._put_off_slots = 0
+        """What they need at most."""
+        self._roomy = True
+        """So far everybody fitted easily."""
         self.missing = 0
         """Slots that the candidate refused last would need beside all that there are."""
 
@@ -92,8 +98,27 @@ class Forecast:
             candidates, self._queue = self._behind(prompts)
             self._join(candidates)
 
+    def fits_easily(self, prompts: list[Prefill], spare: float = 0.0) -> bool:
+        """Adds these candidates if they fit however long their outputs are, and leave `spare` slots; costs little."""
+        slots = self._put_off_slots + sum([p.context - p.counted + p.limit - p.generated for p in prompts])
+        if (
+            not self._running
+            or self._running + len(prompts) > self._token_budget
+            or self._usage.at_most(slots) + spare > self._capacity
+        ):
+            return False
+        self._put_off.append(prompts)
+        self._put_off_slots = slots
+        self._running += len(prompts)
+        return True
+
     def admit(self, prompts: list[Prefill]) -> bool:
         """Adds these candidates, all or none; False if they do not fit."""
+        if self._roomy:
+            if self.fits_easily(prompts):
+                return True
+            self._roomy = False
+            self._catch_up()
         if self._running + len(prompts) > self._token_budget:
             return False  # a round would have no room for a decode row of each
         self.missing = 0
@@ -108,8 +133,17 @@ class Forecast:
         self._join(candidates)
         return True
 
+    def _catch_up(self) -> None:
+        """Works out what was put off."""
+        put_off, self._put_off, self._put_off_slots = self._put_off, [], 0
+        self._running -= sum([len(prompts) for prompts in put_off])
+        for prompts in put_off:
+            candidates, self._queue = self._behind(prompts)
+            self._join(candidates)
+
     def peak(self) -> int:
         """The most slots that will be in use, as far as is predicted."""
+        self._catch_up()
         return self._usage.peak + self._common
 
     def _fits(self, candidates: list[Candidate]) -> bool:

@@ -140,8 +140,7 @@ class Deadlines:
         """Seconds that the prompts in memory, those that have room there, and this one take."""
         running, limits = self._running, self._limits
         free = max(0, running.kv.available)
-        _, context = self._waiting.ahead_of(None)
-        work = sum(running.work(r) for r in running.prefilling) + min(context, free) + prompt
+        work = sum(running.work(r) for r in running.prefilling) + min(self._waiting.context, free) + prompt
         rows = len(running.requests)
         room = max(1, self.round_tokens(rows, limits.batch_max_tokens, running.kv.in_use) - rows)
         rounds, rest = divmod(work, room)

@@ -16,6 +16,10 @@ from lightllm.router.waiting import WaitingGroup, WaitingList
 
 SKIPPED = 7
 """Rounds in which nobody tries, at most, if nobody could before, and it is not likely that anybody can now."""
+FORECAST_ROUNDS = 8
+"""A forecast is less than so many rounds old where somebody enters who fits easily,"""
+EASILY = 0.1
+"""with this share of the memory to spare, and what has come to the running ones since."""
 PEAK_ROUNDS = 8
 """The expected peak is worked out for the statistics at most every so many rounds."""
 SCANNED = 32
@@ -51,6 +55,10 @@ class Entry:
         self._peak = 0
         self._peak_at = -PEAK_ROUNDS
         self._rounds_alone = 0
+        self._forecast: Forecast | None = None
+        """The last one that was made, with all that have entered since."""
+        self._forecast_at = 0
+        """The round that it was made in."""
 
     def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
         """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
@@ -61,12 +69,12 @@ class Entry:
         if self._stuck and self._skipped < SKIPPED and self._still_stuck():
             self._skipped += 1
             return
-        before = self._waiting.ahead_of(None)
-        blocked = self._in_turn(room, whole, reserve)
-        after = self._waiting.ahead_of(None)
-        self._deadlines.admitted(before[0] - after[0], before[1] - after[1], blocked, now)
-        self._stuck = blocked and before == after
-        self._stuck_at = next(self._waiting.in_turn(), None), self._waiting.count, self._given_back()
+        waiting = self._waiting
+        count, context = waiting.count, waiting.context
+        front = self._in_turn(room, whole, reserve)
+        self._deadlines.admitted(count - waiting.count, context - waiting.context, front is not None, now)
+        self._stuck = front is not None and waiting.count == count
+        self._stuck_at = front, waiting.count, self._given_back()
         self._skipped = 0
 
     def _given_back(self) -> int:
@@ -96,11 +104,11 @@ class Entry:
         self._rounds_alone = 0
         return False
 
-    def _in_turn(self, room: int, whole: bool, reserve: int) -> bool:
-        """Whether somebody was left who did not fit."""
+    def _in_turn(self, room: int, whole: bool, reserve: int) -> WaitingGroup | None:
+        """The first who was left because he did not fit."""
         running, limits = self._running, self._limits
         queued = sum(min(running.work(r), limits.chunked_prefill_size) for r in running.prefilling)
-        forecast = None
+        forecast: Forecast | None = None
         passed: list[WaitingGroup] = []
         refused: list[WaitingGroup] = []
         lacking: list[int] = []
@@ -116,12 +124,15 @@ class Entry:
                 prompts = self._prompts(group.requests, cached)
                 if whole and queued and queued + prompts[0].work > room:
                     break  # it enters as soon as it can have a round
-                forecast = forecast or self.forecast()
                 enough = len(prompts) <= running.rows.free and running.kv.available - unlocked >= reserve
-                fits = enough and forecast.admit(prompts)
+                fits = enough and forecast is None and self._fits_easily(prompts)
+                missing = 1
+                if enough and not fits:
+                    forecast = forecast or self._new_forecast()
+                    fits, missing = forecast.admit(prompts), forecast.missing
                 if not fits:
                     refused.append(group)
-                    lacking.append(forecast.missing if enough else 1)
+                    lacking.append(missing)
             if fits:
                 self._waiting.enter(group, passed)
                 for request, prompt in zip(group.requests, prompts, strict=True):
@@ -134,7 +145,23 @@ class Entry:
                 if not group.may_be_passed(limits.max_overtakes):
                     break
         self._missing = min(lacking, default=1)
-        return bool(passed)
+        return passed[0] if passed else None
+
+    def _new_forecast(self) -> Forecast:
+        self._forecast, self._forecast_at = self.forecast(), self._policy.seq
+        return self._forecast
+
+    def _recent_forecast(self) -> Forecast | None:
+        return self._forecast if self._policy.seq - self._forecast_at < FORECAST_ROUNDS else None
+
+    def _fits_easily(self, prompts: list[Prefill]) -> bool:
+        """Whether these may enter without a forecast of this round."""
+        forecast, age = self._recent_forecast(), self._policy.seq - self._forecast_at
+        if forecast is None or not self._policy.may_err:
+            return False
+        return forecast.fits_easily(
+            prompts, EASILY * self._limits.max_total_token_num + age * len(self._running.requests)
+        )
 
     def expected_peak(self) -> int:
         """The most slots that those who run will need, as was foreseen a few rounds ago at most."""
@@ -142,7 +169,8 @@ class Entry:
             self._peak_at = -PEAK_ROUNDS
             return 0
         if self._policy.seq - self._peak_at >= PEAK_ROUNDS:
-            self._peak, self._peak_at = self.forecast().peak(), self._policy.seq
+            forecast = self._recent_forecast() or self._new_forecast()
+            self._peak, self._peak_at = forecast.peak(), self._policy.seq
         return self._peak
 
     def _prompts(self, group: list[Request], cached: list[CachedPrefix]) -> list[Prefill]:

@@ -125,10 +125,9 @@ class KvBooks:
         slots = self.own.take(request.row, end - start)
         if self.would_share(request, start):
             assert request.node is not None
-            node, _ = self.cache.insert(request.context[start:end].copy(), slots, request.node, seq)
-            self.cache.lock(node, request.row)
-            self.cache.unlock(request.node, request.row)
-            request.node, request.shared = node, end
+            tokens = request.context[start:end].copy()
+            request.node = self.cache.append(request.node, tokens, slots, seq, request.row)
+            request.shared = end
             self.own.cede(request.row, end - start)
         return slots
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from lightllm.router.request import Request
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)  # freezing takes a few microseconds a round
 class PlannedRound:
     """A result is matched through these lists, never by row number alone: who left its row while the round was in flight
     ended a stay there, and what the round yields for it is surplus."""
@@ -36,7 +37,7 @@ class PlannedRound:
 
     def alive(self) -> list[tuple[Request, int]]:
         """(request, entry index) of those that have not left since."""
-        entries = np.flatnonzero(self._stayed()).tolist()
+        entries = self._stayed().nonzero()[0].tolist()
         return [(request, i) for i in entries if (request := self.by_row[self.rows[i]]) is not None]
 
     def sampled_alive(self) -> np.ndarray:
@@ -85,8 +86,7 @@ class DecodeBatch:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens [start, end) of a request's context, prefilled in one round."""
 
     request: Request

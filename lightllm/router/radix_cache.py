@@ -76,6 +76,8 @@ class RadixCache:
     def match(self, tokens: np.ndarray, start: Node | None = None) -> tuple[Node, int]:
         """(last node, length) of the longest prefix of `tokens` below `start`; splits a node that ends beyond it."""
         node, length = start or self.root, 0
+        if not len(tokens) or int(tokens[0]) not in node.children:
+            return node, 0  # as most
         for child, common in self._walk(tokens, node):
             length += common
             node = child if common == len(child.key) else self._split(child, common)
@@ -155,6 +157,11 @@ class RadixCache:
             self._fresh.setdefault(seq, [])
         return self._add_leaf(node, tokens[known:], slots[known:], max(seq, node.seq)), known
 
+    def append(self, node: Node, tokens: np.ndarray, slots: np.ndarray, seq: int, reader: int) -> Node:
+        """As `insert` where no child of `node` begins like `tokens`; `reader`, who locks `node`, locks the new node instead."""
+        self._fresh.setdefault(seq, [])
+        return self._add_leaf(node, tokens, slots, max(seq, node.seq), 1, reader)
+
     def confirm(self, seq: int) -> None:
         """Round `seq` has been computed."""
         self._fresh.pop(seq, None)
@@ -227,17 +234,21 @@ class RadixCache:
             self._fresh[node.seq].append(upper)
         return upper
 
-    def _add_leaf(self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int) -> Node:
+    def _add_leaf(
+        self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int, locks: int = 0, reader: int = 0
+    ) -> Node:
         node = Node(parent, key, slots, seq)
+        node.locks, node.readers = locks, reader
         parent.children[int(key[0])] = node
         self._clock += 1
         node.stamp = self._clock
         self._nodes += 1
         self.tokens += len(key)
-        self.evictable += len(key)
         if seq in self._fresh:
             self._fresh[seq].append(node)
-        self._push_leaf(node)
+        if not locks:
+            self.evictable += len(key)
+            self._push_leaf(node)
         return node
 
     def _remove(self, node: Node) -> None:

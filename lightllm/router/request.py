@@ -34,6 +34,8 @@ class State(enum.Enum):
     FINISHED = "finished"
     ABORTED = "aborted"
 
+    __hash__ = object.__hash__  # of Enum's own, which is Python, there would be several a request
+
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.PREFILLING, State.FINISHED, State.ABORTED}),
@@ -193,9 +195,10 @@ class Request:
 
     def finish_reason(self) -> str | None:
         """ "stop" or "length" if the outputs so far end the request."""
-        if self.output_ids and self.output_ids[-1] in self.stop_ids:
+        outputs = self.output_ids
+        if outputs and outputs[-1] in self.stop_ids:
             return "stop"
-        return "length" if len(self.output_ids) >= self.max_new_tokens else None
+        return "length" if len(outputs) >= self.max_new_tokens else None
 
 
 def _needs_history(params: SamplingParams) -> bool:

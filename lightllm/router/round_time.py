@@ -35,6 +35,8 @@ class RoundTimes:
         self._weights = [0.0] * size
         self._rounds = 0
         self._largest = 0.0
+        self._new: list[tuple[int, int, float]] = []
+        """Rounds (tokens, held, seconds) that are not in the equations yet."""
 
     @property
     def known(self) -> bool:
@@ -45,15 +47,27 @@ class RoundTimes:
         """A round computed `tokens` while the requests in it held `held` tokens in all."""
         if seconds <= 0.0:
             return
-        scaled = _features(tokens, held) / seconds
-        self._products *= MEMORY
-        self._products += np.outer(scaled, scaled)
-        self._targets *= MEMORY
-        self._targets += scaled
+        self._new.append((tokens, held, seconds))
         self._largest = max(self._largest * MEMORY, float(tokens))
         self._rounds += 1
         if self._rounds % EVERY == 0 or self._rounds < EVERY:
+            self._take_in()
             self._solve()
+
+    def _take_in(self) -> None:
+        """The new rounds join the equations, those before them count less."""
+        tokens, held, seconds = np.array(self._new).T
+        self._new.clear()
+        features = [
+            np.ones_like(tokens),
+            *(np.maximum(0.0, tokens - bend) / _TOKENS for bend in BENDS),
+            held / _HELD,
+        ]
+        scaled = np.array(features) / seconds
+        weights = MEMORY ** np.arange(len(tokens))[::-1]
+        past = MEMORY ** len(tokens)
+        self._products = self._products * past + (scaled * weights) @ scaled.T
+        self._targets = self._targets * past + scaled @ weights
 
     def seconds(self, tokens: float, held: float) -> float:
         """The time of a round, 0 while nothing is known."""
@@ -98,8 +112,3 @@ class RoundTimes:
                 if row[i] > 0.0:
                     error = targets[i] - sum(p * w for p, w in zip(row, weights, strict=True))
                     weights[i] = max(0.0, weights[i] + error / row[i])
-
-
-def _features(tokens: float, held: float) -> np.ndarray:
-    """float64 [1 + bends + 1]"""
-    return np.array([1.0, *(max(0.0, tokens - bend) / _TOKENS for bend in BENDS), held / _HELD])

@@ -57,7 +57,7 @@ class Running:
         self._decodes = np.zeros(max_rows, dtype=bool)
         """The same rows."""
         self._batch: DecodeBatch | None = None
-        self._nobody = DecodeBatch.of(np.flatnonzero(self._decodes), self.remaining, self._stays)
+        self._nobody = DecodeBatch.of(self._decodes.nonzero()[0], self.remaining, self._stays)
         self._leaves: list[int] = []
         self.given_back = 0
         """Slots of all that have left, so far."""
@@ -119,12 +119,12 @@ class Running:
             first = list(islice(self._decoding, limit))
             return DecodeBatch.of(np.array(first), self.remaining, self._stays, partial=True)
         if self._batch is None:
-            self._batch = DecodeBatch.of(np.flatnonzero(self._decodes), self.remaining, self._stays)
+            self._batch = DecodeBatch.of(self._decodes.nonzero()[0], self.remaining, self._stays)
         return self._batch
 
     def prefilled_rows(self) -> np.ndarray:
         """int64 [n], ascending: rows that are past their prefill."""
-        return np.flatnonzero(self._prefilled)
+        return self._prefilled.nonzero()[0]
 
     def ending_tokens(self) -> int:
         """Slots that are free as soon as what is in flight has returned: of those that have all outputs planned, or pause."""
@@ -273,7 +273,7 @@ class Running:
         batch.rounds_left -= 1
         if not batch.rounds_left:
             self._batch = None
-            last = np.flatnonzero(self.remaining[batch.rows] == 0).tolist()
+            last = (self.remaining[batch.rows] == 0).nonzero()[0].tolist()
             for row in batch.rows[last].tolist():
                 self._decode_no_more(row)
         if batch.partial:

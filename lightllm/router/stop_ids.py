@@ -33,8 +33,8 @@ class StopIds:
         if self._union is None:
             self._union = sorted(frozenset().union(*self._sets))
         if len(self._union) > FEW:
-            return np.flatnonzero(np.isin(tokens, self._union)).tolist()
+            return np.isin(tokens, self._union).nonzero()[0].tolist()
         found = np.zeros(len(tokens), dtype=bool)
         for stop_id in self._union:
             found |= tokens == stop_id
-        return np.flatnonzero(found).tolist()
+        return found.nonzero()[0].tolist()

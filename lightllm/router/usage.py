@@ -14,7 +14,7 @@ Without the second a long decode would run into the memory of a prompt that shou
 from __future__ import annotations
 
 import dataclasses
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +99,10 @@ class KnownUsage:
         """Slots that are in use however much is added: nothing is known without looking at all ends."""
         return 0.0
 
+    def at_most(self, slots: int) -> float:
+        """What the peak is not above if others come on top that never have more than `slots`."""
+        return inf
+
     @property
     def peak(self) -> int:
         return self.ends().peak
@@ -135,6 +139,7 @@ class ExpectedUsage:
         self._tried: tuple[list[Candidate], list[float], list[float]] | None = None
         """The last ones that `peak_with` was asked for, mean and variance with them: those that are added next, if they fit."""
         self._soonest = 0.0
+        self._peak: int | None = 0
 
     def add(self, entries: Entries) -> None:
         if entries.exact.any():
@@ -158,6 +163,7 @@ class ExpectedUsage:
     def _become(self, mean: list[float], variance: list[float]) -> None:
         self._mean, self._variance = mean, variance
         self._soonest = mean[0] + self._caution * sqrt(variance[0])
+        self._peak = None
 
     @property
     def soonest(self) -> float:
@@ -165,9 +171,16 @@ class ExpectedUsage:
         peak is at least, with that on top."""
         return self._soonest
 
+    def at_most(self, slots: int) -> float:
+        """What the peak is not above if others come on top that never have more than `slots`: the deviation of something
+        between 0 and x is x / 2 at most, and that of a sum no more than the sum of those of its parts."""
+        return inf if self._exact is not None else self.peak + 1 + (1.0 + self._caution / 2) * slots
+
     @property
     def peak(self) -> int:
-        return self.peak_with([])
+        if self._peak is None:
+            self._peak = self.peak_with([])
+        return self._peak
 
     def peak_with(self, candidates: list[Candidate]) -> int:
         """The peak if these come on top, without keeping them; n small."""

@@ -64,6 +64,8 @@ class WaitingList:
         """Priority -> (requests, their context in tokens); what siblings have in common counts once."""
         self.count = 0
         self.paused = 0
+        self.context = 0
+        """Of all that wait, in tokens, counted likewise."""
         self.put_back_requests = 0
         self.put_back_context = 0
         """How many have been put back so far, and their context in tokens."""
@@ -96,9 +98,9 @@ class WaitingList:
         self._gone += 1
         self._count(request, -1)
 
-    def ahead_of(self, priority: int | None) -> tuple[int, int]:
-        """(requests, their context in tokens) whose turn is before that of a new one with this priority; None: of all."""
-        loads = [load for other, load in self._loads.items() if priority is None or other <= priority]
+    def ahead_of(self, priority: int) -> tuple[int, int]:
+        """(requests, their context in tokens) whose turn is before that of a new one with this priority."""
+        loads = [load for other, load in self._loads.items() if other <= priority]
         return sum(count for count, _ in loads), sum(tokens for _, tokens in loads)
 
     def in_turn(self) -> Iterator[WaitingGroup]:
@@ -130,6 +132,7 @@ class WaitingList:
         self.count += sign
         self.paused += sign * (request.state is State.PAUSED)
         tokens = request.known_tokens if not request.index else len(request.output_ids)
+        self.context += sign * tokens
         count, context = self._loads.get(request.priority, (0, 0))
         self._loads[request.priority] = count + sign, context + sign * tokens
 

@@ -230,3 +230,35 @@ def test_candidates_one_by_one_are_foreseen_as_in_arrays(asked, lengths, missing
     assert tried.peak_with(candidates) == pytest.approx(arrays.peak, abs=1) and tried.peak == 0
     tried.join(candidates)
     assert tried.peak == pytest.approx(arrays.peak, abs=1)
+
+
+@settings(max_examples=300, database=None)
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 30), st.integers(1, 40)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 80), st.booleans()), min_size=1, max_size=6),
+    st.integers(100, 3000),
+)
+def test_who_fits_easily_fits_and_counts_as_if_worked_out(lengths, running, candidates, capacity):
+    def server():
+        memory = Forecast(knowing(lengths, 2.0), capacity, 1000, 32, whole_prompts=False)
+        decoding(
+            memory,
+            *zip(*[(held, generated, generated + more) for held, generated, more in running], strict=True),
+        )
+        return memory
+
+    quick, thorough = server(), server()
+    thorough._roomy = False
+    for context, limit, waits in candidates:
+        prompts = [Prefill(context, context, 0, limit, waits=waits)]
+        if not quick.fits_easily(prompts):
+            break
+        assert thorough.admit(prompts)
+    assert quick.peak() == thorough.peak()
+
+
+def test_who_fits_only_with_short_outputs_does_not_fit_easily():
+    assert not knowing_forecast(720).fits_easily([Prefill(18, 18, 0, 99)])
+    assert knowing_forecast(1000).fits_easily([Prefill(18, 18, 0, 99)])
+    assert not knowing_forecast(1000).fits_easily([Prefill(18, 18, 0, 99)], spare=200)

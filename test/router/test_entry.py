@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.router_device import Engine, add_request, make_limits
 
-from lightllm.router.entry import SKIPPED
+from lightllm.router.entry import FORECAST_ROUNDS, SKIPPED
 
 
 @pytest.fixture
@@ -81,3 +81,32 @@ def test_who_waits_tries_again_after_some_rounds_all_the_same(server):
     assert server.tries == 1
     one_round(server)
     assert server.tries == 2 and waiting(server) == 1
+
+
+def forecasts(capacity: int, rounds: int) -> int:
+    """How many are made while in each round somebody enters who may say 50 tokens, and says a few."""
+    limits = make_limits(
+        max_total_token_num=capacity, max_req_total_len=100, running_max_req_size=64, batch_max_tokens=128
+    )
+    engine = Engine(limits)
+    entry, count = engine.scheduler._entry, 0
+
+    def forecast(original=entry.forecast):
+        nonlocal count
+        count += 1
+        return original()
+
+    entry.forecast = forecast
+    for number in range(rounds):
+        engine.add(add_request(1 + number, [number, 5, 6, 7], 50))
+        one_round(engine)
+        assert waiting(engine) == 0 or capacity < 1000
+    return count
+
+
+def test_where_memory_is_plenty_one_forecast_serves_several_rounds():
+    assert 40 // FORECAST_ROUNDS <= forecasts(100_000, 40) <= 40 // FORECAST_ROUNDS + 2
+
+
+def test_where_memory_is_short_every_try_has_its_own_forecast():
+    assert forecasts(150, 40) > 20

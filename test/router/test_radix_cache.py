@@ -56,6 +56,18 @@ def test_a_lock_stays_on_the_same_prefix_when_its_node_is_split():
     assert cache.stats().tokens == cache.stats().nodes == 0 and cache.problems([]) == []
 
 
+def test_a_reader_takes_its_lock_along_to_what_is_appended():
+    cache = RadixCache(readers=2)
+    node, _ = add(cache, [1, 2], 10)
+    cache.lock(node, 1)
+    leaf = cache.append(node, int32([3, 4]), int32([12, 13]), 5, 1)
+    assert cache.path_slots(leaf).tolist() == [10, 11, 12, 13] and leaf.seq == 5
+    assert cache.evictable == 0 and cache.problems([leaf]) == []
+    cache.unlock(leaf, 1)
+    assert cache.evictable == 4 and cache.problems([]) == []
+    assert cache.take_back(5).tolist() == [12, 13]
+
+
 def test_the_least_recently_used_leaf_goes_first_from_its_end():
     cache = RadixCache()
     nodes = [add(cache, [i, i, i], 10 * i)[0] for i in (1, 2, 3)]
