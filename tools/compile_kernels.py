@@ -5,8 +5,8 @@
     python tools/compile_kernels.py --all --write docs/kernels.json    and keep the figures for docs/kernels.md
 
 A case fails if it does not compile, if it spills registers (a stack frame in the compiled code: `cuobjdump -res-usage`), if
-it wants more shared memory than a block can have, or if it is launched before the kernel before it has ended (PDL) and does not
-wait for it. Results are kept under build/kernels/ by a hash of the kernel's
+it wants more shared memory than a block can have, if Hopper's tensor core products wait for each other (see `serialized`), or if it
+is launched before the kernel before it has ended (PDL) and does not wait for it. Results are kept under build/kernels/ by a hash of the kernel's
 source, its configuration and Triton's version. Exit status 1 if any case fails or a shipped configuration has no case.
 """
 
@@ -60,6 +60,8 @@ class Result:
     """Bytes of stack frame a thread: above 0 registers were spilled."""
     shared: int = 0
     """Bytes a block."""
+    serialized: bool = False
+    """See the function of this name."""
     error: str = ""
 
     @property
@@ -68,6 +70,8 @@ class Result:
             return self.error
         if self.stack:
             return f"spills: a stack frame of {self.stack} bytes"
+        if self.serialized:
+            return "ptxas made every wgmma wait for the one before it: see docs/kernels.md"
         if self.shared > SHARED_LIMIT[self.architecture]:
             return f"{self.shared} bytes of shared memory, at most {SHARED_LIMIT[self.architecture]}"
         return ""
@@ -182,6 +186,7 @@ def run(task: Task) -> Result:
     arguments, launch = split_options(kernel, {**case.arguments, **options}, task.architecture)
     identity = [
         PDL_INSTRUCTIONS,
+        list(Result.__dataclass_fields__),
         kernel.cache_key,
         sorted(map(repr, arguments.items())),
         launch,
@@ -236,26 +241,41 @@ def compile_case(
         missing = [instruction for instruction in PDL_INSTRUCTIONS if instruction not in compiled.asm["ptx"]]
         if missing:
             raise RuntimeError(f"dependent launch without {', '.join(missing)}")
-    registers, stack = resource_usage(compiled.asm["cubin"])
-    return {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
+    listing = disassembled(compiled.asm["cubin"])
+    registers, stack = resource_usage(listing)
+    usage = {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
+    return {**usage, "serialized": serialized(listing)}
 
 
-def resource_usage(cubin: bytes) -> tuple[int, int]:
-    """(registers a thread, bytes of stack a thread), the largest of the code's functions."""
+def disassembled(cubin: bytes) -> str:
+    """The machine code as text, and what it uses."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run(
-            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name],
+        return subprocess.run(
+            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name],
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-    found = re.findall(r"REG:(\d+) STACK:(\d+)", text)
+
+
+def serialized(listing: str) -> bool:
+    """Whether each of a kernel's wgmma instructions is a group of its own, waited for before the next one.
+
+    ptxas does that (its message C7515) where accumulators are written by anything but wgmma while a group is under way: one
+    zeroed on a path that leaves a loop out is enough. The result is right, and slow.
+    """
+    return listing.count("HGMMA") > 1 and listing.count("WARPGROUP.ARRIVE") >= listing.count("HGMMA")
+
+
+def resource_usage(listing: str) -> tuple[int, int]:
+    """(registers a thread, bytes of stack a thread), the largest of the code's functions."""
+    found = re.findall(r"REG:(\d+) STACK:(\d+)", listing)
     if not found:
-        raise RuntimeError(f"cuobjdump reports no resource usage: {text!r}")
+        raise RuntimeError(f"cuobjdump reports no resource usage: {listing[:1000]!r}")
     return max(int(registers) for registers, _ in found), max(int(stack) for _, stack in found)
 
 

@@ -3,7 +3,8 @@
 A program computes a tile of one chunk (`AttentionParts`): some tokens times the query heads that share a KV head, which
 are the rows of its products, so that keys and values are read once for all of them. Keys are read through slots, or, where
 no chunk has a cached prefix, from the dense tensors that the layer has just made. Key blocks that all rows see are
-computed without masks, and only those at the diagonal and at the window's edge with them.
+computed without masks, and only those at the diagonal and at the window's edge with them; all of them in one loop, since
+between two loops the loads in flight run dry, and ptxas orders Hopper's products one by one (docs/kernels.md).
 """
 
 from __future__ import annotations
@@ -103,35 +104,66 @@ def prefill_attention_kernel(
     else:
         table_ptr += tl.load(rows_ptr + entry) * table_stride
 
-    # Keys [begin, seen_by_all) at the window's edge, or in blocks that rows leave out; [seen_by_all, diagonal) in all
-    # rows' sight; then the diagonal.
+    # Keys [begin, seen_by_all) are at the window's edge, or in blocks that rows leave out; [seen_by_all, diagonal) in all
+    # rows' sight; [diagonal, end) at the diagonal.
     end = last_position + 1
     diagonal = (first_position + 1) // BLOCK_N * BLOCK_N
+    begin = 0
     seen_by_all = 0
-    top = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
-    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    acc = tl.zeros((BLOCK_M, BLOCK_V), dtype=tl.float32)
     if WINDOW or SPARSE:
         begin = tl.maximum(first_position + 1 - window, 0) // BLOCK_N * BLOCK_N if WINDOW else 0
         first_seen = tl.maximum(last_position + 1 - window, 0)
         if SPARSE:
             first_seen = tl.maximum(last_position // SPARSE + 1 - LOCAL, 0) * SPARSE
         seen_by_all = tl.minimum(tl.cdiv(first_seen, BLOCK_N) * BLOCK_N, diagonal)
-        top, total, acc = _attend(
-            top, total, acc, begin, seen_by_all, end, q, position, slopes, offsets,
-            k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride, KEY_DIM, VALUE_DIM,
-            BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, SPARSE, LOCAL, STRIDE, EXACT,
-        )  # fmt: skip
-    top, total, acc = _attend(
-        top, total, acc, seen_by_all, diagonal, end, q, position, slopes, offsets,
-        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride, KEY_DIM, VALUE_DIM,
-        BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, False, SOFTCAP, ALIBI, SPARSE, LOCAL, STRIDE, EXACT,
-    )  # fmt: skip
-    top, total, acc = _attend(
-        top, total, acc, diagonal, end, end, q, position, slopes, offsets,
-        k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride, KEY_DIM, VALUE_DIM,
-        BLOCK_D, BLOCK_V, BLOCK_N, DENSE, WINDOW, True, SOFTCAP, ALIBI, SPARSE, LOCAL, STRIDE, EXACT,
-    )  # fmt: skip
+    tl.assume(begin < end)  # the compiler then leaves out the way past the loop
+    top = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_V), dtype=tl.float32)
+    offs_n = tl.arange(0, BLOCK_N)
+    precision: tl.constexpr = "ieee" if EXACT else "tf32"
+    for start in range(begin, end, BLOCK_N):
+        key = start + offs_n
+        inside = key < end
+        k_mask = inside[:, None] & (offs_d < KEY_DIM)[None, :]
+        v_mask = inside[:, None] & (offs_v < VALUE_DIM)[None, :]
+        if DENSE:
+            k_places = k_ptr + tl.cast(start, tl.int64) * k_stride + (offs_n * k_stride)[:, None]
+            v_places = v_ptr + tl.cast(start, tl.int64) * v_stride + (offs_n * v_stride)[:, None]
+        else:
+            slot = tl.load(table_ptr + key, mask=inside, other=0).to(tl.int64)
+            k_places = k_ptr + (slot * k_stride)[:, None]
+            v_places = v_ptr + (slot * v_stride)[:, None]
+        # Keys are laid out as values are, and turned on their way to the product: one set of slot numbers serves both.
+        k = tl.load(k_places + offs_d[None, :], mask=k_mask, other=0.0)
+        scores = tl.dot(q, k.T, input_precision=precision)
+        # Without a cap or a bias the scale is multiplied into the exponent: one multiply-add an element.
+        factor = scale
+        if SOFTCAP or ALIBI:
+            distance = position[:, None] - key[None, :]
+            scores = scores_log2(scores, distance, slopes, scale, softcap, SOFTCAP, ALIBI)
+            factor = 1.0
+        masked = start >= diagonal
+        if WINDOW or SPARSE:
+            masked = masked | (start < seen_by_all)
+        if masked:
+            seen = key[None, :] <= position[:, None]
+            if WINDOW:
+                seen = seen & (key[None, :] > position[:, None] - window)
+            if SPARSE:
+                seen = seen & in_seen_block(position[:, None], key[None, :], offsets, SPARSE, LOCAL, STRIDE)
+            scores = tl.where(seen, scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1) * factor)
+        base = new_top
+        if WINDOW or SPARSE:
+            # A row whose window or first block begins further on has seen nothing yet.
+            base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(scores * factor - base[:, None])
+        decay = tl.exp2(top - base)
+        total = total * decay + tl.sum(weights, 1)
+        v = tl.load(v_places + offs_v[None, :], mask=v_mask, other=0.0)
+        acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
+        top = new_top
     if SINKS:
         sinks = tl.load(sinks_ptr + head, mask=row_mask, other=0.0) * LOG2_E
         new_top = tl.maximum(top, sinks)
@@ -144,67 +176,6 @@ def prefill_attention_kernel(
         acc.to(out_ptr.dtype.element_ty),
         mask=row_mask[:, None] & (offs_v < VALUE_DIM)[None, :],
     )
-
-
-@triton.jit
-def _attend(
-    top, total, acc, begin, stop, end, q, position, slopes, offsets,
-    k_ptr, v_ptr, table_ptr, scale, softcap, window, k_stride, v_stride,
-    KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_N: tl.constexpr, DENSE: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
-    SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SPARSE: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr,
-    EXACT: tl.constexpr,
-):  # fmt: skip
-    """The online softmax over keys begin .. stop - 1 (begin a multiple of BLOCK_N); keys from `end` on do not exist.
-
-    Not MASKED: all rows see all of these keys, and stop is a multiple of BLOCK_N.
-    """
-    offs_n = tl.arange(0, BLOCK_N)
-    offs_d = tl.arange(0, BLOCK_D)
-    offs_v = tl.arange(0, BLOCK_V)
-    precision: tl.constexpr = "ieee" if EXACT else "tf32"
-    for start in range(begin, stop, BLOCK_N):
-        key = start + offs_n
-        k_mask = (offs_d < KEY_DIM)[:, None]
-        v_mask = (offs_v < VALUE_DIM)[None, :]
-        if MASKED:
-            k_mask = k_mask & (key < end)[None, :]
-            v_mask = v_mask & (key < end)[:, None]
-        if DENSE:
-            k_places = k_ptr + tl.cast(start, tl.int64) * k_stride + (offs_n * k_stride)[None, :]
-            v_places = v_ptr + tl.cast(start, tl.int64) * v_stride + (offs_n * v_stride)[:, None]
-        else:
-            slot_mask = key < end if MASKED else None
-            slot = tl.load(table_ptr + key, mask=slot_mask, other=0 if MASKED else None).to(tl.int64)
-            k_places = k_ptr + (slot * k_stride)[None, :]
-            v_places = v_ptr + (slot * v_stride)[:, None]
-        k = tl.load(k_places + offs_d[:, None], mask=k_mask, other=0.0)
-        scores = tl.dot(q, k, input_precision=precision)
-        # Without a cap or a bias the scale is multiplied into the exponent: one multiply-add an element.
-        factor = scale
-        if SOFTCAP or ALIBI:
-            distance = position[:, None] - key[None, :]
-            scores = scores_log2(scores, distance, slopes, scale, softcap, SOFTCAP, ALIBI)
-            factor = 1.0
-        if MASKED:
-            seen = key[None, :] <= position[:, None]
-            if WINDOW:
-                seen = seen & (key[None, :] > position[:, None] - window)
-            if SPARSE:
-                seen = seen & in_seen_block(position[:, None], key[None, :], offsets, SPARSE, LOCAL, STRIDE)
-            scores = tl.where(seen, scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1) * factor)
-        base = new_top
-        if MASKED and (WINDOW or SPARSE):
-            # A row whose window or first block begins further on has seen nothing yet.
-            base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weights = tl.exp2(scores * factor - base[:, None])
-        decay = tl.exp2(top - base)
-        total = total * decay + tl.sum(weights, 1)
-        v = tl.load(v_places + offs_v[None, :], mask=v_mask, other=0.0)
-        acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
-        top = new_top
-    return top, total, acc
 
 
 def prefill_attention(
@@ -255,8 +226,9 @@ def _launch(
     arch = gpu_architecture(q.device)
     special = _special(group, block_g, form.window != 0, **score_flags(form))
     config = launch_config(
-        "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special
-    )
+        "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special,
+        slots=int(context is None),
+    )  # fmt: skip
     parts = prefill_parts(plan, config["BLOCK_M"] // block_g)
     first = plan.num_decode
     prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
@@ -289,7 +261,7 @@ def _case(
     **form: Any,
 ) -> list[CompileCase]:
     """heads: query heads, KV heads; value_dim: if it is not head_dim; form: what else of it is used, see `form_arguments`.
-    Two cases: before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
+    Three cases: before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
     group, value_dim = heads[0] // heads[1], value_dim or head_dim
     block_d, block_v = triton.next_power_of_2(head_dim), triton.next_power_of_2(value_dim)
     pointer = f"*{dtype}:16"
@@ -305,7 +277,9 @@ def _case(
             "DENSE": dense, "WINDOW": window, "EXACT": dtype == "fp32", **form_arguments(**form),
         }  # fmt: skip
     special = _special(group, min(group, _LARGEST_GROUP), window, form=bool(form))
-    sizes = {"head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2, "special": special}
+    sizes = {
+        "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2, "special": special, "slots": int(not dense)
+    }  # fmt: skip
     return [
         CompileCase(
             kernel=prefill_attention_kernel,
@@ -316,7 +290,7 @@ def _case(
             architectures=architectures,
             short=short,
         )
-        for architectures in ((80, 89), (90, 100))
+        for architectures in ((80, 89), (90,), (100,))
     ]
 
 
@@ -342,17 +316,19 @@ COMPILE_CASES = [
 
 
 def _problem(
-    head_dim: int, window: int, dtype: torch.dtype
+    head_dim: int, window: int, dtype: torch.dtype, dense: bool
 ) -> Callable[[torch.device], Callable[[], object]]:
-    """Two prompts of 4096 tokens, 32 query heads of 8 KV heads, read through slots."""
+    """Two prompts of 4096 tokens, 32 query heads of 8 KV heads."""
 
     def make(device: torch.device) -> Callable[[], object]:
         q_len = 4096 if device.type == "cuda" else 64
         plan, slots = make_plan(device, 2, q_len, q_len)
+        kv_heads = 8 if device.type == "cuda" else 1
         q = random(device, dtype, slots, 32 if device.type == "cuda" else 2, head_dim)
-        kv = random(device, dtype, slots + 1, 16 if device.type == "cuda" else 2, head_dim)
+        kv = random(device, dtype, slots + 1, 2 * kv_heads, head_dim)
+        fresh = (kv[:slots, :kv_heads], kv[:slots, kv_heads:]) if dense else None
         out, form = torch.empty_like(q), AttentionForm(head_dim**-0.5, window)
-        return lambda: prefill_attention(q, kv, plan, form, out)
+        return lambda: prefill_attention(q, kv, plan, form, out, fresh)
 
     return make
 
@@ -363,35 +339,34 @@ def _tune(
     tiles: Sequence[tuple[int, int, int, int]],
     window: int = 0,
     dtype: torch.dtype = torch.bfloat16,
+    dense: bool = False,
 ) -> TuningCase:
     """tiles: BLOCK_M, BLOCK_N, warps, stages. Only what may be worth its seconds of compilation."""
     names = ("BLOCK_M", "BLOCK_N", "num_warps", "num_stages")
+    special = int(window != 0)
     return TuningCase(
         config="prefill_attention",
-        sizes={"head_dim": head_dim, "bytes": dtype.itemsize, "special": int(window != 0)},
+        sizes={"head_dim": head_dim, "bytes": dtype.itemsize, "special": special, "slots": int(not dense)},
         up_to=up_to,
         candidates=[dict(zip(names, tile)) for tile in tiles],
-        make=_problem(head_dim, window, dtype),
+        make=_problem(head_dim, window, dtype, dense),
     )
 
 
-_TILES = [
-    (128, 128, 8, 2),
-    (128, 64, 8, 3),
-    (128, 64, 8, 4),
-    (128, 64, 4, 3),
-    (64, 64, 4, 3),
-    (128, 128, 8, 3),
-]
+# Slot numbers take a part of the stages: of 3 or 4 two tiles of keys and values are left, of 5 or 6 three.
+_DENSE_TILES = [(128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (64, 64, 4, 3)]
+_SLOT_TILES = [(128, 128, 8, 5), (128, 128, 8, 3), (128, 64, 8, 5), (128, 64, 8, 7), (64, 64, 4, 5)]
 # Each bound includes the ones before it, so that neighbours with the same choice may become one entry.
 TUNING_CASES = [
-    _tune(64, {"bytes": 2, "head_dim": 64, "special": 0}, _TILES),
-    _tune(128, {"bytes": 2, "head_dim": 128, "special": 0}, _TILES),
-    _tune(128, {"bytes": 2, "head_dim": 128}, _TILES, window=1024),
+    _tune(64, {"bytes": 2, "head_dim": 64, "special": 0, "slots": 0}, _DENSE_TILES, dense=True),
+    _tune(64, {"bytes": 2, "head_dim": 64, "special": 0}, _SLOT_TILES),
+    _tune(128, {"bytes": 2, "head_dim": 128, "special": 0, "slots": 0}, _DENSE_TILES, dense=True),
+    _tune(128, {"bytes": 2, "head_dim": 128, "special": 0}, _SLOT_TILES),
+    _tune(128, {"bytes": 2, "head_dim": 128}, _SLOT_TILES[2:], window=1024),
     _tune(
         256,
         {"bytes": 2, "head_dim": 256},
-        [(128, 32, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 2)],
+        [(128, 32, 8, 3), (128, 32, 8, 5), (128, 64, 8, 2), (64, 64, 4, 3)],
     ),
     _tune(256, {}, [(16, 16, 8, 1), (32, 16, 8, 1), (16, 32, 8, 1)], dtype=torch.float32),
 ]

@@ -1,5 +1,6 @@
 """Every kernel compiles for the architectures it is shipped for, without spills; and the check itself can fail."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -40,3 +41,21 @@ def test_every_kernel_compiles_for_its_architectures_and_spills_no_registers(tmp
 def test_a_kernel_that_must_not_ship_fails_the_check(kernel: str, problem: str) -> None:
     done = compile_kernels("--module", f"support.bad_kernels.{kernel}", "--jobs", "1")
     assert done.returncode == 1 and problem in done.stdout, done.stdout + done.stderr
+
+
+def test_products_that_wait_for_each_other_are_told_from_those_that_are_issued_together() -> None:
+    """As ptxas writes both: no small kernel was found with which it surely writes the first."""
+    spec = importlib.util.spec_from_file_location("compile_kernels", ROOT / "tools/compile_kernels.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = tool  # its dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(tool)
+    finally:
+        del sys.modules[spec.name]
+    arrive, wait = "WARPGROUP.ARRIVE ;\n", "WARPGROUP.DEPBAR.LE gsb0, 0x0 ;\n"
+    product = "HGMMA.64x128x16.F32.BF16 R24, gdesc[UR16], R24"
+    alone = f"{arrive}{product}, gsb0 ;\n{wait}"
+    assert tool.serialized(alone * 8)
+    assert not tool.serialized(f"{arrive}{product} ;\n{product} ;\n{product}, gsb0 ;\n{wait}")
+    assert not tool.serialized(alone) and not tool.serialized("HMMA.16816.F32.BF16 R4, R8, R2, R4 ;\n")
