@@ -90,9 +90,11 @@ def decode_attention_kernel(
         position = start + offs_n
         inside = position < end
         slot = tl.load(table_ptr + position, mask=inside, other=0).to(tl.int64)
-        key_ptr = kv_ptr + slot * kv_stride + kv_head * HEAD_DIM
-        k = tl.load(key_ptr[None, :] + offs_d[:, None], mask=inside[None, :] & d_mask[:, None], other=0.0)
-        products = tl.dot(q, k, input_precision=precision)
+        # Keys are read as values are, and turned on their way to the product: one set of addresses serves both.
+        places = kv_ptr + (slot * kv_stride + kv_head * HEAD_DIM)[:, None] + offs_d[None, :]
+        tile_mask = inside[:, None] & d_mask[None, :]
+        k = tl.load(places, mask=tile_mask, other=0.0)
+        products = tl.dot(q, k.T, input_precision=precision)
         scores = scores_log2(
             products, (kv_len - 1 - position)[None, :], slopes, scale, softcap, SOFTCAP, ALIBI
         )
@@ -109,11 +111,7 @@ def decode_attention_kernel(
         weights = tl.exp2(scores - base[:, None])
         decay = tl.exp2(top - base)
         total = total * decay + tl.sum(weights, 1)
-        v = tl.load(
-            key_ptr[:, None] + KV_HEADS * HEAD_DIM + offs_d[None, :],
-            mask=inside[:, None] & d_mask[None, :],
-            other=0.0,
-        )
+        v = tl.load(places + KV_HEADS * HEAD_DIM, mask=tile_mask, other=0.0)
         acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
         top = new_top
 
@@ -252,7 +250,13 @@ def _tune(
         config="decode_attention",
         sizes={"block_h": block_h, "head_dim": head_dim, "bytes": dtype.itemsize},
         up_to=up_to,
-        candidates=grid(BLOCK_N=(32, 64, 128) if half else (16, 32), num_warps=(4, 8), num_stages=(3, 5, 7)),
+        candidates=grid(
+            BLOCK_N=(32, 64, 128) if half else (16, 32),
+            num_warps=(2, 4) if block_h == 16 and half else (4, 8),
+            num_stages=(5, 7)
+            if half
+            else (3, 5),  # of 3 or 4 there is one tile of keys and values, of 5 or 6 two
+        ),
         make=_problem(heads, head_dim, dtype),
     )
 
