@@ -12,7 +12,7 @@ import argparse
 import functools
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ from benchmark.gpu.figures import Figure, Report  # noqa: E402
 from model.test_llama import SHAPES  # noqa: E402
 
 DRY_SHAPE = SHAPES["m3"] | {"vocab_size": 512}
-Work = Callable[..., list[Figure]]
+Work = Callable[..., Iterable[Figure]]
 
 
-def sections(device: torch.device, limits: Limits, dry: bool) -> list[tuple[str, Callable[[], list[Figure]]]]:
+def sections(
+    device: torch.device, limits: Limits, dry: bool
+) -> list[tuple[str, Callable[[], Iterable[Figure]]]]:
     """The most wanted figures first: the time may not suffice for all of them."""
 
-    def of(work: Work, name: str) -> Callable[[], list[Figure]]:
+    def of(work: Work, name: str) -> Callable[[], Iterable[Figure]]:
         return functools.partial(work, name, DRY_SHAPE if dry else SHAPES[name], device, limits, dry)
 
-    def alone(work: Work) -> Callable[[], list[Figure]]:
+    def alone(work: Work) -> Callable[[], Iterable[Figure]]:
         return functools.partial(work, device, limits, dry)
 
     server = functools.partial(

@@ -41,6 +41,23 @@ def test_a_section_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeyp
     assert "Failed: RuntimeError: no such kernel" in table
 
 
+def test_what_a_section_had_when_it_was_interrupted_is_written(tmp_path, monkeypatch):
+    measured = gpu_report.attention.prefill
+
+    def interrupted(*args):
+        yield next(measured(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_report.attention, "prefill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dry_run(tmp_path, monkeypatch, "--only", "attention")
+    report = json.loads((tmp_path / "dry_run.json").read_text())
+    by_title = {section["title"]: section for section in report["sections"]}
+    assert len(by_title["Decode attention"]["figures"]) == 1 and not by_title["Decode attention"]["error"]
+    assert len(by_title["Prefill attention"]["figures"]) == 1
+    assert by_title["Prefill attention"]["error"] == "interrupted"
+
+
 def test_a_model_and_its_kv_memory_are_gone_when_its_measurements_are_done():
     """Also while the function that measured goes on, as transformers' turn does."""
     sizes = {"max_total_token_num": 400, "running_max_req_size": 4, "max_req_total_len": 64}

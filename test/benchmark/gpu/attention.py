@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,6 +21,8 @@ from lightllm.models.batch import Batch, make_batch
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_form import AttentionForm
 
+_ROTATED_BYTES = 1 << 30
+
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
@@ -30,9 +34,8 @@ class Heads:
         return f"{self.query} query and {self.kv} KV heads of {self.size}"
 
 
-def decode(device: torch.device, limits: Limits, dry: bool) -> list[Figure]:
+def decode(device: torch.device, limits: Limits, dry: bool) -> Iterator[Figure]:
     """K and V of 128 MB, 512 MB and 2 GB a layer."""
-    figures = []
     heads = [Heads(8, 2, 32)] if dry else [Heads(32, 32), Heads(32, 8), Heads(64, 8)]
     sizes = [1 << 20] if dry else [128 << 20, 512 << 20, 2 << 30]
     for shape in heads:
@@ -43,25 +46,27 @@ def decode(device: torch.device, limits: Limits, dry: bool) -> list[Figure]:
                 seconds = _decode_seconds(device, shape, entries, context, dry)
                 moved = entries * context * token_bytes
                 aim = 0.85 if nbytes >= 512 << 20 else 0.75
-                figures.append(
-                    Figure(
-                        f"decode attention, {shape}, {entries} x {context} tokens, {nbytes >> 20} MiB",
-                        moved / seconds / 1e9, "GB/s", limits.bandwidth / 1e9, "copy bandwidth", aim,
-                    )
+                yield Figure(
+                    f"decode attention, {shape}, {entries} x {context} tokens, {nbytes >> 20} MiB",
+                    moved / seconds / 1e9, "GB/s", limits.bandwidth / 1e9, "copy bandwidth", aim,
                 )  # fmt: skip
-    return figures
 
 
 def _decode_seconds(device: torch.device, heads: Heads, entries: int, context: int, dry: bool) -> float:
     case = _Case(device, heads, entries, context, dry)
     batch = case.batch([1] * entries, [context] * entries, entries)
     q = torch.randn(entries, heads.query, heads.size, device=device, dtype=case.dtype)
-    return measure(lambda: attention(q, case.kv, batch.plan, case.form), device, inner=1 if dry else 10)
+    # As layers do, each call reads another memory, a gibibyte in all: less would stay in the cache in part.
+    copies = 1 if dry else max(_ROTATED_BYTES // case.kv.nbytes, 1)
+    layers = [case.kv] + [torch.empty_like(case.kv).normal_() for _ in range(copies - 1)]
+    turn = itertools.cycle(layers)
+    return measure(
+        lambda: attention(q, next(turn), batch.plan, case.form), device, inner=1 if dry else max(copies, 4), graphed=True
+    )  # fmt: skip
 
 
-def prefill(device: torch.device, limits: Limits, dry: bool) -> list[Figure]:
+def prefill(device: torch.device, limits: Limits, dry: bool) -> Iterator[Figure]:
     """One prompt, causal, without a cached prefix, K and V read by slot and dense; beside it torch's kernels on dense ones."""
-    figures = []
     for heads in [Heads(4, 4, 32)] if dry else [Heads(32, 32), Heads(32, 8)]:
         for length in [64] if dry else [2048, 8192]:
             case = _Case(device, heads, 1, length, dry)
@@ -72,31 +77,24 @@ def prefill(device: torch.device, limits: Limits, dry: bool) -> list[Figure]:
             )
             operations = 4.0 * heads.query * heads.size * length * (length + 1) / 2
             rates = {
-                how: operations / measure(lambda q=q, c=case, b=batch, f=fresh: attention(q, c.kv, b.plan, c.form, f), device)
+                how: operations / measure(
+                    lambda q=q, c=case, b=batch, f=fresh: attention(q, c.kv, b.plan, c.form, f),
+                    device, inner=1 if dry else 10, graphed=True,
+                )
                 for how, fresh in {"by slot": None, "dense": (k, v)}.items()
             }  # fmt: skip
             what = f"prefill attention, {heads}, {length} tokens"
             for how, rate in rates.items():
-                figures.append(
-                    Figure(f"{what}, {how}", rate / 1e12, "TFLOP/s", limits.flops / 1e12, "matrix product")
-                )
+                yield Figure(f"{what}, {how}", rate / 1e12, "TFLOP/s", limits.flops / 1e12, "matrix product")
             for name, backend, aim in (
                 ("torch flash", SDPBackend.FLASH_ATTENTION, 1.0),
                 ("cuDNN", SDPBackend.CUDNN_ATTENTION, 0.7),
             ):
                 if not dry or backend is SDPBackend.FLASH_ATTENTION:
                     theirs = operations / _torch_seconds(device, heads, length, case.dtype, backend)
-                    figures.append(
-                        Figure(
-                            f"{what}, dense, share of {name}",
-                            rates["dense"] / 1e12,
-                            "TFLOP/s",
-                            theirs / 1e12,
-                            name,
-                            aim,
-                        )
-                    )
-    return figures
+                    yield Figure(
+                        f"{what}, dense, share of {name}", rates["dense"] / 1e12, "TFLOP/s", theirs / 1e12, name, aim
+                    )  # fmt: skip
 
 
 def _torch_seconds(
@@ -105,7 +103,8 @@ def _torch_seconds(
     """K and V repeated for every query head: the fastest form for kernels that know no groups."""
     q, k, v = (torch.randn(1, heads.query, length, heads.size, device=device, dtype=dtype) for _ in range(3))
     with sdpa_kernel(backend):
-        return measure(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), device)
+        inner = 1 if device.type == "cpu" else 10
+        return measure(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), device, inner=inner)
 
 
 class _Case:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,14 @@ class Report:
     """Runs sections one by one: one that fails is recorded, and the others go on. None begins after the budget is spent."""
 
     def __init__(self, machine: dict[str, Any], budget: float, out: Path) -> None:
-        """budget: seconds; out: folder of the files, written anew after every section."""
+        """budget: seconds; out: folder of the files, written anew after every section, also one that is interrupted."""
         self.machine = machine
         self.sections: list[Section] = []
         self._deadline = time.monotonic() + budget
         self._out = out
 
-    def run(self, title: str, work: Callable[[], list[Figure]]) -> Section:
+    def run(self, title: str, work: Callable[[], Iterable[Figure]]) -> Section:
+        """What `work` has yielded is kept, whatever becomes of the rest of it."""
         section = Section(title)
         self.sections.append(section)
         started = time.monotonic()
@@ -60,15 +61,17 @@ class Report:
         else:
             print(f"== {title}", flush=True)
             try:
-                section.figures = work()
-            except (
-                Exception
-            ) as error:  # one figure that cannot be had must not cost the others the machine's time
+                for figure in work():
+                    section.figures.append(figure)
+                    print("  " + line(figure), flush=True)
+            except Exception as error:  # a section that fails must not cost the others the machine's time
                 traceback.print_exc()
                 section.error = f"{type(error).__name__}: {error}"
+            except KeyboardInterrupt:
+                section.error = "interrupted"
+                self.write()
+                raise
         section.seconds = time.monotonic() - started
-        for figure in section.figures:
-            print("  " + line(figure), flush=True)
         self.write()
         return section
 

@@ -131,33 +131,30 @@ class Bench:
 
 def decode_and_prefill(
     name: str, shape: dict[str, Any], device: torch.device, limits: Limits, dry: bool
-) -> list[Figure]:
+) -> Iterator[Figure]:
     cases = [(1, 24, 0.85), (3, 24, 0.75)] if dry else [(1, 1024, 0.85), (64, 1024, 0.75), (256, 512, 0.75)]
     chunk = 32 if dry else 8192
     slots = max(max(rows * context for rows, context, _ in cases), chunk) + 64
-    figures = []
     with loaded(
         shape, max_total_token_num=slots, running_max_req_size=8 if dry else 256, max_req_total_len=chunk + 64,
         chunked_prefill_size=chunk, batch_max_tokens=chunk, **options(device),
     ) as (bench, ready):  # fmt: skip
-        figures.append(Figure(f"{name}: load, memory, warm-up, graphs", sum(ready.seconds.values()), "s",
-                              details=ready.seconds))  # fmt: skip
+        yield Figure(
+            f"{name}: load, memory, warm-up, graphs", sum(ready.seconds.values()), "s", details=ready.seconds
+        )
         for rows, context, aim in cases:
             bench.enter(rows, context)
             bench.pipelined(rows, context, 5)
             seconds = bench.pipelined(rows, context, 5 if dry else 100)
             limit = limits.seconds(bench.decode_bytes(rows, context), 2 * bench.parameters * rows)
-            figures.append(
-                Figure(
-                    f"{name}: decode, batch {rows}, context {context}", seconds * 1e3, "ms", limit * 1e3,
-                    "weights and KV at copy bandwidth", aim, lower_is_better=True,
-                    details={"tokens_per_s": rows / seconds},
-                )
+            yield Figure(
+                f"{name}: decode, batch {rows}, context {context}", seconds * 1e3, "ms", limit * 1e3,
+                "weights and KV at copy bandwidth", aim, lower_is_better=True,
+                details={"tokens_per_s": rows / seconds},
             )  # fmt: skip
             if rows == (3 if dry else 64):
-                figures.append(_gap(name, bench, rows, context, seconds))
-        figures.append(_prefill(name, bench, chunk, device, limits))
-    return figures
+                yield _gap(name, bench, rows, context, seconds)
+        yield _prefill(name, bench, chunk, device, limits)
 
 
 def _gap(name: str, bench: Bench, rows: int, context: int, seconds: float) -> Figure:
