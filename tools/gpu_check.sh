@@ -5,6 +5,8 @@
 #
 # Needs a machine with a GPU, torch, Triton and transformers, and no package registry: what else is missing is named,
 # and installed from .wheels/ (tools/fetch_wheels.sh makes it) into a folder of its own. BUDGET: seconds in all.
+# SECTIONS: no tests, and of the report those sections alone whose titles hold this; they are added to what OUT holds. Ten
+# minutes do not suffice for all of it: docs/benchmarks.md says what to run next.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-${OUT:-gpu-out}}
@@ -75,11 +77,17 @@ run() { # run NAME SECONDS COMMAND...: with its own limit, its output in OUT/NAM
 
 pytest=("$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20)
 spread=() # compilation takes most of the time, one core each
-"$python" -c "import xdist" 2>/dev/null && spread=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
+"$python" -c "import xdist" 2>/dev/null && spread=(-n "$(($(nproc) < 14 ? $(nproc) : 14))")
+report() { run report 600 "$python" test/benchmark/gpu_report.py --out "$out" "$@"; }
+if [ -n "${SECTIONS:-}" ]; then
+    report --only "$SECTIONS" --add --budget "$(left)"
+    cat "$out"/*.md
+    exit $status
+fi
 run kernels 110 "${pytest[@]}" "${spread[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
     test/gpu/test_ops.py test/gpu/test_attention_ops.py test/gpu/test_model_ops.py
 run backend 100 "${pytest[@]}" test/gpu/test_backend.py
-run report 600 "$python" test/benchmark/gpu_report.py --out "$out" --budget $(($(left) - 120))
+report --budget $(($(left) - 120))
 run models 200 "${pytest[@]}" "${spread[@]}" test/gpu/test_models.py
 cat "$out"/*.md 2>/dev/null
 echo "status $status after $SECONDS s"

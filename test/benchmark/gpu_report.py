@@ -1,6 +1,6 @@
 """What this GPU reaches, each figure with the limit that its hardware sets: writes <GPU>.json and <GPU>.md.
 
-    python test/benchmark/gpu_report.py --out docs/benchmarks [--budget 600] [--only decode]
+    python test/benchmark/gpu_report.py --out docs/benchmarks [--budget 600] [--only decode] [--add]
     python test/benchmark/gpu_report.py --dry           # tiny shapes, also on a CPU: does it run at all?
 
 Needs an otherwise idle GPU and no checkpoint: weights are random, in the shapes of real models.
@@ -79,12 +79,13 @@ def main() -> int:
         "--budget", type=float, default=3600.0, help="seconds after which no section begins any more"
     )
     parser.add_argument("--only", default="", help="sections whose title holds this, and the limits")
+    parser.add_argument("--add", action="store_true", help="keep what the files hold of other sections")
     parser.add_argument("--dry", action="store_true", help="tiny shapes")
     given = parser.parse_args()
     if not given.dry and not torch.cuda.is_available():
         parser.error("torch finds no GPU; --dry runs on a CPU")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report = Report(machine(device, given.dry), given.budget, given.out)
+    report = Report(machine(device, given.dry), given.budget, given.out, given.add)
     for title, work in sections(device, Limits(), given.dry):
         if title == "Limits" or given.only.lower() in title.lower():
             report.run(title, work)

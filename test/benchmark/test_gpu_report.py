@@ -58,6 +58,18 @@ def test_what_a_section_had_when_it_was_interrupted_is_written(tmp_path, monkeyp
     assert by_title["Prefill attention"]["error"] == "interrupted"
 
 
+def test_a_report_in_several_runs_keeps_what_each_of_them_measured(tmp_path, monkeypatch):
+    _, first, _ = dry_run(tmp_path, monkeypatch, "--only", "decode attention")
+    _, both, table = dry_run(tmp_path, monkeypatch, "--only", "prefill attention", "--add")
+    assert [s["title"] for s in both["sections"]] == ["Limits", "Decode attention", "Prefill attention"]
+    assert both["sections"][1] == first["sections"][1] and both["sections"][2]["figures"]
+    _, late, _ = dry_run(tmp_path, monkeypatch, "--only", "attention", "--add", "--budget", "0")
+    assert late["sections"] == both["sections"]
+    assert "## Decode attention" in table and "## Prefill attention" in table
+    _, alone, _ = dry_run(tmp_path, monkeypatch, "--only", "prefill attention")
+    assert [s["title"] for s in alone["sections"]] == ["Limits", "Prefill attention"]
+
+
 def test_a_model_and_its_kv_memory_are_gone_when_its_measurements_are_done():
     """Also while the function that measured goes on, as transformers' turn does."""
     sizes = {"max_total_token_num": 400, "running_max_req_size": 4, "max_req_total_len": 64}

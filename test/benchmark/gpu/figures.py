@@ -44,12 +44,14 @@ class Section:
 class Report:
     """Runs sections one by one: one that fails is recorded, and the others go on. None begins after the budget is spent."""
 
-    def __init__(self, machine: dict[str, Any], budget: float, out: Path) -> None:
-        """budget: seconds; out: folder of the files, written anew after every section, also one that is interrupted."""
+    def __init__(self, machine: dict[str, Any], budget: float, out: Path, add: bool = False) -> None:
+        """budget: seconds; out: folder of the files, written anew after every section, also one that is interrupted; add:
+        what they hold of other sections is kept."""
         self.machine = machine
         self.sections: list[Section] = []
         self._deadline = time.monotonic() + budget
         self._out = out
+        self._earlier = self._read() if add else []
 
     def run(self, title: str, work: Callable[[], Iterable[Figure]]) -> Section:
         """What `work` has yielded is kept, whatever becomes of the rest of it."""
@@ -75,17 +77,31 @@ class Report:
         self.write()
         return section
 
+    def _file(self, suffix: str) -> Path:
+        return self._out / f"{self.machine['device'].replace(' ', '_')}.{suffix}"
+
+    def _read(self) -> list[Section]:
+        if not self._file("json").exists():
+            return []
+        sections = json.loads(self._file("json").read_text())["sections"]
+        return [Section(**{**s, "figures": [Figure(**figure) for figure in s["figures"]]}) for s in sections]
+
+    def _written(self) -> list[Section]:
+        """A section that did not get its turn does not take the place of an earlier one."""
+        earlier = {section.title: section for section in self._earlier}
+        own = {s.title: s for s in self.sections if s.figures or s.title not in earlier}
+        return list({**earlier, **own}.values())
+
     def write(self) -> None:
-        name = self.machine["device"].replace(" ", "_")
         self._out.mkdir(parents=True, exist_ok=True)
-        data = {"machine": self.machine, "sections": [dataclasses.asdict(s) for s in self.sections]}
-        (self._out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-        (self._out / f"{name}.md").write_text(self.markdown())
+        data = {"machine": self.machine, "sections": [dataclasses.asdict(s) for s in self._written()]}
+        self._file("json").write_text(json.dumps(data, indent=1) + "\n")
+        self._file("md").write_text(self.markdown())
 
     def markdown(self) -> str:
         facts = ", ".join(f"{key} {value}" for key, value in self.machine.items() if key != "device")
         lines = [f"# {self.machine['device']}", "", facts + ".", ""]
-        for section in self.sections:
+        for section in self._written():
             lines += [f"## {section.title}", ""]
             if section.error:
                 lines += [f"Failed: {section.error}", ""]
