@@ -186,7 +186,7 @@ def run(task: Task) -> Result:
     arguments, launch = split_options(kernel, {**case.arguments, **options}, task.architecture)
     identity = [
         PDL_INSTRUCTIONS,
-        list(Result.__dataclass_fields__),
+        ["serialized"] if task.architecture == 90 else [],
         kernel.cache_key,
         sorted(map(repr, arguments.items())),
         launch,
