@@ -28,8 +28,11 @@ LEAST_CHUNK = 16
 """Prompt tokens that --tpot_slo leaves a round at least: prompts get on, however tight it is."""
 HEADROOM = 0.9
 """Share of --tpot_slo that a round is planned for."""
-MARGIN = 0.8
-"""Share of --ttft_slo up to which a predicted wait is believed to be short enough: predictions err by about a tenth."""
+MARGIN = 0.9
+"""Share of --ttft_slo up to which a predicted wait is believed to be short enough: predictions err by about a tenth,"""
+DEVIATIONS = 1.5
+"""and waits for memory vary by so many standard deviations. Who waits for n others, each of whom enters when somebody ends, waits
+for n ends at random moments: the deviation of such a time is 1 / sqrt(n) of it."""
 MEASURED_SECONDS = 15.0
 """What was given back so long ago counts 1 / e of what is given back now."""
 LEAST_SECONDS = 2.0
@@ -102,10 +105,12 @@ class Deadlines:
         """Raises `ServerOverloaded` for a request whose first token would come too late. One that is restored goes on."""
         if not self._ttft or any(len(choice.output_ids) for choice in message.choices):
             return
-        predicted = self._memory_seconds(message) + self._prefill_seconds(len(message.prompt_ids))
+        ahead, _ = self._waiting.ahead_of(message.params.priority)
+        doubt = DEVIATIONS / math.sqrt(ahead + 1)
+        predicted = (1.0 + doubt) * self._memory_seconds(message) + self._prefill_seconds(len(message.prompt_ids))
         if predicted > MARGIN * self._ttft:
             raise ServerOverloaded(
-                f"the first token would come in about {predicted:.1f} s, which is too near to the {self._ttft:g} s that this "
+                f"the first token might come only in {predicted:.1f} s, which is too near to the {self._ttft:g} s that this "
                 "server promises (ttft_slo), or later",
                 retry_after=max(1, math.ceil(predicted - MARGIN * self._ttft)),
             )

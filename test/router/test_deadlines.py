@@ -129,6 +129,19 @@ def test_refusal_says_when_to_come_back():
     assert "ttft_slo" in server.refusals[-1].message
 
 
+@pytest.mark.parametrize(("waiting", "accepted"), [(0, False), (100, True)])
+def test_the_fewer_ends_a_wait_consists_of_the_less_it_is_believed(monkeypatch, waiting, accepted):
+    """Of 0.6 s, with 1 s promised."""
+    server = Server(ttft_slo=1.0)
+    server.serve(rate=1, seconds=1)
+    monkeypatch.setattr(server.scheduler._deadlines, "_memory_seconds", lambda _: 0.0)
+    for i in range(100, 100 + waiting):
+        server.add(i, prompt=1)
+    monkeypatch.setattr(server.scheduler._deadlines, "_memory_seconds", lambda _: 0.6)
+    server.add(1000, prompt=1)
+    assert (1000 in server.arrival) == accepted
+
+
 def test_restored_requests_and_a_better_priority_are_not_refused_for_those_that_wait():
     server = Server(ttft_slo=1.0)
     server.serve(rate=60, seconds=5)

@@ -2,8 +2,9 @@
 
     python -m lightllm.router.simulate.compare --trace synthetic:sharegpt --requests 6000 --jobs 2 --plots docs/scheduling
 
-Loads are multiples of --rate: by default the load at which goodput peaks under past_future. Saturation is when all requests
-come at once.
+Loads are multiples of --rate: by default the load at which goodput peaks under past_future. Each lasts as long as --requests at 1x:
+of a shorter time, the beginning, in which all contexts are young, and the end, when the last ones run alone, would be too
+large a part. Saturation is when --requests come at once.
 """
 
 from __future__ import annotations
@@ -50,13 +51,21 @@ def measure(job: tuple[Setting, float]) -> Report:
     return report
 
 
-def compare(setting: Setting, loads: Sequence[float], jobs: int) -> dict[str, list[Report]]:
-    """Variant -> reports at `loads` (requests a second, or `SATURATED`)."""
-    work = [(variant.of(setting), load) for variant in VARIANTS for load in loads]
+def compare(setting: Setting, peak: float, multiples: Sequence[float], jobs: int) -> dict[str, list[Report]]:
+    """Variant -> reports at these multiples of `peak` requests a second, and of `SATURATED`."""
+    loads = [
+        *((_lasting(setting, multiple), multiple * peak) for multiple in multiples),
+        (setting, SATURATED),
+    ]
+    work = [(variant.of(setting), load) for variant in VARIANTS for setting, load in loads]
     with ProcessPoolExecutor(jobs) as pool:
         results = map(measure, work) if jobs == 1 else pool.map(measure, work)
         done = list(tqdm(results, total=len(work), unit=" runs", disable=None))
     return {variant.name: done[i * len(loads) : (i + 1) * len(loads)] for i, variant in enumerate(VARIANTS)}
+
+
+def _lasting(setting: Setting, multiple: float) -> Setting:
+    return dataclasses.replace(setting, requests=round(setting.requests * max(1.0, multiple)))
 
 
 def saturation_table(found: dict[str, list[Report]]) -> str:
@@ -100,8 +109,7 @@ def main(argv: Sequence[str]) -> int:
             plots.check()
         setting = make_setting(options)
         peak, _ = read_rate(setting, options.rate)
-        loads = [multiple * peak for multiple in options.loads]
-        found = compare(setting, [*loads, SATURATED], options.jobs)
+        found = compare(setting, peak, options.loads, options.jobs)
     except LightLLMError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
@@ -114,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if options.plots:
         short = Path(setting.trace.name.removeprefix("synthetic:")).stem
-        curves = {name: reports[: len(loads)] for name, reports in found.items()}
+        curves = {name: reports[:-1] for name, reports in found.items()}
         plots.plot_goodput(curves, options.plots / f"goodput_{short}.svg")
         for name in ("conservative", "past_future"):
             plots.plot_memory(found[name][-1], options.plots / f"memory_{short}_{name}.svg")
