@@ -35,7 +35,7 @@ from lightllm.httpserver.field_types import (
     Text,
     TokenIds,
 )
-from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, SamplingParams
+from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, MAX_SEED, SamplingParams
 
 _SAME_NAME = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
@@ -106,6 +106,9 @@ class OpenAIRequest(Body):
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
+        if self.top_k == 0:  # as vLLM has it
+            values["top_k"] = -1
+        values |= self._seed()
         values |= self.constraint.values
         if self.stop is not None:
             values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
@@ -119,6 +122,16 @@ class OpenAIRequest(Body):
             prompt_logprobs=prompt_logprobs,
             **values,
         )
+
+    def _seed(self) -> dict[str, int | None]:
+        """OpenAI's seeds are signed; -1 is none, as in vLLM. Raises `InvalidParameter`."""
+        if self.seed is None or self.seed >= 0:
+            return {}  # too large ones are found with the other limits
+        if self.seed <= -MAX_SEED - 2:
+            raise InvalidParameter(
+                f"seed must be in [{-MAX_SEED - 1}, {MAX_SEED}], got {self.seed}", param="seed"
+            )
+        return {"seed": None if self.seed == -1 else self.seed & MAX_SEED}
 
     @functools.cached_property
     def constraint(self) -> Asked:

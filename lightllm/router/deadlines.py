@@ -107,7 +107,9 @@ class Deadlines:
             return
         ahead, _ = self._waiting.ahead_of(message.params.priority)
         doubt = DEVIATIONS / math.sqrt(ahead + 1)
-        predicted = (1.0 + doubt) * self._memory_seconds(message) + self._prefill_seconds(len(message.prompt_ids))
+        predicted = (1.0 + doubt) * self._memory_seconds(message) + self._prefill_seconds(
+            len(message.prompt_ids)
+        )
         if predicted > MARGIN * self._ttft:
             raise ServerOverloaded(
                 f"the first token might come only in {predicted:.1f} s, which is too near to the {self._ttft:g} s that this "

@@ -240,6 +240,19 @@ def test_extensions_reach_the_router(client: httpx.Client, engine: FakeEngine) -
     assert params.presence_penalty == -1.5
 
 
+@pytest.mark.parametrize(("given", "sent"), [(-(2**63), 0), (-2, 2**63 - 2), (7, 7)])
+def test_seeds_are_signed(client: httpx.Client, engine: FakeEngine, given: int, sent: int) -> None:
+    assert post(client, prompt="x", seed=given).status_code == 200
+    assert engine.added[0].params.seed == sent
+
+
+def test_vllms_ways_to_ask_for_no_seed_and_no_top_k(client: httpx.Client, engine: FakeEngine) -> None:
+    for _ in range(2):
+        assert post(client, prompt="x", seed=-1, top_k=0).status_code == 200
+    first, second = [message.params for message in engine.added]
+    assert first.top_k == -1 and first.seed != second.seed
+
+
 def test_null_means_the_default_inside_objects_too(client: httpx.Client, engine: FakeEngine) -> None:
     response = post(
         client, "/v1/chat/completions", messages=[{"role": "user", "content": "hi", "name": None}],
