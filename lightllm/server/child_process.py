@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -170,10 +171,21 @@ class ChildProcess:
             self._selector.unregister(source)
 
 
+_SHARED_MEMORY = Path("/dev/shm")
+
+
 def _remove_openmp_registration(pid: int) -> None:
     """Intel's OpenMP runtime holds a file of shared memory, which it removes only where its process ends in order."""
     with contextlib.suppress(OSError):
-        os.unlink(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}")
+        (_SHARED_MEMORY / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink()
+
+
+def remove_stale_openmp_registrations(folder: Path = _SHARED_MEMORY) -> None:
+    """Removes those of this user's processes that are gone, and had nobody to clean up behind them."""
+    for path in folder.glob(f"__KMP_REGISTERED_LIB_*_{os.getuid()}"):
+        pid = path.name.split("_")[-2]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            path.unlink(missing_ok=True)
 
 
 def _text(line: bytes) -> str:

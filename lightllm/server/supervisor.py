@@ -17,7 +17,7 @@ from lightllm.errors import LightLLMError, StartupError
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.protocol.control import Command
-from lightllm.server.child_process import ChildProcess
+from lightllm.server.child_process import ChildProcess, remove_stale_openmp_registrations
 from lightllm.server.drain import Drain
 from lightllm.server.plan import ChildSpec
 from lightllm.server.signals import SignalPipe
@@ -78,6 +78,7 @@ class Supervisor:
     # -- phases of a server's life
 
     def _start(self, specs: list[ChildSpec]) -> None:
+        remove_stale_openmp_registrations()
         for spec in specs:
             self._children.append(ChildProcess(spec, str(self._runtime.path), self._selector))
             log.debug("%s: process %d", spec.name, self._children[-1].pid)

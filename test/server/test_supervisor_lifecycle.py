@@ -1,8 +1,10 @@
 """The Supervisor with fake children: readiness, failures of the start, deaths, stopping, cleaning up."""
 
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from support.server import LightLLMServer
 
 from lightllm import __version__
 from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.server.child_process import remove_stale_openmp_registrations
 
 GOOD = {"http-0": "ready", "router": "ready", "backend-0": "ready"}
 COMMAND = (sys.executable, "-m", "support.fake_server")
@@ -168,6 +171,20 @@ def test_shared_memory_of_openmp_is_removed_after_a_child_that_does_not_do_it(la
     server.send(signal.SIGTERM)
     assert server.wait(10) == 0
     server.check_nothing_left()
+
+
+def test_shared_memory_of_openmp_whose_process_is_gone_is_removed_at_the_next_start(tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    kept = [
+        f"__KMP_REGISTERED_LIB_{os.getpid()}_{os.getuid()}",
+        f"__KMP_REGISTERED_LIB_{gone.pid}_{os.getuid() + 1}",
+        "x_0",
+    ]
+    for name in [*kept, f"__KMP_REGISTERED_LIB_{gone.pid}_{os.getuid()}"]:
+        (tmp_path / name).touch()
+    remove_stale_openmp_registrations(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_a_child_that_does_not_stop_is_killed_and_named(launch):
