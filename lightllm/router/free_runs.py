@@ -13,7 +13,6 @@ import numpy as np
 CUT_AHEAD, CUT_LEAST = 8, 32
 """Blocks are cut for so many rounds that want as many as this one, and at least so many, if that takes no more than a quarter of
 what is free."""
-_NO_ROOM = np.iinfo(np.int64).max
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -84,15 +83,15 @@ class FreeRuns:
         if length > self.no_longer_than:
             return None
         lengths = self._ends - self._starts
-        spare = np.where(lengths >= length, lengths, _NO_ROOM)
-        place = int(spare.argmin()) if len(spare) else 0
-        if not len(spare) or lengths[place] < length:
+        fitting = (lengths >= length).nonzero()[0]
+        if not len(fitting):
             self.no_longer_than, self._exact = length - 1, False
             return self.take_fitting(length, align) if self._settle_for(length) else None
-        start = int(self._starts[place])
-        end = min(-(-(start + length) // align) * align, int(self._ends[place]))
+        place = fitting[lengths[fitting].argmin()]
+        start, last = int(self._starts[place]), int(self._ends[place])
+        end = min(-(-(start + length) // align) * align, last)
         self._starts[place] = end
-        self._taken(end - start)
+        self._taken(end - start, some_whole=end == last)
         return start, end
 
     def take_after(self, place: int, want: int) -> int:
@@ -204,11 +203,12 @@ class FreeRuns:
         self.total += count
         self._unsorted += count
 
-    def _taken(self, count: int) -> None:
+    def _taken(self, count: int, some_whole: bool = True) -> None:
+        """So many slots are no longer in the runs, of which some may be used up."""
         self.total -= count
         self._exact = False
-        left = self._starts < self._ends
-        if not left.all():
+        if some_whole:
+            left = self._starts < self._ends
             self._starts, self._ends = self._starts[left], self._ends[left]
 
     def _settle_for(self, length: int) -> bool:

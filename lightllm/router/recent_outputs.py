@@ -1,6 +1,6 @@
 """The tokens that results have brought lately, by row: a round writes one array, and touches no request.
 
-Whoever asks for a request's `output_ids` has them moved there.
+Whoever asks for a request's `output_ids` has them moved there (`Request.collect`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class RecentOutputs:
         self._count[rows] = count + 1
         return rows[count == KEPT - 1].tolist()
 
-    def take(self, row: int) -> list[int]:
-        """Empties a row; its tokens in order."""
+    def take(self, row: int) -> bytes:
+        """Empties a row; its tokens in order, as int32."""
         count = self._count[row]
         if not count:
-            return []
+            return b""
         self._count[row] = 0
-        return self._tokens[row, :count].tolist()
+        return self._tokens[row, :count].tobytes()

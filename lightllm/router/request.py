@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import enum
+from array import array
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Request:
         self.stop_ids = stop_ids
         self.runs_to_limit = not stop_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
-        self._output_ids: list[int] = choice.output_ids.tolist()
+        self._output_ids = array("i", choice.output_ids.astype(np.int32).tobytes())
         self._recent: RecentOutputs | None = None
         self.state = State.WAITING
         self.row = NO_ROW
@@ -108,18 +109,22 @@ class Request:
         return len(self.prompt_ids)
 
     @property
-    def output_ids(self) -> list[int]:
-        """The confirmed outputs."""
-        if self._recent is not None:
-            self._output_ids += self._recent.take(self.row)
+    def output_ids(self) -> array[int]:
+        """The confirmed outputs; int32."""
+        self.collect()
         return self._output_ids
+
+    def collect(self) -> None:
+        """Takes what results have brought lately from where they write it."""
+        if self._recent is not None:
+            self._output_ids.frombytes(self._recent.take(self.row))
 
     def enter_row(self, row: int, recent: RecentOutputs) -> None:
         """From now on `recent` takes the outputs in at `row`."""
         self.row, self._recent = row, recent
 
     def leave_row(self) -> None:
-        self._output_ids = self.output_ids
+        self.collect()
         self.row, self._recent = NO_ROW, None
 
     @property
@@ -171,14 +176,14 @@ class Request:
         """int32 [known_tokens]"""
         if not self.output_ids:
             return self.prompt_ids
-        return np.concatenate([self.prompt_ids, np.asarray(self.output_ids, dtype=np.int32)])
+        return np.concatenate([self.prompt_ids, np.frombuffer(self.output_ids, dtype=np.int32)])
 
     def ids(self, start: int, end: int) -> np.ndarray:
-        """int32 [end - start]: a copy of these of `all_ids`."""
+        """int32 [end - start], read-only: a copy of these of `all_ids`."""
         outputs = start - self.prompt_len
         if outputs < 0:
             return self.all_ids()[start:end].copy()
-        return np.array(self.output_ids[outputs : end - self.prompt_len], dtype=np.int32)
+        return np.frombuffer(self.output_ids[outputs : end - self.prompt_len], dtype=np.int32)
 
     def join_row(self, prefix_slots: np.ndarray) -> JoinRow:
         """How a backend learns of this request; `prefix_slots` int32: slots of the context that has KV already."""

@@ -136,7 +136,8 @@ class Running:
         """A token (int32 [n]) has come for each of `rows` (int64 [n])."""
         for row in self.recent_outputs.append(rows, tokens):
             request = self.by_row[row]
-            assert request is not None and request.output_ids  # moves them
+            assert request is not None
+            request.collect()
 
     def work(self, request: Request) -> int:
         """Tokens that a prefilling request has still to compute."""

@@ -34,7 +34,9 @@ class StopIds:
             self._union = sorted(frozenset().union(*self._sets))
         if len(self._union) > FEW:
             return np.isin(tokens, self._union).nonzero()[0].tolist()
-        found = np.zeros(len(tokens), dtype=bool)
-        for stop_id in self._union:
+        if not self._union:
+            return []
+        found = tokens == self._union[0]
+        for stop_id in self._union[1:]:
             found |= tokens == stop_id
         return found.nonzero()[0].tolist()
