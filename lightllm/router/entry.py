@@ -157,8 +157,8 @@ class Entry:
     def _fits_easily(self, prompts: list[Prefill]) -> bool:
         """Whether these may enter without a forecast of this round."""
         forecast, age = self._recent_forecast(), self._policy.seq - self._forecast_at
-        if forecast is None or not self._policy.may_err:
-            return False
+        if forecast is None or not self._policy.may_err or self._limits.tpot_slo:
+            return False  # with tpot_slo, what may be held depends on how many run
         return forecast.fits_easily(
             prompts, EASILY * self._limits.max_total_token_num + age * len(self._running.requests)
         )

@@ -190,6 +190,20 @@ def test_requests_wait_if_rounds_with_more_of_them_would_take_too_long():
     assert medians[0] <= 0.02 < 0.025 < medians[1]
 
 
+def test_requests_that_come_together_keep_the_time_too():
+    """What rounds of many may hold is known before they run, however much memory there is."""
+    server = Server(per_held=1e-5, tpot_slo=0.02, max_total_token_num=20_000)
+    server.serve(rate=60, seconds=3)
+    server.rounds.clear()
+    for i in range(1000, 1200):
+        server.add(i)
+        if i % 5 == 4:
+            server.turn()
+    while server.scheduler.has_work:
+        server.turn()
+    assert max(seconds for round_, seconds in server.rounds if round_.num_decode) <= 0.02
+
+
 def test_the_same_calls_give_the_same_rounds():
     found = []
     for _ in range(2):
