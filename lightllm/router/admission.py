@@ -104,7 +104,7 @@ class Forecast:
         if (
             not self._running
             or self._running + len(prompts) > self._token_budget
-            or self._usage.at_most(slots) + spare > self._capacity
+            or max(self._usage.at_most(slots), self._held + slots) + spare > self._capacity
         ):
             return False
         self._put_off.append(prompts)

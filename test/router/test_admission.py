@@ -235,7 +235,7 @@ def test_candidates_one_by_one_are_foreseen_as_in_arrays(asked, lengths, missing
 @settings(max_examples=300, database=None)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=30),
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 30), st.integers(1, 40)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 30), st.integers(0, 40)), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 80), st.booleans()), min_size=1, max_size=6),
     st.integers(100, 3000),
 )
@@ -256,6 +256,14 @@ def test_who_fits_easily_fits_and_counts_as_if_worked_out(lengths, running, cand
             break
         assert thorough.admit(prompts)
     assert quick.peak() == thorough.peak()
+
+
+def test_who_fits_only_when_others_have_gone_does_not_fit_easily():
+    """All outputs of those are planned, and they still hold what they hold."""
+    memory = Forecast(knowing([50], 2.0), 100, 1000, 32, whole_prompts=False)
+    decoding(memory, [60], [9], [9])
+    assert not memory.fits_easily([Prefill(42, 42, 0, 1)])
+    assert memory.fits_easily([Prefill(25, 25, 0, 1)])
 
 
 def test_who_fits_only_with_short_outputs_does_not_fit_easily():
