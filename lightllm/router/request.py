@@ -179,7 +179,7 @@ class Request:
         return np.concatenate([self.prompt_ids, np.frombuffer(self.output_ids, dtype=np.int32)])
 
     def ids(self, start: int, end: int) -> np.ndarray:
-        """int32 [end - start], read-only: a copy of these of `all_ids`."""
+        """int32 [end - start]: a copy of these of `all_ids`."""
         outputs = start - self.prompt_len
         if outputs < 0:
             return self.all_ids()[start:end].copy()

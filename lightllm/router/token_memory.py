@@ -244,7 +244,10 @@ class TokenMemory:
         once, for what is evicted need not be neighbours. Makes at least `least` slots free, by taking halves of the longest
         claims."""
         runs = self._runs
-        missing = max(size * count - runs.uncut, size if size > 1 and runs.longest() < size else 0)
+        if size > 1:
+            missing = max(size * count - runs.uncut, size if runs.longest() < size else 0)
+        else:
+            missing = count - runs.total
         if missing > 0 and self._evictable():
             self.reclaim(self._evict(missing))
         while runs.total < least:

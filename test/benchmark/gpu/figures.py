@@ -95,8 +95,10 @@ class Report:
     def write(self) -> None:
         self._out.mkdir(parents=True, exist_ok=True)
         data = {"machine": self.machine, "sections": [dataclasses.asdict(s) for s in self._written()]}
-        self._file("json").write_text(json.dumps(data, indent=1) + "\n")
-        self._file("md").write_text(self.markdown())
+        for ending, text in (("json", json.dumps(data, indent=1) + "\n"), ("md", self.markdown())):
+            new = self._file(f"{ending}.new")
+            new.write_text(text)
+            new.replace(self._file(ending))  # whole, should the process be killed just now
 
     def markdown(self) -> str:
         facts = ", ".join(f"{key} {value}" for key, value in self.machine.items() if key != "device")
