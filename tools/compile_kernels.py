@@ -241,21 +241,21 @@ def compile_case(
         missing = [instruction for instruction in PDL_INSTRUCTIONS if instruction not in compiled.asm["ptx"]]
         if missing:
             raise RuntimeError(f"dependent launch without {', '.join(missing)}")
-    listing = disassembled(compiled.asm["cubin"])
+    listing = disassembled(compiled.asm["cubin"], code="wgmma" in compiled.asm["ptx"])
     registers, stack = resource_usage(listing)
     usage = {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
     return {**usage, "serialized": serialized(listing)}
 
 
-def disassembled(cubin: bytes) -> str:
-    """The machine code as text, and what it uses."""
+def disassembled(cubin: bytes, code: bool) -> str:
+    """What the machine code uses, and, where `code` is wanted, itself as text: that takes as long as compiling."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         return subprocess.run(
-            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name],
+            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", *(["-sass"] if code else []), file.name],
             capture_output=True,
             text=True,
             check=True,
