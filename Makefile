@@ -19,7 +19,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-.PHONY: env serve test lint soak test-models test-ranks test-kernels bench docs clean
+.PHONY: env serve kind test lint soak test-models test-ranks test-kernels bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -42,7 +42,10 @@ lint: env
 	$(PY) tools/check_layers.py
 	$(PY) tools/make_docs.py --check
 
-test: lint
+kind: env
+	@$(PY) -m lightllm.ops.cpu_kind
+
+test: kind lint
 	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 soak: env

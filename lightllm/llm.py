@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import secrets
 from collections.abc import Generator, Sequence
 from types import TracebackType
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from lightllm.config import ServerConfig, verify
 from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, PromptTooLong
+from lightllm.ops.cpu_kind import library_variables
 from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
 from lightllm.sampling_params import MAX_SEED, SamplingParams
 from lightllm.tokenizer import load_tokenizer
@@ -83,6 +85,8 @@ class LLM:
         )
         self.default_sampling_params = SamplingParams(**generation_defaults(self.model_dir))
         """What `sampling_params=None` means: the model's generation_config.json."""
+        for name, value in library_variables().items():
+            os.environ.setdefault(name, value)
         from lightllm.engine import Engine  # here, because it loads torch
 
         self._engine: Engine | None = Engine(self.config, self.model_dir, self.tokenizer, show_bar)

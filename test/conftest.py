@@ -1,6 +1,7 @@
 """Shared by all tests: `test/` is on the path, so that `from support import ...` works from every folder.
 
-Triton asks once, when it is imported, whether kernels are to be interpreted; so that is said here, before any test.
+Triton asks once, when it is imported, whether kernels are to be interpreted, and torch's libraries ask which instructions
+they may use (`LIGHTLLM_CPU_KIND`); so that is said here, before any test.
 """
 
 import os
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lightllm.ops.cpu_kind import library_variables
+
+os.environ.update(library_variables())
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

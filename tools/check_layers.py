@@ -36,7 +36,7 @@ APART = "processes"
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "tokenizer", "config", "config_sources", "sampling_params", "errors", "demo", "backend.mock",
-    "models.architectures", "models.config", "models.dialects",
+    "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""
 

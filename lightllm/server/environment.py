@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightllm.backend.machine import rank_threads
 from lightllm.config import ServerConfig
+from lightllm.ops.cpu_kind import library_variables
 
 
 def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -20,7 +21,7 @@ def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.en
     """
     if config.mock_backend is not None:
         return _unless_set({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}, environ)
-    wanted = {
+    wanted = library_variables(environ) | {
         "OMP_NUM_THREADS": str(config.cpu_threads or rank_threads(len(config.node_ranks))),
         "TOKENIZERS_PARALLELISM": "false",
     }

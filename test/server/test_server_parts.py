@@ -9,6 +9,7 @@ from support.model_folder import make_model_folder
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidModel, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
+from lightllm.ops.cpu_kind import CpuKind, described
 from lightllm.server.drain import Drain
 from lightllm.server.environment import backend_environment, helper_environment
 from lightllm.server.listener import open_listener, url_of
@@ -40,6 +41,25 @@ def test_openmp_yields_where_intels_runtime_is_installed_and_else_sleeps(monkeyp
     monkeypatch.setattr("lightllm.server.environment.intel_openmp", lambda: None)
     assert backend_environment(ServerConfig(), {})["OMP_WAIT_POLICY"] == "passive"
     assert "LD_PRELOAD" not in backend_environment(ServerConfig(), {})
+
+
+def test_a_backend_is_told_to_which_instructions_its_libraries_are_capped(monkeypatch):
+    monkeypatch.setattr("lightllm.ops.cpu_kind.detect", lambda root: CpuKind.AMX)
+    assert "ONEDNN_MAX_CPU_ISA" not in backend_environment(ServerConfig(), {})
+    capped = backend_environment(ServerConfig(), {"LIGHTLLM_CPU_KIND": "avx512"})
+    assert capped["ONEDNN_MAX_CPU_ISA"] == "AVX512_CORE" and capped["ATEN_CPU_CAPABILITY"] == "avx512"
+    environ = {"LIGHTLLM_CPU_KIND": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX"}
+    assert "ONEDNN_MAX_CPU_ISA" not in backend_environment(ServerConfig(), environ)
+
+
+def test_a_kind_of_processor_that_does_not_exist_ends_the_launch(monkeypatch, caplog, tmp_path):
+    config = ServerConfig(model_dir=str(make_model_folder(tmp_path / "model")))
+    with caplog.at_level("INFO", "supervisor"):
+        resolve_config(config)
+    assert f"processor: {described()}" in caplog.text
+    monkeypatch.setenv("LIGHTLLM_CPU_KIND", "mmx")
+    with pytest.raises(StartupError, match="LIGHTLLM_CPU_KIND=mmx is no kind of processor. Set it to one of"):
+        resolve_config(config)
 
 
 def test_what_the_user_has_set_in_the_environment_stays():

@@ -3,7 +3,7 @@
 | CPU                     | weights    | form                                                        | computes in |
 |-------------------------|------------|-------------------------------------------------------------|-------------|
 | AVX512-BF16 or AMX      | bf16       | oneDNN, packed                                              | bf16        |
-| AVX2                    | bf16, fp16 | FBGEMM, packed fp16, widened in registers (2 bytes a weight) | fp32        |
+| AVX2 or AVX512          | bf16, fp16 | FBGEMM, packed fp16, widened in registers (2 bytes a weight) | fp32        |
 | any                     | fp32       | oneDNN, packed                                              | fp32        |
 | any other, or no CPU    | any        | plain                                                       | the weights' |
 
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.cpu_kind import CpuKind, chosen
 from lightllm.ops.weight_rows import WeightRows
 
 _FP16_MAX = 65504.0
@@ -84,7 +85,9 @@ class SideBySide(PackedLinear):
 
 @functools.cache
 def _has_bf16_instructions() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """oneDNN says that it supports bf16 on AVX512 too, where it is slower there than fp32."""
+    computes_in_fp32 = chosen() in (CpuKind.AVX2, CpuKind.AVX512)
+    return not computes_in_fp32 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache
