@@ -263,7 +263,8 @@ class ServerConfig:
     )  # fmt: skip
     round_timeout: float = _option(
         60.0,
-        "Seconds that a rank waits for the others within a round; a rank that keeps them waiting longer counts as hanging.",
+        "Seconds that a rank waits for the others within a round; a rank that keeps them waiting longer counts as hanging. "
+        "When the model, the Router or the Detokenizer makes no progress for twice as long, /health answers 503.",
         _PARALLEL, type=float, check=lambda v: v > 0, expects="more than 0",
     )  # fmt: skip
     nccl_host: str = _option(

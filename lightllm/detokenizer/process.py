@@ -1,7 +1,7 @@
 """The Detokenizer process: sockets around a `Detokenizer`.
 
 Router --AddRequest, RoundTokens--> here --TextDeltas--> Http Server (one message a worker and round)
-                                    here --AbortRequest(reason="stop")--> Router
+Router --Echo-->                    here --AbortRequest(reason="stop"), Echo--> Router
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lightllm.ipc.channels import PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
+from lightllm.protocol.messages import Echo
 from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.model_files import eos_token_ids, resolve_model_dir
 
@@ -80,7 +81,11 @@ def step(
     if data is None:
         return False
     try:
-        output = detokenizer.handle(intake.decode(data))
+        message = intake.decode(data)
+        if isinstance(message, Echo):
+            router.send(message)
+            return True
+        output = detokenizer.handle(message)
     except (msgspec.MsgspecError, MalformedMessage) as error:
         logger.error("dropped a malformed message of %d bytes: %s", len(data), error)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
@@ -9,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from lightllm import __version__
 from lightllm.httpserver import exposition
 from lightllm.httpserver.openapi import plain
+from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
 
 _LATER = {"retry-after": "1"}
@@ -23,18 +25,18 @@ def health_routes(state: ServerState) -> APIRouter:
     @router.get("/healthz", **plain("Healthy.", 503))
     @router.get("/health", **plain("Healthy.", 503))
     async def health() -> Response:
-        """200 while requests can be served, 503 otherwise."""
+        """200 while requests can be served, 503 otherwise, also while a process of the server hangs."""
         if view.healthy():
             return JSONResponse({"message": "Ok"})
-        return JSONResponse({"message": "Error"}, 503, _LATER)
+        return JSONResponse({"message": "Error", "status": _status(view)}, 503, _LATER)
 
     @router.post("/readiness", include_in_schema=False)
     @router.get("/readiness", **plain("Ready.", 503))
     async def readiness() -> Response:
-        """200 when the model is loaded and the server takes requests."""
+        """200 when the model is loaded and the server takes requests and serves them."""
         if view.healthy():
             return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "stopping" if view.draining else "starting"}, 503, _LATER)
+        return JSONResponse({"status": _status(view)}, 503, _LATER)
 
     @router.post("/liveness", include_in_schema=False)
     @router.get("/liveness", **plain("Alive."))
@@ -59,7 +61,8 @@ def health_routes(state: ServerState) -> APIRouter:
 
     @router.get("/metrics", **plain("Prometheus text format.", media_type="text/plain"))
     async def metrics() -> Response:
-        body = await run_in_threadpool(exposition.render, state.engine.runtime.metrics_dir, view.snapshot())
+        snapshot = msgspec.structs.replace(view.snapshot(), ready=int(view.healthy()))
+        body = await run_in_threadpool(exposition.render, state.engine.runtime.metrics_dir, snapshot)
         return Response(body, media_type=exposition.CONTENT_TYPE)
 
     @router.get("/version", **plain("The server's version."))
@@ -67,3 +70,11 @@ def health_routes(state: ServerState) -> APIRouter:
         return JSONResponse({"version": __version__})
 
     return router
+
+
+def _status(view: ServerView) -> str:
+    """Why the server is not healthy, in a word or with the process that hangs."""
+    if view.draining:
+        return "stopping"
+    stall = view.stall()
+    return "starting" if stall is None else f"{stall.process} has made no progress for {stall.seconds:.0f} s"

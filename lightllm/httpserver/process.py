@@ -23,6 +23,7 @@ from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
+from lightllm.ipc.stalls import stall_seconds
 from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
 from lightllm.tokenizer import load_tokenizer
@@ -63,7 +64,7 @@ def load_state(child: Child, worker: int) -> ServerState:
         stream_interval=config.stream_interval,
     )
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
-    view = ServerView(child.runtime.snapshot_file)
+    view = ServerView(child.runtime.snapshot_file, stall_seconds(config))
     reward_token_id = None
     if config.use_reward_model:
         reward_token_id = read_model_config(config.model_dir).get("reward_token_id")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 from lightllm.errors import ServerOverloaded, ServerStopping
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader
+from lightllm.ipc.stalls import Stall, find_stall
 
 _NOT_READY = Snapshot()
-STALL_SECONDS = 120.0
-"""Requests run, but no round has finished for so long: the server calls itself unhealthy."""
 
 
 class ServerView:
     """Reads shared memory; cheap enough for every request."""
 
-    def __init__(self, snapshot_file: Path) -> None:
+    def __init__(self, snapshot_file: Path, stall_seconds: float = math.inf) -> None:
+        """stall_seconds: how long a process may take before the server calls itself unhealthy."""
         self.draining = False
         """Set when the server is to stop: nothing new is taken."""
         self._file = snapshot_file
+        self._stall_seconds = stall_seconds
         self._reader: SnapshotReader | None = None
 
     def snapshot(self) -> Snapshot:
@@ -41,9 +43,9 @@ class ServerView:
         return snapshot
 
     def healthy(self) -> bool:
-        """Whether requests are taken and, if some run, the model makes progress."""
-        snapshot = self.snapshot()
-        if self.draining or not snapshot.ready:
-            return False
-        latest = max(snapshot.heartbeat, snapshot.last_round)
-        return not (snapshot.running and latest > 0 and time.time() - latest > STALL_SECONDS)
+        """Whether requests are taken, and every process that is waited for makes progress."""
+        return not self.draining and bool(self.snapshot().ready) and self.stall() is None
+
+    def stall(self) -> Stall | None:
+        """The process that makes no progress."""
+        return find_stall(self.snapshot(), time.monotonic(), self._stall_seconds)

@@ -39,9 +39,11 @@ class Snapshot(msgspec.Struct, kw_only=True):
     aborted: int = 0
     in_flight_rounds: int = 0
     heartbeat: float = 0.0
-    """time.time() of the Router's last turn."""
-    last_round: float = 0.0
-    """time.time() when the last round result arrived."""
+    """time.monotonic() of the Router's last turn, at least once a second; 0: it has had none."""
+    round_due_since: float = 0.0
+    """time.monotonic(): there is work since then, and no result of a round has come; 0: there is no work."""
+    text_due_since: float = 0.0
+    """time.monotonic(): the Detokenizer has not answered an `Echo` since then; 0: it has answered all."""
 
 
 _FIELDS = msgspec.structs.fields(Snapshot)

@@ -3,7 +3,8 @@
     Http Server --AddRequest, AbortRequest, FlushCache--> Router      (one intake socket, bound by the Router)
     Detokenizer --AbortRequest(reason="stop")-->         Router       (same socket)
     Router      --Accepted, Refused, Flushed-->          Http Server  (one result socket a worker, bound by it)
-    Router      --AddRequest (as received), RoundTokens--> Detokenizer
+    Router      --AddRequest (as received), RoundTokens, Echo--> Detokenizer
+    Detokenizer --Echo (as received)-->                  Router       (same socket as the Http Servers')
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
 
@@ -73,7 +74,13 @@ class FlushCache(msgspec.Struct, array_like=True, frozen=True, tag="flush_cache"
     ticket: int
 
 
-ToRouter = AddRequest | AbortRequest | FlushCache
+class Echo(msgspec.Struct, array_like=True, frozen=True, tag="echo"):
+    """Router -> Detokenizer, which sends it back: whatever was sent before it has been handled."""
+
+    number: int
+
+
+ToRouter = AddRequest | AbortRequest | FlushCache | Echo
 
 
 class Accepted(msgspec.Struct, array_like=True, frozen=True, tag="accepted"):
@@ -142,7 +149,7 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
 
 
-ToDetokenizer = AddRequest | RoundTokens
+ToDetokenizer = AddRequest | RoundTokens | Echo
 
 
 class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):

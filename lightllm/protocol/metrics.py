@@ -79,7 +79,7 @@ SNAPSHOT_METRICS = (
     (Metric("lightllm_slots_total", "KV slots.", "gauge"), "slots_total"),
     (Metric("lightllm_slots_used", "KV slots owned by requests.", "gauge"), "slots_used"),
     (Metric("lightllm_slots_cached", "KV slots that only the prefix cache holds.", "gauge"), "slots_cached"),
-    (Metric("lightllm_ready", "1 when the model serves.", "gauge"), "ready"),
+    (Metric("lightllm_ready", "1 while the model serves: the server is healthy.", "gauge"), "ready"),
     (Metric("lightllm_rounds", "Model rounds computed.", "counter"), "rounds"),
     (Metric("lightllm_prompt_tokens", "Prompt tokens computed.", "counter"), "prompt_tokens"),
     (Metric("lightllm_output_tokens", "Tokens generated.", "counter"), "output_tokens"),

@@ -22,6 +22,7 @@ from lightllm.protocol.messages import (
     AbortRequest,
     Accepted,
     AddRequest,
+    Echo,
     FlushCache,
     Flushed,
     Refused,
@@ -29,6 +30,7 @@ from lightllm.protocol.messages import (
     worker_of,
 )
 from lightllm.protocol.rounds import Resync
+from lightllm.router.due import Due
 from lightllm.router.far_ranks import FarRanks
 from lightllm.router.scheduler import InvariantError, Scheduler
 from lightllm.router.stats import StatsLine
@@ -81,7 +83,7 @@ class RouterLoop:
         self._stats = None if stats_interval is None else StatsLine(stats_interval, time.monotonic())
         self._pending: list[RoundTokens] = []
         self._last_snapshot = 0.0
-        self._last_round = 0.0
+        self._due = Due()
         self._unpublished = True
         self._unchecked = False
         self._last_check = float("-inf")
@@ -122,7 +124,7 @@ class RouterLoop:
             if resync is not None:
                 self._to_backends(Resync(resync))
         if taken:
-            self._last_round = time.time()
+            self._due.round_came(time.monotonic())
         return taken
 
     def _take_intake(self) -> bool:
@@ -139,6 +141,8 @@ class RouterLoop:
                 self.scheduler.abort(message.request_id, message.reason)
             elif isinstance(message, FlushCache):
                 self._flush(message)
+            elif isinstance(message, Echo):
+                self._due.echo_came(message)
             else:
                 self._add(message, data)
         return True
@@ -154,7 +158,7 @@ class RouterLoop:
         except RequestError as error:
             answer = Refused(ids, type(error).__name__, error.message, error.param, error.retry_after)
         else:
-            self._detokenizer.send_bytes(data)
+            self._to_detokenizer(data)
             answer = Accepted(ids)
         self._workers[worker_of(ids[0])].send(answer)
 
@@ -183,13 +187,18 @@ class RouterLoop:
         if tokens is not None:
             self._pending.append(tokens)
         for tokens in self._pending:
-            self._detokenizer.send(tokens)
+            self._to_detokenizer(codec.encode(tokens))
         self._pending.clear()
+
+    def _to_detokenizer(self, data: bytes) -> None:
+        self._detokenizer.send_bytes(data)
+        self._due.text_sent()
 
     def _publish(self, busy: bool) -> None:
         """Snapshot, statistics, and the check of the books while nobody runs."""
         now = time.monotonic()
         empty = not self.scheduler.has_work
+        self._due.work(not empty or self.scheduler.in_flight > 0, now)
         self._unpublished |= busy
         self._unchecked |= busy
         elapsed = now - self._last_snapshot
@@ -207,8 +216,12 @@ class RouterLoop:
         state = self.scheduler.snapshot()
         state.ready = 1
         state.vocab_size = self._vocab_size
-        state.heartbeat = time.time()
-        state.last_round = self._last_round
+        echo = self._due.next_echo(now)
+        if echo is not None:
+            self._detokenizer.send(echo)
+        state.heartbeat = now
+        state.round_due_since = self._due.round_since
+        state.text_due_since = self._due.text_since
         self._snapshots.write(state)
         self._last_snapshot = now
         self._unpublished = False

@@ -16,11 +16,13 @@ from lightllm.config import ServerConfig
 from lightllm.errors import LightLLMError, StartupError
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
+from lightllm.ipc.stalls import stall_seconds
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, remove_stale_openmp_registrations
 from lightllm.server.drain import Drain
 from lightllm.server.plan import ChildSpec
 from lightllm.server.signals import SignalPipe
+from lightllm.server.stall_watch import StallWatch
 from lightllm.server.start_table import PhaseClock, Phases, child_phases
 
 log = logging.getLogger("supervisor")
@@ -109,9 +111,15 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Until a signal asks for the end. A death ends the server; a restart of single processes would be here."""
+        stalls = None if self._config.node_rank else self._stall_watch()
         while not self._terminate and not self._node_0_stopped():
             self._raise_failure()
-            self._turn(None)
+            self._turn(stalls.poll_seconds if stalls else None)
+            if stalls:
+                stalls.check(time.monotonic())
+
+    def _stall_watch(self) -> StallWatch:
+        return StallWatch(SnapshotReader(self._runtime.snapshot_file), stall_seconds(self._config))
 
     def _node_0_stopped(self) -> bool:
         """Its Router says so to every backend of another node, and they end."""

@@ -24,6 +24,7 @@ from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.ipc.stalls import stall_seconds
 from lightllm.protocol.metrics import HTTP_METRICS
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 
@@ -38,7 +39,7 @@ class Worker:
             request_timeout=config.request_timeout, stream_interval=config.stream_interval,
         )  # fmt: skip
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
-        self.view = ServerView(runtime.snapshot_file)
+        self.view = ServerView(runtime.snapshot_file, stall_seconds(config))
         self.state = ServerState(config, self.engine, self.view, self.encoder, {})
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))

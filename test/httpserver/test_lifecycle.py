@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -170,10 +171,40 @@ def test_draining_refuses_new_requests_and_finishes_running_ones(
         assert running.result().json()["generated_text"] == [DEFAULT_ANSWER]
 
 
-def test_stalled_engine_is_unhealthy(client: httpx.Client, engine: FakeEngine) -> None:
-    engine.ready(running=1, heartbeat=1.0, last_round=1.0)
+@pytest.mark.parametrize(
+    ("who", "since"),
+    [
+        ("backend-0", {"round_due_since": 130, "in_flight_rounds": 1}),
+        ("router", {"round_due_since": 130, "in_flight_rounds": 0}),  # it has work and hands out no round
+        ("detokenizer", {"text_due_since": 130}),
+        ("router", {"heartbeat": 130, "round_due_since": 131, "text_due_since": 131}),
+    ],
+)
+def test_a_process_that_makes_no_progress_makes_the_server_unhealthy(
+    client: httpx.Client, engine: FakeEngine, who: str, since: dict[str, float]
+) -> None:
+    """Seconds ago; the limit is 120."""
+    now = time.monotonic()
+
+    def publish(ago: dict[str, float]) -> None:
+        engine.ready(
+            **{name: value if name == "in_flight_rounds" else now - value for name, value in ago.items()}
+        )
+
+    publish({"heartbeat": 0} | since)
     assert client.get("/health").status_code == 503
-    engine.ready(running=0, heartbeat=1.0, last_round=1.0)
+    assert re.match(rf"{who} has made no progress for 1[23]\d s$", client.get("/health").json()["status"])
+    assert client.get("/readiness").status_code == 503
+    assert client.get("/liveness").status_code == 200
+    assert "lightllm_ready 0.0" in client.get("/metrics").text
+    publish({"heartbeat": 0} | {name: min(value, 60) for name, value in since.items()})
+    assert client.get("/health").status_code == 200
+    assert client.get("/readiness").status_code == 200
+    assert "lightllm_ready 1.0" in client.get("/metrics").text
+
+
+def test_an_idle_server_is_healthy_however_long_it_idles(client: httpx.Client, engine: FakeEngine) -> None:
+    engine.ready(heartbeat=time.monotonic(), round_due_since=0, text_due_since=0)
     assert client.get("/health").status_code == 200
 
 

@@ -14,7 +14,7 @@ print("ready", flush=True)
 number = 0
 while True:
     number += 1
-    writer.write(Snapshot(ready=1, running=number, refused=number, heartbeat=float(number), last_round=float(number)))
+    writer.write(Snapshot(ready=1, running=number, refused=number, heartbeat=float(number), text_due_since=float(number)))
 """
 
 
@@ -36,7 +36,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
         seen = set()
         for _ in range(20000):
             snapshot = reader.read()
-            assert snapshot.running == snapshot.refused == snapshot.heartbeat == snapshot.last_round
+            assert snapshot.running == snapshot.refused == snapshot.heartbeat == snapshot.text_due_since
             seen.add(snapshot.running)
         assert len(seen) > 10
     finally:

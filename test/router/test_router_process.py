@@ -25,6 +25,7 @@ from lightllm.protocol.messages import (
     AbortRequest,
     Accepted,
     AddRequest,
+    Echo,
     FlushCache,
     Flushed,
     Refused,
@@ -93,6 +94,7 @@ class RouterUnderTest:
         self._skipping = False
         self.answers: list[Accepted | Refused] = []
         self.added: list[AddRequest] = []
+        self.echoes: list[Echo] = []
         self.outputs: dict[int, list[int]] = {}
         self.finished: dict[int, object] = {}
         self.resyncs = 0
@@ -150,6 +152,9 @@ class RouterUnderTest:
             heard = True
             if isinstance(message, AddRequest):
                 self.added.append(message)
+                continue
+            if isinstance(message, Echo):
+                self.echoes.append(message)
                 continue
             for request_id, token in zip(message.request_ids, message.token_ids, strict=True):
                 self.outputs[request_id].append(token)
@@ -217,7 +222,7 @@ def test_requests_are_served_and_everything_is_told_to_everybody(router):
     state = router.snapshot()  # written before the last finish was sent
     assert (state.running, state.waiting, state.slots_used, state.estimated_peak) == (0, 0, 0, 0)
     assert state.finished == 6 and state.output_tokens == sum(map(len, router.outputs.values()))
-    assert time.time() - state.heartbeat < 5 and state.last_round > 0
+    assert time.monotonic() - state.heartbeat < 5
     assert router.stop() < 2 and router.process.returncode == 0
 
 
@@ -268,6 +273,23 @@ def test_failed_round_is_followed_by_a_resync_and_the_same_tokens(router):
     router.pump(lambda: router.finished)
     assert router.resyncs == 1
     assert router.outputs[1] == generate_alone(list(range(1, 20)), 1, 0, VOCAB, 12)
+
+
+def test_the_snapshot_says_since_when_a_round_and_the_text_are_due(router):
+    router.statuses("ready")
+    state = router.snapshot()
+    assert (state.round_due_since, state.text_due_since) == (0, 0)
+    before = time.monotonic()
+    router.send(add_request(1, [1, 2, 3], 4, ignore_eos=True))
+    deadline = before + SECONDS
+    while not router.snapshot().round_due_since:  # no round is answered meanwhile
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert before <= router.snapshot().round_due_since <= time.monotonic()
+    router.pump(lambda: router.finished and router.echoes and router.snapshot().text_due_since)
+    assert router.snapshot().round_due_since == 0
+    router.intake.send(router.echoes[-1])
+    router.pump(lambda: router.snapshot().text_due_since == 0)
 
 
 def test_heartbeat_and_books_go_on_while_idle(router):

@@ -50,7 +50,7 @@ def main(child: Child) -> None:
 
 def _snapshot(load: Path | None) -> Snapshot:
     running = int(load.read_text() or 0) if load is not None else 0
-    return Snapshot(ready=1, running=running, slots_total=77, heartbeat=time.time())
+    return Snapshot(ready=1, running=running, slots_total=77, heartbeat=time.monotonic())
 
 
 if __name__ == "__main__":
