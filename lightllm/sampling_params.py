@@ -7,8 +7,6 @@ Names are LightLLM's; `min_p`, `seed`, `stop_token_ids`, `logit_bias`, `include_
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from lightllm.errors import InvalidParameter
@@ -25,6 +23,12 @@ MAX_LOGPROBS = 20
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this mean greedy decoding."""
 MAX_SEED = 2**63 - 1
+MAX_INT = 2**31 - 1
+"""Of counts, positions and priorities: they are 32 bits wide somewhere on their way."""
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+"""Beyond these a logit times or divided by the penalty leaves the range of its type."""
+MAX_TIMEOUT = 1e9
+"""Seconds: thirty years."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -97,7 +101,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 
     def verify(self, vocab_size: int | None = None, native: bool = False) -> "SamplingParams":
         """Checks every range and returns self. `native` adds the narrower ranges of LightLLM's own API."""
-        _require(0 < self.n <= MAX_BEST_OF, "best_of", f"need 0 < best_of <= {MAX_BEST_OF}, but got {self.n}")
+        _require(
+            0 < self.n <= MAX_BEST_OF,
+            "best_of",
+            f"need 0 < best_of <= {MAX_BEST_OF}, but got {_shown(self.n)}",
+        )
         self._verify_numbers(native)
         self._verify_lengths()
         self._verify_stops()
@@ -106,95 +114,74 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         return self
 
     def _verify_numbers(self, native: bool) -> None:
-        # long because: one check a parameter, each with its own message
-        for name in (
-            "temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"
-        ):  # fmt: skip
-            _require(
-                math.isfinite(getattr(self, name)),
-                name,
-                f"{name} must be a finite number, got {getattr(self, name)}",
-            )
+        # Some texts are LightLLM's own, which its clients match on.
         if native:
             for name in ("presence_penalty", "frequency_penalty"):
-                _require(getattr(self, name) >= 0.0, name, f"{name} must >= 0.0, got {getattr(self, name)}")
+                value = getattr(self, name)
+                _require(value >= 0.0, name, f"{name} must >= 0.0, got {_shown(value)}")
+            value = self.repetition_penalty
             _require(
-                self.repetition_penalty >= 1.0,
-                "repetition_penalty",
-                f"repetition_penalty must >= 1.0, got {self.repetition_penalty}",
+                value >= 1.0, "repetition_penalty", f"repetition_penalty must >= 1.0, got {_shown(value)}"
             )
-        for name in ("presence_penalty", "frequency_penalty"):
-            value = getattr(self, name)
-            low, high = (0.0, 100.0) if native else (-2.0, 2.0)
-            _require(low <= value <= high, name, f"{name} must be in [{low}, {high}], got {value}")
+        low, high = (0.0, 100.0) if native else (-2.0, 2.0)
+        self._verify_range("presence_penalty", low, high)
+        self._verify_range("frequency_penalty", low, high)
+        self._verify_range("repetition_penalty", MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
+        value = self.temperature
+        _require(value >= 0.0, "temperature", f"temperature must > 0.0, got {_shown(value)}")
+        self._verify_range("temperature", 0.0, 100.0)
+        self._verify_range("min_p", 0.0, 1.0)
+        _require(0.0 < self.top_p <= 1.0, "top_p", f"top_p must be in (0.0, 1.0], got {_shown(self.top_p)}")
         _require(
-            0.0 < self.repetition_penalty <= 100.0,
-            "repetition_penalty",
-            f"repetition_penalty must be in (0.0, 100.0], got {self.repetition_penalty}",
-        )
-        _require(self.temperature >= 0.0, "temperature", f"temperature must > 0.0, got {self.temperature}")
-        _require(
-            self.temperature <= 100.0,
-            "temperature",
-            f"temperature must be at most 100.0, got {self.temperature}",
-        )
-        _require(0.0 < self.top_p <= 1.0, "top_p", f"top_p must be in (0.0, 1.0], got {self.top_p}")
-        _require(0.0 <= self.min_p <= 1.0, "min_p", f"min_p must be in [0.0, 1.0], got {self.min_p}")
-        _require(
-            self.top_k == -1 or 1 <= self.top_k < 2**31,
+            self.top_k == -1 or 1 <= self.top_k <= MAX_INT,
             "top_k",
-            f"top_k must be -1 (disable), or at least 1, got {self.top_k}.",
+            f"top_k must be -1 (disable), or at least 1, got {_shown(self.top_k)}.{_at_most(self.top_k)}",
         )
+        if self.seed is not None:
+            self._verify_range("seed", 0, MAX_SEED)
+        self._verify_range("logprobs", -1, MAX_LOGPROBS)
+        self._verify_range("prompt_logprobs", -1, MAX_LOGPROBS)
+        self._verify_range("priority", -MAX_INT, MAX_INT)
         _require(
-            self.seed is None or 0 <= self.seed <= MAX_SEED,
-            "seed",
-            f"seed must be in [0, {MAX_SEED}], got {self.seed}",
+            self.timeout is None or 0 < self.timeout <= MAX_TIMEOUT,
+            "timeout",
+            f"timeout must be a number of seconds in (0, {MAX_TIMEOUT:.0f}], got {_shown(self.timeout)}",
         )
         start, factor = self.exponential_decay_length_penalty
+        name = "exponential_decay_length_penalty"
         _require(
-            start >= 0,
-            "exponential_decay_length_penalty",
-            f"ExponentialDecayLengthPenalty item0 must be int >= 0, got {start}",
+            0 <= start <= MAX_INT,
+            name,
+            f"{name}: item 0, the first token that counts, must be in [0, {MAX_INT}], got {_shown(start)}",
         )
         _require(
-            math.isfinite(factor) and 1.0 <= factor <= 100.0,
-            "exponential_decay_length_penalty",
-            f"ExponentialDecayLengthPenalty item1 must be float >= 1.0 and <= 100.0, got {factor}",
+            1.0 <= factor <= 100.0,
+            name,
+            f"{name}: item 1, the factor, must be in [1.0, 100.0], got {_shown(factor)}",
         )
-        _require(
-            -1 <= self.logprobs <= MAX_LOGPROBS,
-            "logprobs",
-            f"logprobs must be in [-1, {MAX_LOGPROBS}], got {self.logprobs}",
-        )
-        _require(
-            -1 <= self.prompt_logprobs <= MAX_LOGPROBS,
-            "prompt_logprobs",
-            f"prompt_logprobs must be in [-1, {MAX_LOGPROBS}], got {self.prompt_logprobs}",
-        )
-        _require(
-            abs(self.priority) <= 2**31, "priority", f"priority must be within 32 bits, got {self.priority}"
-        )
-        _require(
-            self.timeout is None or (math.isfinite(self.timeout) and self.timeout > 0),
-            "timeout",
-            f"timeout must be a number of seconds > 0, got {self.timeout}",
-        )
+
+    def _verify_range(self, name: str, low: float, high: float) -> None:
+        """NaN is in no range."""
+        value = getattr(self, name)
+        _require(low <= value <= high, name, f"{name} must be in [{low}, {high}], got {_shown(value)}")
 
     def _verify_lengths(self) -> None:
         _require(
-            1 <= self.max_new_tokens < 2**31,
+            1 <= self.max_new_tokens <= MAX_INT,
             "max_new_tokens",
-            f"max_new_tokens must be at least 1, got {self.max_new_tokens}.",
+            f"max_new_tokens must be at least 1, got {_shown(self.max_new_tokens)}."
+            f"{_at_most(self.max_new_tokens)}",
         )
         _require(
             self.min_new_tokens >= 1,
             "min_new_tokens",
-            f"min_new_tokens must be at least 1, got {self.min_new_tokens}.",
+            f"min_new_tokens must be at least 1, got {_shown(self.min_new_tokens)}.",
         )
         _require(
             self.min_new_tokens <= self.max_new_tokens,
             "min_new_tokens",
-            f"min_new_tokens must <= max_new_tokens, but got min {self.min_new_tokens}, max {self.max_new_tokens}.",
+            f"min_new_tokens must <= max_new_tokens, but got min {_shown(self.min_new_tokens)}, "
+            f"max {self.max_new_tokens}.",
         )
 
     def _verify_stops(self) -> None:
@@ -212,7 +199,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
             )
 
     def _verify_tokens(self, vocab_size: int | None) -> None:
-        high = vocab_size if vocab_size is not None else 2**31
+        high = vocab_size if vocab_size is not None else MAX_INT + 1
         stop_ids = [i for stop in self.stop_sequences if isinstance(stop, list) for i in stop]
         for name, ids in (
             ("stop_token_ids", self.stop_token_ids),
@@ -227,12 +214,14 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
                     f"Too many entries in {name}: {len(ids)}, at most {MAX_TOKEN_LIST}.",
                 )
             for i in ids:
-                _require(0 <= i < high, name, f"{name} contains token id {i}, which is not in [0, {high})")
+                _require(
+                    0 <= i < high, name, f"{name} contains token id {_shown(i)}, which is not in [0, {high})"
+                )
         for i, bias in self.logit_bias.items():
             _require(
-                math.isfinite(bias) and -100.0 <= bias <= 100.0,
+                -100.0 <= bias <= 100.0,
                 "logit_bias",
-                f"logit_bias of token {i} must be in [-100, 100], got {bias}",
+                f"logit_bias of token {i} must be in [-100, 100], got {_shown(bias)}",
             )
 
     def _verify_constraints(self) -> None:
@@ -248,6 +237,17 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         _require(
             len(given) <= 1, given[0] if given else "", f"{' and '.join(given)} can not be used in same time"
         )
+
+
+def _shown(number: float | None) -> str:
+    """A number in an error message, however many digits it has."""
+    if isinstance(number, int) and number.bit_length() > 64:
+        return f"an integer of {number.bit_length()} bits"
+    return str(number)
+
+
+def _at_most(number: int) -> str:
+    return f" It is at most {MAX_INT}." if number > MAX_INT else ""
 
 
 def _require(condition: bool, param: str, message: str) -> None:

@@ -10,7 +10,7 @@ from lightllm.errors import InvalidParameter
 from lightllm.httpserver.constraints import JsonSchema, schema_text
 from lightllm.httpserver.field_types import Body, Bool, Float, Int, LogitBias, Text, TokenIds
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
-from lightllm.sampling_params import MAX_BEST_OF, SamplingParams
+from lightllm.sampling_params import MAX_BEST_OF, MAX_INT, SamplingParams
 
 _SAME_NAME = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
@@ -105,10 +105,11 @@ class Parameters(Body):
         name = "exponential_decay_length_penalty"
         start, factor = self.exponential_decay_length_penalty or (1, 1.0)
         if isinstance(start, bool) or not isinstance(start, int):
-            raise InvalidParameter("ExponentialDecayLengthPenalty item0 must be int >= 0", param=name)
+            raise InvalidParameter(f"{name}: item 0 must be an integer of at least 0", param=name)
         if isinstance(factor, bool) or not isinstance(factor, int | float):
-            raise InvalidParameter("ExponentialDecayLengthPenalty item1 must be float >= 1.0", param=name)
-        return start, float(factor)
+            raise InvalidParameter(f"{name}: item 1 must be a number of at least 1.0", param=name)
+        # Beyond these it is out of range in any case, and may not fit into a float.
+        return start, float(max(-MAX_INT, min(factor, MAX_INT)))
 
 
 class MultimodalParams(Body):

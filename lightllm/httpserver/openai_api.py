@@ -88,7 +88,8 @@ async def _chat(state: ServerState, request: Request) -> Response:
     prompt_ids = await encoder.encode(
         text, bool(body.add_special_tokens), limits.max_req_total_len, "messages"
     )
-    prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", "max_tokens")
+    length_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", length_field)
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     record = RequestRecord([prompt], (request.scope[REQUEST_ID], answer_id), body.streamed)

@@ -49,6 +49,8 @@ MAX_PATTERN_PROPERTIES = 20
 """Each is compared with each."""
 MAX_MULTIPLE = 10_000
 """Sum of the digits' values of all multipleOf: an automaton of so many states is built."""
+LEAST_NUMBER = -(2.0**63)
+"""Numbers of a schema are above it: where an integer has this value, the library recurses without end."""
 MAX_NOT_ASCII = 8000
 OPTIONS = ("coerce_one_of", "lenient")
 """Of a schema's x-guidance."""
@@ -135,6 +137,8 @@ def _schemas(schemas: list[Any]) -> Iterator[str]:
         deepest = max(deepest, depth)
         if depth > MAX_JSON_DEPTH:
             yield f"nested deeper than {MAX_JSON_DEPTH}"
+        if any(_too_low(value) for value in (node.values() if isinstance(node, dict) else node)):
+            yield "a number of -2^63 or below"
         if not isinstance(node, dict):
             continue
         options = node.get("x-guidance", {})
@@ -177,6 +181,16 @@ def _nodes(roots: list[Any]) -> Iterator[tuple[Any, int]]:
         yield node, depth
         values = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
         todo += [(value, depth + 1) for value in values if isinstance(value, dict | list)]
+
+
+def _too_low(value: Any) -> bool:
+    """Compared as float64, which the library takes it for: a little above is rounded down to the limit."""
+    if not isinstance(value, int | float):
+        return False
+    try:
+        return float(value) <= LEAST_NUMBER
+    except OverflowError:
+        return value < 0
 
 
 def _digits(number: Any) -> int:

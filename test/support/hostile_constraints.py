@@ -311,6 +311,21 @@ def embedded() -> None:
         )
 
 
-for part in (nested, repeated, odd_characters, schemas, long_texts, ambiguous, just_allowed, embedded):
+def extreme_numbers() -> None:
+    """About the ends of 64 bits, where the library counts in another type than the one it reads."""
+    numbers = ["-9223372036854775808", "-9223372036854775807", "-9223372036854775300", "-9223372036854774784", "-1e19",
+               "9223372036854775807", "18446744073709551616", "1e308", "-1e308", "5e-324", "1" + "0" * 400, "-1" + "0" * 400]
+    for number in numbers:
+        for keys in ('"const":N', '"enum":[N]', '"type":"integer","const":N', '"type":"integer","minimum":N,"maximum":N',
+                     '"type":"number","exclusiveMinimum":N', '"minItems":N', '"maxLength":N', '"items":{"enum":[1,N]}'):
+            add(f"json number {keys} {number[:25]}", "json", "{" + keys.replace("N", number) + "}")
+        add(f"lark json number {number[:25]}", "grammar", 'start: "a" %json {"const":N}'.replace("N", number))
+    for number in ("2147483648", "4294967296", "18446744073709551616", "1" + "0" * 400):
+        add(f"regex repetition {number[:25]}", "regex", "a{N}".replace("N", number))
+        add(f"lark tokens {number[:25]}", "grammar", "start: <[N-N]>".replace("N", number))
+        add(f"gbnf repetition {number[:25]}", "grammar", 'root ::= "a"{1,N}'.replace("N", number))
+
+
+for part in (extreme_numbers, nested, repeated, odd_characters, schemas, long_texts, ambiguous, just_allowed, embedded):
     part()
 ATTACKS: list[Attack] = found
