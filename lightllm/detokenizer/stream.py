@@ -19,6 +19,8 @@ class Rules:
     params: SamplingParams
     end_ids: frozenset[int]
     """Tokens that end the request: no text, unless the client asks for it."""
+    hidden_ids: frozenset[int]
+    """Special tokens that are left out of the text; stop strings see them."""
     stop_texts: tuple[str, ...]
     stop_ids: tuple[tuple[int, ...], ...]
 
@@ -26,13 +28,12 @@ class Rules:
     def of(cls, request: AddRequest, tokenizer: Tokenizer, eos_token_ids: frozenset[int]) -> "Rules":
         params = request.params
         end_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
+        hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset()
         texts: list[str] = []
         ids: list[tuple[int, ...]] = []
         for stop in params.stop_sequences:
-            text = (
-                stop if isinstance(stop, str) else _sequence_text(stop, tokenizer, params.skip_special_tokens)
-            )
-            if isinstance(stop, str) or (text and "\ufffd" not in text):
+            text = stop if isinstance(stop, str) else _sequence_text(stop, tokenizer)
+            if isinstance(stop, str) or not (text == "" or "\ufffd" in text or hidden_ids.issuperset(stop)):
                 texts.append(text)
             else:
                 ids.append(tuple(stop))
@@ -40,6 +41,7 @@ class Rules:
             prompt_tokens=len(request.prompt_ids),
             params=params,
             end_ids=end_ids,
+            hidden_ids=hidden_ids,
             stop_texts=tuple(texts),
             stop_ids=tuple(ids),
         )
@@ -49,7 +51,7 @@ class ChoiceStream:
     """Tokens in, certain text out; notices stop strings. Once `stopped`, it only waits for the Router's finish."""
 
     __slots__ = (
-        "_end_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer", "cached_tokens",
+        "_end_ids", "_hidden_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer", "cached_tokens",
         "output_tokens", "prompt_tokens", "stopped", "worker",
     )  # fmt: skip
 
@@ -74,6 +76,7 @@ class ChoiceStream:
         self._rules = rules
         self._tokenizer = tokenizer
         self._end_ids = rules.end_ids
+        self._hidden_ids = rules.hidden_ids
         self._min_tokens = params.min_new_tokens
         self._matcher = StopMatcher(rules.stop_texts) if rules.stop_texts else None
         self._ids = TokenMatcher(rules.stop_ids) if rules.stop_ids else None
@@ -92,8 +95,11 @@ class ChoiceStream:
         if token_id in self._end_ids:
             return self._end_text(token_id)
         text = self._push(token_id)
-        if self._matcher is not None and text:
-            text = self._release(text)
+        if self._matcher is not None:
+            if text:
+                text = self._release(text)
+            if token_id in self._hidden_ids and not self.stopped:
+                text += self._release(self._tokenizer.token_text(token_id), hidden=True)
         if self._ids is not None and not self.stopped:
             self._match_ids(token_id)
         return text
@@ -110,17 +116,23 @@ class ChoiceStream:
         return rest + held
 
     def _end_text(self, token_id: int) -> str:
-        """`print_eos_token` shows any end token; `include_stop_str_in_output` shows it as any other token is shown."""
+        """`print_eos_token` shows any end token; `include_stop_str_in_output` shows it as any other token is shown. What is
+        not shown may still complete a stop string, which takes what was held back for it."""
         params = self._rules.params
         shown = params.print_eos_token
         if not shown and params.include_stop_str_in_output:
-            shown = not (params.skip_special_tokens and token_id in self._tokenizer.special_ids)
-        return self.finish() + self._tokenizer.token_text(token_id) if shown else ""
+            shown = token_id not in self._hidden_ids
+        text = self._tokenizer.token_text(token_id)
+        if shown:
+            return self.finish() + text
+        return "" if self._matcher is None else self._release(text, hidden=True)
 
-    def _release(self, text: str) -> str:
+    def _release(self, text: str, hidden: bool = False) -> str:
+        """What is certain behind `text`, with the stop string if that is asked for: as it is written, hidden or not."""
         matcher = self._matcher
         assert matcher is not None
-        text = matcher.push(text, self.output_tokens >= self._min_tokens)
+        push = matcher.push_hidden if hidden else matcher.push
+        text = push(text, self.output_tokens >= self._min_tokens)
         if matcher.hit is None:
             return text
         self.stopped = True
@@ -132,7 +144,6 @@ class ChoiceStream:
             self.stopped = True
 
 
-def _sequence_text(ids: Sequence[int], tokenizer: Tokenizer, skip_special_tokens: bool) -> str:
+def _sequence_text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The text of a stop token sequence in the middle of a text: with its leading space."""
-    skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-    return b"".join(tokenizer.token_bytes(i) for i in ids if i not in skipped).decode(errors="replace")
+    return b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")

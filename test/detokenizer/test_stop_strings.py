@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.first_stop import first_stop
 
 from lightllm.detokenizer.stop_strings import StopMatcher, TokenMatcher, compile_pattern
 
@@ -75,6 +76,42 @@ def test_matches_that_end_before_the_matcher_is_armed_do_not_count(text, stop, a
         assert (sent, position) == (text[: ends[0] - len(stop)], ends[0])
     else:
         assert sent + matcher.held == text
+
+
+@settings(max_examples=500)
+@given(
+    pieces=st.lists(st.tuples(st.text("abc<>", min_size=1, max_size=5), st.booleans()), max_size=12),
+    stops=st.lists(st.text("abc<>", min_size=1, max_size=6), min_size=1, max_size=5),
+)
+def test_stop_strings_count_in_the_text_with_and_without_what_is_hidden(pieces, stops):
+    matcher = StopMatcher(stops)
+    sent = ""
+    for text, shown in pieces:
+        sent += matcher.push(text) if shown else matcher.push_hidden(text)
+        if matcher.hit is not None:
+            break
+    assert (sent + matcher.held, matcher.hit is not None) == first_stop(pieces, stops)
+
+
+@given(
+    pieces=st.lists(st.tuples(st.text("ab", min_size=1, max_size=5), st.booleans()), max_size=12),
+    stops=st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4),
+)
+def test_of_two_texts_only_what_may_begin_a_stop_string_in_one_of_them_is_held_back(pieces, stops):
+    matcher = StopMatcher(stops)
+    every: list[tuple[str, bool]] = []
+    for text, shown in pieces:
+        matcher.push(text) if shown else matcher.push_hidden(text)
+        if matcher.hit is not None:
+            return
+        every += [(character, shown) for character in text]
+        held = ""
+        for view in (every, [one for one in every if one[1]]):
+            end = "".join(character for character, _ in view)
+            length = max(k for stop in stops for k in range(len(stop)) if end.endswith(stop[:k]))
+            begun = "".join(character for character, shown in view[len(view) - length :] if shown)
+            held = max(held, begun, key=len)
+        assert matcher.held == held
 
 
 def test_of_stop_strings_that_end_together_the_longest_wins():
