@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ from lightllm.weights.split import (
 )
 
 _Layer = TypeVar("_Layer")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,11 +215,32 @@ class Builder:
 
     def embedding_and_head(self, embedding: str, head: str) -> tuple[VocabEmbedding, LmHead]:
         """Where they are tied the embedding keeps a plain copy: looking up rows of a packed one is not possible."""
-        embed = self.embedding(embedding)
-        if self.config.tie_word_embeddings:
+        if self._is_tied(embedding, head):
+            # A tied model's checkpoint may hold the one matrix under either name, or under both.
+            only_head = self.reader.has(f"{self.prefix}{head}.weight") and not self.reader.has(
+                f"{self.prefix}{embedding}.weight"
+            )
+            embed = self.embedding(head if only_head else embedding)
             self.reader.ignore(f"{self.prefix}{head}.weight")
-        weight = self._of([embed.weight]) if self.config.tie_word_embeddings else self._vocab(head)
+            weight = self._of([embed.weight])
+        else:
+            embed = self.embedding(embedding)
+            weight = self._vocab(head)
         return embed, self.keep(LmHead(weight, self.config.vocab_size, self.group))
+
+    def _is_tied(self, embedding: str, head: str) -> bool:
+        """As config.json says, unless the checkpoint holds a head of its own: then that is the head, as in transformers 5."""
+        matrix, own = f"{self.prefix}{embedding}.weight", f"{self.prefix}{head}.weight"
+        if not self.config.tie_word_embeddings or not (self.reader.has(matrix) and self.reader.has(own)):
+            return self.config.tie_word_embeddings
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        same = self.reader.holds_same(matrix, own, shape, self.dtype)
+        if not same and self.group.rank == 0:
+            logger.warning(
+                "config.json ties the output head to the embedding (tie_word_embeddings, or this architecture's default), "
+                "but %s differs from %s: the checkpoint's head is used", own, matrix,
+            )  # fmt: skip
+        return same
 
     def _rms_norm(self, weight: WeightRows) -> RMSNorm:
         if self.config.norm == "rms_norm_plus_one":

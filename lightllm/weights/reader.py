@@ -18,6 +18,9 @@ from lightllm.weights.split import Part
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|rotary_pos_emb\.inv_freq$|\.attn\.bias$|\.masked_bias$")
 """Constants that old checkpoints carry along: recomputed, never read."""
 
+_COMPARED_BYTES = 4 << 20
+"""Of two tensors that are compared, what is in memory at once."""
+
 
 class WeightReader:
     """Thread-safe. `finish` checks that nothing was left unread."""
@@ -61,6 +64,21 @@ class WeightReader:
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds it; random weights hold nothing and can be read under any name."""
         return name in self._present
+
+    def holds_same(self, name: str, other: str, shape: Sequence[int], dtype: torch.dtype) -> bool:
+        """Whether two tensors of one shape are the same, rounded to `dtype`. Neither counts as read."""
+        first, second = (self._source.read(self._spelt(spelling), shape, None) for spelling in (name, other))
+        if first.data_ptr() == second.data_ptr() and first.dtype == second.dtype:
+            return True  # one storage under two names, as torch.save keeps it
+        step = max(1, _COMPARED_BYTES // max(1, first[:1].nbytes))
+        for start in range(0, len(first), step):
+            rows = [tensor[start : start + step] for tensor in (first, second)]
+            same = torch.equal(*(part.to(dtype) for part in rows))
+            for part in rows:
+                self.forget(part)
+            if not same:
+                return False
+        return True
 
     def _spelt(self, name: str) -> str:
         """Some checkpoints of a model leave out the first part of all names."""
