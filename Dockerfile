@@ -32,6 +32,6 @@ ENV HF_HOME=/data/huggingface
 
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30m --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=8)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/health', timeout=8)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "lightllm.server.api_server", "--host", "0.0.0.0", "--port", "8080"]

@@ -7,11 +7,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from lightllm.config import NOT_YET, WITHOUT_EFFECT, Option, ServerConfig, options, verify
 from lightllm.errors import InvalidOption
+from lightllm.ipc.private_files import readable_by_others
+
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
+"""Kubernetes sets LIGHTLLM_PORT=tcp://10.0.0.1:80 in every pod beside a service that is named lightllm, and
+LIGHTLLM_NCCL_PORT beside lightllm-nccl."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,8 +69,15 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
         if name in given and str(given[name]) != str(value):
             shown = f"--{name}" + ("" if given[name] is True else f" {given[name]}")
             raise InvalidOption(f"{shown} is not supported yet.", "Leave it out.")
-    values = _from_yaml(given.pop("config")) if "config" in given else {}
+    values: dict[str, Any] = {}
+    if "config" in given:
+        path = given.pop("config")
+        values = _from_yaml(path)
+        if "api_key" in values and readable_by_others(path):
+            warnings.append(f"--config {path} holds API keys and can be read by others: chmod 600 {path}")
     values |= _from_environment(environ)
+    if environ.get("LIGHTLLM_API_KEY") == "" and "api_key" not in values | given:
+        warnings.append("LIGHTLLM_API_KEY is empty: clients need no key")
     names = {field.name for field, _ in options()}
     values |= {name: value for name, value in given.items() if name in names}
     return verify(ServerConfig(**values)), warnings
@@ -73,10 +86,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field, option in options():
-        text = environ.get(f"LIGHTLLM_{field.name.upper()}")
-        if text is not None and not (field.name == "port" and text.startswith("tcp://")):
-            # Kubernetes sets LIGHTLLM_PORT=tcp://... in every pod beside a service that is named lightllm.
-            values[field.name] = _convert(field, option, text, f"LIGHTLLM_{field.name.upper()}")
+        variable = f"LIGHTLLM_{field.name.upper()}"
+        text = environ.get(variable, "")
+        # An orchestrator sets variables that it has no value for to nothing: that is no value here either.
+        if text.strip() and not (variable.endswith("_PORT") and _SERVICE_LINK.match(text)):
+            values[field.name] = _convert(field, option, text, variable)
     return values
 
 

@@ -144,10 +144,74 @@ def test_yaml_without_a_value_and_an_empty_file_leave_the_defaults(tmp_path):
     assert config_of("--config", str(yaml)) == ServerConfig()
 
 
-def test_the_port_that_kubernetes_sets_for_a_service_is_not_ours():
-    assert config_of(LIGHTLLM_PORT="tcp://10.0.0.1:8000") == ServerConfig()
+def test_a_port_that_is_neither_a_number_nor_a_link_is_an_error():
     with pytest.raises(InvalidOption, match="LIGHTLLM_PORT"):
         config_of(LIGHTLLM_PORT="udp")
+
+
+SERVICE_LINKS = {
+    "LIGHTLLM_SERVICE_HOST": "10.0.0.1",
+    "LIGHTLLM_SERVICE_PORT": "80",
+    "LIGHTLLM_SERVICE_PORT_HTTP": "80",
+    "LIGHTLLM_PORT": "tcp://10.0.0.1:80",
+    "LIGHTLLM_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "LIGHTLLM_PORT_80_TCP_PROTO": "tcp",
+    "LIGHTLLM_PORT_80_TCP_PORT": "80",
+    "LIGHTLLM_PORT_80_TCP_ADDR": "10.0.0.1",
+    "LIGHTLLM_NCCL_PORT": "udp://10.0.0.2:9",
+    "LIGHTLLM_NCCL_SERVICE_HOST": "10.0.0.2",
+    "LIGHTLLM_TP_PORT": "sctp://10.0.0.3:80",
+    "LIGHTLLM_TP_SERVICE_PORT": "80",
+}
+"""What Kubernetes sets in a pod beside services named lightllm, lightllm-nccl and lightllm-tp."""
+
+
+def test_the_links_to_services_that_kubernetes_sets_are_no_options():
+    assert parse([], SERVICE_LINKS) == (ServerConfig(), [])
+    assert config_of("--port", "81", **SERVICE_LINKS).port == 81
+    with pytest.raises(InvalidOption, match="LIGHTLLM_TP must be a whole number, got 'tcp://x:1'"):
+        config_of(LIGHTLLM_TP="tcp://x:1")
+    assert (
+        config_of(LIGHTLLM_MODEL_DIR="tcp://x:1").model_dir == "tcp://x:1"
+    )  # an option of text may say what it wants
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_variable_is_no_value(value):
+    environ = {f"LIGHTLLM_{field.name.upper()}": value for field, _ in OPTIONS if field.name != "api_key"}
+    assert parse([], environ) == (ServerConfig(), [])
+
+
+def test_an_empty_variable_leaves_what_the_file_says(tmp_path):
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text("port: 81\n")
+    assert config_of("--config", str(yaml), LIGHTLLM_PORT="").port == 81
+
+
+def test_an_empty_key_is_told_for_nobody_needs_one_then():
+    config, warnings = parse([], {"LIGHTLLM_API_KEY": ""})
+    assert config.api_key is None and warnings == ["LIGHTLLM_API_KEY is empty: clients need no key"]
+    assert parse(["--api_key", "k"], {"LIGHTLLM_API_KEY": ""})[1] == []
+    assert parse([], {"LIGHTLLM_API_KEY": "k"})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "warned"),
+    [
+        (0o600, "api_key: k", False),
+        (0o644, "api_key: k", True),
+        (0o640, "api_key: [k, l]", True),
+        (0o644, "port: 1", False),
+    ],
+)
+def test_a_file_with_keys_that_others_can_read_is_warned_of(tmp_path, mode, text, warned):
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text(text)
+    yaml.chmod(mode)
+    warnings = parse(["--config", str(yaml)], {})[1]
+    assert (
+        warnings == [f"--config {yaml} holds API keys and can be read by others: chmod 600 {yaml}"] * warned
+    )
 
 
 def test_mock_backend_needs_no_value():

@@ -193,7 +193,7 @@ class NodeLink:
 
     def receive(self) -> Round | Resync | None:
         data = self._connection.receive()
-        if not data:  # nothing, or a probe of the connection
+        if data is None:
             return None
         message = codec.to_rank.decode(data)
         if isinstance(message, Round | Resync):

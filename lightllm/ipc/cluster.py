@@ -144,11 +144,14 @@ class NodeConnection:
         self.socket.connect(address)
 
     def receive(self) -> bytes | None:
-        """The next message; None if there is none now."""
-        try:
-            return self.socket.recv(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
+        """The next message; None if there is none now. Empty frames are probes of the connection, and no messages."""
+        while True:
+            try:
+                message = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return None
+            if message:
+                return message
 
     def send(self, message: bytes) -> None:
         self.socket.send(message)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from lightllm.errors import StartupError
 
 _LONGEST_PATH = 92
 """The kernel takes 107 bytes for the path of a Unix socket, names inside the folder included."""
+_OWN_NAME = re.compile(r"[0-9]+-[0-9a-f]{8}")
 
 
 class RuntimeDir:
@@ -42,10 +45,7 @@ class RuntimeDir:
         if len(os.fsencode(path)) > _LONGEST_PATH:
             raise StartupError(f"The runtime folder {path} has too long a name for Unix sockets.", remedy)
         try:
-            root.mkdir(mode=0o700, exist_ok=True)
-            if root.stat().st_uid != os.getuid():
-                raise StartupError(f"The runtime folder {root} belongs to somebody else.", remedy)
-            os.chmod(root, 0o700)
+            _make_private(root, remedy)
             with _locked(root / "lock"):
                 remove_stale(root)
                 path.mkdir(mode=0o700)
@@ -63,6 +63,17 @@ class RuntimeDir:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def write_config(self, data: bytes) -> None:
+        """For the children; it may hold API keys. Raises `StartupError`."""
+        try:
+            with open(os.open(self.config_file, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise StartupError(
+                f"The runtime folder {self.path} cannot be written: {error.strerror}.",
+                "Make room there, or set LIGHTLLM_RUNTIME_BASE to another folder.",
+            ) from error
 
     @property
     def config_file(self) -> Path:
@@ -108,28 +119,50 @@ class RuntimeDir:
 
 
 def remove_stale(root: Path) -> list[Path]:
-    """Removes folders under `root` whose owner no longer exists; returns them. The root's lock must be held."""
+    """Removes folders under `root` whose owner no longer exists; returns them. The root's lock must be held.
+
+    Nothing else is touched, whoever put it there: a folder of ours has the name that `create` gives, and our lock in it.
+    """
     removed = []
     for path in root.iterdir():
-        if path.is_dir() and not _owned(path):
+        if _OWN_NAME.fullmatch(path.name) and not path.is_symlink() and path.is_dir() and _abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
 
 
-def _owned(path: Path) -> bool:
-    """Whether a living process holds the folder's lock."""
+def _make_private(root: Path, remedy: str) -> None:
+    """Makes the folder, or takes one that is ours, and closes it to others. A link is not followed: what it leads to is
+    none of our folders. Raises `StartupError`."""
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
+    if not stat.S_ISDIR(root.lstat().st_mode):
+        raise StartupError(f"The runtime folder {root} is a symbolic link or a file.", remedy)
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        lock = os.open(path / "lock", os.O_RDWR)
+        if os.fstat(folder).st_uid != os.getuid():
+            raise StartupError(f"The runtime folder {root} belongs to somebody else.", remedy)
+        os.fchmod(folder, 0o700)
+    finally:
+        os.close(folder)
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether the folder has a lock, and no living process holds it. One without a lock counts only if it is empty: its
+    maker was killed before the lock was there."""
+    try:
+        lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
+        return not any(path.iterdir())
+    except OSError:
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return False
     finally:
         os.close(lock)
-    return False
+    return True
 
 
 @contextlib.contextmanager

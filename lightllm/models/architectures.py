@@ -170,7 +170,7 @@ def read_config(model_dir: str) -> dict[str, Any]:
     """config.json as it is. Raises `InvalidModel`."""
     path = Path(model_dir) / "config.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidModel(f"{path} does not exist.", "Is --model_dir a model folder?") from error
     except (OSError, ValueError) as error:

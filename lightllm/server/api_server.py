@@ -21,6 +21,7 @@ from lightllm.errors import StartupError
 from lightllm.ipc.child import set_up_logging
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
+from lightllm.server.environment import environment_warnings
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.plan import ChildSpec, plan_backends, plan_children
 from lightllm.server.prepare import resolve_config, with_port
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, warnings = parse(sys.argv[1:] if argv is None else argv)
         setproctitle.setproctitle("lightllm api_server")  # and no --api_key in the list of processes
         set_up_logging("supervisor", config.log_level)
-        for warning in warnings:
+        for warning in warnings + environment_warnings():
             logging.getLogger("supervisor").warning(warning)
         return _serve(config, clock)
     except StartupError as error:
@@ -71,7 +72,7 @@ def _run(
     served = False
     runtime = RuntimeDir.create()
     try:
-        runtime.config_file.write_bytes(config.to_json())
+        runtime.write_config(config.to_json())
         _raise_descriptor_limit()
         clock.end("socket and runtime folder")
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from lightllm.backend.machine import rank_threads
 from lightllm.config import ServerConfig
 from lightllm.ops.cpu_kind import library_variables
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_COUNTS = re.compile(r"\s*[1-9][0-9]{0,5}\s*(,\s*[1-9][0-9]{0,5}\s*)*")
 
 
 def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -59,4 +63,16 @@ def intel_openmp() -> Path | None:
 
 
 def _unless_set(wanted: dict[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in wanted.items() if name not in environ}
+    return {
+        name: value for name, value in wanted.items() if not environ.get(name) or name in _unusable(environ)
+    }
+
+
+def _unusable(environ: Mapping[str, str]) -> list[str]:
+    """Variables with numbers of threads that are no numbers from 1 on; OpenMP would guess, or use every processor."""
+    return [name for name in _THREADS if environ.get(name) and not _COUNTS.fullmatch(environ[name])]
+
+
+def environment_warnings(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What is ignored of the environment, for the log."""
+    return [f"{name}={environ[name]!r} is no number of threads: ignored" for name in _unusable(environ)]

@@ -12,6 +12,7 @@ from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.ipc.cluster import read_secret
+from lightllm.ipc.private_files import readable_by_others
 from lightllm.models.architectures import ARCHITECTURES, find_architecture, read_config
 from lightllm.models.dialects import normalise
 from lightllm.ops.cpu_kind import described
@@ -61,6 +62,11 @@ def _check_nodes(config: ServerConfig) -> None:
         )
     if config.nnodes > 1:
         read_secret(config)
+        secret_file = config.cluster_secret_file
+        if secret_file is not None and readable_by_others(secret_file):
+            logging.getLogger("supervisor").warning(
+                "--cluster_secret_file %s can be read by others: chmod 600 %s", secret_file, secret_file
+            )
 
 
 def default_model_name(model_dir: str | None) -> str:

@@ -36,7 +36,7 @@ def _files(folder: Path, single: str, pattern: str) -> list[Path]:
     index = folder / f"{single}.index.json"
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise InvalidModel(f"{index} is not a valid index: {error!r}.", _REMEDY) from error
         if missing := [name for name in names if not (folder / name).exists()]:

@@ -54,6 +54,17 @@ def test_who_knows_the_secret_is_heard_and_answered(context: zmq.Context, listen
     assert wait_for(lambda: not listener.send(connection, b"are you there?"))
 
 
+def test_a_probe_of_the_connection_is_no_message(context: zmq.Context, listener: NodeListener) -> None:
+    node = NodeConnection(context, address(listener), ClusterKeys.derive(SECRET))
+    node.send(b"hello")
+    connection, _ = wait_for(listener.receive)  # type: ignore[misc]
+    for message in (b"", b"", b"welcome", b""):
+        assert listener.send(connection, message)
+    assert wait_for(node.receive) == b"welcome"
+    assert node.receive() is None
+    node.close()
+
+
 def test_who_has_another_secret_is_refused_and_both_see_it(
     context: zmq.Context, listener: NodeListener
 ) -> None:

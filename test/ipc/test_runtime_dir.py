@@ -54,9 +54,85 @@ def test_a_reused_process_number_does_not_keep_a_stale_folder(tmp_path):
     first.remove()
     stale = first.path.parent / f"{os.getpid()}-00000000"
     stale.mkdir()
-    (stale / "router").touch()
+    for name in ("router", "lock"):
+        (stale / name).touch()
     RuntimeDir.create(tmp_path).remove()
     assert not stale.exists()
+
+
+def test_a_folder_whose_maker_was_killed_before_it_had_a_lock_is_removed(tmp_path):
+    RuntimeDir.create(tmp_path).remove()
+    stale = tmp_path / f"lightllm-{os.getuid()}" / "12345-00000000"
+    stale.mkdir()
+    RuntimeDir.create(tmp_path).remove()
+    assert not stale.exists()
+
+
+def victim_folders(root):
+    """Folders and files that are not a server's, though some look like it. Returns what must stay."""
+    outside = root.parent / "outside"
+    outside.mkdir()
+    (outside / "lock").touch()
+    for name in ("project", "photos", "12-ABCDEF01", "x-00000000", "12-000000000", "345-0123abcd"):
+        (root / name).mkdir()
+        (root / name / "file").write_text("precious")
+    for name in ("project", "photos"):
+        (root / name / "lock").touch()
+    (root / "678-0123abcd").symlink_to(outside)
+    (root / "901-0123abcd").write_text("a file")
+    (root / "234-0123abcd").mkdir()
+    (root / "234-0123abcd" / "lock").symlink_to(outside / "lock")
+    return sorted(path for path in root.parent.rglob("*") if path.name != "lock" or path.is_symlink())
+
+
+def test_only_folders_of_servers_are_removed(tmp_path):
+    RuntimeDir.create(tmp_path).remove()
+    before = victim_folders(tmp_path / f"lightllm-{os.getuid()}")
+    RuntimeDir.create(tmp_path).remove()
+    assert all(path.exists() for path in before)
+
+
+def test_a_root_that_is_a_link_is_refused_and_its_target_untouched(tmp_path):
+    target = tmp_path / "home"
+    target.mkdir(mode=0o755)
+    before = victim_folders(target)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / f"lightllm-{os.getuid()}").symlink_to(target)
+    with pytest.raises(StartupError, match="is a symbolic link or a file.*LIGHTLLM_RUNTIME_BASE"):
+        RuntimeDir.create(base)
+    assert all(path.exists() for path in before)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o755
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / f"lightllm-{os.getuid()}").write_text("")
+    with pytest.raises(StartupError, match="is a symbolic link or a file"):
+        RuntimeDir.create(tmp_path)
+
+
+def test_a_root_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    uid = os.getuid()
+    (tmp_path / f"lightllm-{uid + 1}").mkdir(mode=0o755)
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    with pytest.raises(StartupError, match="belongs to somebody else"):
+        RuntimeDir.create(tmp_path)
+    assert stat.S_IMODE((tmp_path / f"lightllm-{uid + 1}").stat().st_mode) == 0o755
+
+
+def test_the_config_which_may_hold_keys_is_for_its_owner_alone(tmp_path):
+    runtime = RuntimeDir.create(tmp_path)
+    runtime.write_config(b"{}")
+    assert stat.S_IMODE(runtime.config_file.stat().st_mode) == 0o600
+    runtime.remove()
+
+
+def test_a_full_disk_is_a_startup_error(tmp_path):
+    runtime = RuntimeDir.create(tmp_path)
+    runtime.config_file.symlink_to("/dev/full")
+    with pytest.raises(StartupError, match="cannot be written: No space left.*LIGHTLLM_RUNTIME_BASE"):
+        runtime.write_config(b"{}")
+    runtime.remove()
 
 
 def test_too_long_a_path_for_sockets_is_a_startup_error(tmp_path):

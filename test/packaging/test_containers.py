@@ -84,6 +84,7 @@ def test_the_health_check_asks_the_health_route_of_the_exposed_port() -> None:
     code = re.search(r'"-c", "(.+)"\]', health)
     assert code and f"127.0.0.1:{dict(instructions())['EXPOSE']}/health'" in code.group(1)
     compile(code.group(1), "HEALTHCHECK", "exec")
+    assert "ProxyHandler({})" in code.group(1)  # a proxy in the environment is not for this connection
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ from lightllm.errors import InvalidModel, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.ops.cpu_kind import CpuKind, described
 from lightllm.server.drain import Drain
-from lightllm.server.environment import backend_environment, helper_environment
+from lightllm.server.environment import backend_environment, environment_warnings, helper_environment
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.plan import plan_backends, plan_children
 from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name, resolve_config
@@ -66,6 +66,34 @@ def test_what_the_user_has_set_in_the_environment_stays():
     environ = {"OMP_NUM_THREADS": "9", "OMP_WAIT_POLICY": "active", "MALLOC_ARENA_MAX": "8"}
     assert not environ.keys() & backend_environment(ServerConfig(), environ).keys()
     assert not environ.keys() & helper_environment(environ).keys()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "2.5", "4,0", "1e3", "99999999"])
+def test_a_number_of_threads_that_is_none_is_ignored_and_told(value):
+    environ = {"OMP_NUM_THREADS": value}
+    for config in (ServerConfig(), ServerConfig(mock_backend="")):
+        assert int(backend_environment(config, environ)["OMP_NUM_THREADS"]) >= 1
+    assert helper_environment(environ)["OMP_NUM_THREADS"] == "1"
+    assert environment_warnings(environ) == [f"OMP_NUM_THREADS={value!r} is no number of threads: ignored"]
+
+
+@pytest.mark.parametrize("value", ["", "3", " 3 ", "4,2"])
+def test_a_number_of_threads_and_an_empty_one_are_no_reason_to_complain(value):
+    environ = {"OMP_NUM_THREADS": value, "CUDA_VISIBLE_DEVICES": "", "RANK": "7", "WORLD_SIZE": "8"}
+    assert environment_warnings(environ) == []
+    assert ("OMP_NUM_THREADS" in helper_environment(environ)) == (value == "")
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True), (0o700, False)])
+def test_a_secret_that_others_can_read_is_warned_of(tmp_path, caplog, mode, warned):
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of the nodes, long enough")
+    secret.chmod(mode)
+    folder = str(make_model_folder(tmp_path / "model"))
+    resolve_config(
+        ServerConfig(model_dir=folder, tp=2, nnodes=2, cluster_secret_file=str(secret), mock_backend="")
+    )
+    assert (f"{secret} can be read by others: chmod 600 {secret}" in caplog.text) == warned
 
 
 def test_the_plan_has_a_process_for_every_rank_and_worker():

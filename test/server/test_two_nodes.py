@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +44,7 @@ class TwoNodes:
     ) -> None:  # fmt: skip
         common = ["--nnodes", "2", "--nccl_host", host, "--nccl_port", str(free_port()), *options]
         common += [] if "--tp" in options else ["--tp", "2"]
+        self.common = common
         self.node_0 = LightLLMServer([*common, "--node_rank", "0"], environment=SECRET)
         self.node_1 = LightLLMServer(
             [*common, "--node_rank", "1", *node_1_options], environment=node_1_secret, command=node_1_command
@@ -107,13 +110,80 @@ def test_two_nodes_give_the_tokens_of_one_rank_and_end_together(tmp_path: Path) 
 
 def test_a_wrong_secret_is_refused_and_both_launches_end(mock: list[str]) -> None:
     wrong = {"LIGHTLLM_CLUSTER_SECRET": "the nodes do not share this"}
-    with TwoNodes([*mock, "--nodes_timeout", "3"], node_1_secret=wrong) as nodes:
+    with TwoNodes([*mock, "--nodes_timeout", "8"], node_1_secret=wrong) as nodes:
         assert nodes.node_1.wait() == 2
         assert "refused this node: its cluster secret differs" in last_error(nodes.node_1)
         assert "does not know the cluster secret" in nodes.node_0.log
         assert nodes.node_0.wait() == 2
         assert "there came no tensor parallel ranks 1 (nodes 1)" in last_error(nodes.node_0)
         assert "connections were refused" in last_error(nodes.node_0)
+
+
+class Strangers(threading.Thread):
+    """Somebody who knows no secret, and connects to a port again and again: leaves at once, or after some bytes."""
+
+    GREETINGS = (
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\xff" * 200,
+        b"\xff\0\0\0\0\0\0\0\1\x7f\3\0NULL",
+        b"\0",
+    )
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.came = 0
+        self._port = port
+        self._enough = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        for greeting in itertools.cycle(self.GREETINGS):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self._port), 1) as stranger,
+            ):
+                self.came += 1
+                stranger.sendall(greeting)
+            if self._enough.wait(0.05):
+                return
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join(10)
+
+
+def test_strangers_at_the_port_of_the_nodes_disturb_neither_start_nor_traffic(mock: list[str]) -> None:
+    port = free_port()
+    strangers = Strangers(port + 1)
+    with TwoNodes([*mock, "--nccl_port", str(port)]) as nodes:
+        stream = Stream(nodes.wait_ready())
+        stream.wait_for_tokens()
+        came = strangers.came
+        assert came > 0
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: answer(nodes.node_0, "hello", {}), range(4)))
+        assert len(answers) == 4
+        strangers.stop()
+        assert strangers.came > came
+        assert nodes.node_0.stop() == 0
+        assert nodes.node_1.wait() == 0
+
+
+def test_a_node_with_a_wrong_secret_does_not_end_the_launch_of_the_right_one(mock: list[str]) -> None:
+    """The right one joins while the connection of the wrong one is just being ended."""
+    wrong = {"LIGHTLLM_CLUSTER_SECRET": "the nodes do not share this"}
+    with TwoNodes(mock, node_1_secret=wrong) as nodes:
+        assert nodes.node_1.wait() == 2
+        options = [*nodes.common, "--node_rank", "1"]
+        right = LightLLMServer(options, environment=SECRET)
+        try:
+            nodes.node_0.wait_ready()
+            right.wait_for(JOINED)
+            assert nodes.node_0.stop() == 0
+            assert right.wait() == 0
+        finally:
+            right.abandon()
 
 
 @pytest.mark.parametrize(
