@@ -24,6 +24,8 @@ CPU_FRACTION = 0.4
 CPU_CEILING = 4 << 30
 """Bytes of KV memory on a CPU unless --mem_fraction asks for more."""
 GPU_FRACTION = 0.9
+CPU_RESERVE = 64 << 20
+"""Bytes that stay free on a CPU: what malloc keeps, and what the other processes grow by while they serve."""
 MIN_SLOTS = 64
 """A measured size below this serves nobody."""
 
@@ -64,40 +66,45 @@ class KvMemory:
         self.req_to_token[max_rows].fill_(slots)
 
 
+def row_bytes(max_rows: int, max_len: int, vocab_size: int) -> int:
+    """What is kept beside the KV memory for each row once every row has had a longest request with penalties: its slots
+    (`req_to_token`), and its distinct tokens with their counts (`TokenCounts`)."""
+    return (max_rows + 1) * (max_len * 4 + min(max_len, vocab_size) * 12)
+
+
 def choose_slots(
     config: ServerConfig,
     shape: KvShape,
-    activation_bytes: int,
+    needed: int,
     measure_gpu: "Callable[[], GpuMemory] | None" = None,
     free: int | None = None,
     ranks: int = 1,
 ) -> int:
     """How many slots: `--max_total_token_num`, or what the memory allows. Raises `DeviceError` if it is too little.
 
-    activation_bytes: the peak of one largest round on a CPU. On a GPU: measure_gpu runs that round, only when measuring
-    is needed; free: its free bytes. ranks: how many share a CPU's memory.
+    needed: bytes that are needed beside it on a CPU. On a GPU: measure_gpu finds that out, only when measuring is needed;
+    free: its free bytes. ranks: how many share a CPU's memory.
     """
     if measure_gpu is None or free is None:
         available = available_memory() // ranks
+        needed += CPU_RESERVE // ranks
         if config.max_total_token_num is not None:
-            return _given_slots(config.max_total_token_num, shape, available)
-        return measured_slots_cpu(
-            available, config.mem_fraction, shape, activation_bytes, CPU_CEILING // ranks
-        )
+            return _given_slots(config.max_total_token_num, shape, available, needed)
+        return measured_slots_cpu(available, config.mem_fraction, shape, needed, CPU_CEILING // ranks)
     if config.max_total_token_num is not None:
         return _given_slots(config.max_total_token_num, shape, free)
     return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape)
 
 
 def measured_slots_cpu(
-    available: int, fraction: float | None, shape: KvShape, activation_bytes: int, ceiling: int = CPU_CEILING
+    available: int, fraction: float | None, shape: KvShape, needed: int, ceiling: int = CPU_CEILING
 ) -> int:
-    """A share of the `available` bytes, which leaves room for the activations; without a `fraction` at most `ceiling`."""
+    """A share of the `available` bytes, which leaves the `needed` ones free; without a `fraction` at most `ceiling`."""
     budget = int(available * (fraction or CPU_FRACTION))
     if fraction is None:
         budget = min(budget, ceiling)
-    budget = min(budget, available - activation_bytes)
-    what = f"{gib(available)} of memory are available and a round needs {gib(activation_bytes)}"
+    budget = min(budget, available - needed)
+    what = f"{gib(available)} of memory are available and rounds need {gib(needed)} beside it"
     return _checked(budget, shape, what)
 
 
@@ -111,15 +118,18 @@ class GpuMemory:
     activation_peak: int
     graph_bytes: int = 0
     """What decode graphs keep."""
+    row_bytes: int = 0
+    """As of the function `row_bytes`."""
 
 
 def measured_slots_gpu(memory: GpuMemory, fraction: float, shape: KvShape) -> int:
     """Fills `fraction` of the whole device, less what is in use already and the activation peak."""
     used = memory.total - memory.free
     budget = int(memory.total * fraction) - used - memory.activation_peak - memory.graph_bytes
+    budget -= memory.row_bytes
     what = (
         f"of {gib(memory.total)} of GPU memory {gib(used)} are in use (weights included), a round needs "
-        f"{gib(memory.activation_peak)} and decode graphs {gib(memory.graph_bytes)}"
+        f"{gib(memory.activation_peak)}, decode graphs {gib(memory.graph_bytes)} and rows {gib(memory.row_bytes)}"
     )
     return _checked(budget, shape, what)
 
@@ -139,12 +149,13 @@ def _checked(budget: int, shape: KvShape, what: str) -> int:
     return slots
 
 
-def _given_slots(slots: int, shape: KvShape, available: int) -> int:
-    needed = (slots + 1) * shape.bytes_per_token
-    if needed > available:
+def _given_slots(slots: int, shape: KvShape, available: int, needed: int = 0) -> int:
+    wanted = (slots + 1) * shape.bytes_per_token
+    if wanted + needed > available:
+        beside = f" and rounds need {gib(needed)} beside it" if needed else ""
         raise DeviceError(
-            f"--max_total_token_num {slots} needs {gib(needed)} of KV memory ({shape.bytes_per_token / 1024:.1f} KiB "
-            f"a token), but {gib(available)} are available.",
-            f"Lower it to at most {max(available // shape.bytes_per_token - 1, 0)}, or leave it out.",
+            f"--max_total_token_num {slots} needs {gib(wanted)} of KV memory ({shape.bytes_per_token / 1024:.1f} KiB "
+            f"a token), but {gib(available)} are available{beside}.",
+            f"Lower it to at most {max((available - needed) // shape.bytes_per_token - 1, 0)}, or leave it out.",
         )
     return slots

@@ -20,8 +20,8 @@ import torch
 from lightllm.backend.constraint_masks import ConstraintMasks, load_matchers
 from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
-from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots
-from lightllm.backend.machine import rank_threads
+from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots, row_bytes
+from lightllm.backend.machine import available_memory, rank_threads
 from lightllm.backend.out_of_memory import explained
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
@@ -30,6 +30,7 @@ from lightllm.backend.rehearsal import ROWS, SLOTS, rehearsal_rounds
 from lightllm.backend.round_inputs import Prepared, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler
+from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu
 from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warm_up import warm_up
@@ -73,6 +74,7 @@ class ModeBackend:
         self._progress = progress
         self._open_device = open_device
         self._seconds: dict[str, float] = {}
+        self._shape_cache_bytes = 0
         self._last_done = 0.0
         self._profiler = Profiler(rank)
 
@@ -82,6 +84,7 @@ class ModeBackend:
         self.device = self._open_device(config.device, self.ranks.rank - config.node_ranks.start)
         where = self.device.torch_device
         if where.type == "cpu":
+            self._shape_cache_bytes = bound_shape_caches(available_memory() // len(config.node_ranks))
             torch.set_num_threads(config.cpu_threads or rank_threads(len(config.node_ranks)))
         backends = make_attention_backends(config.attention_backend, where, bool(self._graph_sizes()))
         self.constraints = ConstraintMasks(functools.partial(load_matchers, config, self.ranks.rank))
@@ -254,22 +257,21 @@ class ModeBackend:
         )
         max_len = self._longest_context()
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
-        needed = activation_bytes(self.model, round_tokens, config.running_max_req_size, max_len)
+        rows = config.running_max_req_size
+        needed = activation_bytes(self.model, round_tokens, rows, max_len) + self._shape_cache_bytes
+        needed += row_bytes(rows, max_len, model.vocab_size)
         measure = None
         if self.device.measures:
             graph_rows = max(self._graph_sizes(), default=0)
             measure = functools.partial(
-                measure_gpu, self.device, self.model, self._kv_shape, round_tokens, config.running_max_req_size,
-                graph_rows, max_len,
+                measure_gpu, self.device, self.model, self._kv_shape, round_tokens, rows, graph_rows, max_len,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
         slots = choose_slots(config, self._kv_shape, needed, measure, free, len(config.node_ranks))
         slots = agree_on_slots(self.ranks.group, slots, free)
         max_len = min(max_len, slots)
-        self.memory = KvMemory(
-            self._kv_shape, slots, config.running_max_req_size, max_len, self.device.torch_device
-        )
-        self.rows = RowState(config.running_max_req_size, model.vocab_size, self.device)
+        self.memory = KvMemory(self._kv_shape, slots, rows, max_len, self.device.torch_device)
+        self.rows = RowState(rows, model.vocab_size, self.device)
         self.sampler = Sampler(self.rows, self.device)
         self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens)
         self._round_tokens = round_tokens

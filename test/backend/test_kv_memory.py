@@ -9,12 +9,14 @@ import torch
 from lightllm.backend import kv_memory
 from lightllm.backend.kv_memory import (
     CPU_CEILING,
+    CPU_RESERVE,
     GpuMemory,
     KvMemory,
     KvShape,
     choose_slots,
     measured_slots_cpu,
     measured_slots_gpu,
+    row_bytes,
 )
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
@@ -52,8 +54,31 @@ def test_too_little_memory_names_the_numbers_and_the_options():
 def test_given_size_is_taken_if_it_fits(monkeypatch):
     monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
     assert choose_slots(ServerConfig(max_total_token_num=1000), SHAPE, 0) == 1000
-    with pytest.raises(DeviceError, match=r"--max_total_token_num 1000000 needs 1\.91 GiB.*at most 524287"):
+    with pytest.raises(
+        DeviceError, match=r"--max_total_token_num 1000000 needs 1\.91 GiB.*0\.06 GiB.*at most 491519"
+    ):
         choose_slots(ServerConfig(max_total_token_num=1_000_000), SHAPE, 0)
+
+
+def test_given_size_must_leave_free_what_rounds_need_beside_it(monkeypatch):
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
+    slots = (GIB - CPU_RESERVE) // SHAPE.bytes_per_token - 1
+    assert choose_slots(ServerConfig(max_total_token_num=slots), SHAPE, 0) == slots
+    with pytest.raises(DeviceError, match="rounds need 0.56 GiB beside it"):
+        choose_slots(ServerConfig(max_total_token_num=slots), SHAPE, GIB // 2)
+
+
+def test_a_measured_size_leaves_a_reserve_however_large_the_fraction(monkeypatch):
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
+    slots = choose_slots(ServerConfig(mem_fraction=1.0), SHAPE, GIB // 4)
+    assert (slots + 1) * SHAPE.bytes_per_token <= GIB - GIB // 4 - CPU_RESERVE
+
+
+def test_rows_are_counted_with_their_slots_and_token_counts():
+    assert row_bytes(9, 1000, 50_000) == 10 * (1000 * 4 + 1000 * 12)
+    assert row_bytes(9, 1000, 500) == 10 * (1000 * 4 + 500 * 12)
+    memory = GpuMemory(total=80 * GIB, free=60 * GIB, activation_peak=GIB, row_bytes=GIB)
+    assert measured_slots_gpu(memory, 0.9, SHAPE) == 50 * GIB // SHAPE.bytes_per_token - 1
 
 
 def test_layout_and_hold_places():
