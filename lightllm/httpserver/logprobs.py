@@ -10,12 +10,35 @@ from lightllm.protocol.messages import TopLogprobs
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 
+class TextOffsets:
+    """Where the text of each output token begins, in characters: behind that of the tokens before it. The tokens are decoded
+    anew, as the Detokenizer decodes them, because what it sends may be held back for a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: PromptRecord, start: int) -> None:
+        params = prompt.params
+        self.count = 0
+        """Tokens so far."""
+        self._offset = start
+        self._stream = tokenizer.stream(
+            prompt.prompt_ids, params.skip_special_tokens, params.add_spaces_between_special_tokens
+        )
+
+    def next(self, token_id: int) -> int:
+        """The offset of the next token."""
+        offset = self._offset
+        self.count += 1
+        self._offset += len(self._stream.push(token_id))
+        return offset
+
+
 class Logprobs:
     """Formats for one request; `count` alternatives a position."""
 
     def __init__(self, tokenizer: Tokenizer, count: int) -> None:
         self._tokenizer = tokenizer
         self._count = count
+        self._offsets: dict[int, TextOffsets] = {}
+        """Choice -> where its next token begins."""
 
     # -- chat
 
@@ -44,13 +67,16 @@ class Logprobs:
 
     # -- completions
 
-    def completion(self, choice: ChoiceRecord, start: int, offset: int) -> dict[str, list[Any]]:
-        """`choices[].logprobs` of a completion for the tokens from `start` on; `offset`: characters before them."""
+    def completion(self, choice: ChoiceRecord, echoed: int) -> dict[str, list[Any]]:
+        """`choices[].logprobs` of a completion for the tokens that this has not been asked for; `echoed`: characters of the
+        prompt before the first one."""
         part = _empty()
-        for index in range(start, len(choice.token_ids)):
+        offsets = self._offsets.get(choice.index)
+        if offsets is None:
+            offsets = self._offsets[choice.index] = TextOffsets(self._tokenizer, choice.prompt, echoed)
+        for index in range(offsets.count, len(choice.token_ids)):
             token_id, logprob = choice.token_ids[index], choice.logprobs[index]
-            self._append(part, token_id, logprob, choice.top.get(index), offset)
-            offset += len(choice.texts[index])
+            self._append(part, token_id, logprob, choice.top.get(index), offsets.next(token_id))
         return part
 
     def prompt(self, prompt: PromptRecord) -> dict[str, list[Any]]:
@@ -62,7 +88,7 @@ class Logprobs:
                 known[piece.start + position] = (logprob, top)
         part = _empty()
         for index, (token_id, offset) in enumerate(
-            zip(prompt.prompt_ids, self._offsets(prompt), strict=True)
+            zip(prompt.prompt_ids, self._prompt_offsets(prompt), strict=True)
         ):
             if index in known and index > 0:
                 logprob, top = known[index]
@@ -74,7 +100,7 @@ class Logprobs:
                 part["text_offset"].append(offset)
         return part
 
-    def _offsets(self, prompt: PromptRecord) -> list[int]:
+    def _prompt_offsets(self, prompt: PromptRecord) -> list[int]:
         """Where the text of each prompt token begins in the echoed text; special tokens that the tokenizer added take no
         room in it."""
         text = prompt.text or ""

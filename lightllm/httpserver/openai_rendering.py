@@ -223,7 +223,7 @@ class CompletionRenderer(OpenAIRenderer):
             logprobs = self._prompt_logprobs(choice.prompt)
         if not self._echo_only:
             if self._logprobs is not None:
-                answer = self._logprobs.completion(choice, 0, len(text))
+                answer = self._logprobs.completion(choice, len(text))
                 logprobs = joined(logprobs, answer) if logprobs else answer
             text += choice.text
         return self.choice_chunk(choice, text, logprobs, self._reason(choice))
@@ -286,7 +286,7 @@ class CompletionRenderer(OpenAIRenderer):
     def new_logprobs(self, choice: ChoiceRecord) -> Any:
         assert self._logprobs is not None
         echoed = len(choice.prompt.text or "") if self._echo else 0
-        return self._logprobs.completion(choice, choice.sent, echoed + choice.text_sent)
+        return self._logprobs.completion(choice, echoed)
 
 
 def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import httpx
 import openai
 import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+from support.sse import chunks
 
 from lightllm.protocol.messages import Refused
 from lightllm.tokenizer import Tokenizer
@@ -25,14 +25,6 @@ def api(client: httpx.Client) -> Iterator[openai.OpenAI]:
 
 def post(client: httpx.Client, path: str = "/v1/completions", **body: Any) -> httpx.Response:
     return client.post(path, json=body)
-
-
-def chunks(response: httpx.Response) -> list[dict]:
-    """The parsed events; checks the framing and the terminator."""
-    assert response.status_code == 200, response.text
-    frames = response.content.split(b"\n\n")
-    assert frames.pop() == b"" and frames.pop() == b"data: [DONE]"
-    return [json.loads(frame.removeprefix(b"data: ")) for frame in frames]
 
 
 def test_chat(api: openai.OpenAI, engine: FakeEngine, tokenizer: Tokenizer) -> None:

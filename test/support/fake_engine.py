@@ -63,6 +63,8 @@ class Script:
     error_after: int = 0
     finish_alone: bool = False
     """The finish comes in a message of its own, with a tail."""
+    held_back: int = 0
+    """So many tokens' text comes only with the token behind them, as when it may become a stop string."""
     tokens_a_round: int = 1
     pause: float = 0.0
     """Seconds between rounds."""
@@ -173,8 +175,10 @@ class FakeEngine:
             ids = [*ids, self._eos]
         if script.endless or len(ids) > limit:
             ids, reason = ids[:limit], "length"
-        stream = self._tokenizer.stream(request.prompt_ids.tolist())
+        stream = self._tokenizer.stream(request.prompt_ids.tolist(), request.params.skip_special_tokens)
         texts = [stream.push(i) for i in ids]
+        held, behind = script.held_back, script.held_back + 1
+        texts[:behind] = [*[""] * held, "".join(texts[:behind])]
         return _Running(request, ids, texts, stream.finish(), reason)
 
     def _round(self) -> None:
