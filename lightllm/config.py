@@ -59,6 +59,16 @@ class ServerConfig:
         None, "Keys that clients may present as `Authorization: Bearer KEY`; every route but health needs one.",
         _SERVER, nargs="+", metavar="KEY",
     )  # fmt: skip
+    admin_api_key: list[str] | None = _option(
+        None, "Keys without which nobody may flush the cache, take profiles or abort other keys' requests; they open all "
+        "other routes too.", _SERVER, nargs="+", metavar="KEY",
+    )  # fmt: skip
+    allowed_hosts: list[str] | None = _option(
+        None, "Names (NAME, *.NAME, *) that requests may call the server by while it listens on a loopback address without "
+        "--api_key, besides its address and names of the local network.", _SERVER, nargs="+", metavar="NAME",
+        check=lambda v: isinstance(v, list) and not any(set(name) & set(":/") for name in v),
+        expects="names without scheme and port",
+    )  # fmt: skip
     allowed_origins: list[str] | None = _option(None, "CORS: origins that browsers may call from.", _SERVER, nargs="+",
                                                 metavar="ORIGIN")  # fmt: skip
     max_body_mb: int = _option(
@@ -74,6 +84,12 @@ class ServerConfig:
                                      check=lambda v: v > 0, expects="more than 0")  # fmt: skip
     stream_interval: int = _option(1, "Send streamed tokens in groups of this many; the first one always at once.", _SERVER,
                                    **_at_least(1))  # fmt: skip
+    profile_dir: str | None = _option(
+        None,
+        "Folder for the traces of /start_profile; without it there are no profiles.",
+        _SERVER,
+        metavar="FOLDER",
+    )
     log_stats_interval: int = _option(
         10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1)
     )

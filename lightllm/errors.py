@@ -45,6 +45,14 @@ class Unauthorized(RequestError):
     kind = "authentication_error"
 
 
+class Forbidden(RequestError):
+    """Known or not, this caller may not do that."""
+
+    status = 403
+    code = "forbidden"
+    kind = "permission_error"
+
+
 class UnknownModel(RequestError):
     status = 404
     code = "model_not_found"
@@ -53,6 +61,13 @@ class UnknownModel(RequestError):
 class BodyTooLarge(RequestError):
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """A body of a type or an encoding that is not taken."""
+
+    status = 415
+    code = "unsupported_media_type"
 
 
 class MalformedBody(RequestError):

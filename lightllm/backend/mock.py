@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import msgspec
 import numpy as np
@@ -80,11 +81,14 @@ class MockBackend:
         time.sleep(max(0.0, end - time.monotonic()))
         return msgspec.structs.replace(result, seconds=time.monotonic() - started)
 
-    def start_profile(self) -> None:
+    def start_profile(self, rounds: int) -> None:
         raise RuntimeError("the mock backend computes nothing that could be profiled")
 
-    def stop_profile(self) -> str:
+    def stop_profile(self) -> Future[str]:
         raise RuntimeError("the mock backend computes nothing that could be profiled")
+
+    def round_done(self) -> None:
+        pass
 
     def resync(self, seq: int) -> None:
         """The next round will be number `seq`."""

@@ -12,6 +12,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
@@ -76,7 +77,7 @@ class ModeBackend:
         self._seconds: dict[str, float] = {}
         self._shape_cache_bytes = 0
         self._last_done = 0.0
-        self._profiler = Profiler(rank)
+        self._profiler = Profiler(rank, config.profile_dir)
 
     def init_model(self, show_bar: bool = False) -> ModelReady:
         """Loads the model, reserves the KV memory and warms up. Raises `StartupError`s."""
@@ -218,11 +219,14 @@ class ModeBackend:
             self.round_took, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts, errors
         )
 
-    def start_profile(self) -> None:
-        self._profiler.start()
+    def start_profile(self, rounds: int) -> None:
+        self._profiler.start(rounds)
 
-    def stop_profile(self) -> str:
+    def stop_profile(self) -> Future[str]:
         return self._profiler.stop()
+
+    def round_done(self) -> None:
+        self._profiler.round_done()
 
     def _named(self, name: str) -> AbstractContextManager[object]:
         return self.device.named(name) if self._config.enable_nvtx else nullcontext()

@@ -9,6 +9,7 @@ channel thread  stop: wakes the main thread; a round that takes too long is not 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import logging
 import os
@@ -34,7 +35,7 @@ from lightllm.errors import StartupError
 from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.arrays import EMPTY_INT32
-from lightllm.protocol.control import Command, ModelReady, ProfileAnswer
+from lightllm.protocol.control import Command, ModelReady, ProfileAnswer, StartProfile
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 
 log = logging.getLogger("backend")
@@ -55,10 +56,14 @@ class Backend(Protocol):
 
     def resync(self, seq: int) -> None: ...
 
-    def start_profile(self) -> None: ...
+    def start_profile(self, rounds: int) -> None:
+        """Records the next `rounds` rounds."""
 
-    def stop_profile(self) -> str:
-        """File of the trace."""
+    def stop_profile(self) -> Future[str]:
+        """File of the trace, once it is written."""
+
+    def round_done(self) -> None:
+        """A round that was submitted is over; called between two rounds."""
 
 
 def run_backend(child: Child, rank: int) -> None:
@@ -75,7 +80,9 @@ class BackendProcess:
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._rounds_done = 0
-        self._profiles: queue.SimpleQueue[tuple[bool, Future[ProfileAnswer]]] = queue.SimpleQueue()
+        self._profiles: queue.SimpleQueue[tuple[StartProfile | None, Future[ProfileAnswer]]] = (
+            queue.SimpleQueue()
+        )
 
     def run(self) -> None:
         started = time.monotonic()
@@ -141,6 +148,7 @@ class BackendProcess:
             while (result := runner.take_ready()) is not None:
                 self._rounds_done += 1
                 self._link.send(result)
+                backend.round_done()
             if message is None:
                 if runner.oldest is not None:
                     watch.wake_when_ready(runner.oldest)
@@ -153,17 +161,17 @@ class BackendProcess:
         while not self._profiles.empty():
             start, answer = self._profiles.get()
             try:
-                if start:
-                    backend.start_profile()
+                if start is not None:
+                    backend.start_profile(start.rounds)
                     answer.set_result(ProfileAnswer())
                 else:
-                    answer.set_result(ProfileAnswer(trace=backend.stop_profile()))
+                    backend.stop_profile().add_done_callback(functools.partial(_answer_trace, answer))
             except Exception as error:  # the caller is told; rounds go on
                 answer.set_result(ProfileAnswer(error=str(error)))
 
     # -- other threads
 
-    def _ask_for_profile(self, start: bool) -> ProfileAnswer:
+    def _ask_for_profile(self, start: StartProfile | None) -> ProfileAnswer:
         answer: Future[ProfileAnswer] = Future()
         self._profiles.put((start, answer))
         self._wake_writer.send(b"p")
@@ -273,6 +281,15 @@ class RoundRunner:
         if not self._stopping():
             log.error("round %d failed: %s", seq, result.failed, exc_info=not isinstance(error, PeerLost))
         return result
+
+
+def _answer_trace(answer: Future[ProfileAnswer], trace: Future[str]) -> None:
+    error = trace.exception()
+    answer.set_result(
+        ProfileAnswer(trace=trace.result())
+        if error is None
+        else ProfileAnswer(error=f"the trace could not be written: {error}")
+    )
 
 
 def _with_own_paths(config: ServerConfig, own: ServerConfig) -> ServerConfig:

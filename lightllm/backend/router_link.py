@@ -22,13 +22,14 @@ from lightllm.ipc.child import Child
 from lightllm.ipc.cluster import ClusterKeys, NodeConnection, node_address, read_secret
 from lightllm.ipc.rpc import RpcServer
 from lightllm.protocol import codec
-from lightllm.protocol.control import InitModel, ModelReady, ProfileAnswer
+from lightllm.protocol.control import InitModel, ModelReady, ProfileAnswer, StartProfile
 from lightllm.protocol.nodes import Goodbye, Hello, RankFailed, RankReady, Refusal, StartRank
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 from lightllm.weights.fingerprint import model_fingerprint
 
 logger = logging.getLogger("backend")
 
+_START_PROFILE = codec.make_decoder(StartProfile)
 _POLL_MS = 200
 _REFUSALS = 3
 """Handshakes that may fail before node 0 counts as having another secret: it may just be starting."""
@@ -70,9 +71,9 @@ class LocalLink:
         child: Child,
         rank: int,
         rounds_done: Callable[[], int],
-        profile: Callable[[bool], ProfileAnswer],
+        profile: Callable[[StartProfile | None], ProfileAnswer],
     ) -> None:
-        """profile: starts (True) or stops a profile; called in a thread of the rpc server."""
+        """profile: starts or (None) ends a profile; called in a thread of the rpc server."""
         context = make_context()
         runtime = child.runtime
         self._rounds = PullChannel(context, runtime.backend_rounds(rank), codec.to_backend)
@@ -83,8 +84,8 @@ class LocalLink:
         handlers: dict[str, Callable[[bytes], bytes]] = {
             "init_model": self._handle_init_model,
             "health": self._handle_health,
-            "start_profile": lambda payload: codec.encode(profile(True)),
-            "stop_profile": lambda payload: codec.encode(profile(False)),
+            "start_profile": lambda payload: codec.encode(profile(_START_PROFILE.decode(payload))),
+            "stop_profile": lambda payload: codec.encode(profile(None)),
         }
         self._server = RpcServer(runtime.backend_control(rank), handlers)
 

@@ -2,8 +2,9 @@
 
 Boundary      request id, errors in the shape of the API
   CORS        only with --allowed_origins; answers preflights
-    ApiKeys   only with --api_key
-      routes
+    BrowserGuard  keeps pages of other sites away where no key does; says what preflights lack without CORS
+      ApiKeys     only with --api_key or --admin_api_key
+        routes
 """
 
 from __future__ import annotations
@@ -18,16 +19,25 @@ from lightllm import __version__
 from lightllm.httpserver import openapi
 from lightllm.httpserver.auth import ApiKeys
 from lightllm.httpserver.boundary import Boundary
+from lightllm.httpserver.browser_guard import BrowserGuard
 from lightllm.httpserver.error_responses import error_response, from_http_exception
 from lightllm.httpserver.health_routes import health_routes
 from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
-from lightllm.httpserver.profile_routes import profile_routes
+from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.state import ServerState
 
-_BODIES = (GenerateRequest, ScoreRequest, TokensRequest, AbortBody, CompletionRequest, ChatRequest)
+_BODIES = (
+    GenerateRequest,
+    ScoreRequest,
+    TokensRequest,
+    AbortBody,
+    CompletionRequest,
+    ChatRequest,
+    StartProfileBody,
+)
 
 
 def create_app(state: ServerState) -> FastAPI:
@@ -38,12 +48,14 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(health_routes(state))
     app.include_router(profile_routes(state))
     app.add_exception_handler(HTTPException, _http_exception)
-    if state.config.api_key:
-        app.add_middleware(ApiKeys, keys=state.config.api_key)
-    if state.config.allowed_origins:
+    config = state.config
+    if config.api_key or config.admin_api_key:
+        app.add_middleware(ApiKeys, keys=config.api_key or (), admin_keys=config.admin_api_key or ())
+    app.add_middleware(BrowserGuard, config=config)
+    if config.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=state.config.allowed_origins,
+            allow_origins=config.allowed_origins,
             allow_methods=["GET", "POST", "HEAD"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],

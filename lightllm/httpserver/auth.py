@@ -1,48 +1,111 @@
-"""API keys: default deny. Every route but the health checks needs `Authorization: Bearer KEY`.
+"""API keys: default deny. With keys, every route but the health checks needs one; with admin keys, what operators do needs
+one of those.
 
-The decision rests on `scope["path"]`, the path that the router dispatches on, never on a URL built from the Host header.
+A key is presented as `Authorization: Bearer KEY`, as `x-api-key: KEY` (Anthropic's clients) or as `api-key: KEY` (Azure's).
+No page in a browser can send any of them to another site unless CORS allows it. The decision to admit rests on
+`scope["path"]`, the path that the router dispatches on, never on a URL built from the Host header; what a caller may do is
+decided in the route itself (`caller(request).require_operator()`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lightllm.errors import Unauthorized
+from lightllm.errors import Forbidden, Unauthorized
 from lightllm.httpserver.error_responses import error_response
 
 OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness"})
+CALLER = "lightllm.caller"
+"""Key of the `Caller` in the ASGI scope; absent on a server without keys."""
+_KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """Who sent a request, as far as keys tell, and what that allows."""
+
+    key: str | None
+    """Whose requests it may abort: a digest of its key, "" for those without one. None: everybody's."""
+    operator: bool
+    """May flush the cache and take profiles."""
+
+    @property
+    def owner(self) -> str:
+        """Whom a request of this caller belongs to."""
+        return self.key or ""
+
+    def require_operator(self) -> None:
+        """Raises `Forbidden`."""
+        if not self.operator:
+            raise Forbidden("this route needs an admin key (--admin_api_key)")
+
+
+_ANYBODY = Caller(key=None, operator=True)
+
+
+def caller(request: Request) -> Caller:
+    """On a server without keys everybody may do everything."""
+    return request.scope.get(CALLER, _ANYBODY)
 
 
 class ApiKeys:
     """ASGI middleware. Keys are kept as digests and each is compared in constant time."""
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[str], admin_keys: Iterable[str] = ()) -> None:
         self._app = app
-        self._digests = [_digest(key.encode()) for key in keys]
+        self._keys = [_digest(key.encode()) for key in keys]
+        self._admin_keys = [_digest(key.encode()) for key in admin_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._admits(scope)):
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
-        else:
-            error = Unauthorized("a valid API key is needed: send `Authorization: Bearer KEY`")
-            await error_response(scope["path"], error)(scope, receive, send)
+            return
+        if scope["type"] == "http":
+            found = self._caller(scope)
+            if found is None and scope["path"] not in OPEN_PATHS:
+                error = Unauthorized("a valid API key is needed: send `Authorization: Bearer KEY`")
+                await error_response(scope["path"], error)(scope, receive, send)
+                return
+            scope[CALLER] = found
+        await self._app(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
-        if scope["path"] in OPEN_PATHS:
-            return True
-        presented = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(presented) != 1:
-            return False
-        scheme, _, key = presented[0].partition(b" ")
-        digest = _digest(key.strip())
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches) and scheme.lower() == b"bearer"
+    def _caller(self, scope: Scope) -> Caller | None:
+        """None: a key is needed, and none that is known was presented."""
+        presented = [_digest(key) for key in _presented(scope["headers"])]
+        admin = [_among(self._admin_keys, digest) for digest in presented]
+        known = [_among(self._keys, digest) for digest in presented]
+        if any(admin):
+            return Caller(key=None, operator=True)
+        if any(known):
+            return Caller(key=presented[known.index(True)].hex(), operator=not self._admin_keys)
+        return None if self._keys else Caller(key="", operator=False)
+
+
+def _presented(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    """The keys in a request's headers; a header that comes twice counts as absent."""
+    keys = []
+    for header in _KEY_HEADERS:
+        values = [value for name, value in headers if name == header]
+        if len(values) != 1:
+            continue
+        key = values[0]
+        if header == b"authorization":
+            scheme, _, key = key.partition(b" ")
+            if scheme.lower() != b"bearer":
+                continue
+        keys.append(key.strip())
+    return keys
+
+
+def _among(known: Sequence[bytes], digest: bytes) -> bool:
+    matches = [hmac.compare_digest(digest, one) for one in known]
+    return any(matches)
 
 
 def _digest(key: bytes) -> bytes:

@@ -122,13 +122,14 @@ class EngineClient:
             if choice.request_id in self._choices:
                 self._router.send(AbortRequest(request_id=choice.request_id, reason=reason))
 
-    def abort_named(self, name: str) -> int:
-        """Aborts the requests known by `name` here, or tells the other workers; returns how many were found here."""
-        found = self._abort_here(name)
+    def abort_named(self, name: str, owner: str | None = None) -> int:
+        """Aborts the requests known by `name` here, or tells the other workers; returns how many were found here. With
+        `owner` only those of that caller."""
+        found = self._abort_here(name, owner)
         if not found:
             for worker in range(self._workers):
                 if worker != self._worker:
-                    self._sibling(worker).send(AbortNamed(name=name))
+                    self._sibling(worker).send(AbortNamed(name, owner))
         return found
 
     def end_all(self, error: RequestError) -> None:
@@ -168,8 +169,8 @@ class EngineClient:
         for choice in record.choices:
             self._choices.pop(choice.request_id, None)
 
-    def _abort_here(self, name: str) -> int:
-        records = list(self._named.get(name, ()))
+    def _abort_here(self, name: str, owner: str | None) -> int:
+        records = [record for record in self._named.get(name, ()) if owner in (None, record.owner)]
         for record in records:
             self.abort(record)
         return len(records)
@@ -297,7 +298,7 @@ class EngineClient:
                 record.wake()
 
     def _on_abort_named(self, message: AbortNamed) -> None:
-        self._abort_here(message.name)
+        self._abort_here(message.name, message.owner)
 
     def _on_flushed(self, message: Flushed) -> None:
         done = self._flushes.get(message.ticket)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
+from lightllm.httpserver.auth import caller
 from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
 from lightllm.httpserver.native_models import (
@@ -64,16 +65,18 @@ def native_routes(state: ServerState) -> APIRouter:
 
     @router.post("/abort_request", **documented(AbortBody, "Done, whether or not it was still running."))
     async def abort_request(request: Request) -> Response:
-        """Ends a request, all its choices, from another connection. Unknown and finished ids are ignored."""
+        """Ends a request, all its choices, from another connection. Unknown and finished ids are ignored, and so are
+        requests of other keys, unless an admin key asks."""
         body = await parse_body(request, AbortBody, state.body_limit)
-        state.engine.abort_named(body.request_id)
+        state.engine.abort_named(body.request_id, caller(request).key)
         return JSONResponse({"message": "Ok"})
 
     @router.post(
-        "/flush_cache", **plain("The prefix cache is empty, but for what running requests read.", 503)
+        "/flush_cache", **plain("The prefix cache is empty, but for what running requests read.", 403, 503)
     )
-    async def flush_cache() -> Response:
+    async def flush_cache(request: Request) -> Response:
         """Empties the prefix cache; says how many tokens it lost. What running requests read of it stays."""
+        caller(request).require_operator()
         state.view.require_ready()
         return JSONResponse({"message": "Ok", "flushed_tokens": await state.engine.flush_cache()})
 
@@ -95,7 +98,9 @@ async def _get_score(state: ServerState, request: Request) -> Response:
         prompt_ids.append(end)
     prompt_ids, _ = state.encoder.fit(prompt_ids, 1, limits, 1, prompt_field="chat")
     params = SamplingParams(do_sample=False, max_new_tokens=1, ignore_eos=True)
-    record = RequestRecord([PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), False)
+    record = RequestRecord(
+        [PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), False, caller(request).owner
+    )
     return GenerationResponse(state.engine, record, ScoreRenderer())
 
 
@@ -121,6 +126,8 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     )
     if length != params.max_new_tokens:
         params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)
-    record = RequestRecord([PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), stream)
+    record = RequestRecord(
+        [PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), stream, caller(request).owner
+    )
     renderer = NativeRenderer(state.encoder.tokenizer, bool(parameters.return_details))
     return GenerationResponse(state.engine, record, renderer)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
+from lightllm.httpserver.auth import caller
 from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
 from lightllm.httpserver.chat_messages import template_messages, template_tools, template_variables
@@ -92,7 +93,9 @@ async def _chat(state: ServerState, request: Request) -> Response:
     prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", length_field)
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    record = RequestRecord([prompt], (request.scope[REQUEST_ID], answer_id), body.streamed)
+    record = RequestRecord(
+        [prompt], (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
+    )
     renderer = ChatRenderer(
         answer_id, int(time.time()), model, _logprobs(state, logprobs), body.include_usage and body.streamed
     )
@@ -113,7 +116,9 @@ async def _complete(state: ServerState, request: Request) -> Response:
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
     answer_id = f"cmpl-{secrets.token_hex(12)}"
-    record = RequestRecord(records, (request.scope[REQUEST_ID], answer_id), body.streamed)
+    record = RequestRecord(
+        records, (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
+    )
     renderer = CompletionRenderer(
         answer_id,
         int(time.time()),

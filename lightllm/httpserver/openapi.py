@@ -35,9 +35,11 @@ _OPENAI_ERROR = {
 _ERRORS = {
     400: "A value out of range, or a prompt that is too long.",
     401: "No valid API key.",
+    403: "Not for this caller.",
     404: "No such model or route.",
     408: "The request took longer than its time limit.",
     413: "The body is too large.",
+    415: "The body has a type or an encoding that is not taken.",
     422: "The body is malformed.",
     500: "The server failed.",
     503: "Overloaded, starting or stopping; try again after Retry-After seconds.",
@@ -45,7 +47,12 @@ _ERRORS = {
 
 
 def documented(
-    model: type[BaseModel], answer: str, *, openai: bool = False, media_type: str = "application/json"
+    model: type[BaseModel],
+    answer: str,
+    *,
+    openai: bool = False,
+    media_type: str = "application/json",
+    required: bool = True,
 ) -> dict[str, Any]:
     """Arguments of a route whose body is `model`."""
     reference = {"$ref": _REF.format(model=model.__name__)}
@@ -56,7 +63,7 @@ def documented(
     responses: dict[str, Any] = {"200": {"description": answer, "content": contents}}
     return {
         "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}},
+            "requestBody": {"required": required, "content": {"application/json": {"schema": reference}}},
             "responses": responses | _errors(tuple(_ERRORS), openai),
         }
     }

@@ -120,11 +120,13 @@ class RequestRecord:
     """One HTTP request: its choices, and how its handler waits for news of them."""
 
     def __init__(
-        self, prompts: list[PromptRecord], names: tuple[str, ...] = (), stream: bool = False
+        self, prompts: list[PromptRecord], names: tuple[str, ...] = (), stream: bool = False, owner: str = ""
     ) -> None:
         self.prompts = prompts
         self.names = names
         """By which `/abort_request` knows it: X-Request-Id and the id in its answer."""
+        self.owner = owner
+        """The caller to whom it belongs: a digest of its key."""
         self.stream = stream
         self.choices: list[ChoiceRecord] = []
         self.unfinished = 0

@@ -28,6 +28,12 @@ class ModelReady(msgspec.Struct, frozen=True):
     """Where the time went: import, weights, packing, kv memory, warm-up."""
 
 
+class StartProfile(msgspec.Struct, frozen=True):
+    """rpyc `start_profile`: record the next rounds. `stop_profile`, without arguments, ends that and wants the trace."""
+
+    rounds: int
+
+
 class ProfileAnswer(msgspec.Struct, frozen=True):
     """Answer to the rpyc calls `start_profile` and `stop_profile` of a Model Backend."""
 

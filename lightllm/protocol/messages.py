@@ -175,6 +175,8 @@ class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"
 
     name: str
     """The request's X-Request-Id, or the id in its answer."""
+    owner: str | None = None
+    """Only requests of this caller; None: of anybody."""
 
 
 ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +15,14 @@ from support.server import LightLLMServer
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LightLLMServer]:
-    with LightLLMServer(
-        ["--max_total_token_num", "20000", "--model_name", "demo", "--httpserver_workers", "2"]
-    ) as server:
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.fixture(scope="module")
+def server(traces: Path) -> Iterator[LightLLMServer]:
+    options = ["--max_total_token_num", "20000", "--model_name", "demo", "--httpserver_workers", "2"]
+    with LightLLMServer([*options, "--profile_dir", str(traces), "--enable_nvtx"]) as server:
         server.wait_ready()
         yield server
 
@@ -155,18 +158,25 @@ def test_generate_stream_frames(server: LightLLMServer) -> None:
     assert decoded[-1]["finish_reason"] == "length" and decoded[-1]["token"]["count_output_tokens"] == 5
 
 
-def test_a_profile_of_the_running_server_is_written_where_the_answer_says(server: LightLLMServer) -> None:
+def test_a_profile_of_the_running_server_is_written_where_the_answer_says(
+    server: LightLLMServer, traces: Path
+) -> None:
     assert httpx.post(f"{server.url}/stop_profile").status_code == 400
+    for rounds in (0, 201, -1):
+        refused = httpx.post(f"{server.url}/start_profile", json={"num_steps": rounds})
+        assert refused.status_code == 400 and refused.json()["param"] == "num_steps"
     assert httpx.post(f"{server.url}/start_profile", timeout=60).json() == {"message": "Ok"}
     again = httpx.post(f"{server.url}/start_profile")
     assert again.status_code == 400 and "running already" in again.json()["message"]
-    body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 3, "ignore_eos": True}}
+    assert len(httpx.post(f"{server.url}/stop_profile", timeout=60).json()["traces"]) == 1
+    assert httpx.post(f"{server.url}/start_profile", json={"num_steps": 2}, timeout=60).status_code == 200
+    body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 30, "ignore_eos": True}}
     assert httpx.post(f"{server.url}/generate", json=body).status_code == 200
     answer = httpx.post(f"{server.url}/stop_profile", timeout=60).json()
     (trace,) = (Path(path) for path in answer["traces"])
-    try:
-        with gzip.open(trace) as file:
-            names = {str(event.get("name")) for event in json.load(file)["traceEvents"]}
-        assert any(name.startswith("aten::") for name in names)
-    finally:
-        shutil.rmtree(trace.parent)
+    assert trace.is_relative_to(traces)
+    with gzip.open(trace) as file:
+        events = json.load(file)["traceEvents"]
+    assert any(str(event.get("name")).startswith("aten::") for event in events)
+    rounds = [event for event in events if event.get("name") in ("prefill_batch", "decode_batch")]
+    assert len(rounds) == 2

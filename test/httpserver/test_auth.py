@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -81,6 +82,78 @@ def test_malformed_credentials(client: httpx.Client) -> None:
 def test_each_key_opens(client: httpx.Client) -> None:
     for key in (b"Bearer first", "bearer second-ключ".encode()):
         assert client.get("/version", headers={b"authorization": key}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "api-key"])
+def test_keys_are_taken_where_other_clients_put_them(client: httpx.Client, header: str) -> None:
+    assert client.get("/version", headers={header: "first"}).status_code == 200
+    assert (
+        client.get("/version", headers={header: "first", "authorization": "Basic proxy"}).status_code == 200
+    )
+    assert client.get("/version", headers={header: "wrong"}).status_code == 401
+    assert client.get("/version", headers=[(header, "first"), (header, "first")]).status_code == 401
+    assert (
+        client.get("/version", params={header: "first"}, headers={"cookie": f"{header}=first"}).status_code
+        == 401
+    )
+
+
+OPERATION = ("/flush_cache", "/start_profile", "/stop_profile")
+
+
+def refused(response: httpx.Response) -> bool:
+    return response.status_code == 403 and "--admin_api_key" in response.text
+
+
+@pytest.mark.parametrize(("number", "keys"), [(1, None), (2, ["user"])])
+def test_with_an_admin_key_nobody_else_operates(
+    start_worker: Callable[..., Any], engine: FakeEngine, number: int, keys: list[str] | None
+) -> None:
+    worker = start_worker(worker=number, api_key=keys, admin_api_key=["admin"])
+    with httpx.Client(base_url=worker.url, timeout=30) as client:
+        for path in OPERATION:
+            assert client.post(path).status_code == (401 if keys else 403), path
+            assert client.post(path, headers={"authorization": "Bearer wrong"}).status_code == (
+                401 if keys else 403
+            )
+            assert keys is None or refused(client.post(path, headers={"authorization": "Bearer user"})), path
+            assert client.post(path + "%0A").status_code in (401, 403, 404), path
+        admin = {"authorization": "Bearer admin"}
+        assert client.post("/flush_cache", headers=admin).status_code == 200
+        assert client.post("/generate", json={"inputs": "x"}, headers=admin).status_code == 200
+        assert client.post("/generate", json={"inputs": "x"}).status_code == (401 if keys else 200)
+
+
+def test_without_an_admin_key_every_key_operates(client: httpx.Client) -> None:
+    assert client.post("/flush_cache", headers={"authorization": "Bearer first"}).status_code == 200
+
+
+def test_a_request_is_aborted_by_its_own_key_and_by_admins(
+    start_worker: Callable[..., Any], engine: FakeEngine
+) -> None:
+    workers = [
+        start_worker(worker=number, httpserver_workers=5, api_key=["one", "two"], admin_api_key=["admin"])
+        for number in (3, 4)
+    ]
+    engine.script.hold = True
+    for number, (key, ends) in enumerate((("one", True), ("two", False), ("admin", True))):
+        name = {"request_id": f"mine-{number}"}
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(
+                httpx.post, f"{workers[0].url}/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 400}},
+                headers={"x-request-id": name["request_id"], "x-api-key": "one"}, timeout=60,
+            )  # fmt: skip
+            engine.wait_for(lambda: engine.active == 1)
+            for worker in workers:
+                aborted = httpx.post(f"{worker.url}/abort_request", json=name, headers={"x-api-key": key})
+                assert aborted.json() == {
+                    "message": "Ok"
+                }  # also for requests of others, which nobody can probe for
+            if not ends:
+                assert engine.active == 1 and not answer.done()
+                httpx.post(f"{workers[1].url}/abort_request", json=name, headers={"x-api-key": "one"})
+            assert answer.result().json()["finish_reason"] == "abort"
+        engine.wait_for(lambda: engine.active == 0)
 
 
 def test_official_client_gets_an_authentication_error(guarded: Any, engine: FakeEngine) -> None:

@@ -145,7 +145,9 @@ def test_body_over_the_limit(client: httpx.Client, path: str) -> None:
 
 def test_a_client_that_sends_all_before_it_reads_sees_that_its_body_is_too_large(worker: Any) -> None:
     """As Python's urllib does, with `Connection: close`. Larger than the buffers of both sides."""
-    request = urllib.request.Request(f"{worker.url}/generate", b"x" * (40 << 20))
+    request = urllib.request.Request(
+        f"{worker.url}/generate", b"x" * (40 << 20), {"Content-Type": "application/json"}
+    )
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request, timeout=30)
     with error.value:
