@@ -43,6 +43,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["lightllm", "lightllm.*"]),
     package_data={"lightllm": ["demo/*", "httpserver/static/*", "ops/triton/configs/*.json"]},
+    entry_points={"console_scripts": ["lightllm=lightllm.server.api_server:main"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "triton>=3.6,<3.8",

@@ -158,6 +158,10 @@ class ServerConfig:
         _MEMORY,
         **_at_least(2),
     )
+    max_req_input_len: int | None = _option(
+        None, "Longest prompt in tokens; default: whatever --max_req_total_len leaves room for.", _MEMORY,
+        **_at_least(1),
+    )  # fmt: skip
     default_max_tokens: int = _option(
         4096, "Cap on the output of a chat that names no limit.", _MEMORY, **_at_least(1)
     )
@@ -316,29 +320,6 @@ class ServerConfig:
 GPU_CHUNK = 4096
 CPU_ROUND = 512
 DECODE_ROOM = 256
-
-NOT_YET = {
-    "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None,
-    "enable_multimodal": False, "enable_multimodal_audio": False, "return_all_prompt_logprobs": False,
-    "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
-    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0", "metric_gateway": None,
-    "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
-}  # fmt: skip
-"""LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
-
-WITHOUT_EFFECT = {
-    "zmq_mode": 1, "use_dynamic_prompt_cache": 0,
-    "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
-    "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
-    "enable_flashinfer_decode": 0, "enable_fa3": 0, "graph_max_len_in_batch": 1, "sampling_backend": 1,
-    "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_capacity": 1, "cache_reserved_ratio": 1,
-    "pd_master_ip": 1, "pd_master_port": 1, "pd_decode_rpyc_port": 1, "multinode_httpmanager_port": 1,
-    "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1, "job_name": 1, "grouping_key": 1, "push_interval": 1,
-    "enable_monitor_auth": 0, "visual_infer_batch_size": 1, "visual_gpu_ids": -1, "visual_tp": 1, "visual_dp": 1,
-    "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1, "ep_redundancy_expert_config_path": 1,
-    "auto_update_redundancy_expert": 0,
-}  # fmt: skip
-"""LightLLM options that are accepted and ignored with a warning: how many values they take (-1: any number)."""
 
 
 def round_sizes(config: ServerConfig, device: str, longest: int) -> tuple[int, int]:

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from lightllm.config import NOT_YET, WITHOUT_EFFECT, Option, ServerConfig, options, verify
+from lightllm import __version__
+from lightllm.config import Option, ServerConfig, options, verify
 from lightllm.errors import InvalidOption
+from lightllm.foreign_options import NOT_YET, WITHOUT_EFFECT, advice
 from lightllm.ipc.private_files import readable_by_others
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
@@ -20,18 +23,33 @@ _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 LIGHTLLM_NCCL_PORT beside lightllm-nccl."""
 
 
+_PATHS = {"model_dir", "chat_template", "cluster_secret_file"}
+_SERVICE_VARIABLE = re.compile(r"_(SERVICE|PORT)_")
+"""And these beside them: LIGHTLLM_TP_SERVICE_HOST, LIGHTLLM_TP_PORT_80_TCP."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's page of usage."""
         raise InvalidOption(message[:1].upper() + message[1:] + ".", "See --help.")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """`--model-dir` is `--model_dir`. What is unknown is answered with what was meant."""
+        values, unknown = super().parse_known_args([_with_underscores(word) for word in args], namespace)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            remedy = advice(name.lstrip("-"), _names()) if name.startswith("--") else ""
+            raise InvalidOption(f"Unrecognized arguments: {' '.join(unknown)}.", remedy or "See --help.")
+        return values, unknown
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of the server. Abbreviations are off: `--mem` is an error, not a guess."""
     parser = _Parser(
-        prog="python -m lightllm.server.api_server", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        prog="python -m lightllm", allow_abbrev=False, argument_default=argparse.SUPPRESS,
         description="LightLLM: serve a language model over HTTP.",
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"lightllm {__version__}")
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="Options from a YAML file; the command line wins."
     )
@@ -71,16 +89,28 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
             raise InvalidOption(f"{shown} is not supported yet.", "Leave it out.")
     values: dict[str, Any] = {}
     if "config" in given:
-        path = given.pop("config")
+        path = os.path.expanduser(given.pop("config"))
         values = _from_yaml(path)
         if "api_key" in values and readable_by_others(path):
             warnings.append(f"--config {path} holds API keys and can be read by others: chmod 600 {path}")
     values |= _from_environment(environ)
+    warnings += _misspelt(environ)
     if environ.get("LIGHTLLM_API_KEY") == "" and "api_key" not in values | given:
         warnings.append("LIGHTLLM_API_KEY is empty: clients need no key")
     names = {field.name for field, _ in options()}
     values |= {name: value for name, value in given.items() if name in names}
-    return verify(ServerConfig(**values)), warnings
+    return verify(ServerConfig(**_as_meant(values))), warnings
+
+
+def _as_meant(values: dict[str, Any]) -> dict[str, Any]:
+    """What a shell or a URL would have made of a value: `~` in quotes is a home folder, `[::]` an address."""
+    meant = dict(values)
+    for name in _PATHS & values.keys():
+        meant[name] = os.path.expanduser(values[name])
+    host = values.get("host", "")
+    if host.startswith("[") and host.endswith("]"):
+        meant["host"] = host[1:-1]
+    return meant
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -92,6 +122,29 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if text.strip() and not (variable.endswith("_PORT") and _SERVICE_LINK.match(text)):
             values[field.name] = _convert(field, option, text, variable)
     return values
+
+
+def _misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Warnings of variables that are nearly the name of an option. Others may belong to anybody."""
+    warnings = []
+    for variable in environ.keys() - {f"LIGHTLLM_{name.upper()}" for name in _names()}:
+        if variable.startswith("LIGHTLLM_") and not _SERVICE_VARIABLE.search(variable):
+            meant = difflib.get_close_matches(variable[9:].lower(), _names(), n=1, cutoff=0.85)
+            warnings += [f"{variable} is no option: did you mean LIGHTLLM_{name.upper()}?" for name in meant]
+    return sorted(warnings)
+
+
+def _names() -> list[str]:
+    """Of all options, as they are written on the command line."""
+    return ["config", *NOT_YET, *(field.name for field, _ in options())]
+
+
+def _with_underscores(word: str) -> str:
+    """Of `--max-body-mb=3` the name only; what is no option stays as it is."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _from_yaml(path: str) -> dict[str, Any]:
@@ -107,9 +160,10 @@ def _from_yaml(path: str) -> dict[str, Any]:
     known = {field.name: (field, option) for field, option in options()}
     known |= {alias.lstrip("-"): pair for pair in known.values() for alias in pair[1].aliases}
     values: dict[str, Any] = {}
-    for name, value in entries.items():
+    for written, value in entries.items():
+        name = str(written).replace("-", "_")
         if name not in known:
-            raise InvalidOption(f"--config {path}: unknown option {name!r}.")
+            raise InvalidOption(f"--config {path}: unknown option {name!r}.", advice(name, known, prefix=""))
         field, option = known[name]
         where = f"{name} in {path}"
         if value is None:  # `option:` without a value leaves the default

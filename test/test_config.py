@@ -2,12 +2,15 @@
 
 import argparse
 import dataclasses
+import re
 
 import pytest
 
-from lightllm.config import NOT_YET, WITHOUT_EFFECT, ServerConfig, options, verify
+from lightllm import __version__
+from lightllm.config import ServerConfig, options, verify
 from lightllm.config_sources import make_parser, parse
 from lightllm.errors import InvalidOption
+from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, WITHOUT_EFFECT
 
 OPTIONS = options()
 
@@ -245,3 +248,86 @@ def test_help_describes_every_option_and_its_default():
         assert f"--{field.name}" in text
         assert " ".join(option.help.split()[:3]) in text
     assert argparse.SUPPRESS not in text
+
+
+@pytest.mark.parametrize(("field", "option"), OPTIONS, ids=lambda v: getattr(v, "name", ""))
+def test_dashes_stand_for_underscores_in_names_only(field, option, tmp_path):
+    value = other_value(field, option)
+    words = as_arguments(field, value)
+    assert config_of(words[0].replace("_", "-"), *words[1:]) == config_of(*words)
+    yaml = tmp_path / "options.yaml"
+    yaml.write_text(f"{field.name.replace('_', '-')}: {value}\n")
+    assert config_of("--config", str(yaml)) == config_of(*words)
+    assert config_of("--model-dir=a-b--c-d", "--model-name", "e-f").model_dir == "a-b--c-d"
+
+
+@pytest.mark.parametrize(
+    ("argv", "remedy"),
+    [
+        (["--modle_dir", "x"], "Did you mean --model_dir?"),
+        (["--prot=1"], "Did you mean --port?"),
+        (["--tensor-paralel-size", "2"], "Did you mean --tp?"),
+        (["--confg", "x"], "Did you mean --config?"),
+        (["--run_mod", "x"], "Did you mean --run_mode?"),
+        (["--xyzzy"], "See --help."),
+        (["stray"], "See --help."),
+        (["-p", "1"], "See --help."),
+    ],
+)
+def test_an_unknown_option_is_answered_with_what_was_meant(argv, remedy):
+    with pytest.raises(InvalidOption) as error:
+        parse(argv, {})
+    assert str(error.value).endswith(remedy) and "Unrecognized arguments" in str(error.value)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), OUR_OPTIONS.items())
+def test_options_of_other_servers_are_answered_with_ours(theirs, ours):
+    assert (
+        ours in {field.name for field, _ in OPTIONS} | NOT_YET.keys() and theirs not in ServerConfig.__dict__
+    )
+    with pytest.raises(InvalidOption, match=f"Here it is --{ours}\\."):
+        parse([f"--{theirs.replace('_', '-')}", "1"], {})
+
+
+@pytest.mark.parametrize(("theirs", "answer"), ANSWERS.items())
+def test_options_that_nothing_corresponds_to_get_an_answer_too(theirs, answer):
+    with pytest.raises(InvalidOption) as error:
+        parse([f"--{theirs}"], {})
+    assert str(error.value).endswith(answer)
+
+
+def test_a_yaml_file_is_answered_in_the_same_way(tmp_path):
+    yaml = tmp_path / "options.yaml"
+    for name, remedy in (
+        ("modle-dir", "Did you mean model_dir?"),
+        ("max-model-len", "Here it is max_req_total_len."),
+    ):
+        yaml.write_text(f"{name}: 1\n")
+        with pytest.raises(InvalidOption, match=re.escape(remedy)):
+            config_of("--config", str(yaml))
+
+
+def test_a_variable_that_is_nearly_an_option_is_warned_of():
+    environ = {
+        "LIGHTLLM_MODLE_DIR": "x",
+        "LIGHTLLM_CPU_KIND": "avx2",
+        "LIGHTLLM_RUNTIME_BASE": "x",
+        "LIGHTLLM_X": "y",
+    }
+    assert parse([], environ)[1] == ["LIGHTLLM_MODLE_DIR is no option: did you mean LIGHTLLM_MODEL_DIR?"]
+
+
+def test_paths_may_begin_with_a_tilde_and_addresses_may_have_brackets(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "o.yaml").write_text("chat_template: ~/t.jinja\n")
+    config = config_of(
+        "--config", "~/o.yaml", "--model_dir", "~/m", "--host", "[::1]", LIGHTLLM_CLUSTER_SECRET_FILE="~/s"
+    )
+    assert config.model_dir == str(tmp_path / "m") and config.chat_template == str(tmp_path / "t.jinja")
+    assert config.cluster_secret_file == str(tmp_path / "s") and config.host == "::1"
+
+
+def test_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(["--version"], {})
+    assert end.value.code == 0 and capsys.readouterr().out == f"lightllm {__version__}\n"

@@ -20,12 +20,22 @@ PACKAGE = "lightllm"
 
 FLOORS: list[tuple[str, list[str]]] = [
     # From the top down. A room may import every floor beneath and, where that makes no circle, its own.
-    ("launch", ["server", "cluster", "llm", "engine", "offline_ranks", "chat"]),
+    ("launch", ["__main__", "server", "cluster", "llm", "engine", "offline_ranks", "chat"]),
     ("processes", ["httpserver", "router", "backend", "detokenizer", "visual", "cache", "metrics", "health"]),
     ("model side", ["models", "weights", "layers", "models.batch", "quantization", "distributed", "ops"]),
     (
         "ground",
-        ["protocol", "ipc", "tokenizer", "config", "config_sources", "sampling_params", "errors", "demo"],
+        [
+            "protocol",
+            "ipc",
+            "tokenizer",
+            "config",
+            "config_sources",
+            "foreign_options",
+            "sampling_params",
+            "errors",
+            "demo",
+        ],
     ),
 ]
 """Every room of the package by its module path; the longest match counts (`models.batch` is what each layer reads)."""
@@ -35,7 +45,8 @@ APART = "processes"
 
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "tokenizer", "config", "config_sources", "sampling_params", "errors", "demo", "backend.mock",
+    "protocol", "ipc", "tokenizer", "config", "config_sources", "foreign_options", "sampling_params", "errors", "demo",
+    "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightllm import config
+from lightllm import config, foreign_options
 from lightllm.models import rope_config
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.protocol import metrics
@@ -50,7 +50,7 @@ def options_page() -> str:
         NOTICE,
         "# Options",
         "",
-        "Options of `python -m lightllm.server.api_server`. Each can also be given as an environment variable",
+        "Options of `python -m lightllm` (or `python -m lightllm.server.api_server`). Dashes may stand for underscores. Each can also be given as an environment variable",
         "(`LIGHTLLM_` and its name in capitals: `LIGHTLLM_PORT=8080`) or in a YAML file (`--config FILE.yaml`, lines like",
         "`port: 8080`). The command line wins over the environment, the environment over the file.",
         "",
@@ -70,12 +70,12 @@ def options_page() -> str:
         "",
         "| option | accepted value |",
         "|---|---|",
-        *(f"| `--{name}` | {_not_yet(value)} |" for name, value in config.NOT_YET.items()),
+        *(f"| `--{name}` | {_not_yet(value)} |" for name, value in foreign_options.NOT_YET.items()),
         "",
         "## Options of LightLLM without effect",
         "",
         "Accepted with a warning, so that existing launch commands go on working: "
-        + ", ".join(f"`--{name}`" for name in config.WITHOUT_EFFECT)
+        + ", ".join(f"`--{name}`" for name in foreign_options.WITHOUT_EFFECT)
         + ".",
     ]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"

@@ -63,7 +63,7 @@ def load_state(child: Child, worker: int) -> ServerState:
         request_timeout=config.request_timeout,
         stream_interval=config.stream_interval,
     )
-    encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
+    encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
     view = ServerView(child.runtime.snapshot_file, stall_seconds(config))
     reward_token_id = None
     if config.use_reward_model:

@@ -37,8 +37,13 @@ class Limits(NamedTuple):
 class PromptEncoder:
     """Makes prompts for the engine. Safe to use from concurrent requests."""
 
-    def __init__(self, tokenizer: Tokenizer, truncation: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, truncation: str | None = None, max_input: int | None = None
+    ) -> None:
+        """truncation: what becomes of too long prompts, None: an error; max_input: their longest, in tokens, None:
+        whatever the whole request leaves room for."""
         self.tokenizer = tokenizer
+        self._max_input = max_input
         self._truncation = truncation
         self._threads = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenize")
 
@@ -135,6 +140,13 @@ class PromptEncoder:
             room = min(limit, limits.slots // n)
             max_new_tokens = max(1, min(default, room - len(prompt_ids)))
         room = limit - max_new_tokens
+        if self._max_input is not None and self._max_input < min(room, len(prompt_ids)):
+            if self._truncation is None:
+                raise PromptTooLong(
+                    f"the input prompt token len {len(prompt_ids)} > {self._max_input} (max_req_input_len)",
+                    param=prompt_field,
+                )
+            room = self._max_input
         if len(prompt_ids) > room:
             if self._truncation is None or room < 1:
                 raise PromptTooLong(

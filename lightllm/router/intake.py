@@ -39,6 +39,11 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, entry: Entry) -
             f"at most {limits.max_req_total_len} (max_req_total_len)",
             param="max_new_tokens",
         )
+    if limits.max_req_input_len is not None and prompt > limits.max_req_input_len:
+        raise PromptTooLong(
+            f"the prompt has {prompt} tokens, but it may have at most {limits.max_req_input_len} (max_req_input_len)",
+            param="prompt",
+        )
     rows = limits.max_rows
     if n > rows:
         raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")

@@ -42,6 +42,8 @@ class SchedulerLimits:
     """While somebody decodes, requests enter only every `router_max_wait_tokens` rounds."""
     max_overtakes: int = 8
     """How many others may enter before a waiting request that does not fit yet."""
+    max_req_input_len: int | None = None
+    """Longest prompt, tokens; None: whatever `max_req_total_len` leaves room for."""
     ttft_slo: float = 0.0
     """Seconds to the first token; who would wait longer is refused. 0: everybody is accepted."""
     tpot_slo: float = 0.0
@@ -91,6 +93,7 @@ def resolve_limits(
         router_max_wait_tokens=config.router_max_wait_tokens,
         disable_aggressive_schedule=config.disable_aggressive_schedule,
         max_overtakes=config.max_overtakes,
+        max_req_input_len=config.max_req_input_len,
         ttft_slo=config.ttft_slo,
         tpot_slo=config.tpot_slo,
     )

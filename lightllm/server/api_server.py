@@ -60,15 +60,20 @@ def _serve(config: ServerConfig, clock: PhaseClock) -> int:
 
         def ready(runtime: RuntimeDir) -> str:
             slots = SnapshotReader(runtime.snapshot_file).read().slots_total
-            return f"{url_of(listener)} — model {config.model_name} — {slots} slots"
+            return f"{url} — model {config.model_name} — {slots} slots"
 
-        return _run(config, clock, plan_children(config, listener.fileno()), ready)
+        url = url_of(listener)
+        return _run(config, clock, plan_children(config, listener.fileno()), ready, url)
 
 
 def _run(
-    config: ServerConfig, clock: PhaseClock, specs: list[ChildSpec], ready: Callable[[RuntimeDir], str]
+    config: ServerConfig,
+    clock: PhaseClock,
+    specs: list[ChildSpec],
+    ready: Callable[[RuntimeDir], str],
+    url: str = "",
 ) -> int:
-    """Runs the children until they are stopped. `ready`: what to say when all are."""
+    """Runs the children until they are stopped. ready: what to say when all are; url: where they serve, "": not here."""
     served = False
     runtime = RuntimeDir.create()
     try:
@@ -81,6 +86,8 @@ def _run(
             served = True
             logging.getLogger("supervisor").info(format_table(clock.total, table))
             _say(f"lightllm {__version__} ready: {ready(runtime)} — started in {clock.total:.1f} s")
+            if url:
+                _say(f"Uvicorn running on {url}")  # scripts that start LightLLM or vLLM wait for this line
 
         return Supervisor(config, runtime, clock).run(specs, on_ready)
     except ProcessFailed as failure:

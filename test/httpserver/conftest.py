@@ -38,7 +38,7 @@ class Worker:
             runtime, store, worker=worker, workers=config.httpserver_workers,
             request_timeout=config.request_timeout, stream_interval=config.stream_interval,
         )  # fmt: skip
-        self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode)
+        self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
         self.view = ServerView(runtime.snapshot_file, stall_seconds(config))
         self.state = ServerState(config, self.engine, self.view, self.encoder, {})
         self.errors: list[dict] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -60,3 +60,23 @@ def test_truncation_of_a_long_text_is_the_same_without_its_dropped_part(
     ids, _ = encoder.fit(encode(encoder, TEXT), 8, limits, 16)
     assert longest() == (4000 if mode == "head" else 8000)
     assert ids == encoder.fit(tokenizer.encode(TEXT), 8, limits, 16)[0]
+
+
+def test_max_req_input_len_bounds_the_prompt_alone(tokenizer: Tokenizer) -> None:
+    limits = Limits(LIMIT, tokenizer.vocab_size, 1000)
+    encoder = PromptEncoder(tokenizer, max_input=10)
+    assert encoder.fit([5] * 10, 8, limits, 16) == ([5] * 10, 8)
+    with pytest.raises(PromptTooLong, match=r"token len 11 > 10 \(max_req_input_len\)"):
+        encoder.fit([5] * 11, 8, limits, 16)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"), [("head", range(90, 100)), ("center", [*range(5), *range(95, 100)])]
+)
+def test_max_req_input_len_is_what_prompts_are_truncated_to(
+    tokenizer: Tokenizer, mode: str, kept: Sequence[int]
+) -> None:
+    limits = Limits(1000, tokenizer.vocab_size, 1000)
+    encoder = PromptEncoder(tokenizer, mode, max_input=10)
+    assert encoder.fit(list(range(100)), 8, limits, 16)[0] == list(kept)
+    assert len(PromptEncoder(tokenizer, mode, max_input=995).fit([5] * 1000, 8, limits, 16)[0]) == 992

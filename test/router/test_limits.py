@@ -33,6 +33,11 @@ def test_longest_request_is_what_model_memory_and_option_allow(context, slots, o
     assert limits(slots, context=context, max_req_total_len=option).max_req_total_len == longest
 
 
+def test_prompts_are_bounded_by_their_own_option_too():
+    assert limits().max_req_input_len is None
+    assert limits(max_req_input_len=100).max_req_input_len == 100
+
+
 def test_without_chunking_the_longest_request_fits_one_round():
     found = limits(disable_chunked_prefill=True)
     assert found.batch_max_tokens == found.chunked_prefill_size == 2048 and found.whole_prompts

@@ -222,6 +222,13 @@ def test_history_travels_only_where_sampling_needs_it(params, needed):
     assert len(engine.sent[0].joins[0].history_ids) == (3 if needed else 0)
 
 
+def test_a_prompt_beyond_max_req_input_len_is_refused_with_the_numbers():
+    engine = Engine(make_limits(max_total_token_num=100, max_req_total_len=100, max_req_input_len=20))
+    engine.add(add_request(1, prompt(20), 4, ignore_eos=True))
+    with pytest.raises(PromptTooLong, match=r"21 tokens.* at most 20 \(max_req_input_len\)"):
+        engine.add(add_request(2, prompt(21), 4))
+
+
 def test_slow_prefill_beside_a_long_decode_does_not_run_out_of_memory():
     """In lockstep both would fit; but the prompt needs 50 rounds, and by then the other one holds half of the memory."""
     engine = Engine(

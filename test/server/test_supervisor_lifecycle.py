@@ -55,6 +55,7 @@ def test_ready_line_names_url_model_and_slots_and_the_table_every_process(launch
     url = server.wait_ready()
     ready = server.wait_for(r"lightllm \S+ ready: .*").group(0)
     assert ready.startswith(f"lightllm {__version__} ready: {url} — model tiny — 77 slots — started in ")
+    server.wait_for(f"Uvicorn running on {url}\n")
     for name in ("supervisor", *GOOD):
         server.wait_for(rf"  {name} +\d+\.\d\d s ")
     server.wait_for("router loading — half way")
