@@ -34,7 +34,6 @@ def main(child: Child) -> None:
         if command.action == "stop":
             os.write(stop_write, b"s")
 
-    child.on_command(obey)
     child.report("loading", "tokenizer")
     context = make_context()
     intake = PullChannel(context, child.runtime.detokenizer_intake, codec.to_detokenizer)
@@ -49,6 +48,7 @@ def main(child: Child) -> None:
         PushChannel(context, child.runtime.http_results(worker))
         for worker in range(config.httpserver_workers)
     ]
+    child.on_command(obey)
     child.report("ready", seconds={"tokenizer": time.perf_counter() - start})
     serve(detokenizer, intake, router, workers, stop_read)
     context.destroy(linger=0)

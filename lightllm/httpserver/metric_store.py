@@ -6,25 +6,23 @@ A worker that is restarted opens its file again and counts on: the sums never fa
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightllm.ipc.mapped_file import map_file
 from lightllm.protocol.metrics import Metric
 
 _WIDTH = 8
 
 
 class MetricStore:
-    """The writing end. One process writes a file; any process may read it."""
+    """The writing end. One process writes a file; any process may read it. Raises `StartupError` when there is no room."""
 
     def __init__(self, path: Path, metrics: Sequence[Metric]) -> None:
         self._places, count = _layout(metrics)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            file.truncate(count * _WIDTH)
-            self._map = mmap.mmap(file.fileno(), count * _WIDTH)
+        self._map = map_file(path, count * _WIDTH)
         self._values = memoryview(self._map).cast("d")
 
     def add(self, metric: Metric, amount: float = 1.0) -> None:

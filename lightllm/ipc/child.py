@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import setproctitle
@@ -39,6 +40,8 @@ class Child:
         self.config = config
         self._channel = channel
         self._lock = threading.Lock()
+        self._obey: Callable[[Command], None] = self._end_early
+        threading.Thread(target=self._read_commands, name="supervisor-channel", daemon=True).start()
 
     def report(
         self, state: str, detail: str = "", remedy: str = "", seconds: dict[str, float] | None = None
@@ -52,18 +55,23 @@ class Child:
                 logging.getLogger(__name__).debug("the supervisor is gone")
 
     def on_command(self, callback: Callable[[Command], None]) -> None:
-        """Calls back, in a thread of its own, for every command; a lost Supervisor is a `stop`."""
+        """Calls back, in a thread of its own, for every command; a lost Supervisor is a `stop`. Until this is called
+        `stop` ends the process at once: there is nothing yet that it could leave behind."""
+        self._obey = callback
 
-        def read() -> None:
-            try:
-                with self._channel.makefile("rb") as lines:
-                    for line in lines:
-                        callback(msgspec.json.decode(line, type=Command))
-            except ConnectionResetError:
-                logging.getLogger(__name__).debug("the supervisor went away with unread status lines")
-            callback(Command(action="stop"))
+    def _read_commands(self) -> None:
+        try:
+            with self._channel.makefile("rb") as lines:
+                for line in lines:
+                    self._obey(msgspec.json.decode(line, type=Command))
+        except ConnectionResetError:
+            logging.getLogger(__name__).debug("the supervisor went away with unread status lines")
+        self._obey(Command(action="stop"))
 
-        threading.Thread(target=read, name="supervisor-channel", daemon=True).start()
+    def _end_early(self, command: Command) -> None:
+        if command.action == "stop":
+            self.report("stopped")
+            os._exit(0)
 
 
 def start_child(name: str) -> Child:
@@ -109,8 +117,15 @@ def _closed(channel: socket.socket) -> bool:
         return False
 
 
-def set_up_logging(name: str, level: str) -> None:
+class LogStream(Protocol):
+    def write(self, text: str) -> object: ...
+
+    def flush(self) -> None: ...
+
+
+def set_up_logging(name: str, level: str, stream: LogStream | None = None) -> None:
+    """`stream`: instead of standard error."""
     logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, force=True,
+        level=level.upper(), stream=stream or sys.stderr, force=True,
         format=f"%(asctime)s %(levelname).1s {name} | %(message)s", datefmt="%H:%M:%S",
     )  # fmt: skip

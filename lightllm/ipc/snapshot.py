@@ -6,11 +6,12 @@ A fixed record in a memory-mapped file of the runtime folder, guarded by a seque
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 from pathlib import Path
 
 import msgspec
+
+from lightllm.ipc.mapped_file import map_file
 
 _SEQUENCE = struct.Struct("<Q")
 
@@ -52,16 +53,10 @@ _SIZE = _SEQUENCE.size + _RECORD.size
 
 
 class SnapshotWriter:
-    """Creates the file, or takes over that of a Router that died; one writer at a time."""
+    """Creates the file, or takes over that of a Router that died; one writer at a time. Raises `StartupError`."""
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            # Never shrunk: a reader that maps it would be killed by SIGBUS.
-            os.ftruncate(descriptor, _SIZE)
-            self._map = mmap.mmap(descriptor, _SIZE)
-        finally:
-            os.close(descriptor)
+        self._map = map_file(path, _SIZE)
         (sequence,) = _SEQUENCE.unpack_from(self._map, 0)
         self._sequence = sequence + sequence % 2
 

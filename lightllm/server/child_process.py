@@ -16,7 +16,9 @@ from pathlib import Path
 import msgspec
 
 from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
+from lightllm.ipc.mapped_file import describe_room
 from lightllm.protocol.control import Command, Status
+from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
 
 _LINES_KEPT = 20
@@ -26,10 +28,16 @@ _PERCENTAGE_SECONDS = 1.0
 """Least time between two progress reports of one child that are shown."""
 
 
+_SHARED_MEMORY = Path("/dev/shm")
+
+
 class ChildProcess:
     """Starts the child at once. Its descriptors are registered in `selector` with the method that reads them."""
 
-    def __init__(self, spec: ChildSpec, runtime_dir: str, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, spec: ChildSpec, runtime_dir: str, selector: selectors.BaseSelector, output: LogOutput
+    ) -> None:
+        """output: where the child's lines go."""
         self.spec = spec
         self.name = spec.name
         self.status = Status(process=spec.name, state="starting")
@@ -43,6 +51,8 @@ class ChildProcess:
         self._partial_line = b""
         self._partial_status = b""
         self._selector = selector
+        self._log = output
+        self._folders = (Path(runtime_dir), _SHARED_MEMORY)
         self._started = time.monotonic()
         self._channel, theirs = socket.socketpair()
         with theirs:
@@ -133,10 +143,10 @@ class ChildProcess:
             self._take(msgspec.json.decode(line, type=Status))
 
     def forward_output(self) -> None:
-        """Passes what the child wrote on to our stderr as it comes, and keeps the last lines."""
+        """Passes what the child wrote on to the log as it comes, and keeps the last lines."""
         try:
             while data := os.read(self._output, 65536):
-                _write_all(sys.stderr.fileno(), data)
+                self._log.write_bytes(data)
                 *lines, self._partial_line = (self._partial_line + data).replace(b"\r", b"\n").split(b"\n")
                 self._lines.extend(_text(line) for line in lines if line.strip())
             self._unregister(self._output)
@@ -148,8 +158,14 @@ class ChildProcess:
         if self.returncode is None:
             return "is running"
         if self.returncode < 0:
-            return f"was killed by {signal.Signals(-self.returncode).name}"
+            return f"was killed by {signal.Signals(-self.returncode).name}{self._why_killed()}"
         return f"ended with exit code {self.returncode}"
+
+    def _why_killed(self) -> str:
+        """Of SIGBUS the usual cause can be named: a file that is mapped, for which there is no room."""
+        if -(self.returncode or 0) != signal.SIGBUS:
+            return ""
+        return f": shared memory has no room left. {' '.join(map(describe_room, self._folders))}"
 
     def close(self) -> None:
         self._unregister(self._channel)
@@ -171,9 +187,6 @@ class ChildProcess:
             self._selector.unregister(source)
 
 
-_SHARED_MEMORY = Path("/dev/shm")
-
-
 def _remove_openmp_registration(pid: int) -> None:
     """Intel's OpenMP runtime holds a file of shared memory, which it removes only where its process ends in order."""
     with contextlib.suppress(OSError):
@@ -190,12 +203,3 @@ def remove_stale_openmp_registrations(folder: Path = _SHARED_MEMORY) -> None:
 
 def _text(line: bytes) -> str:
     return line.decode(errors="replace").rstrip()[:_LINE_KEPT]
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError:
-        return  # nobody reads our log any more (closed pipe or terminal); the server goes on

@@ -15,7 +15,7 @@ from lightllm.ipc.cluster import read_secret
 from lightllm.ipc.private_files import readable_by_others
 from lightllm.models.architectures import ARCHITECTURES, find_architecture, read_config
 from lightllm.models.dialects import normalise
-from lightllm.ops.cpu_kind import described
+from lightllm.ops import cpu_kind
 from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
 
 DEMO_MODEL_NAME = "lightllm-demo"
@@ -29,7 +29,7 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
     log = logging.getLogger("supervisor")
-    log.info("processor: %s", described())
+    cpu_kind.chosen()  # raises where LIGHTLLM_CPU_KIND is wrong
     model_dir = os.path.abspath(resolve_model_dir(config.model_dir, log.info))
     read_model_config(model_dir)
     if config.mock_backend is None:

@@ -20,8 +20,10 @@ from lightllm.ipc.stalls import stall_seconds
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, remove_stale_openmp_registrations
 from lightllm.server.drain import Drain
+from lightllm.server.log_output import LogOutput
+from lightllm.server.orphans import reap_orphans
 from lightllm.server.plan import ChildSpec
-from lightllm.server.signals import SignalPipe
+from lightllm.server.signals import STOPS, SignalPipe
 from lightllm.server.stall_watch import StallWatch
 from lightllm.server.start_table import PhaseClock, Phases, child_phases
 
@@ -50,15 +52,18 @@ class ProcessFailed(LightLLMError):
 class Supervisor:
     """Owns the life of all child processes of one server. `run()` returns the exit code."""
 
-    def __init__(self, config: ServerConfig, runtime: RuntimeDir, clock: PhaseClock) -> None:
+    def __init__(
+        self, config: ServerConfig, runtime: RuntimeDir, clock: PhaseClock, output: LogOutput
+    ) -> None:
         self._config = config
         self._runtime = runtime
         self._clock = clock
+        self._output = output
         self._selector = selectors.DefaultSelector()
         self._signals = SignalPipe()
         self._children: list[ChildProcess] = []
         self._terminate = False
-        """SIGTERM, SIGHUP or a first SIGINT has arrived."""
+        """A signal that asks for the end has arrived."""
         self._interrupts = 0
 
     def run(self, specs: list[ChildSpec], on_ready: Callable[[dict[str, Phases]], None]) -> int:
@@ -82,7 +87,7 @@ class Supervisor:
     def _start(self, specs: list[ChildSpec]) -> None:
         remove_stale_openmp_registrations()
         for spec in specs:
-            self._children.append(ChildProcess(spec, str(self._runtime.path), self._selector))
+            self._children.append(ChildProcess(spec, str(self._runtime.path), self._selector, self._output))
             log.debug("%s: process %d", spec.name, self._children[-1].pid)
         self._clock.end("starting processes")
 
@@ -171,6 +176,8 @@ class Supervisor:
             key.data()
         for child in self._children:
             child.reap()
+        reap_orphans({child.pid for child in self._children if child.running})
+        for child in self._children:
             for status in child.take_statuses():
                 detail = f" — {status.detail}" if status.detail else ""
                 level = logging.DEBUG if status.state == "stopped" else logging.INFO
@@ -181,8 +188,10 @@ class Supervisor:
             if number == signal.SIGINT:
                 self._interrupts += 1
             if number != signal.SIGCHLD:
-                log.info("received %s", number.name)
-                self._terminate = True
+                log.info(
+                    "received %s%s", number.name, "" if number in STOPS else ", which means nothing here"
+                )
+            self._terminate |= number in STOPS
 
     def _raise_failure(self) -> None:
         """Raises `ProcessFailed` for the child that is the cause, if one has failed."""

@@ -9,7 +9,7 @@ from support.model_folder import make_model_folder
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidModel, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
-from lightllm.ops.cpu_kind import CpuKind, described
+from lightllm.ops.cpu_kind import CpuKind
 from lightllm.server.drain import Drain
 from lightllm.server.environment import backend_environment, environment_warnings, helper_environment
 from lightllm.server.listener import open_listener, url_of
@@ -52,11 +52,9 @@ def test_a_backend_is_told_to_which_instructions_its_libraries_are_capped(monkey
     assert "ONEDNN_MAX_CPU_ISA" not in backend_environment(ServerConfig(), environ)
 
 
-def test_a_kind_of_processor_that_does_not_exist_ends_the_launch(monkeypatch, caplog, tmp_path):
+def test_a_kind_of_processor_that_does_not_exist_ends_the_launch(monkeypatch, tmp_path):
     config = ServerConfig(model_dir=str(make_model_folder(tmp_path / "model")))
-    with caplog.at_level("INFO", "supervisor"):
-        resolve_config(config)
-    assert f"processor: {described()}" in caplog.text
+    resolve_config(config)
     monkeypatch.setenv("LIGHTLLM_CPU_KIND", "mmx")
     with pytest.raises(StartupError, match="LIGHTLLM_CPU_KIND=mmx is no kind of processor. Set it to one of"):
         resolve_config(config)

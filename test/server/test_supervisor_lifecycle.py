@@ -16,6 +16,7 @@ from support.server import LightLLMServer
 
 from lightllm import __version__
 from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.ops.cpu_kind import described
 from lightllm.server.child_process import remove_stale_openmp_registrations
 
 GOOD = {"http-0": "ready", "router": "ready", "backend-0": "ready"}
@@ -59,6 +60,7 @@ def test_ready_line_names_url_model_and_slots_and_the_table_every_process(launch
     for name in ("supervisor", *GOOD):
         server.wait_for(rf"  {name} +\d+\.\d\d s ")
     server.wait_for("router loading — half way")
+    server.wait_for(f"processor: {re.escape(described())}")
     titles = [" ".join(psutil.Process(server.process.pid).cmdline())]
     titles += [" ".join(child.cmdline()) for child in server.children]
     assert sorted(title.strip() for title in titles) == sorted(
@@ -102,9 +104,9 @@ def test_a_child_that_dies_silently_is_named_with_its_last_lines(launch):
 
 
 def test_startup_timeout_names_who_is_late(launch):
-    server = launch(["--startup_timeout", "1"], router="hang")
-    assert server.wait(10) == 2
-    assert "Not ready after 1 s: router (half way). Raise --startup_timeout" in server.log
+    server = launch(["--startup_timeout", "5"], router="hang")
+    assert server.wait(30) == 2
+    assert "Not ready after 5 s: router (half way). Raise --startup_timeout" in server.log
     server.check_nothing_left()
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from lightllm.server import api_server
+from lightllm.server import api_server, launch
 from lightllm.server.plan import ChildSpec
 
 
@@ -17,5 +17,5 @@ def plan(config: object, listener_fd: int) -> list[ChildSpec]:
 
 
 if __name__ == "__main__":
-    api_server.plan_children = plan
+    launch.plan_children = plan
     sys.exit(api_server.main())
