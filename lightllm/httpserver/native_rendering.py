@@ -6,7 +6,7 @@ from typing import Any
 
 from lightllm.errors import RequestError
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
-from lightllm.httpserver.rendering import finish_reason, finite, json_bytes
+from lightllm.httpserver.rendering import event_json, finish_reason, finite, json_bytes
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 _EVENT = (
@@ -42,7 +42,7 @@ class NativeRenderer:
     def preparation(self, record: RequestRecord) -> None:
         return None
 
-    def chunk(self, record: RequestRecord) -> bytes:
+    def events(self, record: RequestRecord) -> list[bytes]:
         (choice,) = record.choices
         prompt_tokens = len(choice.prompt.prompt_ids)
         special = self._special
@@ -56,7 +56,7 @@ class NativeRenderer:
                 _EVENT
                 % (
                     token_id,
-                    json_bytes(text),
+                    event_json(text),
                     json_bytes(finite(choice.logprobs[index])),
                     _TRUE if token_id in special else _FALSE,
                     index + 1,
@@ -68,13 +68,13 @@ class NativeRenderer:
         if choice.finish is not None:
             events = self._close(choice, events, prompt_tokens)
         choice.sent = count
-        return events[0] if len(events) == 1 else b"".join(events)
+        return events
 
     def error(self, error: RequestError) -> bytes:
-        return b"data:%b\n\n" % json_bytes({"error": error.message, "finished": True})
+        return b"data:%b\n\n" % event_json({"error": error.message, "finished": True})
 
-    def end(self, record: RequestRecord) -> bytes:
-        return b""
+    def end(self, record: RequestRecord) -> list[bytes]:
+        return []
 
     def _close(self, choice: ChoiceRecord, events: list[bytes], prompt_tokens: int) -> list[bytes]:
         """The last event says finished; where the finish came alone, it repeats the last token with the rest of the
@@ -85,7 +85,7 @@ class NativeRenderer:
         token_id = choice.token_ids[index] if index >= 0 else -1
         last = _EVENT % (
             token_id,
-            json_bytes(text),
+            event_json(text),
             json_bytes(finite(choice.logprobs[index]) if index >= 0 else 0.0),
             _TRUE if token_id in self._special or index < 0 else _FALSE,
             index + 1,
@@ -135,11 +135,11 @@ class ScoreRenderer:
     def preparation(self, record: RequestRecord) -> None:
         return None
 
-    def chunk(self, record: RequestRecord) -> bytes:
+    def events(self, record: RequestRecord) -> list[bytes]:
         raise AssertionError("scores are not streamed")
 
     def error(self, error: RequestError) -> bytes:
         raise AssertionError("scores are not streamed")
 
-    def end(self, record: RequestRecord) -> bytes:
-        return b""
+    def end(self, record: RequestRecord) -> list[bytes]:
+        return []

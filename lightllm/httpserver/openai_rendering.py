@@ -12,7 +12,7 @@ from lightllm.errors import RequestError
 from lightllm.httpserver.error_responses import openai_body
 from lightllm.httpserver.logprobs import Logprobs, joined
 from lightllm.httpserver.record import ChoiceRecord, PromptRecord, RequestRecord
-from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, finish_reason, json_bytes
+from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
 
 
 class OpenAIRenderer:
@@ -55,7 +55,7 @@ class OpenAIRenderer:
     def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
         return None
 
-    def chunk(self, record: RequestRecord) -> bytes:
+    def events(self, record: RequestRecord) -> list[bytes]:
         events: list[bytes] = []
         for choice in record.choices:
             if choice.has_news:
@@ -68,7 +68,7 @@ class OpenAIRenderer:
                         not choice.failed
                     ):  # else an error event follows, and no finish reason of OpenAI's fits
                         self.finish(choice, events)
-        return events[0] if len(events) == 1 else b"".join(events)
+        return events
 
     def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         """Events before the first text of a choice."""
@@ -98,10 +98,10 @@ class OpenAIRenderer:
     def error(self, error: RequestError) -> bytes:
         return event(openai_body(error))
 
-    def end(self, record: RequestRecord) -> bytes:
+    def end(self, record: RequestRecord) -> list[bytes]:
         if not self._include_usage:
-            return DONE
-        return event({**self._head(self.chunk_object), "choices": [], "usage": self.usage(record)}) + DONE
+            return [DONE]
+        return [event({**self._head(self.chunk_object), "choices": [], "usage": self.usage(record)}), DONE]
 
     def new_events(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         """Events for all that has not been sent; counts it as sent."""
@@ -114,7 +114,7 @@ class OpenAIRenderer:
             prefix = self._prefixes.get(choice.index)
             if prefix is None:
                 prefix = self._prefixes[choice.index] = self.text_prefix(choice.index)
-            events.append(prefix + json_bytes(text) + self.text_suffix() + self._suffix)
+            events.append(prefix + event_json(text) + self.text_suffix() + self._suffix)
 
     def object_event(
         self, choice: ChoiceRecord, text: str, logprobs: Any = None, finish: str | None = None
@@ -131,7 +131,7 @@ class OpenAIRenderer:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
     def _opening(self, index: int) -> bytes:
-        return b'data: %b,"choices":[{"index":%d,' % (json_bytes(self._head(self.chunk_object))[:-1], index)
+        return b'data: %b,"choices":[{"index":%d,' % (event_json(self._head(self.chunk_object))[:-1], index)
 
 
 class ChatRenderer(OpenAIRenderer):

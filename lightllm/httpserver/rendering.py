@@ -11,6 +11,9 @@ from lightllm.protocol.messages import Finish
 json_bytes: Callable[[object], bytes] = msgspec.json.Encoder().encode
 """Compact UTF-8 JSON; strings are escaped in C."""
 
+_LINE_ENDS = {c.encode(): f"\\u{ord(c):04x}".encode() for c in "\u0085\u2028\u2029"}
+"""Characters that JSON leaves as they are, and that readers of text take for the end of a line (httpx does)."""
+
 LARGE_ANSWER = 4096
 """Entries, tokens and log-probabilities, from which on an answer, or an echo, is put together in a thread."""
 
@@ -27,9 +30,18 @@ def finish_reason(finish: Finish | None) -> str | None:
     return None if finish is None else finish.reason
 
 
+def event_json(data: object) -> bytes:
+    """JSON for a server-sent event, which is one line: for every reader's idea of a line."""
+    encoded = json_bytes(data)
+    if not encoded.isascii():
+        for character, escaped in _LINE_ENDS.items():
+            encoded = encoded.replace(character, escaped)
+    return encoded
+
+
 def event(data: object) -> bytes:
     """A server-sent event in OpenAI's framing."""
-    return b"data: %b\n\n" % json_bytes(data)
+    return b"data: %b\n\n" % event_json(data)
 
 
 DONE = b"data: [DONE]\n\n"

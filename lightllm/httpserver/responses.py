@@ -1,6 +1,7 @@
 """The ASGI response of a generation: from submission to the last byte, for whole answers and for streams.
 
-One `send` per request and round; one extra task per request, which waits for the client to leave.
+One `send` per event, which makes it one HTTP chunk: there are clients that take a chunk for an event. One extra task per
+request, which waits for the client to leave.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ class Renderer(Protocol):
         """The whole answer of a finished record, JSON."""
 
     def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
-        """What a thread may do before `chunk`: the part of it that is large and changes no more. None: nothing."""
+        """What a thread may do before `events`: the part of it that is large and changes no more. None: nothing."""
 
-    def chunk(self, record: RequestRecord) -> bytes:
-        """Server-sent events for all that has not been sent; marks it as sent. Maybe empty."""
+    def events(self, record: RequestRecord) -> list[bytes]:
+        """Server-sent events for all that has not been sent; marks it as sent. Maybe none."""
 
     def error(self, error: RequestError) -> bytes:
         """A server-sent event for an error after the stream has begun."""
 
-    def end(self, record: RequestRecord) -> bytes:
-        """What closes a stream."""
+    def end(self, record: RequestRecord) -> list[bytes]:
+        """The events that close a stream."""
 
 
 class GenerationResponse(Response):
@@ -120,29 +121,28 @@ class GenerationResponse(Response):
         interval = self._engine.stream_interval
         while not record.disconnected and record.error is None:
             if record.wants_sending(interval):
-                body = await self._chunk()
+                events = await self._events()
                 if record.done:
                     error = first_error(record)
                     if error is not None:
-                        body += renderer.error(error)
-                    body += renderer.end(record)
-                    await send({"type": "http.response.body", "body": body})
+                        events.append(renderer.error(error))
+                    await _send_last(send, events + renderer.end(record))
                     return
-                if body:
-                    record.sending = True
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-                    record.sending = False
+                record.sending = True
+                for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                record.sending = False
                 continue  # news may have come while the client was slow
             await record.news()
         if record.error is not None:
-            body = await self._chunk() if record.wants_sending(1) else b""
-            body += renderer.error(record.error) + renderer.end(record)
-            await send({"type": "http.response.body", "body": body})
+            events = await self._events() if record.wants_sending(1) else []
+            events.append(renderer.error(record.error))
+            await _send_last(send, events + renderer.end(record))
 
-    async def _chunk(self) -> bytes:
+    async def _events(self) -> list[bytes]:
         while prepare := self._renderer.preparation(self._record):
             await asyncio.to_thread(prepare)
-        return self._renderer.chunk(self._record)
+        return self._renderer.events(self._record)
 
     def _observe(self, outcome: metrics.Metric) -> None:
         store, record = self._engine.store, self._record
@@ -161,6 +161,14 @@ class GenerationResponse(Response):
                 "%s: %d prompt, %d cached, %d output tokens, %.3f s", " ".join(record.names), record.prompt_tokens,
                 record.cached_tokens, record.output_tokens, time.monotonic() - record.started,
             )  # fmt: skip
+
+
+async def _send_last(send: Send, events: list[bytes]) -> None:
+    """The last events of a stream."""
+    *others, last = events or [b""]
+    for event in others:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+    await send({"type": "http.response.body", "body": last})
 
 
 def _entries(record: RequestRecord) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import httpx
 
@@ -13,3 +14,18 @@ def chunks(response: httpx.Response) -> list[dict]:
     frames = response.content.split(b"\n\n")
     assert frames.pop() == b"" and frames.pop() == b"data: [DONE]"
     return [json.loads(frame.removeprefix(b"data: ")) for frame in frames]
+
+
+def http_chunks(url: str, path: str, body: dict) -> tuple[bytes, list[bytes]]:
+    """The head of an answer, and its HTTP chunks as they were framed, the empty last one left out."""
+    data = json.dumps(body).encode()
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as raw, raw.makefile("rb") as answer:
+        raw.sendall(head.encode() + b"\r\n" + data)
+        lines = [*iter(answer.readline, b"\r\n")]
+        frames = []
+        while size := int(answer.readline(), 16):
+            frames.append(answer.read(size))
+            assert answer.readline() == b"\r\n"
+        return b"".join(lines), frames
