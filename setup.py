@@ -57,7 +57,7 @@ setup(
         "httptools>=0.6",
         "uvloop>=0.21",
         "pydantic>=2.9",
-        "msgspec>=0.19",
+        "msgspec>=0.20",
         "pyzmq>=26",
         "rpyc>=6,<7",
         "prometheus_client>=0.21",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from lightllm.config import ServerConfig, verify
 from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, PromptTooLong
+from lightllm.foreign_options import advice
 from lightllm.ops.cpu_kind import library_variables
 from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
 from lightllm.sampling_params import MAX_SEED, SamplingParams
@@ -71,13 +72,11 @@ class LLM:
     its memory back.
     """
 
-    def __init__(self, model_dir: str | None = None, *, show_bar: bool = False, **options: Any) -> None:
-        known = {field.name for field in dataclasses.fields(ServerConfig)}
-        unknown = sorted(options.keys() - known)
-        if unknown:
-            raise InvalidOption(f"LLM has no option {', '.join(unknown)}.", "See the options of the server.")
-        self.config = verify(ServerConfig(model_dir=model_dir, **options))
-        self.model_dir = resolve_model_dir(model_dir, lambda _: None)
+    def __init__(
+        self, model_dir: str | os.PathLike[str] | None = None, *, show_bar: bool = False, **options: Any
+    ) -> None:
+        self.config = _config_of({"model_dir": model_dir, **options})
+        self.model_dir = resolve_model_dir(self.config.model_dir, lambda _: None)
         self.tokenizer = load_tokenizer(
             self.model_dir,
             trust_remote_code=self.config.trust_remote_code,
@@ -200,7 +199,7 @@ class LLM:
         if given is None or isinstance(given, SamplingParams):
             params = [given or self.default_sampling_params] * count
         else:
-            params = list(given)
+            params = list(given) if isinstance(given, list | tuple) else [cast(SamplingParams, given)] * count
             if len(params) != count:
                 raise InvalidParameter(
                     f"{len(params)} sampling_params for {count} prompts", "sampling_params"
@@ -230,11 +229,17 @@ class LLM:
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
+        try:
+            prompt = msgspec.convert(prompt, list[int])
+        except msgspec.ValidationError as error:
+            raise InvalidParameter(
+                f"a prompt must be a text or a list of token ids: {error}", "prompt"
+            ) from error
         vocab_size = self._running_engine().ready.vocab_size
         for token_id in prompt:
             if not 0 <= token_id < vocab_size:
                 raise InvalidParameter(f"prompt token id {token_id} is not in [0, {vocab_size})", "prompt")
-        return list(prompt)
+        return prompt
 
     def _running_engine(self) -> Engine:
         if self._engine is None:
@@ -242,9 +247,31 @@ class LLM:
         return self._engine
 
 
+def _config_of(options: dict[str, Any]) -> ServerConfig:
+    """The options, checked as the command line would. Raises `InvalidOption`."""
+    known = [field.name for field in dataclasses.fields(ServerConfig)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        answers = " ".join(filter(None, (advice(name, known, prefix="") for name in unknown)))
+        raise InvalidOption(
+            f"LLM has no option {', '.join(unknown)}.", answers or "See the options of the server."
+        )
+    plain = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()
+    }
+    try:
+        config = msgspec.convert(plain, ServerConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidOption(f"LLM: {error}.") from error
+    return verify(config)
+
+
 def _typed(params: SamplingParams) -> SamplingParams:
     """What a server's decoder sees to: every field of its type. One stop string may stand for a list of one. Raises
     `InvalidParameter`."""
+    if not isinstance(params, SamplingParams):
+        what = type(params).__name__
+        raise InvalidParameter(f"sampling_params must be SamplingParams, got {what}", "sampling_params")
     if isinstance(params.stop_sequences, str):
         params = msgspec.structs.replace(params, stop_sequences=[params.stop_sequences])
     try:
@@ -254,7 +281,11 @@ def _typed(params: SamplingParams) -> SamplingParams:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several: a list of integers is one."""
+    """One prompt or several: a list of integers is one. Raises `InvalidParameter` for what is neither."""
+    if not isinstance(prompts, str | Sequence):
+        raise InvalidParameter(
+            f"prompts must be texts or lists of token ids, got {type(prompts).__name__}", "prompt"
+        )
     if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
         return [cast(Prompt, prompts)]
     return list(cast(Sequence[Prompt], prompts))

@@ -7,9 +7,12 @@ Names are LightLLM's; `min_p`, `seed`, `stop_token_ids`, `logit_bias`, `include_
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from lightllm.errors import InvalidParameter
+from lightllm.foreign_options import OUR_PARAMETERS, advice
 
 MAX_BEST_OF = 128
 MAX_STOP_SEQUENCES = 64
@@ -31,7 +34,25 @@ MAX_TIMEOUT = 1e9
 """Seconds: thirty years."""
 
 
-class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class _Answering(type(msgspec.Struct)):  # type: ignore[misc]
+    """Says what a parameter is called here. Only Python's callers pass here; decoded messages do not."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        try:
+            return super().__call__(*args, **given)
+        except TypeError as error:
+            known = cls.__struct_fields__
+            unknown = [name for name in given if name not in known]
+            if not unknown:
+                raise
+            answers = [
+                f"{cls.__name__} has no {name}. {advice(name, known, OUR_PARAMETERS, '')}".strip()
+                for name in unknown
+            ]
+            raise TypeError(" ".join(answers)) from error
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, metaclass=_Answering):
     """How one request is sampled. Immutable; `verify()` raises `InvalidParameter` naming the field and the limit.
 
     Penalties follow LightLLM / OpenAI: with `c` the count of a token among the counted tokens, logits > 0 are divided
