@@ -8,7 +8,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from lightllm.errors import RequestError, RequestTimeout, Unauthorized
+from lightllm.errors import MalformedBody, RequestError, RequestTimeout, Unauthorized
 
 
 class NotFound(RequestError):
@@ -45,7 +45,10 @@ def native_body(error: RequestError) -> dict[str, Any]:
 
 def error_response(path: str, error: RequestError) -> Response:
     """The answer to a request that failed before its first byte, in the shape of its API."""
-    body = openai_body(error) if is_openai(path) else native_body(error)
+    openai = is_openai(path)
+    body = openai_body(error) if openai else native_body(error)
+    # OpenAI and vLLM call a malformed body a bad request, and their clients' exceptions follow the status.
+    status = 400 if openai and isinstance(error, MalformedBody) else error.status
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
@@ -53,7 +56,7 @@ def error_response(path: str, error: RequestError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):
         headers["x-should-retry"] = "false"  # OpenAI's client would generate it all once more
-    return Response(msgspec.json.encode(body), error.status, headers, "application/json")
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
 
 
 def from_http_exception(error: HTTPException) -> RequestError:

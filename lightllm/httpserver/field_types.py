@@ -1,4 +1,9 @@
-"""Types of JSON fields that all request models share: strict, bounded, quick to give up on hostile lists."""
+"""Types of JSON fields that all request models share: bounded, quick to give up on hostile lists.
+
+Numbers and switches are lax as pydantic's are, and so vLLM's and LightLLM's: 5.0, "5" and true count as 5, 5 and 1, "true" and 1
+as true. Many clients write them so (R and Lua know no integers, forms know no numbers). Texts and token ids are strict: a list of
+either may stand in the same place.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,12 @@ MAX_TOKEN_ID = 2**31 - 1
 MAX_STRINGS = 2048
 """Entries of a list of strings, before the narrower limits of each field."""
 
-Int = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+Int = Annotated[int, Field(strict=False, ge=-(2**63), lt=2**63)]
+AnyTokenId = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+"""Checked later against the vocabulary."""
 TokenId = Annotated[int, Field(strict=True, ge=0, le=MAX_TOKEN_ID)]
-Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Bool = Annotated[bool, Field(strict=True)]
+Float = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Bool = Annotated[bool, Field(strict=False)]
 Text = Annotated[str, Field(strict=True)]
 
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
@@ -25,7 +32,13 @@ LogitBias = Annotated[
     AfterValidator(lambda biases: {i: bias for i, bias in biases.items() if bias is not None}),
 ]
 """JSON object keys are strings, so these are converted; null is no bias."""
-Scalar = Bool | Int | Float | Annotated[str, Field(strict=True, max_length=4096)]
+Scalar = (
+    Annotated[bool, Field(strict=True)]
+    | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
+    | Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    | Annotated[str, Field(strict=True, max_length=4096)]
+)
+"""A value of a type that somebody else decides on: taken as it is."""
 
 
 class Body(BaseModel):

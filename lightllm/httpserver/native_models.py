@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.constraints import JsonSchema, schema_text
-from lightllm.httpserver.field_types import Body, Bool, Float, Int, LogitBias, Text, TokenIds
+from lightllm.httpserver.field_types import AnyTokenId, Body, Bool, Float, Int, LogitBias, Text, TokenIds
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
 from lightllm.sampling_params import MAX_BEST_OF, MAX_INT, SamplingParams
+
+_LAX_INT: TypeAdapter[int] = TypeAdapter(int)
+_LAX_FLOAT: TypeAdapter[float] = TypeAdapter(float)
 
 _SAME_NAME = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
@@ -49,7 +52,8 @@ class Parameters(Body):
     stop_sequences: (
         Text
         | Annotated[
-            list[Text | Annotated[list[Int], Field(fail_fast=True, max_length=4096)]], Field(fail_fast=True)
+            list[Text | Annotated[list[AnyTokenId], Field(fail_fast=True, max_length=4096)]],
+            Field(fail_fast=True),
         ]
         | None
     ) = Field(
@@ -104,12 +108,17 @@ class Parameters(Body):
     def _decay(self) -> tuple[int, float]:
         name = "exponential_decay_length_penalty"
         start, factor = self.exponential_decay_length_penalty or (1, 1.0)
-        if isinstance(start, bool) or not isinstance(start, int):
-            raise InvalidParameter(f"{name}: item 0 must be an integer of at least 0", param=name)
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
-            raise InvalidParameter(f"{name}: item 1 must be a number of at least 1.0", param=name)
-        # Beyond these it is out of range in any case, and may not fit into a float.
-        return start, float(max(-MAX_INT, min(factor, MAX_INT)))
+        try:
+            start = _LAX_INT.validate_python(start)
+        except ValidationError as error:
+            message = f"{name}: item 0 must be an integer of at least 0"
+            raise InvalidParameter(message, param=name) from error
+        try:
+            # Beyond these it is out of range in any case.
+            return start, max(-MAX_INT, min(_LAX_FLOAT.validate_python(factor), MAX_INT))
+        except ValidationError as error:
+            message = f"{name}: item 1 must be a number of at least 1.0"
+            raise InvalidParameter(message, param=name) from error
 
 
 class MultimodalParams(Body):

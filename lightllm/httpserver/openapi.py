@@ -64,7 +64,7 @@ def documented(
     return {
         "openapi_extra": {
             "requestBody": {"required": required, "content": {"application/json": {"schema": reference}}},
-            "responses": responses | _errors(tuple(_ERRORS), openai),
+            "responses": responses | _errors(tuple(_ERRORS.keys() - ({422} if openai else set())), openai),
         }
     }
 

@@ -22,6 +22,8 @@ _TOKENS_OF_A_CUT = 16
 """How many tokens a cut through a text may add, generously."""
 DEFAULT_MAX_NEW_TOKENS = 16
 _TOKENIZER_THREADS = 2
+_OPENAI_FIELDS = ("messages", "prompt")
+"""What the prompt is called on /v1."""
 
 
 class Limits(NamedTuple):
@@ -94,10 +96,7 @@ class PromptEncoder:
             piece = self.tokenizer.encode(text[start : start + size], add_special_tokens=False)
             tokens += max(0, len(piece) - _TOKENS_OF_A_CUT)
             if tokens > limit:
-                raise PromptTooLong(
-                    f"the text of {len(text)} characters has more than {limit} tokens, the most that are taken",
-                    param=field,
-                )
+                raise PromptTooLong(_text_too_long(len(text), limit, field), param=field)
         return text
 
     async def render_chat(
@@ -150,7 +149,7 @@ class PromptEncoder:
         if len(prompt_ids) > room:
             if self._truncation is None or room < 1:
                 raise PromptTooLong(
-                    f"the input prompt token len {len(prompt_ids)} + max_new_tokens {max_new_tokens} > {limit}",
+                    _too_long(len(prompt_ids), max_new_tokens, limit, prompt_field),
                     param=length_field if len(prompt_ids) < limit else prompt_field,
                 )
             prompt_ids = _truncate(prompt_ids, room, self._truncation)
@@ -169,6 +168,25 @@ def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None
         raise InvalidParameter(
             f"prompt List[int] format contain id > vocab_size: ids must be in [0, {vocab_size})", param=param
         )
+
+
+def _too_long(prompt: int, output: int, limit: int, field: str) -> str:
+    """On /v1 in OpenAI's words: there are clients (litellm) that know an overflow by them, and not by its code."""
+    if field not in _OPENAI_FIELDS:
+        return f"the input prompt token len {prompt} + max_new_tokens {output} > {limit}"
+    return (
+        f"This model's maximum context length is {limit} tokens. However, you requested {prompt + output} tokens "
+        f"({prompt} in the {field}, {output} in the completion). Please reduce the length of the {field} or completion."
+    )
+
+
+def _text_too_long(characters: int, limit: int, field: str) -> str:
+    if field not in _OPENAI_FIELDS:
+        return f"the text of {characters} characters has more than {limit} tokens, the most that are taken"
+    return (
+        f"This model's maximum context length is {limit} tokens. However, your {field} of {characters} characters "
+        f"resulted in more. Please reduce the length of the {field}."
+    )
 
 
 def _truncate(prompt_ids: list[int], room: int, mode: str) -> list[int]:

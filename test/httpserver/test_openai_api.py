@@ -278,9 +278,9 @@ def test_errors_are_typed_for_the_official_client(api: openai.OpenAI, engine: Fa
     with pytest.raises(openai.BadRequestError) as long:
         api.completions.create(model="tiny", prompt="x", max_tokens=512)
     assert long.value.code == "context_length_exceeded" and "512" in long.value.message
-    with pytest.raises(openai.UnprocessableEntityError) as malformed:
+    with pytest.raises(openai.BadRequestError) as malformed:
         api.completions.create(model="tiny", prompt=5)  # type: ignore[call-overload]
-    assert malformed.value.param == "prompt"
+    assert malformed.value.param == "prompt" and malformed.value.code == "malformed_body"
     engine.script.refuse = Refused([], "ServerOverloaded", "full", retry_after=2)
     with pytest.raises(openai.InternalServerError) as full:
         api.completions.create(model="tiny", prompt="x", stream=True)

@@ -45,18 +45,23 @@ def message_of(response: httpx.Response) -> str:
     return str(body["error"]["message"] if "/v1/" in str(response.url) else body["message"])
 
 
+def malformed_status(path: str) -> int:
+    """OpenAI's clients know only 400 as a bad request."""
+    return 400 if path.startswith("/v1/") else 422
+
+
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed(client: httpx.Client, path: str, name: str) -> None:
     response = client.post(path, content=MALFORMED[name])
-    assert response.status_code == 422, response.text
+    assert response.status_code == malformed_status(path), response.text
     assert 0 < len(message_of(response)) < 400
 
 
 NUMBERS: list[tuple[str, Any]] = [
-    ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", "0.5"), ("temperature", True),
+    ("temperature", float("nan")), ("temperature", float("inf")), ("temperature", "warm"), ("temperature", "nan"),
     ("top_p", -0.1), ("top_k", 2**40), ("top_k", 1.5), ("top_k", 10**400), ("seed", -(2**63) - 1), ("seed", 2**63), ("min_p", 2),
-    ("frequency_penalty", 1e9), ("presence_penalty", [1]), ("repetition_penalty", 0), ("ignore_eos", 1),
+    ("frequency_penalty", 1e9), ("presence_penalty", [1]), ("repetition_penalty", 0), ("ignore_eos", 2),
     ("stop_token_ids", [-1]), ("stop_token_ids", [2**31]), ("stop_token_ids", list(range(2000))), ("timeout", -1),
     ("logit_bias", {"x": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"1": float("nan")}), ("priority", 2**40),
 ]  # fmt: skip
@@ -90,7 +95,7 @@ def test_stops(client: httpx.Client, path: str, stop: Any) -> None:
 )
 def test_prompts_of_wrong_types(client: httpx.Client, prompt: Any) -> None:
     response = client.post("/v1/completions", json={"prompt": prompt})
-    assert response.status_code == 422 and "prompt" in message_of(response)
+    assert response.status_code == 400 and "prompt" in message_of(response)
     response = client.post("/generate", json={"inputs": prompt})
     assert response.status_code == 422 and "inputs" in message_of(response)
 
@@ -115,7 +120,7 @@ def test_a_field_of_several_types_is_judged_by_the_one_that_was_meant(
     client: httpx.Client, body: dict[str, Any], message: str
 ) -> None:
     response = client.post("/v1/completions", json=body)
-    assert response.status_code == 422 and message_of(response) == message
+    assert response.status_code == 400 and message_of(response) == message
     assert response.json()["error"]["param"] == message.split(":")[0].split(".")[0]
 
 
@@ -157,7 +162,7 @@ def test_a_client_that_sends_all_before_it_reads_sees_that_its_body_is_too_large
 def test_list_of_a_hundred_thousand_wrong_entries_is_answered_quickly(client: httpx.Client) -> None:
     body = json.dumps({"prompt": ["a"] + [1] * 100_000}).encode()
     response = client.post("/v1/completions", content=body, timeout=5)
-    assert response.status_code == 422 and len(response.content) < 1000
+    assert response.status_code == 400 and len(response.content) < 1000
 
 
 def test_unknown_routes_and_methods_in_the_shape_of_their_api(client: httpx.Client) -> None:
