@@ -70,11 +70,12 @@ class RemoteServer:
         with self._open("/chat/completions", body) as response:
             try:
                 for line in response:
-                    data = line.decode().strip().removeprefix("data:").strip()
-                    if data == "[DONE]":
+                    field, _, data = line.decode().strip().partition(":")
+                    if field != "data":
+                        continue  # a comment, or the end of an event
+                    if data.strip() == "[DONE]":
                         return
-                    if data:
-                        yield _piece(json.loads(data))
+                    yield _piece(json.loads(data))
             except (OSError, HTTPException, ValueError) as error:
                 raise RequestError(f"the answer of {self._base} broke off: {error}") from error
 

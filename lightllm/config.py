@@ -90,6 +90,14 @@ class ServerConfig:
         _SERVER,
         metavar="FOLDER",
     )
+    sse_keep_alive: float = _option(
+        15.0, "Seconds without a token after which a stream carries a comment (`: keep-alive`), so that proxies do not take it "
+        "for dead; 0: never.", _SERVER, type=float, check=lambda v: v >= 0, expects="0 or more",
+    )  # fmt: skip
+    timeout_keep_alive: int = _option(
+        130, "Seconds an idle connection is kept. More than clients and proxies keep theirs, lest one is closed just as a "
+        "request is sent on it.", _SERVER, **_at_least(1),
+    )  # fmt: skip
     log_stats_interval: int = _option(
         10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1)
     )

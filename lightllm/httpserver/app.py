@@ -60,7 +60,7 @@ def create_app(state: ServerState) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(Boundary)  # added last: outermost
+    app.add_middleware(Boundary, view=state.view)  # added last: outermost
     openapi.install(app, _BODIES)
     return app
 

@@ -1,4 +1,5 @@
-"""The outermost layer: request ids in and out, and nothing unexpected gets past it.
+"""The outermost layer: request ids in and out, connections that end while the server drains, and nothing unexpected gets
+past it.
 
 Whatever is raised below becomes an error in the shape of the API; what is not a `RequestError` is logged under an
 error id, and the client gets that id with a fixed text.
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightllm.errors import RequestError
 from lightllm.httpserver.error_responses import InternalError, error_response
+from lightllm.httpserver.server_view import ServerView
 
 _log = logging.getLogger(__name__)
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -27,8 +29,9 @@ ABORT_CONNECTION = "lightllm.abort_connection"
 class Boundary:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, view: ServerView) -> None:
         self._app = app
+        self._view = view
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,6 +47,8 @@ class Boundary:
             if not started:
                 started = True
                 message["headers"] = [*message.get("headers", ()), header]
+                if self._view.draining:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

@@ -48,10 +48,12 @@ class EngineClient:
         workers: int = 1,
         request_timeout: float = 0.0,
         stream_interval: int = 1,
+        sse_keep_alive: float = 0.0,
     ) -> None:
         self.runtime = runtime
         self.store = store
         self.stream_interval = stream_interval
+        self.sse_keep_alive = sse_keep_alive
         self._worker = worker
         self._workers = workers
         self._request_timeout = request_timeout

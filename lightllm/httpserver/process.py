@@ -32,8 +32,6 @@ from lightllm.tokenizer.model_files import generation_defaults, read_model_confi
 _LAG_INTERVAL = 0.5
 _LAST_WRITES_SECONDS = 0.8
 """After `stop`: how long clients may take to read the end of their answers."""
-_KEEP_ALIVE = 65
-"""Seconds an idle connection is kept; more than what load balancers keep theirs."""
 
 
 def run(child: Child, worker: int, fd: int) -> None:
@@ -62,6 +60,7 @@ def load_state(child: Child, worker: int) -> ServerState:
         workers=config.httpserver_workers,
         request_timeout=config.request_timeout,
         stream_interval=config.stream_interval,
+        sse_keep_alive=config.sse_keep_alive,
     )
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
     view = ServerView(child.runtime.snapshot_file, stall_seconds(config))
@@ -89,6 +88,7 @@ async def _serve(
 
     def obey(command: Command) -> None:
         state.view.draining = True
+        server.drain()
         if command.action == "stop":
             server.should_exit = True
 
@@ -118,7 +118,7 @@ def make_config(state: ServerState) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_keep_alive=state.config.timeout_keep_alive,
         timeout_graceful_shutdown=1,
     )
 
@@ -134,6 +134,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_started()
+
+    def drain(self) -> None:
+        """No connection outlives its answer: clients and proxies go elsewhere. Idle ones are closed, so that no request is
+        sent on them; a connection on which one is arriving stays until that is answered."""
+        for connection in list(self.server_state.connections):
+            idle = connection.timeout_keep_alive_task is not None  # type: ignore[union-attr]
+            answering = connection.cycle is not None and not connection.cycle.response_complete  # type: ignore[union-attr]
+            if idle or answering:
+                connection.shutdown()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Requests are told that it is over. Who does not read that in time loses the connection: every handler ends

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
 from lightllm.httpserver.boundary import ABORT_CONNECTION
 from lightllm.httpserver.engine_client import EngineClient
+from lightllm.httpserver.keep_alive import COMMENT, KeepAlive
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
@@ -105,7 +106,7 @@ class GenerationResponse(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _stream(self, scope: Scope, send: Send) -> None:
-        record, renderer = self._record, self._renderer
+        record = self._record
         await send(
             {
                 "type": "http.response.start",
@@ -118,6 +119,14 @@ class GenerationResponse(Response):
             }
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
+        keep_alive = KeepAlive(record, self._engine.sse_keep_alive)
+        try:
+            await self._send_events(send, keep_alive)
+        finally:
+            keep_alive.stop()
+
+    async def _send_events(self, send: Send, keep_alive: KeepAlive) -> None:
+        record, renderer = self._record, self._renderer
         interval = self._engine.stream_interval
         while not record.disconnected and record.error is None:
             if record.wants_sending(interval):
@@ -132,8 +141,12 @@ class GenerationResponse(Response):
                 for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 record.sending = False
-                continue  # news may have come while the client was slow
-            await record.news()
+                keep_alive.sent()  # news may have come while the client was slow
+            elif keep_alive.due:
+                await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                keep_alive.sent()
+            else:
+                await record.news()
         if record.error is not None:
             events = await self._events() if record.wants_sending(1) else []
             events.append(renderer.error(record.error))

@@ -37,6 +37,7 @@ class Worker:
         self.engine = EngineClient(
             runtime, store, worker=worker, workers=config.httpserver_workers,
             request_timeout=config.request_timeout, stream_interval=config.stream_interval,
+            sse_keep_alive=config.sse_keep_alive,
         )  # fmt: skip
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
         self.view = ServerView(runtime.snapshot_file, stall_seconds(config))

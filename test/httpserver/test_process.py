@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -32,7 +33,8 @@ class Process:
         runtime.config_file.write_bytes(config.to_json())
         self.channel, theirs = socket.socketpair()
         listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.address: tuple[str, int] = listener.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
         environment = dict(os.environ)
         environment |= {CHANNEL_VARIABLE: str(theirs.fileno()), RUNTIME_VARIABLE: str(runtime.path)}
         self.process = subprocess.Popen(
@@ -92,6 +94,51 @@ def test_serves_drains_and_stops(own_runtime: RuntimeDir, model_folder: Path, to
             engine.close()
         assert process.status()["state"] == "stopped"
     finally:
+        process.close()
+
+
+def test_connections_end_with_their_answers_while_the_server_drains(
+    own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer
+) -> None:
+    process = Process(own_runtime, ServerConfig(model_dir=str(model_folder)))
+    engine = FakeEngine(own_runtime, tokenizer)
+    connections: list[http.client.HTTPConnection] = []
+    try:
+        while process.status()["state"] != "ready":
+            pass
+        for _ in range(3):
+            connections.append(http.client.HTTPConnection(*process.address, timeout=30))
+            connections[-1].request("GET", "/liveness")
+            answer = connections[-1].getresponse()
+            assert answer.read() and answer.getheader("connection") is None
+        idle, streaming, arriving = connections
+        engine.script.hold = True
+        body = json.dumps(STREAM).encode()
+        streaming.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        arriving.putrequest("POST", "/v1/completions")
+        arriving.putheader("Content-Type", "application/json")
+        arriving.putheader("Content-Length", str(len(body)))
+        arriving.endheaders(body[:5])
+        engine.wait_for(lambda: engine.active == 1)
+        process.command("drain")
+        assert idle.sock.recv(1) == b"", "an idle connection is closed"
+        engine.script.hold = False
+        answer = streaming.getresponse()
+        assert answer.status == 200 and answer.read().endswith(b"data: [DONE]\n\n")
+        assert streaming.sock is None or streaming.sock.recv(1) == b"", (
+            "a stream is the last answer of its connection"
+        )
+        arriving.send(body[5:])
+        answer = arriving.getresponse()
+        assert answer.status in (200, 503) and answer.getheader("connection") == "close", (
+            "answered, not cut off"
+        )
+        fresh = httpx.get(f"{process.url}/liveness")
+        assert (fresh.status_code, fresh.headers["connection"]) == (200, "close")
+    finally:
+        for connection in connections:
+            connection.close()
+        engine.close()
         process.close()
 
 

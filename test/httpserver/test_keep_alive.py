@@ -1,0 +1,89 @@
+"""What keeps connections alive, and what ends them: comments in silent streams, idle connections, a draining server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+from support.sse import http_chunks
+
+from lightllm import chat
+from lightllm.config import ServerConfig
+
+COMMENT = b": keep-alive\n\n"
+COMPLETION = {"prompt": "x", "max_tokens": 60, "stream": True}
+CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 60, "stream": True}
+NATIVE = {"inputs": "x", "parameters": {"max_new_tokens": 60}}
+LONGER_THAN_POOLS = {
+    "Go and Traefik": 90,
+    "Caddy": 120,
+    ".NET": 120,
+    "AWS load balancers": 60,
+    "nginx": 60,
+    "httpx": 5,
+}
+"""Seconds that these keep idle connections by default."""
+
+
+@pytest.fixture(scope="module")
+def commenting(start_worker: Callable[..., Any]) -> Any:
+    return start_worker(worker=1, httpserver_workers=2, sse_keep_alive=0.05)
+
+
+def go_on_later(engine: FakeEngine) -> None:
+    """The engine makes no tokens until some comments must have been sent."""
+    engine.script.hold = True
+    threading.Timer(0.5, lambda: setattr(engine.script, "hold", False)).start()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT), ("/generate_stream", NATIVE)],
+)
+def test_a_silent_stream_carries_comments(commenting: Any, engine: FakeEngine, path: str, body: dict) -> None:
+    go_on_later(engine)
+    _, frames = http_chunks(commenting.url, path, body)
+    assert frames[:2] == [COMMENT] * 2, "while the request waits and its prompt is computed"
+    events = [frame for frame in frames if frame != COMMENT]
+    assert all(event.startswith(b"data:") for event in events) and len(events) > 5
+
+
+def test_clients_take_no_notice_of_comments(commenting: Any, engine: FakeEngine) -> None:
+    go_on_later(engine)
+    with openai.OpenAI(base_url=commenting.url + "/v1", api_key="none", max_retries=0) as api:
+        chunks = api.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "x"}], stream=True
+        )
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == DEFAULT_ANSWER
+    go_on_later(engine)
+    remote = chat.RemoteServer(commenting.url, None)
+    assert "".join(remote.answer([{"role": "user", "content": "x"}])) == DEFAULT_ANSWER
+
+
+def test_comments_come_in_a_gap_between_tokens_too(commenting: Any, engine: FakeEngine) -> None:
+    engine.script.pause = 0.2
+    _, frames = http_chunks(commenting.url, "/v1/completions", COMPLETION | {"max_tokens": 3})
+    first = next(i for i, frame in enumerate(frames) if frame != COMMENT)
+    assert COMMENT in frames[first + 1 :]
+    assert frames[-1] == b"data: [DONE]\n\n"
+
+
+def test_no_comments_where_they_are_off_or_the_answer_is_whole(
+    start_worker: Callable[..., Any], commenting: Any, engine: FakeEngine
+) -> None:
+    silent = start_worker(worker=0, httpserver_workers=2, sse_keep_alive=0.0)
+    go_on_later(engine)
+    _, frames = http_chunks(silent.url, "/v1/completions", COMPLETION)
+    assert COMMENT not in frames
+    go_on_later(engine)
+    answer = httpx.post(commenting.url + "/v1/completions", json=COMPLETION | {"stream": False}, timeout=30)
+    assert answer.json()["choices"][0]["text"] == DEFAULT_ANSWER
+
+
+def test_idle_connections_are_kept_longer_than_clients_and_proxies_keep_theirs() -> None:
+    assert ServerConfig().timeout_keep_alive > max(LONGER_THAN_POOLS.values())
