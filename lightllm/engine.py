@@ -14,8 +14,7 @@ from lightllm.backend.process import RoundRunner, failed_result
 from lightllm.config import ServerConfig
 from lightllm.detokenizer.detokenizer import Detokenizer
 from lightllm.errors import InvalidOption, RequestError
-from lightllm.models.architectures import find_architecture, read_config
-from lightllm.models.dialects import normalise
+from lightllm.models.dialects import load_config
 from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady
@@ -126,8 +125,7 @@ class Engine:
 def _start(config: ServerConfig, show_bar: bool) -> tuple[RoundRunner | OfflineRanks, ModelReady]:
     """Loads the model: here, or in a process for each rank."""
     if config.tp > 1:
-        raw = read_config(config.model_dir or "")
-        normalise(raw, find_architecture(raw)).for_rank(config.tp)  # says at once if it cannot be split
+        load_config(config.model_dir or "").for_rank(config.tp)  # says at once if it cannot be split
         ranks = OfflineRanks(config, show_bar)
         return ranks, ranks.ready
     backend = ModeBackend(config, rank=0, world_size=1)

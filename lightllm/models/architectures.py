@@ -7,12 +7,11 @@ docs/models.md is made from it.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightllm.errors import InvalidModel
+from lightllm.models.other_model_types import OTHER_MODEL_TYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,33 +147,35 @@ ARCHITECTURES = {
 _OTHER_NAMES = {"ChatGLMForConditionalGeneration": "ChatGLMModel"}
 
 
-def find_architecture(raw: Mapping[str, Any]) -> str:
-    """The supported architecture that a config.json names; raises `InvalidModel` with the list of those there are."""
+def find_architecture(raw: Mapping[str, Any], overrule: Callable[[str], None] = lambda what: None) -> str:
+    """The supported architecture that a config.json names; raises `InvalidModel` with the list of those there are.
+
+    Where `architectures` and `model_type` differ, `model_type` decides, as in transformers; one that transformers does
+    not know says nothing. overrule: is told what has no effect.
+    """
     named = raw.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise InvalidModel(f"architectures in config.json must be a list of names, got {named!r}.")
-    if not named:
-        kind = raw.get("model_type")
-        named = [name for name, known in ARCHITECTURES.items() if known.model_type == kind][:1]
-    for name in named:
-        name = _OTHER_NAMES.get(name, name)
-        if name in ARCHITECTURES:
-            return name
-    raise InvalidModel(
-        f"Architecture {', '.join(named) or raw.get('model_type')} is not supported.",
-        f"Supported are: {', '.join(sorted(ARCHITECTURES))}.",
-    )
-
-
-def read_config(model_dir: str) -> dict[str, Any]:
-    """config.json as it is. Raises `InvalidModel`."""
-    path = Path(model_dir) / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InvalidModel(f"{path} does not exist.", "Is --model_dir a model folder?") from error
-    except (OSError, ValueError) as error:
-        raise InvalidModel(f"{path} cannot be read: {error}.") from error
-    if not isinstance(raw, dict):
-        raise InvalidModel(f"{path} is not a JSON object.")
-    return raw
+    supported = [name for name in (_OTHER_NAMES.get(name, name) for name in named) if name in ARCHITECTURES]
+    kind = raw.get("model_type")
+    of_kind = [name for name, known in ARCHITECTURES.items() if known.model_type == kind]
+    if not named and of_kind:
+        return of_kind[0]
+    if not supported:
+        raise InvalidModel(
+            f"Architecture {', '.join(named) or kind} is not supported.",
+            f"Supported are: {', '.join(sorted(ARCHITECTURES))}.",
+        )
+    name = supported[0]
+    if kind is None or ARCHITECTURES[name].model_type == kind:
+        return name
+    if of_kind:
+        overrule(f"model_type {kind!r} is taken, architectures {name} is not")
+        return of_kind[0]
+    if kind in OTHER_MODEL_TYPES:
+        raise InvalidModel(
+            f"config.json: model_type {kind!r} is another model than architectures {name}, and not supported.",
+            f"Where it is a {name}, its model_type must be {ARCHITECTURES[name].model_type!r}.",
+        )
+    overrule(f"model_type {kind!r} is not known: architectures {name} is taken")
+    return name

@@ -69,6 +69,8 @@ class ModelConfig:
     mla: MlaConfig | None = None
     """Latent attention; `num_kv_heads` is 1."""
     extra: Any = None
+    overruled: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """A line for each thing that config.json says and that has no effect, because it says something else as well."""
 
     @property
     def latent_dim(self) -> int:
@@ -103,14 +105,7 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
 
     differences: fields of `ModelConfig` that the architecture has otherwise. Raises `InvalidModel` that names the field.
     """
-    quantization = fields.get("quantization_config")
-    if quantization:
-        method = (
-            quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
-        )
-        raise InvalidModel(
-            f"Checkpoints quantized with {method!r} are not supported yet.", "Use a bfloat16 copy of it."
-        )
+    _refuse_quantized(fields)
     hidden_size, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
     kv_heads = differences.get("num_kv_heads") or fields.positive("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -141,7 +136,21 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
         differences["activation"] = _activation(fields)
     if "ropes" not in differences:
         differences["ropes"] = (read_rope(fields, head_dim),)
+    if "windows" not in differences and fields.stated("sliding_window") is not None:
+        fields.overrule(f"sliding_window has no effect on {architecture}")
     return ModelConfig(**{**shape, **differences})
+
+
+def _refuse_quantized(fields: Fields) -> None:
+    quantization = fields.get("quantization_config")
+    if quantization:
+        method = (
+            quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+        )
+        raise InvalidModel(
+            f"Checkpoints quantized with {method!r} are not supported yet.",
+            "Use a bfloat16 copy of it, without quantization_config in its config.json.",
+        )
 
 
 def _activation(fields: Fields) -> str:
@@ -153,19 +162,33 @@ def _activation(fields: Fields) -> str:
     return ACTIVATIONS[name]
 
 
-def read_windows(fields: Fields, sliding: Container[int] | None = None) -> tuple[int, ...]:
-    """`sliding_window` of every layer: of those that `layer_types` calls so, else of those in `sliding` (None: all)."""
+def read_windows(fields: Fields, sliding: Container[int]) -> tuple[int, ...]:
+    """`sliding_window` of every layer: of those that `layer_types` calls so, else of those in `sliding`."""
     layers = fields.positive("num_hidden_layers")
-    if fields.get("sliding_window") is None:
-        return ()
-    window = fields.positive("sliding_window")
     types = fields.get("layer_types")
     if types is None:
-        return tuple(window if sliding is None or i in sliding else 0 for i in range(layers))
-    known = {"sliding_attention": window, "full_attention": 0}
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= set(known):
-        raise InvalidModel(f"config.json: layer_types must hold {layers} of {', '.join(known)}.")
-    return tuple(known[kind] for kind in types)
+        types = ["sliding_attention" if i in sliding else "full_attention" for i in range(layers)]
+    known = {"sliding_attention", "full_attention"}
+    if not isinstance(types, list) or len(types) != layers or not set(map(str, types)) <= known:
+        raise InvalidModel(f"config.json: layer_types must hold {layers} of {', '.join(sorted(known))}.")
+    if "sliding_attention" not in types:
+        return ()
+    if fields.get("sliding_window") is None:
+        raise InvalidModel("config.json: layers of sliding_attention (layer_types) need a sliding_window.")
+    window = fields.positive("sliding_window")
+    return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+
+
+def read_same_window(fields: Fields) -> tuple[int, ...]:
+    """`sliding_window` in all layers alike, or in none, of architectures whose layers do not differ."""
+    layers = fields.positive("num_hidden_layers")
+    window = 0 if fields.get("sliding_window") is None else fields.positive("sliding_window")
+    same = ["sliding_attention" if window else "full_attention"] * layers
+    if fields.get("layer_types", same) != same:
+        raise InvalidModel(
+            f"config.json: layer_types contradicts sliding_window {window or None}, which this architecture has in all layers."
+        )
+    return (window,) * layers if window else ()
 
 
 def dtype_name(name: str) -> str:
@@ -176,5 +199,5 @@ def dtype_name(name: str) -> str:
 
 
 def _dtype(fields: Fields) -> str | None:
-    name = fields.get("dtype") or fields.get("torch_dtype")
+    name = fields.one_of("dtype", "torch_dtype")
     return None if name in (None, "auto") else dtype_name(str(name).removeprefix("torch."))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.models.architectures import ARCHITECTURES, find_architecture, read_config
+from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import dtype_name
-from lightllm.models.dialects import normalise
+from lightllm.models.dialects import load_config
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
 from lightllm.weights.reader import WeightReader
 from lightllm.weights.source import TensorSource
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -38,9 +41,10 @@ def load_model(
     told in words how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
     """
     group = group or TpGroup()
-    raw = read_config(model_dir)
-    architecture = find_architecture(raw)
-    whole = normalise(raw, architecture)
+    whole = load_config(model_dir)
+    if group.rank == 0:
+        for line in whole.overruled:
+            logger.warning("%s", line)
     source: TensorSource
     if load_way == "dummy":
         name = dtype_name(data_type) if data_type else whole.dtype or "bfloat16"
@@ -50,7 +54,7 @@ def load_model(
         name = (
             dtype_name(data_type) if data_type else whole.dtype or str(source.dtype()).removeprefix("torch.")
         )
-    model_class = find_class(architecture)
+    model_class = find_class(whole.architecture)
     reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
     build = Builder(reader, whole, getattr(torch, name), device, group, max_len=max_len)
     model = model_class(whole.for_rank(group.world_size), build)

@@ -24,6 +24,15 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     "longrope": ("attention_factor", "factor", "short_mscale", "long_mscale"),
 }
+_OTHER_COMPUTATION = {"llama_4_scaling_beta": "it scales queries by their position (Ministral 3, Llama 4)"}
+"""Fields that no supported architecture computes; without them the output would be another."""
+
+_KNOWN = {
+    "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "finetuned",
+    "mrope_section", *(name for names in (*REQUIRED.values(), *_OPTIONAL.values()) for name in names),
+}  # fmt: skip
+"""Fields that have an effect, or are known to need none."""
+
 _OLD_NAMES = {"su": "longrope", "deepseek_yarn": "yarn", "mrope": "default"}
 
 
@@ -41,9 +50,34 @@ class RopeConfig:
 
 
 def read_rope(fields: Fields, head_dim: int, interleaved: bool = False) -> RopeConfig:
-    """transformers 5 writes `rope_parameters` with the theta inside, older ones `rope_scaling` and `rope_theta`."""
-    given = {**_mapping(fields, "rope_scaling"), **_mapping(fields, "rope_parameters")}
-    return make_rope(fields, given, head_dim, interleaved)
+    """The one rotary embedding of a model."""
+    return make_rope(fields, stated_rope(fields), head_dim, interleaved)
+
+
+def stated_rope(fields: Fields) -> dict[str, Any]:
+    """The description of a rotary embedding as transformers 5 reads it: `rope_scaling`, its older name, if it holds
+    anything, else `rope_parameters`; what stands inside before what stands beside it, but for the original length."""
+    old, new = _mapping(fields, "rope_scaling"), _mapping(fields, "rope_parameters")
+    given = {name: value for name, value in (old or new).items() if value is not None}
+    where = "rope_scaling" if old else "rope_parameters"
+    if old and new and old != new:
+        fields.overrule(f"rope_scaling {old!r} is taken, rope_parameters {new!r} is not")
+    for name in ("rope_theta", "partial_rotary_factor"):
+        outside = fields.stated(name)
+        if name in given and outside is not None and outside != given[name]:
+            fields.overrule(f"{name} {given[name]!r} of {where} is taken, {outside!r} beside it is not")
+    original = "original_max_position_embeddings"
+    outside = fields.get(original)
+    if outside is not None and given.get(original, outside) != outside:
+        fields.overrule(f"{original} {outside!r} is taken, {given[original]!r} of {where} is not")
+        given[original] = outside
+    if "rope_type" in given and given.get("type", given["rope_type"]) != given["rope_type"]:
+        fields.overrule(f"rope_type {given['rope_type']!r} is taken, type {given['type']!r} is not")
+    for name in sorted(given.keys() & _OTHER_COMPUTATION.keys()):
+        raise InvalidModel(f"config.json: {name} in {where} is not supported: {_OTHER_COMPUTATION[name]}.")
+    if unknown := sorted(given.keys() - _KNOWN):
+        fields.overrule(f"{', '.join(unknown)} in {where} has no effect")
+    return given
 
 
 def make_rope(
@@ -54,15 +88,15 @@ def make_rope(
     theta = given.get("rope_theta", fields.number("rope_theta", 10000.0))
     share = given.get("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))
     kind = given.get("rope_type", given.get("type", "default"))
-    kind = _OLD_NAMES.get(kind, kind)
-    if kind not in REQUIRED:
+    kind = _OLD_NAMES.get(kind, kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, str) or kind not in REQUIRED:
         raise InvalidModel(f"rope type {kind!r} is not supported; supported are {', '.join(REQUIRED)}.")
     stated = fields.positive("max_position_embeddings", 2048)
-    original = fields.get("original_max_position_embeddings", given.get("original_max_position_embeddings"))
+    original = given.get("original_max_position_embeddings", fields.get("original_max_position_embeddings"))
     scaling: dict[str, Any] = {"rope_type": kind}
     known = {**given, "original_max_position_embeddings": original or stated}
     if kind in ("yarn", "longrope"):
-        known.setdefault("factor", stated / known["original_max_position_embeddings"])
+        known.setdefault("factor", stated / _positive("original_max_position_embeddings", original or stated))
     if kind == "dynamic":
         scaling["original_max_position_embeddings"] = stated
     missing = [name for name in REQUIRED[kind] if name not in known]
@@ -85,6 +119,13 @@ def _mapping(fields: Fields, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidModel(f"config.json: {name} must be an object, got {value!r}.")
     return value
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _checked(name, value)
+    if isinstance(number, tuple) or number <= 0:
+        raise InvalidModel(f"config.json: rope's {name} must be positive, got {value!r}.")
+    return number
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -13,8 +13,8 @@ from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.ipc.cluster import read_secret
 from lightllm.ipc.private_files import readable_by_others
-from lightllm.models.architectures import ARCHITECTURES, find_architecture, read_config
-from lightllm.models.dialects import normalise
+from lightllm.models.architectures import ARCHITECTURES
+from lightllm.models.dialects import load_config
 from lightllm.ops import cpu_kind
 from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
 
@@ -33,10 +33,9 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     model_dir = os.path.abspath(resolve_model_dir(config.model_dir, log.info))
     read_model_config(model_dir)
     if config.mock_backend is None:
-        raw = read_config(model_dir)
-        architecture = find_architecture(raw)
-        normalise(raw, architecture).for_rank(config.tp)
-        _check_kind(architecture, config.use_reward_model)
+        shape = load_config(model_dir)
+        shape.for_rank(config.tp)
+        _check_kind(shape.architecture, config.use_reward_model)
     name = config.model_name or default_model_name(config.model_dir)
     return dataclasses.replace(config, model_dir=model_dir, model_name=name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ __all__ = [
     "context_length",
     "eos_token_ids",
     "generation_defaults",
+    "language_part",
     "read_model_config",
+    "read_whole_config",
     "resolve_model_dir",
     "vocab_size",
 ]
@@ -37,18 +40,28 @@ def read_model_config(model_dir: str) -> dict[str, Any]:
 
     Raises `InvalidModel` if the file is missing or broken.
     """
-    path = Path(model_dir) / "config.json"
-    config = read_json_object(path)
+    config = read_whole_config(model_dir)
+    # null in the inner part does not hide a value of the outer one
+    return {**config, **{name: value for name, value in language_part(config).items() if value is not None}}
+
+
+def read_whole_config(model_dir: str) -> dict[str, Any]:
+    """`config.json` as it is. Raises `InvalidModel` if the file is missing or broken."""
+    config = read_json_object(Path(model_dir) / "config.json")
     if not config:
         raise InvalidModel(
             f"{model_dir} has no config.json, or an empty one.",
             "--model_dir must name a folder in Hugging Face format.",
         )
+    return config
+
+
+def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json holds of the language model alone, if it holds other models too; else {}."""
     for key in ("text_config", "llm_config", "language_config"):
         if isinstance(config.get(key), dict):
-            # null in the inner part does not hide a value of the outer one
-            return {**config, **{name: value for name, value in config[key].items() if value is not None}}
-    return config
+            return config[key]
+    return {}
 
 
 def eos_token_ids(model_dir: str, override: list[int] | None = None) -> list[int]:

@@ -30,7 +30,7 @@ def test_what_is_not_said_is_what_transformers_assumes() -> None:
     assert not (config.tie_word_embeddings or config.qkv_bias or config.mlp_bias or config.windows)
     assert normalise({**BASE, "num_key_value_heads": None, "head_dim": None}, "LlamaForCausalLM") == config
     assert normalise({**BASE, "num_key_value_heads": 8}, "Qwen3ForCausalLM").head_dim == 128
-    assert normalise({**BASE, "sliding_window": None}, "Gemma2ForCausalLM").tie_word_embeddings
+    assert normalise({**BASE, "num_key_value_heads": 4}, "Gemma2ForCausalLM").tie_word_embeddings
 
 
 def test_old_and_new_spellings_of_rope_mean_the_same() -> None:
@@ -54,7 +54,7 @@ def test_old_and_new_spellings_of_two_ropes_mean_the_same() -> None:
 
 
 def test_windows_of_layers_come_from_their_types_or_from_the_architecture() -> None:
-    window = {**BASE, "num_hidden_layers": 4, "sliding_window": 7}
+    window = {**BASE, "num_key_value_heads": 8, "num_hidden_layers": 4, "sliding_window": 7}
     types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
     assert normalise(window, "LlamaForCausalLM").windows == ()
     assert normalise(window, "MistralForCausalLM").windows == (7, 7, 7, 7)
@@ -106,4 +106,4 @@ def test_a_config_without_anything_names_what_it_lacks(architecture: str) -> Non
 )
 def test_a_value_that_cannot_be_is_named(fields: dict, word: str) -> None:
     with pytest.raises(InvalidModel, match=word):
-        normalise({**BASE, **fields}, "Qwen2ForCausalLM")
+        normalise({**BASE, "num_key_value_heads": 8, **fields}, "Qwen2ForCausalLM")

@@ -136,7 +136,9 @@ def write_checkpoint(path: Path, tensors: Tensors, raw: Config, weight_format: s
             file = f"model-{number:05d}-of-{len(halves):05d}.safetensors"
             save_file({name: tensors[name] for name in part}, path / file)
             weight_map.update(dict.fromkeys(part, file))
-        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (path / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": weight_map})
+        )
     write_tokenizer(path, VOCAB)
 
 

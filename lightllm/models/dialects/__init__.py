@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightllm.models.architectures import find_architecture
 from lightllm.models.config import ModelConfig, read_llama_like
 from lightllm.models.config_fields import Fields
 from lightllm.models.dialects import experts, gemma, layer_norm, like_llama, own_formats
+from lightllm.tokenizer.model_files import language_part, read_model_config, read_whole_config
 
 DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen2ForCausalLM": like_llama.qwen2,
@@ -42,6 +45,24 @@ DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
 """Architectures that are not in here have Llama's config.json."""
 
 
+def load_config(model_dir: str) -> ModelConfig:
+    """The shape that a model folder's config.json states. Raises `InvalidModel` that names the field."""
+    whole = read_whole_config(model_dir)
+    inner = language_part(whole)
+    fields = Fields(read_model_config(model_dir))
+    for name in sorted(inner.keys() & whole.keys() - {"architectures", "model_type"}):
+        if None not in (inner[name], whole[name]) and inner[name] != whole[name]:
+            fields.overrule(
+                f"{name} {inner[name]!r} of the text_config is taken, {whole[name]!r} beside it is not"
+            )
+    return _normalise(fields, find_architecture(whole, fields.overrule))
+
+
 def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
     """The shape from the content of a config.json; raises `InvalidModel` that names the field."""
-    return DIALECTS.get(architecture, read_llama_like)(Fields(raw), architecture)
+    return _normalise(Fields(raw), architecture)
+
+
+def _normalise(fields: Fields, architecture: str) -> ModelConfig:
+    config = DIALECTS.get(architecture, read_llama_like)(fields, architecture)
+    return dataclasses.replace(config, overruled=tuple(fields.overruled))

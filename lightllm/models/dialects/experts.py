@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 from lightllm.errors import InvalidModel
-from lightllm.models.config import ModelConfig, read_llama_like, read_windows
+from lightllm.models.config import ModelConfig, read_llama_like, read_same_window, read_windows
 from lightllm.models.config_fields import Fields
-from lightllm.models.dialects.like_llama import qwen_windows
 from lightllm.models.moe_config import ClampedSwiglu, MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig, read_rope
 from lightllm.ops.routing_form import RoutingForm
@@ -21,12 +20,12 @@ def mixtral(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.spelt(num_experts="num_local_experts")
     layers = (True,) * fields.positive("num_hidden_layers")
     experts = MoeConfig(_routing(fields, normalise=True), fields.positive("intermediate_size"), layers)
-    return read_llama_like(fields, architecture, windows=read_windows(fields), moe=experts)
+    return read_llama_like(fields, architecture, windows=read_same_window(fields), moe=experts)
 
 
 def qwen3_moe(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.with_defaults(
-        num_key_value_heads=4, head_dim=128, num_experts_per_tok=8, moe_intermediate_size=768,
+        num_key_value_heads=4, num_experts_per_tok=8, moe_intermediate_size=768, sliding_window=4096,
         num_experts=fields.get("num_local_experts", 128),  # as transformers 5 saves it
     )  # fmt: skip
     step, dense = fields.positive("decoder_sparse_step", 1), fields.get("mlp_only_layers", [])
@@ -35,7 +34,8 @@ def qwen3_moe(fields: Fields, architecture: str) -> ModelConfig:
     )
     routing = _routing(fields, normalise=fields.flag("norm_topk_prob"))
     experts = MoeConfig(routing, fields.positive("moe_intermediate_size"), layers)
-    return read_llama_like(fields, architecture, windows=qwen_windows(fields), moe=experts)
+    windows = read_same_window(fields) if fields.flag("use_sliding_window") else ()
+    return read_llama_like(fields, architecture, windows=windows, moe=experts)
 
 
 def _routing(fields: Fields, **differences: Any) -> RoutingForm:
@@ -117,11 +117,20 @@ def _deepseek_mscale(rope: RopeConfig) -> float:
     return 0.1 * all_dim * math.log(factor) + 1.0 if all_dim and factor > 1 else 1.0
 
 
+_GPT_OSS_ROPE = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+"""What the published files say; transformers takes it for those that say nothing."""
+
+
 def gpt_oss(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.with_defaults(
         num_key_value_heads=8, head_dim=64, attention_bias=True, rms_norm_eps=1e-5, rope_theta=150000.0,
         sliding_window=128, num_local_experts=128, num_experts_per_tok=4,
     ).spelt(num_experts="num_local_experts")  # fmt: skip
+    if not (fields.get("rope_scaling") or fields.get("rope_parameters")):
+        fields = fields.with_defaults(rope_parameters=_GPT_OSS_ROPE)
     layers = fields.positive("num_hidden_layers")
     experts = MoeConfig(
         _routing(fields, scoring="top_k_softmax"), fields.positive("intermediate_size"), (True,) * layers

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from lightllm.errors import InvalidModel
-from lightllm.models.config import ModelConfig, read_llama_like, read_windows
+from lightllm.models.config import ModelConfig, read_llama_like, read_same_window
 from lightllm.models.config_fields import Fields, head_dim_of
 from lightllm.models.rope_config import make_rope, read_rope
 
@@ -27,7 +27,7 @@ class QkNorm:
 
 
 def cohere(fields: Fields, architecture: str) -> ModelConfig:
-    fields = fields.with_defaults(tie_word_embeddings=True, layer_norm_eps=1e-5)
+    fields = fields.with_defaults(tie_word_embeddings=True, layer_norm_eps=1e-5, rope_theta=500000.0)
     return read_llama_like(
         fields,
         architecture,
@@ -85,7 +85,9 @@ def gpt_bigcode(fields: Fields, architecture: str) -> ModelConfig:
 
 
 def starcoder2(fields: Fields, architecture: str) -> ModelConfig:
-    fields = fields.with_defaults(tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh")
+    fields = fields.with_defaults(
+        tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh", num_key_value_heads=2
+    )
     if (
         fields.get("norm_type", "layer_norm") != "layer_norm"
         or fields.get("mlp_type", "default") != "default"
@@ -93,7 +95,7 @@ def starcoder2(fields: Fields, architecture: str) -> ModelConfig:
         raise InvalidModel("config.json: only norm_type layer_norm and mlp_type default are supported.")
     bias = fields.flag("use_bias", True)
     return read_llama_like(
-        fields, architecture, windows=read_windows(fields), norm="layer_norm", norm_bias=True,
+        fields, architecture, windows=read_same_window(fields), norm="layer_norm", norm_bias=True,
         norm_eps=fields.number("norm_epsilon", 1e-5), qkv_bias=bias, o_bias=bias, mlp_bias=bias,
     )  # fmt: skip
 

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import math
 
-from lightllm.models.config import ModelConfig, read_llama_like, read_windows
+from lightllm.errors import InvalidModel
+from lightllm.models.config import ModelConfig, read_llama_like, read_same_window, read_windows
 from lightllm.models.config_fields import Fields, head_dim_of
-from lightllm.models.rope_config import make_rope, read_rope
+from lightllm.models.rope_config import make_rope, read_rope, stated_rope
 
 
 def qwen2(fields: Fields, architecture: str) -> ModelConfig:
-    windows = qwen_windows(fields)
-    return read_llama_like(fields, architecture, qkv_bias=True, o_bias=False, windows=windows)
+    fields = fields.with_defaults(num_key_value_heads=32)
+    return read_llama_like(fields, architecture, qkv_bias=True, o_bias=False, windows=_qwen_windows(fields))
 
 
 def qwen3(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.with_defaults(num_key_value_heads=32, head_dim=128)
-    return read_llama_like(fields, architecture, windows=qwen_windows(fields))
+    return read_llama_like(fields, architecture, windows=_qwen_windows(fields))
 
 
-def qwen_windows(fields: Fields) -> tuple[int, ...]:
-    if not fields.flag("use_sliding_window"):
-        return ()
-    first, layers = fields.positive("max_window_layers", 28), fields.positive("num_hidden_layers")
-    return read_windows(fields, range(first, layers))
+def _qwen_windows(fields: Fields) -> tuple[int, ...]:
+    layers, first = fields.positive("num_hidden_layers"), fields.positive("max_window_layers", 28)
+    if fields.flag("use_sliding_window"):
+        return read_windows(fields.with_defaults(sliding_window=4096), range(first, layers))
+    if "sliding_attention" in (fields.get("layer_types") or ()):
+        raise InvalidModel(
+            "config.json: layer_types calls layers sliding_attention, use_sliding_window is false."
+        )
+    return ()
 
 
 def mistral(fields: Fields, architecture: str) -> ModelConfig:
-    return read_llama_like(fields, architecture, windows=read_windows(fields))
+    fields = fields.with_defaults(num_key_value_heads=8, sliding_window=4096)
+    return read_llama_like(fields, architecture, windows=read_same_window(fields))
 
 
 def granite(fields: Fields, architecture: str) -> ModelConfig:
@@ -79,16 +85,20 @@ def minicpm(fields: Fields, architecture: str) -> ModelConfig:
 
 def phi3(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.with_defaults(rms_norm_eps=1e-5, original_max_position_embeddings=4096)
-    scaling = {**(fields.get("rope_scaling") or {}), **(fields.get("rope_parameters") or {})}
-    if scaling.get("type", scaling.get("rope_type")) == "yarn":
+    scaling = stated_rope(fields)
+    if scaling.get("rope_type", scaling.get("type")) == "yarn":
         scaling["rope_type"] = "longrope"  # as the first Phi-3 files call it
     rope = make_rope(fields, scaling, head_dim_of(fields))
-    return read_llama_like(fields, architecture, windows=read_windows(fields), ropes=(rope,))
+    return read_llama_like(fields, architecture, windows=read_same_window(fields), ropes=(rope,))
 
 
 def glm(fields: Fields, architecture: str) -> ModelConfig:
     fields = fields.with_defaults(
-        head_dim=128, partial_rotary_factor=0.5, attention_bias=True, rms_norm_eps=1.5625e-07
+        head_dim=128,
+        partial_rotary_factor=0.5,
+        attention_bias=True,
+        rms_norm_eps=1.5625e-07,
+        num_key_value_heads=2,
     )
     rope = read_rope(fields, fields.positive("head_dim"), interleaved=True)
     return read_llama_like(fields, architecture, o_bias=False, ropes=(rope,))
