@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 
 from lightllm.errors import ServerStopping, StartupError
+from lightllm.httpserver.acceptor import Acceptor, connection_limit
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.http_protocol import BoundedHttpProtocol
@@ -132,7 +133,11 @@ class _Server(uvicorn.Server):
         self._engine = engine
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        self._acceptors = [
+            Acceptor(listener, self._make_protocol, self.server_state.connections, connection_limit())
+            for listener in sockets or []
+        ]
         self._on_started()
 
     def drain(self) -> None:
@@ -144,12 +149,19 @@ class _Server(uvicorn.Server):
             if idle or answering:
                 connection.shutdown()
 
+    def _make_protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Requests are told that it is over. Who does not read that in time loses the connection: every handler ends
         in an orderly way, while the engine's sockets are still open."""
         self._engine.end_all(ServerStopping("the server is shutting down", retry_after=5))
+        for acceptor in self._acceptors:
+            acceptor.close()
         asyncio.get_running_loop().call_later(_LAST_WRITES_SECONDS, self._drop_connections)
-        await super().shutdown(sockets)
+        await super().shutdown([])
 
     def _drop_connections(self) -> None:
         for connection in list(self.server_state.connections):

@@ -195,3 +195,32 @@ def test_processes_that_lost_their_parents_are_reaped(model_dir):
         wait_for(lambda: all(child.status() != psutil.STATUS_ZOMBIE for child in process.children()))
         assert {child.name() for child in process.children()} & {"sleep"} == set()
         assert generate(server.url) == 200
+
+
+def test_connections_that_take_all_descriptors_while_the_server_starts_do_not_end_it(model_dir, tmp_path):
+    """ZMQ aborts a process that has no descriptor left for a connection of the Router."""
+    port = free_port()
+    command = ("sh", "-c", 'ulimit -n 48; exec "$@"', "sh", *SERVER_COMMAND)
+    options = ["--model_dir", model_dir, "--mock_backend", "--port", str(port)]
+    server = LightLLMServer(options, command=command)
+    idle: list[socket.socket] = []
+
+    def more() -> bool:
+        with contextlib.suppress(OSError):
+            idle.append(socket.create_connection(("127.0.0.1", port), 1))
+        return len(idle) >= 200
+
+    try:
+        wait_for(lambda: more() or server.process.poll() is not None)
+        while not server.url:
+            more()
+            with contextlib.suppress(AssertionError):
+                server.url = server.wait_for(r"ready: (http://\S+)", 0.05).group(1)
+            assert server.process.poll() is None, server.log
+        assert "connections are open: more have to wait" in server.log
+        for connection in idle:
+            connection.close()
+        assert generate(server.url) == 200
+        assert server.stop() == 0
+    finally:
+        server.abandon()
