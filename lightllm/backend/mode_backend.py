@@ -96,7 +96,7 @@ class ModeBackend:
             with self._phase("weights"):
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
-                    group=self.ranks.group, max_len=self._longest_context(),
+                    group=self.ranks.group, max_len=self._longest_context(), memory=self.device.memory().free,
                     progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
                 self.model.attention_backends = backends

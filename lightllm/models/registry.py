@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
+from lightllm.errors import InvalidModel
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
@@ -18,6 +19,9 @@ from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
 from lightllm.weights.reader import WeightReader
 from lightllm.weights.source import TensorSource
+
+_SURELY_KEPT = 0.9
+"""Part of a checkpoint that is loaded in any case; a head that is the embedding again, or layers for several tokens, are not."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,7 @@ def load_model(
     load_way: str = "HF",
     group: TpGroup | None = None,
     max_len: int | None = None,
+    memory: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
     show_bar: bool = False,
 ) -> TpPartBaseModel:
@@ -37,29 +42,40 @@ def load_model(
 
     data_type: overrides the checkpoint's dtype (bf16, fp16, fp32); load_way: "HF", or "dummy" for random weights in
     the shapes of config.json; group: the ranks that share the model (None: this one alone); max_len: the longest context
-    that will be served, on which some rotary embeddings depend (None: what the model was first made for); progress: is
+    that will be served, on which some rotary embeddings depend (None: what the model was first made for); memory: bytes that there are
+    for this rank's part (None: it is not asked); progress: is
     told in words how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
     """
     group = group or TpGroup()
     whole = load_config(model_dir)
-    if group.rank == 0:
-        for line in whole.overruled:
-            logger.warning("%s", line)
+    given = dtype_name(data_type) if data_type else whole.dtype
     source: TensorSource
     if load_way == "dummy":
-        name = dtype_name(data_type) if data_type else whole.dtype or "bfloat16"
-        source = DummyWeights(getattr(torch, name))
+        name = given or "bfloat16"
+        source = DummyWeights(getattr(torch, name), memory)
     else:
         source = open_checkpoint(model_dir)
-        name = (
-            dtype_name(data_type) if data_type else whole.dtype or str(source.dtype()).removeprefix("torch.")
-        )
+        name = given or str(source.dtype()).removeprefix("torch.")
+        _check_memory(source, getattr(torch, name), group.world_size, memory)
+    if group.rank == 0:
+        for line in (*whole.overruled, *source.overruled):
+            logger.warning("%s", line)
     model_class = find_class(whole.architecture)
     reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
     build = Builder(reader, whole, getattr(torch, name), device, group, max_len=max_len)
     model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model
+
+
+def _check_memory(source: TensorSource, dtype: torch.dtype, world_size: int, memory: int | None) -> None:
+    """Refuses at once what can never fit: a rank keeps its share of the weights, in `dtype` or wider."""
+    needed = int(source.elements() * dtype.itemsize * _SURELY_KEPT) // world_size
+    if memory is not None and needed > memory:
+        raise InvalidModel(
+            f"The weights take {needed >> 20} MiB{' a rank' if world_size > 1 else ''}, there are {memory >> 20} MiB.",
+            "Take a smaller model or --data_type, or more GPUs with --tp.",
+        )
 
 
 def find_class(architecture: str) -> type[TpPartBaseModel]:

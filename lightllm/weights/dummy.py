@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import zlib
 from collections.abc import Sequence
 
 import torch
 
+from lightllm.errors import InvalidModel
 from lightllm.weights.split import Part
 
 _BLOCK = 1 << 20
@@ -17,7 +20,11 @@ _LARGEST = 256 << 20
 class DummyWeights:
     """Tensors are runs of one block of normal numbers, from a place that depends on the name alone; norms are 1."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, memory: int | None = None) -> None:
+        """memory: bytes that there are for all tensors together; None: it is not known."""
+        self.overruled: list[str] = []
+        self._memory, self._taken = memory, 0
+        self._lock = threading.Lock()
         generator = torch.Generator().manual_seed(0)
         self._block = (torch.randn(_BLOCK, generator=generator) * _STD).to(dtype)
 
@@ -31,6 +38,9 @@ class DummyWeights:
         """About that of a model of 7 billion weights: which tensors there are is not known."""
         return _LARGEST
 
+    def elements(self) -> int:
+        return 0
+
     def forget(self, tensor: torch.Tensor) -> None:
         """It is nobody else's."""
 
@@ -38,6 +48,7 @@ class DummyWeights:
         shape = list(shape)
         if part is not None:
             shape[part.dim] = part.stop - part.start
+        self._take(name, math.prod(shape) * self._block.element_size())
         tensor = torch.ones(shape, dtype=self._block.dtype)
         if "norm" in name or ".ln_" in name:
             return tensor
@@ -51,3 +62,12 @@ class DummyWeights:
             # An odd step keeps the rows of a square weight from repeating.
             offset = (offset + count + 7919) % _BLOCK
         return tensor
+
+    def _take(self, name: str, nbytes: int) -> None:
+        with self._lock:
+            self._taken += nbytes
+            if self._memory is not None and self._taken > self._memory:
+                raise InvalidModel(
+                    f"Random weights up to {name!r} take {self._taken >> 20} MiB, there are {self._memory >> 20} MiB.",
+                    "Correct the sizes in config.json, or take more GPUs with --tp.",
+                )

@@ -13,6 +13,9 @@ from lightllm.weights.split import Part
 class TensorSource(Protocol):
     """Thread-safe: layers are read in parallel."""
 
+    overruled: list[str]
+    """A line for each thing that two files, or an index and a file, say differently."""
+
     def names(self) -> set[str]:
         """All tensors there are; empty where any name can be read."""
 
@@ -27,6 +30,9 @@ class TensorSource(Protocol):
 
     def largest(self) -> int:
         """Bytes of the largest tensor."""
+
+    def elements(self) -> int:
+        """Of all tensors together; 0 where any name can be read."""
 
     def forget(self, tensor: torch.Tensor) -> None:
         """What `read` returned, or a view of it, has been copied: it need not stay in memory, though it may be read again."""
