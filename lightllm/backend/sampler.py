@@ -65,7 +65,7 @@ class Sampled:
     token_ids: torch.Tensor
     """int64 [S]"""
     logprobs: torch.Tensor
-    """float32 [S]"""
+    """float32 [S]; not finite where the logits of the row are no numbers"""
     top: list[TopTokens]
 
 
@@ -107,7 +107,8 @@ class Sampler:
                 keep_allowed_(logits, plan.constrained.entries, upload(self._device, masks.bits)[0])
         token_ids, logprobs = self._choose(logits, plan, on_device)
         if plan.raw is not None:
-            logprobs[plan.raw] = token_logprobs(raw[plan.raw], token_ids[plan.raw])
+            choice = logprobs[plan.raw]  # times 0 it adds nothing, or NaN where the changed logits are no numbers
+            logprobs[plan.raw] = token_logprobs(raw[plan.raw], token_ids[plan.raw]) + choice * 0.0
         return Sampled(token_ids, logprobs, self._alternatives(raw, logits, plan))
 
     def _choose(
@@ -131,7 +132,7 @@ class Sampler:
         """All of `logits` and `positions` are the group's."""
         if isinstance(group, GreedyGroup):
             if group.silent:  # half of the work is saved
-                return greedy_tokens(logits), torch.zeros(group.count, device=self._where)
+                return greedy_tokens(logits)
             return choose_greedy(logits, self._scratch(logits))
         if isinstance(group, MixedGroup):
             numbers = uniforms(group.seeds, group.choices, positions)

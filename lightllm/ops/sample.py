@@ -9,6 +9,9 @@ that equal logits and equal uniforms give equal tokens on every device, alone or
 A filter keeps the longest prefix of that descending order that satisfies all of: at most `top_k` tokens; the mass
 before a token is below `top_p`; the probability is at least `min_p` times the largest. All three look at the
 distribution over the whole vocabulary, as LightLLM's do. The result is exact for any vocabulary and any filter.
+
+Logits that are no numbers: a row that holds NaN or +inf, or nothing but -inf, gets some token of the vocabulary, so that
+nothing on the device reads out of bounds, and a log-probability that is not finite, which is how the host sees it.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def greedy_tokens(logits: "torch.Tensor") -> "torch.Tensor":
-    """The most likely token of each row, the lowest id among equals. logits float32 [S, V]. Returns int64 [S]."""
+def greedy_tokens(logits: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """The most likely token of each row, the lowest id among equals, and 0 in the place of its log-probability, or NaN where
+    the logits are no numbers. logits float32 [S, V]. Returns int64 [S], float32 [S]."""
     if logits.is_cuda:
         from lightllm.ops.triton import sample as triton_implementation
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from support import broken_logits
 from support.references import choose_filtered as reference_filtered
 
+from lightllm.ops import sample
 from lightllm.ops.sample import (
     choose_filtered,
     choose_greedy,
@@ -166,3 +168,9 @@ def test_top_alternatives_are_sorted_by_probability_then_token_id():
     token_ids, logprobs = top_logprobs(logits, 3)
     assert token_ids.tolist() == [[1, 2, 4], [0, 1, 2]]
     torch.testing.assert_close(logprobs, logits.log_softmax(1).gather(1, token_ids))
+
+
+@pytest.mark.parametrize("vocab", VOCABS)
+@pytest.mark.parametrize("name", broken_logits.BROKEN)
+def test_logits_that_are_no_numbers_are_seen_in_their_row_alone(name, vocab):
+    broken_logits.check(sample, [name] * 3, vocab)

@@ -12,14 +12,14 @@ _BLOCK = 128
 """Tokens whose probabilities are summed together in the two-level search for a random token."""
 
 
-def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
-    if logits.device.type != "cpu":
-        return logits.argmax(1)
-    return torch.from_numpy(logits.numpy().argmax(1))
+def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    token_ids = _most_likely(logits)
+    peaks = logits.gather(1, token_ids[:, None]).squeeze(1)
+    return token_ids, peaks - peaks
 
 
 def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    token_ids = greedy_tokens(logits)
+    token_ids = _most_likely(logits)
     probabilities = torch.softmax(logits, dim=1, out=scratch)
     return token_ids, probabilities.gather(1, token_ids[:, None]).squeeze(1).log_()
 
@@ -105,6 +105,13 @@ def top_logprobs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.
     token_ids, by_id = token_ids.sort(dim=1)
     values, by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True)
     return token_ids.gather(1, by_value), values - logits.logsumexp(1, keepdim=True)
+
+
+def _most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """int64 [S]: the lowest index of the largest logit; NaN counts as the largest."""
+    if logits.device.type != "cpu":
+        return logits.argmax(1)
+    return torch.from_numpy(logits.numpy().argmax(1))
 
 
 def _filter(

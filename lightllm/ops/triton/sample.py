@@ -29,14 +29,16 @@ def choose_kernel(
     """tokens[s], logprobs[s] from logits[s] * scales[s]. Grid (S,).
 
     A row is read in blocks of ROWS * COLUMNS; SUMS >= ceil(vocab / (ROWS * COLUMNS)), a power of two. KIND 3: kinds[s].
-    Without LOGPROBS a greedy row is read once, and its log-probability is 0.
+    Without LOGPROBS a greedy row is read once, and its log-probability is 0. Where the logits are no numbers it is NaN: the
+    mass of such a row is.
     """
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
     scale = 1.0
     if SCALED:
         scale = tl.load(scales_ptr + row)
-    peak, token = _largest(logits_ptr, vocab, scale, ROWS, COLUMNS)
+    silent: tl.constexpr = KIND == 0 and not LOGPROBS
+    peak, token, nothing = _largest(logits_ptr, vocab, scale, silent, ROWS, COLUMNS)
     if KIND == 3:
         kind = tl.load(kinds_ptr + row)
         scratch_ptr += row * scratch_stride
@@ -61,8 +63,8 @@ def choose_kernel(
         uniform = tl.load(uniforms_ptr + row)
         token, total = _random(logits_ptr, scratch_ptr, vocab, scale, peak, uniform, ROWS, COLUMNS, SUMS)
     tl.store(tokens_ptr + row, token.to(tl.int64))
-    if KIND == 0 and not LOGPROBS:
-        tl.store(logprobs_ptr + row, 0.0)
+    if silent:
+        tl.store(logprobs_ptr + row, nothing)
     else:
         if KIND == 0:
             total = row_mass(logits_ptr, vocab, scale, peak, ROWS, COLUMNS)
@@ -71,18 +73,22 @@ def choose_kernel(
 
 
 @triton.jit
-def _largest(row_ptr, vocab, scale, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """(largest logit, the lowest id that has it)."""
+def _largest(row_ptr, vocab, scale, CHECKED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """(largest logit, the lowest id that has it, 0 or with CHECKED NaN if the logits are no numbers). Maxima pass over NaN."""
     best = tl.full((COLUMNS,), float("-inf"), tl.float32)
     where = tl.zeros((COLUMNS,), tl.int32)
+    nothing = tl.zeros((COLUMNS,), tl.float32)
     for start in range(0, vocab, ROWS * COLUMNS):
         index, x = load_block(row_ptr, start, vocab, scale, ROWS, COLUMNS)
         top = tl.max(x, 0)
         first = tl.min(tl.where(x == top[None, :], index, vocab), 0)
         where = tl.where(top > best, first, where)
         best = tl.maximum(best, top)
+        if CHECKED:
+            nothing += tl.sum(tl.where(x != x, x, 0.0), 0)
     peak = tl.max(best, 0)
-    return peak, tl.min(tl.where(best == peak, where, vocab - 1), 0)
+    token = tl.min(tl.where(best == peak, where, vocab - 1), 0)
+    return peak, token, tl.sum(nothing, 0) + (peak - peak)
 
 
 @triton.jit
@@ -118,8 +124,8 @@ def _search(mass, index, target):
     return found, tl.maximum(target - before, 0.0)
 
 
-def greedy_tokens(logits: torch.Tensor) -> torch.Tensor:
-    return _launch(logits, GREEDY, logprobs=False)[0]
+def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _launch(logits, GREEDY, logprobs=False)
 
 
 def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

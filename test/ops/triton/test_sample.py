@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import broken_logits
 from support.kernels import DEVICE
 from support.references import choose_filtered as reference_filtered
 
+from lightllm.ops.triton import sample
 from lightllm.ops.triton.sample import (
     choose_filtered,
     choose_greedy,
@@ -61,7 +63,7 @@ def test_greedy_is_the_first_maximum_with_its_log_softmax(vocab: int) -> None:
     assert token_ids.tolist() == [row.index(max(row)) for row in logits.tolist()]
     expected = logits.log_softmax(1).gather(1, token_ids[:, None]).squeeze(1)
     torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=1e-5)
-    assert torch.equal(greedy_tokens(logits), token_ids)
+    assert torch.equal(greedy_tokens(logits)[0], token_ids)
 
 
 @pytest.mark.parametrize("vocab", VOCABS)
@@ -189,7 +191,7 @@ def test_rows_may_be_a_slice_of_a_wider_tensor() -> None:
 
 
 def test_no_rows_give_no_tokens() -> None:
-    assert greedy_tokens(make_logits(0, 300)).shape == (0,)
+    assert greedy_tokens(make_logits(0, 300))[0].shape == (0,)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
@@ -203,3 +205,8 @@ def test_logits_that_are_not_numbers_give_some_token() -> None:
         choose_filtered(logits, numbers(2), *filters(2, 5, 0.9, 0.0), scratch),
     ):
         assert ((token_ids >= 0) & (token_ids < 300)).all()
+
+
+def test_logits_that_are_no_numbers_are_seen_in_their_row_alone() -> None:
+    names = list(broken_logits.BROKEN) if DEVICE == "cuda" else ["NaN within", "all NaN", "+inf", "all -inf"]
+    broken_logits.check(sample, names, 300, DEVICE)
