@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from support.moe_cases import FORMS, ExpertsCase, expected_routing, routing_case
+from support.moe_cases import (
+    BROKEN_LOGITS,
+    FORMS,
+    LOW_LOGITS,
+    ExpertsCase,
+    broken_routing_case,
+    check_broken_routing,
+    expected_routing,
+    routing_case,
+)
 
 from lightllm.ops.clamped_swiglu import clamped_swiglu
 from lightllm.ops.moe_routing import choose_experts
@@ -46,3 +55,21 @@ def test_the_clamped_gate_equals_its_formula() -> None:
     torch.testing.assert_close(
         result.double(), (u + 1) * g / (1 + torch.exp(-1.702 * g)), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("value", LOW_LOGITS.values(), ids=list(LOW_LOGITS))
+@pytest.mark.parametrize("name", ["DeepSeek-V3", "GLM-4.5"])
+def test_scores_that_vanish_are_divided_as_the_published_gate_does(name: str, value: float) -> None:
+    form, logits, bias = routing_case(name, tokens=9)
+    logits = logits / 10 + value
+    weights, experts = choose_experts(logits, form, bias)
+    expected_weights, expected_experts = expected_routing(logits, form, bias)
+    assert experts.tolist() == expected_experts
+    torch.testing.assert_close(weights.cpu().double(), expected_weights, rtol=1e-4, atol=1e-30)
+
+
+@pytest.mark.parametrize("value", BROKEN_LOGITS.values(), ids=list(BROKEN_LOGITS))
+@pytest.mark.parametrize("name", FORMS)
+def test_logits_that_are_no_numbers_choose_experts_that_exist(name: str, value: float) -> None:
+    form, logits, bias = broken_routing_case(name, value)
+    check_broken_routing(form, *choose_experts(logits, form, bias))

@@ -11,6 +11,7 @@ FORMS = {
     "Qwen3": RoutingForm(6, 3),
     "gpt-oss": RoutingForm(32, 4, scoring="top_k_softmax"),
     "DeepSeek-V2": RoutingForm(12, 3, groups=4, top_groups=2, scale=16.0),
+    "GLM-4.5": RoutingForm(8, 3, scoring="sigmoid", normalise=True),
     "DeepSeek-V3": RoutingForm(24, 4, scoring="sigmoid", normalise=True, groups=6, top_groups=2, scale=2.5),
 }
 
@@ -47,10 +48,37 @@ def expected_routing(
         if form.scoring == "top_k_softmax":
             weights = [math.exp(x) / sum(math.exp(y) for y in weights) for x in weights]
         elif form.normalise:
-            weights = [x / sum(weights) for x in weights]
+            weights = [x / (sum(weights) + 1e-20) for x in weights]
         all_weights.append([x * form.scale for x in weights])
         all_experts.append(chosen)
     return torch.tensor(all_weights, dtype=torch.float64), all_experts
+
+
+LOW_LOGITS = {
+    "all scores 0": -120.0,
+    "below the constant of the sum": -60.0,
+    "far below": -80.0,
+    "about it": -46.0,
+}
+"""Of the sigmoid gate: what the published one makes of them is no division by 0."""
+
+BROKEN_LOGITS = {"NaN": float("nan"), "-inf": -float("inf"), "+inf": float("inf")}
+
+
+def broken_routing_case(name: str, value: float) -> tuple[RoutingForm, torch.Tensor, torch.Tensor | None]:
+    """Logits with `value`: in one place, in a whole group, everywhere; the last row has none."""
+    form, logits, bias = routing_case(name, tokens=5)
+    logits[0, 1] = logits[2] = value
+    logits[1, : form.num_experts // form.groups] = value
+    logits[3, -1] = value
+    return form, logits, bias
+
+
+def check_broken_routing(form: RoutingForm, weights: torch.Tensor, experts: torch.Tensor) -> None:
+    """Every token has `top_k` different experts that exist; who has numbers has numbers."""
+    assert ((experts >= 0) & (experts < form.num_experts)).all(), experts
+    assert [len(set(row)) for row in experts.tolist()] == [form.top_k] * len(experts), experts
+    assert weights[4].isfinite().all()
 
 
 class ExpertsCase:

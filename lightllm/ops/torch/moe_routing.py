@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.routing_form import TINY, RoutingForm
 
 
 def choose_experts(
@@ -27,7 +27,7 @@ def choose_experts(
     if form.scoring == "top_k_softmax":
         weights = weights.softmax(-1)
     elif form.normalise:
-        weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights / (weights.sum(-1, keepdim=True) + TINY)
     if form.scale != 1:
         weights = weights * form.scale
     return weights, experts.int()

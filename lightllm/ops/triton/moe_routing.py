@@ -7,19 +7,23 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.routing_form import TINY, RoutingForm
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
 _SCORINGS = {"softmax": 0, "sigmoid": 1, "top_k_softmax": 2}
 
 
+_TINY = tl.constexpr(TINY)
+
+
 @triton.jit
-def _best(values, index, nothing):
-    """The largest of values [G, S], and the lowest index where it stands."""
+def _best(values, left, index, nothing):
+    """The lowest index where the largest of values [G, S] stands among those that are left; one always is."""
+    values = tl.where(left, values, float("-inf"))
     top = tl.max(tl.max(values, 1), 0)
-    place = tl.where(values == top, index, nothing)
-    return top, tl.min(tl.min(place, 1), 0)
+    place = tl.where(left & (values == top), index, nothing)
+    return tl.min(tl.min(place, 1), 0)
 
 
 @triton.jit
@@ -48,6 +52,7 @@ def choose_experts_kernel(
     choice = tl.where(inside, scores, low)
     if BIAS:
         choice += tl.load(bias_ptr + index, mask=inside, other=0.0)
+    choice = tl.where(choice != choice, low, choice)  # nothing is equal to NaN
     if TOP_GROUPS < GROUPS:
         worth = tl.max(choice, 1)
         if BIAS:
@@ -64,11 +69,12 @@ def choose_experts_kernel(
     order = tl.arange(0, BLOCK_K)
     weights = tl.zeros((BLOCK_K,), dtype=tl.float32)
     experts = tl.zeros((BLOCK_K,), dtype=tl.int32)
+    left = inside
     for k in tl.static_range(TOP_K):
-        _, expert = _best(choice, index, BLOCK_G * BLOCK_S)
-        here = index == expert
-        score = tl.sum(tl.sum(tl.where(here & inside, scores, 0.0), 1), 0)
-        choice = tl.where(here, low, choice)
+        expert = _best(choice, left, index, BLOCK_G * BLOCK_S)
+        here = inside & (index == expert)
+        score = tl.sum(tl.sum(tl.where(here, scores, 0.0), 1), 0)
+        left = left & (index != expert)
         weights = tl.where(order == k, score, weights)
         experts = tl.where(order == k, expert, experts)
     if SCORING == 2:
@@ -76,7 +82,7 @@ def choose_experts_kernel(
         weights = tl.exp(weights - tl.max(weights, 0))
         weights = weights / tl.sum(weights, 0)
     elif NORMALISE:
-        weights = weights / tl.sum(weights, 0)
+        weights = weights / (tl.sum(weights, 0) + _TINY)
     out = token * TOP_K + order
     tl.store(weights_ptr + out, weights * scale, mask=order < TOP_K)
     tl.store(experts_ptr + out, experts, mask=order < TOP_K)
