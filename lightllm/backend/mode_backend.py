@@ -23,7 +23,7 @@ from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots, row_bytes
 from lightllm.backend.machine import available_memory, rank_threads
-from lightllm.backend.out_of_memory import explained
+from lightllm.backend.out_of_memory import explained, is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
@@ -31,6 +31,7 @@ from lightllm.backend.rehearsal import ROWS, SLOTS, rehearsal_rounds
 from lightllm.backend.round_inputs import Prepared, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler
+from lightllm.backend.sampling_plan import SamplingPlan
 from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu
 from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
@@ -43,7 +44,7 @@ from lightllm.models.registry import load_model
 from lightllm.ops.attention_backend import make_attention_backends
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
-from lightllm.protocol.rounds import Round, RoundResult
+from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
 from lightllm.tokenizer.model_files import context_length
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ class ModeBackend:
 
     def submit(self, round: Round) -> PendingResult:
         """Takes on one round. Raises `ValueError` for one that cannot be executed, and whatever the model raises; then
-        neither last tokens nor token counts have changed, and the round may be planned anew."""
+        neither last tokens nor token counts have changed, and the round may be planned anew. A request that cannot be
+        prepared is an error of its row, and the round goes on."""
         started = time.perf_counter()
         with computing(self.device):
             for row in round.leaves:
@@ -135,8 +137,7 @@ class ModeBackend:
                 self.constraints.leave(row)
             for join in round.joins:
                 self._join(join.row, join.prefix_slots)
-                self.rows.join(join)
-                self.constraints.join(join)
+                self._prepare(join)
             if len(round.rows) == 0:
                 empty = RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32))
                 return Computed(empty)
@@ -188,7 +189,7 @@ class ModeBackend:
     ) -> PendingResult:
         """Rank 0 samples, and answers; the others are told its tokens."""
         count = len(prepared.sampled_rows)
-        plan = self.sampler.plan(prepared.sampled_rows)
+        plan = self._plan(prepared.sampled_rows)
         if self.ranks.rank:
             token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
             self.rows.keep_tokens(plan, self.ranks.group.broadcast(token_ids))
@@ -214,9 +215,52 @@ class ModeBackend:
         arrival = self.device.download(tensors)
         self.rows.keep_tokens(plan, self.ranks.group.broadcast(sampled.token_ids))
         self.constraints.expect(masks, arrival)
-        errors = {} if masks is None else masks.errors
+        sampled_entries = round.samples.nonzero()[0]
+        errors = {} if masks is None else _by_entry(masks.errors, sampled_entries)
+        for row, reason in self.rows.refused.items():
+            errors |= dict.fromkeys((round.rows == row).nonzero()[0].tolist(), RowError(reason))
         return SubmittedRound(
-            self.round_took, round.seq, started, arrival, sampled, prepared.prompt_spans, prompts, errors
+            self.round_took,
+            round.seq,
+            sampled_entries,
+            started,
+            arrival,
+            sampled,
+            prepared.prompt_spans,
+            prompts,
+            errors,
+        )
+
+    def _prepare(self, join: JoinRow) -> None:
+        """Takes in what a request wants of its sampling. One that cannot be taken in is refused; running out of memory is
+        an error of the round."""
+        try:
+            self.rows.join(join)
+            self.constraints.join(join)
+        except Exception as error:
+            self._refuse(join.row, join.prompt_len, error)
+
+    def _plan(self, rows: np.ndarray) -> SamplingPlan:
+        """What the sampler does for these rows; those for which nothing can be planned are refused."""
+        try:
+            return self.sampler.plan(rows)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+        for row in rows.tolist():
+            try:
+                self.sampler.plan(np.array([row]))
+            except Exception as error:
+                self._refuse(row, int(self.rows.prompt_len[row]), error)
+        return self.sampler.plan(rows)
+
+    def _refuse(self, row: int, prompt_len: int, error: Exception) -> None:
+        if is_out_of_memory(error):
+            raise error
+        logger.error("the request in row %d cannot be prepared", row, exc_info=error)
+        self.constraints.leave(row)
+        self.rows.refuse(
+            row, prompt_len, "the model backend could not prepare this request; its log says why"
         )
 
     def start_profile(self, rounds: int) -> None:
@@ -317,6 +361,13 @@ class ModeBackend:
         with explained(detail, remedy, lambda: dataclasses.astuple(self.device.memory())):
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _by_entry(errors: dict[int, str], sampled_entries: np.ndarray) -> dict[int, RowError]:
+    """What is wrong with constraints, by position among the rows that sample, as the Router is told it."""
+    return {
+        int(sampled_entries[position]): RowError(reason, "constraint") for position, reason in errors.items()
+    }
 
 
 _PHASES = {

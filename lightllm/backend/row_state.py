@@ -4,6 +4,7 @@
 |---------------------------------------|-------------|-------------|--------------|
 | features, parameters, seed, lengths   | host arrays | join        | leave, join  |
 | token id lists, prompt ids            | host dicts  | join        | leave, join  |
+| why a request cannot be served        | host dict   | refuse      | leave, join  |
 | last token                            | device      | each sample | —            |
 | token counts (rows with penalties)    | device      | join        | leave, join  |
 
@@ -87,6 +88,8 @@ class RowState:
         self.prompt_ids: dict[int, np.ndarray] = {}
         """Only rows whose prompt log-probabilities are wanted."""
         self.prompt_logprobs: dict[int, int] = {}
+        self.refused: dict[int, str] = {}
+        """Rows of requests that cannot be prepared -> why. They compute along until the Router has heard of it."""
         self.counts = TokenCounts(max_rows, vocab_size, device)
         self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
         """The token of each row that has no KV yet; the place after the last row belongs to the hold row."""
@@ -122,7 +125,7 @@ class RowState:
             allowed = self._token_ids(params.allowed_token_ids)
             if len(allowed):
                 self.allowed_tokens[row] = allowed
-            else:  # an exception would fail the round for every row in it
+            else:
                 logger.warning(
                     "ignoring allowed_token_ids: none is below the vocabulary size %d", self.vocab_size
                 )
@@ -134,6 +137,14 @@ class RowState:
             self.prompt_logprobs[row] = min(params.prompt_logprobs, self.vocab_size)
         self.features[row] = features
         self.version += 1
+
+    def refuse(self, row: int, prompt_len: int, reason: str) -> None:
+        """The request in a row cannot be prepared: of what it asks nothing is done, so that it harms no other."""
+        self.features[row] = Feature.JOINED | Feature.COUNTS  # whatever of it was taken in is forgotten
+        self.leave(row)
+        self.prompt_len[row] = prompt_len
+        self.features[row] = Feature.JOINED | Feature.SILENT
+        self.refused[row] = reason
 
     def leave(self, row: int) -> None:
         """Forgets what is in a row; a row that is free already stays so."""
@@ -153,6 +164,7 @@ class RowState:
             self.allowed_tokens,
             self.prompt_ids,
             self.prompt_logprobs,
+            self.refused,
         ):
             held.pop(row, None)  # type: ignore[attr-defined]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -13,12 +12,13 @@ from lightllm.backend.round_inputs import PromptSpan
 from lightllm.backend.sampler import Sampled, TopTokens, list_top
 from lightllm.ops.sample import token_logprobs, top_logprobs
 from lightllm.protocol.messages import TopLogprobs
-from lightllm.protocol.rounds import RoundResult, RowPromptLogprobs
+from lightllm.protocol.rounds import RoundResult, RowError, RowPromptLogprobs
 
-logger = logging.getLogger(__name__)
-
-_NO_LOGPROB = -9999.0
-"""Reported where a broken checkpoint makes logits that are not numbers."""
+_NOT_FINITE = RowError(
+    "the model's output for this request holds values that are no numbers (NaN or infinity): its checkpoint is damaged, or "
+    "its data type (--data_type) too narrow",
+    "not_finite",
+)
 
 
 class SubmittedRound:
@@ -28,16 +28,19 @@ class SubmittedRound:
         self,
         took: Callable[[float], float],
         seq: int,
+        sampled_entries: np.ndarray,
         started: float,
         arrival: Arrival,
         sampled: Sampled,
         spans: list[PromptSpan],
         prompts: list[tuple[torch.Tensor, TopTokens | None]],
-        errors: dict[int, str],
+        errors: dict[int, RowError],
     ) -> None:
-        """took: called when the results are there, with `started`; answers how long the device had for this round."""
+        """took: called when the results are there, with `started`; answers how long the device had for this round.
+        sampled_entries: int64, which entries of the round sample. errors: what is known already, by entry."""
         self._took = took
         self._seq = seq
+        self._sampled_entries = sampled_entries
         self._started = started
         self._arrival = arrival
         self._sampled = sampled
@@ -55,15 +58,16 @@ class SubmittedRound:
         arrays = iter(self._arrival.arrays())
         seconds = self._took(self._started)
         token_ids, logprobs = next(arrays), next(arrays)
-        if not np.isfinite(logprobs).all():
-            logger.warning("round %d: the model returned logits that are not numbers", self._seq)
-            logprobs = np.nan_to_num(logprobs, nan=_NO_LOGPROB, neginf=_NO_LOGPROB)
+        finite = np.isfinite(logprobs)
+        broken = [] if finite.all() else self._sampled_entries[~finite].tolist()
         top: dict[int, TopLogprobs] = {}
         for part in self._sampled.top:
             top.update(zip(part.positions, list_top(part.counts, next(arrays), next(arrays)), strict=True))
         prompt_logprobs = []
         for span, (_, alternatives) in zip(self._spans, self._prompts, strict=True):
             values = next(arrays)
+            if not (values < np.inf).all():  # -inf is the log-probability of a token that the model rules out
+                broken.append(span.entry)
             lists = list_top(alternatives.counts, next(arrays), next(arrays)) if alternatives else []
             prompt_logprobs.append(RowPromptLogprobs(span.entry, span.start, values, lists))
         return RoundResult(
@@ -72,7 +76,7 @@ class SubmittedRound:
             logprobs=logprobs,
             top=dict(sorted(top.items())),
             prompt_logprobs=prompt_logprobs,
-            errors=self._errors,
+            errors=dict.fromkeys(broken, _NOT_FINITE) | self._errors,
             seconds=seconds,
         )
 

@@ -38,6 +38,10 @@ class Snapshot(msgspec.Struct, kw_only=True):
     finished: int = 0
     refused: int = 0
     aborted: int = 0
+    not_finite: int = 0
+    """Requests that ended because their logits were no numbers."""
+    row_failures: int = 0
+    """Requests that ended because their row could not be prepared."""
     in_flight_rounds: int = 0
     heartbeat: float = 0.0
     """time.monotonic() of the Router's last turn, at least once a second; 0: it has had none."""

@@ -86,4 +86,8 @@ SNAPSHOT_METRICS = (
     (Metric("lightllm_router_finished", "Requests that the Router finished.", "counter"), "finished"),
     (Metric("lightllm_router_refused", "Requests that the Router refused.", "counter"), "refused"),
     (Metric("lightllm_router_aborted", "Requests that were aborted.", "counter"), "aborted"),
+    (Metric("lightllm_router_not_finite", "Requests that ended because the model's output was NaN or infinite.",
+            "counter"), "not_finite"),
+    (Metric("lightllm_router_row_failures", "Requests that ended because the backend could not prepare them.",
+            "counter"), "row_failures"),
 )  # fmt: skip

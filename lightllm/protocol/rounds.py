@@ -6,6 +6,8 @@ slot freed in round t may be written in round t + 1. See DESIGN 5.1.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from lightllm.protocol.arrays import EMPTY_INT32, Array
@@ -76,6 +78,15 @@ class RowPromptLogprobs(msgspec.Struct, array_like=True, frozen=True):
     top: list[TopLogprobs] = []
 
 
+class RowError(msgspec.Struct, array_like=True, frozen=True):
+    """Why the request in a row cannot go on."""
+
+    reason: str
+    kind: Literal["constraint", "row", "not_finite"] = "row"
+    """constraint: it has become too complex, or nothing can follow, which is the client's affair; row: an exception while the
+    row was prepared; not_finite: the model's logits, log-probabilities or score are no numbers."""
+
+
 class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     """Rank 0's answer to a round, in the order of its rows that sampled."""
 
@@ -87,9 +98,8 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     top: dict[int, TopLogprobs] = {}
     """Position in `token_ids` -> alternatives."""
     prompt_logprobs: list[RowPromptLogprobs] = []
-    errors: dict[int, str] = {}
-    """Position in `token_ids` -> why this request cannot go on (its constraint has become too complex); its token is
-    void, the others of the round are not."""
+    errors: dict[int, RowError] = {}
+    """Entry of the round -> why its request ends here; what it sampled is void, what the others did is not."""
     seconds: float = 0.0
     """Compute time of the round on the backend."""
     failed: str = ""

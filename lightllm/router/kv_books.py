@@ -140,11 +140,12 @@ class KvBooks:
             and int(request.context[start]) not in request.node.children
         )
 
-    def close(self, request: Request) -> None:
-        """The request leaves its row: what is confirmed of its tokens stays in the cache, the rest is free."""
+    def close(self, request: Request, keep: bool = True) -> None:
+        """The request leaves its row: what is confirmed of its tokens stays in the cache, the rest is free. Without `keep`
+        nothing does of what it computed, or read before anybody has vouched for it."""
         assert request.node is not None
         first = last = request.shared
-        if self._enabled and (known_tokens := request.known_tokens) > len(request.context):
+        if keep and self._enabled and (known_tokens := request.known_tokens) > len(request.context):
             last = known_tokens - 1  # the token sampled last has no KV
         if last > first:
             own = self.own.slots(request.row, last - first)
@@ -153,7 +154,15 @@ class KvBooks:
         else:
             self.own.release(request.row)
         self.cache.unlock(request.node, request.row)
+        if not keep:
+            self.own.reclaim(self.cache.drop(request.node))
         request.node, request.shared = None, 0
+
+    def vouch(self, request: Request) -> None:
+        """A token was sampled behind the request's prefix, from logits that are numbers: so is all that they were computed
+        from."""
+        assert request.node is not None
+        self.cache.vouch(request.node)
 
     # -- rounds that fail, and flushing
 

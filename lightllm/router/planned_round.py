@@ -40,6 +40,10 @@ class PlannedRound:
         entries = self._stayed().nonzero()[0].tolist()
         return [(request, i) for i in entries if (request := self.by_row[self.rows[i]]) is not None]
 
+    def request_of(self, entry: int) -> Request | None:
+        """Of this entry; None if it has left since."""
+        return self.by_row[self.rows[entry]] if self._stayed()[entry] else None
+
     def sampled_alive(self) -> np.ndarray:
         """bool [sampled]: who has not left since."""
         return self._stayed()[self.samples == 1]

@@ -60,6 +60,16 @@ class Planner:
                 return None
             self._pause_newest()  # prompts that hold all slots, each too few to be complete
 
+    def choose_of(self, requests: list[Request]) -> tuple[DecodeBatch, list[Chunk]] | None:
+        """A round of these alone, which prefill. Others pause if there is no slot for them; None if they had to themselves."""
+        running = self._running
+        while any(request.state is State.PREFILLING for request in requests):
+            chunks = self._chunks(self._token_budget, running.kv.available, self._whole, requests)
+            if chunks:
+                return running.decode_batch(0), chunks
+            self._pause_newest()
+        return None
+
     def _make_room(self) -> DecodeBatch | None:
         """The decode rows of this round, each of which can get a slot. The newest requests pause until that is so;
         None while they wait for their rounds in flight. With conservative admission nobody has to."""
@@ -77,7 +87,7 @@ class Planner:
         """The round with prefill chunks for what the decode rows leave of the token budget, admitting who fits. Where
         prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
         running, mixes = self._running, self._rounds.mixes
-        whole = self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
+        whole = self._whole
         rows, room = len(batch), self._token_budget
         if not whole:
             room = self._deadlines.round_tokens(rows, room, running.kv.in_use)
@@ -93,11 +103,19 @@ class Planner:
         chunks = self._chunks(room, running.kv.available - len(batch), whole)
         return (running.decode_batch(0) if chunks and not mixes else batch), chunks
 
-    def _chunks(self, room: int, free: int, whole: bool) -> list[Chunk]:
-        """Prefill chunks of `room` tokens in all at most, in `free` slots, in the order of the prompts' turn."""
+    @property
+    def _whole(self) -> bool:
+        """Whether prompts are not to be split."""
+        return self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
+
+    def _chunks(self, room: int, free: int, whole: bool, only: list[Request] | None = None) -> list[Chunk]:
+        """Prefill chunks of `room` tokens in all at most, in `free` slots, in the order of the prompts' turn; of `only` these
+        requests, if that is given."""
         running = self._running
         chunks: list[Chunk] = []
         for request in running.prefilling:
+            if only is not None and request not in only:
+                continue
             work = running.work(request)
             count = min(work, self._limits.chunked_prefill_size, room, free)
             if count <= 0 or (whole and count < work):

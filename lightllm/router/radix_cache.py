@@ -6,6 +6,9 @@ leaf first, cut from its end. Time is a counter, so that the same calls always d
 
 Rounds run in order, so a prefix may be shared before its round has returned. Such a node carries the sequence number of
 that round, which is never below its parent's; if the round fails, `take_back` removes all that came with it and after.
+
+What was computed may be no numbers, which shows only when a token is sampled behind it. A node is sound once that has been,
+with all above it; of a request that fails, `drop` takes what is not sound out of the tree, with all that hangs on it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ CONFIRMED = -1
 class Node:
     """`key` and `slots`: int32 [tokens], at least one (none in the root). `children`: by the first token of their key."""
 
-    __slots__ = ("children", "key", "locks", "parent", "readers", "seq", "slots", "stamp")
+    __slots__ = ("children", "key", "locks", "parent", "readers", "seq", "slots", "sound", "stamp")
 
     def __init__(self, parent: Node | None, key: np.ndarray, slots: np.ndarray, seq: int) -> None:
         self.parent = parent
@@ -37,6 +40,8 @@ class Node:
         """Readers whose prefix ends here or below."""
         self.readers = 0
         """The sum of their numbers: the number of the only one where there is one."""
+        self.sound = False
+        """Tokens have been sampled that depend on it."""
         self.stamp = 0
         """When it was last locked or unlocked."""
 
@@ -56,6 +61,7 @@ class RadixCache:
         """`readers`: their numbers are below this."""
         self.root = Node(None, EMPTY_INT32, EMPTY_INT32, CONFIRMED)
         self.root.locks = 1  # never evicted
+        self.root.sound = True
         self.tokens = 0
         self.evictable = 0
         self.shared = np.zeros(readers, dtype=np.int64)
@@ -65,6 +71,8 @@ class RadixCache:
         self._pushes = 0
         self._leaves: list[tuple[int, int, Node]] = []
         """Heap of (stamp, order, node); holds every leaf that may be evicted, and stale entries."""
+        self._dropped: set[Node] = set()
+        """Tops of what is out of the tree, but locked or not yet evicted: no way leads there from the root."""
         self._fresh: dict[int, list[Node]] = {}
         """Round in flight -> nodes that it computes."""
 
@@ -141,7 +149,33 @@ class RadixCache:
                 if part.locks == 1:
                     self.shared[part.readers] -= tokens
 
+    def vouch(self, node: Node) -> None:
+        """The prefix that ends with `node` is sound."""
+        for part in _upwards(node):
+            if part.sound:
+                return
+            part.sound = True
+
     # -- writing
+
+    def drop(self, node: Node) -> np.ndarray:
+        """Takes what is not sound of the prefix that ends with `node` out of the tree, with all that hangs on it; whoever reads
+        it goes on reading. int32: the slots of what nobody does."""
+        top = None
+        for part in _upwards(node):
+            if part.sound:
+                break
+            top = part
+        if top is None or top in self._dropped:
+            return EMPTY_INT32
+        assert top.parent is not None
+        del top.parent.children[int(top.key[0])]
+        self._dropped.add(top)
+        unread = [part for part in _downwards(top) if not part.locks]
+        for part in reversed(unread):
+            self._forget(part, len(part.key))
+            self._remove(part)
+        return np.concatenate([part.slots for part in unread]) if unread else EMPTY_INT32
 
     def insert(self, tokens: np.ndarray, slots: np.ndarray, start: Node | None = None, seq: int = CONFIRMED
                ) -> tuple[Node, int]:  # fmt: skip
@@ -155,7 +189,9 @@ class RadixCache:
             return node, known
         if seq != CONFIRMED:
             self._fresh.setdefault(seq, [])
-        return self._add_leaf(node, tokens[known:], slots[known:], max(seq, node.seq)), known
+        leaf = self._add_leaf(node, tokens[known:], slots[known:], max(seq, node.seq))
+        leaf.sound = node.sound and seq == CONFIRMED
+        return leaf, known
 
     def append(self, node: Node, tokens: np.ndarray, slots: np.ndarray, seq: int, reader: int) -> Node:
         """As `insert` where no child of `node` begins like `tokens`; `reader`, who locks `node`, locks the new node instead."""
@@ -225,6 +261,7 @@ class RadixCache:
         assert node.parent is not None
         upper = Node(node.parent, node.key[:length].copy(), node.slots[:length].copy(), node.seq)
         upper.locks, upper.readers, upper.stamp = node.locks, node.readers, node.stamp
+        upper.sound = node.sound
         upper.children[int(node.key[length])] = node
         node.parent.children[int(node.key[0])] = upper
         node.parent = upper
@@ -254,7 +291,10 @@ class RadixCache:
     def _remove(self, node: Node) -> None:
         parent, node.parent = node.parent, None
         assert parent is not None
-        del parent.children[int(node.key[0])]
+        if node in self._dropped:
+            self._dropped.remove(node)
+        else:
+            del parent.children[int(node.key[0])]
         self._nodes -= 1
         self._push_leaf(parent)
 
@@ -277,11 +317,8 @@ class RadixCache:
 
     def nodes(self) -> Iterator[Node]:
         """All but the root."""
-        stack = list(self.root.children.values())
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(node.children.values())
+        for top in [*self.root.children.values(), *self._dropped]:
+            yield from _downwards(top)
 
     def all_slots(self) -> np.ndarray:
         """int32: every slot in the tree."""
@@ -303,10 +340,8 @@ class RadixCache:
             assert node.parent is not None
             if node.locks != locks.get(id(node), 0):
                 found.append(f"a node has {node.locks} locks, but {locks.get(id(node), 0)} readers")
-            if (
-                not len(node.key) == len(node.slots) > 0
-                or node.parent.children.get(int(node.key[0])) is not node
-            ):
+            hangs = node.parent.children.get(int(node.key[0])) is node
+            if not len(node.key) == len(node.slots) > 0 or hangs == (node in self._dropped):
                 found.append("a node of the prefix cache is malformed")
             if node.seq < node.parent.seq:
                 found.append("a node is older than its parent")
@@ -332,6 +367,15 @@ def _upwards(node: Node) -> Iterator[Node]:
     while node.parent is not None:
         yield node
         node = node.parent
+
+
+def _downwards(node: Node) -> Iterator[Node]:
+    """The node and those below it, each before its children."""
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(node.children.values())
 
 
 def _is_free_leaf(node: Node) -> bool:

@@ -81,13 +81,14 @@ class Running:
         self.requests[request.id] = request
         self.prefilling.append(request)
 
-    def leave(self, request: Request) -> None:
-        """Frees row and slots at once: rounds in flight run before any that reuses them."""
+    def leave(self, request: Request, keep: bool = True) -> None:
+        """Frees row and slots at once: rounds in flight run before any that reuses them. keep: what it computed stays in the
+        prefix cache; otherwise nobody reads it any more."""
         self._out_of_plan(request)
         if request in self.pausing:
             self.pausing.remove(request)
         del self.requests[request.id]
-        self.kv.close(request)
+        self.kv.close(request, keep)
         self.stop_ids.remove(request.stop_ids)
         row = request.row
         self.given_back += int(self.kv_len[row])

@@ -15,10 +15,11 @@ import numpy as np
 
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
-from lightllm.protocol.rounds import Round, RoundResult
+from lightllm.protocol.rounds import Round, RoundResult, RowError
 from lightllm.router.deadlines import Deadlines
 from lightllm.router.entry import Entry
 from lightllm.router.intake import check_request
+from lightllm.router.isolation import Isolation
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.outputs import Outputs
 from lightllm.router.planned_round import PlannedRound
@@ -33,7 +34,7 @@ __all__ = ["InvariantError", "Scheduler", "SchedulerLimits"]
 
 MAX_IN_FLIGHT = 2
 MAX_FAILURES = 3
-"""Failures in a row after which the requests of the failing round end with an error."""
+"""Failures in a row after which the requests of the failing round are told apart."""
 REMEMBERED_ABORTS = 4096
 """Aborts of unknown ids that are kept: one may overtake its request. More than a minute's worth."""
 
@@ -52,6 +53,7 @@ class Scheduler:
         self._policy = policy or make_policy(limits)
         self._outputs = Outputs()
         self._in_flight: list[PlannedRound] = []
+        self._isolation = Isolation()
         self._clear_books()
         self._early_aborts: OrderedDict[int, FinishReason] = OrderedDict()
         self._next_seq = 0
@@ -105,8 +107,13 @@ class Scheduler:
         """Plans one more round; None if two are in flight already or there is nothing to compute now."""
         if len(self._in_flight) >= MAX_IN_FLIGHT or not self._requests:
             return None
+        if self._isolation and self._in_flight:
+            return None  # who runs next depends on how that round ends
         self._policy.begin_round(self._next_seq, self._running.kv.in_use / self.limits.max_total_token_num)
-        chosen = self._planner.choose(now)
+        chosen = None
+        while chosen is None and (suspects := self._isolation.next_group()):
+            chosen = self._planner.choose_of(suspects)
+        chosen = chosen or self._planner.choose(now)
         if chosen is None:
             return None
         round_, planned = self._running.plan(self._next_seq, *chosen)
@@ -141,6 +148,8 @@ class Scheduler:
 
     def _confirm(self, planned: PlannedRound, result: RoundResult) -> None:
         outputs, counts = self._outputs, self._counts
+        for entry, error in result.errors.items():
+            self._end_row(planned, entry, error)
         if result.prompt_logprobs:
             alive = {i: request for request, i in planned.alive()}
             for part in result.prompt_logprobs:
@@ -148,15 +157,13 @@ class Scheduler:
                     outputs.add_prompt_logprobs(alive[part.entry], part)
         self._running.kv.cache.confirm(planned.seq)
         running, rows, tokens, logprobs = self._running, planned.sampled, result.token_ids, result.logprobs
-        for i, error in result.errors.items():
-            failed = running.by_row[rows[i]]
-            if failed is not None and planned.sampled_alive()[i]:
-                self._finish(failed, "error", error, "InvalidParameter")
         stayed = planned.sampled_alive()  # who left while the round was in flight: surplus
         ends = {*running.stop_ids.among(tokens), *planned.last}
         ending = [running.by_row[rows[i]] for i in sorted(ends) if stayed[i]]
         first = rows[planned.num_decode :][stayed[planned.num_decode :]]
         for request in [running.by_row[row] for row in first]:
+            if request is not None:
+                running.kv.vouch(request)
             if request is not None and not request.prompt_done:
                 request.prompt_done = True
                 if request.cached_spans:
@@ -177,6 +184,8 @@ class Scheduler:
         counts.prompt_tokens += planned.prefill_tokens
         counts.rounds += 1
         self._failures = 0
+        if self._isolation:
+            self._isolation.succeeded([request for request, _ in planned.alive()])
         self._planner.round_succeeded()
 
     def _undo(self, reason: str, out_of_memory: bool) -> None:
@@ -191,10 +200,22 @@ class Scheduler:
         if out_of_memory:
             self._planner.round_too_large(failed.tokens)
         logger.warning("round %d failed (%d in a row): %s", failed.seq, self._failures, reason)
-        if self._failures >= MAX_FAILURES:
-            self._failures = 0
-            for request in concerned:
-                self._finish(request, "error", f"the model backend failed: {reason}")
+        if self._failures >= MAX_FAILURES or self._isolation:
+            for request in self._isolation.failed(concerned):
+                self._finish(request, "error", f"the model backend failed: {reason}", keep=False)
+
+    def _end_row(self, planned: PlannedRound, entry: int, error: RowError) -> None:
+        """The backend cannot go on with one request; one that has left meanwhile has ended otherwise."""
+        request = planned.request_of(entry)
+        if request is None:
+            return
+        if error.kind == "constraint":
+            self._finish(request, "error", error.reason, "InvalidParameter")
+            return
+        logger.error("request %d ends, and no other: %s", request.id, error.reason)
+        self._counts.not_finite += error.kind == "not_finite"
+        self._counts.row_failures += error.kind == "row"
+        self._finish(request, "error", error.reason, keep=False)
 
     def flush_cache(self) -> int:
         """Empties the prefix cache of what nobody reads now; how many tokens that were."""
@@ -210,13 +231,18 @@ class Scheduler:
         return self._outputs.drain()
 
     def _finish(
-        self, request: Request, reason: FinishReason | str, error: str = "", error_type: str = "BackendFailed"
+        self,
+        request: Request,
+        reason: FinishReason | str,
+        error: str = "",
+        error_type: str = "BackendFailed",
+        keep: bool = True,
     ) -> None:
-        """The one way in which a request ends; frees its row and slots."""
+        """The one way in which a request ends; frees its row and slots. keep: as `Running.leave`."""
         if request.state in (State.WAITING, State.PAUSED):
             self._waiting.discard(request)
         else:
-            self._running.leave(request)
+            self._running.leave(request, keep)
         aborted = reason in ("abort", "timeout", "error")
         request.to(State.ABORTED if aborted else State.FINISHED)
         if not request.runs_to_limit:

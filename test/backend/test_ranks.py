@@ -26,7 +26,7 @@ from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
 from lightllm.protocol import codec
 from lightllm.protocol.control import ModelReady
-from lightllm.protocol.rounds import Resync, Round, RoundResult
+from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
 from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
@@ -155,6 +155,28 @@ def test_a_rank_that_runs_out_of_memory_fails_the_round_and_nobody_else(
         fail_once(ranks.backends[rank], 6, torch.OutOfMemoryError("injected"))
         assert ranks.serve() == (expected, [f"rank {rank}: OutOfMemoryError: injected"])
     assert ranks.error is None
+
+
+@pytest.mark.parametrize("failing", [(0, 1), (0,), (1,)])
+def test_a_request_that_a_rank_cannot_take_in_ends_alone(config, expected, tmp_path, failing) -> None:
+    """On every rank alike, as an odd number does; and on one alone. Rank 0 samples: what the others know of sampling
+    changes nothing."""
+
+    def refusing(join: Callable[[JoinRow], None]) -> Callable[[JoinRow], None]:
+        def call(row: JoinRow) -> None:
+            if row.params == PARAMS[2]:
+                raise OverflowError("injected")
+            join(row)
+
+        return call
+
+    with two_ranks(config, tmp_path) as ranks:
+        for rank in failing:
+            rows = ranks.backends[rank].rows
+            rows.join = refusing(rows.join)  # type: ignore[method-assign]
+        tokens, failures = ranks.serve()
+    assert failures == [] and ranks.error is None
+    assert tokens == [said if n != 2 or 0 not in failing else [] for n, said in enumerate(expected)]
 
 
 def test_different_rounds_are_noticed_before_they_are_computed(config, expected, tmp_path) -> None:

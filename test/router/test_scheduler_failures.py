@@ -7,7 +7,7 @@ import numpy as np
 from support.router_device import Engine, add_request, generate_alone, make_limits
 
 from lightllm.protocol.arrays import int32
-from lightllm.protocol.rounds import RoundResult
+from lightllm.protocol.rounds import RoundResult, RowError
 
 
 def prompt(length: int, start: int = 1) -> list[int]:
@@ -194,7 +194,12 @@ def test_all_rows_of_a_round_may_have_errors():
     result = engine.results.popleft()
     count = len(result.token_ids)
     engine.results.append(
-        RoundResult(result.seq, result.token_ids, result.logprobs, errors=dict.fromkeys(range(count), "no"))
+        RoundResult(
+            result.seq,
+            result.token_ids,
+            result.logprobs,
+            errors=dict.fromkeys(range(count), RowError("no", "row")),
+        )
     )
     engine.apply()
     engine.run()

@@ -170,9 +170,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.errors_allowed = True
             self.engine.execute(kind)
 
-    @rule(row=st.integers(0, 5))
-    def refuse(self, row):
+    @rule(row=st.integers(0, 5), kind=st.sampled_from(["constraint", "row", "not_finite"]))
+    def refuse(self, row, kind):
         """The device cannot go on with one request of the round."""
+        self.engine.refusal = kind
         self.engine.execute(refuse=row)
 
     @invariant()
@@ -219,8 +220,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if finish.reason in ("stop", "length"):
             assert output == alone
             assert finish.reason == ("stop" if not params.ignore_eos and alone[-1] == 0 else "length")
-        elif finish.error_type == "InvalidParameter":
-            assert finish.reason == "error" and finish.error == "too complex"
+        elif finish.error == "too complex":
+            assert finish.reason == "error"
             assert (params.seed, index) in self.engine.refused
         else:
             assert finish.reason == "error" and self.errors_allowed or request_id in self.aborted

@@ -13,7 +13,7 @@ import numpy as np
 
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
-from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
+from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult, RowError
 from lightllm.router.scheduler import Scheduler, SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
@@ -181,9 +181,11 @@ class Engine:
         self.finished: dict[int, object] = {}
         self.sent: list[Round] = []
         self.cached_tokens: dict[int, int] = {}
+        self.refusal = "constraint"
+        """The kind of error when the device refuses."""
         self.refused: dict[tuple[int, int], int] = {}
         """(seed, choice) of requests that the device refused to go on with -> outputs that they had then."""
-        self._skipping = False
+        self.skipping = False
 
     def add(self, message: AddRequest) -> None:
         self.device.expect(message)
@@ -206,10 +208,10 @@ class Engine:
             return False
         message = self.rounds.popleft()
         if isinstance(message, Resync):
-            assert self._skipping
-            self._skipping = False
-        elif not self._skipping:
-            self._skipping = bool(failure)
+            assert self.skipping
+            self.skipping = False
+        elif not self.skipping:
+            self.skipping = bool(failure)
             work = self.device.execute
             result = self.device.fail(message, failure == "memory") if failure else work(message)
             if refuse is not None and len(result.token_ids):
@@ -222,7 +224,7 @@ class Engine:
         join = self.device.joins[int(round_.rows[entry])]
         who, said = (join.seed, join.choice), int(round_.kv_len[entry]) - join.prompt_len
         self.refused[who] = min(said, self.refused.get(who, said))
-        return msgspec.structs.replace(result, errors={position: "too complex"})
+        return msgspec.structs.replace(result, errors={int(entry): RowError("too complex", self.refusal)})
 
     def apply(self) -> bool:
         if not self.results:
