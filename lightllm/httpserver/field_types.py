@@ -42,6 +42,6 @@ Scalar = (
 
 
 class Body(BaseModel):
-    """Base of request models: unknown fields are ignored, null means the default (each field is `X | None = None`)."""
+    """Base of request models: unknown fields are ignored unless a model keeps them (`other_fields`), null means the default (each field is `X | None = None`)."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)

@@ -34,9 +34,11 @@ class TextOffsets:
 class Logprobs:
     """Formats for one request; `count` alternatives a position."""
 
-    def __init__(self, tokenizer: Tokenizer, count: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, count: int, as_ids: bool = False) -> None:
+        """as_ids: tokens are named `token_id:7`, as vLLM does for `return_tokens_as_token_ids`."""
         self._tokenizer = tokenizer
         self._count = count
+        self._as_ids = as_ids
         self._offsets: dict[int, TextOffsets] = {}
         """Choice -> where its next token begins."""
 
@@ -60,7 +62,7 @@ class Logprobs:
 
     def _chat_entry(self, token_id: int, logprob: float) -> dict[str, Any]:
         return {
-            "token": self._tokenizer.token_text(token_id),
+            "token": f"token_id:{token_id}" if self._as_ids else self._tokenizer.token_text(token_id),
             "logprob": finite(logprob),
             "bytes": list(self._tokenizer.token_bytes(token_id)),
         }
@@ -129,6 +131,8 @@ class Logprobs:
 
     def _name(self, token_id: int) -> str:
         """A token's text; parts of characters as OpenAI writes them, so that different tokens have different names."""
+        if self._as_ids:
+            return f"token_id:{token_id}"
         data = self._tokenizer.token_bytes(token_id)
         try:
             return data.decode()

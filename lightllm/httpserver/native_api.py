@@ -10,6 +10,7 @@ from lightllm.errors import InvalidParameter
 from lightllm.httpserver.auth import caller
 from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
+from lightllm.httpserver.constraints import naming
 from lightllm.httpserver.native_models import (
     AbortBody,
     GenerateRequest,
@@ -19,7 +20,7 @@ from lightllm.httpserver.native_models import (
 )
 from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -107,19 +108,24 @@ async def _get_score(state: ServerState, request: Request) -> Response:
 async def _generate(state: ServerState, request: Request, stream: bool) -> Response:
     limits = state.limits()
     body = await parse_body(request, GenerateRequest, state.body_limit)
+    body.refuse_others(stream)
     parameters = body.parameters or Parameters()
     if body.multimodal_params is not None:
         body.multimodal_params.refuse_items()
-    params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
-    await state.check_constraint(params)
+    with naming(parameters.asked.field):
+        params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
+        await state.check_constraint(params)
+    keep = parameters.kept_prompt(limits.max_req_total_len)
     if stream and params.n != 1:
         raise InvalidParameter("stream api only support best_of == 1", param="best_of")
     if isinstance(body.inputs, str):
         check_text(body.inputs, "inputs")
         special = parameters.add_special_tokens is not False
-        prompt_ids = await state.encoder.encode(body.inputs, special, limits.max_req_total_len, "inputs")
+        prompt_ids = await state.encoder.encode(
+            body.inputs, special, limits.max_req_total_len, "inputs", keep
+        )
     else:
-        prompt_ids = body.inputs
+        prompt_ids = last(body.inputs, keep)
         check_vocabulary(prompt_ids, limits.vocab_size, "inputs")
     prompt_ids, length = state.encoder.fit(
         prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS, params.n

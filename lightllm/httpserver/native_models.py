@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import functools
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.constraints import JsonSchema, schema_text
-from lightllm.httpserver.field_types import AnyTokenId, Body, Bool, Float, Int, LogitBias, Text, TokenIds
+from lightllm.httpserver import other_fields
+from lightllm.httpserver.constraints import (
+    NOTHING,
+    Asked,
+    JsonSchema,
+    of_grammar,
+    of_json,
+    of_regex,
+    schema_text,
+    the_one_of,
+)
+from lightllm.httpserver.field_types import (
+    AnyTokenId,
+    Body,
+    Bool,
+    Float,
+    Int,
+    LogitBias,
+    StopTexts,
+    Text,
+    TokenIds,
+)
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
-from lightllm.sampling_params import MAX_BEST_OF, MAX_INT, SamplingParams
+from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, MAX_INT, SamplingParams
 
 _LAX_INT: TypeAdapter[int] = TypeAdapter(int)
 _LAX_FLOAT: TypeAdapter[float] = TypeAdapter(float)
@@ -24,8 +45,17 @@ _SAME_NAME = (
 )  # fmt: skip
 
 
+class Grammar(Body):
+    """TGI's way to ask for a constraint."""
+
+    type: Literal["json", "json_schema", "regex"]
+    value: JsonSchema
+
+
 class Parameters(Body):
-    """Sampling parameters of `/generate`."""
+    """Sampling parameters of `/generate`; `other_fields` judges what is not here."""
+
+    model_config = ConfigDict(extra="allow")
 
     best_of: Int | None = Field(
         default=None, description="Answers to generate; all are returned. Streams: 1."
@@ -78,22 +108,68 @@ class Parameters(Body):
     guided_json: JsonSchema | None = Field(
         default=None, description="A JSON schema, or its text; the output is a value that it describes."
     )
+    stop: Text | StopTexts | None = Field(default=None, description="stop_sequences, as TGI calls them.")
+    truncate: Int | None = Field(
+        default=None, description="So many tokens at the prompt's end are kept (TGI)."
+    )
+    grammar: Grammar | None = Field(
+        default=None, description="guided_json or regular_constraint, as TGI has them."
+    )
+    regex: Text | None = Field(default=None, description="regular_constraint, as SGLang calls it.")
+    ebnf: Text | None = Field(default=None, description="guided_grammar, as SGLang calls it.")
+    json_schema: JsonSchema | None = Field(default=None, description="guided_json, as SGLang calls it.")
 
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json)."""
+        other_fields.check(
+            self.model_extra, other_fields.NATIVE_REFUSED, other_fields.NATIVE_HARMLESS, "/generate"
+        )
         values = {"do_sample": False, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **defaults}
         for name in _SAME_NAME:
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
-        stop = self.stop_sequences
+        if self.stop is not None and self.stop_sequences is not None:
+            raise InvalidParameter("stop and stop_sequences can not be used in same time", param="stop")
+        stop = self.stop_sequences if self.stop is None else self.stop
         if stop is not None:
             values["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         if self.guided_json is not None:
             values["guided_json"] = schema_text(self.guided_json)
+        if self.asked.field:
+            given = [name for name in CONSTRAINTS if values.get(name)]
+            the_one_of(self.asked, *(Asked(name, {}) for name in given))
+            values |= self.asked.values
         if self.exponential_decay_length_penalty is not None:
             values["exponential_decay_length_penalty"] = self._decay()
         return SamplingParams(n=self._best_of(), **values)
+
+    @functools.cached_property
+    def asked(self) -> Asked:
+        """A constraint under another server's name."""
+        grammar = NOTHING
+        if self.grammar is not None:
+            value = self.grammar.value
+            if self.grammar.type == "json_schema" and isinstance(value, dict) and "schema" in value:
+                value = value["schema"]  # beside its name
+            if self.grammar.type != "regex":
+                grammar = of_json("grammar", value)
+            elif isinstance(value, str):
+                grammar = of_regex("grammar", value)
+            else:
+                raise InvalidParameter("grammar: a regex is a text", param="grammar")
+        return the_one_of(
+            grammar,
+            of_regex("regex", self.regex),
+            of_grammar("ebnf", self.ebnf),
+            of_json("json_schema", self.json_schema),
+        )
+
+    def kept_prompt(self, limit: int) -> int | None:
+        """How many tokens at the prompt's end are kept; None: all."""
+        if self.truncate is not None and not 1 <= self.truncate <= limit:
+            raise InvalidParameter(f"truncate must be in [1, {limit}], got {self.truncate}", param="truncate")
+        return self.truncate
 
     def _best_of(self) -> int:
         best_of = self.best_of if self.best_of is not None else self.n
@@ -133,9 +209,21 @@ class MultimodalParams(Body):
 class GenerateRequest(Body):
     """Body of `/generate` and `/generate_stream`."""
 
+    model_config = ConfigDict(extra="allow")
+
     inputs: Text | TokenIds = Field(description="A text, or its token ids.")
     parameters: Parameters | None = None
     multimodal_params: MultimodalParams | None = None
+
+    def refuse_others(self, stream: bool) -> None:
+        """Raises `InvalidParameter` for what stands beside `inputs` and would have an effect elsewhere."""
+        others = dict(self.model_extra or {})
+        if stream:
+            others.pop("stream", None)
+        for name, value in others.items():
+            if name in Parameters.model_fields and value is not None:
+                raise InvalidParameter(f"{name} belongs into parameters", param=name)
+        other_fields.check(others, other_fields.NATIVE_BESIDE, other_fields.NATIVE_HARMLESS, "/generate")
 
 
 class ScoreRequest(Body):

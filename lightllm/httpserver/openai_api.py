@@ -17,10 +17,10 @@ from lightllm.httpserver.boundary import REQUEST_ID
 from lightllm.httpserver.chat_messages import template_messages, template_tools, template_variables
 from lightllm.httpserver.constraints import naming
 from lightllm.httpserver.logprobs import Logprobs
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
-from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer
+from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
+from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer, Extras
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_text, check_vocabulary
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_text, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -87,7 +87,11 @@ async def _chat(state: ServerState, request: Request) -> Response:
         template_variables(body),
     )
     prompt_ids = await encoder.encode(
-        text, bool(body.add_special_tokens), limits.max_req_total_len, "messages"
+        text,
+        bool(body.add_special_tokens),
+        limits.max_req_total_len,
+        "messages",
+        body.kept_prompt(limit, limits.max_req_total_len),
     )
     length_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", length_field)
@@ -97,7 +101,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
         [prompt], (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
     )
     renderer = ChatRenderer(
-        answer_id, int(time.time()), model, _logprobs(state, logprobs), body.include_usage and body.streamed
+        answer_id, int(time.time()), model, _logprobs(state, body, logprobs), _extras(body)
     )
     return GenerationResponse(state.engine, record, renderer)
 
@@ -123,8 +127,8 @@ async def _complete(state: ServerState, request: Request) -> Response:
         answer_id,
         int(time.time()),
         model,
-        _logprobs(state, body.logprobs),
-        body.include_usage and body.streamed,
+        _logprobs(state, body, body.logprobs),
+        _extras(body),
         bool(body.echo),
         body.echo_only,
     )
@@ -134,18 +138,21 @@ async def _complete(state: ServerState, request: Request) -> Response:
 async def _encoded(
     state: ServerState, body: CompletionRequest, prompts: list[str] | list[list[int]], limits: Limits
 ) -> list[tuple[list[int], str]]:
-    """Token ids and text of each prompt; the text of prompts that came as ids only if it is wanted back."""
+    """Token ids and text of each prompt; the text of prompts that came as ids, or are cut, only if it is wanted back."""
     encoder = state.encoder
+    keep = body.kept_prompt(body.output_limit(), limits.max_req_total_len)
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if texts:
         for text in texts:
             check_text(text, "prompt")
         special = body.add_special_tokens is not False
-        encoded = await encoder.encode_all(texts, special, limits.max_req_total_len, "prompt")
-        return list(zip(encoded, texts, strict=True))
-    ids = [prompt for prompt in prompts if not isinstance(prompt, str)]
-    for prompt in ids:
-        check_vocabulary(prompt, limits.vocab_size, "prompt")
+        ids = await encoder.encode_all(texts, special, limits.max_req_total_len, "prompt", keep)
+        if keep is None:
+            return list(zip(ids, texts, strict=True))
+    else:
+        ids = [last(prompt, keep) for prompt in prompts if not isinstance(prompt, str)]
+        for prompt in ids:
+            check_vocabulary(prompt, limits.vocab_size, "prompt")
     return list(zip(ids, await encoder.decode_all(ids) if body.echo else [""] * len(ids), strict=True))
 
 
@@ -185,5 +192,14 @@ def _asked(logprobs: int | None) -> int:
     return -1 if logprobs is None else logprobs
 
 
-def _logprobs(state: ServerState, count: int | None) -> Logprobs | None:
-    return None if count is None else Logprobs(state.encoder.tokenizer, count)
+def _logprobs(state: ServerState, body: OpenAIRequest, count: int | None) -> Logprobs | None:
+    if count is None:
+        return None
+    return Logprobs(state.encoder.tokenizer, count, bool(body.return_tokens_as_token_ids))
+
+
+def _extras(body: OpenAIRequest) -> Extras:
+    options = body.stream_options
+    usage = body.include_usage and body.streamed
+    continuous = usage and options is not None and bool(options.continuous_usage_stats)
+    return Extras(usage, continuous, bool(body.return_token_ids))

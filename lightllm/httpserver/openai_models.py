@@ -1,13 +1,14 @@
-"""Bodies of the OpenAI API, with vLLM's extensions. Unknown fields are ignored; null means the default."""
+"""Bodies of the OpenAI API, with extensions of vLLM and SGLang; null means the default. `other_fields` judges what is not here."""
 
 from __future__ import annotations
 
 import functools
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from lightllm.errors import InvalidParameter
+from lightllm.httpserver import other_fields
 from lightllm.httpserver.constraints import (
     NOTHING,
     Asked,
@@ -46,10 +47,14 @@ _SAME_NAME = (
 
 class StreamOptions(Body):
     include_usage: Bool | None = None
+    continuous_usage_stats: Bool | None = None
+    """vLLM's: every chunk has the usage so far, if there is one at the end."""
 
 
 class OpenAIRequest(Body):
     """What chat and completions have in common."""
+
+    model_config = ConfigDict(extra="allow")
 
     model: Text | None = None
     n: Int | None = None
@@ -84,6 +89,14 @@ class OpenAIRequest(Body):
     guided_choice: Choices | None = None
     guided_grammar: Text | None = None
     structured_outputs: StructuredOutputs | None = None
+    regex: Text | None = None
+    ebnf: Text | None = None
+    json_schema: JsonSchema | None = None
+    no_stop_trim: Bool | None = None
+    spaces_between_special_tokens: Bool | None = None
+    truncate_prompt_tokens: Int | None = None
+    return_token_ids: Bool | None = None
+    return_tokens_as_token_ids: Bool | None = None
 
     @property
     def streamed(self) -> bool:
@@ -96,7 +109,9 @@ class OpenAIRequest(Body):
     def sampling(
         self, defaults: dict[str, Any], max_new_tokens: int, logprobs: int, prompt_logprobs: int = -1
     ) -> SamplingParams:
-        """As `SamplingParams`, not verified; a limit that is wrong is named as this API names it."""
+        """As `SamplingParams`, not verified; a limit that is wrong is named as this API names it. Raises `InvalidParameter`
+        for fields that are not supported too."""
+        other_fields.check(self.model_extra, other_fields.OPENAI_REFUSED, other_fields.OPENAI_HARMLESS, "/v1")
         if self.stream_options is not None and not self.streamed:
             raise InvalidParameter(
                 "stream_options is only allowed when stream is true", param="stream_options"
@@ -106,6 +121,10 @@ class OpenAIRequest(Body):
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
+        if self.no_stop_trim is not None:
+            values.setdefault("include_stop_str_in_output", self.no_stop_trim)
+        if self.spaces_between_special_tokens is not None:
+            values["add_spaces_between_special_tokens"] = self.spaces_between_special_tokens
         if self.top_k == 0:  # as vLLM has it
             values["top_k"] = -1
         values |= self._seed()
@@ -143,8 +162,23 @@ class OpenAIRequest(Body):
             of_regex("guided_regex", self.guided_regex),
             of_choice("guided_choice", self.guided_choice),
             of_grammar("guided_grammar", self.guided_grammar),
+            of_json("json_schema", self.json_schema),
+            of_regex("regex", self.regex),
+            of_grammar("ebnf", self.ebnf),
             Asked("allowed_token_ids", {}) if self.allowed_token_ids else NOTHING,
         )
+
+    def kept_prompt(self, output: int | None, limit: int) -> int | None:
+        """How many tokens at the prompt's end are kept; None: all. As vLLM has it, -1 keeps what fits beside the output."""
+        keep = self.truncate_prompt_tokens
+        if keep is None:
+            return None
+        if keep != -1 and not 1 <= keep <= limit:
+            raise InvalidParameter(
+                f"truncate_prompt_tokens must be -1 or in [1, {limit}], got {keep}",
+                param="truncate_prompt_tokens",
+            )
+        return max(1, limit - (output or 1)) if keep == -1 else keep
 
     def _checked_n(self) -> int:
         n = 1 if self.n is None else self.n

@@ -6,13 +6,24 @@ A streamed chunk without log-probabilities is a prefix made once per choice, the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightllm.errors import RequestError
 from lightllm.httpserver.error_responses import openai_body
 from lightllm.httpserver.logprobs import Logprobs, joined
 from lightllm.httpserver.record import ChoiceRecord, PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
+
+
+class Extras(NamedTuple):
+    """What a client wants besides the texts."""
+
+    usage: bool = False
+    """At the end of a stream; whole answers have it always."""
+    continuous_usage: bool = False
+    """In every chunk of a stream."""
+    token_ids: bool = False
+    """Of the prompt and of the output, where vLLM has them."""
 
 
 class OpenAIRenderer:
@@ -22,15 +33,14 @@ class OpenAIRenderer:
     chunk_object = ""
 
     def __init__(
-        self, answer_id: str, created: int, model: str, logprobs: Logprobs | None, include_usage: bool
+        self, answer_id: str, created: int, model: str, logprobs: Logprobs | None, extras: Extras
     ) -> None:
         self._id = answer_id
         self._created = created
         self._model = model
         self._logprobs = logprobs
-        self._include_usage = include_usage
-        self._usage_field: dict[str, Any] = {"usage": None} if include_usage else {}
-        self._suffix = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._extras = extras
+        self._suffix = b',"usage":null}\n\n' if extras.usage else b"}\n\n"
         self._prefixes: dict[int, bytes] = {}
 
     # -- whole
@@ -39,6 +49,7 @@ class OpenAIRenderer:
         return json_bytes(
             {
                 **self._head(self.whole_object),
+                **self.whole_fields(record),
                 "choices": [self.whole_choice(choice) for choice in record.choices],
                 "usage": self.usage(record),
             }
@@ -46,6 +57,10 @@ class OpenAIRenderer:
 
     def usage(self, record: RequestRecord) -> dict[str, Any]:
         return _usage(record.prompt_tokens, record.output_tokens, record.cached_tokens)
+
+    def whole_fields(self, record: RequestRecord) -> dict[str, Any]:
+        """Beside the choices."""
+        return {}
 
     def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
         raise NotImplementedError
@@ -99,18 +114,23 @@ class OpenAIRenderer:
         return event(openai_body(error))
 
     def end(self, record: RequestRecord) -> list[bytes]:
-        if not self._include_usage:
+        if not self._extras.usage:
             return [DONE]
         return [event({**self._head(self.chunk_object), "choices": [], "usage": self.usage(record)}), DONE]
 
     def new_events(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         """Events for all that has not been sent; counts it as sent."""
-        if self._logprobs is not None and len(choice.token_ids) > choice.sent:
-            logprobs = self.new_logprobs(choice)
-            events.append(self.object_event(choice, choice.take_text(), logprobs))
-            return
+        start = choice.sent
+        tokens = len(choice.token_ids) > start
+        logprobs = self.new_logprobs(choice) if self._logprobs is not None and tokens else None
         text = choice.take_text()
-        if text:
+        if self._extras.token_ids and tokens:
+            ids = choice.token_ids[start : choice.sent]
+            chunk = self.choice_chunk(choice, text, logprobs, None) | {"token_ids": ids}
+            events.append(self.chunk_event(choice, chunk | self.first_fields(choice, start)))
+        elif logprobs is not None or (text and self._extras.continuous_usage):
+            events.append(self.object_event(choice, text, logprobs))
+        elif text:
             prefix = self._prefixes.get(choice.index)
             if prefix is None:
                 prefix = self._prefixes[choice.index] = self.text_prefix(choice.index)
@@ -119,13 +139,23 @@ class OpenAIRenderer:
     def object_event(
         self, choice: ChoiceRecord, text: str, logprobs: Any = None, finish: str | None = None
     ) -> bytes:
-        return event(
-            {
-                **self._head(self.chunk_object),
-                "choices": [self.choice_chunk(choice, text, logprobs, finish)],
-                **self._usage_field,
-            }
-        )
+        return self.chunk_event(choice, self.choice_chunk(choice, text, logprobs, finish))
+
+    def chunk_event(self, choice: ChoiceRecord, chunk: dict[str, Any], **fields: Any) -> bytes:
+        """An event with one chunk of a choice; `fields` stand beside it."""
+        usage: dict[str, Any] = {}
+        if self._extras.continuous_usage:
+            usage = {"usage": _tokens(len(choice.prompt.prompt_ids), self.shown_tokens(choice))}
+        elif self._extras.usage:
+            usage = {"usage": None}
+        return event({**self._head(self.chunk_object), "choices": [chunk], **fields, **usage})
+
+    def first_fields(self, choice: ChoiceRecord, start: int) -> dict[str, Any]:
+        """Of a chunk with tokens from number `start` on, if it is the first."""
+        return {}
+
+    def shown_tokens(self, choice: ChoiceRecord) -> int:
+        return choice.sent
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
@@ -142,12 +172,19 @@ class ChatRenderer(OpenAIRenderer):
 
     def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
         logprobs = None if self._logprobs is None else self._logprobs.chat(choice, 0)
-        return {
+        whole = {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
             "logprobs": logprobs,
             "finish_reason": finish_reason(choice.finish),
         }
+        return whole | {"token_ids": choice.token_ids} if self._extras.token_ids else whole
+
+    def whole_fields(self, record: RequestRecord) -> dict[str, Any]:
+        return self._prompt_ids(record.choices[0])
+
+    def _prompt_ids(self, choice: ChoiceRecord) -> dict[str, Any]:
+        return {"prompt_token_ids": choice.prompt.prompt_ids} if self._extras.token_ids else {}
 
     def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         chunk = {
@@ -156,7 +193,7 @@ class ChatRenderer(OpenAIRenderer):
             "logprobs": None,
             "finish_reason": None,
         }
-        events.append(event({**self._head(self.chunk_object), "choices": [chunk], **self._usage_field}))
+        events.append(self.chunk_event(choice, chunk, **self._prompt_ids(choice)))
 
     def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
         chunk = {
@@ -165,7 +202,7 @@ class ChatRenderer(OpenAIRenderer):
             "logprobs": None,
             "finish_reason": finish_reason(choice.finish),
         }
-        events.append(event({**self._head(self.chunk_object), "choices": [chunk], **self._usage_field}))
+        events.append(self.chunk_event(choice, chunk))
 
     def text_prefix(self, index: int) -> bytes:
         return self._opening(index) + b'"delta":{"content":'
@@ -200,11 +237,11 @@ class CompletionRenderer(OpenAIRenderer):
         created: int,
         model: str,
         logprobs: Logprobs | None,
-        include_usage: bool,
+        extras: Extras,
         echo: bool = False,
         echo_only: bool = False,
     ) -> None:
-        super().__init__(answer_id, created, model, logprobs, include_usage)
+        super().__init__(answer_id, created, model, logprobs, extras)
         self._echo = echo
         self._echo_only = echo_only
         self._openings: dict[int, bytes] = {}
@@ -226,7 +263,17 @@ class CompletionRenderer(OpenAIRenderer):
                 answer = self._logprobs.completion(choice, len(text))
                 logprobs = joined(logprobs, answer) if logprobs else answer
             text += choice.text
-        return self.choice_chunk(choice, text, logprobs, self._reason(choice))
+        whole = self.choice_chunk(choice, text, logprobs, self._reason(choice))
+        if self._extras.token_ids:
+            ids = [] if self._echo_only else choice.token_ids
+            whole |= {"token_ids": ids, "prompt_token_ids": choice.prompt.prompt_ids}
+        return whole
+
+    def first_fields(self, choice: ChoiceRecord, start: int) -> dict[str, Any]:
+        return {"prompt_token_ids": choice.prompt.prompt_ids} if start == 0 else {}
+
+    def shown_tokens(self, choice: ChoiceRecord) -> int:
+        return 0 if self._echo_only else choice.sent
 
     def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
         """Echoes with log-probabilities of choices that are about to begin, where they are long together."""
@@ -289,10 +336,9 @@ class CompletionRenderer(OpenAIRenderer):
         return self._logprobs.completion(choice, echoed)
 
 
+def _tokens(prompt: int, output: int) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+
+
 def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": output,
-        "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
+    return _tokens(prompt, output) | {"prompt_tokens_details": {"cached_tokens": cached}}

@@ -52,19 +52,23 @@ class PromptEncoder:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def encode(self, text: str, add_special_tokens: bool, limit: int, field: str) -> list[int]:
-        """Token ids of a text, maybe none. Raises `PromptTooLong` if there are far more than `limit`."""
-        (ids,) = await self.encode_all([text], add_special_tokens, limit, field)
+    async def encode(
+        self, text: str, add_special_tokens: bool, limit: int, field: str, keep: int | None = None
+    ) -> list[int]:
+        """Token ids of a text, maybe none: all, or the last `keep`. Raises `PromptTooLong` if there are far more than
+        `limit`."""
+        (ids,) = await self.encode_all([text], add_special_tokens, limit, field, keep)
         return ids
 
     async def encode_all(
-        self, texts: Sequence[str], add_special_tokens: bool, limit: int, field: str
+        self, texts: Sequence[str], add_special_tokens: bool, limit: int, field: str, keep: int | None = None
     ) -> list[list[int]]:
         """The same for several texts; where they are long together, in a thread."""
 
         def encode() -> list[list[int]]:
             return [
-                self.tokenizer.encode(self._bounded(text, limit, field), add_special_tokens) for text in texts
+                last(self.tokenizer.encode(self._bounded(text, limit, field, keep), add_special_tokens), keep)
+                for text in texts
             ]
 
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
@@ -81,15 +85,15 @@ class PromptEncoder:
             return decode()
         return await asyncio.get_running_loop().run_in_executor(self._threads, decode)
 
-    def _bounded(self, text: str, limit: int, field: str) -> str:
+    def _bounded(self, text: str, limit: int, field: str, keep: int | None) -> str:
         """A text that does not have far more than `limit` tokens: to tokenize megabytes at once takes minutes, and
         gigabytes of memory. So a long text is counted piece by piece first, or, if it may be truncated, loses what would
         be dropped anyway."""
         size = max(PIECE_CHARACTERS, limit * CHARACTERS_PER_TOKEN)
         if len(text) <= size:
             return text
-        if self._truncation is not None:
-            front = "" if self._truncation == "head" else text[: size * 4]
+        if self._truncation is not None or keep is not None:
+            front = text[: size * 4] if keep is None and self._truncation == "center" else ""
             return text if len(text) <= size * 8 else front + text[-size * 4 :]
         tokens = 0
         for start in range(0, len(text), size):
@@ -154,6 +158,11 @@ class PromptEncoder:
                 )
             prompt_ids = _truncate(prompt_ids, room, self._truncation)
         return prompt_ids, max_new_tokens
+
+
+def last(ids: list[int], keep: int | None) -> list[int]:
+    """The last `keep` token ids, or all."""
+    return ids if keep is None else ids[-keep:]
 
 
 def check_text(text: str, param: str) -> None:
