@@ -168,7 +168,7 @@ class Builder:
         """An RMSNorm over all query heads at once and one over all key heads at once."""
         config, rank, world = self.config, self.group.rank, self.group.world_size
         q_size, k_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        dtype = self.activation_dtype
+        dtype = self._norm_dtype
         q_weight = self._rows(f"{q}.weight", (q_size,), [even_part(q_size, 0, rank, world)]).load(dtype)
         k_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
         k_weight = self._rows(f"{k}.weight", (k_size,), [k_part]).load(dtype)
@@ -246,7 +246,12 @@ class Builder:
         if self.config.norm == "rms_norm_plus_one":
             # Kept in float32: 1 + w in bfloat16 would lose most of w's digits.
             return RMSNorm(1.0 + weight.load(torch.float32), self.config.norm_eps)
-        return RMSNorm(weight.load(self.activation_dtype), self.config.norm_eps)
+        return RMSNorm(weight.load(self._norm_dtype), self.config.norm_eps)
+
+    @property
+    def _norm_dtype(self) -> torch.dtype:
+        """Of an RMSNorm's weight: what a float32 one gives is rounded once, after it is applied."""
+        return torch.float32 if self.config.norm == "rms_norm_rounded_once" else self.activation_dtype
 
     def _vocab_part(self) -> Part:
         return vocab_part(self.config.vocab_size, self.group.rank, self.group.world_size)

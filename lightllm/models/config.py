@@ -43,7 +43,8 @@ class ModelConfig:
     attention_scale: float
     """What the products of queries and keys are multiplied with."""
     norm: str = "rms_norm"
-    """"rms_norm", "rms_norm_plus_one" (the weight is what is added to 1) or "layer_norm"."""
+    """"rms_norm" (rounded to the activation dtype before and after the weight is applied), "rms_norm_rounded_once" (after
+    it), "rms_norm_plus_one" (the weight is what is added to 1; rounded once) or "layer_norm"."""
     norm_bias: bool = False
     activation: str = "silu"
     """A value of `ACTIVATIONS`, or the name of what the architecture computes itself."""

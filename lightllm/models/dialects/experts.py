@@ -138,6 +138,7 @@ def gpt_oss(fields: Fields, architecture: str) -> ModelConfig:
     return read_llama_like(
         fields,
         architecture,
+        norm="rms_norm_rounded_once",
         activation="clamped_swiglu",
         windows=read_windows(fields, range(0, layers, 2)),
         moe=experts,

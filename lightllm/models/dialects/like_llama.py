@@ -48,7 +48,8 @@ def granite(fields: Fields, architecture: str) -> ModelConfig:
 
 
 def olmo2(fields: Fields, architecture: str) -> ModelConfig:
-    return read_llama_like(fields.with_defaults(rms_norm_eps=1e-5), architecture)
+    fields = fields.with_defaults(rms_norm_eps=1e-5)
+    return read_llama_like(fields, architecture, norm="rms_norm_rounded_once")
 
 
 def internlm(fields: Fields, architecture: str) -> ModelConfig:
