@@ -1,0 +1,95 @@
+"""What an answer depends on: the request and its seed. Whatever runs beside it, comes before it or makes it pause, it is the
+one that the request has alone: to the token where the model is computed in float32, but for near ties in bfloat16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
+from support.near_tie import assert_same_or_near_tie, near_tie
+from support.rounds_to_end import Serving, Wanted
+
+import lightllm.demo
+from lightllm.backend.mode_backend import ModeBackend
+from lightllm.config import ServerConfig
+from lightllm.router.limits import SchedulerLimits
+from lightllm.sampling_params import SamplingParams
+
+DEMO = Path(lightllm.demo.__file__).parent
+ALONE = SchedulerLimits(
+    max_total_token_num=4000, max_req_total_len=400, running_max_req_size=16, batch_max_tokens=512,
+    chunked_prefill_size=512, max_waiting_requests=1000, eos_token_ids=[2], prompt_cache=False,
+)  # fmt: skip
+CROWDED = dataclasses.replace(
+    ALONE, max_total_token_num=400, batch_max_tokens=48, chunked_prefill_size=24, prompt_cache=True,
+    schedule_policy="aggressive",
+)  # fmt: skip
+"""Prompts come in pieces, share their prefixes and do not all fit in, so that some have to pause."""
+
+
+def traffic(count: int, new_tokens: int) -> list[Wanted]:
+    """Greedy and sampled in turns, short and long prompts, some with a common prefix, arriving bit by bit."""
+    dice = random.Random(3)
+    shared = [dice.randrange(5, 1500) for _ in range(70)]
+    wanted = []
+    for index in range(count):
+        own = [dice.randrange(5, 1500) for _ in range(dice.choice([1, 2, 9, 33, 80]))]
+        prompt = shared[: dice.randrange(20, 70)] + own if index % 3 == 0 else own
+        kind = {"temperature": 0.0} if index % 2 == 0 else {"temperature": 0.9, "top_p": 0.95, "seed": index}
+        params = SamplingParams(
+            **kind, max_new_tokens=dice.randrange(new_tokens // 2, new_tokens), ignore_eos=True
+        )
+        wanted.append(Wanted(prompt, params, after_rounds=dice.randrange(count)))
+    return wanted
+
+
+def alone_and_crowded(wanted: list[Wanted]) -> tuple[list[list[int]], list[list[int]]]:
+    config = ServerConfig(
+        model_dir=str(DEMO), device="cpu", max_total_token_num=4000, running_max_req_size=16,
+        max_req_total_len=400, cpu_threads=1,
+    )  # fmt: skip
+    backend = ModeBackend(config, 0, 1)
+    backend.init_model()
+    alone = [Serving(backend, ALONE).run([dataclasses.replace(each, after_rounds=0)])[0] for each in wanted]
+    serving = Serving(backend, CROWDED)
+    crowded = serving.run(wanted)
+    assert serving.failures == [] and serving.scheduler.pauses > 0
+    assert serving.submitted < sum(len(tokens) for tokens in alone) / 2, "they hardly ran together"
+    return alone, crowded
+
+
+def assert_part_at_near_ties(prompt: list[int], alone: list[int], crowded: list[int]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor([prompt + alone])
+    with torch.inference_mode():
+        whole, half = (
+            AutoModelForCausalLM.from_pretrained(DEMO, dtype=dtype)(ids).logits[0, len(prompt) - 1 :].float()
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+    assert_same_or_near_tie(crowded, alone, whole.__getitem__, near_tie(half, whole))
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "count", "new_tokens"),
+    [("float32", 14, 44), ("bfloat16", 10, 24)]
+    + [pytest.param(arithmetic, 200, 200, marks=pytest.mark.slow) for arithmetic in ARITHMETICS],
+)
+def test_an_answer_is_the_one_that_the_request_has_alone(
+    monkeypatch: pytest.MonkeyPatch, arithmetic: str, count: int, new_tokens: int
+) -> None:
+    compute_bf16_weights_in(monkeypatch, arithmetic)
+    wanted = traffic(count, new_tokens)
+    alone, crowded = alone_and_crowded(wanted)
+    if arithmetic == "float32":
+        assert crowded == alone
+        return
+    for each, one, other in zip(wanted, alone, crowded, strict=True):
+        if one != other and each.params.temperature == 0.0:
+            assert_part_at_near_ties(each.prompt, one, other)
+    assert sum(one[:3] == other[:3] for one, other in zip(alone, crowded)) > count // 2
