@@ -60,7 +60,7 @@ test-ranks: env
 test-kernels: env
 	$(PY) tools/compile_kernels.py --all --write docs/kernels.json
 	$(PY) tools/make_docs.py
-	$(PY) -m pytest test/ops/triton $(ARGS)
+	$(PY) -m pytest test/ops/triton test/ops/test_kernel_devices.py $(ARGS)
 
 bench: env
 	$(PY) test/benchmark/serving/with_server.py $(ARGS)

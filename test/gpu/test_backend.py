@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.checkpoints import make_checkpoint
-from support.near_tie import assert_same_or_near_tie
+from support.near_tie import assert_same_or_near_tie, near_tie
 from support.rounds_to_end import Serving, Wanted
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -150,7 +150,7 @@ def test_greedy_tokens_equal_transformers_or_part_at_a_near_tie(tmp_path, archit
 
     path = make_checkpoint(
         tmp_path / "model", architecture, dtype="bfloat16", hidden_size=256, intermediate_size=512, head_dim=64,
-        num_attention_heads=4, num_key_value_heads=2,
+        num_attention_heads=4, num_key_value_heads=2, std=0.1,
     )  # fmt: skip
     config = ServerConfig(
         model_dir=str(path),
@@ -168,7 +168,10 @@ def test_greedy_tokens_equal_transformers_or_part_at_a_near_tie(tmp_path, archit
         chunked_prefill_size=50,
     )  # fmt: skip
     answers = Serving(backend, small, wait=True).run([Wanted(prompt, GREEDY) for prompt in prompts])
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval().cuda()
+    model, half = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval().cuda()
+        for dtype in (torch.float32, torch.bfloat16)
+    )
     for prompt, tokens in zip(prompts, answers):
         ids = torch.tensor([prompt], device="cuda")
         with torch.inference_mode():
@@ -176,8 +179,10 @@ def test_greedy_tokens_equal_transformers_or_part_at_a_near_tie(tmp_path, archit
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, eos_token_id=None,
                 pad_token_id=0,
             )  # fmt: skip
-            logits = model(out).logits[0, len(prompt) - 1 :]
-        assert_same_or_near_tie(tokens, out[0, len(prompt) :].tolist(), lambda i, logits=logits: logits[i])
+            logits, rounded = (each(out).logits[0, len(prompt) - 1 :].float() for each in (model, half))
+        assert_same_or_near_tie(
+            tokens, out[0, len(prompt) :].tolist(), logits.__getitem__, near_tie(rounded, logits)
+        )
 
 
 def test_memory_is_measured_and_almost_used_up(tmp_path):

@@ -124,8 +124,16 @@ def test_the_experts_of_each_token(generator, tokens, name):
     bias = torch.randn(form.num_experts, device=CUDA, generator=generator) if biased else None
     weights, experts = choose_experts(logits, form, bias)
     expected = routing_torch.choose_experts(logits.cpu(), form, None if bias is None else bias.cpu())
-    assert torch.equal(experts.cpu(), expected[1].to(experts.dtype))
-    torch.testing.assert_close(weights.cpu(), expected[0], rtol=1e-5, atol=1e-6)
+    scores = logits.cpu().double()
+    if form.scoring == "softmax":
+        scores = scores.softmax(-1)
+    elif bias is not None:
+        scores = scores.sigmoid() + bias.cpu()
+    # Where two experts are as good as each other but for rounding, either may come first.
+    clear = scores.sort(-1).values.diff(dim=-1).amin(-1) > 1e-6
+    assert clear.double().mean() > 0.95 or tokens < 100
+    assert torch.equal(experts.cpu()[clear], expected[1].to(experts.dtype)[clear])
+    torch.testing.assert_close(weights.cpu()[clear], expected[0][clear], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tokens", [1, 33, 2000])

@@ -175,7 +175,9 @@ def test_every_row_is_chosen_as_it_says_alone_and_in_a_batch(rows: int, vocab: i
     ]
     for row in range(rows):
         token_ids, logprobs = expected[row % 3]
-        assert together[0][row] == token_ids[row] and together[1][row] == logprobs[row]
+        assert together[0][row] == token_ids[row]
+        # A GPU scales and subtracts the peak with one rounding.
+        torch.testing.assert_close(together[1][row], logprobs[row], rtol=1e-6, atol=1e-6)
     one = slice(5, 6)
     alone = choose_rows(logits[one], *(parameter[one] for parameter in parameters), scratch[one])
     assert alone[0] == together[0][5] and alone[1] == together[1][5]
