@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.checkpoints import make_checkpoint
 from support.model_driver import ModelDriver
-from support.near_tie import assert_same_or_near_tie
+from support.near_tie import assert_rounded_like, assert_same_or_near_tie, near_tie
 
 from lightllm.models.registry import load_model
 
@@ -113,30 +114,65 @@ def test_prefill_chunks_beside_decode_rows_do_not_touch_each_other(pair: Any) ->
     torch.testing.assert_close(logits[-1], expected_chunk, rtol=1e-4, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def half_pair(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(checkpoint, model of transformers in float32, the same in the checkpoint's dtype): what rounding costs them."""
+    from transformers import AutoModelForCausalLM
+
+    @functools.cache
+    def make(architecture: str, dtype: str) -> Any:
+        path = make_checkpoint(
+            tmp_path_factory.mktemp("model"), architecture, dtype=dtype, std=0.1, **SHAPES["grouped, tied"]
+        )
+        return path, *(
+            AutoModelForCausalLM.from_pretrained(path, dtype=each)
+            for each in (torch.float32, getattr(torch, dtype))
+        )
+
+    return make
+
+
 @pytest.mark.parametrize(
-    ("architecture", "dtype"), [("llama", "bfloat16"), ("qwen3", "bfloat16"), ("llama", "float16")]
+    ("architecture", "dtype", "arithmetic"),
+    [(name, "bfloat16", arithmetic) for name in ("llama", "qwen3") for arithmetic in ARITHMETICS]
+    + [("llama", "float16", "float32")],
 )
 def test_half_precision_parts_from_float32_only_at_near_ties(
-    pair: Any, architecture: str, dtype: str
+    monkeypatch: pytest.MonkeyPatch, half_pair: Any, architecture: str, dtype: str, arithmetic: str
 ) -> None:
-    model, reference = pair(architecture, "grouped, tied", dtype)
-    assert model.dtype == getattr(torch, dtype)
+    compute_bf16_weights_in(monkeypatch, arithmetic)
+    path, reference, half = half_pair(architecture, dtype)
+    model = load_model(str(path), data_type=None, device=CPU)
+    assert model.dtype == getattr(torch, dtype) and model.activation_dtype == getattr(torch, arithmetic)
     expected = generate(reference, PROMPT, 24)
-
-    def reference_logits(step: int) -> torch.Tensor:
-        return reference(torch.tensor([PROMPT + expected[:step]])).logits[0, -1].detach()
-
     with torch.inference_mode():
-        whole = reference(torch.tensor([PROMPT])).logits[0]
-    error = (ModelDriver(model).step([(0, PROMPT)]) - whole).abs().max() / whole.abs().max()
-    assert float(error) <= 2e-2
-    assert_same_or_near_tie(ModelDriver(model).greedy(0, PROMPT, 24), expected, reference_logits)
+        ids = torch.tensor([PROMPT + expected])
+        whole, rounded = (each(ids).logits[0].float() for each in (reference, half))
+    assert_rounded_like(ModelDriver(model).step([(0, PROMPT + expected)]), rounded, whole)
+    chosen = whole[len(PROMPT) - 1 :]
+    tokens = ModelDriver(model).greedy(0, PROMPT, 24)
+    assert_same_or_near_tie(tokens, expected, lambda step: chosen[step], near_tie(rounded, whole))
+
+
+def test_what_is_worse_than_the_reference_in_its_own_dtype_is_refused() -> None:
+    whole = torch.randn(20, 50)
+    half, noise = whole + 0.01 * torch.randn(20, 50), torch.randn(20, 50)
+    assert_rounded_like(whole + 0.013 * noise, half, whole)
+    with pytest.raises(AssertionError, match="the reference's own"):
+        assert_rounded_like(whole + 0.02 * noise, half, whole)
+    with pytest.raises(AssertionError, match="of no use"):
+        assert_rounded_like(whole + 0.1 * noise, whole + 0.1 * noise, whole)
+    few = whole.clone()
+    few[3] = noise[3]
+    assert_rounded_like(few, half, whole, routed=True)
+    with pytest.raises(AssertionError, match="the reference's own"):
+        assert_rounded_like(few, half, whole)
 
 
 def test_near_tie_helper_refuses_a_clear_difference() -> None:
     with pytest.raises(AssertionError, match="step 1"):
-        assert_same_or_near_tie([5, 2], [5, 1], lambda step: torch.tensor([0.0, 10.0, 9.0]))
-    assert_same_or_near_tie([5, 2], [5, 1], lambda step: torch.tensor([0.0, 10.0, 9.9]))
+        assert_same_or_near_tie([5, 2], [5, 1], lambda step: torch.tensor([0.0, 10.0, 9.0]), 0.5)
+    assert_same_or_near_tie([5, 2], [5, 1], lambda step: torch.tensor([0.0, 10.0, 9.9]), 0.5)
 
 
 def test_only_the_positions_asked_for_get_logits(pair: Any) -> None:
@@ -162,13 +198,14 @@ def test_only_the_positions_asked_for_get_logits(pair: Any) -> None:
     torch.testing.assert_close(last[0], every[-1], rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_a_chunk_that_samples_nothing_returns_no_rows_and_leaves_the_next_one_right(
-    pair: Any, dtype: str
+    monkeypatch: pytest.MonkeyPatch, half_pair: Any, arithmetic: str
 ) -> None:
-    model, _ = pair("qwen3", "grouped, tied", dtype)
-    expected = ModelDriver(model).step([(0, PROMPT)])[-1]
-    driver = ModelDriver(model)
+    compute_bf16_weights_in(monkeypatch, arithmetic)
+    path, reference, half = half_pair("qwen3", "bfloat16")
+    driver = ModelDriver(load_model(str(path), data_type=None, device=CPU))
     assert driver.step([(0, PROMPT[:50])], logits=False).shape == (0, 384)
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(driver.step([(0, PROMPT[50:])])[-1], expected, rtol=1e-4, atol=1e-4 * scale)
+    with torch.inference_mode():
+        whole, rounded = (each(torch.tensor([PROMPT])).logits[0, 50:].float() for each in (reference, half))
+    assert_rounded_like(driver.step([(0, PROMPT[50:])]), rounded, whole)

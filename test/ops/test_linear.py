@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.nn.functional as F
+from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.references import gated
 
 from lightllm.ops.embedding import embedding
@@ -17,6 +18,15 @@ from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PackedLine
 from lightllm.ops.weight_rows import WeightRows
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=ARITHMETICS, autouse=True)
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test with and without bf16 instructions."""
+    compute_bf16_weights_in(monkeypatch, request.param)
+    return request.param
+
+
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 ROWS = [1, 2, 7, 33, 130]
 
@@ -75,7 +85,8 @@ def test_pieces_of_a_weight_equal_the_product(
 
 
 def test_pieces_are_as_small_as_the_room_for_copies() -> None:
-    weight, sizes = torch.randn(2560, 2048, dtype=torch.bfloat16), list[int]()
+    inputs = 8192 // activation_dtype(CPU, torch.bfloat16).itemsize  # a copy takes 20 MiB
+    weight, sizes = torch.randn(2560, inputs, dtype=torch.bfloat16), list[int]()
 
     @contextmanager
     def room(nbytes: int) -> Iterator[None]:

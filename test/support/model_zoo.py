@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from support.checkpoints import write_tokenizer
 from support.published_formats import (
@@ -65,10 +67,10 @@ class ZooModel:
     path: Path
     reference: Callable[[list[int]], torch.Tensor]
     """Token ids -> float32 [T, vocab]"""
+    half: Callable[[list[int]], torch.Tensor]
+    """The same, computed in the checkpoint's dtype: every operation's result is rounded to it."""
     max_len: int | None = None
     """Longest context to be served, where the model depends on it."""
-    model: Any = None
-    """transformers' model, where it is the reference."""
 
 
 def make_zoo_model(
@@ -101,11 +103,24 @@ def make_zoo_model(
     raw["architectures"] = [entry.architecture]
     write_checkpoint(path, tensors, raw, entry.weight_format)
 
-    @torch.inference_mode()
-    def reference(token_ids: list[int]) -> torch.Tensor:
-        return model(torch.tensor([token_ids])).logits[0].float()
+    @functools.cache
+    def rounded() -> Any:
+        return in_dtype(model, getattr(torch, dtype))
 
-    return ZooModel(path, reference, entry.max_len, model)
+    @torch.inference_mode()
+    def logits(computed: Any, token_ids: list[int]) -> torch.Tensor:
+        return computed.eval()(torch.tensor([token_ids])).logits[0].float()
+
+    return ZooModel(path, lambda ids: logits(model, ids), lambda ids: logits(rounded(), ids), entry.max_len)
+
+
+def in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy with parameters of `dtype`, as `from_pretrained` makes it: what is no parameter, such as the frequencies of
+    rotary positions, stays in float32."""
+    copied = copy.deepcopy(model)
+    for parameter in copied.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return copied
 
 
 def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float) -> None:
@@ -146,11 +161,38 @@ def qwen_beyond(path: Path, dtype: str, std: float) -> ZooModel:
     """Trained with 24 tokens, served with 200: queries grow with log n, theta is stretched by 2^(ceil(log2(200 / 24)) + 1) - 1."""
     from models.references import qwen
 
-    made = make_zoo_model(path, "qwen", dtype, std)
+    make_zoo_model(path, "qwen", dtype, std)
     raw = {**json.loads((path / "config.json").read_text()), "seq_length": 24}
     (path / "config.json").write_text(json.dumps(raw))
     weights = read_tensors(path)
-    return ZooModel(made.path, lambda ids: qwen.logits(raw, weights, ids, alpha=31.0), max_len=200)
+    return plain_model(path, dtype, lambda ids: qwen.logits(raw, weights, ids, alpha=31.0), max_len=200)
+
+
+def plain_model(
+    path: Path, dtype: str, reference: Callable[[list[int]], torch.Tensor], max_len: int | None = None
+) -> ZooModel:
+    """reference: in plain torch and float32."""
+
+    def half(token_ids: list[int]) -> torch.Tensor:
+        with RoundedResults(getattr(torch, dtype)):
+            return reference(token_ids)
+
+    return ZooModel(path, reference, half, max_len)
+
+
+class RoundedResults(TorchFunctionMode):
+    """What a float32 reference computes from activations is rounded to a dtype, operation by operation; positions are not."""
+
+    ROUNDED = {"matmul", "__matmul__", "einsum", "add", "sub", "mul", "div", "softmax", "sigmoid"}
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        rounds = func.__name__ in self.ROUNDED and result.dtype == torch.float32
+        return result.to(self.dtype).float() if rounds else result
 
 
 def phi3_small(path: Path, dtype: str, std: float) -> ZooModel:
@@ -189,7 +231,7 @@ def phi3_small(path: Path, dtype: str, std: float) -> ZooModel:
     tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     write_checkpoint(path, tensors, raw)
     weights = {name: tensor.float() for name, tensor in tensors.items()}
-    return ZooModel(path, lambda ids: phi3_small.logits(raw, weights, ids))
+    return plain_model(path, dtype, lambda ids: phi3_small.logits(raw, weights, ids))
 
 
 def read_tensors(path: Path) -> Tensors:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.checkpoints import make_checkpoint
 from support.model_driver import ModelDriver
+from support.near_tie import assert_rounded_like
 
 from lightllm.errors import InvalidModel
 from lightllm.models.base import TpPartBaseModel
@@ -55,14 +57,22 @@ def test_single_sharded_and_bin_checkpoints_are_the_same_model(checkpoint: Path,
     assert torch.equal(logits(load(binary)), expected)
 
 
-def test_data_type_overrides_the_checkpoints(checkpoint: Path) -> None:
-    whole, half = load(checkpoint), load(checkpoint, data_type="bf16")
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_data_type_overrides_the_checkpoints(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arithmetic: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    path = make_checkpoint(tmp_path / "model", std=0.1)
+    compute_bf16_weights_in(monkeypatch, arithmetic)
+    whole, half = load(path), load(path, data_type="bf16")
     assert whole.dtype == torch.float32 and half.dtype == torch.bfloat16
     assert half.weight_bytes < 0.55 * whole.weight_bytes
-    rounded = {name: t.bfloat16().float() for name, t in load_file(checkpoint / "model.safetensors").items()}
-    rewrite(checkpoint, lambda tensors: tensors.update(rounded))
-    reference = logits(load(checkpoint))
-    assert float((logits(half) - reference).abs().max() / reference.abs().max()) < 2e-2
+    rounded = {name: t.bfloat16().float() for name, t in load_file(path / "model.safetensors").items()}
+    rewrite(path, lambda tensors: tensors.update(rounded))
+    with torch.inference_mode():
+        theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)(torch.tensor([PROMPT]))
+    assert_rounded_like(logits(half), theirs.logits[0], logits(load(path)))
 
 
 def test_without_a_dtype_in_the_config_that_of_the_weights_is_taken(tmp_path: Path) -> None:
