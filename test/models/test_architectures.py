@@ -108,6 +108,25 @@ def test_bfloat16_weights_are_as_near_to_float32_as_the_references(
         assert relative_error(logits, whole) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["llama", "olmo2", "gpt-oss"])
+def test_a_norm_rounds_where_the_publishers_does(
+    monkeypatch: pytest.MonkeyPatch, rounded_model: Callable[[str], ZooModel], name: str
+) -> None:
+    """Before and after the weight is applied (Llama and most others), or only after it."""
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
+
+    compute_bf16_weights_in(monkeypatch, "bfloat16")
+    norm = load_model(str(rounded_model(name).path), data_type=None, device=CPU).norm
+    theirs = {"llama": LlamaRMSNorm, "olmo2": Olmo2RMSNorm, "gpt-oss": GptOssRMSNorm}[name](64, norm.eps)
+    theirs.weight.data = norm.weight.bfloat16()
+    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    result, expected = norm(x), theirs(x)
+    assert result.dtype == expected.dtype == torch.bfloat16
+    assert float((result == expected).double().mean()) > 0.995
+
+
 def test_dynamic_rope_is_that_of_transformers_for_a_prompt_of_the_served_length(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     zoo_model = make_zoo_model(tmp_path, "llama", max_position_embeddings=32, rope_parameters=rope)
