@@ -10,8 +10,9 @@ from pathlib import Path
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
-from lightllm.errors import InvalidModel
+from lightllm.errors import InvalidModel, InvalidParameter
 from lightllm.tokenizer import pieces
+from lightllm.tokenizer.replacements import MAX_GROWTH, growth
 from lightllm.tokenizer.special_tokens import SpecialTokens
 from lightllm.tokenizer.text_stream import REPLACEMENT, Step
 
@@ -27,6 +28,7 @@ class JsonBackend:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for whatever it cannot read
             raise InvalidModel(f"{path} cannot be read: {error}.", "Download the model again.") from error
+        _check_growth(self._tokenizer, path)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._add_tokens(special)
@@ -39,7 +41,13 @@ class JsonBackend:
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # The batch call without offsets is twice as fast as `encode` and, unlike it, releases the GIL.
-        return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        try:
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        except (Exception, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # The library's panic: its regular expressions give up after some million steps.
+            raise InvalidParameter("the model's tokenizer cannot read this text", param="prompt") from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         try:
@@ -99,3 +107,13 @@ class JsonBackend:
             return b"" if token is None else to_bytes(token)
 
         return pieces.TokenBytes(of_id, drops_first_space)
+
+
+def _check_growth(tokenizer: tokenizers.Tokenizer, path: Path) -> None:
+    for name, step in (("normalizer", tokenizer.normalizer), ("decoder", tokenizer.decoder)):
+        times = growth(json.loads(step.__getstate__())) if step is not None else 1.0
+        if times > MAX_GROWTH:
+            raise InvalidModel(
+                f"The {name} of {path} can make a text {times:.3g} times as long, {MAX_GROWTH:.0f} times are allowed.",
+                "Use the published tokenizer.json of the model.",
+            )
