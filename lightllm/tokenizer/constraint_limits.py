@@ -80,6 +80,11 @@ def is_lark(grammar: str) -> bool:
     return any(line.startswith("%llguidance") or _START.match(line) for line in lines)
 
 
+def is_texts(grammar: str) -> bool:
+    """Whether it is one of several texts, as the Http Server writes a choice."""
+    return _TEXTS.fullmatch(grammar) is not None
+
+
 def _regex(text: str) -> Iterator[str]:
     yield from _regex_parts("regular_constraint", [text])
 
@@ -92,7 +97,7 @@ def _regex_parts(name: str, texts: list[str]) -> Iterator[str]:
 
 
 def _grammar(text: str) -> Iterator[str]:
-    if _TEXTS.fullmatch(text):
+    if is_texts(text):
         return
     limit = MAX_RULES if is_lark(text) else MAX_GBNF_RULES
     if text.count(":") > 4 * limit or len(_RULE.findall(text)) > limit:

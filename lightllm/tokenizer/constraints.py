@@ -24,6 +24,8 @@ import numpy as np
 from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import CONSTRAINTS, SamplingParams
 from lightllm.tokenizer import constraint_limits
+from lightllm.tokenizer.key_patterns import names_of
+from lightllm.tokenizer.schema_rewriting import rewritten
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -149,12 +151,14 @@ def _readable(message: str) -> str:
 
 def _matcher(tokenizer: LLTokenizer, name: str, text: str) -> LLMatcher:
     """It may be in an error state. Raises whatever the library raises for a text that it cannot read."""
+    return _matcher_of(tokenizer, _grammar(name, text), name == "guided_json")
+
+
+def _matcher_of(tokenizer: LLTokenizer, grammar: str, json_limits: bool) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
-    limits = constraint_limits.PARSER_LIMITS
-    if name == "guided_json":
-        limits = constraint_limits.JSON_PARSER_LIMITS
-    return LLMatcher(tokenizer, _grammar(name, text), log_level=0, limits=LLParserLimits(**limits))
+    limits = constraint_limits.JSON_PARSER_LIMITS if json_limits else constraint_limits.PARSER_LIMITS
+    return LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**limits))
 
 
 def _grammar(name: str, text: str) -> str:
@@ -163,15 +167,38 @@ def _grammar(name: str, text: str) -> str:
     from llguidance.gbnf_to_lark import gbnf_to_lark
 
     if name == "guided_json":
-        schema = LLMatcher.grammar_from_json_schema(text, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
-        head, mark, rest = schema.partition('"grammars":[')
-        start = json.dumps({"lark_grammar": "start: @json_schema" + _NO_FORCING})
-        return f"{head}{mark}{start},{rest}"
+        return _json_grammar(rewritten(text, _names_of))
     if name == "regular_constraint":
         (pattern,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
         return LLMatcher.grammar_from_lark(pattern["lark_grammar"] + _NO_FORCING)
-    lark = text if constraint_limits.is_lark(text) else gbnf_to_lark(text)
+    lark = _with_schemas_rewritten(text) if constraint_limits.is_lark(text) else gbnf_to_lark(text)
     return LLMatcher.grammar_from_lark(lark + _NO_FORCING)
+
+
+def _json_grammar(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+    head, mark, rest = grammar.partition('"grammars":[')
+    start = json.dumps({"lark_grammar": "start: @json_schema" + _NO_FORCING})
+    return f"{head}{mark}{start},{rest}"
+
+
+def _with_schemas_rewritten(lark: str) -> str:
+    """A grammar in Lark, each schema behind a %json in it as `rewritten` returns it."""
+    if constraint_limits.is_texts(lark):
+        return lark
+    first, *others = lark.split("%json")
+    for other in others:
+        schema, end = json.JSONDecoder().raw_decode(start := other.lstrip())
+        first += f"%json {rewritten(json.dumps(schema), _names_of)}{start[end:]}"
+    return first
+
+
+@functools.lru_cache(_KEPT_CHECKS)
+def _names_of(pattern: str) -> list[str] | None:
+    """For `rewritten`, which must come to the same wherever it is done."""
+    return names_of(pattern, lambda schema: _matcher_of(_bytes_tokenizer(), _json_grammar(schema), True))
 
 
 class Matcher:
