@@ -2,11 +2,23 @@
 
 import argparse
 
-from lightllm.backend.process import run_backend
-from lightllm.ipc.child import run_child
+from lightllm.ipc.child import Child, run_child
 
-if __name__ == "__main__":
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lightllm.backend")
     parser.add_argument("--rank", type=int, default=0)
     rank = parser.parse_args().rank
-    run_child(f"backend-{rank}", lambda child: run_backend(child, rank))
+
+    def run(child: Child) -> None:
+        from lightllm.backend.process import (
+            run_backend,  # after the child can be told to stop, and report errors
+        )
+
+        run_backend(child, rank)
+
+    run_child(f"backend-{rank}", run)
+
+
+if __name__ == "__main__":
+    main()

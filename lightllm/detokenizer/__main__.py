@@ -1,6 +1,13 @@
 """`python -m lightllm.detokenizer`: started by the Supervisor."""
 
-from lightllm.detokenizer.process import main
-from lightllm.ipc.child import run_child
+from lightllm.ipc.child import Child, run_child
 
-run_child("detokenizer", main)
+
+def run(child: Child) -> None:
+    from lightllm.detokenizer.process import main  # after the child can be told to stop, and report errors
+
+    main(child)
+
+
+if __name__ == "__main__":
+    run_child("detokenizer", run)

@@ -23,6 +23,7 @@ from lightllm.errors import StartupError
 
 _LONGEST_PATH = 92
 """The kernel takes 107 bytes for the path of a Unix socket, names inside the folder included."""
+_SHORT_BASE = Path("/tmp")
 _OWN_NAME = re.compile(r"[0-9]+-[0-9a-f]{8}")
 
 
@@ -36,11 +37,12 @@ class RuntimeDir:
     @classmethod
     def create(cls, base: str | Path | None = None) -> "RuntimeDir":
         """Makes a new folder owned by this process and removes those whose owner is gone. Raises `StartupError`."""
-        root = (
-            Path(base or os.environ.get("LIGHTLLM_RUNTIME_BASE") or tempfile.gettempdir())
-            / f"lightllm-{os.getuid()}"
-        )
-        path = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+        chosen = base or os.environ.get("LIGHTLLM_RUNTIME_BASE")
+        name = Path(f"lightllm-{os.getuid()}", f"{os.getpid()}-{secrets.token_hex(4)}")
+        path = Path(chosen or tempfile.gettempdir()) / name
+        if not chosen and len(os.fsencode(path)) > _LONGEST_PATH:
+            path = _SHORT_BASE / name  # TMPDIR was not chosen for sockets
+        root = path.parent
         remedy = "Set LIGHTLLM_RUNTIME_BASE to another folder."
         if len(os.fsencode(path)) > _LONGEST_PATH:
             raise StartupError(f"The runtime folder {path} has too long a name for Unix sockets.", remedy)

@@ -18,6 +18,7 @@ import msgspec
 from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
 from lightllm.ipc.mapped_file import describe_room
 from lightllm.protocol.control import Command, Status
+from lightllm.server.environment import without_empty_values
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
 
@@ -47,6 +48,8 @@ class ChildProcess:
         self.seconds_until: dict[str, float] = {}
         """State -> seconds from the start of the process until it was first reported."""
         self.returncode: int | None = None
+        self.killed = False
+        """By the Supervisor itself."""
         self._lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         self._partial_line = b""
         self._partial_status = b""
@@ -60,7 +63,7 @@ class ChildProcess:
             # SIGINT its interpreter would die of it.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", spec.module, *spec.arguments],
-                env=os.environ
+                env=without_empty_values()
                 | spec.environment
                 | {CHANNEL_VARIABLE: str(theirs.fileno()), RUNTIME_VARIABLE: runtime_dir},
                 pass_fds=(theirs.fileno(), *spec.descriptors),
@@ -84,6 +87,11 @@ class ChildProcess:
     @property
     def ready(self) -> bool:
         return self.status.state == "ready" and self.running
+
+    @property
+    def reported(self) -> bool:
+        """Whether it has said anything: then it obeys, too."""
+        return bool(self.seconds_until)
 
     @property
     def last_lines(self) -> list[str]:
@@ -113,6 +121,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         if self.running:
+            self.killed = True
             self._process.kill()
 
     def wait(self) -> None:

@@ -13,6 +13,7 @@ from lightllm.config import ServerConfig
 from lightllm.ops.cpu_kind import library_variables
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_LIBRARIES = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
 _COUNTS = re.compile(r"\s*[1-9][0-9]{0,5}\s*(,\s*[1-9][0-9]{0,5}\s*)*")
 
 
@@ -47,6 +48,14 @@ def helper_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str
     return _unless_set(
         {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}, environ
     )
+
+
+def without_empty_values(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment without variables of libraries that an orchestrator has set to nothing: it means that they are not
+    set, but some readers stumble over it (torch over TORCH_LOGS)."""
+    return {
+        name: value for name, value in environ.items() if value.strip() or not name.startswith(_LIBRARIES)
+    }
 
 
 def intel_openmp() -> Path | None:

@@ -31,6 +31,8 @@ log = logging.getLogger("supervisor")
 
 STOP_SECONDS = 3.0
 """A child must end within 2 s of `stop`; after this it is killed."""
+START_STOP_SECONDS = 1.5
+"""The same for a child that is still loading: it has nothing to put in order, but may be in the middle of an import."""
 INTERRUPT_GRACE = 5.0
 """Seconds that running requests get after the first SIGINT (SIGTERM: `--drain_timeout`)."""
 _SETTLE_SECONDS = 0.2
@@ -154,21 +156,32 @@ class Supervisor:
     def _stop_some(self, children: Iterable[ChildProcess]) -> None:
         children = [child for child in children if child.running]
         for child in children:
-            child.send(Command(action="stop"))
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(child.running for child in children) and self._interrupts < 2:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            if child.reported:
+                child.send(Command(action="stop"))
+            else:
+                child.kill()  # its interpreter is just starting: there is nothing that it could put in order
+        begin = time.monotonic()
+        while self._interrupts < 2:
+            deadlines = [begin + _stop_seconds(child) for child in children if child.running]
+            now = time.monotonic()
+            if not deadlines or max(deadlines) <= now:
                 break
-            self._turn(remaining)
+            self._turn(min(deadline for deadline in deadlines if deadline > now) - now)
+            for child in children:
+                if child.running and time.monotonic() >= begin + _stop_seconds(child):
+                    self._kill(child)
         for child in children:
             if child.running:
-                late = f"did not end within {STOP_SECONDS:.0f} s"
-                log.warning("%s %s: killed", child.name, "is not awaited" if self._interrupts > 1 else late)
-                child.kill()
-                child.wait()
-            elif child.returncode != 0:
+                self._kill(child)
+            elif child.returncode != 0 and child.reported and not child.killed:
                 log.warning("%s %s while stopping", child.name, child.how_it_ended())
+
+    def _kill(self, child: ChildProcess) -> None:
+        late = f"did not end within {_stop_seconds(child):.0f} s"
+        level = logging.WARNING if child.ready else logging.DEBUG
+        log.log(level, "%s %s: killed", child.name, "is not awaited" if self._interrupts > 1 else late)
+        child.kill()
+        child.wait()
 
     def _turn(self, timeout: float | None) -> None:
         """Waits for events and handles them; notices deaths."""
@@ -233,3 +246,7 @@ class Supervisor:
         for child in self._children:
             child.wait()
             child.close()
+
+
+def _stop_seconds(child: ChildProcess) -> float:
+    return STOP_SECONDS if child.ready else START_STOP_SECONDS

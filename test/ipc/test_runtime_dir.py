@@ -140,6 +140,15 @@ def test_too_long_a_path_for_sockets_is_a_startup_error(tmp_path):
         RuntimeDir.create(tmp_path / ("x" * 90))
 
 
+def test_a_temporary_folder_with_too_long_a_name_gives_way_to_a_short_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightllm.ipc.runtime_dir._SHORT_BASE", tmp_path)
+    monkeypatch.setenv("LIGHTLLM_RUNTIME_BASE", "")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 90)))
+    runtime = RuntimeDir.create()
+    assert runtime.path.parent.parent == tmp_path
+    runtime.remove()
+
+
 def test_an_impossible_base_is_a_startup_error(tmp_path):
     with pytest.raises(StartupError, match="No runtime folder can be made"):
         RuntimeDir.create(tmp_path / "x")

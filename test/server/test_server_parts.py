@@ -11,7 +11,12 @@ from lightllm.errors import InvalidModel, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.ops.cpu_kind import CpuKind
 from lightllm.server.drain import Drain
-from lightllm.server.environment import backend_environment, environment_warnings, helper_environment
+from lightllm.server.environment import (
+    backend_environment,
+    environment_warnings,
+    helper_environment,
+    without_empty_values,
+)
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.plan import plan_backends, plan_children
 from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name, resolve_config
@@ -80,6 +85,18 @@ def test_a_number_of_threads_and_an_empty_one_are_no_reason_to_complain(value):
     environ = {"OMP_NUM_THREADS": value, "CUDA_VISIBLE_DEVICES": "", "RANK": "7", "WORLD_SIZE": "8"}
     assert environment_warnings(environ) == []
     assert ("OMP_NUM_THREADS" in helper_environment(environ)) == (value == "")
+
+
+def test_libraries_do_not_see_variables_without_a_value():
+    environ = {
+        "TORCH_LOGS": "",
+        "OMP_NUM_THREADS": " ",
+        "KMP_BLOCKTIME": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PATH": "/bin",
+    }
+    kept = {"KMP_BLOCKTIME": "1", "CUDA_VISIBLE_DEVICES": "", "PATH": "/bin"}
+    assert without_empty_values(environ) == kept  # without devices is not the same as not set
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o604, True), (0o700, False)])

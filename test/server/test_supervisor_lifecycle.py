@@ -118,6 +118,34 @@ def test_sigterm_before_ready_stops_at_once(launch):
     server.check_nothing_left()
 
 
+def test_a_child_that_is_deaf_while_it_loads_does_not_hold_up_the_stop(launch):
+    server = launch(router="deaf")
+    server.wait_for("router loading")
+    wait_until_stopped(server.child("router"))
+    begin = time.monotonic()
+    server.send(signal.SIGTERM)
+    assert server.wait(20) == 0
+    assert time.monotonic() - begin < 2.9  # what is ready gets 3 s
+    assert " W " not in server.log
+    server.check_nothing_left()
+
+
+def wait_until_stopped(process: psutil.Process) -> None:
+    end = time.monotonic() + 10
+    while process.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_child_that_finds_no_room_in_shared_memory_is_told_with_the_room(launch):
+    server = launch(backend_0="bus")
+    assert server.wait(20) == 2
+    (folder,) = re.findall(r"(/\S+) has \d+ of \d+ KiB free. /dev/shm has \d+ of \d+ KiB free\.", server.log)
+    assert folder.startswith(str(server.runtime_base))
+    assert "backend-0 failed to start: was killed by SIGBUS: shared memory has no room left." in server.log
+    server.check_nothing_left()
+
+
 def test_a_child_killed_while_serving_ends_the_server_with_its_name(launch):
     server = launch()
     server.wait_ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,10 @@ def main(child: Child) -> None:
     if behaviour == "die":
         print("about to die\nof old age", file=sys.stderr, flush=True)
         os._exit(3)
+    if behaviour == "bus":
+        os.kill(os.getpid(), signal.SIGBUS)
+    if behaviour == "deaf":  # in the middle of an import that does not let other threads run
+        os.kill(os.getpid(), signal.SIGSTOP)
     if behaviour == "hang":
         stop.wait()
         return
