@@ -114,6 +114,9 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers to one conversation or several, rendered with the model's chat template. Errors as `generate`.
 
+        `template_variables`: what `Tokenizer.apply_chat_template` takes (`tools`, `add_generation_prompt`,
+        `continue_final_message`), and variables of the template.
+
         Without `sampling_params` an answer may take the `default_max_tokens` option, as far as there is room.
         """
         conversations = [messages] if messages and isinstance(messages[0], dict) else list(messages)
@@ -156,6 +159,7 @@ class LLM:
         if self._engine is not None:
             self._engine.close()
         self._engine = None
+        self.tokenizer.close()
         gc.collect()
 
     def __enter__(self) -> "LLM":

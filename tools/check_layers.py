@@ -29,6 +29,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "protocol",
             "ipc",
             "tokenizer",
+            "templating",
             "config",
             "config_sources",
             "foreign_options",
@@ -45,8 +46,8 @@ APART = "processes"
 
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "tokenizer", "config", "config_sources", "foreign_options", "sampling_params", "errors", "demo",
-    "backend.mock",
+    "protocol", "ipc", "tokenizer", "templating", "config", "config_sources", "foreign_options", "sampling_params",
+    "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""

@@ -91,7 +91,7 @@ async def _get_score(state: ServerState, request: Request) -> Response:
         body.multimodal_params.refuse_items()
     text = body.chat
     if not isinstance(text, str):
-        text = await state.encoder.render_chat(text, None, False, {})
+        text = await state.encoder.render_chat(text, add_generation_prompt=False)
     check_text(text, "chat")
     prompt_ids = await state.encoder.encode(text, False, limits.max_req_total_len, "chat")
     end = state.reward_token_id

@@ -14,7 +14,12 @@ from lightllm.errors import InvalidParameter
 from lightllm.httpserver.auth import caller
 from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.boundary import REQUEST_ID
-from lightllm.httpserver.chat_messages import template_messages, template_tools, template_variables
+from lightllm.httpserver.chat_messages import (
+    note_tools,
+    template_messages,
+    template_tools,
+    template_variables,
+)
 from lightllm.httpserver.constraints import naming
 from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
@@ -80,12 +85,17 @@ async def _chat(state: ServerState, request: Request) -> Response:
         params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
         await state.check_constraint(params)
     encoder = state.encoder
+    tools = template_tools(body)
     text = await encoder.render_chat(
         template_messages(body),
-        template_tools(body),
-        body.add_generation_prompt is not False,
-        template_variables(body),
+        tools=tools,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        must_read=["reasoning_effort"] if body.reasoning_effort is not None else [],
+        **template_variables(body),
     )
+    if tools:
+        note_tools()
     prompt_ids = await encoder.encode(
         text,
         bool(body.add_special_tokens),

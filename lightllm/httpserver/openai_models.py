@@ -239,30 +239,41 @@ class CompletionRequest(OpenAIRequest):
 
 
 class ContentPart(Body):
+    """A part of a content. Its text stands in `text`, that of a refusal or of thinking in the field of that name."""
+
     type: Text
     text: Text | None = None
+    refusal: Text | None = None
+    thinking: Text | None = None
 
 
-class ToolCallFunction(Body):
+class CalledFunction(Body):
     name: Text
-    arguments: Text | None = None
+    arguments: Text | dict[str, Any] | None = None
 
 
 class ToolCall(Body):
     id: Text | None = None
     type: Text | None = None
-    function: ToolCallFunction
+    function: CalledFunction
 
 
 class Message(Body):
     """One turn of a conversation; roles are free, the chat template judges them."""
 
     role: Annotated[str, Field(strict=True, min_length=1, max_length=64)]
-    content: Text | Annotated[list[ContentPart], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = None
+    content: (
+        Text | Annotated[list[ContentPart | Text], Field(fail_fast=True, max_length=MAX_STRINGS)] | None
+    ) = None
     name: Text | None = None
     tool_call_id: Text | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=1024)] | None = None
+    function_call: CalledFunction | None = None
     reasoning_content: Text | None = None
+    reasoning: Text | None = None
+    thinking: Text | None = None
+    refusal: Text | None = None
+    audio: Any = None
 
 
 class ToolFunction(Body):
@@ -285,7 +296,11 @@ class ChatRequest(OpenAIRequest):
     top_logprobs: Int | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=1024)] | None = None
     tool_choice: Any = None
+    functions: Annotated[list[ToolFunction], Field(fail_fast=True, max_length=1024)] | None = None
+    function_call: Any = None
+    reasoning_effort: Text | None = None
     add_generation_prompt: Bool | None = None
+    continue_final_message: Bool | None = None
     chat_template_kwargs: dict[str, Scalar | None] | None = None
 
     def limit(self) -> int | None:

@@ -99,10 +99,12 @@ async def _serve(
 
     child.on_command(pass_on)
     lag = loop.create_task(_measure_lag(state.engine.store))
+    templates = loop.create_task(state.encoder.check_chat_templates())
     try:
         await server.serve(sockets=[listener])
     finally:
         lag.cancel()
+        templates.cancel()
         state.encoder.close()
         state.engine.close()
         context.term()

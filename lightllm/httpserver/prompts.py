@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import functools
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from lightllm.errors import InvalidParameter, PromptTooLong
+from lightllm.errors import InvalidParameter, PromptTooLong, RequestError
+from lightllm.templating.process import MAX_PROCESSES
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 INLINE_CHARACTERS = 2000
@@ -48,9 +50,12 @@ class PromptEncoder:
         self._max_input = max_input
         self._truncation = truncation
         self._threads = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenize")
+        self._chat_threads = ThreadPoolExecutor(MAX_PROCESSES, thread_name_prefix="chat-template")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._chat_threads.shutdown(wait=False, cancel_futures=True)
+        self.tokenizer.close()
 
     async def encode(
         self, text: str, add_special_tokens: bool, limit: int, field: str, keep: int | None = None
@@ -103,23 +108,21 @@ class PromptEncoder:
                 raise PromptTooLong(_text_too_long(len(text), limit, field), param=field)
         return text
 
-    async def render_chat(
-        self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None,
-        add_generation_prompt: bool,
-        variables: dict[str, Any],
-    ) -> str:
-        """The conversation as one string by the model's chat template; long ones in a thread."""
+    async def render_chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        """`Tokenizer.apply_chat_template`, never in the event loop: a template is a program of the model folder."""
+        render = functools.partial(self.tokenizer.apply_chat_template, messages, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._chat_threads, render)
 
-        def render() -> str:
-            return self.tokenizer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=add_generation_prompt, **variables
+    async def check_chat_templates(self) -> None:
+        """Ahead of the first chat, which is then answered sooner; what is wrong with a template is in the log at once."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                self._chat_threads, self.tokenizer.check_chat_templates
             )
-
-        if len(messages) <= 8 and not tools and sum(map(_size, messages)) <= INLINE_CHARACTERS:
-            return render()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, render)
+        except RequestError as error:
+            logging.getLogger(__name__).warning(
+                "%s; it is tried again when the first chat comes", error.message
+            )
 
     def fit(
         self,
@@ -204,8 +207,3 @@ def _truncate(prompt_ids: list[int], room: int, mode: str) -> list[int]:
         return prompt_ids[-room:]
     front = room // 2
     return prompt_ids[:front] + prompt_ids[len(prompt_ids) - (room - front) :]
-
-
-def _size(message: dict[str, Any]) -> int:
-    content = message.get("content")
-    return len(content) if isinstance(content, str) and len(message) <= 2 else len(json.dumps(message))

@@ -1,26 +1,26 @@
 """Chat templates: where they are found, and how a conversation is rendered with one.
 
 The model's templates are Jinja written for transformers, so they get the environment that transformers gives them
-(its documentation: "Writing a chat template").
+(its documentation: "Writing a chat template"). They are programs of the model folder, so they run in a child process
+with limits (`lightllm/templating`).
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightllm.errors import InvalidModel, InvalidOption, InvalidParameter
+from lightllm.errors import BackendFailed, InvalidModel, InvalidOption, InvalidParameter
+from lightllm.templating.limits import MAX_CONVERSATION_BYTES, MAX_TEMPLATE_CHARACTERS, Limits
+from lightllm.templating.process import TemplateFailure, TemplateProcess, TemplateProcesses
 from lightllm.tokenizer.json_files import read_json_object
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-MAX_RENDERED_CHARACTERS = 64 * 1024 * 1024
-"""A conversation that renders to more than this is refused."""
-MAX_ERROR_CHARACTERS = 300
-_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _RESERVED = ("messages", "tools", "add_generation_prompt")
+_MAX_NOTED = 64
+"""Names of variables that are logged because the template does not read them."""
 
 _CHATML = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
@@ -33,21 +33,25 @@ _CHATML = (
 
 
 class ChatTemplates:
-    """The templates of one model by name; `default`, and often `tool_use`."""
+    """The templates of one model by name; `default`, and often `tool_use`. Safe to use from several threads."""
 
-    def __init__(self, sources: dict[str, str]) -> None:
-        """Compiles them; one with a syntax error is remembered, and rendering it is an error of the request."""
-        self._templates: dict[str, Template] = {}
+    def __init__(self, sources: dict[str, str], limits: Limits | None = None) -> None:
+        self._sources = sources
+        self.processes = TemplateProcesses(limits)
         self._broken: dict[str, str] = {}
-        for name, source in sources.items():
-            try:
-                self._templates[name] = compile_template(source)
-            except InvalidParameter as error:
-                self._broken[name] = error.message
-                logging.getLogger(__name__).warning("chat template %r cannot be used: %s", name, error)
+        self._noted: set[str] = set()
+        self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
-        return bool(self._templates or self._broken)
+        return bool(self._sources)
+
+    def check(self) -> dict[str, str]:
+        """Compiles all, and tries what they read. Returns what is wrong with those that cannot be used, by name, which is
+        an error of each request that needs them, and logged once."""
+        for name in self._sources:
+            with self.processes.one() as process:
+                self._load(process, name)
+        return dict(self._broken)
 
     def render(
         self,
@@ -55,31 +59,109 @@ class ChatTemplates:
         tools: list[dict[str, Any]] | None,
         add_generation_prompt: bool,
         variables: dict[str, Any],
+        continue_final_message: bool = False,
+        must_read: Sequence[str] = (),
     ) -> str:
-        """Raises `InvalidParameter` with a message for the client."""
-        template = self._choose(tools)
-        values = {key: value for key, value in variables.items() if key not in _RESERVED}
-        return _render(
-            template,
-            {
-                "messages": [_with_reasoning(message) for message in messages],
-                "tools": tools,
-                "documents": None,
-                "add_generation_prompt": add_generation_prompt,
-                **values,
-            },
-        )
+        """Raises `InvalidParameter` with a message for the client: also for what the template would leave out, and for one of the
+        variables in `must_read` that it does not read."""
+        if continue_final_message and add_generation_prompt:
+            raise InvalidParameter(
+                "continue_final_message leaves the last message open, so add_generation_prompt must not be true",
+                param="continue_final_message",
+            )
+        name = self._choose(tools)
+        try:
+            task = self.processes.task(
+                task="render",
+                name=name,
+                messages=messages,
+                tools=tools or None,
+                open_answer=add_generation_prompt,
+                continued=continue_final_message,
+                variables={"documents": None} | {k: v for k, v in variables.items() if k not in _RESERVED},
+                must_read=list(must_read),
+            )
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidParameter(f"messages must be plain JSON data: {error}", param="messages") from error
+        if len(task) > MAX_CONVERSATION_BYTES:
+            raise InvalidParameter(
+                f"the conversation has {len(task)} bytes, at most {MAX_CONVERSATION_BYTES}", param="messages"
+            )
+        answer = self._ask(name, task)
+        if "error" in answer:
+            raise InvalidParameter(answer["error"], param=answer["param"])
+        self._note_unread(answer["unread"], variables)
+        text: str = answer["text"]
+        return text
 
-    def _choose(self, tools: list[dict[str, Any]] | None) -> Template:
-        names = ["tool_use", "default"] if tools is not None else ["default"]
-        for name in names:
-            if name in self._broken:
-                raise InvalidParameter(self._broken[name], param="messages")
-            if name in self._templates:
-                return self._templates[name]
+    def close(self) -> None:
+        self.processes.close()
+
+    def _ask(self, name: str, task: bytes) -> dict[str, Any]:
+        for last in (False, True):
+            self._refuse_broken(name)
+            with self.processes.one() as process:
+                self._load(process, name)
+                self._refuse_broken(name)
+                try:
+                    return process.ask(task)
+                except TemplateFailure as failure:
+                    if failure.repeatable or last:
+                        raise InvalidParameter(
+                            f"the chat template {failure.reason} for these messages", param="messages"
+                        ) from failure
+        raise AssertionError("the second try ends in an answer or an error")
+
+    def _load(self, process: TemplateProcess, name: str) -> None:
+        """Gives a child the template, unless it has it or nobody can use it."""
+        if name in process.loaded or name in self._broken:
+            return
+        source = self._sources[name]
+        try:
+            if len(source) > MAX_TEMPLATE_CHARACTERS:
+                raise InvalidParameter(
+                    f"the chat template has {len(source)} characters, at most {MAX_TEMPLATE_CHARACTERS}"
+                )
+            answer = process.ask(self.processes.task(task="load", name=name, source=source))
+            if "error" in answer:
+                raise InvalidParameter(answer["error"])
+            process.loaded.add(name)
+        except TemplateFailure as failure:
+            if not failure.repeatable:
+                raise BackendFailed(f"the chat template {failure.reason} when it was loaded") from failure
+            self._set_broken(name, f"the chat template {failure.reason} when it was tried")
+        except InvalidParameter as error:
+            self._set_broken(name, error.message)
+
+    def _refuse_broken(self, name: str) -> None:
+        if name in self._broken:
+            raise InvalidParameter(self._broken[name], param="messages")
+
+    def _set_broken(self, name: str, reason: str) -> None:
+        with self._lock:
+            if name not in self._broken:
+                logging.getLogger(__name__).warning("chat template %r cannot be used: %s", name, reason)
+                self._broken[name] = reason
+
+    def _note_unread(self, unread: list[str], variables: dict[str, Any]) -> None:
+        """Into the log, once: what a client set for the template, and the template does not know."""
+        for name in unread:
+            if name in variables and not name.endswith("_token"):
+                with self._lock:
+                    new = name not in self._noted and len(self._noted) < _MAX_NOTED
+                    self._noted.add(name) if new else None
+                if new:
+                    logging.getLogger(__name__).warning(
+                        "the chat template does not read %.64r, which a request sets for it", name
+                    )
+
+    def _choose(self, tools: list[dict[str, Any]] | None) -> str:
+        for name in ("tool_use", "default") if tools else ("default",):
+            if name in self._sources:
+                return name
         if self:
             raise InvalidParameter(
-                f"the model has chat templates {sorted(self._templates)} but none named default; "
+                f"the model has chat templates {sorted(self._sources)} but none named default; "
                 "the server can be given one with --chat_template",
                 param="messages",
             )
@@ -90,85 +172,28 @@ class ChatTemplates:
         )
 
 
-def read_chat_templates(model_dir: Path, override: str | None) -> ChatTemplates:
+def read_chat_templates(model_dir: Path, override: str | None, limits: Limits | None = None) -> ChatTemplates:
     """`override` (file or template) first, then the `.jinja` files, then what the JSON files hold."""
     if override is not None:
-        source = _override_source(override)
-        try:
-            compile_template(source)
-        except InvalidParameter as error:
-            raise InvalidOption(f"--chat_template: {error.message}.", "Correct the template.") from error
-        return ChatTemplates({"default": source})
+        templates = ChatTemplates({"default": _override_source(override)}, limits)
+        if broken := templates.check():
+            templates.close()
+            raise InvalidOption(f"--chat_template: {broken['default']}.", "Correct the template.")
+        return templates
     sources: dict[str, str] = {}
     for file in sorted((model_dir / "additional_chat_templates").glob("*.jinja")):
         sources[file.stem] = _read_text(file)
     if (model_dir / "chat_template.jinja").is_file():
         sources["default"] = _read_text(model_dir / "chat_template.jinja")
     if sources:
-        return ChatTemplates(sources)
+        return ChatTemplates(sources, limits)
     for file_name in ("tokenizer_config.json", "chat_template.json"):
         sources = _json_sources(model_dir / file_name)
         if sources:
             break
     if not sources and read_json_object(model_dir / "generation_config.json").get("chat_format") == "chatml":
         sources = {"default": _CHATML}
-    return ChatTemplates(sources)
-
-
-def compile_template(source: str) -> Template:
-    """Raises `InvalidParameter` with the line for a template with a syntax error."""
-    import jinja2
-
-    from lightllm.tokenizer.jinja_environment import make_environment
-
-    try:
-        return make_environment().from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise InvalidParameter(
-            f"the chat template has a syntax error in line {error.lineno}: {error.message}", param="messages"
-        ) from error
-    except (jinja2.TemplateError, RecursionError, MemoryError, OverflowError) as error:
-        raise InvalidParameter(
-            f"the chat template cannot be compiled: {_safe(error)}", param="messages"
-        ) from error
-
-
-def _render(template: Template, variables: dict[str, Any]) -> str:
-    parts: list[str] = []
-    size = 0
-    try:
-        for part in template.generate(variables):
-            size += len(part)
-            if size > MAX_RENDERED_CHARACTERS:
-                raise InvalidParameter(
-                    f"the chat template produced more than {MAX_RENDERED_CHARACTERS} characters",
-                    param="messages",
-                )
-            parts.append(part)
-    except InvalidParameter:
-        raise
-    except Exception as error:  # a template is a program: it can raise anything, and the request is to blame
-        raise InvalidParameter(
-            f"the chat template refused the messages: {_safe(error)}", param="messages"
-        ) from error
-    return "".join(parts)
-
-
-def _safe(error: BaseException) -> str:
-    """One short line without anything but the error's own words."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message[:MAX_ERROR_CHARACTERS]
-
-
-def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Reasoning goes by several names; templates find it under the standard one, and gpt-oss under `thinking`."""
-    if not isinstance(message, dict):
-        raise InvalidParameter(f"a message must be an object, got {type(message).__name__}", param="messages")
-    for name in _REASONING_FIELDS:
-        reasoning = message.get(name)
-        if reasoning is not None:
-            return {"thinking": reasoning, **message, "reasoning_content": reasoning}
-    return message
+    return ChatTemplates(sources, limits)
 
 
 def _override_source(override: str) -> str:

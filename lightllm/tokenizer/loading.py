@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightllm.errors import InvalidModel
+from lightllm.templating.limits import Limits
 from lightllm.tokenizer.backends import Backend
 from lightllm.tokenizer.chat_template import ChatTemplates, read_chat_templates
 from lightllm.tokenizer.json_backend import JsonBackend
@@ -24,17 +25,20 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     chat_template: str | None = None,
     with_chat_template: bool = True,
+    template_limits: Limits | None = None,
 ) -> Tokenizer:
     """The tokenizer of a model folder.
 
     `chat_template`: a Jinja file, or the template itself, instead of the model's own. `with_chat_template=False`
-    leaves templates (and jinja2) out, for a process that only decodes. Raises `InvalidModel` naming the file that is
-    missing or broken, and `InvalidOption` for a bad `chat_template`.
+    leaves templates out, for a process that only decodes. `template_limits`: what one rendering may cost. Raises
+    `InvalidModel` naming the file that is missing or broken, and `InvalidOption` for a bad `chat_template`.
     """
     path = Path(model_dir)
     special = read_special_tokens(path)
     backend = _backend(path, special, trust_remote_code)
-    templates = read_chat_templates(path, chat_template) if with_chat_template else ChatTemplates({})
+    templates = (
+        read_chat_templates(path, chat_template, template_limits) if with_chat_template else ChatTemplates({})
+    )
     return Tokenizer(backend, special, templates)
 
 

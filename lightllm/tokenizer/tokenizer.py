@@ -94,20 +94,36 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._chat_templates)
 
+    def check_chat_templates(self) -> None:
+        """Compiles and tries the templates ahead of the first conversation; what is wrong is logged."""
+        self._chat_templates.check()
+
+    def close(self) -> None:
+        """Ends the processes that render chats; another chat would start one again."""
+        self._chat_templates.close()
+
     def apply_chat_template(
         self,
         messages: list[dict[str, Any]],
         tools: list[dict[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
+        must_read: Sequence[str] = (),
         **kwargs: Any,
     ) -> str:
         """The conversation as one string; encode it with `add_special_tokens=False`, it has its own BOS.
 
-        Everything in `messages`, `tools` and `kwargs` (variables for the template) must be plain JSON data. Raises
-        `InvalidParameter` if the model has no template, or if its template refuses the conversation.
+        Everything in `messages`, `tools` and `kwargs` (variables for the template; those in `must_read` may not be without
+        effect) must be plain JSON data. `add_generation_prompt`: begin the answer; by default unless the last message is to be
+        continued. Raises `InvalidParameter` if the model has no template, if its template refuses the conversation, takes too
+        much time or memory for it, or would leave a message out.
         """
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
         variables = {**self.special_tokens, **kwargs}
-        return self._chat_templates.render(messages, tools, add_generation_prompt, variables)
+        return self._chat_templates.render(
+            messages, tools, add_generation_prompt, variables, continue_final_message, must_read
+        )
 
     def _named_id(self, name: str) -> int | None:
         content = self.special_tokens.get(name)
