@@ -13,7 +13,15 @@ from typing import cast
 import msgspec
 
 from lightllm.detokenizer.stream import ChoiceStream, Rules
-from lightllm.protocol.messages import AbortRequest, AddRequest, Finish, RoundTokens, TextDeltas, worker_of
+from lightllm.protocol.messages import (
+    AbortRequest,
+    AddRequest,
+    Finish,
+    FinishReason,
+    RoundTokens,
+    TextDeltas,
+    worker_of,
+)
 from lightllm.tokenizer import Tokenizer
 
 logger = logging.getLogger("lightllm.detokenizer")
@@ -56,15 +64,22 @@ class Detokenizer:
             if not 0 <= worker_of(choice.request_id) < self._workers:
                 raise MalformedMessage(f"request {choice.request_id} belongs to no Http worker")
         output = Output({}, [])
-        rules = Rules.of(request, self._tokenizer, self._eos_token_ids)
-        prompt_ids = cast(Sequence[int], request.prompt_ids)  # no list of it: only its last tokens are read
-        for choice in request.choices:
-            stream = ChoiceStream(
-                choice.request_id, rules, self._tokenizer, prompt_ids, choice.output_ids.tolist()
-            )
-            self._streams[choice.request_id] = stream
-            if stream.stopped:
-                self._stop(choice.request_id, stream, output)
+        try:
+            rules = Rules.of(request, self._tokenizer, self._eos_token_ids)
+            prompt_ids = cast(
+                Sequence[int], request.prompt_ids
+            )  # no list of it: only its last tokens are read
+            for choice in request.choices:
+                stream = ChoiceStream(
+                    choice.request_id, rules, self._tokenizer, prompt_ids, choice.output_ids.tolist()
+                )
+                self._streams[choice.request_id] = stream
+                if stream.stopped:
+                    self._stop(choice.request_id, stream, output)
+        except Exception:  # its tokens are of no use: nobody could read them
+            for choice in request.choices:
+                self._streams.pop(choice.request_id, None)
+                self._fail(Finish(choice.request_id, "error", len(request.prompt_ids), 0), output)
         return output
 
     def apply(self, message: RoundTokens) -> Output:
@@ -85,9 +100,15 @@ class Detokenizer:
             if to is None:
                 to = deltas[stream.worker] = _empty()
             token_id = message.token_ids[i]
+            try:
+                text = stream.push(token_id)
+            except Exception:
+                stream.stopped = True
+                self._fail(_finish_of(request_id, "error", stream), output)
+                continue
             to.request_ids.append(request_id)
             to.token_ids.append(token_id)
-            to.texts.append(stream.push(token_id))
+            to.texts.append(text)
             to.logprobs.append(message.logprobs[i])
             if message.top and i in message.top:
                 to.top[len(to.token_ids) - 1] = message.top[i]
@@ -106,9 +127,21 @@ class Detokenizer:
 
     def _stop(self, request_id: int, stream: ChoiceStream, output: Output) -> None:
         """A stop string was found: the stream ends here, whatever the Router still sends for it."""
-        finish = Finish(request_id, "stop", stream.prompt_tokens, stream.output_tokens, stream.cached_tokens)
+        finish = _finish_of(request_id, "stop", stream)
         output.deltas.setdefault(stream.worker, _empty()).finished.append(finish)
         output.aborts.append(AbortRequest(request_id, "stop"))
+
+    def _fail(self, finish: Finish, output: Output) -> None:
+        """An exception while a stream's text is made ends that stream; to be called while it is handled."""
+        logger.exception("the text of request %d cannot be made", finish.request_id)
+        finish = msgspec.structs.replace(
+            finish,
+            reason="error",
+            error="the text of this answer could not be made; the server's log says why",
+        )
+        worker = worker_of(finish.request_id)
+        output.deltas.setdefault(worker, _empty()).finished.append(finish)
+        output.aborts.append(AbortRequest(finish.request_id, "error"))
 
     def _finish(self, finish: Finish, output: Output) -> None:
         stream = self._streams.pop(finish.request_id, None)
@@ -117,13 +150,21 @@ class Detokenizer:
             return
         if stream.stopped:
             return
-        tail = stream.finish()
+        try:
+            tail = stream.finish()
+        except Exception:
+            self._fail(finish, output)
+            return
         if stream.stopped and finish.reason == "length":
             finish = msgspec.structs.replace(finish, reason="stop")
         to = output.deltas.setdefault(stream.worker, _empty())
         if tail:
             to.tails[len(to.finished)] = tail
         to.finished.append(finish)
+
+
+def _finish_of(request_id: int, reason: FinishReason, stream: ChoiceStream) -> Finish:
+    return Finish(request_id, reason, stream.prompt_tokens, stream.output_tokens, stream.cached_tokens)
 
 
 def _empty() -> TextDeltas:
