@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 from support.server import LightLLMServer
+from support.sse import chunks
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,40 @@ def test_stop_string_across_token_borders(client: openai.OpenAI) -> None:
     text = answer.choices[0].message.content or ""
     assert answer.choices[0].finish_reason == "stop"
     assert "3" in text and "4, 5" not in text and "6" not in text
+
+
+@pytest.mark.parametrize("stop", ["</s>", "</s></s>", "</", "/s"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_special_token_that_is_not_shown_is_a_stop_string_like_any_other(
+    server: LightLLMServer, stop: str, stream: bool
+) -> None:
+    count = 2 if stop == "</s></s>" else 1
+    shared = {"ignore_eos": True, "logit_bias": {"2": 100}}
+    body = {"prompt": "hi", "max_tokens": 8, "stop": [stop], "stream": stream, **shared}
+    response = httpx.post(f"{server.url}/v1/completions", json=body)
+    for event in chunks(response)[-1:] if stream else [response.json()]:
+        assert event["choices"][0]["finish_reason"] == "stop" and event["choices"][0]["text"] == ""
+        assert stream or event["usage"]["completion_tokens"] == count
+    native = {"inputs": "hi", "parameters": {"max_new_tokens": 8, "stop_sequences": [stop], **shared}}
+    answer = httpx.post(f"{server.url}/generate", json=native).json()
+    assert (answer["generated_text"], answer["finish_reason"]) == ([""], "stop")
+    assert answer["count_output_tokens"] == count
+
+
+def test_text_held_back_for_a_stop_string_does_not_move_the_offsets(server: LightLLMServer) -> None:
+    def offsets(**fields: object) -> list[int]:
+        body = {"prompt": "What is AI?", "max_tokens": 12, "temperature": 0, "logprobs": 1, **fields}
+        response = httpx.post(f"{server.url}/v1/completions", json=body)
+        found: list[int] = []
+        for event in chunks(response) if fields.get("stream") else [response.json()]:
+            found += (event["choices"][0]["logprobs"] or {}).get("text_offset", [])
+        return found
+
+    plain = offsets()
+    assert plain[:2] == [0, 3] and plain == sorted(set(plain))
+    for stop in (" AI is arzzz", " is\x00", " AI is artificial intelligence: machines!"):
+        assert offsets(stop=[stop]) == offsets(stop=[stop], stream=True) == plain
+        assert offsets(stop=[stop], echo=True) == offsets(echo=True)
 
 
 def test_same_seed_same_answer_alone_and_among_others(client: openai.OpenAI, server: LightLLMServer) -> None:
