@@ -1,19 +1,22 @@
 """The ASGI application of an Http worker: routes, and the layers that every request passes.
 
 Boundary      request id, errors in the shape of the API
-  CORS        only with --allowed_origins; answers preflights
-    BrowserGuard  keeps pages of other sites away where no key does; says what preflights lack without CORS
-      ApiKeys     only with --api_key or --admin_api_key
-        routes
+  RequestForms  a slash at the end of the path, and HEAD
+    CORS        only with --allowed_origins; answers preflights
+      BrowserGuard  keeps pages of other sites away where no key does; says what preflights lack without CORS
+        ApiKeys     only with --api_key or --admin_api_key
+          routes
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
 from lightllm.httpserver import openapi
@@ -27,6 +30,7 @@ from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreR
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
+from lightllm.httpserver.request_forms import RequestForms
 from lightllm.httpserver.state import ServerState
 
 _BODIES = (
@@ -47,6 +51,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(openai_routes(state))
     app.include_router(health_routes(state))
     app.include_router(profile_routes(state))
+    app.add_api_route("/", _where_to_look(state), include_in_schema=False)
     app.add_exception_handler(HTTPException, _http_exception)
     config = state.config
     if config.api_key or config.admin_api_key:
@@ -60,9 +65,23 @@ def create_app(state: ServerState) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    app.add_middleware(RequestForms)
     app.add_middleware(Boundary, view=state.view)  # added last: outermost
     openapi.install(app, _BODIES)
     return app
+
+
+def _where_to_look(state: ServerState) -> Callable[[], Awaitable[Response]]:
+    async def where_to_look() -> Response:
+        """For who opens the server's address in a browser."""
+        return JSONResponse(
+            {
+                "message": f"LightLLM {__version__} serves {state.model_name}. OpenAI's API is under /v1, LightLLM's own at "
+                "/generate; /docs shows all routes."
+            }
+        )
+
+    return where_to_look
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

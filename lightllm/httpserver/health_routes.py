@@ -21,7 +21,6 @@ def health_routes(state: ServerState) -> APIRouter:
     router = APIRouter(tags=["Server"])
     view = state.view
 
-    @router.head("/health", include_in_schema=False)
     @router.get("/healthz", **plain("Healthy.", 503))
     @router.get("/health", **plain("Healthy.", 503))
     async def health() -> Response:
