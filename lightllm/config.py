@@ -72,8 +72,9 @@ class ServerConfig:
     allowed_origins: list[str] | None = _option(None, "CORS: origins that browsers may call from.", _SERVER, nargs="+",
                                                 metavar="ORIGIN")  # fmt: skip
     max_body_mb: int = _option(
-        64, "Largest request body in MiB; larger ones get 413.", _SERVER, **_at_least(1)
-    )
+        16, "Largest request body in MiB; larger ones get 413. Large ones together: four times that in each Http worker.",
+        _SERVER, **_at_least(1),
+    )  # fmt: skip
     request_timeout: float = _option(
         0.0, "Seconds from acceptance until a request is aborted; 0 waits for ever.", _SERVER, type=float,
         check=lambda v: v >= 0, expects="0 or more",

@@ -77,6 +77,31 @@ class MalformedBody(RequestError):
     code = "malformed_body"
 
 
+class MalformedRequest(RequestError):
+    """Not HTTP, or HTTP that servers may understand in different ways."""
+
+    code = "malformed_request"
+
+
+class HeadersTooLarge(RequestError):
+    """More headers, or more of what frames a body, than any client needs."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class UnsupportedTransferCoding(RequestError):
+    status = 501
+    code = "unsupported_transfer_coding"
+
+
+class BodyTooSlow(RequestError):
+    """The client did not go on sending its body."""
+
+    status = 408
+    code = "body_too_slow"
+
+
 class ServerOverloaded(RequestError):
     """The waiting list is full; the client may try again after `retry_after` seconds."""
 

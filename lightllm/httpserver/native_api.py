@@ -56,7 +56,7 @@ def native_routes(state: ServerState) -> APIRouter:
     @router.post("/tokens", **documented(TokensRequest, "The number of tokens."))
     async def tokens(request: Request) -> Response:
         """Counts the tokens of a text."""
-        body = await parse_body(request, TokensRequest, state.body_limit)
+        body = await parse_body(request, TokensRequest, state.bodies)
         if body.multimodal_params is not None:
             body.multimodal_params.refuse_items()
         parameters = body.parameters or Parameters()
@@ -68,7 +68,7 @@ def native_routes(state: ServerState) -> APIRouter:
     async def abort_request(request: Request) -> Response:
         """Ends a request, all its choices, from another connection. Unknown and finished ids are ignored, and so are
         requests of other keys, unless an admin key asks."""
-        body = await parse_body(request, AbortBody, state.body_limit)
+        body = await parse_body(request, AbortBody, state.bodies)
         state.engine.abort_named(body.request_id, caller(request).key)
         return JSONResponse({"message": "Ok"})
 
@@ -85,7 +85,7 @@ def native_routes(state: ServerState) -> APIRouter:
 
 
 async def _get_score(state: ServerState, request: Request) -> Response:
-    body = await parse_body(request, ScoreRequest, state.body_limit)
+    body = await parse_body(request, ScoreRequest, state.bodies)
     limits = state.limits(scoring=True)
     if body.multimodal_params is not None:
         body.multimodal_params.refuse_items()
@@ -107,7 +107,7 @@ async def _get_score(state: ServerState, request: Request) -> Response:
 
 async def _generate(state: ServerState, request: Request, stream: bool) -> Response:
     limits = state.limits()
-    body = await parse_body(request, GenerateRequest, state.body_limit)
+    body = await parse_body(request, GenerateRequest, state.bodies)
     body.refuse_others(stream)
     parameters = body.parameters or Parameters()
     if body.multimodal_params is not None:

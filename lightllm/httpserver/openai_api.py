@@ -77,7 +77,7 @@ def openai_routes(state: ServerState) -> APIRouter:
 
 async def _chat(state: ServerState, request: Request) -> Response:
     limits = state.limits()
-    body = await parse_body(request, ChatRequest, state.body_limit)
+    body = await parse_body(request, ChatRequest, state.bodies)
     model = state.check_model(body.model)
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
@@ -118,7 +118,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
 
 async def _complete(state: ServerState, request: Request) -> Response:
     limits = state.limits()
-    body = await parse_body(request, CompletionRequest, state.body_limit)
+    body = await parse_body(request, CompletionRequest, state.bodies)
     model = state.check_model(body.model)
     with naming(body.constraint.field):
         params, prompts = _checked_completion(state, body, limits.vocab_size)

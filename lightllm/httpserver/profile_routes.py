@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import Forbidden, InvalidParameter, RequestError
 from lightllm.httpserver.auth import caller
-from lightllm.httpserver.body import read_body, validate
+from lightllm.httpserver.body import parse_body
 from lightllm.httpserver.field_types import Body, Int
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.state import ServerState
@@ -45,8 +45,7 @@ def profile_routes(state: ServerState) -> APIRouter:
     async def start_profile(request: Request) -> Response:
         """Records the next rounds of every model backend, a minute of them at most; that slows them down."""
         check(request)
-        body = await read_body(request, state.body_limit)
-        rounds = validate(StartProfileBody, body or b"{}").num_steps
+        rounds = (await parse_body(request, StartProfileBody, state.bodies, empty=b"{}")).num_steps
         rounds = DEFAULT_ROUNDS if rounds is None else rounds
         if not 1 <= rounds <= MAX_ROUNDS:
             raise InvalidParameter(f"num_steps must be in [1, {MAX_ROUNDS}], got {rounds}", param="num_steps")

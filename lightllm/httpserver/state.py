@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from pathlib import PurePath
 from typing import Any
 
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidParameter, UnknownModel
+from lightllm.httpserver.body_budget import BodyBudget
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.httpserver.server_view import ServerView
@@ -34,10 +36,10 @@ class ServerState:
             return self.config.model_name
         return PurePath(self.config.model_dir or "model").name
 
-    @property
-    def body_limit(self) -> int:
-        """bytes"""
-        return self.config.max_body_mb << 20
+    @functools.cached_property
+    def bodies(self) -> BodyBudget:
+        """How large request bodies may be, each and together."""
+        return BodyBudget(self.config.max_body_mb << 20)
 
     def limits(self, scoring: bool = False) -> Limits:
         """Raises while the server takes no requests, and for what its model does not do: texts or (`scoring`) scores."""
