@@ -43,12 +43,15 @@ def native_body(error: RequestError) -> dict[str, Any]:
     return {"message": error.message} | ({"param": error.param} if error.param else {})
 
 
+def error_body(path: str, error: RequestError) -> bytes:
+    """JSON in the shape of the path's API."""
+    return msgspec.json.encode(openai_body(error) if is_openai(path) else native_body(error))
+
+
 def error_response(path: str, error: RequestError) -> Response:
     """The answer to a request that failed before its first byte, in the shape of its API."""
-    openai = is_openai(path)
-    body = openai_body(error) if openai else native_body(error)
     # OpenAI and vLLM call a malformed body a bad request, and their clients' exceptions follow the status.
-    status = 400 if openai and isinstance(error, MalformedBody) else error.status
+    status = 400 if is_openai(path) and isinstance(error, MalformedBody) else error.status
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
@@ -56,7 +59,7 @@ def error_response(path: str, error: RequestError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):
         headers["x-should-retry"] = "false"  # OpenAI's client would generate it all once more
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+    return Response(error_body(path, error), status, headers, "application/json")
 
 
 def from_http_exception(error: HTTPException) -> RequestError:

@@ -37,7 +37,7 @@ _ERRORS = {
     401: "No valid API key.",
     403: "Not for this caller.",
     404: "No such model or route.",
-    408: "The request took longer than its time limit.",
+    408: "The request took longer than its time limit, or its body came too slowly.",
     413: "The body is too large.",
     415: "The body has a type or an encoding that is not taken.",
     422: "The body is malformed.",

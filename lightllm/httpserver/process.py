@@ -16,6 +16,7 @@ import uvloop
 from lightllm.errors import ServerStopping, StartupError
 from lightllm.httpserver.acceptor import Acceptor, connection_limit
 from lightllm.httpserver.app import create_app
+from lightllm.httpserver.body_budget import give_back_large_blocks
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.http_protocol import BoundedHttpProtocol
 from lightllm.httpserver.metric_store import MetricStore
@@ -38,6 +39,7 @@ _LAST_WRITES_SECONDS = 0.8
 def run(child: Child, worker: int, fd: int) -> None:
     """Serves until the Supervisor says stop; then open streams end with an error event."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    give_back_large_blocks()
     started = time.monotonic()
     child.report("loading", "tokenizer")
     state = load_state(child, worker)
@@ -146,10 +148,7 @@ class _Server(uvicorn.Server):
         """No connection outlives its answer: clients and proxies go elsewhere. Idle ones are closed, so that no request is
         sent on them; a connection on which one is arriving stays until that is answered."""
         for connection in list(self.server_state.connections):
-            idle = connection.timeout_keep_alive_task is not None  # type: ignore[union-attr]
-            answering = connection.cycle is not None and not connection.cycle.response_complete  # type: ignore[union-attr]
-            if idle or answering:
-                connection.shutdown()
+            connection.drain()  # type: ignore[union-attr]
 
     def _make_protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,9 +47,15 @@ class Worker:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(make_config(self.state))
+        config_of_uvicorn = make_config(self.state)
+        self.app: Any = config_of_uvicorn.app
+        self._server = uvicorn.Server(config_of_uvicorn)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    @property
+    def connections(self) -> list[Any]:
+        return list(self._server.server_state.connections)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
