@@ -331,9 +331,17 @@ class ModeBackend:
     def _rehearse(self) -> None:
         memory = self.memory
         room = min(memory.slots, memory.max_len, self._round_tokens)
-        if memory.max_rows >= ROWS and room >= SLOTS:  # else a server for tests
-            for round in rehearsal_rounds():
-                self.submit(round).result()
+        if memory.max_rows < ROWS or room < SLOTS:
+            return  # a server for tests
+        results = [self.submit(round).result() for round in rehearsal_rounds()]
+        errors = {
+            error.reason
+            for result in results
+            for error in result.errors.values()
+            if error.kind == "not_finite"
+        }
+        for reason in errors:
+            logger.warning("in the rehearsal before the first request: %s", reason)
 
     def _graph_sizes(self) -> list[int]:
         """Batch sizes that get a decode graph."""

@@ -15,8 +15,8 @@ from lightllm.protocol.messages import TopLogprobs
 from lightllm.protocol.rounds import RoundResult, RowError, RowPromptLogprobs
 
 _NOT_FINITE = RowError(
-    "the model's output for this request holds values that are no numbers (NaN or infinity): its checkpoint is damaged, or "
-    "its data type (--data_type) too narrow",
+    "the model's output holds values that are no numbers (NaN or infinity): its checkpoint is damaged, or its data type "
+    "(--data_type) too narrow",
     "not_finite",
 )
 

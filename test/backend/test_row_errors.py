@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint
+from support.model_zoo import read_tensors, write_checkpoint
 from support.recording_device import start_recorded
+from support.reward_models import make_reward_model
 from support.rounds_to_end import Serving, Wanted
 
 from lightllm.backend import sampler as sampler_module
@@ -251,7 +254,7 @@ def test_a_request_that_loses_its_numbers_in_the_middle_keeps_what_it_said(
     ("tensor", "value"), [("model.norm.weight", float("nan")), ("model.norm.weight", float("inf"))]
 )
 def test_where_the_whole_model_makes_no_numbers_every_request_says_so(
-    config: ServerConfig, tmp_path: Path, tensor: str, value: float
+    config: ServerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, tensor: str, value: float
 ) -> None:
     tensors = load_file(Path(config.model_dir or "") / "model.safetensors")
     tensors[tensor].view(-1)[3] = value
@@ -263,3 +266,20 @@ def test_where_the_whole_model_makes_no_numbers_every_request_says_so(
     assert serving.run(neighbours()) == [[]] * len(KINDS)
     assert {finish.error_type for finish in serving.finished.values()} == {"BackendFailed"}
     assert serving.failures == []
+    lines = [record for record in caplog.records if "NaN" in record.getMessage()]
+    assert len(lines) == 1 + len(KINDS)  # one of the rehearsal, and one a request
+
+
+def test_a_score_that_is_no_number_is_an_error(config: ServerConfig, tmp_path: Path) -> None:
+    make_reward_model(tmp_path, "Qwen2ForRewardModel")
+    tensors = read_tensors(tmp_path)
+    tensors["model.embed_tokens.weight"][POISON] = float("nan")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    write_checkpoint(tmp_path, tensors, raw)
+    backend = ModeBackend(dataclasses.replace(config, model_dir=str(tmp_path), use_reward_model=True), 0, 1)
+    backend.init_model()
+    serving = Serving(backend, LIMITS)
+    prompts = [[9, 10, 11], [9, POISON, 11], [12, 13]]
+    serving.run([wanted(prompt, temperature=0.0, max_new_tokens=1) for prompt in prompts])
+    assert [serving.finished[n].reason for n in range(3)] == ["length", "error", "length"]
+    assert serving.scheduler.snapshot().not_finite == 1

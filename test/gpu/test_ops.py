@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from ops.test_round_inputs import Case
+from support import broken_logits
 
 from lightllm.layers.attention import attention
 from lightllm.layers.rotary import RotaryTable
 from lightllm.models.batch import make_batch
+from lightllm.ops import sample
 from lightllm.ops.embedding import embedding
 from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
 from lightllm.ops.rms_norm import rms_norm
@@ -147,6 +149,10 @@ def one_layer():
         return _one_layer(CUDA, Heads(query, kv, size), dry=False), AttentionForm(size**-0.5)
 
     return make
+
+
+def test_logits_that_are_no_numbers_are_seen_in_their_row_alone():
+    broken_logits.check(sample, list(broken_logits.BROKEN), 4096, "cuda")
 
 
 @pytest.mark.parametrize("rows", [1, 64, 256])
