@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from lightllm.server.encoding import use_utf8
 from lightllm.server.signals import end_at_signals
 from lightllm.server.standard_streams import open_missing_streams
 
@@ -19,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Signals first, then descriptors, then everything else: the imports take a tenth of a second, in which a container may
     be stopped already, and whatever opens a file first would get the number of a stream that is closed.
     """
+    if argv is None:
+        use_utf8()
     end_at_signals()
     open_missing_streams()
     from lightllm.server.launch import launch

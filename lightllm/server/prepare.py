@@ -25,6 +25,7 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     """Checks what can be checked before any process starts; downloads a hub model. Raises `StartupError`."""
     if config.mock_backend is not None:
         MockSpec.parse(config.mock_backend)
+    _check_names(config)
     _check_nodes(config)
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
@@ -38,6 +39,16 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         _check_kind(shape.architecture, config.use_reward_model)
     name = config.model_name or default_model_name(config.model_dir)
     return dataclasses.replace(config, model_dir=model_dir, model_name=name)
+
+
+def _check_names(config: ServerConfig) -> None:
+    """Names travel in JSON: they must be text."""
+    for option in ("model_dir", "model_name", "chat_template"):
+        value = getattr(config, option)
+        if value is not None and any("\udc80" <= character <= "\udcff" for character in value):
+            raise InvalidOption(
+                f"--{option} {value!a} holds bytes that are no text.", "Give it another name."
+            )
 
 
 def _check_kind(architecture: str, use_reward_model: bool) -> None:

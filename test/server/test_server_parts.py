@@ -1,13 +1,14 @@
 """What the Supervisor is made of: environment, plan, drain, listener, start-up table."""
 
 import json
+import os
 import socket
 
 import pytest
 from support.model_folder import make_model_folder
 
 from lightllm.config import ServerConfig
-from lightllm.errors import InvalidModel, StartupError
+from lightllm.errors import InvalidModel, InvalidOption, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.ops.cpu_kind import CpuKind
 from lightllm.server.drain import Drain
@@ -85,6 +86,13 @@ def test_a_number_of_threads_and_an_empty_one_are_no_reason_to_complain(value):
     environ = {"OMP_NUM_THREADS": value, "CUDA_VISIBLE_DEVICES": "", "RANK": "7", "WORLD_SIZE": "8"}
     assert environment_warnings(environ) == []
     assert ("OMP_NUM_THREADS" in helper_environment(environ)) == (value == "")
+
+
+@pytest.mark.parametrize("option", ["model_dir", "model_name", "chat_template"])
+def test_a_name_that_is_no_text_is_refused(option):
+    with pytest.raises(InvalidOption) as refusal:
+        resolve_config(ServerConfig(**{option: os.fsdecode(b"Gr\xf6\xdfe")}))
+    assert str(refusal.value).startswith(rf"--{option} 'Gr\udcf6\udcdfe' holds bytes that are no text.")
 
 
 def test_libraries_do_not_see_variables_without_a_value():

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -224,3 +225,33 @@ def test_connections_that_take_all_descriptors_while_the_server_starts_do_not_en
         assert server.stop() == 0
     finally:
         server.abandon()
+
+
+ORCHESTRATED = {
+    # a job of torchrun or Slurm around us: its ranks are not ours
+    "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1", "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "8", "OMPI_COMM_WORLD_RANK": "2",
+    # proxies are for connections to others
+    "HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",
+    # a service of Kubernetes that is named lightllm, and what has no value
+    "LIGHTLLM_SERVICE_HOST": "192.0.2.1", "LIGHTLLM_SERVICE_PORT": "80", "LIGHTLLM_PORT": "tcp://192.0.2.1:80",
+    "LIGHTLLM_PORT_80_TCP": "tcp://192.0.2.1:80", "LIGHTLLM_API_KEY": "", "LIGHTLLM_TP": "", "TORCH_LOGS": "",
+    "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "garbage",
+    # the interpreter's own
+    "PYTHONOPTIMIZE": "2", "PYTHONUNBUFFERED": "x", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "LANG": "tr_TR.ISO-8859-9", "TZ": "Nowhere/Land",
+}  # fmt: skip
+
+
+def test_what_orchestrators_and_shells_put_into_the_environment_changes_nothing(model_dir, tmp_path):
+    folder = tmp_path / "Größe"
+    shutil.copytree(model_dir, folder)
+    options = ["--model_dir", str(folder), "--mock_backend"]
+    with LightLLMServer(options, environment=ORCHESTRATED) as server, httpx.Client(trust_env=False) as client:
+        server.wait_for("OMP_NUM_THREADS='garbage' is no number of threads: ignored")
+        server.wait_for("LIGHTLLM_API_KEY is empty: clients need no key")
+        assert client.get(server.url + "/health").status_code == 200
+        assert client.get(server.url + "/v1/models").json()["data"][0]["id"] == "Größe"
+        body = {"inputs": "Größe 🙂", "parameters": {"max_new_tokens": 5}}
+        assert client.post(server.url + "/generate", json=body).status_code == 200

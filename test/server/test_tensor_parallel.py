@@ -20,6 +20,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1"}
+"""A job around the server, whose ranks are not the server's."""
+
+
 def make_model(path: Path, shape: str) -> Path:
     if shape not in SHAPES:
         return make_zoo_model(path, shape).path
@@ -53,7 +57,7 @@ def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, ranks: int, shape:
     path = make_model(tmp_path / "model", shape)
     expected = expected_answers(path)
     with (
-        LightLLMServer(options(path, ranks, "--chunked_prefill_size", "16")) as server,
+        LightLLMServer(options(path, ranks, "--chunked_prefill_size", "16"), environment=TORCHRUN) as server,
         ThreadPoolExecutor(16) as pool,
     ):
         assert len({server.child(f"backend-{rank}").pid for rank in range(ranks)}) == ranks
