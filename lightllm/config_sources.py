@@ -18,6 +18,8 @@ from lightllm.errors import InvalidOption
 from lightllm.foreign_options import NOT_YET, WITHOUT_EFFECT, advice
 from lightllm.ipc.private_files import readable_by_others
 
+_KEYS = {"api_key": "clients need no key", "admin_api_key": "there is no admin key"}
+"""Options that hold keys, and what it means that there are none."""
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 """Kubernetes sets LIGHTLLM_PORT=tcp://10.0.0.1:80 in every pod beside a service that is named lightllm, and
 LIGHTLLM_NCCL_PORT beside lightllm-nccl."""
@@ -91,12 +93,14 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
     if "config" in given:
         path = os.path.expanduser(given.pop("config"))
         values = _from_yaml(path)
-        if "api_key" in values and readable_by_others(path):
+        if _KEYS.keys() & values.keys() and readable_by_others(path):
             warnings.append(f"--config {path} holds API keys and can be read by others: chmod 600 {path}")
     values |= _from_environment(environ)
     warnings += _misspelt(environ)
-    if environ.get("LIGHTLLM_API_KEY") == "" and "api_key" not in values | given:
-        warnings.append("LIGHTLLM_API_KEY is empty: clients need no key")
+    for name, consequence in _KEYS.items():
+        variable = f"LIGHTLLM_{name.upper()}"
+        if not environ.get(variable, "x").strip() and name not in values | given:
+            warnings.append(f"{variable} is empty: {consequence}")
     names = {field.name for field, _ in options()}
     values |= {name: value for name, value in given.items() if name in names}
     return verify(ServerConfig(**_as_meant(values))), warnings

@@ -181,7 +181,7 @@ def test_the_links_to_services_that_kubernetes_sets_are_no_options():
 
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_variable_is_no_value(value):
-    environ = {f"LIGHTLLM_{field.name.upper()}": value for field, _ in OPTIONS if field.name != "api_key"}
+    environ = {f"LIGHTLLM_{field.name.upper()}": value for field, _ in OPTIONS if "api_key" not in field.name}
     assert parse([], environ) == (ServerConfig(), [])
 
 
@@ -196,6 +196,10 @@ def test_an_empty_key_is_told_for_nobody_needs_one_then():
     assert config.api_key is None and warnings == ["LIGHTLLM_API_KEY is empty: clients need no key"]
     assert parse(["--api_key", "k"], {"LIGHTLLM_API_KEY": ""})[1] == []
     assert parse([], {"LIGHTLLM_API_KEY": "k"})[1] == []
+    admin = parse(["--api_key", "k"], {"LIGHTLLM_ADMIN_API_KEY": " "})
+    assert admin[0].admin_api_key is None and admin[1] == [
+        "LIGHTLLM_ADMIN_API_KEY is empty: there is no admin key"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +208,7 @@ def test_an_empty_key_is_told_for_nobody_needs_one_then():
         (0o600, "api_key: k", False),
         (0o644, "api_key: k", True),
         (0o640, "api_key: [k, l]", True),
+        (0o644, "admin_api_key: k", True),
         (0o644, "port: 1", False),
     ],
 )

@@ -13,14 +13,14 @@ import time
 
 LIMIT = 1 << 20
 """Bytes that may wait to be written."""
-_CLOSE_SECONDS = 0.5
+_CLOSE_SECONDS = 2.0
 _PIECE = 4096
 """Bytes written at once: a pipe takes so many whole or not at all, and lines of others fall between them."""
 
 
 class LogOutput:
     """To be used as the stream of a logging handler, too. Every method returns at once and raises nothing, `close`
-    waits half a second at most."""
+    waits two seconds at most."""
 
     def __init__(self, descriptor: int = 2, limit: int = LIMIT) -> None:
         self._descriptor = descriptor
