@@ -117,11 +117,14 @@ def test_the_piece_that_is_beyond_fp16_keeps_its_value_beside_others(monkeypatch
     torch.testing.assert_close(result.double(), expected, rtol=1e-2, atol=1e-1)
 
 
-def test_a_row_has_nearly_the_same_result_in_any_batch() -> None:
-    packed, x = pack_linear(torch.randn(256, 192), None), torch.randn(130, 192)
-    whole = linear(x, packed)
-    for rows in ROWS:
-        torch.testing.assert_close(linear(x[:rows], packed), whole[:rows], rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_nearly_the_same_result_in_any_batch(dtype: torch.dtype) -> None:
+    """To the last bits of float32, or to one rounding of bfloat16."""
+    packed = pack_linear(torch.randn(256, 192).to(dtype), None)
+    x = torch.randn(130, 192).to(activation_dtype(CPU, dtype))
+    whole, ulp = linear(x, packed), 2**-7 if x.dtype == torch.bfloat16 else 1e-5
+    for rows in (1, 2, 3, 6, 7, 14, 31, 32, 33, 64, 129):
+        torch.testing.assert_close(linear(x[:rows], packed), whole[:rows], rtol=ulp, atol=10 * ulp)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
