@@ -366,6 +366,12 @@ def test_a_rank_that_dies_is_named_and_leaves_no_process(tmp_path):
     assert all(process.returncode is not None for process in processes)
 
 
+def test_a_kind_of_processor_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setenv("LIGHTLLM_CPU_KIND", "mmx")
+    with pytest.raises(InvalidOption, match="LIGHTLLM_CPU_KIND=mmx is no kind of processor"):
+        LLM()
+
+
 def test_a_tp_that_cannot_split_the_model_and_nodes_are_startup_errors(tmp_path):
     path = str(make_checkpoint(tmp_path / "model"))
     with pytest.raises(StartupError, match="num_heads 8 cannot be split over 3 ranks"):
