@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import zmq
 
-from lightllm.errors import RequestError
+from lightllm.errors import BackendFailed, RequestError
 from lightllm.ipc.channels import PullChannel, PushChannel
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
@@ -157,6 +157,11 @@ class RouterLoop:
             self.scheduler.add(message, time.monotonic())
         except RequestError as error:
             answer = Refused(ids, type(error).__name__, error.message, error.param, error.retry_after)
+        except Exception:  # whatever is odd about one request ends it alone
+            logger.exception("request %d could not be taken in", ids[0])
+            answer = Refused(
+                ids, BackendFailed.__name__, "the router could not take in this request; its log says why"
+            )
         else:
             self._to_detokenizer(data)
             answer = Accepted(ids)

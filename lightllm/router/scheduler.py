@@ -79,12 +79,12 @@ class Scheduler:
         if not params.ignore_eos:
             stop_ids |= frozenset(self.limits.eos_token_ids)
         prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
-        group = []
-        for choice in message.choices:
-            request = Request(choice, self._serial, prompt_ids, params, stop_ids)
-            self._serial += 1
-            self._requests[request.id] = request
-            group.append(request)
+        group = [
+            Request(choice, self._serial + number, prompt_ids, params, stop_ids)
+            for number, choice in enumerate(message.choices)
+        ]
+        self._serial += len(group)
+        self._requests |= {request.id: request for request in group}
         self._waiting.add(group)
         for request in group:
             reason = self._early_aborts.pop(request.id, None) or request.finish_reason()
