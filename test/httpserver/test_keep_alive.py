@@ -36,7 +36,7 @@ def commenting(start_worker: Callable[..., Any]) -> Any:
 
 
 def go_on_later(engine: FakeEngine) -> None:
-    """The engine makes no tokens until some comments must have been sent."""
+    """The engine makes no tokens for a while, in which comments are sent unless the machine is very busy."""
     engine.script.hold = True
     threading.Timer(0.5, lambda: setattr(engine.script, "hold", False)).start()
 
@@ -46,8 +46,11 @@ def go_on_later(engine: FakeEngine) -> None:
     [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT), ("/generate_stream", NATIVE)],
 )
 def test_a_silent_stream_carries_comments(commenting: Any, engine: FakeEngine, path: str, body: dict) -> None:
-    go_on_later(engine)
-    _, frames = http_chunks(commenting.url, path, body)
+    def go_on_after_two(frames: list[bytes]) -> None:
+        engine.script.hold = len(frames) < 2
+
+    engine.script.hold = True
+    _, frames = http_chunks(commenting.url, path, body, go_on_after_two)
     assert frames[:2] == [COMMENT] * 2, "while the request waits and its prompt is computed"
     events = [frame for frame in frames if frame != COMMENT]
     assert all(event.startswith(b"data:") for event in events) and len(events) > 5
@@ -66,10 +69,15 @@ def test_clients_take_no_notice_of_comments(commenting: Any, engine: FakeEngine)
 
 
 def test_comments_come_in_a_gap_between_tokens_too(commenting: Any, engine: FakeEngine) -> None:
-    engine.script.pause = 0.2
-    _, frames = http_chunks(commenting.url, "/v1/completions", COMPLETION | {"max_tokens": 3})
-    first = next(i for i, frame in enumerate(frames) if frame != COMMENT)
-    assert COMMENT in frames[first + 1 :]
+    def hold_until_a_comment(frames: list[bytes]) -> None:
+        engine.script.hold = COMMENT not in frames[first_event(frames) :]
+
+    def first_event(frames: list[bytes]) -> int:
+        return next((i for i, frame in enumerate(frames) if frame != COMMENT), 0)
+
+    engine.script.pause = 0.1
+    _, frames = http_chunks(commenting.url, "/v1/completions", COMPLETION, hold_until_a_comment)
+    assert COMMENT in frames[first_event(frames) : -1]
     assert frames[-1] == b"data: [DONE]\n\n"
 
 

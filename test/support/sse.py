@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 
 import httpx
 
@@ -16,8 +17,11 @@ def chunks(response: httpx.Response) -> list[dict]:
     return [json.loads(frame.removeprefix(b"data: ")) for frame in frames]
 
 
-def http_chunks(url: str, path: str, body: dict) -> tuple[bytes, list[bytes]]:
-    """The head of an answer, and its HTTP chunks as they were framed, the empty last one left out."""
+def http_chunks(
+    url: str, path: str, body: dict, on_chunk: Callable[[list[bytes]], None] = lambda chunks: None
+) -> tuple[bytes, list[bytes]]:
+    """The head of an answer, and its HTTP chunks as they were framed, the empty last one left out. `on_chunk` is told those
+    so far, whenever one has come."""
     data = json.dumps(body).encode()
     host, port = url.removeprefix("http://").rsplit(":", 1)
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
@@ -28,4 +32,5 @@ def http_chunks(url: str, path: str, body: dict) -> tuple[bytes, list[bytes]]:
         while size := int(answer.readline(), 16):
             frames.append(answer.read(size))
             assert answer.readline() == b"\r\n"
+            on_chunk(frames)
         return b"".join(lines), frames
