@@ -13,7 +13,7 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.process import RoundRunner, failed_result
 from lightllm.config import ServerConfig
 from lightllm.detokenizer.detokenizer import Detokenizer
-from lightllm.errors import InvalidOption, RequestError
+from lightllm.errors import InvalidOption, InvalidParameter, RequestError
 from lightllm.models.dialects import load_config
 from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
@@ -62,6 +62,11 @@ class Engine:
         accepted: list[list[int]] = []
         try:
             for prompt_ids, params in requests:
+                if max(prompt_ids, default=0) >= self.ready.vocab_size:
+                    raise InvalidParameter(
+                        f"the prompt holds token id {max(prompt_ids)}, the model has {self.ready.vocab_size}",
+                        "prompt",
+                    )
                 choices = [Choice(self._serial + index, index) for index in range(params.n)]
                 self._serial += params.n
                 message = AddRequest(int32(prompt_ids), params, choices, arrival=0.0)

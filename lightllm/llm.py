@@ -23,6 +23,7 @@ from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.constraints import check_constraint
 from lightllm.tokenizer.model_files import generation_defaults
 from lightllm.tokenizer.model_folder import resolve_model_dir
+from lightllm.tokenizer.overruled import log_overruled
 
 if TYPE_CHECKING:
     from lightllm.engine import Engine
@@ -82,6 +83,7 @@ class LLM:
             trust_remote_code=self.config.trust_remote_code,
             chat_template=self.config.chat_template,
         )
+        log_overruled(self.model_dir, self.tokenizer, self.config.eos_id)
         self.default_sampling_params = SamplingParams(**generation_defaults(self.model_dir))
         """What `sampling_params=None` means: the model's generation_config.json."""
         for name, value in library_variables().items():

@@ -1,5 +1,8 @@
 """The offline engine end to end, on small random checkpoints, against transformers."""
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
 import torch
@@ -378,3 +381,15 @@ def test_a_tp_that_cannot_split_the_model_and_nodes_are_startup_errors(tmp_path)
         LLM(path, tp=3, **OPTIONS)
     with pytest.raises(InvalidOption, match="--nnodes needs a server"):
         LLM(path, tp=2, nnodes=2, nccl_host="127.0.0.1", **OPTIONS)
+
+
+def test_a_text_with_a_token_that_the_model_lacks_is_refused_and_disturbs_nobody(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "m")
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 384, "content": "<|more|>"})
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with LLM(str(path), max_total_token_num=512) as llm:
+        assert llm.tokenizer.encode("<|more|>")[-1] >= llm.tokenizer.vocab_size - 1
+        with pytest.raises(InvalidParameter, match="the prompt holds token id"):
+            llm.generate(["fine", "not <|more|>"], SamplingParams(max_new_tokens=2), use_tqdm=False)
+        assert llm.generate("fine", SamplingParams(max_new_tokens=2), use_tqdm=False)

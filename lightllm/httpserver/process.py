@@ -30,6 +30,7 @@ from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
 from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.model_files import generation_defaults, read_model_config
+from lightllm.tokenizer.overruled import log_overruled
 
 _LAG_INTERVAL = 0.5
 _LAST_WRITES_SECONDS = 0.8
@@ -56,6 +57,8 @@ def load_state(child: Child, worker: int) -> ServerState:
     tokenizer = load_tokenizer(
         config.model_dir, trust_remote_code=config.trust_remote_code, chat_template=config.chat_template
     )
+    if worker == 0:
+        log_overruled(config.model_dir, tokenizer, config.eos_id)
     engine = EngineClient(
         child.runtime,
         MetricStore(child.runtime.metrics_dir / f"http-{worker}", HTTP_METRICS),

@@ -141,6 +141,11 @@ class PromptEncoder:
         """
         if not prompt_ids:
             raise InvalidParameter("prompt_ids is empty", param=prompt_field)
+        if max(prompt_ids) >= limits.vocab_size:  # of a text: the tokenizer has tokens that the model lacks
+            raise InvalidParameter(
+                f"the prompt holds token id {max(prompt_ids)}, the model has {limits.vocab_size}",
+                param=prompt_field,
+            )
         limit = limits.max_req_total_len
         if max_new_tokens is None:
             room = min(limit, limits.slots // n)

@@ -17,11 +17,13 @@ from lightllm.tokenizer.model_folder import resolve_model_dir
 __all__ = [
     "context_length",
     "eos_token_ids",
+    "GENERATION_FIELDS",
     "generation_defaults",
     "language_part",
     "read_model_config",
     "read_whole_config",
     "resolve_model_dir",
+    "stated_lengths",
     "vocab_size",
 ]
 
@@ -32,7 +34,7 @@ _LENGTH_KEYS = (
 _LARGEST_LENGTH = 10**8
 """Tokenizers write 1e30 for "no limit"."""
 _DEFAULT_LENGTH = 2048
-_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
+GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
 
 
 def read_model_config(model_dir: str) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def eos_token_ids(model_dir: str, override: list[int] | None = None) -> list[int]:
-    """All ids that end a text: `override` (`--eos_id`), else generation_config.json, else config.json."""
+    """All ids that end a text: `override` (`--eos_id`), else generation_config.json, else config.json, else the
+    tokenizer's own."""
     if override:
         return list(dict.fromkeys(override))
     folder = Path(model_dir)
@@ -79,6 +82,8 @@ def eos_token_ids(model_dir: str, override: list[int] | None = None) -> list[int
             return [*ids, ids[0] + 1, ids[0] + 2]
         if ids:
             return ids
+    if (own := _tokenizers_eos(folder)) is not None:
+        return [own]
     logging.getLogger(__name__).warning("%s names no EOS token: texts end at their length limit", model_dir)
     return []
 
@@ -91,7 +96,7 @@ def generation_defaults(model_dir: str) -> dict[str, Any]:
     path = Path(model_dir) / "generation_config.json"
     config = read_json_object(path)
     defaults: dict[str, Any] = {}
-    for name in _DEFAULTS:
+    for name in GENERATION_FIELDS:
         value = config.get(name)
         if value is None:
             continue
@@ -119,12 +124,7 @@ def context_length(model_dir: str) -> int:
     llama3 and longrope the stated length is the extended one already.
     """
     config = read_model_config(model_dir)
-    keys: tuple[str, ...] = _LENGTH_KEYS
-    if config.get("model_type") == "qwen":
-        # Qwen 1 states how far its rotation can be stretched, and as seq_length what it was trained with.
-        keys = ("seq_length", *keys)
-    lengths = [_length(config.get(key)) for key in keys]
-    stated = next((length for length in lengths if length), None)
+    stated = next((length for _, length in stated_lengths(config)), None)
     if stated is None:
         stated = _length(read_json_object(Path(model_dir) / "tokenizer_config.json").get("model_max_length"))
     if stated is None:
@@ -133,6 +133,30 @@ def context_length(model_dir: str) -> int:
         )
         return _DEFAULT_LENGTH
     return _extended(stated, config)
+
+
+def stated_lengths(config: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Every context length that a config.json states, by its key; the first is the one that counts."""
+    keys: tuple[str, ...] = _LENGTH_KEYS
+    if config.get("model_type") == "qwen":
+        # Qwen 1 states how far its rotation can be stretched, and as seq_length what it was trained with.
+        keys = ("seq_length", *(key for key in keys if key not in ("seq_length", "max_position_embeddings")))
+        keys = (*keys, "max_position_embeddings")
+    lengths = [(key, _length(config.get(key))) for key in keys]
+    return [(key, length) for key, length in lengths if length]
+
+
+def _tokenizers_eos(folder: Path) -> int | None:
+    """The id of `eos_token` in tokenizer_config.json, as far as the folder's JSON files give it one."""
+    settings = read_json_object(folder / "tokenizer_config.json")
+    token = settings.get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(token, str):
+        return None
+    for item in read_json_object(folder / "tokenizer.json").get("added_tokens") or []:
+        if isinstance(item, dict) and item.get("content") == token and isinstance(item.get("id"), int):
+            return item["id"]
+    return None
 
 
 def vocab_size(model_dir: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from lightllm.errors import PromptTooLong
+from lightllm.errors import InvalidParameter, PromptTooLong
 from lightllm.httpserver import prompts
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.tokenizer import Tokenizer
@@ -80,3 +80,9 @@ def test_max_req_input_len_is_what_prompts_are_truncated_to(
     encoder = PromptEncoder(tokenizer, mode, max_input=10)
     assert encoder.fit(list(range(100)), 8, limits, 16)[0] == list(kept)
     assert len(PromptEncoder(tokenizer, mode, max_input=995).fit([5] * 1000, 8, limits, 16)[0]) == 992
+
+
+def test_a_text_with_a_token_that_the_model_lacks_is_refused(tokenizer: Tokenizer) -> None:
+    limits = Limits(max_req_total_len=100, vocab_size=10, slots=100)
+    with pytest.raises(InvalidParameter, match="token id 10, the model has 10"):
+        PromptEncoder(tokenizer).fit([3, 10], 5, limits, 16)
