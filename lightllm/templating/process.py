@@ -94,6 +94,10 @@ class TemplateProcess:
     def close(self) -> None:
         self._end()
 
+    def interrupt(self) -> None:
+        """From another thread: the work that it does fails."""
+        self._process.kill()
+
     def _how_it_ended(self) -> TemplateFailure:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_SECONDS)
@@ -111,9 +115,15 @@ class TemplateProcesses:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._idle: list[TemplateProcess] = []
-        self.busy = 0
-        """Those that render now."""
+        self._working: set[TemplateProcess] = set()
+        self.closings = 0
+        """How often `close` was called: a failure during which it grew is nobody's fault."""
         self._changed = threading.Condition()
+
+    @property
+    def busy(self) -> int:
+        """How many render now."""
+        return len(self._working)
 
     @property
     def idle_pids(self) -> list[int]:
@@ -128,23 +138,25 @@ class TemplateProcesses:
         """A child for one piece of work; waits while all are busy."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle or self.busy < MAX_PROCESSES)
-            process = self._idle.pop() if self._idle else None
-            self.busy += 1
+            process = self._idle.pop() if self._idle else TemplateProcess(self.limits)
+            self._working.add(process)
         try:
-            process = process or TemplateProcess(self.limits)
             yield process
         finally:
             with self._changed:
-                self.busy -= 1
-                if process is not None and process.running:
+                self._working.remove(process)
+                if process.running:
                     self._idle.append(process)
                 self._changed.notify()
 
     def close(self) -> None:
-        """Ends those that are idle; one that is busy ends with this process at the latest."""
+        """Ends all; what is being rendered fails."""
         with self._changed:
+            self.closings += 1
             while self._idle:
                 self._idle.pop().close()
+            for process in self._working:
+                process.interrupt()
 
 
 def _search_path() -> list[str]:

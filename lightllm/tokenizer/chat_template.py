@@ -7,13 +7,14 @@ with limits (`lightllm/templating`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightllm.errors import BackendFailed, InvalidModel, InvalidOption, InvalidParameter
+from lightllm.errors import InvalidModel, InvalidOption, InvalidParameter, ServerStopping
 from lightllm.templating.limits import MAX_CONVERSATION_BYTES, MAX_TEMPLATE_CHARACTERS, Limits
 from lightllm.templating.process import TemplateFailure, TemplateProcess, TemplateProcesses
 from lightllm.tokenizer.json_files import read_json_object
@@ -49,8 +50,10 @@ class ChatTemplates:
         """Compiles all, and tries what they read. Returns what is wrong with those that cannot be used, by name, which is
         an error of each request that needs them, and logged once."""
         for name in self._sources:
-            with self.processes.one() as process:
-                self._load(process, name)
+            with self.processes.one() as process, contextlib.suppress(TemplateFailure):
+                self._load(
+                    process, name
+                )  # with a child that somebody killed the first conversation tries it again
         return dict(self._broken)
 
     def render(
@@ -98,14 +101,17 @@ class ChatTemplates:
         self.processes.close()
 
     def _ask(self, name: str, task: bytes) -> dict[str, Any]:
+        closings = self.processes.closings
         for last in (False, True):
             self._refuse_broken(name)
             with self.processes.one() as process:
-                self._load(process, name)
-                self._refuse_broken(name)
                 try:
+                    self._load(process, name)
+                    self._refuse_broken(name)
                     return process.ask(task)
                 except TemplateFailure as failure:
+                    if self.processes.closings != closings:
+                        raise ServerStopping("the server is shutting down", retry_after=5) from failure
                     if failure.repeatable or last:
                         raise InvalidParameter(
                             f"the chat template {failure.reason} for these messages", param="messages"
@@ -113,7 +119,7 @@ class ChatTemplates:
         raise AssertionError("the second try ends in an answer or an error")
 
     def _load(self, process: TemplateProcess, name: str) -> None:
-        """Gives a child the template, unless it has it or nobody can use it."""
+        """Gives a child the template, unless it has it or nobody can use it. Raises `TemplateFailure` if the child died."""
         if name in process.loaded or name in self._broken:
             return
         source = self._sources[name]
@@ -128,7 +134,7 @@ class ChatTemplates:
             process.loaded.add(name)
         except TemplateFailure as failure:
             if not failure.repeatable:
-                raise BackendFailed(f"the chat template {failure.reason} when it was loaded") from failure
+                raise
             self._set_broken(name, f"the chat template {failure.reason} when it was tried")
         except InvalidParameter as error:
             self._set_broken(name, error.message)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.chat_templates import CHATML, QWEN, USER
 
-from lightllm.errors import InvalidOption, InvalidParameter
+from lightllm.errors import InvalidOption, InvalidParameter, ServerStopping
 from lightllm.templating.limits import Limits
 from lightllm.templating.process import MAX_PROCESSES, TemplateProcesses
 from lightllm.tokenizer.chat_template import ChatTemplates, read_chat_templates
@@ -164,6 +164,17 @@ def test_a_process_that_stands_still_is_replaced(start):
     os.kill(pid, signal.SIGSTOP)
     assert "took more than 3 s" in refusal(templates)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_closing_ends_what_is_being_rendered(start):
+    templates = start(WHEN_ASKED, Limits(cpu_seconds=60))
+    templates.check()
+    with ThreadPoolExecutor(1) as pool:
+        looping = pool.submit(templates.render, content("now"), None, True, {})
+        wait_until(lambda: templates.processes.busy == 1)
+        templates.close()
+        with pytest.raises(ServerStopping):
+            looping.result(60)
 
 
 def test_processes_end_with_what_started_them():
