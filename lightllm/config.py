@@ -92,7 +92,7 @@ class ServerConfig:
         metavar="FOLDER",
     )
     sse_keep_alive: float = _option(
-        15.0, "Seconds without a token after which a stream carries a comment (`: keep-alive`), so that proxies do not take it "
+        0.0, "Seconds without a token after which a stream carries a comment (`: keep-alive`), so that proxies do not take it "
         "for dead; 0: never.", _SERVER, type=float, check=lambda v: v >= 0, expects="0 or more",
     )  # fmt: skip
     timeout_keep_alive: int = _option(
