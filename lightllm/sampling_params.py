@@ -149,7 +149,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         self._verify_range("frequency_penalty", low, high)
         self._verify_range("repetition_penalty", MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
         value = self.temperature
-        _require(value >= 0.0, "temperature", f"temperature must > 0.0, got {_shown(value)}")
+        _require(value >= 0.0, "temperature", f"temperature must >= 0.0, got {_shown(value)}")
         self._verify_range("temperature", 0.0, 100.0)
         self._verify_range("min_p", 0.0, 1.0)
         _require(0.0 < self.top_p <= 1.0, "top_p", f"top_p must be in (0.0, 1.0], got {_shown(self.top_p)}")

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lightllm.errors import Forbidden, Unauthorized
 from lightllm.httpserver.error_responses import error_response
 
-OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness"})
+OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness", "/ping"})
 CALLER = "lightllm.caller"
 """Key of the `Caller` in the ASGI scope; absent on a server without keys."""
 _KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")

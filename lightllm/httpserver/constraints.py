@@ -70,7 +70,10 @@ def naming(field: str) -> Iterator[None]:
     except InvalidParameter as error:
         if error.param not in CONSTRAINTS or field in ("", error.param):
             raise
-        raise InvalidParameter(f"{field}: {error.message}", param=_top(field)) from error
+        own = f"{error.param} "
+        message = error.message
+        message = field + message[len(own) - 1 :] if message.startswith(own) else f"{field}: {message}"
+        raise InvalidParameter(message, param=_top(field)) from error
 
 
 def the_one_of(*asked: Asked) -> Asked:

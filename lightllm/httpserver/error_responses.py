@@ -65,7 +65,7 @@ def error_response(path: str, error: RequestError) -> Response:
 def from_http_exception(error: HTTPException) -> RequestError:
     """What the web framework itself refuses: unknown routes and methods."""
     if error.status_code == 404:
-        return NotFound("there is no such route")
+        return NotFound("there is no such route: /openapi.json and /docs list those that there are")
     if error.status_code == 405:
         return MethodNotAllowed("this route does not take that method")
     refused = RequestError("the request cannot be served")

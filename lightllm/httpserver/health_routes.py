@@ -21,6 +21,8 @@ def health_routes(state: ServerState) -> APIRouter:
     router = APIRouter(tags=["Server"])
     view = state.view
 
+    @router.post("/ping", **plain("Healthy.", 503))
+    @router.get("/ping", **plain("Healthy.", 503))
     @router.get("/healthz", **plain("Healthy.", 503))
     @router.get("/health", **plain("Healthy.", 503))
     async def health() -> Response:
@@ -29,7 +31,7 @@ def health_routes(state: ServerState) -> APIRouter:
             return JSONResponse({"message": "Ok"})
         return JSONResponse({"message": "Error", "status": _status(view)}, 503, _LATER)
 
-    @router.post("/readiness", include_in_schema=False)
+    @router.post("/readiness", **plain("Ready.", 503))
     @router.get("/readiness", **plain("Ready.", 503))
     async def readiness() -> Response:
         """200 when the model is loaded and the server takes requests and serves them."""
@@ -37,13 +39,13 @@ def health_routes(state: ServerState) -> APIRouter:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": _status(view)}, 503, _LATER)
 
-    @router.post("/liveness", include_in_schema=False)
+    @router.post("/liveness", **plain("Alive."))
     @router.get("/liveness", **plain("Alive."))
     async def liveness() -> Response:
         """200 as soon as this process answers."""
         return JSONResponse({"status": "ok"})
 
-    @router.post("/get_model_name", include_in_schema=False)
+    @router.post("/get_model_name", **plain("The model's name."))
     @router.get("/get_model_name", **plain("The model's name."))
     async def get_model_name() -> Response:
         return JSONResponse({"model_name": state.model_name})

@@ -52,7 +52,7 @@ def native_routes(state: ServerState) -> APIRouter:
         """Scores a conversation with a reward model."""
         return await _get_score(state, request)
 
-    @router.get("/tokens", include_in_schema=False)
+    @router.get("/tokens", **documented(TokensRequest, "The number of tokens."))
     @router.post("/tokens", **documented(TokensRequest, "The number of tokens."))
     async def tokens(request: Request) -> Response:
         """Counts the tokens of a text."""
@@ -119,7 +119,6 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     if stream and params.n != 1:
         raise InvalidParameter("stream api only support best_of == 1", param="best_of")
     if isinstance(body.inputs, str):
-        check_text(body.inputs, "inputs")
         special = parameters.add_special_tokens is not False
         prompt_ids = await state.encoder.encode(
             body.inputs, special, limits.max_req_total_len, "inputs", keep

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import other_fields
@@ -197,9 +197,13 @@ class Parameters(Body):
             raise InvalidParameter(message, param=name) from error
 
 
+_NoItems = Annotated[list[Any], WithJsonSchema({"type": "array", "maxItems": 0})]
+"""The schema demands what is taken; the error is our own."""
+
+
 class MultimodalParams(Body):
-    images: list[Any] | None = None
-    audios: list[Any] | None = None
+    images: _NoItems | None = None
+    audios: _NoItems | None = None
 
     def refuse_items(self) -> None:
         if self.images or self.audios:

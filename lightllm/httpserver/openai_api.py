@@ -25,7 +25,7 @@ from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
 from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer, Extras
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_text, check_vocabulary, last
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -153,8 +153,6 @@ async def _encoded(
     keep = body.kept_prompt(body.output_limit(), limits.max_req_total_len)
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if texts:
-        for text in texts:
-            check_text(text, "prompt")
         special = body.add_special_tokens is not False
         ids = await encoder.encode_all(texts, special, limits.max_req_total_len, "prompt", keep)
         if keep is None:

@@ -14,7 +14,7 @@ import pytest
 from fastapi.routing import APIRoute
 from support.fake_engine import FakeEngine
 
-OPEN = {"/health", "/healthz", "/liveness", "/readiness"}
+OPEN = {"/health", "/healthz", "/liveness", "/readiness", "/ping"}
 
 
 @pytest.fixture(scope="module")

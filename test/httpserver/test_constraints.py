@@ -187,13 +187,13 @@ def test_what_cannot_be_obeyed_is_refused_and_says_why(
 @pytest.mark.parametrize(
     ("fields", "start"),
     [
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}}, "response_format: guided_json "),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}}, "response_format '"),
         ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex: regular_expression "),
-        ({"structured_outputs": {"json": {"type": "x"}}}, "structured_outputs.json: guided_json "),
-        ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar: guided_grammar "),
+        ({"structured_outputs": {"json": {"type": "x"}}}, "structured_outputs.json '"),
+        ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar '"),
         ({"guided_regex": "("}, "guided_regex: regular_expression "),
         ({"guided_grammar": "start: x"}, "guided_grammar 'start: x' "),
-        ({"guided_choice": ["x" * 70_000]}, "guided_choice: guided_grammar has 70009 bytes, at most 32768"),
+        ({"guided_choice": ["x" * 70_000]}, "guided_choice has 70009 bytes, at most 32768"),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -279,9 +279,7 @@ def test_a_server_without_constraints_says_so(start_worker: Callable[..., Any], 
         message, param = refusal(client, "/generate", regular_constraint="a")
         assert "--output_constraint_mode none" in message and param == "regular_constraint"
         message, param = refusal(client, "/v1/completions", response_format={"type": "json_object"})
-        assert (
-            message.startswith("response_format: guided_json is not available") and param == "response_format"
-        )
+        assert message.startswith("response_format is not available") and param == "response_format"
         assert ask(client, "/v1/completions", response_format={"type": "text"}).status_code == 200
     engine.wait_for(lambda: worker.engine.active == 0)
 
@@ -296,3 +294,8 @@ def test_without_the_package_the_error_says_how_to_get_it(
         == "guided_json needs a package that this server does not have: pip install 'lightllm[constraints]'"
     )
     assert param == "guided_json" and engine.added == []
+    for path, field, value in (
+        ("/v1/completions", "guided_regex", "a"), ("/v1/completions", "ebnf", 'root ::= "a"'), ("/generate", "regex", "a")
+    ):  # fmt: skip
+        message, param = refusal(client, path, **{field: value})
+        assert message.startswith(f"{field} needs a package") and param == field

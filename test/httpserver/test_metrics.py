@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_engine import FakeEngine
 
@@ -115,3 +116,43 @@ def test_openapi_describes_bodies_and_errors(client: httpx.Client) -> None:
     for part in text.split('"$ref":"#/components/schemas/')[1:]:
         assert part.split('"')[0] in schema["components"]["schemas"]
     assert client.get("/docs").status_code == 200
+
+
+def test_openapi_lists_every_route_and_method_that_works(worker: Any, client: httpx.Client) -> None:
+    from fastapi.routing import APIRoute
+
+    from lightllm.httpserver.app import create_app
+
+    paths = client.get("/openapi.json").json()["paths"]
+    listed = {(method.upper(), path) for path, item in paths.items() for method in item}
+    pending, found = list(create_app(worker.state).routes), set()
+    while pending:
+        route = pending.pop()
+        pending += list(getattr(getattr(route, "original_router", None), "routes", []))
+        if isinstance(route, APIRoute):
+            path = route.path.replace(":path}", "}")
+            found |= {(method, path) for method in route.methods}
+    own = {(method, path) for method, path in found if not path.startswith(("/docs", "/openapi"))}
+    own.remove(("GET", "/"))  # for people, who are told where to look
+    assert own == listed and ("GET", "/tokens") in listed and ("POST", "/readiness") in listed
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_ping_is_health(client: httpx.Client, engine: FakeEngine, method: str) -> None:
+    assert client.request(method, "/ping").status_code == 200
+    engine.ready(ready=0)
+    assert client.request(method, "/ping").status_code == 503
+
+
+def test_the_schema_does_not_promise_images(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("images", "audios"):
+        (array, null) = schemas["MultimodalParams"]["properties"][name]["anyOf"]
+        assert array["maxItems"] == 0 and null == {"type": "null"}
+    assert (
+        client.post("/generate", json={"inputs": "x", "multimodal_params": {"images": []}}).status_code == 200
+    )
+    assert (
+        client.post("/generate", json={"inputs": "x", "multimodal_params": {"images": [1]}}).status_code
+        == 400
+    )

@@ -149,7 +149,7 @@ def test_every_request_has_a_seed_of_its_own(client: httpx.Client, engine: FakeE
     [
         ({"top_k": 0}, "top_k must be -1 (disable), or at least 1, got 0."),
         ({"top_p": 0}, "top_p must be in (0.0, 1.0], got 0"),
-        ({"temperature": -1}, "temperature must > 0.0, got -1"),
+        ({"temperature": -1}, "temperature must >= 0.0, got -1"),
         ({"presence_penalty": -1}, "presence_penalty must >= 0.0, got -1"),
         ({"repetition_penalty": 0.5}, "repetition_penalty must >= 1.0, got 0.5"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
@@ -190,7 +190,7 @@ def test_length_limits(client: httpx.Client, engine: FakeEngine) -> None:
     assert generate(client, [7] * 510).status_code == 200
     assert engine.added[0].params.max_new_tokens == 2  # the default shrinks to what remains
     assert generate(client, []).json()["message"] == "prompt_ids is empty"
-    assert generate(client, "").json() == {"message": "the prompt is empty", "param": "inputs"}
+    assert generate(client, []).json()["param"] == "inputs"
     response = generate(client, [10**6])
     assert response.status_code == 400 and "id > vocab_size" in response.json()["message"]
 

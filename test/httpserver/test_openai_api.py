@@ -310,8 +310,8 @@ def test_failure_in_a_stream_is_an_error_event(api: openai.OpenAI, engine: FakeE
         ({"structured_outputs": {"structural_tag": {}}, "guided_regex": "a"}, "structured_outputs"),
         ({"prompt": ["x"] * 2000, "n": 2}, "prompt"),
         ({"prompt": [[5], []]}, "prompt"),
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": ["x", ""]}, "prompt"),
+        ({"prompt": "", "add_special_tokens": False}, "prompt"),
+        ({"prompt": ["x", ""], "add_special_tokens": False}, "prompt"),
         ({"prompt": [[5], [10**6]]}, "prompt"),
     ],
 )

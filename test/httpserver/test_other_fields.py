@@ -181,8 +181,8 @@ def test_a_constraint_that_cannot_be_read_is_named_as_the_client_names_it(
     client: httpx.Client, path: str
 ) -> None:
     assert refused(client, path, regex="(").startswith("regex: ")
-    assert refused(client, path, ebnf="root ::= (").startswith("ebnf: ")
-    assert refused(client, path, json_schema={"type": 5}).startswith("json_schema: ")
+    assert refused(client, path, ebnf="root ::= (").startswith("ebnf ")
+    assert refused(client, path, json_schema={"type": 5}).startswith("json_schema ")
     assert "same time" in refused(client, path, regex="a", ebnf='root ::= "a"')
 
 
@@ -329,3 +329,33 @@ def test_logprobs_name_tokens_by_their_ids(client: httpx.Client, path: str) -> N
         assert all(key.startswith("token_id:") for top in choice["logprobs"]["top_logprobs"] for key in top)
     else:
         assert [entry["token"] for entry in choice["logprobs"]["content"]] == names
+
+
+# -- empty prompts
+
+
+def test_an_empty_text_is_a_prompt_where_the_tokenizer_puts_a_token_before_it(
+    client: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    special = tokenizer.encode("", True)
+    for path, body in (
+        (COMPLETION, {"prompt": ""}),
+        (NATIVE, {"inputs": ""}),
+        (COMPLETION, {"prompt": ["", "x"]}),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == (200 if special else 400), response.text
+        if special:
+            assert (
+                engine.added[-1 if path == NATIVE or body["prompt"] == "" else -2].prompt_ids.tolist()
+                == special
+            )
+    for path, body in (
+        (COMPLETION, {"prompt": "", "add_special_tokens": False}),
+        (COMPLETION, {"prompt": []}),
+        (COMPLETION, {"prompt": [[]]}),
+        (NATIVE, {"inputs": "", "parameters": {"add_special_tokens": False}}),
+        (NATIVE, {"inputs": []}),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == 400 and "empty" in response.text, response.text
