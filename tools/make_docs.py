@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from folder_rules import RULES
+
 from lightllm import config, foreign_options
 from lightllm.models import rope_config
 from lightllm.models.architectures import ARCHITECTURES
@@ -212,7 +214,18 @@ def models_page() -> str:
         "(`test/ops/test_rope_scaling.py`). Those that depend on the length",
         "(`dynamic`, `qwen_dynamic`, `longrope`) are fixed at the start by the longest context that is served",
         "(`--max_req_total_len`), not by each request: so cached prefixes stay valid, and a request has the same answer alone and",
-        "among others. A server whose longest context is within the model's original one computes what the original does.",
+        "among others. A server whose longest context is within the model's original one computes what the original does; one that",
+        "serves more computes short requests too with the long factors (transformers chooses anew for each prompt), and says so at",
+        "the start.",
+        "",
+        "## A folder that contradicts itself",
+        "",
+        "What two files, two keys, or a file and an architecture's default state differently is decided by one rule, that of",
+        "transformers 5 where it has one. What was overruled is said in a line at the start; what cannot be decided is refused there.",
+        "",
+        "| stated by | counts | the rest | test |",
+        "|---|---|---|---|",
+        *("| " + " | ".join(_cell(cell) for cell in rule) + " |" for rule in RULES),
     ]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from lightllm.errors import InvalidModel
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
-from lightllm.models.config import dtype_name
+from lightllm.models.config import ModelConfig, dtype_name
 from lightllm.models.dialects import load_config
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
@@ -60,12 +60,25 @@ def load_model(
     if group.rank == 0:
         for line in (*whole.overruled, *source.overruled):
             logger.warning("%s", line)
+        _say_served_length(whole, max_len)
     model_class = find_class(whole.architecture)
     reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
     build = Builder(reader, whole, getattr(torch, name), device, group, max_len=max_len)
     model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model
+
+
+def _say_served_length(config: ModelConfig, max_len: int | None) -> None:
+    """Where a rotary embedding depends on the longest context: see `ops/rotary.py`."""
+    for rope in config.ropes:
+        original = rope.scaling.get("original_max_position_embeddings")
+        kind = rope.scaling["rope_type"]
+        if kind in ("dynamic", "qwen_dynamic", "longrope") and max_len and original and max_len > original:
+            logger.info(
+                "rope %s: all requests, short ones too, are computed for contexts of up to %d tokens; "
+                "--max_req_total_len %d serves the model's original ones", kind, max_len, original,
+            )  # fmt: skip
 
 
 def _check_memory(source: TensorSource, dtype: torch.dtype, world_size: int, memory: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,11 +128,15 @@ def test_a_norm_rounds_where_the_publishers_does(
     assert float((result == expected).double().mean()) > 0.995
 
 
-def test_dynamic_rope_is_that_of_transformers_for_a_prompt_of_the_served_length(tmp_path: Path) -> None:
+def test_dynamic_rope_is_that_of_transformers_for_a_prompt_of_the_served_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     zoo_model = make_zoo_model(tmp_path, "llama", max_position_embeddings=32, rope_parameters=rope)
     expected = zoo_model.reference(PROMPT)
-    served = load_model(str(tmp_path), data_type=None, device=CPU, max_len=len(PROMPT))
+    with caplog.at_level(logging.INFO, "lightllm"):
+        served = load_model(str(tmp_path), data_type=None, device=CPU, max_len=len(PROMPT))
+    assert "rope dynamic" in caplog.text and "--max_req_total_len 32" in caplog.text
     assert relative_error(ModelDriver(served).step([(0, PROMPT)]), expected) <= 1e-4
     short = load_model(str(tmp_path), data_type=None, device=CPU)
     assert relative_error(ModelDriver(short).step([(0, PROMPT)]), expected) > 1e-2

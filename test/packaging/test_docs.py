@@ -23,6 +23,14 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
 
 
+def test_the_tests_that_the_table_of_contradictions_names_are_there() -> None:
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    named = set(
+        re.findall(r"test/\w+/test_\w+\.py", page.partition("## A folder that contradicts itself")[2])
+    )
+    assert len(named) > 5 and all((ROOT / name).is_file() for name in named)
+
+
 def test_the_generated_pages_are_fresh() -> None:
     done = subprocess.run([sys.executable, MAKE_DOCS, "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
