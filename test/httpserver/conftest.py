@@ -150,4 +150,5 @@ def client(shared_client: httpx.Client, engine: FakeEngine, worker: Worker) -> I
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
     write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     return tmp_path
