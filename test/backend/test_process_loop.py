@@ -52,6 +52,9 @@ class SlowBackend:
     def abandon(self, error, failed):
         return failed
 
+    def round_done(self):
+        pass
+
     def resync(self, seq):
         self.resyncs.append(seq)
 

@@ -7,7 +7,6 @@ right. What is in range is drawn more often than what is not, so that most reque
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import random
 import threading
@@ -202,12 +201,3 @@ def _problem(response: httpx.Response) -> str:
 
 def _no_json(text: str) -> Any:
     raise ValueError(f"{text} in an answer")
-
-
-def all_pairs() -> list[tuple[str, str]]:
-    """Every two values in range together, natively."""
-    found = []
-    for (a, values_a), (b, values_b) in itertools.combinations(sorted(ALLOWED.items()), 2):
-        for x, y in itertools.product(values_a, values_b):
-            found.append(("/generate", f'{{"inputs": [9, 10], "parameters": {_object({a: x, b: y})}}}'))
-    return found
