@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from lightllm.tokenizer.tokenizer import Tokenizer
 INLINE_CHARACTERS = 2000
 """Texts up to this length, those of a request together, are tokenized in the event loop, and that many tokens decoded; a
 thread costs more than it spares."""
+_INLINE_SECONDS = 0.05
+"""Of processor time: what a short text holds the event loop at most, but for the first one that takes longer; usual is 1 ms."""
 PIECE_CHARACTERS = 65536
 """Texts up to this length are tokenized at once, whatever comes out."""
 CHARACTERS_PER_TOKEN = 8
@@ -49,6 +52,8 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self._max_input = max_input
         self._truncation = truncation
+        self._encodes_inline = True
+        """Until a short text has once taken long: some tokenizers' regular expressions take seconds for some texts."""
         self._threads = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._chat_threads = ThreadPoolExecutor(MAX_PROCESSES, thread_name_prefix="chat-template")
 
@@ -76,8 +81,12 @@ class PromptEncoder:
                 for text in texts
             ]
 
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return encode()
+        if self._encodes_inline and sum(map(len, texts)) <= INLINE_CHARACTERS:
+            started = time.thread_time()
+            try:
+                return encode()
+            finally:
+                self._encodes_inline = time.thread_time() - started < _INLINE_SECONDS
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
     async def decode_all(self, prompts: Sequence[list[int]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -86,3 +87,21 @@ def test_a_text_with_a_token_that_the_model_lacks_is_refused(tokenizer: Tokenize
     limits = Limits(max_req_total_len=100, vocab_size=10, slots=100)
     with pytest.raises(InvalidParameter, match="token id 10, the model has 10"):
         PromptEncoder(tokenizer).fit([3, 10], 5, limits, 16)
+
+
+def test_a_tokenizer_that_is_slow_with_a_short_text_leaves_the_event_loop(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, encode, clock = [], tokenizer.encode, [0.0]
+
+    def slow(text: str, add_special_tokens: bool = True) -> list[int]:
+        threads.append(threading.current_thread())
+        clock[0] += 1.0 if text == "slow" else 0.001
+        return encode(text, add_special_tokens)
+
+    monkeypatch.setattr(prompts.time, "thread_time", lambda: clock[0])
+    encoder = PromptEncoder(tokenizer)
+    monkeypatch.setattr(tokenizer, "encode", slow)
+    for text in ("quick", "slow", "quick"):
+        asyncio.run(encoder.encode(text, True, LIMIT, "inputs"))
+    assert [thread is threading.main_thread() for thread in threads] == [True, True, False]
