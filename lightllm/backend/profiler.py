@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile  # torch.profiler's would import its compiler first, for seconds
 
 MAX_SECONDS = 60.0
 """A recording ends with the first round after this time, whatever number of rounds it was started for."""
@@ -47,11 +47,8 @@ class Profiler:
         if self._trace is not None and not self._trace.done():
             raise RuntimeError("the last profile is still being written: stop_profile waits for it")
         Path(self._folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-        activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
-        recording = profile(activities=activities)
-        recording.start()
+        recording = profile(use_device="cuda" if torch.cuda.is_available() else None)
+        recording.__enter__()
         self._trace = None
         self._rounds_left = rounds
         self._ends_at = time.monotonic() + MAX_SECONDS
@@ -79,7 +76,7 @@ class Profiler:
         self._recording = None
         trace = self._trace = Future()
         try:
-            recording.stop()
+            recording.__exit__(None, None, None)
         except Exception as error:  # rounds go on; whoever asks for the trace is told
             trace.set_exception(error)
             return
