@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -12,7 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+from uvicorn.server import ServerState
 
 from lightllm.httpserver import http_protocol
 
@@ -224,12 +227,61 @@ def test_a_body_that_comes_too_slowly_is_given_up(
 def test_a_body_that_comes_steadily_may_take_longer_than_the_limit(
     worker: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 1.0)
     monkeypatch.setattr(http_protocol, "BODY_BYTES_A_SECOND", 1)
-    text = b'{"text": "' + b"x" * 40 + b'"}'
+    text = b'{"text": "' + b"x" * 10 + b'"}'
     with connect(worker) as raw:
         raw.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(text))
         for at in range(len(text)):
             raw.sendall(text[at : at + 1])
-            threading.Event().wait(0.01)
+            threading.Event().wait(0.1)
         assert read_all(raw).startswith(b"HTTP/1.1 200")
+
+
+class UnreadTransport:
+    """Takes everything and never gets rid of it, as for a client that reads nothing; too little to pause the writer."""
+
+    def __init__(self) -> None:
+        self.aborted = asyncio.Event()
+        self.closing = False
+        self.written = b""
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+@pytest.mark.parametrize("end", [b"Connection: close\r\n\r\n", b"\r\n"], ids=["last answer", "idle"])
+def test_a_closed_connection_whose_answer_nobody_reads_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 0.01)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def connection() -> UnreadTransport:
+        config = uvicorn.Config(application, interface="asgi3", log_config=None, timeout_keep_alive=0)
+        config.load()
+        protocol = http_protocol.BoundedHttpProtocol(config, ServerState(), {})
+        transport = UnreadTransport()
+        protocol.connection_made(transport)  # type: ignore[arg-type]
+        protocol.data_received(GET[:-2] + end)
+        await asyncio.wait_for(transport.aborted.wait(), 20)
+        return transport
+
+    transport = asyncio.run(connection())
+    assert transport.closing and transport.written.endswith(b"ok")
