@@ -277,6 +277,9 @@ def test_chat_renders_the_template_and_fills_what_room_there_is(llama):
     assert result.prompt_token_ids == llama.tokenizer.encode(text, add_special_tokens=False)
     two = llama.chat([messages, messages], GREEDY, use_tqdm=False)
     assert [r.outputs[0].token_ids for r in two] == [result.outputs[0].token_ids] * 2
+    assert llama.chat_prompt(messages, continue_final_message=True) == result.prompt_token_ids[:-2]
+    with pytest.raises(InvalidParameter, match="does not render tools"):
+        llama.chat(messages, GREEDY, tools=[{"type": "function"}])
 
 
 @pytest.mark.parametrize(

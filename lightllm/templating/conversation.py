@@ -135,11 +135,11 @@ def canonical(messages: list[Any]) -> list[Message]:
 
 
 def _with_reasoning(message: Message) -> Message:
-    for name in REASONING_FIELDS:
-        reasoning = message.get(name)
-        if reasoning is not None:
-            return {**dict.fromkeys(REASONING_FIELDS, reasoning), **message, name: reasoning}
-    return dict(message)
+    """A copy with the reasoning, if there is one, under each name that holds no other."""
+    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
+    if reasoning is None:
+        return dict(message)
+    return message | {name: message.get(name) or reasoning for name in REASONING_FIELDS}
 
 
 def _formed_message(message: Message, traits: Traits) -> list[Message]:

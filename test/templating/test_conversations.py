@@ -221,6 +221,12 @@ def test_reasoning_is_found_under_any_name(sent, read):
     assert render(source, [USER, ASSISTANT | {sent: "easy"}]) == "Weather?[easy]Hi there."
 
 
+def test_an_empty_name_of_reasoning_hides_no_other():
+    source = "{% for m in messages %}{{ '[' + m.reasoning_content + ']' if m.reasoning_content }}{{ m.content }}{% endfor %}"
+    message = ASSISTANT | {"reasoning_content": "", "reasoning": None, "thinking": "easy"}
+    assert render(source, [USER, message]) == "Weather?[easy]Hi there."
+
+
 def test_a_variable_that_must_have_an_effect_is_refused_where_the_template_does_not_read_it(caplog):
     options = {"variables": {"reasoning_effort": "high"}, "must_read": ["reasoning_effort"]}
     assert "Reasoning: high" in render(published.GPT_OSS, [USER], **options)
