@@ -121,7 +121,7 @@ def test_vocab_size(folder):
         model_files.vocab_size(folder({"vocab_size": None, "x": 1}))
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '"x"', "\x00", "[" * 100_000])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": ' + "9" * 5000 + "}", '"x"', "\x00", "[" * 100_000])
 def test_malformed_json_names_the_file(folder, text):
     with pytest.raises(InvalidModel, match=r"config\.json"):
         model_files.read_model_config(folder(text))
