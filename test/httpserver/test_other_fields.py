@@ -58,8 +58,9 @@ def test_what_v1_cannot_do_is_refused_by_its_name(
         pytest.skip("this body has a field of that name")
     assert refused(client, path, **{name: ["something"]}).startswith(f"{name} is not supported")
     assert engine.added == []
-    for value in (None, False, "", [], {}, *other_fields.OPENAI_REFUSED[name].neutral):
-        assert ask(client, path, **{name: value}).status_code == 200, value
+    if path == COMPLETION:
+        for value in (None, *other_fields.OPENAI_REFUSED[name].neutral):
+            assert ask(client, path, **{name: value}).status_code == 200, value
 
 
 @pytest.mark.parametrize("name", sorted(other_fields.NATIVE_REFUSED))
@@ -69,7 +70,7 @@ def test_what_generate_cannot_do_is_refused_by_its_name(
     assert name not in Parameters.model_fields
     assert refused(client, NATIVE, **{name: ["something"]}).startswith(f"{name} is not supported")
     assert engine.added == []
-    for value in (None, False, "", [], {}, *other_fields.NATIVE_REFUSED[name].neutral):
+    for value in (None, *other_fields.NATIVE_REFUSED[name].neutral):
         assert ask(client, NATIVE, **{name: value}).status_code == 200, value
 
 
@@ -78,6 +79,13 @@ def test_a_refusal_says_what_to_use(client: httpx.Client) -> None:
     assert "use max_new_tokens" in refused(client, NATIVE, max_tokens=5)
     assert "use return_details" in refused(client, NATIVE, details=True)
     assert "use repetition_penalty" in refused(client, COMPLETION, repeat_penalty=1.1)
+
+
+@pytest.mark.parametrize("path", [*OPENAI, NATIVE])
+def test_what_is_empty_asks_for_nothing(client: httpx.Client, path: str) -> None:
+    for value in (None, False, "", [], {}):
+        names = ("bad_words", "use_beam_search", "details" if path == NATIVE else "audio")
+        assert ask(client, path, **dict.fromkeys(names, value)).status_code == 200, value
 
 
 def test_zero_asks_for_something_where_it_does(client: httpx.Client) -> None:
@@ -231,7 +239,7 @@ def test_a_prompt_is_cut_to_its_end(client: httpx.Client, engine: FakeEngine, pa
 def test_long_texts_are_cut_to_their_end(
     client: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
-    text = " ".join(f"word{number}" for number in range(20_000))
+    text = " ".join(f"word{number}" for number in range(8_000))
     expected = tokenizer.encode(text)[-20:]
     for path, body in (
         (COMPLETION, {"prompt": text, "truncate_prompt_tokens": 20}),
