@@ -15,11 +15,12 @@ TEST = Path(__file__).parent.parent
 @pytest.mark.slow
 def test_no_test_of_a_kernel_mixes_devices() -> None:
     paths = os.pathsep.join([str(TEST.parent), str(TEST)])
-    plugin = ["-p", "support.pretended_gpu", "-n", "0", "--tb=short", "ops/triton"]
+    plugin = ["-p", "support.pretended_gpu", "-n", "0", "--tb=short"]
+    folder = ["ops/triton", "--ignore=ops/triton/test_compile.py"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugin],
+        [sys.executable, "-m", "pytest", *plugin, *folder],
         cwd=TEST,
-        env=os.environ | {"PYTHONPATH": paths},
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
