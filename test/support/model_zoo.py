@@ -71,6 +71,8 @@ class ZooModel:
     """The same, computed in the checkpoint's dtype: every operation's result is rounded to it."""
     max_len: int | None = None
     """Longest context to be served, where the model depends on it."""
+    model: Any = None
+    """transformers' model, where it is the reference."""
 
 
 def make_zoo_model(
@@ -111,7 +113,9 @@ def make_zoo_model(
     def logits(computed: Any, token_ids: list[int]) -> torch.Tensor:
         return computed.eval()(torch.tensor([token_ids])).logits[0].float()
 
-    return ZooModel(path, lambda ids: logits(model, ids), lambda ids: logits(rounded(), ids), entry.max_len)
+    return ZooModel(
+        path, lambda ids: logits(model, ids), lambda ids: logits(rounded(), ids), entry.max_len, model
+    )
 
 
 def in_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
