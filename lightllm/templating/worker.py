@@ -6,6 +6,7 @@ by the address space. When the server is gone the socket says so, and the child 
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import socket
@@ -32,7 +33,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     at_start = _address_space()
     loaded: dict[str, _Loaded] = {}
-    with socket.socket(fileno=0) as channel:
+    # Whoever waited for the answer may be gone, killed at any moment: that is no news, and no traceback for the log.
+    with socket.socket(fileno=0) as channel, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (data := wire.receive(channel)) is not None:
             asked = wire.decode(data)
             limits = Limits(**asked.pop("limits"))
