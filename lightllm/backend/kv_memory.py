@@ -24,8 +24,9 @@ CPU_FRACTION = 0.4
 CPU_CEILING = 4 << 30
 """Bytes of KV memory on a CPU unless --mem_fraction asks for more."""
 GPU_FRACTION = 0.9
-CPU_RESERVE = 64 << 20
-"""Bytes that stay free on a CPU: what malloc keeps, and what the other processes grow by while they serve."""
+CPU_RESERVE = 96 << 20
+"""Bytes that stay free on a CPU: what malloc keeps, and what the other processes grow by while they serve (a child that
+renders chat templates takes 25 MiB)."""
 MIN_SLOTS = 64
 """A measured size below this serves nobody."""
 

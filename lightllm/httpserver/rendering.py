@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -22,8 +23,12 @@ LOWEST_LOGPROB = -9999.0
 
 
 def finite(logprob: float) -> float:
-    """A log-probability as JSON can hold it."""
-    return logprob if logprob > LOWEST_LOGPROB else LOWEST_LOGPROB
+    """A log-probability as JSON can hold it. Raises `ValueError` for NaN: it must have ended its request before."""
+    if logprob > LOWEST_LOGPROB:
+        return logprob
+    if math.isnan(logprob):
+        raise ValueError("a log-probability is NaN")
+    return LOWEST_LOGPROB
 
 
 def finish_reason(finish: Finish | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 from support.sse import http_chunks
 
+from lightllm.httpserver.rendering import LOWEST_LOGPROB, finite
 from lightllm.tokenizer import Tokenizer
 
 LINE_ENDS = "\u0085\u2028\u2029\x0b\x0c\x1c\x1d\x1e\r\n"
@@ -86,3 +88,9 @@ def test_text_that_needs_no_escape_is_sent_as_it_is(client: httpx.Client) -> Non
     raw = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 60, "stream": True}).content
     assert "ö".encode() in raw and "🙂".encode() in raw
     assert DEFAULT_ANSWER.encode() not in raw, "it comes token by token"
+
+
+def test_a_log_probability_of_json_is_never_made_of_nan() -> None:
+    assert finite(-1.5) == -1.5 and finite(-math.inf) == finite(-1e9) == LOWEST_LOGPROB
+    with pytest.raises(ValueError, match="NaN"):
+        finite(math.nan)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -11,17 +10,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_import_takes_less_than_a_third_of_a_second() -> None:
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert run("-c", "import lightllm").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
-
-
 def test_import_loads_no_heavy_library() -> None:
-    code = "import lightllm, sys; print([m for m in ('torch', 'transformers', 'tokenizers', 'numpy') if m in sys.modules])"
+    heavy = (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "numpy",
+        "msgspec",
+        "pydantic",
+        "fastapi",
+        "zmq",
+        "asyncio",
+    )
+    code = f"import lightllm, sys; print([m for m in {heavy} if m in sys.modules])"
     assert run("-c", code).stdout == "[]\n"
 
 
