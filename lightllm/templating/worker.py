@@ -31,7 +31,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    at_start = _address_space()
+    at_start, (_, most) = _address_space(), resource.getrlimit(resource.RLIMIT_AS)
     loaded: dict[str, _Loaded] = {}
     # Whoever waited for the answer may be gone, killed at any moment: that is no news, and no traceback for the log.
     with socket.socket(fileno=0) as channel, contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -40,11 +40,11 @@ def main() -> None:
             limits = Limits(**asked.pop("limits"))
             memory = at_start + limits.memory_bytes(len(data))
             del data
-            resource.setrlimit(resource.RLIMIT_AS, (memory, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (_lower(memory, most), most))
             signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
             answer = _answer(loaded, asked)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
             wire.send(channel, answer)
 
 
@@ -80,6 +80,11 @@ def _rendered(loaded: _Loaded, asked: dict[str, Any]) -> dict[str, Any]:
     render = template.render_open if asked["continued"] else template.render
     unread = sorted(name for name in asked["variables"] if name not in template.names)
     return {"text": render(messages, context), "unread": unread}
+
+
+def _lower(memory: int, most: int) -> int:
+    """A limit that is allowed where the server was started with one of its own (`ulimit -v`)."""
+    return memory if most == resource.RLIM_INFINITY else min(memory, most)
 
 
 def _address_space() -> int:

@@ -177,6 +177,18 @@ def test_closing_ends_what_is_being_rendered(start):
             looping.result(60)
 
 
+def test_a_limit_of_the_server_itself_is_none_of_its_children_errors():
+    """`ulimit -v`: a hard limit cannot be raised again without a capability."""
+    limited = (
+        "import ctypes, resource; from lightllm.tokenizer.chat_template import ChatTemplates;"
+        "ctypes.CDLL(None).prctl(24, 24, 0, 0, 0);"  # PR_CAPBSET_DROP, CAP_SYS_RESOURCE: of its children
+        "resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30));"
+        f"print(ascii(ChatTemplates({{'default': {CHATML!r}}}).render([{USER!r}], None, True, {{}})))"
+    )
+    rendered = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
+    assert ascii(USER["content"])[1:-1] in rendered.stdout
+
+
 def test_processes_end_with_what_started_them():
     templates = ChatTemplates({"default": CHATML})
     templates.check()
