@@ -65,7 +65,8 @@ class TemplateProcess:
 
     @property
     def running(self) -> bool:
-        return self._end.alive
+        """Neither closed nor killed by somebody."""
+        return self._end.alive and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -138,6 +139,7 @@ class TemplateProcesses:
         """A child for one piece of work; waits while all are busy."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle or self.busy < MAX_PROCESSES)
+            self._idle = [process for process in self._idle if process.running]
             process = self._idle.pop() if self._idle else TemplateProcess(self.limits)
             self._working.add(process)
         try:

@@ -157,6 +157,20 @@ def test_a_process_that_somebody_killed_is_replaced(start):
     assert pids(templates) != [pid]
 
 
+def test_all_that_are_idle_may_be_killed_at_once(start):
+    """As the kernel does where memory is short."""
+    templates = start(CHATML)
+    processes = templates.processes
+    with processes.one(), processes.one():
+        pass
+    killed = pids(templates)
+    assert len(killed) == MAX_PROCESSES
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert USER["content"] in templates.render([USER], None, True, {})
+
+
 def test_a_process_that_stands_still_is_replaced(start):
     templates = start(CHATML, Limits(wall_seconds=3))
     templates.check()
