@@ -122,7 +122,7 @@ class Parameters(Body):
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json)."""
         other_fields.check(
-            self.model_extra, other_fields.NATIVE_REFUSED, other_fields.NATIVE_HARMLESS, "/generate"
+            self, self.model_extra, other_fields.NATIVE_REFUSED, other_fields.NATIVE_HARMLESS, "/generate"
         )
         values = {"do_sample": False, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **defaults}
         for name in _SAME_NAME:
@@ -227,7 +227,9 @@ class GenerateRequest(Body):
         for name, value in others.items():
             if name in Parameters.model_fields and value is not None:
                 raise InvalidParameter(f"{name} belongs into parameters", param=name)
-        other_fields.check(others, other_fields.NATIVE_BESIDE, other_fields.NATIVE_HARMLESS, "/generate")
+        other_fields.check(
+            self, others, other_fields.NATIVE_BESIDE, other_fields.NATIVE_HARMLESS, "/generate"
+        )
 
 
 class ScoreRequest(Body):

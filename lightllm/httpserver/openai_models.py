@@ -111,7 +111,9 @@ class OpenAIRequest(Body):
     ) -> SamplingParams:
         """As `SamplingParams`, not verified; a limit that is wrong is named as this API names it. Raises `InvalidParameter`
         for fields that are not supported too."""
-        other_fields.check(self.model_extra, other_fields.OPENAI_REFUSED, other_fields.OPENAI_HARMLESS, "/v1")
+        other_fields.check(
+            self, self.model_extra, other_fields.OPENAI_REFUSED, other_fields.OPENAI_HARMLESS, "/v1"
+        )
         if self.stream_options is not None and not self.streamed:
             raise InvalidParameter(
                 "stream_options is only allowed when stream is true", param="stream_options"

@@ -117,13 +117,18 @@ _unknown_names = UnknownNames()
 
 
 def check(
-    others: Mapping[str, Any] | None, refused: Mapping[str, Refused], harmless: frozenset[str], where: str
+    body: object,
+    others: Mapping[str, Any] | None,
+    refused: Mapping[str, Refused],
+    harmless: frozenset[str],
+    where: str,
 ) -> None:
-    """`others`: the fields that a body's model does not have. Raises `InvalidParameter` for the first that is refused."""
+    """`others`: the fields that the model of `body` does not have. Raises `InvalidParameter` for the first that is refused;
+    one that says the same as the field to use instead is not."""
     for name, value in (others or {}).items():
         entry = refused.get(name)
         if entry is not None:
-            if not _is_neutral(value, entry.neutral):
+            if not _is_neutral(value, entry.neutral) and value != getattr(body, entry.instead, None):
                 instead = f": use {entry.instead}" if entry.instead else ""
                 raise InvalidParameter(f"{name} is not supported{instead}", param=name)
         elif name not in harmless:

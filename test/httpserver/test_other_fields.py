@@ -88,6 +88,15 @@ def test_what_is_empty_asks_for_nothing(client: httpx.Client, path: str) -> None
         assert ask(client, path, **dict.fromkeys(names, value)).status_code == 200, value
 
 
+def test_two_names_with_one_value_are_no_contradiction(client: httpx.Client, engine: FakeEngine) -> None:
+    """guidellm names the limit of a completion both ways; clients of several servers do so too."""
+    assert used(client, engine, COMPLETION, max_tokens=5, max_completion_tokens=5).max_new_tokens == 5
+    assert used(client, engine, CHAT, max_tokens=5, max_new_tokens=5).max_new_tokens == 5
+    assert used(client, engine, NATIVE, max_new_tokens=5, max_tokens=5).max_new_tokens == 5
+    assert "use max_tokens" in refused(client, COMPLETION, max_tokens=5, max_completion_tokens=6)
+    assert "use max_tokens" in refused(client, COMPLETION, max_completion_tokens=5)
+
+
 def test_zero_asks_for_something_where_it_does(client: httpx.Client) -> None:
     refused(client, COMPLETION, prompt_logprobs=0)
     refused(client, NATIVE, typical_p=0.2)
