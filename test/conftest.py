@@ -13,6 +13,8 @@ import pytest
 from lightllm.ops.cpu_kind import library_variables
 
 os.environ.update(library_variables())
+# Each worker of the test run has one core; OpenMP's threads would spin on each other's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
