@@ -89,6 +89,11 @@ class ChildProcess:
         return self.status.state == "ready" and self.running
 
     @property
+    def starting(self) -> bool:
+        """It has not been ready yet, and has not begun to end either."""
+        return self.status.state in ("starting", "loading")
+
+    @property
     def reported(self) -> bool:
         """Whether it has said anything: then it obeys, too."""
         return bool(self.seconds_until)

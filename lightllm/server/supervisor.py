@@ -178,7 +178,7 @@ class Supervisor:
 
     def _kill(self, child: ChildProcess) -> None:
         late = f"did not end within {_stop_seconds(child):.0f} s"
-        level = logging.WARNING if child.ready else logging.DEBUG
+        level = logging.DEBUG if child.starting else logging.WARNING
         log.log(level, "%s %s: killed", child.name, "is not awaited" if self._interrupts > 1 else late)
         child.kill()
         child.wait()
@@ -249,4 +249,4 @@ class Supervisor:
 
 
 def _stop_seconds(child: ChildProcess) -> float:
-    return STOP_SECONDS if child.ready else START_STOP_SECONDS
+    return START_STOP_SECONDS if child.starting else STOP_SECONDS

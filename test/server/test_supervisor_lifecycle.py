@@ -227,6 +227,15 @@ def test_a_child_that_does_not_stop_is_killed_and_named(launch):
     server.check_nothing_left()
 
 
+def test_a_child_that_has_said_that_it_stopped_has_its_whole_time_to_end(launch):
+    server = launch(backend_0="tidy")
+    server.wait_ready()
+    server.send(signal.SIGTERM)
+    assert server.wait(12) == 0
+    assert "all in order" in server.log and "killed" not in server.log
+    server.check_nothing_left()
+
+
 def test_a_frozen_child_is_killed_at_the_stop_and_waited_for_once(launch):
     server = launch()
     server.wait_ready()
