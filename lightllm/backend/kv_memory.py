@@ -10,6 +10,7 @@ becomes real page by page as slots are used.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable
@@ -67,10 +68,23 @@ class KvMemory:
         self.req_to_token[max_rows].fill_(slots)
 
 
-def row_bytes(max_rows: int, max_len: int, vocab_size: int) -> int:
-    """What is kept beside the KV memory for each row once every row has had a longest request with penalties: its slots
-    (`req_to_token`), and its distinct tokens with their counts (`TokenCounts`)."""
-    return (max_rows + 1) * (max_len * 4 + min(max_len, vocab_size) * 12)
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What is kept beside the KV memory for each row."""
+
+    count: int
+    max_len: int
+    """Tokens of the longest request, if there are as many slots."""
+    vocab_size: int
+
+    def bytes_beside(self, slots: int) -> int:
+        """Once every row has had a longest request with penalties: its slots (`req_to_token`), and its distinct tokens with
+        their counts (`TokenCounts`). No request is longer than all slots."""
+        longest = min(self.max_len, slots)
+        return (self.count + 1) * (longest * 4 + min(longest, self.vocab_size) * 12)
+
+
+NO_ROWS = Rows(0, 0, 0)
 
 
 def choose_slots(
@@ -80,33 +94,41 @@ def choose_slots(
     measure_gpu: "Callable[[], GpuMemory] | None" = None,
     free: int | None = None,
     ranks: int = 1,
+    rows: Rows = NO_ROWS,
 ) -> int:
     """How many slots: `--max_total_token_num`, or what the memory allows. Raises `DeviceError` if it is too little.
 
-    needed: bytes that are needed beside it on a CPU. On a GPU: measure_gpu finds that out, only when measuring is needed;
-    free: its free bytes. ranks: how many share a CPU's memory.
+    needed: bytes that are needed beside it on a CPU, without those of the rows. On a GPU: measure_gpu finds that out, only when
+    measuring is needed; free: its free bytes. ranks: how many share a CPU's memory.
     """
     if measure_gpu is None or free is None:
         available = available_memory() // ranks
         needed += CPU_RESERVE // ranks
         if config.max_total_token_num is not None:
-            return _given_slots(config.max_total_token_num, shape, available, needed)
-        return measured_slots_cpu(available, config.mem_fraction, shape, needed, CPU_CEILING // ranks)
+            return _given_slots(config.max_total_token_num, shape, available, needed, rows)
+        ceiling = CPU_CEILING // ranks
+        return measured_slots_cpu(available, config.mem_fraction, shape, needed, ceiling, rows)
     if config.max_total_token_num is not None:
         return _given_slots(config.max_total_token_num, shape, free)
-    return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape)
+    return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape, rows)
 
 
 def measured_slots_cpu(
-    available: int, fraction: float | None, shape: KvShape, needed: int, ceiling: int = CPU_CEILING
+    available: int,
+    fraction: float | None,
+    shape: KvShape,
+    needed: int,
+    ceiling: int = CPU_CEILING,
+    rows: Rows = NO_ROWS,
 ) -> int:
-    """A share of the `available` bytes, which leaves the `needed` ones free; without a `fraction` at most `ceiling`."""
+    """A share of the `available` bytes, which leaves the `needed` ones and those of the rows free; without a `fraction` at most
+    `ceiling`."""
     budget = int(available * (fraction or CPU_FRACTION))
     if fraction is None:
         budget = min(budget, ceiling)
-    budget = min(budget, available - needed)
+    slots = min(budget // shape.bytes_per_token - 1, _fitting(available - needed, shape, rows))
     what = f"{gib(available)} of memory are available and rounds need {gib(needed)} beside it"
-    return _checked(budget, shape, what)
+    return _checked(slots, min(budget, available - needed), shape, what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,28 +141,34 @@ class GpuMemory:
     activation_peak: int
     graph_bytes: int = 0
     """What decode graphs keep."""
-    row_bytes: int = 0
-    """As of the function `row_bytes`."""
 
 
-def measured_slots_gpu(memory: GpuMemory, fraction: float, shape: KvShape) -> int:
+def measured_slots_gpu(memory: GpuMemory, fraction: float, shape: KvShape, rows: Rows = NO_ROWS) -> int:
     """Fills `fraction` of the whole device, less what is in use already and the activation peak."""
     used = memory.total - memory.free
     budget = int(memory.total * fraction) - used - memory.activation_peak - memory.graph_bytes
-    budget -= memory.row_bytes
     what = (
         f"of {gib(memory.total)} of GPU memory {gib(used)} are in use (weights included), a round needs "
-        f"{gib(memory.activation_peak)}, decode graphs {gib(memory.graph_bytes)} and rows {gib(memory.row_bytes)}"
+        f"{gib(memory.activation_peak)} and decode graphs {gib(memory.graph_bytes)}"
     )
-    return _checked(budget, shape, what)
+    return _checked(_fitting(budget, shape, rows), budget, shape, what)
 
 
 def gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def _checked(budget: int, shape: KvShape, what: str) -> int:
-    slots = budget // shape.bytes_per_token - 1
+def _fitting(room: int, shape: KvShape, rows: Rows) -> int:
+    """The most slots that fit, with what the rows keep beside them, into `room` bytes; none: -1."""
+    most = range(max(room // shape.bytes_per_token, 0))
+
+    def size(slots: int) -> int:
+        return (slots + 1) * shape.bytes_per_token + rows.bytes_beside(slots)
+
+    return bisect.bisect_right(most, room, key=size) - 1
+
+
+def _checked(slots: int, budget: int, shape: KvShape, what: str) -> int:
     if slots < MIN_SLOTS:
         raise DeviceError(
             f"Too little memory for the KV memory: {what}, which leaves {gib(max(budget, 0))}, but {MIN_SLOTS} tokens "
@@ -150,13 +178,13 @@ def _checked(budget: int, shape: KvShape, what: str) -> int:
     return slots
 
 
-def _given_slots(slots: int, shape: KvShape, available: int, needed: int = 0) -> int:
-    wanted = (slots + 1) * shape.bytes_per_token
-    if wanted + needed > available:
-        beside = f" and rounds need {gib(needed)} beside it" if needed else ""
+def _given_slots(slots: int, shape: KvShape, available: int, needed: int = 0, rows: Rows = NO_ROWS) -> int:
+    wanted, beside = (slots + 1) * shape.bytes_per_token, needed + rows.bytes_beside(slots)
+    if wanted + beside > available:
+        more = f" and rounds need {gib(beside)} beside it" if beside else ""
         raise DeviceError(
             f"--max_total_token_num {slots} needs {gib(wanted)} of KV memory ({shape.bytes_per_token / 1024:.1f} KiB "
-            f"a token), but {gib(available)} are available{beside}.",
-            f"Lower it to at most {max((available - needed) // shape.bytes_per_token - 1, 0)}, or leave it out.",
+            f"a token), but {gib(available)} are available{more}.",
+            f"Lower it to at most {max(_fitting(available - needed, shape, rows), 0)}, or leave it out.",
         )
     return slots

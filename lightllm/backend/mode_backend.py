@@ -21,7 +21,7 @@ import torch
 from lightllm.backend.constraint_masks import ConstraintMasks, load_matchers
 from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
-from lightllm.backend.kv_memory import KvMemory, KvShape, choose_slots, row_bytes
+from lightllm.backend.kv_memory import KvMemory, KvShape, Rows, choose_slots
 from lightllm.backend.machine import available_memory, rank_threads
 from lightllm.backend.out_of_memory import explained, is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
@@ -307,7 +307,7 @@ class ModeBackend:
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
         rows = config.running_max_req_size
         needed = activation_bytes(self.model, round_tokens, rows, max_len) + self._shape_cache_bytes
-        needed += row_bytes(rows, max_len, model.vocab_size)
+        kept = Rows(rows, max_len, model.vocab_size)
         measure = None
         if self.device.measures:
             graph_rows = max(self._graph_sizes(), default=0)
@@ -315,7 +315,7 @@ class ModeBackend:
                 measure_gpu, self.device, self.model, self._kv_shape, round_tokens, rows, graph_rows, max_len,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
-        slots = choose_slots(config, self._kv_shape, needed, measure, free, len(config.node_ranks))
+        slots = choose_slots(config, self._kv_shape, needed, measure, free, len(config.node_ranks), kept)
         slots = agree_on_slots(self.ranks.group, slots, free)
         max_len = min(max_len, slots)
         self.memory = KvMemory(self._kv_shape, slots, rows, max_len, self.device.torch_device)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lightllm.backend.device import Device
-from lightllm.backend.kv_memory import GpuMemory, KvMemory, KvShape, row_bytes
+from lightllm.backend.kv_memory import GpuMemory, KvMemory, KvShape
 from lightllm.models import mla
 from lightllm.models.batch import make_batch
 
@@ -43,7 +43,6 @@ def measure_gpu(
         free=before.free,
         activation_peak=round_peak + (_LOGIT_COPIES - 1) * min(tokens, rows) * one_row,
         graph_bytes=graph_peak + graph_rows * one_row,
-        row_bytes=row_bytes(rows, longest, model.config.vocab_size),
     )
 
 

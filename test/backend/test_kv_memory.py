@@ -13,10 +13,10 @@ from lightllm.backend.kv_memory import (
     GpuMemory,
     KvMemory,
     KvShape,
+    Rows,
     choose_slots,
     measured_slots_cpu,
     measured_slots_gpu,
-    row_bytes,
 )
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
@@ -75,10 +75,30 @@ def test_a_measured_size_leaves_a_reserve_however_large_the_fraction(monkeypatch
 
 
 def test_rows_are_counted_with_their_slots_and_token_counts():
-    assert row_bytes(9, 1000, 50_000) == 10 * (1000 * 4 + 1000 * 12)
-    assert row_bytes(9, 1000, 500) == 10 * (1000 * 4 + 500 * 12)
-    memory = GpuMemory(total=80 * GIB, free=60 * GIB, activation_peak=GIB, row_bytes=GIB)
-    assert measured_slots_gpu(memory, 0.9, SHAPE) == 50 * GIB // SHAPE.bytes_per_token - 1
+    assert Rows(9, 1000, 50_000).bytes_beside(10**6) == 10 * (1000 * 4 + 1000 * 12)
+    assert Rows(9, 1000, 500).bytes_beside(10**6) == 10 * (1000 * 4 + 500 * 12)
+    memory = GpuMemory(total=80 * GIB, free=60 * GIB, activation_peak=GIB)
+    rows = Rows(1023, 1 << 16, 1 << 18)
+    assert rows.bytes_beside(10**6) == GIB
+    assert measured_slots_gpu(memory, 0.9, SHAPE, rows) == 50 * GIB // SHAPE.bytes_per_token - 1
+
+
+def test_no_row_is_counted_for_more_tokens_than_there_are_slots(monkeypatch):
+    """1000 rows of a model with a context of 131,072 tokens would be 2 GiB; where a few thousand slots fit, they are not."""
+    shape = KvShape(num_layers=16, num_kv_heads=8, head_dim=64, dtype=torch.bfloat16)
+    rows = Rows(1000, 131_072, 128_256)
+    for slots in (
+        measured_slots_cpu(GIB, 1.0, shape, 0, rows=rows),
+        measured_slots_gpu(GpuMemory(total=2 * GIB, free=GIB, activation_peak=0), 1.0, shape, rows),
+    ):
+        assert slots > 20_000
+        sizes = [(n + 1) * shape.bytes_per_token + rows.bytes_beside(n) for n in (slots, slots + 1)]
+        assert sizes[0] <= GIB < sizes[1]
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
+    given = ServerConfig(max_total_token_num=15_000)
+    assert choose_slots(given, shape, 0, rows=rows) == 15_000
+    with pytest.raises(DeviceError, match=r"at most 1\d{4},"):
+        choose_slots(ServerConfig(max_total_token_num=30_000), shape, 0, rows=rows)
 
 
 def test_layout_and_hold_places():

@@ -9,7 +9,7 @@ from support.model_zoo import make_zoo_model
 from support.recording_device import RecordingDevice
 
 from lightllm.backend.device import DeviceMemory
-from lightllm.backend.kv_memory import row_bytes
+from lightllm.backend.kv_memory import Rows
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.models import mla
@@ -60,7 +60,7 @@ def test_what_rounds_and_graphs_need_is_left_free(config):
     assert device.measured == [(40, vocab), (8, vocab)]  # as many logits as rows; the largest graph
     used = 64 * MIB - 8 * MIB
     needed = ROUND + 2 * 40 * vocab * 4 + DECODE + 8 * vocab * 4
-    needed += row_bytes(40, 50, vocab)
+    needed += Rows(40, 50, vocab).bytes_beside(ready.max_total_token_num)
     assert ready.max_total_token_num == (int(64 * MIB * 0.99) - used - needed) // ready.kv_bytes_per_token - 1
 
 
