@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import numpy as np
 from tqdm import tqdm
 
 from lightllm.config import ServerConfig, verify
@@ -236,7 +237,7 @@ class LLM:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         try:
-            prompt = msgspec.convert(prompt, list[int])
+            prompt = msgspec.convert(_with_plain_integers(prompt), list[int])
         except msgspec.ValidationError as error:
             raise InvalidParameter(
                 f"a prompt must be a text or a list of token ids: {error}", "prompt"
@@ -251,6 +252,13 @@ class LLM:
         if self._engine is None:
             raise RuntimeError("this LLM is closed")
         return self._engine
+
+
+def _with_plain_integers(prompt: Any) -> Any:
+    """Token ids as tokenizers of other libraries give them, numpy's integers too."""
+    if not isinstance(prompt, Sequence | np.ndarray):
+        return prompt
+    return [int(token_id) if isinstance(token_id, np.integer) else token_id for token_id in prompt]
 
 
 def _config_of(options: dict[str, Any]) -> ServerConfig:

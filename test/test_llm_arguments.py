@@ -1,5 +1,6 @@
 """What the offline engine says to options, parameters and arguments that it does not know or cannot take."""
 
+import numpy as np
 import pytest
 from support.checkpoints import make_checkpoint
 
@@ -69,6 +70,15 @@ def test_a_sampling_parameter_of_another_name_is_answered_with_ours(theirs, ours
 def test_arguments_of_another_type_say_what_is_wanted(llm, prompts, params, words):
     with pytest.raises(InvalidParameter, match=words):
         llm.generate(prompts, params, use_tqdm=False)
+
+
+@pytest.mark.parametrize("ids", [np.array([5, 6], np.int32), [np.int64(5), np.int64(6)], (5, 6)], ids=repr)
+def test_token_ids_may_be_numpys(llm, ids):
+    params = SamplingParams(max_new_tokens=3, ignore_eos=True, do_sample=False)
+    outputs = [llm.generate([prompt], params, use_tqdm=False)[0] for prompt in (ids, [5, 6])]
+    assert outputs[0].outputs[0].token_ids == outputs[1].outputs[0].token_ids
+    with pytest.raises(InvalidParameter, match="a prompt must be"):
+        llm.generate([np.array([0.5])], params, use_tqdm=False)
 
 
 def test_a_folder_may_be_a_path(tmp_path):
