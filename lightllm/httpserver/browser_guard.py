@@ -24,8 +24,8 @@ from lightllm.httpserver.error_responses import MethodNotAllowed, error_response
 
 _SIMPLE_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 """What a page may send to another site without asking (WHATWG Fetch, CORS-safelisted request header)."""
-_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
-"""Names that nobody can register (RFC 6761, RFC 6762, ICANN resolution 2024.07.29.06)."""
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
+"""Names that nobody can register (RFC 6761, RFC 6762, RFC 8375, ICANN resolution 2024.07.29.06)."""
 _MAX_SHOWN = 100
 
 

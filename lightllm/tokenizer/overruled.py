@@ -92,7 +92,8 @@ def _templates(folder: Path, settings: dict[str, Any]) -> list[str]:
     files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
     found = [path for path in files if path.is_file()]
     inside = settings.get("chat_template")
-    if not found or inside is None or any(path.read_text(encoding="utf-8") == inside for path in found):
+    same = inside.encode() if isinstance(inside, str) else None
+    if not found or inside is None or any(path.read_bytes() == same for path in found):
         return []
     return [f"{found[0].name} is taken, chat_template of tokenizer_config.json is not."]
 

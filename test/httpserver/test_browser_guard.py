@@ -126,6 +126,7 @@ def test_names_that_others_can_own_are_refused(
         "10.0.0.7",
         "box",
         "box.local",
+        "box.home.arpa",
         "h.internal",
         "",
     ],

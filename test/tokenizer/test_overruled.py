@@ -128,3 +128,11 @@ def test_sampling_defaults_of_the_config_have_no_effect(folder: Path) -> None:
 def test_a_folder_of_json_alone_is_enough_for_the_eos(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 5}))
     assert model_files.eos_token_ids(str(tmp_path)) == []
+
+
+def test_a_template_file_that_is_no_text_is_only_compared(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)
+    tokenizer = load_tokenizer(str(folder))
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    (line,) = overruled_lines(str(folder), tokenizer, None)
+    assert "chat_template.jinja is taken" in line
