@@ -105,6 +105,11 @@ def _message(message: Message, index: int) -> dict[str, Any]:
         result["function_call"] = message.function_call.model_dump(exclude_none=True)
     if message.audio is not None:
         raise InvalidParameter(f"messages.{index}: audio is not supported", param="messages")
+    if message.prefix or message.partial:
+        raise InvalidParameter(
+            f"messages.{index}: an open message is asked for by continue_final_message of the request",
+            param="messages",
+        )
     return result
 
 

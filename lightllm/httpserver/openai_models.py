@@ -276,6 +276,9 @@ class Message(Body):
     thinking: Text | None = None
     refusal: Text | None = None
     audio: Any = None
+    prefix: Bool | None = None
+    """Mistral's and DeepSeek's way to leave the last message open; Qwen's is `partial`."""
+    partial: Bool | None = None
 
 
 class ToolFunction(Body):

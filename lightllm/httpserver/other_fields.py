@@ -50,6 +50,7 @@ OPENAI_REFUSED = _SAMPLERS | {
     # OpenAI
     "audio": _NO, "modalities": Refused(neutral=(["text"],)), "web_search_options": _NO,
     "verbosity": Refused(neutral=("medium",)), "max_completion_tokens": Refused("max_tokens"),
+    "reasoning": Refused("reasoning_effort"),
     "top_logprobs": Refused("logprobs", (0,)), "suffix": _NO, "best_of": Refused("n", (1,)), "echo": _NO,
     # vLLM
     "prompt_logprobs": Refused("echo and logprobs of /v1/completions"), "chat_template": Refused("--chat_template of the server"),

@@ -115,6 +115,8 @@ def test_openais_old_names_of_tools_and_calls_mean_the_new_ones(prompt: Callable
         (CHATML, [USER, called(arguments="{}"), RESULT], {}, "messages", "messages.1.tool_calls.0: "),
         (CHATML, [USER, {"role": "assistant"}], {}, "messages", "messages.1 has no content"),
         (CHATML, [USER, {"role": "assistant", "content": "x", "audio": {"id": "1"}}], {}, "messages", "audio"),
+        (CHATML, [USER, {"role": "assistant", "content": "x", "prefix": True}], {}, "messages", "continue_final_message"),
+        (CHATML, [USER, {"role": "assistant", "content": "x", "partial": True}], {}, "messages", "continue_final_message"),
         (CHATML, [{"role": "user", "content": [{"type": "text"}]}], {}, "messages", "a text part has no text"),
         (CHATML, [USER], {"continue_final_message": True}, "continue_final_message", "assistant message"),
         (CHATML, [USER, called(arguments="{}")], {"continue_final_message": True}, "continue_final_message", "no calls"),
