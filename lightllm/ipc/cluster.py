@@ -7,6 +7,7 @@ keys of its own for each connection.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -154,7 +155,10 @@ class NodeConnection:
                 return message
 
     def send(self, message: bytes) -> None:
-        self.socket.send(message)
+        """Never waits. After a handshake that was refused, of which `events` tells, there is no connection to wait for: the
+        message is lost."""
+        with contextlib.suppress(zmq.Again):
+            self.socket.send(message, zmq.NOBLOCK)
 
     def events(self) -> tuple[int, int]:
         """Since the last call: (handshakes that were refused, connections that ended, the refused ones among them)."""

@@ -86,6 +86,21 @@ def test_the_public_key_of_node_0_alone_is_not_enough(context: zmq.Context, list
     stranger.close()
 
 
+def test_a_message_after_the_refusal_is_lost_and_blocks_nobody(
+    context: zmq.Context, listener: NodeListener
+) -> None:
+    right, own = ClusterKeys.derive(SECRET), ClusterKeys.derive(b"another secret, a wrong one")
+    for keys in (
+        own,
+        ClusterKeys(right.server_public, own.server_secret, own.client_public, own.client_secret),
+    ):
+        stranger = NodeConnection(context, address(listener), keys)
+        assert wait_for(lambda: stranger.events()[0])  # noqa: B023
+        stranger.send(b"hello")
+        assert listener.receive() is None
+        stranger.close()
+
+
 def test_a_connection_without_encryption_is_refused(context: zmq.Context, listener: NodeListener) -> None:
     plain = context.socket(zmq.DEALER)
     plain.connect(address(listener))
