@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lightllm.errors import RequestError
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
-from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
+from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult, RowError
 from lightllm.router.scheduler import Scheduler, SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
@@ -191,7 +191,7 @@ class Soak:
         if not len(result.token_ids) or self._die() >= 0.002:
             return result
         position = int(self._die() * len(result.token_ids))
-        return msgspec.structs.replace(result, errors={position: REFUSAL})
+        return msgspec.structs.replace(result, errors={position: RowError(REFUSAL, "constraint")})
 
     def _take(self, tokens: RoundTokens | None) -> None:
         if tokens is None:
