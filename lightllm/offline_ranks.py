@@ -124,10 +124,10 @@ def run_rank(rank: int, link: Connection, folder: Path, show_bar: bool) -> None:
     """The main of a rank: until the process of the `LLM` closes its end."""
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.process import RoundRunner
-    from lightllm.backend.ranks import meeting_place
+    from lightllm.backend.ranks import make_rendezvous
 
     config = ServerConfig.from_json(link.recv_bytes())
-    backend = ModeBackend(config, rank, config.tp, place=meeting_place(config, rank, folder))
+    backend = ModeBackend(config, rank, config.tp, rendezvous=make_rendezvous(config, rank, folder))
     try:
         ready = backend.init_model(show_bar)
     except StartupError as error:

@@ -95,7 +95,7 @@ class MockBackend:
         if self._checker is not None:
             self._checker.resync(seq)
 
-    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+    def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
         return failed
 
     def _answer(self, round: Round) -> RoundResult:

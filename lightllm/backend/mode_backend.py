@@ -38,7 +38,7 @@ from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warm_up import warm_up
 from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.memory_sync import agree_on_slots
-from lightllm.distributed.rendezvous import MeetingPlace
+from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.errors import InvalidModel
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backend import make_attention_backends
@@ -63,12 +63,12 @@ class ModeBackend:
         rank: int,
         world_size: int,
         progress: Callable[[str], None] = lambda _: None,
-        place: MeetingPlace | None = None,
+        rendezvous: Rendezvous | None = None,
         open_device: Callable[[str, int], Device] = open_device,
     ) -> None:
-        """place: where the ranks meet, if there are several. open_device: makes the device of a name and a number; tests
+        """rendezvous: where the ranks meet, if there are several. open_device: makes the device of a name and a number; tests
         bring their own."""
-        self.ranks = Ranks(config, rank, world_size, place)
+        self.ranks = Ranks(config, rank, world_size, rendezvous)
         if config.model_dir is None:
             raise InvalidModel("The backend needs a model folder.", "Give --model_dir.")
         self._config = config
@@ -175,14 +175,14 @@ class ModeBackend:
         """After a failed round; the next one is `seq`. Rows are joined anew or go on from their last token, so all that
         is left to do is to give cached memory back to the device."""
         with computing(self.device):
-            self.ranks.reunite(self.rows.last_token)
+            self.ranks.rejoin(self.rows.last_token)
         self.constraints.resync()
         logger.info("rounds go on from number %d", seq)
         self.device.release_cached()
 
-    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+    def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
         """A round has failed with this exception, and `failed` is what the Router is to be told; returns what it is told."""
-        return self.ranks.abandon(error, failed)
+        return self.ranks.fail_round(error, failed)
 
     def _sample(
         self, round: Round, prepared: Prepared, logits: torch.Tensor, started: float

@@ -52,7 +52,7 @@ class Backend(Protocol):
 
     def submit(self, round: Round) -> PendingResult: ...
 
-    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult: ...
+    def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult: ...
 
     def resync(self, seq: int) -> None: ...
 
@@ -277,7 +277,7 @@ class RoundRunner:
         return result
 
     def _failed(self, seq: int, error: Exception) -> RoundResult:
-        result = self._backend.abandon(error, failed_result(seq, error))
+        result = self._backend.fail_round(error, failed_result(seq, error))
         if not self._stopping():
             log.error("round %d failed: %s", seq, result.failed, exc_info=not isinstance(error, PeerLost))
         return result
@@ -323,8 +323,8 @@ def _backend_factory(
 
         return lambda config, rank, world_size, progress: MockBackend(config, progress)
     from lightllm.backend.mode_backend import ModeBackend
-    from lightllm.backend.ranks import meeting_place
+    from lightllm.backend.ranks import make_rendezvous
 
     return lambda config, rank, world_size, progress: ModeBackend(
-        config, rank, world_size, progress, meeting_place(config, rank, runtime.path)
+        config, rank, world_size, progress, make_rendezvous(config, rank, runtime.path)
     )

@@ -11,7 +11,7 @@ import torch
 
 from lightllm.config import ServerConfig
 from lightllm.distributed.collectives import PeerLost
-from lightllm.distributed.rendezvous import MeetingPlace
+from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.errors import InvalidOption, StartupError
 from lightllm.protocol import codec
@@ -20,10 +20,10 @@ from lightllm.protocol.rounds import Round, RoundResult
 logger = logging.getLogger(__name__)
 
 
-def meeting_place(config: ServerConfig, rank: int, folder: Path) -> MeetingPlace:
+def make_rendezvous(config: ServerConfig, rank: int, folder: Path) -> Rendezvous:
     """Where the ranks of this server find each other; `folder` is private to it."""
     alone = config.nnodes == 1
-    return MeetingPlace(
+    return Rendezvous(
         rank=rank,
         world_size=config.tp,
         join_timeout=config.startup_timeout if alone else config.nodes_timeout,
@@ -34,7 +34,7 @@ def meeting_place(config: ServerConfig, rank: int, folder: Path) -> MeetingPlace
     )
 
 
-class _Word(msgspec.Struct):
+class _Failure(msgspec.Struct):
     """Why a rank left the group, for the others."""
 
     seq: int
@@ -45,22 +45,24 @@ class _Word(msgspec.Struct):
 class Ranks:
     """This rank among the others. With one rank every method does nothing."""
 
-    def __init__(self, config: ServerConfig, rank: int, world_size: int, place: MeetingPlace | None) -> None:
-        if (world_size > 1 or config.nnodes > 1) and place is None:
-            raise InvalidOption("Several ranks need a place to meet.", "Give `place`.")
+    def __init__(
+        self, config: ServerConfig, rank: int, world_size: int, rendezvous: Rendezvous | None
+    ) -> None:
+        if (world_size > 1 or config.nnodes > 1) and rendezvous is None:
+            raise InvalidOption("Several ranks need a rendezvous.", "Give `rendezvous`.")
         self.rank = rank
         self.world_size = world_size
         self.group = TpGroup()
-        self._place = place
+        self._rendezvous = rendezvous
         self._check = config.check_rounds
         self._startup_timeout = config.startup_timeout
 
     def join(self, device: torch.device) -> None:
         """Meets the other ranks. Raises `StartupError` that names who did not come."""
-        if self._place is None or self.world_size == 1:
+        if self._rendezvous is None or self.world_size == 1:
             return
         try:
-            self.group = TpGroup.join(self._place, device)
+            self.group = TpGroup.join(self._rendezvous, device)
         except PeerLost as error:
             raise StartupError(f"{error}.", "See its log lines.") from error
 
@@ -83,7 +85,7 @@ class Ranks:
                 f"round {round.seq}: ranks {different} were given other rounds or hold other tokens than rank 0"
             )
 
-    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+    def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
         """A round has failed here: lets go of the other ranks, which wait for this one. Returns the result with the
         reason of the rank that failed first. Raises `StartupError` if that one failed in another round: what it
         computed since is lost, and nothing can be planned anew."""
@@ -91,21 +93,21 @@ class Ranks:
             return failed
         if not isinstance(error, PeerLost):
             reason = f"rank {self.rank}: {failed.failed}"
-            word = _Word(failed.seq, reason, failed.out_of_memory)
-            self.group.drop(msgspec.json.encode(word).decode())
+            failure = _Failure(failed.seq, reason, failed.out_of_memory)
+            self.group.drop(msgspec.json.encode(failure).decode())
             return msgspec.structs.replace(failed, failed=reason)
-        text = self.group.why_dropped()
+        text = self.group.read_failure()
         self.group.drop()
         if text is None:
             return failed
-        word = msgspec.json.decode(text, type=_Word)
-        if word.seq != failed.seq:
+        failure = msgspec.json.decode(text, type=_Failure)
+        if failure.seq != failed.seq:
             raise StartupError(
-                f"A tensor parallel rank failed in round {word.seq} on its own: {word.reason}."
+                f"A tensor parallel rank failed in round {failure.seq} on its own: {failure.reason}."
             )
-        return msgspec.structs.replace(failed, failed=word.reason, out_of_memory=word.out_of_memory)
+        return msgspec.structs.replace(failed, failed=failure.reason, out_of_memory=failure.out_of_memory)
 
-    def reunite(self, last_token: torch.Tensor) -> None:
+    def rejoin(self, last_token: torch.Tensor) -> None:
         """After a failed round: all ranks join again, and go on from rank 0's tokens. Raises `StartupError` that names
         a rank that does not come back: it is dead or hangs, and no round can be computed without it."""
         if self.world_size == 1:

@@ -19,11 +19,11 @@ from lightllm import __version__
 from lightllm.errors import StartupError
 from lightllm.ipc.channels import PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
-from lightllm.ipc.cluster import ClusterKeys, NodeConnection, node_address, read_secret
+from lightllm.ipc.nodes import NodeConnection, NodeKeys, node_address, read_secret
 from lightllm.ipc.rpc import RpcServer
 from lightllm.protocol import codec
 from lightllm.protocol.control import InitModel, ModelReady, ProfileAnswer, StartProfile
-from lightllm.protocol.nodes import Goodbye, Hello, RankFailed, RankReady, Refusal, StartRank
+from lightllm.protocol.nodes import Goodbye, RankFailed, RankHello, RankReady, Refusal, StartRank
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 from lightllm.weights.fingerprint import model_fingerprint
 
@@ -135,7 +135,7 @@ class LocalLink:
 
 
 class NodeLink:
-    """The connection of a rank on another node. Node 0's end of it is `router.far_ranks`."""
+    """The connection of a rank on another node. Node 0's end of it is `router.remote_ranks`."""
 
     def __init__(self, child: Child, rank: int, on_goodbye: Callable[[], None]) -> None:
         """on_goodbye: called in the main thread when the server stops."""
@@ -149,9 +149,9 @@ class NodeLink:
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="node-0", daemon=True)
         self._connection = NodeConnection(
-            make_context(), node_address(config), ClusterKeys.derive(read_secret(config))
+            make_context(), node_address(config), NodeKeys.derive(read_secret(config))
         )
-        hello = Hello(
+        hello = RankHello(
             rank=rank, node_rank=config.node_rank, host=socket.gethostname(), version=__version__,
             nnodes=config.nnodes, tp=config.tp, model=model_fingerprint(config.model_dir),
         )  # fmt: skip

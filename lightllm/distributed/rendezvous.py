@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
-class MeetingPlace:
+class Rendezvous:
     """One of `file` (one machine) and `host` (several)."""
 
     rank: int
@@ -42,32 +42,34 @@ class MeetingPlace:
         return socket.gethostbyname(self.host) if self.rank == 0 else _address_towards(self.host)
 
 
-class Meeting:
-    """One rank's view of the meeting place."""
+class RankStore:
+    """One rank's view of the store that the ranks share."""
 
-    def __init__(self, place: MeetingPlace) -> None:
+    def __init__(self, rendezvous: Rendezvous) -> None:
         """Raises `InvalidOption` when the port is taken, `PeerLost` when rank 0 cannot be reached."""
-        self.place = place
-        self._store = _file_store(place) if place.file else _tcp_store(place)
+        self.rendezvous = rendezvous
+        self._store = _file_store(rendezvous) if rendezvous.file else _tcp_store(rendezvous)
 
     def arrive(self, generation: int) -> dist.Store:
         """Waits until every rank has come for this generation and returns its store; `PeerLost` names the missing."""
-        place = self.place
+        rendezvous = self.rendezvous
         store = dist.PrefixStore(f"generation-{generation}", self._store)
-        timeout = place.join_timeout if generation == 0 else place.operation_timeout
+        timeout = rendezvous.join_timeout if generation == 0 else rendezvous.operation_timeout
         try:
             self.wait_for_all(f"generation-{generation}", timeout)
         except RuntimeError as error:
             if isinstance(error, PeerLost):
                 raise
-            raise PeerLost(f"tensor parallel rank 0 at {place.host} cannot be reached: {error}") from error
+            raise PeerLost(
+                f"tensor parallel rank 0 at {rendezvous.host} cannot be reached: {error}"
+            ) from error
         return store
 
     def wait_for_all(self, what: str, timeout: float) -> None:
         """Every rank calls it; returns when all have. `PeerLost` names who did not within `timeout` seconds."""
-        self._store.set(_key(what, self.place.rank), "1")
+        self._store.set(_key(what, self.rendezvous.rank), "1")
         deadline = time.monotonic() + timeout
-        missing = [rank for rank in range(self.place.world_size) if rank != self.place.rank]
+        missing = [rank for rank in range(self.rendezvous.world_size) if rank != self.rendezvous.rank]
         while missing:
             missing = [rank for rank in missing if not self._store.check([_key(what, rank)])]
             if missing and time.monotonic() >= deadline:
@@ -75,13 +77,13 @@ class Meeting:
             if missing:
                 time.sleep(_POLL_SECONDS)
 
-    def leave_word(self, generation: int, text: str) -> None:
-        """Tells the others why this rank leaves; the first one's word counts."""
-        self._store.compare_set(f"word-{generation}", "", text)
+    def post_failure(self, generation: int, text: str) -> None:
+        """Tells the others why this rank leaves; the first failure that is posted counts."""
+        self._store.compare_set(f"failure-{generation}", "", text)
 
-    def word(self, generation: int, timeout: float) -> str | None:
+    def read_failure(self, generation: int, timeout: float) -> str | None:
         """Why a rank left this generation, if it says so within `timeout` seconds."""
-        key = f"word-{generation}"
+        key = f"failure-{generation}"
         try:
             self._store.wait([key], datetime.timedelta(seconds=timeout))
             return self._store.get(key).decode()
@@ -98,21 +100,23 @@ def _key(what: str, rank: int) -> str:
     return f"{what}/here-{rank}"
 
 
-def _file_store(place: MeetingPlace) -> dist.Store:
-    return dist.FileStore(place.file)
+def _file_store(rendezvous: Rendezvous) -> dist.Store:
+    return dist.FileStore(rendezvous.file)
 
 
-def _tcp_store(place: MeetingPlace) -> dist.Store:
-    timeout = datetime.timedelta(seconds=place.join_timeout)
-    if place.rank:
+def _tcp_store(rendezvous: Rendezvous) -> dist.Store:
+    timeout = datetime.timedelta(seconds=rendezvous.join_timeout)
+    if rendezvous.rank:
         try:
-            return dist.TCPStore(place.host, place.port, timeout=timeout)
+            return dist.TCPStore(rendezvous.host, rendezvous.port, timeout=timeout)
         except RuntimeError as error:
             raise PeerLost(
-                f"tensor parallel rank 0 at {place.host}:{place.port} cannot be reached: {str(error).partition(chr(10))[0]}"
+                f"tensor parallel rank 0 at {rendezvous.host}:{rendezvous.port} cannot be reached: {str(error).partition(chr(10))[0]}"
             ) from error
     # torch would listen on every address of this machine.
-    family, kind, _, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+    family, kind, _, _, address = socket.getaddrinfo(
+        rendezvous.host, rendezvous.port, type=socket.SOCK_STREAM
+    )[0]
     listener = socket.socket(family, kind)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -121,11 +125,11 @@ def _tcp_store(place: MeetingPlace) -> dist.Store:
     except OSError as error:
         listener.close()
         raise InvalidOption(
-            f"--nccl_host {place.host} --nccl_port {place.port} cannot be used: {error.strerror}.",
+            f"--nccl_host {rendezvous.host} --nccl_port {rendezvous.port} cannot be used: {error.strerror}.",
             "Give an address of node 0 and a free port.",
         ) from error
     return dist.TCPStore(
-        place.host, place.port, is_master=True, timeout=timeout, wait_for_workers=False,
+        rendezvous.host, rendezvous.port, is_master=True, timeout=timeout, wait_for_workers=False,
         master_listen_fd=listener.detach(),
     )  # fmt: skip
 

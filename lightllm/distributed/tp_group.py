@@ -10,9 +10,9 @@ import torch
 
 from lightllm.distributed.collectives import Collectives, PeerLost
 from lightllm.distributed.gloo import GlooCollectives
-from lightllm.distributed.rendezvous import Meeting, MeetingPlace
+from lightllm.distributed.rendezvous import RankStore, Rendezvous
 
-_WORD_SECONDS = 1.0
+_FAILURE_SECONDS = 1.0
 """How long a rank whose operation failed waits to hear why another one left."""
 
 
@@ -23,21 +23,21 @@ class TpGroup:
         self,
         rank: int = 0,
         world_size: int = 1,
-        meeting: Meeting | None = None,
+        store: RankStore | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """Without a `meeting` a group of several ranks can load its part of a model, not run it."""
+        """Without a `store` a group of several ranks can load its part of a model, not run it."""
         self.rank = rank
         self.world_size = world_size
-        self._meeting = meeting
+        self._store = store
         self._device = device or torch.device("cpu")
         self._links: Collectives | None = None
         self._generation = -1
 
     @classmethod
-    def join(cls, place: MeetingPlace, device: torch.device) -> TpGroup:
+    def join(cls, rendezvous: Rendezvous, device: torch.device) -> TpGroup:
         """Meets the other ranks; on a GPU, `device` is the current one. Raises `PeerLost` that names who did not come."""
-        group = cls(place.rank, place.world_size, Meeting(place), device)
+        group = cls(rendezvous.rank, rendezvous.world_size, RankStore(rendezvous), device)
         group.reconnect()
         return group
 
@@ -46,38 +46,43 @@ class TpGroup:
     def reconnect(self) -> None:
         """Joins the next generation, as all ranks must; raises `PeerLost` that names who did not come."""
         self.drop()
-        if self._meeting is None:
+        if self._store is None:
             return
         self._generation += 1
-        place = self._meeting.place
-        store = self._meeting.arrive(self._generation)
+        rendezvous = self._store.rendezvous
+        store = self._store.arrive(self._generation)
         if self._device.type == "cpu":
             self._links = GlooCollectives(
-                store, self.rank, self.world_size, place.address, place.operation_timeout
+                store, self.rank, self.world_size, rendezvous.address, rendezvous.operation_timeout
             )
         else:
             from lightllm.distributed.nccl import NcclCollectives
 
             self._links = NcclCollectives(
-                store, self.rank, self.world_size, place.address, place.operation_timeout, not place.host
+                store,
+                self.rank,
+                self.world_size,
+                rendezvous.address,
+                rendezvous.operation_timeout,
+                not rendezvous.host,
             )
 
     def drop(self, reason: str = "") -> None:
         """Leaves the group; operations of the others fail instead of waiting for this rank. `reason`: what they are told."""
-        if reason and self._meeting is not None:
-            self._meeting.leave_word(self._generation, reason)
+        if reason and self._store is not None:
+            self._store.post_failure(self._generation, reason)
         links, self._links = self._links, None
         if links is not None:
             links.close()
 
-    def why_dropped(self) -> str | None:
+    def read_failure(self) -> str | None:
         """The reason that the first rank to leave has given, if there is one."""
-        return None if self._meeting is None else self._meeting.word(self._generation, _WORD_SECONDS)
+        return None if self._store is None else self._store.read_failure(self._generation, _FAILURE_SECONDS)
 
     def wait_for_all(self, what: str, timeout: float) -> None:
         """Waits until every rank has called this with the same `what`; raises `PeerLost` that names who did not."""
-        if self._meeting is not None:
-            self._meeting.wait_for_all(what, timeout)
+        if self._store is not None:
+            self._store.wait_for_all(what, timeout)
 
     # -- operations
 

@@ -1,6 +1,6 @@
 """Messages between the Router, on node 0, and the Model Backends of the other nodes: one connection a rank.
 
-rank   --Hello-->       Router     who it is, and what it would run
+rank   --RankHello-->       Router     who it is, and what it would run
 Router --StartRank-->   rank       or Refusal, which ends both launches
 rank   --RankReady-->   Router     or RankFailed
 Router --Round, Resync--> rank     as to the ranks of node 0
@@ -15,7 +15,7 @@ from lightllm.protocol.control import InitModel, ModelReady
 from lightllm.protocol.rounds import Resync, Round
 
 
-class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
+class RankHello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     rank: int
     node_rank: int
     host: str
@@ -51,4 +51,4 @@ class RankFailed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
     reason: str
 
 
-FromRank = Hello | RankReady | RankFailed
+FromRank = RankHello | RankReady | RankFailed

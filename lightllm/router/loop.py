@@ -31,7 +31,7 @@ from lightllm.protocol.messages import (
 )
 from lightllm.protocol.rounds import Resync
 from lightllm.router.due import Due
-from lightllm.router.far_ranks import FarRanks
+from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import InvariantError, Scheduler
 from lightllm.router.stats import StatsLine
 
@@ -88,16 +88,16 @@ class RouterLoop:
         self._unchecked = False
         self._last_check = float("-inf")
 
-    def run(self, stopping: Stopping, wake: socket.socket, far: FarRanks | None = None) -> None:
-        """Until `stopping` is set; a byte on `wake` ends a sleep. Raises `StartupError` when one of `far` is lost."""
+    def run(self, stopping: Stopping, wake: socket.socket, remote: RemoteRanks | None = None) -> None:
+        """Until `stopping` is set; a byte on `wake` ends a sleep. Raises `StartupError` when one of `remote` is lost."""
         poller = zmq.Poller()
-        for source in (self._intake.socket, self._results.socket, wake, *(far.sockets if far else ())):
+        for source in (self._intake.socket, self._results.socket, wake, *(remote.sockets if remote else ())):
             poller.register(source, zmq.POLLIN)
         while not stopping.is_set():
             if not self.turn():
                 poller.poll(int(HEARTBEAT_SECONDS * 1000))
-                if far is not None:
-                    far.check()
+                if remote is not None:
+                    remote.check()
 
     def turn(self) -> bool:
         """One turn; False if nothing happened."""

@@ -18,14 +18,14 @@ from lightllm.ipc.rpc import RpcClient, RpcError
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command, InitModel, ModelReady
-from lightllm.router.far_ranks import FarRanks
 from lightllm.router.limits import resolve_limits
 from lightllm.router.loop import RouterLoop
+from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import Scheduler
 from lightllm.tokenizer import model_files
 
 _SOCKET_POLL_SECONDS = 0.01
-_FAR_POLL_SECONDS = 0.1
+_REMOTE_POLL_SECONDS = 0.1
 _BACKEND_GONE_SECONDS = 5.0
 """How long a lost backend may take to tell the Supervisor why, before the Router reports the loss itself."""
 
@@ -55,13 +55,13 @@ class RouterProcess:
         workers = [PushChannel(context, runtime.http_results(i)) for i in range(config.httpserver_workers)]
         backends = [PushChannel(context, runtime.backend_rounds(rank)) for rank in config.node_ranks]
         with contextlib.ExitStack() as closing:
-            far = FarRanks(context, config) if config.nnodes > 1 else None
-            if far is not None:
-                closing.callback(far.close)
+            remote = RemoteRanks(context, config) if config.nnodes > 1 else None
+            if remote is not None:
+                closing.callback(remote.close)
             started = time.monotonic()
-            ready = self._init_backends(far)
+            ready = self._init_backends(remote)
             if ready is not None:
-                senders = [*backends, *(far.ranks if far is not None else ())]
+                senders = [*backends, *(remote.ranks if remote is not None else ())]
                 scheduler = self._make_scheduler(ready)
                 loop = RouterLoop(
                     scheduler, intake, results, detokenizer, workers, senders, snapshots, ready.vocab_size,
@@ -74,7 +74,7 @@ class RouterProcess:
                     f"{scheduler.limits.max_total_token_num} slots, {scheduler.limits.max_rows} rows",
                     seconds={"waiting for the model backend": time.monotonic() - started},
                 )
-                loop.run(self._stopping, self._wake_reader, far)
+                loop.run(self._stopping, self._wake_reader, remote)
         pulls, pushes = (intake, results), (detokenizer, *workers, *backends)
         for pull in pulls:
             pull.close()
@@ -88,23 +88,23 @@ class RouterProcess:
             self._answers.put(None)
             self._wake_writer.send(b"\0")
 
-    def _init_backends(self, far: FarRanks | None) -> ModelReady | None:
+    def _init_backends(self, remote: RemoteRanks | None) -> ModelReady | None:
         """Has every rank load the model; None: `stop` came first. Raises `StartupError`."""
         config = self._child.config
         self._child.report("loading", "waiting for the model backend")
-        if far is not None:
-            if not far.wait_for_all(self._stopping, lambda detail: self._child.report("loading", detail)):
+        if remote is not None:
+            if not remote.wait_for_all(self._stopping, lambda detail: self._child.report("loading", detail)):
                 return None
-            far.start(config.to_json())
+            remote.start(config.to_json())
         for rank in config.node_ranks:
             threading.Thread(target=self._init_rank, args=(rank,), name=f"init-{rank}", daemon=True).start()
         answers: list[ModelReady] = []
         while len(answers) < len(config.node_ranks):
             try:
-                answer = self._answers.get(timeout=None if far is None else _FAR_POLL_SECONDS)
+                answer = self._answers.get(timeout=None if remote is None else _REMOTE_POLL_SECONDS)
             except queue.Empty:
-                assert far is not None
-                far.check()
+                assert remote is not None
+                remote.check()
                 continue
             if answer is None:
                 return None
@@ -115,8 +115,8 @@ class RouterProcess:
                     f"A model backend failed while it loaded the model: {answer}", "See its log lines."
                 )
             answers.append(answer)
-        if far is not None:
-            if (theirs := far.wait_until_ready(self._stopping)) is None:
+        if remote is not None:
+            if (theirs := remote.wait_until_ready(self._stopping)) is None:
                 return None
             answers += theirs
         slots = {answer.max_total_token_num for answer in answers}

@@ -11,7 +11,7 @@ from pathlib import Path
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
-from lightllm.ipc.cluster import read_secret
+from lightllm.ipc.nodes import read_secret
 from lightllm.ipc.private_files import readable_by_others
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.dialects import load_config

@@ -175,7 +175,7 @@ class Broken:
             return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, np.float32)))
         raise self.error
 
-    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
+    def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
         return failed
 
     def resync(self, seq: int) -> None:

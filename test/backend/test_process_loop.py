@@ -49,7 +49,7 @@ class SlowBackend:
         self.submitted.put(pending)
         return pending
 
-    def abandon(self, error, failed):
+    def fail_round(self, error, failed):
         return failed
 
     def round_done(self):

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import torch
 from support.checkpoints import make_checkpoint
-from support.ranks import meeting_place
+from support.ranks import make_rendezvous
 from support.rounds_to_end import Serving, Wanted
 
 from lightllm.backend.mode_backend import ModeBackend
@@ -77,8 +77,8 @@ class RankZero:
         self.other.put(codec.encode(self.rewrite(round)))
         return self.backend.submit(round)
 
-    def abandon(self, error: Exception, failed: RoundResult) -> RoundResult:
-        return self.backend.abandon(error, failed)
+    def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
+        return self.backend.fail_round(error, failed)
 
     def resync(self, seq: int) -> None:
         self.other.put(codec.encode(Resync(seq)))
@@ -90,7 +90,10 @@ class Ranks:
         self.inbox: queue.Queue[bytes | None] = queue.Queue()
         self.backends = [
             ModeBackend(
-                config, rank, 2, place=meeting_place(folder, rank, 2, operation_timeout=operation_timeout)
+                config,
+                rank,
+                2,
+                rendezvous=make_rendezvous(folder, rank, 2, operation_timeout=operation_timeout),
             )
             for rank in range(2)
         ]

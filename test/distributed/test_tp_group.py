@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.ranks import meeting_place, run_ranks
+from support.ranks import make_rendezvous, run_ranks
 
 from lightllm.distributed.collectives import PeerLost
 from lightllm.distributed.memory_sync import agree_on_slots
-from lightllm.distributed.rendezvous import Meeting
+from lightllm.distributed.rendezvous import RankStore
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.errors import DeviceError
 
@@ -59,7 +59,7 @@ def test_a_broadcast_gives_everybody_the_tokens_of_rank_0(tmp_path: Path) -> Non
 def test_who_does_not_come_is_named_within_the_timeout(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(PeerLost, match="tensor parallel ranks 1, 2 did not answer within 0 s"):
-        Meeting(meeting_place(tmp_path, 0, 3, join_timeout=0.3)).arrive(0)
+        RankStore(make_rendezvous(tmp_path, 0, 3, join_timeout=0.3)).arrive(0)
     assert time.monotonic() - started < 5
 
 
@@ -91,7 +91,7 @@ def test_who_leaves_frees_the_others_at_once_and_is_heard(tmp_path: Path) -> Non
         started = time.monotonic()
         with pytest.raises(PeerLost):
             group.all_reduce(torch.ones(2))
-        return time.monotonic() - started, group.why_dropped()
+        return time.monotonic() - started, group.read_failure()
 
     (waited, why), _ = run_ranks(tmp_path, 2, work)
     assert waited < 5
@@ -105,7 +105,7 @@ def test_a_group_that_fell_apart_comes_together_again(tmp_path: Path) -> None:
         with pytest.raises(PeerLost):
             group.all_reduce(torch.ones(2))
         group.reconnect()
-        assert group.why_dropped() is None
+        assert group.read_failure() is None
         return group.all_reduce(torch.ones(2))[0].item()
 
     assert run_ranks(tmp_path, 2, work) == [2.0, 2.0]

@@ -9,23 +9,23 @@ from typing import Any
 
 import torch
 
-from lightllm.distributed.rendezvous import MeetingPlace
+from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.distributed.tp_group import TpGroup
 
 
-def meeting_place(folder: Path, rank: int, world_size: int, **seconds: float) -> MeetingPlace:
+def make_rendezvous(folder: Path, rank: int, world_size: int, **seconds: float) -> Rendezvous:
     timeouts = {"join_timeout": 20.0, "operation_timeout": 20.0, **seconds}
-    return MeetingPlace(rank=rank, world_size=world_size, file=str(folder / "ranks"), **timeouts)
+    return Rendezvous(rank=rank, world_size=world_size, file=str(folder / "ranks"), **timeouts)
 
 
 def run_ranks(folder: Path, world_size: int, work: Callable[[TpGroup], Any], **seconds: float) -> list[Any]:
-    """What `work(group)` returns, or the exception that it raises, on every rank. `seconds`: timeouts of the place."""
+    """What `work(group)` returns, or the exception that it raises, on every rank. `seconds`: timeouts of the rendezvous."""
     results: list[Any] = [None] * world_size
 
     def run(rank: int) -> None:
         try:
-            place = meeting_place(folder, rank, world_size, **seconds)
-            group = TpGroup.join(place, torch.device("cpu"))
+            rendezvous = make_rendezvous(folder, rank, world_size, **seconds)
+            group = TpGroup.join(rendezvous, torch.device("cpu"))
             try:
                 results[rank] = work(group)
             finally:

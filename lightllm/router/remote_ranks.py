@@ -1,6 +1,6 @@
 """The Model Backends of other nodes, as node 0's Router sees them: one authenticated connection each.
 
-They come by themselves: the Router waits until all have said `Hello`, compares what they would run with its own, and
+They come by themselves: the Router waits until all have said `RankHello`, compares what they would run with its own, and
 then treats them like the ranks of its machine, but for the way its messages take. A rank that is lost ends the server.
 """
 
@@ -18,10 +18,10 @@ import zmq
 from lightllm import __version__
 from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
-from lightllm.ipc.cluster import ClusterKeys, NodeListener, node_address, read_secret
+from lightllm.ipc.nodes import NodeKeys, NodeListener, node_address, read_secret
 from lightllm.protocol import codec
 from lightllm.protocol.control import InitModel, ModelReady
-from lightllm.protocol.nodes import Goodbye, Hello, RankFailed, RankReady, Refusal, StartRank
+from lightllm.protocol.nodes import Goodbye, RankFailed, RankHello, RankReady, Refusal, StartRank
 from lightllm.weights.fingerprint import model_fingerprint
 
 _POLL_MS = 100
@@ -36,10 +36,10 @@ logger = logging.getLogger("router")
 
 
 @dataclasses.dataclass
-class FarRank:
+class RemoteRank:
     """One rank of another node. `send_bytes` is what `PushChannel` has."""
 
-    hello: Hello
+    hello: RankHello
     connection: bytes
     listener: NodeListener
     ready: ModelReady | None = None
@@ -53,22 +53,22 @@ class FarRank:
             raise StartupError(f"Lost {self}.", "See the log of that node.")
 
 
-class FarRanks:
+class RemoteRanks:
     """All of them. Used by one thread at a time."""
 
     def __init__(self, context: zmq.Context, config: ServerConfig) -> None:
         """Listens at once. Raises `InvalidOption`."""
         self._config = config
         self._expected = range(config.tp // config.nnodes, config.tp)
-        self._ranks: dict[int, FarRank] = {}
+        self._ranks: dict[int, RemoteRank] = {}
         self._refused = 0
         self._probe_until = 0.0
         assert config.model_dir is not None
         self._model = model_fingerprint(config.model_dir)
-        self._listener = NodeListener(context, node_address(config), ClusterKeys.derive(read_secret(config)))
+        self._listener = NodeListener(context, node_address(config), NodeKeys.derive(read_secret(config)))
 
     @property
-    def ranks(self) -> list[FarRank]:
+    def ranks(self) -> list[RemoteRank]:
         """In their order."""
         return [self._ranks[rank] for rank in sorted(self._ranks)]
 
@@ -96,14 +96,14 @@ class FarRanks:
 
     def start(self, config_json: bytes) -> None:
         """Has every rank load the model."""
-        for rank, far in self._ranks.items():
+        for rank, remote in self._ranks.items():
             init = InitModel(rank=rank, world_size=self._config.tp, config_json=config_json)
-            far.send_bytes(codec.encode(StartRank(init)))
+            remote.send_bytes(codec.encode(StartRank(init)))
 
     def wait_until_ready(self, stopping: threading.Event) -> list[ModelReady] | None:
         """What all ranks have answered; None: `stopping` was set before. Raises `StartupError`."""
         while not stopping.is_set():
-            answers = [far.ready for far in self.ranks if far.ready is not None]
+            answers = [remote.ready for remote in self.ranks if remote.ready is not None]
             if len(answers) == len(self._expected):
                 return answers
             self._poll()
@@ -118,12 +118,14 @@ class FarRanks:
         """Takes what has come. Raises `StartupError` that names a rank that has failed or is gone."""
         while (received := self._listener.receive()) is not None:
             connection, message = received[0], self._decode(received[1])
-            far = next((far for far in self._ranks.values() if far.connection == connection), None)
-            if far is not None and isinstance(message, RankFailed):
-                raise StartupError(f"{far} failed: {message.reason}")
-            if far is not None and isinstance(message, RankReady):
-                far.ready = message.ready
-            if isinstance(message, Hello):
+            remote = next(
+                (remote for remote in self._ranks.values() if remote.connection == connection), None
+            )
+            if remote is not None and isinstance(message, RankFailed):
+                raise StartupError(f"{remote} failed: {message.reason}")
+            if remote is not None and isinstance(message, RankReady):
+                remote.ready = message.ready
+            if isinstance(message, RankHello):
                 self._welcome(connection, message)
         refused, ended = self._listener.events()
         if refused and not self._refused:
@@ -134,17 +136,17 @@ class FarRanks:
         if ended:
             self._probe_until = time.monotonic() + _PROBE_SECONDS
         if time.monotonic() < self._probe_until:
-            for far in self._ranks.values():
-                far.send_bytes(_PROBE)
+            for remote in self._ranks.values():
+                remote.send_bytes(_PROBE)
 
     def close(self) -> None:
         """The other nodes are told that the server stops."""
-        for far in self._ranks.values():
-            self._listener.send(far.connection, codec.encode(Goodbye()))
+        for remote in self._ranks.values():
+            self._listener.send(remote.connection, codec.encode(Goodbye()))
         time.sleep(_LAST_WORDS_SECONDS)
         self._listener.close()
 
-    def _welcome(self, connection: bytes, hello: Hello) -> None:
+    def _welcome(self, connection: bytes, hello: RankHello) -> None:
         problem = self._difference(hello)
         if problem:
             self._listener.send(connection, codec.encode(Refusal(problem)))
@@ -152,10 +154,10 @@ class FarRanks:
                 raise StartupError(problem)
             logger.warning("refused a node that came too late: %s", problem)
             return
-        self._ranks[hello.rank] = FarRank(hello, connection, self._listener)
+        self._ranks[hello.rank] = RemoteRank(hello, connection, self._listener)
         logger.info("%s has joined", self._ranks[hello.rank])
 
-    def _difference(self, hello: Hello) -> str:
+    def _difference(self, hello: RankHello) -> str:
         """Why this rank cannot take part; empty if it can."""
         config, who = self._config, f"node {hello.node_rank} ({hello.host})"
         for name, theirs, ours in (
@@ -191,7 +193,7 @@ class FarRanks:
         return reason
 
     @staticmethod
-    def _decode(data: bytes) -> Hello | RankReady | RankFailed | None:
+    def _decode(data: bytes) -> RankHello | RankReady | RankFailed | None:
         try:
             return codec.from_rank.decode(data)
         except msgspec.MsgspecError as error:

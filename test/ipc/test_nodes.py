@@ -11,7 +11,7 @@ import zmq
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.ipc.channels import make_context
-from lightllm.ipc.cluster import ClusterKeys, NodeConnection, NodeListener, read_secret
+from lightllm.ipc.nodes import NodeConnection, NodeKeys, NodeListener, read_secret
 
 SECRET = b"a secret that the nodes share"
 
@@ -25,7 +25,7 @@ def context() -> Iterator[zmq.Context]:
 
 @pytest.fixture
 def listener(context: zmq.Context) -> Iterator[NodeListener]:
-    listener = NodeListener(context, "tcp://127.0.0.1:0", ClusterKeys.derive(SECRET))
+    listener = NodeListener(context, "tcp://127.0.0.1:0", NodeKeys.derive(SECRET))
     yield listener
     listener.close()
 
@@ -43,7 +43,7 @@ def wait_for(what: Callable[[], object]) -> object:
 
 
 def test_who_knows_the_secret_is_heard_and_answered(context: zmq.Context, listener: NodeListener) -> None:
-    node = NodeConnection(context, address(listener), ClusterKeys.derive(SECRET))
+    node = NodeConnection(context, address(listener), NodeKeys.derive(SECRET))
     node.send(b"hello")
     connection, message = wait_for(listener.receive)  # type: ignore[misc]
     assert message == b"hello"
@@ -55,7 +55,7 @@ def test_who_knows_the_secret_is_heard_and_answered(context: zmq.Context, listen
 
 
 def test_a_probe_of_the_connection_is_no_message(context: zmq.Context, listener: NodeListener) -> None:
-    node = NodeConnection(context, address(listener), ClusterKeys.derive(SECRET))
+    node = NodeConnection(context, address(listener), NodeKeys.derive(SECRET))
     node.send(b"hello")
     connection, _ = wait_for(listener.receive)  # type: ignore[misc]
     for message in (b"", b"", b"welcome", b""):
@@ -68,7 +68,7 @@ def test_a_probe_of_the_connection_is_no_message(context: zmq.Context, listener:
 def test_who_has_another_secret_is_refused_and_both_see_it(
     context: zmq.Context, listener: NodeListener
 ) -> None:
-    stranger = NodeConnection(context, address(listener), ClusterKeys.derive(b"another secret, a wrong one"))
+    stranger = NodeConnection(context, address(listener), NodeKeys.derive(b"another secret, a wrong one"))
     stranger.send(b"hello")
     assert wait_for(lambda: stranger.events()[0])
     assert wait_for(lambda: listener.events()[0])
@@ -77,8 +77,8 @@ def test_who_has_another_secret_is_refused_and_both_see_it(
 
 
 def test_the_public_key_of_node_0_alone_is_not_enough(context: zmq.Context, listener: NodeListener) -> None:
-    right, own = ClusterKeys.derive(SECRET), ClusterKeys.derive(b"another secret, a wrong one")
-    mixed = ClusterKeys(right.server_public, own.server_secret, own.client_public, own.client_secret)
+    right, own = NodeKeys.derive(SECRET), NodeKeys.derive(b"another secret, a wrong one")
+    mixed = NodeKeys(right.server_public, own.server_secret, own.client_public, own.client_secret)
     stranger = NodeConnection(context, address(listener), mixed)
     stranger.send(b"hello")
     assert wait_for(lambda: stranger.events()[0])
@@ -89,11 +89,8 @@ def test_the_public_key_of_node_0_alone_is_not_enough(context: zmq.Context, list
 def test_a_message_after_the_refusal_is_lost_and_blocks_nobody(
     context: zmq.Context, listener: NodeListener
 ) -> None:
-    right, own = ClusterKeys.derive(SECRET), ClusterKeys.derive(b"another secret, a wrong one")
-    for keys in (
-        own,
-        ClusterKeys(right.server_public, own.server_secret, own.client_public, own.client_secret),
-    ):
+    right, own = NodeKeys.derive(SECRET), NodeKeys.derive(b"another secret, a wrong one")
+    for keys in (own, NodeKeys(right.server_public, own.server_secret, own.client_public, own.client_secret)):
         stranger = NodeConnection(context, address(listener), keys)
         assert wait_for(lambda: stranger.events()[0])  # noqa: B023
         stranger.send(b"hello")
@@ -111,8 +108,8 @@ def test_a_connection_without_encryption_is_refused(context: zmq.Context, listen
 
 
 def test_keys_do_not_show_in_messages() -> None:
-    keys = ClusterKeys.derive(SECRET)
-    assert keys == ClusterKeys.derive(SECRET) != ClusterKeys.derive(SECRET + b"!")
+    keys = NodeKeys.derive(SECRET)
+    assert keys == NodeKeys.derive(SECRET) != NodeKeys.derive(SECRET + b"!")
     assert keys.server_secret.decode() not in repr(keys) and keys.client_secret.decode() not in repr(keys)
 
 

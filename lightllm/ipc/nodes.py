@@ -35,7 +35,7 @@ _HANDSHAKE_FAILURES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterKeys:
+class NodeKeys:
     """Curve25519 key pairs in Z85 text (40 bytes each)."""
 
     server_public: bytes
@@ -44,7 +44,7 @@ class ClusterKeys:
     client_secret: bytes = dataclasses.field(repr=False)
 
     @classmethod
-    def derive(cls, secret: bytes) -> ClusterKeys:
+    def derive(cls, secret: bytes) -> NodeKeys:
         """scrypt (RFC 7914) makes guessing slow, should the secret be a word."""
         raw = hashlib.scrypt(secret, salt=b"lightllm nodes 1", n=2**14, r=8, p=1, dklen=64)
         server, client = z85.encode(raw[:32]), z85.encode(raw[32:])
@@ -82,7 +82,7 @@ def node_address(config: ServerConfig) -> str:
 class NodeListener:
     """Node 0's end. Peers are told apart by an id of each connection (bytes), which ends with it."""
 
-    def __init__(self, context: zmq.Context, address: str, keys: ClusterKeys) -> None:
+    def __init__(self, context: zmq.Context, address: str, keys: NodeKeys) -> None:
         """Raises `InvalidOption` when it cannot listen there."""
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
@@ -136,7 +136,7 @@ class NodeListener:
 class NodeConnection:
     """Another node's end: one connection of one rank to node 0. It is kept trying until node 0 is there."""
 
-    def __init__(self, context: zmq.Context, address: str, keys: ClusterKeys) -> None:
+    def __init__(self, context: zmq.Context, address: str, keys: NodeKeys) -> None:
         self.socket = _make_socket(context, zmq.DEALER, address)
         self.socket.curve_serverkey = keys.server_public
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.client_public, keys.client_secret
