@@ -246,7 +246,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
             )
 
     def _verify_constraints(self) -> None:
-        """What a constraint says is checked by `tokenizer.constraints.check_constraint`."""
+        """What a constraint says is checked by `constraints.check.check_constraint`."""
         given = [name for name in CONSTRAINTS if getattr(self, name)]
         for name in given:
             length = len(getattr(self, name).encode(errors="replace"))

@@ -30,6 +30,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "ipc",
             "tokenizer",
             "templating",
+            "constraints",
             "config",
             "config_sources",
             "foreign_options",
@@ -46,7 +47,7 @@ APART = "processes"
 
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "tokenizer", "templating", "config", "config_sources", "foreign_options", "sampling_params",
+    "protocol", "ipc", "tokenizer", "templating", "constraints", "config", "config_sources", "foreign_options", "sampling_params",
     "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip

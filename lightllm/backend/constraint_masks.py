@@ -16,9 +16,11 @@ import numpy as np
 from lightllm.backend.device import Arrival
 from lightllm.backend.sampling_plan import Constrained
 from lightllm.config import ServerConfig
+from lightllm.constraints.deep_threads import deep_threads
+from lightllm.constraints.grammars import is_installed
+from lightllm.constraints.matchers import Matcher, Matchers
 from lightllm.errors import StartupError
 from lightllm.protocol.rounds import JoinRow
-from lightllm.tokenizer.constraints import Matcher, Matchers, deep_threads, is_installed
 from lightllm.tokenizer.loading import load_tokenizer
 from lightllm.tokenizer.model_files import eos_token_ids
 

@@ -50,7 +50,7 @@ class StructuredOutputs(Body):
     whitespace_pattern: Text | None = None
 
 
-class Asked(NamedTuple):
+class ConstraintRequest(NamedTuple):
     """A constraint as a client asked for it."""
 
     field: str
@@ -59,7 +59,7 @@ class Asked(NamedTuple):
     """Of `SamplingParams`."""
 
 
-NOTHING = Asked("", {})
+NO_CONSTRAINT = ConstraintRequest("", {})
 
 
 @contextlib.contextmanager
@@ -76,22 +76,22 @@ def naming(field: str) -> Iterator[None]:
         raise InvalidParameter(message, param=_top(field)) from error
 
 
-def the_one_of(*asked: Asked) -> Asked:
+def the_one_of(*asked: ConstraintRequest) -> ConstraintRequest:
     """The one constraint of a request. Raises `InvalidParameter` for more than one."""
     given = [one for one in asked if one.field]
     if len(given) > 1:
         names = " and ".join(one.field for one in given)
         raise InvalidParameter(f"{names} can not be used in same time", param=_top(given[0].field))
-    return given[0] if given else NOTHING
+    return given[0] if given else NO_CONSTRAINT
 
 
-def of_response_format(form: ResponseFormat | None) -> Asked:
+def of_response_format(form: ResponseFormat | None) -> ConstraintRequest:
     if form is None:
-        return NOTHING
+        return NO_CONSTRAINT
     schema = form.schema_ if form.json_schema is None else form.json_schema.schema_
     kind = form.type or ("json_schema" if schema is not None else "")
     if kind == "text" and schema is None:
-        return NOTHING
+        return NO_CONSTRAINT
     if kind == "json_object":
         return _json("response_format", _ANY_OBJECT if schema is None else schema)
     if kind != "json_schema":
@@ -107,45 +107,45 @@ def of_response_format(form: ResponseFormat | None) -> Asked:
     return _json("response_format", schema)
 
 
-def of_structured_outputs(outputs: StructuredOutputs | None) -> Asked:
+def of_structured_outputs(outputs: StructuredOutputs | None) -> ConstraintRequest:
     if outputs is None:
-        return NOTHING
+        return NO_CONSTRAINT
     for name in ("structural_tag", "whitespace_pattern"):
         if getattr(outputs, name) is not None:
             raise InvalidParameter(f"structured_outputs.{name} is not supported", param="structured_outputs")
     return the_one_of(
         of_json("structured_outputs.json", outputs.json_),
-        _json("structured_outputs.json_object", _ANY_OBJECT) if outputs.json_object else NOTHING,
+        _json("structured_outputs.json_object", _ANY_OBJECT) if outputs.json_object else NO_CONSTRAINT,
         of_regex("structured_outputs.regex", outputs.regex),
         of_choice("structured_outputs.choice", outputs.choice),
         of_grammar("structured_outputs.grammar", outputs.grammar),
     )
 
 
-def of_json(field: str, schema: dict[str, Any] | str | None) -> Asked:
-    return NOTHING if schema is None or schema == "" else _json(field, schema)
+def of_json(field: str, schema: dict[str, Any] | str | None) -> ConstraintRequest:
+    return NO_CONSTRAINT if schema is None or schema == "" else _json(field, schema)
 
 
-def of_regex(field: str, regex: str | None) -> Asked:
-    return Asked(field, {"regular_constraint": regex}) if regex else NOTHING
+def of_regex(field: str, regex: str | None) -> ConstraintRequest:
+    return ConstraintRequest(field, {"regular_constraint": regex}) if regex else NO_CONSTRAINT
 
 
-def of_grammar(field: str, grammar: str | None) -> Asked:
-    return Asked(field, {"guided_grammar": grammar}) if grammar else NOTHING
+def of_grammar(field: str, grammar: str | None) -> ConstraintRequest:
+    return ConstraintRequest(field, {"guided_grammar": grammar}) if grammar else NO_CONSTRAINT
 
 
-def of_choice(field: str, choice: list[str] | None) -> Asked:
+def of_choice(field: str, choice: list[str] | None) -> ConstraintRequest:
     """As a grammar in Lark, whose strings are written as JSON's; DEL must be escaped as well."""
     if choice is None:
-        return NOTHING
+        return NO_CONSTRAINT
     if not choice:
         raise InvalidParameter(f"{field} must hold at least one text", param=_top(field))
     texts = (json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in choice)
-    return Asked(field, {"guided_grammar": "start: " + " | ".join(texts)})
+    return ConstraintRequest(field, {"guided_grammar": "start: " + " | ".join(texts)})
 
 
-def _json(field: str, schema: dict[str, Any] | str) -> Asked:
-    return Asked(field, {"guided_json": schema_text(schema)})
+def _json(field: str, schema: dict[str, Any] | str) -> ConstraintRequest:
+    return ConstraintRequest(field, {"guided_json": schema_text(schema)})
 
 
 def schema_text(schema: dict[str, Any] | str) -> str:

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSc
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import other_fields
 from lightllm.httpserver.constraints import (
-    NOTHING,
-    Asked,
+    NO_CONSTRAINT,
+    ConstraintRequest,
     JsonSchema,
     of_grammar,
     of_json,
@@ -138,16 +138,16 @@ class Parameters(Body):
             values["guided_json"] = schema_text(self.guided_json)
         if self.asked.field:
             given = [name for name in CONSTRAINTS if values.get(name)]
-            the_one_of(self.asked, *(Asked(name, {}) for name in given))
+            the_one_of(self.asked, *(ConstraintRequest(name, {}) for name in given))
             values |= self.asked.values
         if self.exponential_decay_length_penalty is not None:
             values["exponential_decay_length_penalty"] = self._decay()
         return SamplingParams(n=self._best_of(), **values)
 
     @functools.cached_property
-    def asked(self) -> Asked:
+    def asked(self) -> ConstraintRequest:
         """A constraint under another server's name."""
-        grammar = NOTHING
+        grammar = NO_CONSTRAINT
         if self.grammar is not None:
             value = self.grammar.value
             if self.grammar.type == "json_schema" and isinstance(value, dict) and "schema" in value:

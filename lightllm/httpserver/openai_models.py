@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Field
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import other_fields
 from lightllm.httpserver.constraints import (
-    NOTHING,
-    Asked,
+    NO_CONSTRAINT,
     Choices,
+    ConstraintRequest,
     JsonSchema,
     ResponseFormat,
     StructuredOutputs,
@@ -155,7 +155,7 @@ class OpenAIRequest(Body):
         return {"seed": None if self.seed == -1 else self.seed & MAX_SEED}
 
     @functools.cached_property
-    def constraint(self) -> Asked:
+    def constraint(self) -> ConstraintRequest:
         """Raises `InvalidParameter` for more than one, and for what is not supported."""
         return the_one_of(
             of_response_format(self.response_format),
@@ -167,7 +167,7 @@ class OpenAIRequest(Body):
             of_json("json_schema", self.json_schema),
             of_regex("regex", self.regex),
             of_grammar("ebnf", self.ebnf),
-            Asked("allowed_token_ids", {}) if self.allowed_token_ids else NOTHING,
+            ConstraintRequest("allowed_token_ids", {}) if self.allowed_token_ids else NO_CONSTRAINT,
         )
 
     def kept_prompt(self, output: int | None, limit: int) -> int | None:

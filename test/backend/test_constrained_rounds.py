@@ -15,9 +15,10 @@ from support.rounds_to_end import Serving, Wanted
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
+from lightllm.constraints import limits
 from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import constraint_limits, load_tokenizer
+from lightllm.tokenizer import load_tokenizer
 
 ROWS, SLOTS = 6, 700
 LIMITS = SchedulerLimits(
@@ -241,7 +242,7 @@ ERRORS = {
 def test_a_constraint_that_cannot_be_followed_ends_its_request_only(config, alone, monkeypatch, name):
     """The Http Server sees most of them; a matcher may find out in the middle of an output."""
     grammar, message, said = ERRORS[name]
-    monkeypatch.setitem(constraint_limits.PARSER_LIMITS, "max_items_in_row", 40)
+    monkeypatch.setitem(limits.PARSER_LIMITS, "max_items_in_row", 40)
     backend, device = start_recorded(config, late=True)
     params = SamplingParams(
         temperature=0.0, guided_grammar=grammar, max_new_tokens=90, logit_bias={2: -100.0}

@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from llguidance import LLParserLimits
 from support.checkpoints import make_checkpoint
 from support.constrained import Vocabulary
 from support.recording_device import RecordingDevice
@@ -18,11 +17,11 @@ from lightllm.backend.device import Arrived
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.sampling_plan import Constrained
 from lightllm.config import ServerConfig
+from lightllm.constraints.matchers import Matchers
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import constraints, load_tokenizer
-from lightllm.tokenizer.constraints import Matchers
+from lightllm.tokenizer import load_tokenizer
 
 
 class Journal(RecordingDevice):
@@ -164,10 +163,8 @@ def test_tokens_beyond_those_of_the_model_are_no_way_to_go_on(vocabulary):
     assert "no token of the model" in masks.masks(constrained(0, 1), token).errors[0]
 
 
-def test_an_error_of_one_row_leaves_the_masks_of_the_others_as_they_are(vocabulary, monkeypatch):
+def test_an_error_of_one_row_leaves_the_masks_of_the_others_as_they_are(vocabulary):
     """At once, or when there are too many ways to read what was said."""
-    limits = LLParserLimits(max_items_in_row=10, verbose_errors=False)
-    monkeypatch.setattr(constraints, "_limits", lambda *_: limits, raising=False)
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
     masks, good = ConstraintMasks(lambda: matchers), ConstraintMasks(lambda: matchers)
     rows, said = constrained(*range(5)), int32([vocabulary.single[ord(c)] for c in "aa1ac"])

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.tokenizers import EOS
 
+from lightllm.constraints.matchers import Matchers
 from lightllm.ops.token_bitmask import keep_allowed_
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer, load_tokenizer
-from lightllm.tokenizer.constraints import Matchers
 
 SCHEMA = json.dumps(
     {
@@ -168,7 +168,7 @@ def measure_rounds(start: Start, rows: int, rounds: int) -> str:
         times.append(time.perf_counter())
         for name, start in (("mask", 0), ("apply", 1), ("hear", 3)):
             seconds[name].append((times[start + 1] - times[start]) / rows * 1e6)
-        if any(matcher.is_stopped() for matcher in opened):
+        if any(matcher.inner.is_stopped() for matcher in opened):
             opened = [matchers.open(params, said) for _ in range(rows)]
     parts = ", ".join(f"{name} {np.median(all_):.0f} ({min(all_):.0f})" for name, all_ in seconds.items())
     return (

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
+from lightllm.constraints.matchers import Matchers
 from lightllm.tokenizer import Tokenizer
-from lightllm.tokenizer.constraints import Matchers
 from support import tokenizers
 
 KINDS = {

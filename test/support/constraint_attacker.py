@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lightllm.constraints.check import check_constraint
+from lightllm.constraints.deep_threads import deep_threads
+from lightllm.constraints.matchers import Matchers
 from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.constraints import Matchers, check_constraint, deep_threads
 from support.hostile_constraints import ATTACKS
 from support.tokenizers import byte_level
 
@@ -68,7 +70,7 @@ def walk(matchers: Matchers, matcher: object) -> list[float]:
         mask, seconds = timed(lambda: matchers.masks([matcher, matcher][:1])[0])
         times.append(seconds)
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
-        if matcher.is_stopped() or not len(allowed):
+        if matcher.inner.is_stopped() or not len(allowed):
             break
         _, seconds = timed(lambda allowed=allowed: matcher.consume_token(int(dice.choice(allowed))))
         times.append(seconds)

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.constrained import NOTHING, SCHEMAS
 
+from lightllm.constraints import grammars, limits
+from lightllm.constraints import matchers as matchers_module
+from lightllm.constraints.matchers import Matchers
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import constraints
-from lightllm.tokenizer.constraints import Matchers
 
 PATTERNS = ["[0-9]{2}", "(yes|no)", "hello", ".*", "(é|日本|🙂)*x", "[^a-z]{3,8}"]
 
@@ -31,7 +32,7 @@ def test_a_matcher_that_is_told_what_was_said_equals_one_that_was_led_there(voca
     for _ in range(5):
         allowed = vocabulary.allowed(led)
         assert vocabulary.allowed(told) == allowed
-        assert led.is_accepting() == told.is_accepting()
+        assert led.inner.is_accepting() == told.inner.is_accepting()
         token = dice.choice(sorted(allowed))
         assert led.consume_token(token) and told.consume_token(token)
 
@@ -39,7 +40,7 @@ def test_a_matcher_that_is_told_what_was_said_equals_one_that_was_led_there(voca
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
 def test_many_masks_at_once_are_those_of_each_alone(vocabulary, monkeypatch, seconds):
     """Made by one thread or by many."""
-    monkeypatch.setattr(constraints, "_ALONE_SECONDS", seconds)
+    monkeypatch.setattr(matchers_module, "_ALONE_SECONDS", seconds)
     params = [SamplingParams(regular_constraint=pattern) for pattern in PATTERNS]
     alone = [vocabulary.matchers.masks([vocabulary.matchers.open(p, NOTHING)])[0] for p in params]
     together = vocabulary.matchers.masks([vocabulary.matchers.open(p, NOTHING) for p in params])
@@ -55,17 +56,15 @@ def test_one_request_does_not_disturb_the_next_with_the_same_constraint(vocabula
     assert not broken.consume_token(vocabulary.single[ord("c")]) and broken.is_error()
     second = vocabulary.matchers.open(params, NOTHING)
     assert vocabulary.allowed(second) == before
-    assert second.consume_tokens(vocabulary.encode(b"abc")) and second.is_stopped()
-    assert not first.is_stopped() and first.consume_tokens(vocabulary.encode(b"bc"))
+    assert second.consume_tokens(vocabulary.encode(b"abc")) and second.inner.is_stopped()
+    assert not first.inner.is_stopped() and first.consume_tokens(vocabulary.encode(b"bc"))
 
 
 def test_kept_matchers_are_bounded_and_the_least_recently_used_goes(vocabulary, monkeypatch):
-    monkeypatch.setattr(constraints, "_KEPT_MATCHERS", 3)
+    monkeypatch.setattr(matchers_module, "_KEPT_MATCHERS", 3)
     made = []
-    grammar = constraints._grammar
-    monkeypatch.setattr(
-        constraints, "_grammar", lambda name, text: (made.append(text), grammar(name, text))[1]
-    )
+    grammar = grammars._grammar
+    monkeypatch.setattr(grammars, "_grammar", lambda name, text: (made.append(text), grammar(name, text))[1])
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
     for pattern in ["p", "q", "r", "p", "s", "p", "r", "q"]:
         matchers.open(SamplingParams(regular_constraint=pattern), NOTHING)
@@ -94,8 +93,8 @@ def led(vocabulary, matchers, matcher, text):
 
 def test_what_others_have_said_does_not_end_a_request(vocabulary, monkeypatch):
     """Copies share an automaton that grows with what each of them says, and its size has a limit."""
-    limits = constraints.constraint_limits.PARSER_LIMITS | {"max_lexer_states": 600}
-    monkeypatch.setattr(constraints.constraint_limits, "PARSER_LIMITS", limits)
+    raised = limits.PARSER_LIMITS | {"max_lexer_states": 600}
+    monkeypatch.setattr(limits, "PARSER_LIMITS", raised)
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
     modest, greedy = (matchers.open(LAST_BUT_NINE, NOTHING) for _ in range(2))
     led(vocabulary, matchers, modest, b"bb")
@@ -113,9 +112,11 @@ def test_what_others_have_said_does_not_end_a_request(vocabulary, monkeypatch):
 
 def test_an_automaton_is_shared_by_a_few_requests_only(vocabulary, monkeypatch):
     made = []
-    matcher = constraints._matcher
-    monkeypatch.setattr(constraints, "_matcher", lambda *given: (made.append(given), matcher(*given))[1])
+    matcher = matchers_module.make_matcher
+    monkeypatch.setattr(
+        matchers_module, "make_matcher", lambda *given: (made.append(given), matcher(*given))[1]
+    )
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
-    for _ in range(2 * constraints._COPIES + 1):
+    for _ in range(2 * matchers_module._COPIES + 1):
         matchers.open(LAST_BUT_NINE, NOTHING)
     assert len(made) == 3

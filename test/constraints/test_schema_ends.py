@@ -15,10 +15,10 @@ from support import tokenizers
 from support.constrained import NOTHING, Vocabulary
 from support.random_schemas import names_are_few, random_schema
 
+from lightllm.constraints.check import check_constraint
 from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.constraints import check_constraint
 
 INTEGER = {"type": "integer"}
 SIZE = {

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from support.hostile_constraints import ATTACKS
 
+from lightllm.constraints import limits
+from lightllm.constraints.check import check_constraint
 from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import constraint_limits
-from lightllm.tokenizer.constraints import check_constraint
 
 TEST = Path(__file__).resolve().parents[1]
 
@@ -84,7 +84,7 @@ def test_rules_are_counted(lark: bool) -> None:
         lines = [f'{first}{sign} "x" r0', *(f'r{i}{sign} "a" | "b" r{i + 1}' for i in range(rules - 2))]
         return "\n".join([*lines, f'r{rules - 2}{sign} "c"\n'])
 
-    limit = constraint_limits.MAX_RULES if lark else constraint_limits.MAX_GBNF_RULES
+    limit = limits.MAX_RULES if lark else limits.MAX_GBNF_RULES
     check_constraint(SamplingParams(guided_grammar=grammar(limit)).verify())
     assert f"more than {limit} rules" in told(guided_grammar=grammar(limit + 1))
 
@@ -106,7 +106,7 @@ def test_a_choice_of_texts_is_only_texts() -> None:
     ids=lambda value: str(value)[:20],
 )  # fmt: skip
 def test_a_grammar_is_lark_or_gbnf(grammar: str, lark: bool) -> None:
-    assert constraint_limits.is_lark(grammar) == lark
+    assert limits.is_lark(grammar) == lark
 
 
 ORDINARY = {

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support import tokenizers
 from support.constrained import NOTHING, SCHEMAS, Vocabulary
 
+from lightllm.constraints.matchers import Matchers
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.constraints import Matchers
 
 MAX_STEPS = 400
 

@@ -1,0 +1,96 @@
+"""From the text of a constraint to llguidance's matcher, the same wherever it is made."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+from typing import TYPE_CHECKING
+
+from lightllm.constraints import limits
+from lightllm.constraints.key_patterns import names_of
+from lightllm.constraints.schema_rewriting import rewritten
+from lightllm.sampling_params import CONSTRAINTS, SamplingParams
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+os.environ["RUST_LIB_BACKTRACE"] = "0"
+"""The library makes a backtrace a level of every error; with RUST_BACKTRACE set that takes seconds."""
+_JSON_OPTIONS = {"whitespace_pattern": r" |\r?\n[ \t]{0,64}"}
+"""One space, or a new line and its indentation: some models would write spaces for ever."""
+_NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
+"""Where only one text can come, the model chooses among the tokens that it can be written with, as elsewhere; the library
+would choose them, and work out all of the text first, however long it is."""
+KEPT_TEXTS = 256
+"""Constraints whose check is remembered, and patterns whose names are."""
+
+
+def is_installed() -> bool:
+    """Whether the package that constraints need is here."""
+    return importlib.util.find_spec("llguidance") is not None
+
+
+def constraint_of(params: SamplingParams) -> tuple[str, str]:
+    """The name of the field that holds it, and its text; twice "" if there is none."""
+    return next(((name, text) for name in CONSTRAINTS if (text := getattr(params, name))), ("", ""))
+
+
+@functools.cache
+def bytes_tokenizer() -> LLTokenizer:
+    from llguidance import LLTokenizer
+
+    return LLTokenizer("byte")
+
+
+def make_matcher(tokenizer: LLTokenizer, name: str, text: str) -> LLMatcher:
+    """It may be in an error state. Raises whatever the library raises for a text that it cannot read."""
+    return _matcher_of(tokenizer, _grammar(name, text), name == "guided_json")
+
+
+def _matcher_of(tokenizer: LLTokenizer, grammar: str, json_limits: bool) -> LLMatcher:
+    from llguidance import LLMatcher, LLParserLimits
+
+    parser_limits = limits.JSON_PARSER_LIMITS if json_limits else limits.PARSER_LIMITS
+    return LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**parser_limits))
+
+
+def _grammar(name: str, text: str) -> str:
+    """As the library wants it: several grammars as JSON, the first of which is the whole."""
+    from llguidance import LLMatcher
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    if name == "guided_json":
+        return _json_grammar(rewritten(text, _names_of))
+    if name == "regular_constraint":
+        (pattern,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
+        return LLMatcher.grammar_from_lark(pattern["lark_grammar"] + _NO_FORCING)
+    lark = _with_schemas_rewritten(text) if limits.is_lark(text) else gbnf_to_lark(text)
+    return LLMatcher.grammar_from_lark(lark + _NO_FORCING)
+
+
+def _json_grammar(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)  # type: ignore[arg-type]
+    head, mark, rest = grammar.partition('"grammars":[')
+    start = json.dumps({"lark_grammar": "start: @json_schema" + _NO_FORCING})
+    return f"{head}{mark}{start},{rest}"
+
+
+def _with_schemas_rewritten(lark: str) -> str:
+    """A grammar in Lark, each schema behind a %json in it as `rewritten` returns it."""
+    if limits.is_texts(lark):
+        return lark
+    first, *others = lark.split("%json")
+    for other in others:
+        schema, end = json.JSONDecoder().raw_decode(start := other.lstrip())
+        first += f"%json {rewritten(json.dumps(schema), _names_of)}{start[end:]}"
+    return first
+
+
+@functools.lru_cache(KEPT_TEXTS)
+def _names_of(pattern: str) -> list[str] | None:
+    """For `rewritten`, which must come to the same wherever it is done."""
+    return names_of(pattern, lambda schema: _matcher_of(bytes_tokenizer(), _json_grammar(schema), True))

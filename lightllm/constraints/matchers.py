@@ -1,0 +1,143 @@
+"""Matchers: what each request of a batch may say next, as masks over the vocabulary."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightllm.constraints.grammars import constraint_of, make_matcher
+from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+_ALONE_SECONDS = 0.0005
+"""For which one thread makes masks before others help."""
+_KEPT_MATCHERS = 16
+_COPIES = 16
+"""Requests that share one automaton, which grows with what they say, to 25 MB and rarely twice as much."""
+
+
+class Matcher:
+    """What one request has said, and so what it may say next. Not safe to use from several threads."""
+
+    def __init__(self, key: tuple[str, str], inner: LLMatcher, said: list[int]) -> None:
+        self.key = key
+        self.inner = inner
+        self.said = said
+        self.shared = True
+        """Whether others have made its automaton grow."""
+
+    def consume_token(self, token_id: int) -> bool:
+        """Whether it was allowed; if not the matcher is in an error state from now on."""
+        self.said.append(token_id)
+        return self.inner.consume_token(token_id)
+
+    def consume_tokens(self, token_ids: list[int]) -> bool:
+        self.said += token_ids
+        return self.inner.consume_tokens(token_ids)
+
+    def is_error(self) -> bool:
+        return self.inner.is_error()
+
+    def get_error(self) -> str:
+        return self.inner.get_error()
+
+
+class Matchers:
+    """Makes matchers for one model. Safe to use from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
+        """Takes about half a second for 128,000 tokens, with the GIL held, and 50 MB. `eos_token_ids`: at least one; each
+        of them may end an output. Raises `NotImplementedError` for a tokenizer whose tokens are not bytes."""
+        from llguidance import LLExecutor, LLTokenizer, TokenizerWrapper
+
+        self._tokenizer = LLTokenizer(
+            TokenizerWrapper(_Vocabulary(tokenizer, eos_token_ids)), eos_token=list(eos_token_ids)
+        )
+        self._executor = LLExecutor(min(8, os.cpu_count() or 1))
+        self._kept: OrderedDict[tuple[str, str], tuple[LLMatcher, int]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.words = -(-int(self._tokenizer.vocab_size) // 32)
+        """int32 words of a token mask."""
+
+    def open(self, params: SamplingParams, said: np.ndarray) -> Matcher:
+        """A matcher for a request with a constraint that has said these tokens already (int32). It may be in an error
+        state. Call it in one of `deep_threads`."""
+        key = constraint_of(params)
+        with self._lock:
+            first, copies = self._kept.pop(key, (None, 0))
+        if first is None:
+            first = make_matcher(self._tokenizer, *key)
+        matcher = Matcher(key, first.deep_copy(), [])
+        if copies + 1 < _COPIES:
+            with self._lock:
+                self._kept[key] = first, copies + 1
+                if len(self._kept) > _KEPT_MATCHERS:
+                    self._kept.popitem(last=False)
+        if len(said):
+            matcher.consume_tokens(said.tolist())
+        return matcher
+
+    def masks(self, matchers: Sequence[Matcher]) -> np.ndarray:
+        """int32 [len(matchers), words]: bit t % 32 of word t // 32 says whether token t may come. For a matcher in an
+        error state, which this may lead to, it means nothing."""
+        masks = self._masks(matchers)
+        full = [i for i, matcher in enumerate(matchers) if matcher.shared and _is_full(matcher)]
+        if full:
+            for i in full:
+                self._make_its_own(matchers[i])
+            masks[full] = self._masks([matchers[i] for i in full])
+        return masks
+
+    def _masks(self, matchers: Sequence[Matcher]) -> np.ndarray:
+        """One after the other: most take some 10 us, and threads as long to wake up, much longer on a busy machine. Those
+        that are left when the time for that is up, at once."""
+        masks = np.zeros((len(matchers), self.words), dtype=np.int32)
+        size, until = self.words * masks.itemsize, time.perf_counter() + _ALONE_SECONDS
+        for i, matcher in enumerate(matchers):
+            if i and time.perf_counter() > until:
+                rest = [(other.inner, i + n) for n, other in enumerate(matchers[i:])]
+                self._executor.unsafe_compute_mask_ptr(rest, masks.ctypes.data, size, len(masks))
+                break
+            matcher.inner.unsafe_compute_mask_ptr(masks.ctypes.data + i * size, size)
+        return masks
+
+    def _make_its_own(self, matcher: Matcher) -> None:
+        """A new automaton for a matcher, with nothing in it that others have said."""
+        with self._lock:
+            self._kept.pop(matcher.key, None)
+        matcher.inner = make_matcher(self._tokenizer, *matcher.key)
+        matcher.shared = False
+        if matcher.said:
+            matcher.inner.consume_tokens(matcher.said)
+
+
+def _is_full(matcher: Matcher) -> bool:
+    """Whether the automaton has as many states as it may."""
+    return matcher.is_error() and "too many states" in matcher.get_error()
+
+
+class _Vocabulary:
+    """What the library asks of a tokenizer. It encodes nothing (`_NO_FORCING`), so there is only the plainest way."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
+        tokens = tokenizer.all_token_bytes()
+        if tokens is None:
+            raise NotImplementedError("the text of this model's tokens depends on their neighbours")
+        self.eos_token_id = eos_token_ids[0]
+        self.tokens = tokens + [b""] * (max(eos_token_ids) + 1 - len(tokens))
+        self.special_token_ids = sorted({*tokenizer.special_ids, *eos_token_ids})
+        self._single = {token: i for i, token in enumerate(tokens) if len(token) == 1}
+
+    def __call__(self, text: bytes) -> list[int]:
+        return [self._single[part] for byte in text if (part := bytes([byte])) in self._single]
