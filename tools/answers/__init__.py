@@ -1,0 +1,1 @@
+"""Answers of a running server, recorded byte for byte: `tools/record_answers.py`."""
