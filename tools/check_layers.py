@@ -28,6 +28,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "protocol",
             "ipc",
+            "http",
             "tokenizer",
             "templating",
             "constraints",
@@ -47,8 +48,8 @@ APART = "processes"
 
 TORCH_FREE = [
     "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "tokenizer", "templating", "constraints", "config", "config_sources", "foreign_options", "sampling_params",
-    "errors", "demo", "backend.mock",
+    "protocol", "ipc", "http", "tokenizer", "templating", "constraints", "config", "config_sources",
+    "foreign_options", "sampling_params", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""

@@ -1,6 +1,6 @@
 """The ASGI application of an Http worker: routes, and the layers that every request passes.
 
-Boundary      request id, errors in the shape of the API
+ErrorMiddleware  request id, errors in the shape of the API
   RequestForms  a slash at the end of the path, and HEAD
     CORS        only with --allowed_origins; answers preflights
       BrowserGuard  keeps pages of other sites away where no key does; says what preflights lack without CORS
@@ -19,18 +19,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
+from lightllm.http.auth import ApiKeys
+from lightllm.http.browser_guard import BrowserGuard
+from lightllm.http.error_middleware import ErrorMiddleware
+from lightllm.http.error_responses import error_response, from_http_exception
+from lightllm.http.request_forms import RequestForms
 from lightllm.httpserver import openapi
-from lightllm.httpserver.auth import ApiKeys
-from lightllm.httpserver.boundary import Boundary
-from lightllm.httpserver.browser_guard import BrowserGuard
-from lightllm.httpserver.error_responses import error_response, from_http_exception
 from lightllm.httpserver.health_routes import health_routes
 from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
-from lightllm.httpserver.request_forms import RequestForms
 from lightllm.httpserver.state import ServerState
 
 _BODIES = (
@@ -66,7 +66,7 @@ def create_app(state: ServerState) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(RequestForms)
-    app.add_middleware(Boundary, view=state.view)  # added last: outermost
+    app.add_middleware(ErrorMiddleware, draining=lambda: state.view.draining)  # added last: outermost
     openapi.install(app, _BODIES)
     return app
 

@@ -16,7 +16,7 @@ import msgspec
 import zmq
 
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
-from lightllm.httpserver.metric_store import MetricStore
+from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord, with_seed
 from lightllm.ipc.channels import PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
-from lightllm.httpserver import exposition
+from lightllm.http import exposition
+from lightllm.http.metric_store import read_all
 from lightllm.httpserver.openapi import plain
 from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
+from lightllm.ipc.snapshot import Snapshot
+from lightllm.protocol.metrics import HTTP_METRICS, SNAPSHOT_METRICS
 
 _LATER = {"retry-after": "1"}
 
@@ -63,7 +68,7 @@ def health_routes(state: ServerState) -> APIRouter:
     @router.get("/metrics", **plain("Prometheus text format.", media_type="text/plain"))
     async def metrics() -> Response:
         snapshot = msgspec.structs.replace(view.snapshot(), ready=int(view.healthy()))
-        body = await run_in_threadpool(exposition.render, state.engine.runtime.metrics_dir, snapshot)
+        body = await run_in_threadpool(_exposition, state.engine.runtime.metrics_dir, snapshot)
         return Response(body, media_type=exposition.CONTENT_TYPE)
 
     @router.get("/version", **plain("The server's version."))
@@ -71,6 +76,17 @@ def health_routes(state: ServerState) -> APIRouter:
         return JSONResponse({"version": __version__})
 
     return router
+
+
+def _exposition(folder: Path, snapshot: Snapshot) -> bytes:
+    """The workers' sums and the Router's snapshot."""
+    sums = read_all(folder, HTTP_METRICS)
+    return exposition.render(
+        [
+            *((metric, sums[metric.name]) for metric in HTTP_METRICS),
+            *((metric, [float(getattr(snapshot, field))]) for metric, field in SNAPSHOT_METRICS),
+        ]
+    )
 
 
 def _status(view: ServerView) -> str:

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.auth import caller
-from lightllm.httpserver.body import parse_body
-from lightllm.httpserver.boundary import REQUEST_ID
+from lightllm.http.auth import caller
+from lightllm.http.body import parse_body
+from lightllm.http.error_middleware import REQUEST_ID
 from lightllm.httpserver.constraints import naming
 from lightllm.httpserver.native_models import (
     AbortBody,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightllm.errors import RequestError
-from lightllm.httpserver.error_responses import openai_body
+from lightllm.http.error_responses import openai_body
 from lightllm.httpserver.logprobs import Logprobs, joined
 from lightllm.httpserver.record import ChoiceRecord, PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
 
-import uvicorn
 import uvloop
 
 from lightllm.errors import ServerStopping, StartupError
-from lightllm.httpserver.acceptor import Acceptor, connection_limit
+from lightllm.http.body_budget import give_back_large_blocks
+from lightllm.http.metric_store import MetricStore
+from lightllm.http.server import HttpServer, make_config
 from lightllm.httpserver.app import create_app
-from lightllm.httpserver.body_budget import give_back_large_blocks
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.http_protocol import BoundedHttpProtocol
-from lightllm.httpserver.metric_store import MetricStore
 from lightllm.httpserver.prompts import PromptEncoder
 from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
@@ -33,8 +29,6 @@ from lightllm.tokenizer.model_files import generation_defaults, read_model_confi
 from lightllm.tokenizer.overruled import log_overruled
 
 _LAG_INTERVAL = 0.5
-_LAST_WRITES_SECONDS = 0.8
-"""After `stop`: how long clients may take to read the end of their answers."""
 
 
 def run(child: Child, worker: int, fd: int) -> None:
@@ -90,7 +84,11 @@ async def _serve(
         seconds["app"] = time.monotonic() - started
         child.report("ready", seconds=seconds)
 
-    server = _Server(make_config(state), on_started, state.engine)
+    def end_requests() -> None:
+        state.engine.end_all(ServerStopping("the server is shutting down", retry_after=5))
+
+    app = create_app(state)
+    server = HttpServer(make_config(app, state.config.timeout_keep_alive), on_started, end_requests)
 
     def obey(command: Command) -> None:
         state.view.draining = True
@@ -113,67 +111,6 @@ async def _serve(
         state.encoder.close()
         state.engine.close()
         context.term()
-
-
-def make_config(state: ServerState) -> uvicorn.Config:
-    """uvicorn as we run it."""
-    return uvicorn.Config(
-        create_app(state),
-        http=BoundedHttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=state.config.timeout_keep_alive,
-        timeout_graceful_shutdown=1,
-    )
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals alone (the Supervisor decides), says when it listens, and ends what is open at its end."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], engine: EngineClient) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-        self._engine = engine
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])
-        self._acceptors = [
-            Acceptor(listener, self._make_protocol, self.server_state.connections, connection_limit())
-            for listener in sockets or []
-        ]
-        self._on_started()
-
-    def drain(self) -> None:
-        """No connection outlives its answer: clients and proxies go elsewhere. Idle ones are closed, so that no request is
-        sent on them; a connection on which one is arriving stays until that is answered."""
-        for connection in list(self.server_state.connections):
-            connection.drain()  # type: ignore[union-attr]
-
-    def _make_protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Requests are told that it is over. Who does not read that in time loses the connection: every handler ends
-        in an orderly way, while the engine's sockets are still open."""
-        self._engine.end_all(ServerStopping("the server is shutting down", retry_after=5))
-        for acceptor in self._acceptors:
-            acceptor.close()
-        asyncio.get_running_loop().call_later(_LAST_WRITES_SECONDS, self._drop_connections)
-        await super().shutdown([])
-
-    def _drop_connections(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        yield
 
 
 async def _measure_lag(store: MetricStore) -> None:

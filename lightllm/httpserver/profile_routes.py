@@ -11,8 +11,8 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import Forbidden, InvalidParameter, RequestError
-from lightllm.httpserver.auth import caller
-from lightllm.httpserver.body import parse_body
+from lightllm.http.auth import caller
+from lightllm.http.body import parse_body
 from lightllm.httpserver.field_types import Body, Int
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.state import ServerState

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
-from lightllm.httpserver.boundary import ABORT_CONNECTION
+from lightllm.http.error_middleware import ABORT_CONNECTION
+from lightllm.http.keep_alive import COMMENT, KeepAlive
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.keep_alive import COMMENT, KeepAlive
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
@@ -119,7 +119,7 @@ class GenerationResponse(Response):
             }
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
-        keep_alive = KeepAlive(record, self._engine.sse_keep_alive)
+        keep_alive = KeepAlive(record.wake, self._engine.sse_keep_alive)
         try:
             await self._send_events(send, keep_alive)
         finally:

@@ -17,7 +17,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from lightllm.httpserver.http_protocol import BoundedHttpProtocol
+from lightllm.http.http_protocol import BoundedHttpProtocol
 
 BODY = b'{"model": "x", "messages": [{"role": "user", "content": "What is AI?"}], "stream": true, "max_tokens": 99}'
 HEAD = (

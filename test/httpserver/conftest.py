@@ -17,9 +17,10 @@ from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
 from lightllm.config import ServerConfig
+from lightllm.http.metric_store import MetricStore
+from lightllm.http.server import make_config
+from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.metric_store import MetricStore
-from lightllm.httpserver.process import make_config
 from lightllm.httpserver.prompts import PromptEncoder
 from lightllm.httpserver.server_view import ServerView
 from lightllm.httpserver.state import ServerState
@@ -47,7 +48,7 @@ class Worker:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config_of_uvicorn = make_config(self.state)
+        config_of_uvicorn = make_config(create_app(self.state), config.timeout_keep_alive)
         self.app: Any = config_of_uvicorn.app
         self._server = uvicorn.Server(config_of_uvicorn)
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -17,7 +17,7 @@ import uvicorn
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 from uvicorn.server import ServerState
 
-from lightllm.httpserver import http_protocol
+from lightllm.http import http_protocol
 
 HEAD = b"POST /tokens HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

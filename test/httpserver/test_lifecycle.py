@@ -299,7 +299,7 @@ def test_pipelined_requests_are_answered_in_order(worker: Any) -> None:
 def test_a_client_that_never_finishes_its_headers_is_cut_off(
     worker: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr("lightllm.httpserver.http_protocol.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("lightllm.http.http_protocol.HEAD_SECONDS", 0.1)
     with socket.create_connection(("127.0.0.1", worker.port)) as raw:
         raw.settimeout(10)
         raw.sendall(sent)
@@ -310,7 +310,7 @@ def test_a_client_that_never_finishes_its_headers_is_cut_off(
 def test_a_slow_request_outlives_the_time_for_headers(
     worker: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightllm.httpserver.http_protocol.HEAD_SECONDS", 0.1)
+    monkeypatch.setattr("lightllm.http.http_protocol.HEAD_SECONDS", 0.1)
     engine.script.pause = 0.05
     with httpx.Client(base_url=worker.url) as client:
         for _ in range(2):
@@ -321,7 +321,7 @@ def test_a_slow_request_outlives_the_time_for_headers(
 def test_a_finished_answer_that_nobody_reads_is_dropped(
     start_worker: Callable[..., Any], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightllm.httpserver.http_protocol.WRITE_SECONDS", 0.2)
+    monkeypatch.setattr("lightllm.http.http_protocol.WRITE_SECONDS", 0.2)
     worker = start_worker(worker=9)
     engine.ready(max_req_total_len=1_000_000)
     engine.script.endless, engine.script.tokens_a_round = True, 200

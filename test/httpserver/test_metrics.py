@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,9 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_engine import FakeEngine
 
-from lightllm.httpserver.metric_store import MetricStore, read_all
 from lightllm.protocol.messages import Refused
-from lightllm.protocol.metrics import FIRST_TOKEN_SECONDS, HTTP_METRICS, LOOP_LAG_LATEST, REQUEST_COUNT
+from lightllm.protocol.metrics import HTTP_METRICS
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
@@ -68,29 +65,6 @@ def test_name_and_version(client: httpx.Client) -> None:
     assert client.get("/get_model_name").json() == {"model_name": "tiny"}
     assert client.post("/get_model_name").json() == {"model_name": "tiny"}
     assert client.get("/version").json()["version"]
-
-
-def _count(path: Path) -> None:
-    store = MetricStore(path, HTTP_METRICS)
-    for _ in range(1000):
-        store.add(REQUEST_COUNT)
-        store.observe(FIRST_TOKEN_SECONDS, 0.5)
-    store.set(LOOP_LAG_LATEST, 0.25)
-
-
-def test_store_sums_over_processes_and_survives_a_restart(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    for name in ("http-0", "http-1", "http-0"):
-        process = context.Process(target=_count, args=(tmp_path / name,))
-        process.start()
-        process.join(20)
-        assert process.exitcode == 0
-    values = read_all(tmp_path, HTTP_METRICS)
-    assert values[REQUEST_COUNT.name] == [3000.0]
-    assert (
-        values[FIRST_TOKEN_SECONDS.name][0] == 1500.0 and sum(values[FIRST_TOKEN_SECONDS.name][1:]) == 3000.0
-    )
-    assert values[LOOP_LAG_LATEST.name] == [0.25]
 
 
 def test_names_of_metrics_are_unique() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lightllm.errors import StartupError
-from lightllm.httpserver.metric_store import MetricStore
+from lightllm.http.metric_store import MetricStore
 from lightllm.ipc.mapped_file import map_file
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol.metrics import HTTP_METRICS

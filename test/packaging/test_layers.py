@@ -89,7 +89,7 @@ def test_the_lazy_names_of_the_package_count_as_the_top_floor(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "room", ["router", "httpserver", "detokenizer", "tokenizer", "server", "ipc", "protocol"]
+    "room", ["router", "httpserver", "detokenizer", "tokenizer", "server", "http", "ipc", "protocol"]
 )
 def test_torch_at_the_start_of_a_light_room_is_seen(tmp_path: Path, room: str) -> None:
     found = breaches(tmp_path, **{f"{room}__a": "x = 1\nimport torch.nn"})

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import uvloop
 
-from lightllm.httpserver.acceptor import Acceptor, connection_limit
+from lightllm.http.acceptor import Acceptor, connection_limit
 
 
 class Greeter(asyncio.Protocol):

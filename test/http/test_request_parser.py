@@ -9,12 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightllm.errors import HeadersTooLarge, MalformedRequest, RequestError, UnsupportedTransferCoding
-from lightllm.httpserver.request_parser import (
-    MAX_EMPTY_BYTES,
-    MAX_FRAMING_BYTES,
-    MAX_HEAD_BYTES,
-    RequestParser,
-)
+from lightllm.http.request_parser import MAX_EMPTY_BYTES, MAX_FRAMING_BYTES, MAX_HEAD_BYTES, RequestParser
 
 CHUNKED = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 REQUESTS = [

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lightllm.errors import Forbidden, Unauthorized
-from lightllm.httpserver.error_responses import error_response
+from lightllm.http.error_responses import error_response
 
 OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness", "/ping"})
 CALLER = "lightllm.caller"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightllm.errors import RequestError
-from lightllm.httpserver.error_responses import InternalError, error_response
-from lightllm.httpserver.server_view import ServerView
+from lightllm.http.error_responses import InternalError, error_response
 
 _log = logging.getLogger(__name__)
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -26,12 +26,13 @@ ABORT_CONNECTION = "lightllm.abort_connection"
 """Key of the function in the ASGI scope that drops the connection at once; absent under a test transport."""
 
 
-class Boundary:
+class ErrorMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, view: ServerView) -> None:
+    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
+        """draining: whether connections end with their answers."""
         self._app = app
-        self._view = view
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,7 +48,7 @@ class Boundary:
             if not started:
                 started = True
                 message["headers"] = [*message.get("headers", ()), header]
-                if self._view.draining:
+                if self._draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 

@@ -23,10 +23,10 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from lightllm.errors import BodyTooSlow, RequestError
-from lightllm.httpserver.boundary import ABORT_CONNECTION
-from lightllm.httpserver.error_responses import error_body
-from lightllm.httpserver.exchange import Exchange, status_line
-from lightllm.httpserver.request_parser import RequestParser
+from lightllm.http.error_middleware import ABORT_CONNECTION
+from lightllm.http.error_responses import error_body
+from lightllm.http.exchange import Exchange, status_line
+from lightllm.http.request_parser import RequestParser
 
 HEAD_SECONDS = 30.0
 """From the connection, or from the first byte of a request, to the end of its headers."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from lightllm.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
-from lightllm.httpserver.body_budget import BodyBudget, BodyLease
+from lightllm.http.body_budget import BodyBudget, BodyLease
 
 LARGE_BODY = 64 * 1024
 """Bytes from which a body is parsed in a thread."""
