@@ -63,7 +63,7 @@ NO_CONSTRAINT = ConstraintRequest("", {})
 
 
 @contextlib.contextmanager
-def naming(field: str) -> Iterator[None]:
+def error_field(field: str) -> Iterator[None]:
     """Errors about a constraint of `SamplingParams` say in which field of the body it was asked for."""
     try:
         yield

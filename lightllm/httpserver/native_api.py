@@ -10,7 +10,7 @@ from lightllm.errors import InvalidParameter
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
 from lightllm.http.error_middleware import REQUEST_ID
-from lightllm.httpserver.constraints import naming
+from lightllm.httpserver.constraints import error_field
 from lightllm.httpserver.native_models import (
     AbortBody,
     GenerateRequest,
@@ -86,7 +86,8 @@ def native_routes(state: ServerState) -> APIRouter:
 
 async def _get_score(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ScoreRequest, state.bodies)
-    limits = state.limits(scoring=True)
+    state.require_admission(scoring=True)
+    limits = state.limits
     if body.multimodal_params is not None:
         body.multimodal_params.refuse_items()
     text = body.chat
@@ -106,13 +107,14 @@ async def _get_score(state: ServerState, request: Request) -> Response:
 
 
 async def _generate(state: ServerState, request: Request, stream: bool) -> Response:
-    limits = state.limits()
+    state.require_admission()
+    limits = state.limits
     body = await parse_body(request, GenerateRequest, state.bodies)
     body.refuse_others(stream)
     parameters = body.parameters or Parameters()
     if body.multimodal_params is not None:
         body.multimodal_params.refuse_items()
-    with naming(parameters.asked.field):
+    with error_field(parameters.asked.field):
         params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
         await state.check_constraint(params)
     keep = parameters.kept_prompt(limits.max_req_total_len)

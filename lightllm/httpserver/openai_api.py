@@ -20,7 +20,7 @@ from lightllm.httpserver.chat_messages import (
     template_tools,
     template_variables,
 )
-from lightllm.httpserver.constraints import naming
+from lightllm.httpserver.constraints import error_field
 from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
 from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer, Extras
@@ -76,12 +76,13 @@ def openai_routes(state: ServerState) -> APIRouter:
 
 
 async def _chat(state: ServerState, request: Request) -> Response:
-    limits = state.limits()
+    state.require_admission()
+    limits = state.limits
     body = await parse_body(request, ChatRequest, state.bodies)
     model = state.check_model(body.model)
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
-    with naming(body.constraint.field):
+    with error_field(body.constraint.field):
         params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
         await state.check_constraint(params)
     encoder = state.encoder
@@ -117,10 +118,11 @@ async def _chat(state: ServerState, request: Request) -> Response:
 
 
 async def _complete(state: ServerState, request: Request) -> Response:
-    limits = state.limits()
+    state.require_admission()
+    limits = state.limits
     body = await parse_body(request, CompletionRequest, state.bodies)
     model = state.check_model(body.model)
-    with naming(body.constraint.field):
+    with error_field(body.constraint.field):
         params, prompts = _checked_completion(state, body, limits.vocab_size)
         await state.check_constraint(params)
     records = []

@@ -30,7 +30,7 @@ class ChoiceRecord:
 
     __slots__ = (
         "request_id", "index", "prompt", "request", "token_ids", "texts", "logprobs", "top", "finish", "tail",
-        "sent", "text_sent", "logprob_sum", "ended",
+        "sent", "text_sent", "ended",
     )  # fmt: skip
 
     def __init__(self, request_id: int, index: int, prompt: "PromptRecord", request: "RequestRecord") -> None:
@@ -49,7 +49,6 @@ class ChoiceRecord:
         self.sent = 0
         self.text_sent = 0
         """Characters of text that the client has, for a restore."""
-        self.logprob_sum = 0.0
         self.ended = False
         """The client has been told the finish reason."""
 

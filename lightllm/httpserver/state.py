@@ -41,7 +41,7 @@ class ServerState:
         """How large request bodies may be, each and together."""
         return BodyBudget(self.config.max_body_mb << 20)
 
-    def limits(self, scoring: bool = False) -> Limits:
+    def require_admission(self, scoring: bool = False) -> None:
         """Raises while the server takes no requests, and for what its model does not do: texts or (`scoring`) scores."""
         if scoring != self.config.use_reward_model:
             raise InvalidParameter(
@@ -49,7 +49,12 @@ class ServerState:
                 if scoring
                 else "this server has a reward model, which gives scores only: use /get_score"
             )
-        snapshot = self.view.require_ready()
+        self.view.require_ready()
+
+    @property
+    def limits(self) -> Limits:
+        """What bounds a request now, as the Router says."""
+        snapshot = self.view.snapshot()
         vocab_size = snapshot.vocab_size or self.encoder.tokenizer.vocab_size
         return Limits(snapshot.max_req_total_len, vocab_size, snapshot.slots_total)
 
