@@ -20,7 +20,7 @@ PACKAGE = "lightllm"
 
 FLOORS: list[tuple[str, list[str]]] = [
     # From the top down. A room may import every floor beneath and, where that makes no circle, its own.
-    ("launch", ["__main__", "server", "cluster", "llm", "engine", "offline_ranks", "chat"]),
+    ("launch", ["__main__", "server", "cluster", "simulate", "llm", "engine", "offline_ranks", "chat"]),
     ("processes", ["httpserver", "router", "backend", "detokenizer", "visual", "cache", "metrics", "health"]),
     ("model side", ["models", "weights", "layers", "models.batch", "quantization", "distributed", "ops"]),
     (
@@ -46,8 +46,11 @@ FLOORS: list[tuple[str, list[str]]] = [
 APART = "processes"
 """On this floor no room may import another."""
 
+LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
+"""Sub-rooms, each with the sub-rooms of the same room that lie above it and that it may not import."""
+
 TORCH_FREE = [
-    "server", "cluster", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
+    "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "tokenizer", "templating", "constraints", "config", "config_sources",
     "foreign_options", "sampling_params", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
@@ -190,12 +193,19 @@ def room_of(module: str) -> str | None:
     return None
 
 
+def inside(module: str, part: str) -> bool:
+    return f"{module}.".startswith(f"{PACKAGE}.{part}.")
+
+
 def floor_of(room: str) -> int:
     return next(level for level, (_, rooms) in enumerate(FLOORS) if room in rooms)
 
 
 def forbidden(module: str, target: str) -> str | None:
     """Why `module` may not import `target`; None if it may."""
+    for part, above in LOWER_PARTS.items():
+        if inside(module, part) and any(inside(target, other) for other in above):
+            return f"{part} imports {target}, which lies above it"
     source_room, target_room = room_of(module), room_of(target)
     if source_room is None or target_room is None or source_room == target_room:
         return None

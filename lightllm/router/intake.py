@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
-from lightllm.router.admission import Prefill
-from lightllm.router.entry import Entry
+from lightllm.router.admission.admission import Prefill
+from lightllm.router.admission.entry import Entry
+from lightllm.router.admission.schedule_policy import Conservative
 from lightllm.router.limits import SchedulerLimits
-from lightllm.router.schedule_policy import Conservative
 
 
 def check_request(

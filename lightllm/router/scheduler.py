@@ -16,19 +16,19 @@ import numpy as np
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
 from lightllm.protocol.rounds import Round, RoundResult, RowError
-from lightllm.router.deadlines import Deadlines
-from lightllm.router.entry import Entry
+from lightllm.router.admission.deadlines import Deadlines
+from lightllm.router.admission.entry import Entry
+from lightllm.router.admission.schedule_policy import Conservative, make_policy
+from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
 from lightllm.router.isolation import Isolation
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.outputs import Outputs
-from lightllm.router.planned_round import PlannedRound
-from lightllm.router.planner import Planner
+from lightllm.router.planning.planned_round import PlannedRound
+from lightllm.router.planning.planner import Planner
+from lightllm.router.planning.round_policy import RoundPolicy
+from lightllm.router.planning.running import Running
 from lightllm.router.request import Request, State
-from lightllm.router.round_policy import RoundPolicy
-from lightllm.router.running import Running
-from lightllm.router.schedule_policy import Conservative, make_policy
-from lightllm.router.waiting import WaitingList
 
 __all__ = ["InvariantError", "Scheduler", "SchedulerLimits"]
 

@@ -1,7 +1,7 @@
 """Measures rounds of a model on this machine and fits a latency model for the simulator to them.
 
 python test/benchmark/round_latency.py --model DIR --json m1.json
-python -m lightllm.router.simulate --latency-model m1.json --capacity 65536
+python -m lightllm.simulate --latency-model m1.json --capacity 65536
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
-from lightllm.router.simulate.latency import fit
 from lightllm.sampling_params import SamplingParams
+from lightllm.simulate.latency import fit
 
 
 class Rounds:

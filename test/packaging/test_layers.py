@@ -39,6 +39,19 @@ def test_the_package_itself_has_no_breach() -> None:
     assert checker.check(ROOT) == []
 
 
+def test_a_lower_part_of_a_room_does_not_import_one_above_it(tmp_path: Path) -> None:
+    found = breaches(
+        tmp_path,
+        router__memory__tree="from lightllm.router.planning.planner import P",
+        router__planning__planner="from lightllm.router import request\nimport lightllm.router.memory.slots",
+        router__memory__slots="from lightllm.router.request import R",
+        router__request="",
+    )
+    assert found == [
+        "lightllm/router/memory/tree.py:1: router.memory imports lightllm.router.planning.planner, which lies above it"
+    ]
+
+
 def test_downward_imports_pass(tmp_path: Path) -> None:
     assert breaches(
         tmp_path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.router_device import EOS, Engine, add_request, generate_alone, make_limits
 
-from lightllm.router.schedule_policy import Aggressive
+from lightllm.router.admission.schedule_policy import Aggressive
 
 
 def prompt(length: int, start: int = 1) -> list[int]:

@@ -10,7 +10,7 @@ from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, TopLogprobs
 from lightllm.protocol.rounds import RoundResult, RowPromptLogprobs
-from lightllm.router.schedule_policy import PastFuture
+from lightllm.router.admission.schedule_policy import PastFuture
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
 

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.router_device import Engine, add_request, cut_at_eos, generate_alone, make_limits
 
 from lightllm.errors import PromptTooLong, RequestError
-from lightllm.router.output_lengths import OutputLengths
+from lightllm.router.admission.output_lengths import OutputLengths
+from lightllm.router.admission.schedule_policy import Aggressive, Conservative, PastFuture
 from lightllm.router.request import State
-from lightllm.router.schedule_policy import Aggressive, Conservative, PastFuture
 
 VOCAB = 12
 NEVER = 10**6

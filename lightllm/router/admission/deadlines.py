@@ -1,0 +1,171 @@
+"""`--ttft_slo` and `--tpot_slo`: who would come too late is refused at once, and rounds are no longer than promised.
+
+When would a request that arrives now have its first token? Two things may keep it waiting:
+
+memory     On the average over its stay a request needs its context and E[L^2] / 2 E[L] of an output of length L. What
+           those ahead and it itself need, less what is free, must first be given back by others. How much that is a second
+           is measured while somebody waits for memory: it is what those who entered needed.
+compute    The prompts ahead are prefilled in what the decode rows leave of the rounds' tokens.
+
+Before anything has been measured, of what is in use in steady traffic 1 / E[L] is given back a round. Rounds become seconds
+by `RoundTimes`. No clock here: `now` comes with the calls.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lightllm.errors import ServerOverloaded
+from lightllm.protocol.messages import AddRequest
+from lightllm.protocol.rounds import Round
+from lightllm.router.admission.output_lengths import OutputLengths
+from lightllm.router.admission.round_time import RoundTimes
+from lightllm.router.admission.waiting import WaitingList
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.planning.running import Running
+
+LEAST_CHUNK = 16
+"""Prompt tokens that --tpot_slo leaves a round at least: prompts get on, however tight it is."""
+HEADROOM = 0.9
+"""Share of --tpot_slo that a round is planned for."""
+MARGIN = 0.9
+"""Share of --ttft_slo up to which a predicted wait is believed to be short enough: predictions err by about a tenth,"""
+DEVIATIONS = 1.5
+"""and waits for memory vary by so many standard deviations. Who waits for n others, each of whom enters when somebody ends, waits
+for n ends at random moments: the deviation of such a time is 1 / sqrt(n) of it."""
+MEASURED_SECONDS = 15.0
+"""What was given back so long ago counts 1 / e of what is given back now."""
+LEAST_SECONDS = 2.0
+"""Of measuring, before which nothing is believed."""
+FULL = 0.9
+"""Share of the memory that is believed to be of use while nobody waits for it."""
+
+
+class Deadlines:
+    """Works on the books of its `Scheduler`; costs nothing where neither option is given."""
+
+    def __init__(
+        self, limits: SchedulerLimits, lengths: OutputLengths, running: Running, waiting: WaitingList
+    ) -> None:
+        self._limits = limits
+        self._lengths = lengths
+        self._running = running
+        self._waiting = waiting
+        self._ttft, self._tpot = limits.ttft_slo, limits.tpot_slo
+        self._times = RoundTimes()
+        self._flying: dict[int, tuple[int, int]] = {}
+        """Round in flight -> (tokens computed, tokens held)"""
+        self._blocked_at: float | None = None
+        """When somebody was last found to wait for memory, if that is so since."""
+        self._seconds = self._requests = self._context = 0.0
+        """While somebody waited: seconds, and requests and their context that entered; older ones count less."""
+        self._put_back = 0, 0
+        self._generated: int | None = None
+        """What the running requests have generated, since the last round was planned or done: arrivals between two
+        rounds are many."""
+
+    # -- what has happened
+
+    def round_planned(self, round_: Round) -> None:
+        self._generated = None
+        if self._ttft or self._tpot:
+            self._flying[round_.seq] = len(round_.slots), int(round_.kv_len.sum())
+
+    def round_done(self, seq: int, seconds: float) -> None:
+        """`seconds`: its compute time; 0 if unknown."""
+        self._generated = None
+        if seq in self._flying:
+            self._times.learn(*self._flying.pop(seq), seconds)
+
+    def rounds_undone(self) -> None:
+        """Those in flight were not computed."""
+        self._generated = None
+        self._flying.clear()
+
+    def admitted(self, requests: int, context: int, blocked: bool, now: float) -> None:
+        """So many requests with so many tokens of context have entered; `blocked`: somebody else waits for memory."""
+        if not self._ttft:
+            return
+        # Who had to pause has given back nothing that others may have: he is the next to enter.
+        put_back = self._waiting.put_back_requests, self._waiting.put_back_context
+        requests -= put_back[0] - self._put_back[0]
+        context -= put_back[1] - self._put_back[1]
+        self._put_back = put_back
+        if self._blocked_at is not None:
+            elapsed = now - self._blocked_at
+            past = math.exp(-elapsed / MEASURED_SECONDS)
+            self._seconds = self._seconds * past + elapsed
+            self._requests = self._requests * past + requests
+            self._context = self._context * past + context
+        self._blocked_at = now if blocked else None
+
+    # -- --ttft_slo: who is accepted
+
+    def check(self, message: AddRequest, now: float) -> None:
+        """Raises `ServerOverloaded` for a request whose first token would come too late. One that is restored goes on."""
+        if not self._ttft or any(len(choice.output_ids) for choice in message.choices):
+            return
+        ahead, _ = self._waiting.ahead_of(message.params.priority)
+        doubt = DEVIATIONS / math.sqrt(ahead + 1)
+        predicted = (1.0 + doubt) * self._memory_seconds(message) + self._prefill_seconds(
+            len(message.prompt_ids)
+        )
+        if predicted > MARGIN * self._ttft:
+            raise ServerOverloaded(
+                f"the first token might come only in {predicted:.1f} s, which is too near to the {self._ttft:g} s that this "
+                "server promises (ttft_slo), or later",
+                retry_after=max(1, math.ceil(predicted - MARGIN * self._ttft)),
+            )
+
+    def _memory_seconds(self, message: AddRequest) -> float:
+        """Seconds until there is memory for it."""
+        running = self._running
+        mean, area = self._lengths.moments(message.params.max_new_tokens)
+        growth = area / mean
+        ahead, context = self._waiting.ahead_of(message.params.priority)
+        count = len(running.requests)
+        if self._generated is None:
+            rows = running.prefilled_rows()
+            self._generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
+        generated = self._generated
+        in_use, usable = running.kv.in_use, FULL * self._limits.max_total_token_num
+        excess = context + len(message.prompt_ids) + (ahead + len(message.choices)) * growth
+        if self._blocked_at is None:  # some of the memory is still to be had
+            excess += max(in_use, in_use - generated + count * growth) - usable
+        if excess <= 0.0:
+            return 0.0
+        if self._seconds >= LEAST_SECONDS:
+            given_back = self._context + self._requests * growth
+            return excess * self._seconds / max(given_back, 1.0)
+        # A full memory: as many rows as fit, each of which is replaced once in `mean` rounds.
+        prompt = (in_use - generated + context) / max(1, count + ahead)
+        full_rows = usable / max(1.0, prompt + growth)
+        tokens = min(full_rows * (1.0 + prompt / mean), self._limits.batch_max_tokens)
+        return excess / usable * mean * self._times.seconds(tokens, usable)
+
+    def _prefill_seconds(self, prompt: int) -> float:
+        """Seconds that the prompts in memory, those that have room there, and this one take."""
+        running, limits = self._running, self._limits
+        free = max(0, running.kv.available)
+        work = sum(running.work(r) for r in running.prefilling) + min(self._waiting.context, free) + prompt
+        rows = len(running.requests)
+        room = max(1, self.round_tokens(rows, limits.batch_max_tokens, running.kv.in_use) - rows)
+        rounds, rest = divmod(work, room)
+        held = running.kv.in_use
+        return rounds * self._times.seconds(rows + room, held) + self._times.seconds(rows + rest, held)
+
+    # -- --tpot_slo: how long a round is, and how many share it
+
+    def round_tokens(self, rows: int, budget: int, held: int) -> int:
+        """The tokens of a round with `rows` decode rows that hold `held` tokens: `budget`, or fewer that keep the time."""
+        if not self._tpot or not rows:
+            return budget
+        most = self._times.most_tokens(held, HEADROOM * self._tpot, budget)
+        return min(budget, max(most, rows + LEAST_CHUNK))
+
+    def capacity(self, rows: int) -> int:
+        """The slots that `rows` requests may hold, so that a round of theirs with a small chunk keeps the time."""
+        if not self._tpot:
+            return self._limits.max_total_token_num
+        held = self._times.most_held(rows + LEAST_CHUNK, HEADROOM * self._tpot)
+        return int(min(held, self._limits.max_total_token_num))

@@ -1,0 +1,172 @@
+"""Chooses what runs next: who decodes, whose prompt is prefilled how far, and who must pause."""
+
+from __future__ import annotations
+
+import logging
+
+from lightllm.router.admission.deadlines import Deadlines
+from lightllm.router.admission.entry import Entry
+from lightllm.router.admission.waiting import WaitingList
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
+from lightllm.router.planning.round_policy import RoundPolicy
+from lightllm.router.planning.running import Running
+from lightllm.router.request import Request, State
+
+RECOVERY_ROUNDS = 64
+"""Successful rounds after which a token budget that was halved for want of memory doubles again."""
+
+logger = logging.getLogger(__name__)
+
+
+class Planner:
+    """Works on the books of its `Scheduler`; `in_flight` is that object's own list."""
+
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        rounds: RoundPolicy,
+        running: Running,
+        waiting: WaitingList,
+        entry: Entry,
+        deadlines: Deadlines,
+        in_flight: list[PlannedRound],
+    ) -> None:
+        self._limits = limits
+        self._rounds = rounds
+        self._running = running
+        self._waiting = waiting
+        self._entry = entry
+        self._deadlines = deadlines
+        self._in_flight = in_flight
+        self._token_budget = limits.batch_max_tokens
+        self._successes = 0
+        self.pauses = 0
+        """How often a request had to pause."""
+
+    def choose(self, now: float) -> tuple[DecodeBatch, list[Chunk]] | None:
+        """Decode rows and prefill chunks of the next round, with slots for all; None if nothing can run now."""
+        while True:
+            batch = self._make_room()
+            if batch is None:
+                return None
+            chunks: list[Chunk] = []
+            if self._rounds.may_prefill(decoding=len(batch) > 0):
+                batch, chunks = self._fill(batch, now)
+            if len(batch) or chunks:
+                self._rounds.planned(prefill=bool(chunks))
+                return batch, chunks
+            if self._in_flight or len(self._running.prefilling) < 2:
+                return None
+            self._pause_newest()  # prompts that hold all slots, each too few to be complete
+
+    def choose_of(self, requests: list[Request]) -> tuple[DecodeBatch, list[Chunk]] | None:
+        """A round of these alone, which prefill. Others pause if there is no slot for them; None if they had to themselves."""
+        running = self._running
+        while any(request.state is State.PREFILLING for request in requests):
+            chunks = self._chunks(self._token_budget, running.kv.available, self._whole, requests)
+            if chunks:
+                return running.decode_batch(0), chunks
+            self._pause_newest()
+        return None
+
+    def _make_room(self) -> DecodeBatch | None:
+        """The decode rows of this round, each of which can get a slot. The newest requests pause until that is so;
+        None while they wait for their rounds in flight. With conservative admission nobody has to."""
+        kv = self._running.kv
+        while True:
+            batch = self._running.decode_batch(self._token_budget)
+            missing = len(batch) - kv.available
+            if missing <= 0:
+                return batch
+            if missing <= self._running.ending_tokens():
+                return None
+            self._pause_newest()
+
+    def _fill(self, batch: DecodeBatch, now: float) -> tuple[DecodeBatch, list[Chunk]]:
+        """The round with prefill chunks for what the decode rows leave of the token budget, admitting who fits. Where
+        prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
+        running, mixes = self._running, self._rounds.mixes
+        whole = self._whole
+        rows, room = len(batch), self._token_budget
+        if not whole:
+            room = self._deadlines.round_tokens(rows, room, running.kv.in_use)
+        room -= rows if mixes else 0
+        running.extend_prefixes(rows)
+        if self._waiting and not running.pausing:
+            self._entry.admit(room, whole, rows, now)
+        if not running.prefilling:
+            return batch, []
+        if whole and mixes and running.work(running.prefilling[0]) > room:
+            # a prompt that needs a round of its own
+            batch, room = running.decode_batch(0), self._token_budget
+        chunks = self._chunks(room, running.kv.available - len(batch), whole)
+        return (running.decode_batch(0) if chunks and not mixes else batch), chunks
+
+    @property
+    def _whole(self) -> bool:
+        """Whether prompts are not to be split."""
+        return self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
+
+    def _chunks(self, room: int, free: int, whole: bool, only: list[Request] | None = None) -> list[Chunk]:
+        """Prefill chunks of `room` tokens in all at most, in `free` slots, in the order of the prompts' turn; of `only` these
+        requests, if that is given."""
+        running = self._running
+        chunks: list[Chunk] = []
+        for request in running.prefilling:
+            if only is not None and request not in only:
+                continue
+            work = running.work(request)
+            count = min(work, self._limits.chunked_prefill_size, room, free)
+            if count <= 0 or (whole and count < work):
+                break
+            start = int(running.kv_len[request.row])
+            if request.may_wait and self._waits(request, start, chunks):
+                continue
+            chunks.append(Chunk(request, start, start + count))
+            room -= count
+            free -= count
+        return chunks
+
+    def _waits(self, request: Request, known: int, chunks: list[Chunk]) -> bool:
+        """Whether the request sits out this round, in which one of `chunks` computes what it needs too. It waits only for
+        requests ahead of it that get on meanwhile, so it does not wait for ever."""
+        kv = self._running.kv
+        if known != request.shared:
+            return False
+        for chunk in chunks:
+            if kv.would_share(chunk.request, chunk.start) and kv.overlap(
+                request, known, chunk.request, chunk.end
+            ):
+                return True
+        return False
+
+    def _pause_newest(self) -> None:
+        request = self._running.newest()
+        if request is None:
+            raise RuntimeError("no request is left to pause")
+        logger.debug("request %d pauses: memory is short", request.id)
+        self.pauses += 1
+        self._running.start_pausing(request)
+        self.settle_pausing()
+
+    def settle_pausing(self) -> None:
+        """Who pauses gives its row and slots back when none of its rounds is in flight any more."""
+        for request in list(self._running.pausing):
+            if not any(planned.has(request) for planned in self._in_flight):
+                self._running.leave(request)
+                request.to(State.PAUSED)
+                self._waiting.put_back(request)
+
+    def round_too_large(self, tokens: int) -> None:
+        """A round of `tokens` ran out of device memory: the next ones have at most half of that."""
+        self._token_budget = max(1, tokens // 2)
+        self._successes = 0
+
+    def round_succeeded(self) -> None:
+        """A smaller budget recovers step by step."""
+        if self._token_budget < self._limits.batch_max_tokens:
+            self._successes += 1
+            if self._successes >= RECOVERY_ROUNDS:
+                self._token_budget = min(self._token_budget * 2, self._limits.batch_max_tokens)
+                self._successes = 0
