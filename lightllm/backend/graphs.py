@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lightllm.backend.device import Device
 from lightllm.backend.round_inputs import RoundInputs
-from lightllm.models.batch import Batch
+from lightllm.ops.batch import Batch
 
 if TYPE_CHECKING:
     from lightllm.models.base import TpPartBaseModel

@@ -15,7 +15,7 @@ import torch
 from lightllm.backend.device import Device, Packet
 from lightllm.backend.kv_memory import KvMemory
 from lightllm.backend.row_state import Feature, RowState
-from lightllm.models.batch import Batch
+from lightllm.ops.batch import Batch
 from lightllm.ops.round_inputs import build_round_inputs
 from lightllm.protocol.rounds import Round
 

@@ -10,7 +10,7 @@ import torch
 from lightllm.backend.device import Device
 from lightllm.backend.kv_memory import GpuMemory, KvMemory, KvShape
 from lightllm.models import mla
-from lightllm.models.batch import make_batch
+from lightllm.ops.batch import make_batch
 
 if TYPE_CHECKING:
     from lightllm.models.base import TpPartBaseModel

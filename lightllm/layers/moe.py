@@ -9,7 +9,7 @@ import torch
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.ops.moe_experts import PackedExperts, StackedExperts, run_experts
 from lightllm.ops.moe_routing import choose_experts
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.moe_routing_spec import MoeRoutingSpec
 
 
 class MoE:
@@ -22,7 +22,7 @@ class MoE:
     def __init__(
         self,
         router: Callable[[torch.Tensor], torch.Tensor],
-        form: RoutingForm,
+        spec: MoeRoutingSpec,
         bias: torch.Tensor | None,
         experts: PackedExperts | StackedExperts,
         activation: Callable[[torch.Tensor], torch.Tensor],
@@ -31,13 +31,13 @@ class MoE:
     ) -> None:
         """router: from x [T, hidden] to logits [T, experts]; bias: see `choose_experts`; activation: see `run_experts`;
         shared: this rank's part of what computes every token, not added up over ranks, from [T, hidden] to the same shape."""
-        self.router, self.form, self.bias = router, form, bias
+        self.router, self.spec, self.bias = router, spec, bias
         self.experts, self.activation, self.shared = experts, activation, shared
         self.group = group
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [T, hidden], the same on every rank. Returns a new tensor of the same shape."""
-        weights, experts = choose_experts(self.router(x), self.form, self.bias)
+        weights, experts = choose_experts(self.router(x), self.spec, self.bias)
         out = run_experts(x, weights, experts, self.experts, self.activation)
         if self.shared is not None:
             out.add_(self.shared(x))

@@ -9,10 +9,10 @@ import torch
 from lightllm.layers.attention import attention
 from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import RMSNorm
-from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.batch import Batch
 from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
 from lightllm.ops.write_kv import write_kv
 
@@ -29,11 +29,11 @@ class Attention:
         *,
         qk_norm: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rope: int = 0,
-        form: AttentionForm | None = None,
+        spec: AttentionSpec | None = None,
         query_scale: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """qk_norm: of queries and keys [T, heads + kv_heads, head_dim] before the rotation; rope: which of
-        `config.ropes`, if there are any; form: of the scores, if the config does not say it all; query_scale: from
+        `config.ropes`, if there are any; spec: of the scores, if the config does not say it all; query_scale: from
         positions [T] to what each token's queries are multiplied with [T]."""
         self.layer, self.head_dim = layer, config.head_dim
         self.qk_heads = config.num_heads + config.num_kv_heads
@@ -46,7 +46,7 @@ class Attention:
         self.head_norm = (qk_norm.weight, qk_norm.eps) if fused else (None, 0.0)  # type: ignore[union-attr]
         self.qk_norm = None if fused else qk_norm
         self.interleaved = bool(config.ropes) and config.ropes[rope].interleaved
-        self.form = form or AttentionForm(
+        self.spec = spec or AttentionSpec(
             config.attention_scale, window=config.window(layer), softcap=config.attention_softcap
         )
 
@@ -71,7 +71,7 @@ class Attention:
                 q, k = q[:, : self.num_heads], q[:, self.num_heads :]
         if self.query_scale is not None:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
-        return self.o_proj(attention(q, kv, batch.plan, self.form, (k, v) if dense else None))
+        return self.o_proj(attention(q, kv, batch.plan, self.spec, (k, v) if dense else None))
 
 
 def separate_attention(

@@ -10,11 +10,11 @@ import torch
 
 from lightllm.layers.embedding import VocabEmbedding
 from lightllm.layers.rotary import RotaryTable
-from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_backend import TRITON
 from lightllm.ops.attention_plan import plan_attention
+from lightllm.ops.batch import Batch
 
 
 class DecoderLayer(Protocol):

@@ -8,12 +8,12 @@ import torch
 
 from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
-from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.mlp import plain_mlp
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.batch import Batch
 
 
 class BloomForCausalLM(TpPartBaseModel):
@@ -28,13 +28,13 @@ class BloomForCausalLM(TpPartBaseModel):
         weights = build.at("self_attention")
         slopes = alibi_slopes(build.config.num_heads)
         first = build.group.rank * config.num_heads
-        form = AttentionForm(
+        spec = AttentionSpec(
             config.attention_scale, alibi_slopes=slopes[first : first + config.num_heads].to(build.device)
         )
         query_key_value = weights.fused_qkv_linear("query_key_value", "grouped")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, index, query_key_value, weights.o_linear("dense"), form=form),
+            Attention(config, index, query_key_value, weights.o_linear("dense"), spec=spec),
             build.norm("post_attention_layernorm"),
             plain_mlp(config, build.at("mlp"), "dense_h_to_4h", "dense_4h_to_h"),
         )

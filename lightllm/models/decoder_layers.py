@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from lightllm.layers.norm import Norm
-from lightllm.models.batch import Batch
+from lightllm.ops.batch import Batch
 
 
 class SelfAttention(Protocol):

@@ -7,11 +7,11 @@ import torch
 from lightllm.errors import InvalidOption
 from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
-from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.mlp import plain_mlp
+from lightllm.ops.batch import Batch
 
 
 class GPTBigCodeForCausalLM(TpPartBaseModel):

@@ -17,7 +17,7 @@ from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.moe_config import ClampedSwiglu
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.clamped_swiglu import clamped_swiglu
 from lightllm.ops.moe_experts import Expert, pack_experts
 from lightllm.weights.freed_memory import give_back_freed_memory
@@ -27,11 +27,11 @@ class GptOssForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("self_attn")
         sinks = weights.share(("sinks",), (build.config.num_heads,), 0).load(torch.float32)
-        form = AttentionForm(config.attention_scale, window=config.window(index), sinks=sinks)
+        spec = AttentionSpec(config.attention_scale, window=config.window(index), sinks=sinks)
         qkv_proj = weights.qkv_linear("q_proj", "k_proj", "v_proj")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, index, qkv_proj, weights.o_linear("o_proj"), form=form),
+            Attention(config, index, qkv_proj, weights.o_linear("o_proj"), spec=spec),
             build.norm("post_attention_layernorm"),
             _experts(config, build.at("mlp")),
         )

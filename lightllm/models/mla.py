@@ -16,9 +16,9 @@ import torch
 
 from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import RMSNorm
-from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
+from lightllm.ops.batch import Batch
 from lightllm.ops.mla_decode_attention import mla_decode_attention
 from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
 from lightllm.ops.rotary import rotary_embedding

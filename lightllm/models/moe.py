@@ -25,15 +25,15 @@ def moe(
     bias: see `choose_experts`. Shared experts are one MLP, `shared_experts`."""
     shape = config.moe
     assert shape is not None
-    form = shape.routing
+    spec = shape.routing
     if router is None:
-        router = build.whole_linear("gate", config.hidden_size, form.num_experts, False)
+        router = build.whole_linear("gate", config.hidden_size, spec.num_experts, False)
     shared = None
     if shape.shared_width:
         whole = build.config.moe.shared_width  # type: ignore[union-attr]
         shared = gated_mlp(config, build.at("shared_experts"), width=whole, reduce=False).forward
-    experts = _separate_experts(build.at("experts"), form.num_experts, names)
-    return MoE(router, form, bias, experts, GATED[config.activation], shared, build.group)
+    experts = _separate_experts(build.at("experts"), spec.num_experts, names)
+    return MoE(router, spec, bias, experts, GATED[config.activation], shared, build.group)
 
 
 def float32_router(build: Builder, num_experts: int) -> Float32Router:

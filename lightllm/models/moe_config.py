@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from lightllm.errors import InvalidModel
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.moe_routing_spec import MoeRoutingSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class MoeConfig:
     """Widths are this rank's after `ModelConfig.for_rank`."""
 
-    routing: RoutingForm
+    routing: MoeRoutingSpec
     width: int
     """Of each expert's MLP."""
     layers: tuple[bool, ...]
@@ -21,18 +21,18 @@ class MoeConfig:
     """Of the MLP that computes every token beside the experts; 0: there is none."""
 
     def __post_init__(self) -> None:
-        form = self.routing
-        if form.top_k > form.num_experts:
+        spec = self.routing
+        if spec.top_k > spec.num_experts:
             raise InvalidModel(
-                f"config.json: {form.top_k} of {form.num_experts} experts would compute each token."
+                f"config.json: {spec.top_k} of {spec.num_experts} experts would compute each token."
             )
-        if form.num_experts % form.groups or form.top_groups > form.groups:
+        if spec.num_experts % spec.groups or spec.top_groups > spec.groups:
             raise InvalidModel(
-                f"config.json: {form.top_groups} of {form.groups} groups of {form.num_experts} experts cannot be chosen."
+                f"config.json: {spec.top_groups} of {spec.groups} groups of {spec.num_experts} experts cannot be chosen."
             )
-        if form.top_groups * (form.num_experts // form.groups) < form.top_k:
+        if spec.top_groups * (spec.num_experts // spec.groups) < spec.top_k:
             raise InvalidModel(
-                f"config.json: {form.top_groups} groups of experts hold fewer than {form.top_k} experts."
+                f"config.json: {spec.top_groups} groups of experts hold fewer than {spec.top_k} experts."
             )
 
     def for_rank(self, world_size: int) -> MoeConfig:

@@ -6,10 +6,10 @@ import torch
 
 from lightllm.models.attention import separate_attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
-from lightllm.models.batch import Batch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.mlp import gated_mlp
+from lightllm.ops.batch import Batch
 
 
 class Olmo2ForCausalLM(TpPartBaseModel):

@@ -13,7 +13,7 @@ from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.dialects.layer_norm import Phi3Small
-from lightllm.ops.attention_form import AttentionForm, BlockSparsity
+from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
 from lightllm.ops.clamped_swiglu import clamped_swiglu
 
 
@@ -32,11 +32,11 @@ class Phi3SmallForCausalLM(TpPartBaseModel):
             first = build.group.rank * config.num_heads
             heads = torch.arange(first, first + config.num_heads, dtype=torch.int32, device=build.device)
             sparsity = BlockSparsity(extra.block_size, extra.local_blocks, extra.stride, step * heads)
-        form = AttentionForm(config.attention_scale, sparsity=sparsity)
+        spec = AttentionSpec(config.attention_scale, sparsity=sparsity)
         query_key_value = weights.fused_qkv_linear("query_key_value", "grouped")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, index, query_key_value, weights.o_linear("dense"), form=form),
+            Attention(config, index, query_key_value, weights.o_linear("dense"), spec=spec),
             build.norm("post_attention_layernorm"),
             Phi3SmallMLP(config, build.at("mlp")),
         )

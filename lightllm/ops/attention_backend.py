@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from lightllm.errors import InvalidOption
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 
 if TYPE_CHECKING:
     from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
@@ -28,15 +28,15 @@ class AttentionBackend(Protocol):
     reads_fresh: bool
     """Prefill reads the new tokens' keys and values from `fresh` where no chunk has a cached prefix."""
 
-    def takes(self, form: AttentionForm) -> bool:
-        """Whether it knows this form; if not, Triton computes it."""
+    def takes(self, spec: AttentionSpec) -> bool:
+        """Whether it knows this spec; if not, Triton computes it."""
 
     def decode(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
     ) -> None: ...
 
@@ -45,7 +45,7 @@ class AttentionBackend(Protocol):
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
         fresh: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None: ...
@@ -56,18 +56,18 @@ class AttentionBackends:
     prefill: AttentionBackend
     decode: AttentionBackend
 
-    def prefill_of(self, form: AttentionForm) -> AttentionBackend:
-        return self.prefill if self.prefill.takes(form) else TRITON.prefill
+    def prefill_of(self, spec: AttentionSpec) -> AttentionBackend:
+        return self.prefill if self.prefill.takes(spec) else TRITON.prefill
 
-    def decode_of(self, form: AttentionForm) -> AttentionBackend:
-        return self.decode if self.decode.takes(form) else TRITON.decode
+    def decode_of(self, spec: AttentionSpec) -> AttentionBackend:
+        return self.decode if self.decode.takes(spec) else TRITON.decode
 
 
 class TritonAttention:
     graphs = True
     reads_fresh = True
 
-    def takes(self, form: AttentionForm) -> bool:
+    def takes(self, spec: AttentionSpec) -> bool:
         return True
 
     def decode(
@@ -75,25 +75,25 @@ class TritonAttention:
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
     ) -> None:
         from lightllm.ops.triton.decode_attention import decode_attention
 
-        decode_attention(q, kv, plan, form, out)
+        decode_attention(q, kv, plan, spec, out)
 
     def prefill(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
         fresh: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
         from lightllm.ops.triton.prefill_attention import prefill_attention
 
-        prefill_attention(q, kv, plan, form, out, fresh)
+        prefill_attention(q, kv, plan, spec, out, fresh)
 
 
 TRITON = AttentionBackends(TritonAttention(), TritonAttention())
@@ -112,39 +112,39 @@ class Fa3Attention:
                 "--attention_backend fa3 needs a Hopper GPU.", "Use triton or flashinfer on this one."
             )
 
-    def takes(self, form: AttentionForm) -> bool:
-        return _is_common(form)
+    def takes(self, spec: AttentionSpec) -> bool:
+        return _is_common(spec)
 
     def decode(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
     ) -> None:
         n = plan.num_decode
-        self._run(q[:n], kv, plan, form, out[:n], 0, n, plan.q_start[: n + 1], 1)
+        self._run(q[:n], kv, plan, spec, out[:n], 0, n, plan.q_start[: n + 1], 1)
 
     def prefill(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
         fresh: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
         n = plan.num_decode
         starts = plan.once(("fa3 starts",), lambda: plan.q_start[n:] - n)
-        self._run(q[n:], kv, plan, form, out[n:], n, len(plan.rows), starts, plan.max_q_len)
+        self._run(q[n:], kv, plan, spec, out[n:], n, len(plan.rows), starts, plan.max_q_len)
 
     def _run(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
         first: int,
         last: int,
@@ -165,10 +165,10 @@ class Fa3Attention:
             page_table=pages,
             cu_seqlens_q=starts,
             max_seqlen_q=max_q_len,
-            softmax_scale=form.scale,
+            softmax_scale=spec.scale,
             causal=True,
-            window_size=(form.window - 1 if form.window else -1, 0 if form.window else -1),
-            softcap=form.softcap,
+            window_size=(spec.window - 1 if spec.window else -1, 0 if spec.window else -1),
+            softcap=spec.softcap,
         )
         out.copy_(attended)
 
@@ -192,21 +192,21 @@ class FlashInferAttention:
         self._prefill = package.BatchPrefillWithPagedKVCacheWrapper(self._workspace(device), "NHD")
         self._planned: dict[str, tuple[Any, ...]] = {}
 
-    def takes(self, form: AttentionForm) -> bool:
-        return _is_common(form)
+    def takes(self, spec: AttentionSpec) -> bool:
+        return _is_common(spec)
 
     def decode(
         self,
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
     ) -> None:
         n = plan.num_decode
-        if self._is_new("decode", plan, form):
+        if self._is_new("decode", plan, spec):
             self._decode.plan(
-                *self._pages(plan, 0, n), q.shape[1], kv.shape[1] // 2, q.shape[2], 1, **_options(q, form)
+                *self._pages(plan, 0, n), q.shape[1], kv.shape[1] // 2, q.shape[2], 1, **_options(q, spec)
             )
         self._decode.run(q[:n], self._paged(kv), out=out[:n])
 
@@ -215,20 +215,20 @@ class FlashInferAttention:
         q: torch.Tensor,
         kv: torch.Tensor,
         plan: GpuAttentionPlan,
-        form: AttentionForm,
+        spec: AttentionSpec,
         out: torch.Tensor,
         fresh: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
         n = plan.num_decode
-        if self._is_new("prefill", plan, form):
+        if self._is_new("prefill", plan, spec):
             pages = self._pages(plan, n, len(plan.rows))
             shape = (q.shape[1], kv.shape[1] // 2, q.shape[2], 1)
-            self._prefill.plan(plan.q_start[n:] - n, *pages, *shape, causal=True, **_options(q, form))
+            self._prefill.plan(plan.q_start[n:] - n, *pages, *shape, causal=True, **_options(q, spec))
         self._prefill.run(q[n:], self._paged(kv), out=out[n:])
 
-    def _is_new(self, phase: str, plan: GpuAttentionPlan, form: AttentionForm) -> bool:
-        """A wrapper holds one plan: it is made anew when the round or the layers' form changes."""
-        key = (plan, form.scale, form.window, form.softcap)
+    def _is_new(self, phase: str, plan: GpuAttentionPlan, spec: AttentionSpec) -> bool:
+        """A wrapper holds one plan: it is made anew when the round or the layers' spec changes."""
+        key = (plan, spec.scale, spec.window, spec.softcap)
         if self._planned.get(phase) == key:
             return False
         self._planned[phase] = key
@@ -260,18 +260,18 @@ class FlashInferAttention:
         return plan.once(("flashinfer pages", first, last), make)
 
 
-def _options(q: torch.Tensor, form: AttentionForm) -> dict[str, Any]:
+def _options(q: torch.Tensor, spec: AttentionSpec) -> dict[str, Any]:
     return {
-        "sm_scale": form.scale,
-        "window_left": form.window - 1 if form.window else -1,
-        "logits_soft_cap": form.softcap or None,
+        "sm_scale": spec.scale,
+        "window_left": spec.window - 1 if spec.window else -1,
+        "logits_soft_cap": spec.softcap or None,
         "q_data_type": q.dtype,
     }
 
 
-def _is_common(form: AttentionForm) -> bool:
+def _is_common(spec: AttentionSpec) -> bool:
     """Windows and soft caps are what both packages know."""
-    return form.alibi_slopes is None and form.sinks is None and form.sparsity is None
+    return spec.alibi_slopes is None and spec.sinks is None and spec.sparsity is None
 
 
 def _package(backend: str, module: str) -> Any:

@@ -69,7 +69,7 @@ class AttentionPlan:
 
 
 class PlannedBatch(Protocol):
-    """What a plan is made of: see `models.batch.Batch`."""
+    """What a plan is made of: see `ops.batch.Batch`."""
 
     input_ids: torch.Tensor
     rows: torch.Tensor

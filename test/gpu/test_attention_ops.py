@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.attention_cases import FORMS, form_on, make_form
+from support.attention_cases import FORMS, make_spec, spec_on
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.decode_attention import decode_attention
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.mla_decode_attention import mla_decode_attention
@@ -49,7 +49,7 @@ def shuffled_plan(
     )
 
 
-def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: AttentionForm) -> torch.Tensor:
+def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: AttentionSpec) -> torch.Tensor:
     """One entry in float32: q [q_len, heads, dim], keys and values [kv_len, kv_heads, dim], of the context's last tokens."""
     group = q.shape[1] // keys.shape[1]
     keys, values = (part.float().repeat_interleave(group, 1) for part in (keys, values))
@@ -93,7 +93,7 @@ def test_every_form_of_score_beside_each_other(generator, name, heads):
     kv = random(generator, sum(kv_lens) + 1, 2 * kv_heads, size)
     q = random(generator, sum(q_lens), query_heads, size)
     form, out = (
-        form_on(make_form(query_heads, size**-0.5, **FORMS[name]), CUDA),
+        spec_on(make_spec(query_heads, size**-0.5, **FORMS[name]), CUDA),
         torch.full_like(q, torch.nan),
     )
     decode_attention(q, kv, plan, form, out)
@@ -107,7 +107,7 @@ def test_dense_keys_and_values_of_whole_prompts(generator, name):
     plan = shuffled_plan(generator, q_lens, q_lens, 0)
     qkv = random(generator, sum(q_lens), 48, 128)
     q, k, v = qkv.split((32, 8, 8), 1)
-    form, out = form_on(make_form(32, 128**-0.5, **FORMS[name]), CUDA), torch.full_like(q, torch.nan)
+    form, out = spec_on(make_spec(32, 128**-0.5, **FORMS[name]), CUDA), torch.full_like(q, torch.nan)
     kv = torch.full((sum(q_lens) + 1, 16, 128), torch.nan, dtype=q.dtype, device=CUDA)
     prefill_attention(q, kv, plan, form, out, (k, v))
     check(out, plan, lambda tokens, slots: expected(q[tokens], k[tokens], v[tokens], form))
@@ -121,7 +121,7 @@ def test_latent_attention_decodes_over_latents(generator, heads):
     q = random(generator, len(kv_lens), heads, LATENT + ROPE)
     out = torch.full((len(q), heads, LATENT), torch.nan, dtype=q.dtype, device=CUDA)
     mla_decode_attention(q, kv, plan, 0.05, out)
-    check(out, plan, lambda t, slots: expected(q[t], kv[slots], kv[slots][..., :LATENT], AttentionForm(0.05)))
+    check(out, plan, lambda t, slots: expected(q[t], kv[slots], kv[slots][..., :LATENT], AttentionSpec(0.05)))
 
 
 def test_latent_attention_prefills_over_expanded_contexts_in_pieces(generator):
@@ -141,5 +141,5 @@ def test_latent_attention_prefills_over_expanded_contexts_in_pieces(generator):
     assert len(pieces) == 2
     for piece in pieces:
         mla_prefill_attention(q, *expand(mla_context(kv, piece)), piece, 0.05, out)
-    out[0] = expected(q[:1], *expand(kv[plan.req_to_token[0, :700].long(), 0]), AttentionForm(0.05))[0]
-    check(out, plan, lambda t, slots: expected(q[t], *expand(kv[slots, 0]), AttentionForm(0.05)))
+    out[0] = expected(q[:1], *expand(kv[plan.req_to_token[0, :700].long(), 0]), AttentionSpec(0.05))[0]
+    check(out, plan, lambda t, slots: expected(q[t], *expand(kv[slots, 0]), AttentionSpec(0.05)))

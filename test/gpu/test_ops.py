@@ -9,8 +9,8 @@ from support import broken_logits
 
 from lightllm.layers.attention import attention
 from lightllm.layers.rotary import RotaryTable
-from lightllm.models.batch import make_batch
 from lightllm.ops import sample
+from lightllm.ops.batch import make_batch
 from lightllm.ops.embedding import embedding
 from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
 from lightllm.ops.rms_norm import rms_norm
@@ -143,10 +143,10 @@ def test_attention_over_shuffled_slots(generator, one_layer, name, heads):
 def one_layer():
     from benchmark.gpu.attention import Heads, _one_layer
 
-    from lightllm.ops.attention_form import AttentionForm
+    from lightllm.ops.attention_spec import AttentionSpec
 
     def make(query, kv, size):
-        return _one_layer(CUDA, Heads(query, kv, size), dry=False), AttentionForm(size**-0.5)
+        return _one_layer(CUDA, Heads(query, kv, size), dry=False), AttentionSpec(size**-0.5)
 
     return make
 

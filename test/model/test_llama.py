@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from lightllm.models.base import TpPartBaseModel
-from lightllm.models.batch import make_batch
 from lightllm.models.registry import load_model
+from lightllm.ops.batch import make_batch
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],

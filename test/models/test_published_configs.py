@@ -12,7 +12,7 @@ from lightllm.models.architectures import find_architecture
 from lightllm.models.dialects import normalise
 from lightllm.models.moe_config import ClampedSwiglu, MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.moe_routing_spec import MoeRoutingSpec
 
 DEFAULT = {"rope_type": "default"}
 YARN = {
@@ -212,7 +212,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "windows": (), "ropes": (RopeConfig(128, 1e6, DEFAULT),),
          "norm_eps": 1e-5, "mla": None,
-         "moe": MoeConfig(RoutingForm(8, 2, "softmax", normalise=True), 14336, (True,) * 32)},
+         "moe": MoeConfig(MoeRoutingSpec(8, 2, "softmax", normalise=True), 14336, (True,) * 32)},
     ),
     "Qwen/Qwen3-30B-A3B": (
         {
@@ -226,7 +226,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"num_heads": 32, "num_kv_heads": 4, "head_dim": 128, "windows": (), "ropes": (RopeConfig(128, 1e6, DEFAULT),),
          "max_position_embeddings": 40960, "qkv_bias": False,
-         "moe": MoeConfig(RoutingForm(128, 8, "softmax", normalise=True), 768, (True,) * 48)},
+         "moe": MoeConfig(MoeRoutingSpec(128, 8, "softmax", normalise=True), 768, (True,) * 48)},
     ),
     "deepseek-ai/DeepSeek-V2-Lite": (
         {
@@ -243,7 +243,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"num_heads": 16, "num_kv_heads": 1, "latent_dim": 576, "intermediate_size": 10944,
          "mla": MlaConfig(latent=512, rope=64, nope=128, value=128, query_latent=0),
-         "moe": MoeConfig(RoutingForm(64, 6, "softmax"), 1408, (False,) + (True,) * 26, shared_width=2816),
+         "moe": MoeConfig(MoeRoutingSpec(64, 6, "softmax"), 1408, (False,) + (True,) * 26, shared_width=2816),
          "attention_scale": (0.1 * 0.707 * math.log(40) + 1) ** 2 * 192**-0.5,
          "ropes": (RopeConfig(64, 10000.0, {**READ_YARN, "mscale": 0.707, "mscale_all_dim": 0.707}, interleaved=True),)},
     ),
@@ -261,7 +261,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"num_heads": 128, "num_kv_heads": 1, "latent_dim": 576, "extra": 1,
          "mla": MlaConfig(latent=512, rope=64, nope=128, value=128, query_latent=1536),
-         "moe": MoeConfig(RoutingForm(256, 8, "sigmoid", normalise=True, groups=8, top_groups=4, scale=2.5),
+         "moe": MoeConfig(MoeRoutingSpec(256, 8, "sigmoid", normalise=True, groups=8, top_groups=4, scale=2.5),
                           2048, (False,) * 3 + (True,) * 58, shared_width=2048),
          "attention_scale": (0.1 * math.log(40) + 1) ** 2 * 192**-0.5,
          "ropes": (RopeConfig(64, 10000.0, {**READ_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}, interleaved=True),)},
@@ -281,7 +281,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "tie_word_embeddings": False, "use_cache": True, "vocab_size": 201088,
         },
         {"num_heads": 64, "num_kv_heads": 8, "head_dim": 64, "windows": (128, 0) * 12, "qkv_bias": True, "o_bias": True,
-         "moe": MoeConfig(RoutingForm(32, 4, "top_k_softmax"), 2880, (True,) * 24), "extra": ClampedSwiglu(7.0, 1.702),
+         "moe": MoeConfig(MoeRoutingSpec(32, 4, "top_k_softmax"), 2880, (True,) * 24), "extra": ClampedSwiglu(7.0, 1.702),
          "attention_scale": 1 / 8, "ropes": (RopeConfig(64, 150000.0, {
             "rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096.0, "beta_fast": 32.0,
             "beta_slow": 1.0, "truncate": False,

@@ -27,7 +27,7 @@ class Case(AttentionCase):
         expected = self.expected().view(len(self.q), -1)
         tolerance = TOLERANCE[self.q.dtype]
         for token_bytes in (LONG, SHORT):
-            result = attention(self.q, self.kv, self.plan(token_bytes), self.attention_form)
+            result = attention(self.q, self.kv, self.plan(token_bytes), self.attention_spec)
             torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -83,7 +83,7 @@ def test_queries_may_be_a_slice_of_a_wider_tensor() -> None:
 def test_large_scores_do_not_overflow() -> None:
     case = Case([40, 25], [1, 9], 1)
     case.q *= 1000
-    assert attention(case.q, case.kv, case.plan(), case.attention_form).isfinite().all()
+    assert attention(case.q, case.kv, case.plan(), case.attention_spec).isfinite().all()
 
 
 def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
@@ -92,7 +92,7 @@ def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
     case.kv[hold] = 2.0
     plan = plan_on_cpu([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32, LONG)
     q = torch.cat((case.q, torch.randn(2, 8, 16)))
-    result = attention(q, case.kv, plan, case.attention_form)
+    result = attention(q, case.kv, plan, case.attention_spec)
     torch.testing.assert_close(result[1:], torch.full((2, 128), 2.0))
 
 

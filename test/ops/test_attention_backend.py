@@ -145,8 +145,8 @@ def test_the_adapters_describe_rounds_as_the_packages_expect(packages: None, nam
     plan.backends = make_attention_backends(name, CUDA, graphs=False)
     for _ in range(2):
         out = torch.full_like(case.q, float("nan"))
-        decode_attention(case.q, case.kv, plan, case.attention_form, out)
-        prefill_attention(case.q, case.kv, plan, case.attention_form, out)
+        decode_attention(case.q, case.kv, plan, case.attention_spec, out)
+        prefill_attention(case.q, case.kv, plan, case.attention_spec, out)
         torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_flashinfer_decodes_groups_of_any_size(packages: None, heads: tuple[int,
     case = AttentionCase([9, 40], [1, 1], 2, "shuffled", heads=heads)
     plan = case.gpu_plan(CPU)
     plan.backends = make_attention_backends("flashinfer", CUDA, graphs=False)
-    decode_attention(case.q, case.kv, plan, case.attention_form, out := torch.empty_like(case.q))
+    decode_attention(case.q, case.kv, plan, case.attention_spec, out := torch.empty_like(case.q))
     torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
@@ -170,8 +170,8 @@ def test_what_a_package_does_not_know_is_computed_by_triton(
     asked = []
     monkeypatch.setattr(type(TRITON.decode), "decode", lambda *_: asked.append("decode"))
     monkeypatch.setattr(type(TRITON.decode), "prefill", lambda *_: asked.append("prefill"))
-    decode_attention(case.q, case.kv, plan, case.attention_form, case.q)
-    prefill_attention(case.q, case.kv, plan, case.attention_form, case.q)
+    decode_attention(case.q, case.kv, plan, case.attention_spec, case.q)
+    prefill_attention(case.q, case.kv, plan, case.attention_spec, case.q)
     assert asked == ["decode", "prefill"]
 
 

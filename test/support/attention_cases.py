@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from lightllm.ops.attention_form import AttentionForm, BlockSparsity
+from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 
 LONG, SHORT = 1 << 30, 1
@@ -13,7 +13,7 @@ LONG, SHORT = 1 << 30, 1
 
 
 def attention_reference(
-    q: torch.Tensor, kv: torch.Tensor, tables: list[list[int]], q_lens: list[int], form: AttentionForm
+    q: torch.Tensor, kv: torch.Tensor, tables: list[list[int]], q_lens: list[int], form: AttentionSpec
 ) -> torch.Tensor:
     """A loop over tokens and heads in float64; tables: slots of each entry's context. Returns [T, heads, head_dim]."""
     outputs: list[torch.Tensor] = []
@@ -27,7 +27,7 @@ def attention_reference(
 
 
 def _one_token(
-    q: torch.Tensor, seen: torch.Tensor, distance: torch.Tensor, form: AttentionForm
+    q: torch.Tensor, seen: torch.Tensor, distance: torch.Tensor, form: AttentionSpec
 ) -> torch.Tensor:
     heads, kv_heads = q.shape[0], seen.shape[1] // 2
     output = torch.empty_like(q)
@@ -77,7 +77,7 @@ FORMS = {
 }  # fmt: skip
 
 
-def make_form(
+def make_spec(
     heads: int,
     scale: float,
     window: int = 0,
@@ -85,16 +85,16 @@ def make_form(
     alibi: bool = False,
     sinks: bool = False,
     sparsity: tuple[int, int, int] | None = None,
-) -> AttentionForm:
+) -> AttentionSpec:
     """sparsity: block size, local blocks, stride; heads differ in where their stride begins."""
     slopes = 2.0 ** -torch.linspace(0.5, 8, heads) if alibi else None
     sink_scores = torch.linspace(-1, 2, heads) if sinks else None
     offsets = torch.arange(heads, dtype=torch.int32)
     blocks = BlockSparsity(*sparsity, offsets) if sparsity else None
-    return AttentionForm(scale, window, softcap, slopes, sink_scores, blocks)
+    return AttentionSpec(scale, window, softcap, slopes, sink_scores, blocks)
 
 
-def form_on(form: AttentionForm, device: torch.device) -> AttentionForm:
+def spec_on(form: AttentionSpec, device: torch.device) -> AttentionSpec:
     tensors = {
         name: tensor.to(device)
         for name in ("alibi_slopes", "sinks")
@@ -140,14 +140,14 @@ class AttentionCase:
         self.rows = [2 * i + 1 for i in range(len(self.kv_lens))]
         for row, table in zip(self.rows, self.tables):
             self.req_to_token[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
-        self.attention_form = make_form(self.heads[0], self.head_dim**-0.5, **FORMS[self.form])
+        self.attention_spec = make_spec(self.heads[0], self.head_dim**-0.5, **FORMS[self.form])
 
     def expected(self) -> torch.Tensor:
         """float64 [T, heads, head_dim]"""
-        return attention_reference(self.q, self.kv, self.tables, self.q_lens, self.attention_form)
+        return attention_reference(self.q, self.kv, self.tables, self.q_lens, self.attention_spec)
 
-    def form_on(self, device: torch.device) -> AttentionForm:
-        return form_on(self.attention_form, device)
+    def spec_on(self, device: torch.device) -> AttentionSpec:
+        return spec_on(self.attention_spec, device)
 
     def gpu_plan(self, device: torch.device, num_sms: int = 0) -> GpuAttentionPlan:
         """The plan that kernels read, on the device that they are tested on."""

@@ -8,7 +8,7 @@ import torch
 
 from lightllm.backend.kv_memory import KvShape
 from lightllm.models.base import TpPartBaseModel
-from lightllm.models.batch import make_batch
+from lightllm.ops.batch import make_batch
 
 
 class ModelDriver:

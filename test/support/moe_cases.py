@@ -4,19 +4,21 @@ import math
 
 import torch
 
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.moe_routing_spec import MoeRoutingSpec
 
 FORMS = {
-    "Mixtral": RoutingForm(8, 2, normalise=True),
-    "Qwen3": RoutingForm(6, 3),
-    "gpt-oss": RoutingForm(32, 4, scoring="top_k_softmax"),
-    "DeepSeek-V2": RoutingForm(12, 3, groups=4, top_groups=2, scale=16.0),
-    "GLM-4.5": RoutingForm(8, 3, scoring="sigmoid", normalise=True),
-    "DeepSeek-V3": RoutingForm(24, 4, scoring="sigmoid", normalise=True, groups=6, top_groups=2, scale=2.5),
+    "Mixtral": MoeRoutingSpec(8, 2, normalise=True),
+    "Qwen3": MoeRoutingSpec(6, 3),
+    "gpt-oss": MoeRoutingSpec(32, 4, scoring="top_k_softmax"),
+    "DeepSeek-V2": MoeRoutingSpec(12, 3, groups=4, top_groups=2, scale=16.0),
+    "GLM-4.5": MoeRoutingSpec(8, 3, scoring="sigmoid", normalise=True),
+    "DeepSeek-V3": MoeRoutingSpec(
+        24, 4, scoring="sigmoid", normalise=True, groups=6, top_groups=2, scale=2.5
+    ),
 }
 
 
-def routing_case(name: str, tokens: int) -> tuple[RoutingForm, torch.Tensor, torch.Tensor | None]:
+def routing_case(name: str, tokens: int) -> tuple[MoeRoutingSpec, torch.Tensor, torch.Tensor | None]:
     form = FORMS[name]
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(tokens, form.num_experts, generator=generator) * 2
@@ -25,7 +27,7 @@ def routing_case(name: str, tokens: int) -> tuple[RoutingForm, torch.Tensor, tor
 
 
 def expected_routing(
-    logits: torch.Tensor, form: RoutingForm, bias: torch.Tensor | None
+    logits: torch.Tensor, form: MoeRoutingSpec, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor, list[list[int]]]:
     """Weights float64 [T, top_k] and experts, the best first: a loop over tokens."""
     all_weights, all_experts = [], []
@@ -65,7 +67,7 @@ LOW_LOGITS = {
 BROKEN_LOGITS = {"NaN": float("nan"), "-inf": -float("inf"), "+inf": float("inf")}
 
 
-def broken_routing_case(name: str, value: float) -> tuple[RoutingForm, torch.Tensor, torch.Tensor | None]:
+def broken_routing_case(name: str, value: float) -> tuple[MoeRoutingSpec, torch.Tensor, torch.Tensor | None]:
     """Logits with `value`: in one place, in a whole group, everywhere; the last row has none."""
     form, logits, bias = routing_case(name, tokens=5)
     logits[0, 1] = logits[2] = value
@@ -74,7 +76,7 @@ def broken_routing_case(name: str, value: float) -> tuple[RoutingForm, torch.Ten
     return form, logits, bias
 
 
-def check_broken_routing(form: RoutingForm, weights: torch.Tensor, experts: torch.Tensor) -> None:
+def check_broken_routing(form: MoeRoutingSpec, weights: torch.Tensor, experts: torch.Tensor) -> None:
     """Every token has `top_k` different experts that exist; who has numbers has numbers."""
     assert ((experts >= 0) & (experts < form.num_experts)).all(), experts
     assert [len(set(row)) for row in experts.tolist()] == [form.top_k] * len(experts), experts

@@ -10,7 +10,7 @@ from lightllm.models.config import ModelConfig, read_llama_like, read_same_windo
 from lightllm.models.config_fields import Fields
 from lightllm.models.moe_config import ClampedSwiglu, MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig, read_rope
-from lightllm.ops.routing_form import RoutingForm
+from lightllm.ops.moe_routing_spec import MoeRoutingSpec
 
 
 def mixtral(fields: Fields, architecture: str) -> ModelConfig:
@@ -38,9 +38,9 @@ def qwen3_moe(fields: Fields, architecture: str) -> ModelConfig:
     return read_llama_like(fields, architecture, windows=windows, moe=experts)
 
 
-def _routing(fields: Fields, **differences: Any) -> RoutingForm:
+def _routing(fields: Fields, **differences: Any) -> MoeRoutingSpec:
     num_experts, top_k = fields.positive("num_experts"), fields.positive("num_experts_per_tok")
-    return RoutingForm(num_experts, top_k, **differences)
+    return MoeRoutingSpec(num_experts, top_k, **differences)
 
 
 def deepseek_v2(fields: Fields, architecture: str) -> ModelConfig:
@@ -76,7 +76,7 @@ def _groups(fields: Fields) -> dict[str, int]:
 def _deepseek(
     fields: Fields, architecture: str, routing: dict[str, Any], interleaved: bool = True, extra: Any = None
 ) -> ModelConfig:
-    """routing: of `RoutingForm`; extra: layers after the others, with which the model predicts more than one token."""
+    """routing: of `MoeRoutingSpec`; extra: layers after the others, with which the model predicts more than one token."""
     stated = fields.get("num_local_experts")  # as transformers 5 saves it
     fields = (fields if stated is None else fields.with_defaults(n_routed_experts=stated)).spelt(
         num_experts="n_routed_experts"

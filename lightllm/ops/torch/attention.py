@@ -9,64 +9,64 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.attention_form import AttentionForm, BlockSparsity
 from lightllm.ops.attention_plan import AttentionPlan, EntryPlan, PaddedContexts
+from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
 
 _SCORES = 1 << 22
 """Scores that `_attend` holds at a time: 16 MiB of float32."""
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
     kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
     count = plan.num_decode
     grouped = (count, kv_heads, q.shape[1] // kv_heads, head_dim)
     if plan.padded is not None:
-        _decode_together(q[:count].reshape(grouped), kv, plan.padded, form, out[:count].view(grouped))
+        _decode_together(q[:count].reshape(grouped), kv, plan.padded, spec, out[:count].view(grouped))
         return
     outputs = out[:count].view(grouped).unbind(0)
     buffer = gather_buffer(kv, plan)
-    if not form.is_product_only:
+    if not spec.is_product_only:
         queries = q[:count].reshape(grouped).unbind(0)
         for entry, query, output in zip(plan.decode, queries, outputs):
-            keys, values = _context(kv, entry, buffer, form.window)
+            keys, values = _context(kv, entry, buffer, spec.window)
             distance = torch.arange(keys.shape[1] - 1, -1, -1, device=q.device)
-            output.copy_(_attend(query[:, :, None], keys, values, distance, form)[:, :, 0])
+            output.copy_(_attend(query[:, :, None], keys, values, distance, spec)[:, :, 0])
         return
     if kv.dtype != torch.float32 or q.dtype != torch.float32:
         queries = q[:count].reshape(grouped).unbind(0)
         for entry, query, output in zip(plan.decode, queries, outputs):
-            keys, values = _context(kv, entry, buffer, form.window)
+            keys, values = _context(kv, entry, buffer, spec.window)
             output.copy_(
-                F.scaled_dot_product_attention(query[None], keys[None], values[None], scale=form.scale)[0]
+                F.scaled_dot_product_attention(query[None], keys[None], values[None], scale=spec.scale)[0]
             )
         return
-    queries = (q[:count] * form.scale).view(grouped).unbind(0)
+    queries = (q[:count] * spec.scale).view(grouped).unbind(0)
     bmm, softmax = torch.bmm, torch.softmax
     for entry, query, output in zip(plan.decode, queries, outputs):
-        keys, values = _context(kv, entry, buffer, form.window)
+        keys, values = _context(kv, entry, buffer, spec.window)
         bmm(softmax(bmm(query, keys.transpose(1, 2)), -1), values, out=output)
 
 
 def _decode_together(
-    query: torch.Tensor, kv: torch.Tensor, padded: PaddedContexts, form: AttentionForm, out: torch.Tensor
+    query: torch.Tensor, kv: torch.Tensor, padded: PaddedContexts, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
     """query, out: [n, kv_heads, group, head_dim]."""
     context = kv.index_select(0, padded.slots).view(len(query), padded.length, *kv.shape[1:])
     keys, values = context.transpose(1, 2).chunk(2, 1)
-    if form.is_product_only and not 0 < form.window < padded.length:
+    if spec.is_product_only and not 0 < spec.window < padded.length:
         attended = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=padded.mask, scale=form.scale
+            query, keys, values, attn_mask=padded.mask, scale=spec.scale
         )
         out.copy_(attended)
         return
     distance = padded.kv_lens[:, None] - 1 - torch.arange(padded.length, device=kv.device)
-    out.copy_(_attend(query[:, :, :, None], keys, values, distance[:, None, None, None], form)[:, :, :, 0])
+    out.copy_(_attend(query[:, :, :, None], keys, values, distance[:, None, None, None], spec)[:, :, :, 0])
 
 
 def prefill_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, form: AttentionForm, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
     kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
     group = q.shape[1] // kv_heads
@@ -77,8 +77,8 @@ def prefill_attention(
         query = q[tokens].reshape(grouped).permute(1, 2, 0, 3)
         output = out[tokens].view(grouped).permute(1, 2, 0, 3)
         keys, values = _context(kv, entry, buffer)
-        if not form.is_product_only or 0 < form.window < entry.kv_len:
-            _attend_in_blocks(query, keys, values, form, output)
+        if not spec.is_product_only or 0 < spec.window < entry.kv_len:
+            _attend_in_blocks(query, keys, values, spec, output)
             continue
         shape = (kv_heads, group, entry.kv_len, head_dim)
         attended = F.scaled_dot_product_attention(
@@ -87,13 +87,13 @@ def prefill_attention(
             values[:, None].expand(shape),
             attn_mask=entry.mask,
             is_causal=entry.causal,
-            scale=form.scale,
+            scale=spec.scale,
         )
         output.copy_(attended)
 
 
 def _attend_in_blocks(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: AttentionForm, out: torch.Tensor
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
     """One chunk in blocks of queries: bounded memory, and keys that no query of a block sees are skipped.
 
@@ -104,11 +104,11 @@ def _attend_in_blocks(
     for start in range(0, q_len, block):
         stop = min(start + block, q_len)
         position, last = kv_len - q_len + start, kv_len - q_len + stop
-        first = max(position + 1 - form.window, 0) if form.window else 0
+        first = max(position + 1 - spec.window, 0) if spec.window else 0
         distance = torch.arange(position, last, device=query.device)[:, None]
         distance = distance - torch.arange(first, last, device=query.device)
         attended = _attend(
-            query[:, :, start:stop], keys[:, first:last], values[:, first:last], distance, form, first
+            query[:, :, start:stop], keys[:, first:last], values[:, first:last], distance, spec, first
         )
         out[:, :, start:stop].copy_(attended)
 
@@ -118,30 +118,30 @@ def _attend(
     keys: torch.Tensor,
     values: torch.Tensor,
     distance: torch.Tensor,
-    form: AttentionForm,
+    spec: AttentionSpec,
     first: int = 0,
 ) -> torch.Tensor:
-    """Every form of attention, in float32.
+    """Attention of every spec, in float32.
 
     query: [..., kv_heads, group, q, head_dim]; keys, values: [..., kv_heads, k, head_dim]; distance: integers that
     broadcast to [..., kv_heads, group, q, k]; first: position of the first key. Returns float32 of the query's shape.
     """
     kv_heads, group = query.shape[-4:-2]
-    scores = (query.float() * form.scale) @ keys.float().transpose(-1, -2).unsqueeze(-3)
-    if form.softcap:
-        scores.div_(form.softcap).tanh_().mul_(form.softcap)
-    if form.alibi_slopes is not None:
-        scores -= form.alibi_slopes.view(kv_heads, group, 1, 1) * distance
+    scores = (query.float() * spec.scale) @ keys.float().transpose(-1, -2).unsqueeze(-3)
+    if spec.softcap:
+        scores.div_(spec.softcap).tanh_().mul_(spec.softcap)
+    if spec.alibi_slopes is not None:
+        scores -= spec.alibi_slopes.view(kv_heads, group, 1, 1) * distance
     outside = distance < 0
-    if form.window:
-        outside = outside | (distance >= form.window)
-    if form.sparsity is not None:
-        outside = outside | _left_out(distance, form.sparsity, kv_heads, group, first)
+    if spec.window:
+        outside = outside | (distance >= spec.window)
+    if spec.sparsity is not None:
+        outside = outside | _left_out(distance, spec.sparsity, kv_heads, group, first)
     scores.masked_fill_(outside, float("-inf"))
-    if form.sinks is None:
+    if spec.sinks is None:
         weights = scores.softmax(-1)
     else:
-        sinks = form.sinks.view(kv_heads, group, 1, 1).expand(*scores.shape[:-1], 1)
+        sinks = spec.sinks.view(kv_heads, group, 1, 1).expand(*scores.shape[:-1], 1)
         weights = torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
     return weights @ values.float().unsqueeze(-3)
 

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 
 LOG2_E: tl.constexpr = tl.constexpr(math.log2(math.e))
 
@@ -22,7 +22,7 @@ LOG2_E: tl.constexpr = tl.constexpr(math.log2(math.e))
 def scores_log2(
     products, distance, slopes, scale, softcap, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr
 ):  # fmt: skip
-    """log2(e) * (cap(products * scale') - slopes * distance); see `AttentionForm`.
+    """log2(e) * (cap(products * scale') - slopes * distance); see `AttentionSpec`.
 
     products: float32 [M, N]; distance: int32 [M, N] or [1, N]; slopes: float32 [M], times log2(e). SOFTCAP: scale is
     2 * log2(e) * scale' / softcap and softcap comes times log2(e), since tanh(x) = 1 - 2 / (1 + e^(2x)); otherwise scale
@@ -92,38 +92,38 @@ def merge_parts(
     return top, total, acc
 
 
-def score_arguments(form: AttentionForm) -> tuple[float, float]:
+def score_arguments(spec: AttentionSpec) -> tuple[float, float]:
     """`scale` and `softcap` of `scores_log2`."""
-    if form.softcap:
-        return 2 * LOG2_E.value * form.scale / form.softcap, form.softcap * LOG2_E.value
-    return form.scale * LOG2_E.value, 0.0
+    if spec.softcap:
+        return 2 * LOG2_E.value * spec.scale / spec.softcap, spec.softcap * LOG2_E.value
+    return spec.scale * LOG2_E.value, 0.0
 
 
-def score_tensors(form: AttentionForm) -> tuple[torch.Tensor | None, ...]:
-    """`slopes_ptr`, `sinks_ptr` and `offsets_ptr` of a kernel that takes a form."""
-    return form.alibi_slopes, form.sinks, form.sparsity.offsets if form.sparsity else None
+def score_tensors(spec: AttentionSpec) -> tuple[torch.Tensor | None, ...]:
+    """`slopes_ptr`, `sinks_ptr` and `offsets_ptr` of a kernel that takes a spec."""
+    return spec.alibi_slopes, spec.sinks, spec.sparsity.offsets if spec.sparsity else None
 
 
-def score_flags(form: AttentionForm) -> dict[str, int]:
+def score_flags(spec: AttentionSpec) -> dict[str, int]:
     """Its constexprs; SPARSE: the size of the blocks that are left out, 0 if none are."""
-    sparse = form.sparsity
+    sparse = spec.sparsity
     return {
-        "SOFTCAP": form.softcap != 0,
-        "ALIBI": form.alibi_slopes is not None,
-        "SINKS": form.sinks is not None,
+        "SOFTCAP": spec.softcap != 0,
+        "ALIBI": spec.alibi_slopes is not None,
+        "SINKS": spec.sinks is not None,
         "SPARSE": sparse.block_size if sparse else 0,
         "LOCAL": sparse.local_blocks if sparse else 0,
         "STRIDE": sparse.stride if sparse else 0,
     }
 
 
-def form_arguments(
+def spec_arguments(
     softcap: bool = False,
     alibi: bool = False,
     sinks: bool = False,
     sparsity: tuple[int, int, int] = (0, 0, 0),
 ) -> dict[str, Any]:
-    """Of a form, what a `CompileCase` lists. sparsity: block size, local blocks, stride."""
+    """Of a spec, what a `CompileCase` lists. sparsity: block size, local blocks, stride."""
     return {
         "slopes_ptr": "*fp32:16" if alibi else None,
         "sinks_ptr": "*fp32:16" if sinks else None,

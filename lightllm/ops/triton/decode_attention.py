@@ -15,13 +15,12 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.attention_parts import decode_work
 from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
-    form_arguments,
     in_seen_block,
     is_float32,
     leave_part,
@@ -30,6 +29,7 @@ from lightllm.ops.triton.attention_scores import (
     score_flags,
     score_tensors,
     scores_log2,
+    spec_arguments,
 )
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config
@@ -159,7 +159,7 @@ def decode_attention_kernel(
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: GpuAttentionPlan, form: AttentionForm, out: torch.Tensor
+    q: torch.Tensor, kv: torch.Tensor, plan: GpuAttentionPlan, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
     heads, head_dim = q.shape[1:]
     kv_heads = kv.shape[1] // 2
@@ -167,21 +167,21 @@ def decode_attention(
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     assert kv.stride(2) == q.stride(2) == out.stride(2) == 1 and kv.stride(1) == head_dim
     config = launch_config("decode_attention", q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
-    parts, partial, pdl = decode_work(plan, form.window, kv_heads, config["BLOCK_N"], heads, head_dim)
+    parts, partial, pdl = decode_work(plan, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim)
     decode_attention_kernel[(kv_heads, len(parts.entry_of))](
         q, kv, out, partial.out, partial.lse, parts.arrived,
-        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, *score_tensors(form),
-        *score_arguments(form), form.window, plan.num_decode,
+        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, *score_tensors(spec),
+        *score_arguments(spec), spec.window, plan.num_decode,
         q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
         KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
-        EXACT=is_float32(q), **score_flags(form), **config, **pdl,
+        EXACT=is_float32(q), **score_flags(spec), **config, **pdl,
     )  # fmt: skip
 
 
 def _case(
-    label: str, dtype: str, heads: tuple[int, int], head_dim: int, short: bool = False, **form: Any
+    label: str, dtype: str, heads: tuple[int, int], head_dim: int, short: bool = False, **spec: Any
 ) -> CompileCase:
-    """heads: query heads, KV heads; form: what of it is used, see `form_arguments`."""
+    """heads: query heads, KV heads; spec: what of it is used, see `spec_arguments`."""
     group = heads[0] // heads[1]
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     pointer = f"*{dtype}:16"
@@ -196,7 +196,7 @@ def _case(
             "q_stride": "i32:16", "q_head_stride": "i32:16", "kv_stride": "i32:16", "out_stride": "i32:16",
             "out_head_stride": "i32:16", "table_stride": "i32:16",
             "KV_HEADS": heads[1], "GROUP": group, "BLOCK_H": block_h, "HEAD_DIM": head_dim, "BLOCK_D": block_d,
-            "EXACT": dtype == "fp32", **form_arguments(**form),
+            "EXACT": dtype == "fp32", **spec_arguments(**spec),
         },
         config="decode_attention",
         sizes={"block_h": block_h, "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2},
@@ -235,8 +235,8 @@ def _problem(
         plan, slots = make_plan(device, entries, kv_len)
         q = random(device, dtype, entries, heads[0], head_dim)
         kv = random(device, dtype, slots + 1, 2 * heads[1], head_dim)
-        out, form = torch.empty_like(q), AttentionForm(head_dim**-0.5)
-        return lambda: decode_attention(q, kv, plan, form, out)
+        out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5)
+        return lambda: decode_attention(q, kv, plan, spec, out)
 
     return make
 

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.attention_parts import context_parts
 from lightllm.ops.triton.compile_case import CompileCase
@@ -53,7 +53,7 @@ def mla_context(kv: torch.Tensor, plan: GpuAttentionPlan) -> torch.Tensor:
 def mla_prefill_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: GpuAttentionPlan, scale: float, out: torch.Tensor
 ) -> None:
-    attend_dense(q, k, v, plan, AttentionForm(scale), out, plan.context_start)
+    attend_dense(q, k, v, plan, AttentionSpec(scale), out, plan.context_start)
 
 
 COMPILE_CASES = [

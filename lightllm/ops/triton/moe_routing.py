@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.routing_form import TINY, RoutingForm
+from lightllm.ops.moe_routing_spec import TINY, MoeRoutingSpec
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
@@ -33,7 +33,7 @@ def choose_experts_kernel(
     SCORING: tl.constexpr, NORMALISE: tl.constexpr, BIAS: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """See `RoutingForm`; SIZE: experts of a group. Grid (T,)."""
+    """See `MoeRoutingSpec`; SIZE: experts of a group. Grid (T,)."""
     token = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK_G)
     place = tl.arange(0, BLOCK_S)
@@ -89,28 +89,28 @@ def choose_experts_kernel(
 
 
 def choose_experts(
-    logits: torch.Tensor, form: RoutingForm, bias: torch.Tensor | None = None
+    logits: torch.Tensor, spec: MoeRoutingSpec, bias: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = logits.shape[0]
-    weights = torch.empty((tokens, form.top_k), dtype=torch.float32, device=logits.device)
-    experts = torch.empty((tokens, form.top_k), dtype=torch.int32, device=logits.device)
+    weights = torch.empty((tokens, spec.top_k), dtype=torch.float32, device=logits.device)
+    experts = torch.empty((tokens, spec.top_k), dtype=torch.int32, device=logits.device)
     if tokens == 0:
         return weights, experts
     assert logits.stride(1) == 1
     choose_experts_kernel[(tokens,)](
-        logits, bias, weights, experts, logits.stride(0), form.scale,
-        num_warps=1, **_constants(form, bias is not None), **pdl_options(logits.device),
+        logits, bias, weights, experts, logits.stride(0), spec.scale,
+        num_warps=1, **_constants(spec, bias is not None), **pdl_options(logits.device),
     )  # fmt: skip
     return weights, experts
 
 
-def _constants(form: RoutingForm, bias: bool) -> dict[str, int | bool]:
-    size = form.num_experts // form.groups
+def _constants(spec: MoeRoutingSpec, bias: bool) -> dict[str, int | bool]:
+    size = spec.num_experts // spec.groups
     return {
-        "TOP_K": form.top_k, "GROUPS": form.groups, "SIZE": size, "TOP_GROUPS": form.top_groups,
-        "SCORING": _SCORINGS[form.scoring], "NORMALISE": form.normalise, "BIAS": bias,
-        "BLOCK_G": triton.next_power_of_2(form.groups), "BLOCK_S": triton.next_power_of_2(size),
-        "BLOCK_K": triton.next_power_of_2(form.top_k),
+        "TOP_K": spec.top_k, "GROUPS": spec.groups, "SIZE": size, "TOP_GROUPS": spec.top_groups,
+        "SCORING": _SCORINGS[spec.scoring], "NORMALISE": spec.normalise, "BIAS": bias,
+        "BLOCK_G": triton.next_power_of_2(spec.groups), "BLOCK_S": triton.next_power_of_2(size),
+        "BLOCK_K": triton.next_power_of_2(spec.top_k),
     }  # fmt: skip
 
 
@@ -120,15 +120,15 @@ COMPILE_CASES = [
         label=label,
         arguments={
             "logits_ptr": "*fp32:16", "bias_ptr": "*fp32:16" if bias else None, "weights_ptr": "*fp32:16",
-            "experts_ptr": "*i32:16", "stride": "i32:16", "scale": "fp32", **_constants(form, bias),
+            "experts_ptr": "*i32:16", "stride": "i32:16", "scale": "fp32", **_constants(spec, bias),
         },
         launch={"num_warps": 1},
     )
-    for label, form, bias in (
-        ("Qwen3: 8 of 128", RoutingForm(128, 8, normalise=True), False),
-        ("DeepSeek-V2: 6 of 160 in 8 groups", RoutingForm(160, 6, groups=8, top_groups=3, scale=16.0), False),
-        ("DeepSeek-V3: 8 of 256 in 8 groups, biased", RoutingForm(
+    for label, spec, bias in (
+        ("Qwen3: 8 of 128", MoeRoutingSpec(128, 8, normalise=True), False),
+        ("DeepSeek-V2: 6 of 160 in 8 groups", MoeRoutingSpec(160, 6, groups=8, top_groups=3, scale=16.0), False),
+        ("DeepSeek-V3: 8 of 256 in 8 groups, biased", MoeRoutingSpec(
             256, 8, scoring="sigmoid", normalise=True, groups=8, top_groups=4, scale=2.5), True),
-        ("gpt-oss: 4 of 128", RoutingForm(128, 4, scoring="top_k_softmax"), False),
+        ("gpt-oss: 4 of 128", MoeRoutingSpec(128, 4, scoring="top_k_softmax"), False),
     )
 ]  # fmt: skip

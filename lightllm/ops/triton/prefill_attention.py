@@ -17,13 +17,12 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton.attention_parts import prefill_parts
 from lightllm.ops.triton.attention_problem import make_plan, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
-    form_arguments,
     gpu_architecture,
     in_seen_block,
     is_float32,
@@ -31,6 +30,7 @@ from lightllm.ops.triton.attention_scores import (
     score_flags,
     score_tensors,
     scores_log2,
+    spec_arguments,
 )
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
@@ -182,16 +182,16 @@ def prefill_attention(
     q: torch.Tensor,
     kv: torch.Tensor,
     plan: GpuAttentionPlan,
-    form: AttentionForm,
+    spec: AttentionSpec,
     out: torch.Tensor,
     fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> None:
     kv_heads = kv.shape[1] // 2
     if fresh is not None and plan.fresh:
         starts = plan.q_start[plan.num_decode : -1]
-        attend_dense(q, *fresh, plan, form, out, starts)
+        attend_dense(q, *fresh, plan, spec, out, starts)
     else:
-        _launch(q, kv[:, :kv_heads], kv[:, kv_heads:], plan, form, out, None)
+        _launch(q, kv[:, :kv_heads], kv[:, kv_heads:], plan, spec, out, None)
 
 
 def attend_dense(
@@ -199,12 +199,12 @@ def attend_dense(
     k: torch.Tensor,
     v: torch.Tensor,
     plan: GpuAttentionPlan,
-    form: AttentionForm,
+    spec: AttentionSpec,
     out: torch.Tensor,
     context: torch.Tensor,
 ) -> None:
     """As `prefill_attention`; context: int32 [prefill entries], the row of k and v where each entry's context begins."""
-    _launch(q, k, v, plan, form, out, context)
+    _launch(q, k, v, plan, spec, out, context)
 
 
 def _launch(
@@ -212,7 +212,7 @@ def _launch(
     k: torch.Tensor,
     v: torch.Tensor,
     plan: GpuAttentionPlan,
-    form: AttentionForm,
+    spec: AttentionSpec,
     out: torch.Tensor,
     context: torch.Tensor | None,
 ) -> None:
@@ -224,7 +224,7 @@ def _launch(
     block_d, block_v = triton.next_power_of_2(key_dim), triton.next_power_of_2(value_dim)
     assert q.stride(2) == k.stride(2) == v.stride(2) == out.stride(2) == 1
     arch = gpu_architecture(q.device)
-    special = _special(group, block_g, form.window != 0, **score_flags(form))
+    special = _special(group, block_g, spec.window != 0, **score_flags(spec))
     config = launch_config(
         "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special,
         slots=int(context is None),
@@ -234,13 +234,13 @@ def _launch(
     prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
         q, k, v, out,
         plan.req_to_token, plan.rows[first:], plan.q_start[first:], plan.kv_len[first:], context,
-        parts.first, parts.entry_of, *score_tensors(form),
-        *score_arguments(form), form.window, plan.num_prefill,
+        parts.first, parts.entry_of, *score_tensors(spec),
+        *score_arguments(spec), spec.window, plan.num_prefill,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
         plan.req_to_token.stride(0),
         GROUP=group, BLOCK_G=block_g, KEY_DIM=key_dim, VALUE_DIM=value_dim, BLOCK_D=block_d, BLOCK_V=block_v,
-        DENSE=context is not None, WINDOW=form.window != 0, EXACT=is_float32(q),
-        **score_flags(form), **config, **pdl_options(q.device),
+        DENSE=context is not None, WINDOW=spec.window != 0, EXACT=is_float32(q),
+        **score_flags(spec), **config, **pdl_options(q.device),
     )  # fmt: skip
 
 
@@ -258,9 +258,9 @@ def _case(
     dense: bool = False,
     short: bool = False,
     window: bool = False,
-    **form: Any,
+    **spec: Any,
 ) -> list[CompileCase]:
-    """heads: query heads, KV heads; value_dim: if it is not head_dim; form: what else of it is used, see `form_arguments`.
+    """heads: query heads, KV heads; value_dim: if it is not head_dim; spec: what else of it is used, see `spec_arguments`.
     Three cases: before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
     group, value_dim = heads[0] // heads[1], value_dim or head_dim
     block_d, block_v = triton.next_power_of_2(head_dim), triton.next_power_of_2(value_dim)
@@ -274,9 +274,9 @@ def _case(
             **{f"{name}_stride": "i32:16" for name in strides},
             "GROUP": group, "BLOCK_G": min(group, _LARGEST_GROUP),
             "KEY_DIM": head_dim, "VALUE_DIM": value_dim, "BLOCK_D": block_d, "BLOCK_V": block_v,
-            "DENSE": dense, "WINDOW": window, "EXACT": dtype == "fp32", **form_arguments(**form),
+            "DENSE": dense, "WINDOW": window, "EXACT": dtype == "fp32", **spec_arguments(**spec),
         }  # fmt: skip
-    special = _special(group, min(group, _LARGEST_GROUP), window, form=bool(form))
+    special = _special(group, min(group, _LARGEST_GROUP), window, spec=bool(spec))
     sizes = {
         "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2, "special": special, "slots": int(not dense)
     }  # fmt: skip
@@ -327,8 +327,8 @@ def _problem(
         q = random(device, dtype, slots, 32 if device.type == "cuda" else 2, head_dim)
         kv = random(device, dtype, slots + 1, 2 * kv_heads, head_dim)
         fresh = (kv[:slots, :kv_heads], kv[:slots, kv_heads:]) if dense else None
-        out, form = torch.empty_like(q), AttentionForm(head_dim**-0.5, window)
-        return lambda: prefill_attention(q, kv, plan, form, out, fresh)
+        out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5, window)
+        return lambda: prefill_attention(q, kv, plan, spec, out, fresh)
 
     return make
 

@@ -17,9 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightllm.layers.attention import attention
 from lightllm.models.base import TpPartBaseModel
-from lightllm.models.batch import Batch, make_batch
 from lightllm.models.registry import load_model
-from lightllm.ops.attention_form import AttentionForm
+from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.batch import Batch, make_batch
 
 _ROTATED_BYTES = 1 << 30
 
@@ -113,7 +113,7 @@ class _Case:
     def __init__(self, device: torch.device, heads: Heads, entries: int, context: int, dry: bool) -> None:
         self.model = _one_layer(device, heads, dry)
         self.dtype = self.model.activation_dtype
-        self.form = AttentionForm(heads.size**-0.5)
+        self.form = AttentionSpec(heads.size**-0.5)
         self.device = device
         slots = entries * context
         self.kv = torch.empty(slots + 1, 2 * heads.kv, heads.size, device=device, dtype=self.dtype).normal_()

@@ -14,7 +14,7 @@ class Case(AttentionCase):
     def compute(self, plan: GpuAttentionPlan) -> torch.Tensor:
         q = self.q.to(DEVICE)
         out = torch.full_like(q, float("nan"))
-        decode_attention(q, self.kv.to(DEVICE), plan, self.form_on(DEVICE), out)
+        decode_attention(q, self.kv.to(DEVICE), plan, self.spec_on(DEVICE), out)
         assert out[self.num_decode :].isnan().all(), "only the decode entries' rows are written"
         return out[: self.num_decode]
 
@@ -66,7 +66,7 @@ def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
     case = Case([20, 11], [1, 1], 2)
     wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
     out = torch.full_like(wide, 7.0)
-    decode_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_form, out[:, 8:])
+    decode_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_spec, out[:, 8:])
     assert_close(out[:, 8:].cpu(), case.expected())
     assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
 

@@ -17,7 +17,7 @@ class Case(AttentionCase):
             assert plan.fresh
             fresh = self.dense()
             kv = torch.full_like(kv, float("nan"))
-        prefill_attention(q, kv, plan, self.form_on(DEVICE), out, fresh)
+        prefill_attention(q, kv, plan, self.spec_on(DEVICE), out, fresh)
         assert out[: self.num_decode].isnan().all(), "decode entries' rows are not written"
         return out[self.num_decode :].cpu()
 
@@ -68,7 +68,7 @@ def test_dense_keys_are_not_used_when_a_chunk_has_a_prefix() -> None:
     case = Case([9, 20], [9, 5], 0)
     q, out = case.q.to(DEVICE), torch.full_like(case.q, float("nan")).to(DEVICE)
     wrong = torch.full((len(q), 2, 16), float("nan"), device=DEVICE)
-    prefill_attention(q, case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_form, out, (wrong, wrong))
+    prefill_attention(q, case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_spec, out, (wrong, wrong))
     assert_close(out.cpu(), case.expected())
 
 
@@ -76,7 +76,7 @@ def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
     case = Case([20, 11], [20, 5], 0)
     wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
     out = torch.full_like(wide, 7.0)
-    prefill_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_form, out[:, 8:])
+    prefill_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_spec, out[:, 8:])
     assert_close(out[:, 8:].cpu(), case.expected())
     assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
 

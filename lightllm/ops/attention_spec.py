@@ -20,7 +20,7 @@ class BlockSparsity:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AttentionForm:
+class AttentionSpec:
     """score(q, k) = cap(scale * q·k) - alibi_slopes[head] * distance, where cap(s) = softcap * tanh(s / softcap).
 
     `distance` is the query's position minus the key's; a query sees the keys with 0 <= distance, and distance < window

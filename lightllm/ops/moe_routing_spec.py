@@ -9,7 +9,7 @@ TINY = 1e-20
 
 
 @dataclasses.dataclass(frozen=True)
-class RoutingForm:
+class MoeRoutingSpec:
     """Which `top_k` of all experts compute a token, and with which weights, from one logit an expert.
 
     1. scores = softmax(logits) or sigmoid(logits), or the logits as they are ("top_k_softmax");
