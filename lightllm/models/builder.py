@@ -195,7 +195,7 @@ class Builder:
     def float32(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A small tensor, whole, with all of its digits."""
         return WeightRows(
-            self.reader.read(self.prefix + name, shape), torch.float32, self.device, self.reader.forget
+            self.reader.read(self.prefix + name, shape), torch.float32, self.device, self.reader.release_pages
         ).load()
 
     def share(self, names: Sequence[str], shape: Sequence[int], dim: int) -> WeightRows:
@@ -281,7 +281,12 @@ class Builder:
     def _of(self, parts: Sequence[torch.Tensor]) -> WeightRows:
         reader = self.reader
         return WeightRows(
-            parts, self.dtype, self.device, reader.forget, reader.room, room_bytes=reader.room.limit
+            parts,
+            self.dtype,
+            self.device,
+            reader.release_pages,
+            reader.budget,
+            budget_bytes=reader.budget.limit,
         )
 
     def keep(self, layer: _Layer) -> _Layer:

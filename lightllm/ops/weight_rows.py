@@ -29,14 +29,14 @@ class WeightRows:
         parts: Sequence[torch.Tensor],
         dtype: torch.dtype,
         device: torch.device,
-        forget: Callable[[torch.Tensor], None] = lambda rows: None,
-        room: Callable[[int], AbstractContextManager[None]] = lambda nbytes: contextlib.nullcontext(),
-        room_bytes: int = sys.maxsize,
+        release_pages: Callable[[torch.Tensor], None] = lambda rows: None,
+        budget: Callable[[int], AbstractContextManager[None]] = lambda nbytes: contextlib.nullcontext(),
+        budget_bytes: int = sys.maxsize,
     ) -> None:
-        """forget: is told which rows have been fetched; room: is entered for as long as a copy of so many bytes lives;
-        room_bytes: how many there are for all copies."""
+        """release_pages: is told which rows have been fetched; budget: is entered for as long as a copy of so many bytes lives;
+        budget_bytes: how many there are for all copies."""
         self.parts, self.dtype, self.device = list(parts), dtype, device
-        self._forget, self._room, self._room_bytes = forget, room, room_bytes
+        self._release_pages, self._budget, self._budget_bytes = release_pages, budget, budget_bytes
 
     @property
     def shape(self) -> torch.Size:
@@ -45,13 +45,15 @@ class WeightRows:
 
     def view(self, *parts: torch.Tensor) -> WeightRows:
         """Other views of what these are views of, or of what was made from it."""
-        return WeightRows(parts, self.dtype, self.device, self._forget, self._room, self._room_bytes)
+        return WeightRows(
+            parts, self.dtype, self.device, self._release_pages, self._budget, self._budget_bytes
+        )
 
     @property
     def piece_bytes(self) -> int:
         """The largest piece worth packing at once: it leaves room for a smaller weight of another thread. Where tensors are
         small, 16 MiB."""
-        return max(4 * _CHUNK_BYTES, self._room_bytes * 3 // 4 - 2 * _CHUNK_BYTES)
+        return max(4 * _CHUNK_BYTES, self._budget_bytes * 3 // 4 - 2 * _CHUNK_BYTES)
 
     def load(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A new tensor of all rows on `device`; dtype: widened to it after rounding, None: `self.dtype`."""
@@ -87,7 +89,7 @@ class WeightRows:
                         else rounded
                     )
                     place.copy_(rounded[: len(rows)].copy_(rows))
-                self._forget(rows)
+                self._release_pages(rows)
             above += len(part)
 
     def pack(
@@ -100,7 +102,7 @@ class WeightRows:
         total, rest = self.shape[0], self.shape[1:]
         rows = min(rows, total)
         nbytes = rows * math.prod(rest) * dtype.itemsize
-        with self._room(nbytes + 2 * _CHUNK_BYTES):
+        with self._budget(nbytes + 2 * _CHUNK_BYTES):
             # malloc would keep what is smaller than 32 MiB for later, in each thread; see mallopt(3).
             memory = mmap.mmap(-1, max(1, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             buffer = torch.frombuffer(memory, dtype=dtype, count=nbytes // dtype.itemsize).view(rows, *rest)

@@ -51,7 +51,7 @@ class SafetensorsCheckpoint:
         self._paths, self.overruled = choose_files(files, tensors, same)
         self._files = {name: opened[path] for name, path in self._paths.items()}
         self._lock = threading.Lock()
-        self.forget = MappedFiles(files.paths).forget
+        self.release_pages = MappedFiles(files.paths).release_pages
 
     def names(self) -> set[str]:
         return set(self._files)
@@ -99,7 +99,7 @@ class BinCheckpoint:
 
         self._paths, self.overruled = choose_files(files, states, same)
         self._tensors = {name: states[path][name] for name, path in self._paths.items()}
-        self.forget = MappedFiles(files.paths).forget
+        self.release_pages = MappedFiles(files.paths).release_pages
 
     def names(self) -> set[str]:
         return set(self._tensors)

@@ -41,7 +41,7 @@ class DummyWeights:
     def elements(self) -> int:
         return 0
 
-    def forget(self, tensor: torch.Tensor) -> None:
+    def release_pages(self, tensor: torch.Tensor) -> None:
         """It is nobody else's."""
 
     def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:

@@ -22,7 +22,7 @@ class MappedFiles:
         self._ranges = sorted(_mapped_ranges({os.path.realpath(path) for path in paths}))
         self._libc = ctypes.CDLL(None, use_errno=True) if self._ranges else None
 
-    def forget(self, tensor: torch.Tensor) -> None:
+    def release_pages(self, tensor: torch.Tensor) -> None:
         """Unmaps the pages under a view of one of the files, and nothing that lies elsewhere. Reading them again finds
         the same (madvise(2), MADV_DONTNEED)."""
         if self._libc is None or not tensor.numel():

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from lightllm.errors import InvalidModel
-from lightllm.weights.room import Room
+from lightllm.weights.memory_budget import MemoryBudget
 from lightllm.weights.source import TensorSource
 from lightllm.weights.split import Part
 
@@ -34,9 +34,9 @@ class WeightReader:
     ) -> None:
         """prefix: what the names in the checkpoint may have in front, or may not."""
         self._source = source
-        self.forget = source.forget
+        self.release_pages = source.release_pages
         """Is told what of a tensor has been copied."""
-        self.room = Room(source.largest())
+        self.budget = MemoryBudget(source.largest())
         """Of copies: whoever loads holds no more than one tensor beside what it keeps."""
         self._prefix = prefix
         self._present_in_file = source.names()
@@ -75,7 +75,7 @@ class WeightReader:
             rows = [tensor[start : start + step] for tensor in (first, second)]
             same = torch.equal(*(part.to(dtype) for part in rows))
             for part in rows:
-                self.forget(part)
+                self.release_pages(part)
             if not same:
                 return False
         return True

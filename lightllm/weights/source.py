@@ -34,5 +34,5 @@ class TensorSource(Protocol):
     def elements(self) -> int:
         """Of all tensors together; 0 where any name can be read."""
 
-    def forget(self, tensor: torch.Tensor) -> None:
+    def release_pages(self, tensor: torch.Tensor) -> None:
         """What `read` returned, or a view of it, has been copied: it need not stay in memory, though it may be read again."""

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out_features", type=int, default=5632)
     parser.add_argument("--in_features", type=int, default=2048)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
-    parser.add_argument("--room_mib", type=int, default=250, help="the largest tensor, which bounds pieces")
+    parser.add_argument("--budget_mib", type=int, default=250, help="the largest tensor, which bounds pieces")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
     }
     if "fbgemm" in torch.backends.quantized.supported_engines:
         forms["fp16 packed"] = (torch.float32, [Fp16PackedLinear(w, None) for w in halves])
-        pieces = [in_pieces(w, args.room_mib << 20) for w in halves]
+        pieces = [in_pieces(w, args.budget_mib << 20) for w in halves]
         if isinstance(pieces[0], SideBySide):
             forms["fp16 pieces"] = (torch.float32, list(pieces))
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -65,8 +65,8 @@ def main() -> None:
         )
 
 
-def in_pieces(weight: torch.Tensor, room_bytes: int) -> PackedLinear:
-    return pack_linear(WeightRows([weight], weight.dtype, weight.device, room_bytes=room_bytes), None)
+def in_pieces(weight: torch.Tensor, budget_bytes: int) -> PackedLinear:
+    return pack_linear(WeightRows([weight], weight.dtype, weight.device, budget_bytes=budget_bytes), None)
 
 
 @torch.inference_mode()

@@ -89,12 +89,14 @@ def test_pieces_are_as_small_as_the_room_for_copies() -> None:
     weight, sizes = torch.randn(2560, inputs, dtype=torch.bfloat16), list[int]()
 
     @contextmanager
-    def room(nbytes: int) -> Iterator[None]:
+    def budget(nbytes: int) -> Iterator[None]:
         sizes.append(nbytes)
         yield
 
-    def packed(room_bytes: int) -> PackedLinear:
-        return pack_linear(WeightRows([weight], weight.dtype, CPU, room=room, room_bytes=room_bytes), None)
+    def packed(budget_bytes: int) -> PackedLinear:
+        return pack_linear(
+            WeightRows([weight], weight.dtype, CPU, budget=budget, budget_bytes=budget_bytes), None
+        )
 
     assert not isinstance(packed(1 << 30), SideBySide)
     assert isinstance(packed(20 << 20), SideBySide)

@@ -59,23 +59,23 @@ def test_vectors_and_stacks_have_rows_too() -> None:
 
 def test_every_row_is_forgotten_once_it_has_been_copied_a_few_mib_at_a_time() -> None:
     weight, forgotten = torch.randn(3000, 1024), list[torch.Tensor]()
-    rows = WeightRows([weight[:1000], weight[1000:]], weight.dtype, CPU, forget=forgotten.append)
+    rows = WeightRows([weight[:1000], weight[1000:]], weight.dtype, CPU, release_pages=forgotten.append)
     assert torch.equal(rows.load(), weight)
     assert len(forgotten) > 2 and max(part.nbytes for part in forgotten) <= 4 << 20
     assert torch.equal(torch.cat(forgotten), weight)
 
 
-def test_room_is_held_for_one_piece_while_all_are_packed() -> None:
+def test_the_budget_is_held_for_one_piece_while_all_are_packed() -> None:
     entered: list[int] = []
     inside: list[bool] = []
 
     @contextmanager
-    def room(nbytes: int) -> Iterator[None]:
+    def budget(nbytes: int) -> Iterator[None]:
         entered.append(nbytes)
         inside.append(True)
         yield
         inside.clear()
 
-    rows = WeightRows([torch.randn(50, 8)], torch.float32, CPU, room=room)
+    rows = WeightRows([torch.randn(50, 8)], torch.float32, CPU, budget=budget)
     rows.pack(20, torch.float32, lambda piece, first: inside[0])
     assert len(entered) == 1 and 0 <= entered[0] - (20 * 8 * 4) <= 8 << 20 and not inside

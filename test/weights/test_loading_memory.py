@@ -1,4 +1,4 @@
-"""The parts that keep loading within a share and one tensor: room for copies, and pages of files that are let go."""
+"""The parts that keep loading within a share and one tensor: a budget for copies, and pages of files that are released."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import save_file
 
 from lightllm.weights.checkpoint import open_checkpoint
-from lightllm.weights.room import Room
+from lightllm.weights.memory_budget import MemoryBudget
 
 
-def test_copies_of_many_threads_never_take_more_than_the_room() -> None:
-    room, lock = Room(100), threading.Lock()
+def test_copies_of_many_threads_never_take_more_than_the_budget() -> None:
+    budget, lock = MemoryBudget(100), threading.Lock()
     together, most = 0, 0
     alone: list[bool] = []
 
     def work(nbytes: int) -> None:
         nonlocal together, most
         for _ in range(50):
-            with room(nbytes):
+            with budget(nbytes):
                 with lock:
                     together += nbytes
                     if nbytes > 100:
@@ -40,11 +40,11 @@ def test_copies_of_many_threads_never_take_more_than_the_room() -> None:
     assert most <= 100 and len(alone) == 50 and all(alone)
 
 
-def test_room_is_free_again_after_an_error() -> None:
-    room = Room(100)
-    with pytest.raises(ValueError, match="broken"), room(100):
+def test_the_budget_is_whole_again_after_an_error() -> None:
+    budget = MemoryBudget(100)
+    with pytest.raises(ValueError, match="broken"), budget(100):
         raise ValueError("broken")
-    with room(100):
+    with budget(100):
         pass
 
 
@@ -55,7 +55,7 @@ def mapped_bytes() -> int:
 
 
 @pytest.mark.parametrize("weight_format", ["safetensors", "bin"])
-def test_forgotten_pages_leave_memory_and_can_be_read_again(tmp_path: Path, weight_format: str) -> None:
+def test_released_pages_leave_memory_and_can_be_read_again(tmp_path: Path, weight_format: str) -> None:
     weight = torch.randn(4096, 2048)
     if weight_format == "bin":
         torch.save({"a": weight}, tmp_path / "pytorch_model.bin")
@@ -66,8 +66,8 @@ def test_forgotten_pages_leave_memory_and_can_be_read_again(tmp_path: Path, weig
     read = source.read("a", weight.shape, None)
     assert torch.equal(read, weight)
     before = mapped_bytes()
-    source.forget(read[100:1000, 3:40])
-    source.forget(read[1000:])
+    source.release_pages(read[100:1000, 3:40])
+    source.release_pages(read[1000:])
     assert mapped_bytes() < before - 0.9 * weight.nbytes
     assert torch.equal(read, weight)
 
@@ -77,6 +77,6 @@ def test_what_is_no_part_of_a_file_is_not_touched(tmp_path: Path) -> None:
     source = open_checkpoint(str(tmp_path))
     own = torch.randn(1024, 1024)
     expected = own.clone()
-    source.forget(own)
-    source.forget(own[:0])
+    source.release_pages(own)
+    source.release_pages(own[:0])
     assert torch.equal(own, expected)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Room:
-    """`with room(nbytes):` waits until all copies together are no larger than `limit` bytes; one alone may be."""
+class MemoryBudget:
+    """`with budget(nbytes):` waits until all copies together are no larger than `limit` bytes; one alone may be."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
