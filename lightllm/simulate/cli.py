@@ -65,7 +65,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("seed", type=int, default=0)
     add("max-new-tokens", type=_whole, help="what requests declare; default: the trace's")
     add("latency-model", default="a100-7b", metavar="NAME|FILE",
-        help=f"{', '.join(latency.MODELS)}, or a JSON file (docs/scheduling.md)")  # fmt: skip
+        help=f"{', '.join(latency.MODELS)}, or a JSON file (docs/scheduling_figures.md)")  # fmt: skip
     add("gap_slo", type=_seconds, default=Slo.gap, metavar="S",
         help="longest gap between two tokens that counts as good (default %(default)s)")  # fmt: skip
     add("check", type=int, default=0, metavar="N", help="check the scheduler's books every N rounds")

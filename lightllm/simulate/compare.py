@@ -1,4 +1,4 @@
-"""What the admission policies do with the same requests: the tables and plots of docs/scheduling.md.
+"""What the admission policies do with the same requests: the tables and plots of docs/scheduling_figures.md.
 
     python -m lightllm.simulate.compare --trace synthetic:sharegpt --requests 6000 --jobs 2 --plots docs/scheduling
 

@@ -1,4 +1,4 @@
-"""docs/scheduling.md says what the code does: the worked example."""
+"""docs/scheduling_design.md says what the code does: the worked example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from lightllm.router.admission.usage import peak
 
-DOC = Path(__file__).parents[2] / "docs" / "scheduling.md"
+DOC = Path(__file__).parents[2] / "docs" / "scheduling_design.md"
 
 
 def worked_example() -> list[list[int]]:
