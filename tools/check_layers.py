@@ -29,6 +29,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "protocol",
             "ipc",
             "http",
+            "parsers",
             "tokenizer",
             "templating",
             "constraints",
@@ -51,7 +52,7 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 
 TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "http", "tokenizer", "templating", "constraints", "config", "config_sources",
+    "protocol", "ipc", "http", "parsers", "tokenizer", "templating", "constraints", "config", "config_sources",
     "foreign_options", "sampling_params", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip

@@ -21,9 +21,11 @@ from lightllm.httpserver.chat_messages import (
     template_variables,
 )
 from lightllm.httpserver.constraints import error_field
+from lightllm.httpserver.echo import Echo
 from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
-from lightllm.httpserver.openai_rendering import ChatRenderer, CompletionRenderer, Extras
+from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
+from lightllm.httpserver.openai_shapes import ChatShape, CompletionShape
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord, RequestRecord
@@ -106,14 +108,16 @@ async def _chat(state: ServerState, request: Request) -> Response:
     )
     length_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", length_field)
+    if state.chat_parser.reads_special_tokens:
+        params = msgspec.structs.replace(params, skip_special_tokens=False)
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     record = RequestRecord(
         [prompt], (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
     )
-    renderer = ChatRenderer(
-        answer_id, int(time.time()), model, _logprobs(state, body, logprobs), _extras(body)
-    )
+    answer = Answer(answer_id, int(time.time()), model)
+    extras = _extras(body, _logprobs(state, body, logprobs))
+    renderer = OpenAIRenderer(answer, ChatShape(), extras, state.chat_parser)
     return GenerationResponse(state.engine, record, renderer)
 
 
@@ -135,15 +139,9 @@ async def _complete(state: ServerState, request: Request) -> Response:
     record = RequestRecord(
         records, (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
     )
-    renderer = CompletionRenderer(
-        answer_id,
-        int(time.time()),
-        model,
-        _logprobs(state, body, body.logprobs),
-        _extras(body),
-        bool(body.echo),
-        body.echo_only,
-    )
+    logprobs = _logprobs(state, body, body.logprobs)
+    extras = _extras(body, logprobs, Echo(logprobs, body.echo_only) if body.echo else None)
+    renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), CompletionShape(), extras)
     return GenerationResponse(state.engine, record, renderer)
 
 
@@ -208,8 +206,8 @@ def _logprobs(state: ServerState, body: OpenAIRequest, count: int | None) -> Log
     return Logprobs(state.encoder.tokenizer, count, bool(body.return_tokens_as_token_ids))
 
 
-def _extras(body: OpenAIRequest) -> Extras:
+def _extras(body: OpenAIRequest, logprobs: Logprobs | None, echo: Echo | None = None) -> Extras:
     options = body.stream_options
     usage = body.include_usage and body.streamed
     continuous = usage and options is not None and bool(options.continuous_usage_stats)
-    return Extras(usage, continuous, bool(body.return_token_ids))
+    return Extras(logprobs, usage, continuous, bool(body.return_token_ids), echo)

@@ -1,6 +1,7 @@
-"""Answers of `/v1/chat/completions` and `/v1/completions`, whole and streamed.
+"""Answers of `/v1/chat/completions` and `/v1/completions`, whole and streamed: one renderer, which a shape tells what a choice
+looks like, and whose parsers say what of the text is content.
 
-A streamed chunk without log-probabilities is a prefix made once per choice, the escaped text, and a suffix.
+A streamed chunk with nothing but content is a prefix made once per choice, the escaped text, and a suffix.
 """
 
 from __future__ import annotations
@@ -10,105 +11,134 @@ from typing import Any, NamedTuple
 
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import openai_body
+from lightllm.httpserver.echo import Echo
 from lightllm.httpserver.logprobs import Logprobs, joined
-from lightllm.httpserver.record import ChoiceRecord, PromptRecord, RequestRecord
+from lightllm.httpserver.openai_shapes import Shape
+from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
+from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser
+
+
+class Answer(NamedTuple):
+    """What all chunks of an answer begin with."""
+
+    id: str
+    created: int
+    model: str
 
 
 class Extras(NamedTuple):
     """What a client wants besides the texts."""
 
+    logprobs: Logprobs | None = None
     usage: bool = False
     """At the end of a stream; whole answers have it always."""
     continuous_usage: bool = False
     """In every chunk of a stream."""
     token_ids: bool = False
     """Of the prompt and of the output, where vLLM has them."""
+    echo: Echo | None = None
+
+
+class _Stream:
+    """One choice of a stream."""
+
+    __slots__ = ("parser", "prefix", "called")
+
+    def __init__(self, parser: DeltaParser, prefix: bytes) -> None:
+        self.parser = parser
+        self.prefix = prefix
+        """All of a chunk up to its text."""
+        self.called = False
+        """There was a tool call."""
 
 
 class OpenAIRenderer:
-    """What both APIs share: head, usage, the loop over choices. Subclasses say what a choice looks like."""
-
-    whole_object = ""
-    chunk_object = ""
+    """The renderer of one request (`responses.Renderer`)."""
 
     def __init__(
-        self, answer_id: str, created: int, model: str, logprobs: Logprobs | None, extras: Extras
+        self,
+        answer: Answer,
+        shape: Shape,
+        extras: Extras,
+        make_parser: Callable[[], DeltaParser] = ContentParser,
     ) -> None:
-        self._id = answer_id
-        self._created = created
-        self._model = model
-        self._logprobs = logprobs
+        self._answer = answer
+        self._shape = shape
         self._extras = extras
-        self._suffix = b',"usage":null}\n\n' if extras.usage else b"}\n\n"
-        self._prefixes: dict[int, bytes] = {}
+        self._make_parser = make_parser
+        self._suffix = shape.content_frame[1] + (b',"usage":null}\n\n' if extras.usage else b"}\n\n")
+        self._streams: dict[int, _Stream] = {}
+        self._openings: dict[int, bytes] = {}
+        """Choice -> its event with the echo, if that was made beforehand."""
+        self._echo_alone = extras.echo is not None and extras.echo.alone
+        self._detailed = not self._echo_alone and (
+            extras.logprobs is not None or extras.token_ids or extras.continuous_usage
+        )
+        """Chunks hold more than a text."""
 
     # -- whole
 
     def answer(self, record: RequestRecord) -> bytes:
         return json_bytes(
             {
-                **self._head(self.whole_object),
-                **self.whole_fields(record),
-                "choices": [self.whole_choice(choice) for choice in record.choices],
-                "usage": self.usage(record),
+                **self._head(self._shape.whole_object),
+                **self._prompt_ids(record.choices[0], beside=True),
+                "choices": [self._whole(choice) for choice in record.choices],
+                "usage": self._usage(record),
             }
         )
 
-    def usage(self, record: RequestRecord) -> dict[str, Any]:
-        return _usage(record.prompt_tokens, record.output_tokens, record.cached_tokens)
-
-    def whole_fields(self, record: RequestRecord) -> dict[str, Any]:
-        """Beside the choices."""
-        return {}
-
-    def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
-        raise NotImplementedError
+    def _whole(self, choice: ChoiceRecord) -> dict[str, Any]:
+        echo, extras = self._extras.echo, self._extras
+        deltas: list[Delta] = []
+        logprobs, called = None, False
+        if echo is not None:
+            deltas.append(Delta(echo.text(choice.prompt)))
+            logprobs = echo.logprobs(choice.prompt)
+        if not self._echo_alone:
+            if extras.logprobs is not None:
+                own = self._shape.logprobs(extras.logprobs, choice, self._echoed(choice))
+                logprobs = joined(logprobs, own) if logprobs else own
+            parser = self._make_parser()
+            deltas += [*parser.push(choice.text), *parser.end()]
+            called = any(delta.kind == "tool_call" for delta in deltas)
+        whole = self._shape.whole(choice.index, deltas, logprobs, self._reason(choice, called))
+        if extras.token_ids:
+            whole["token_ids"] = [] if self._echo_alone else choice.token_ids
+            whole |= self._prompt_ids(choice, beside=False)
+        return whole
 
     # -- streamed
 
     def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
-        return None
+        """Echoes with log-probabilities of choices that are about to begin, where they are long together."""
+        echo = self._extras.echo
+        if echo is None or self._extras.logprobs is None:
+            return None
+        begun = self._streams.keys() | self._openings.keys()
+        due = [choice for choice in record.choices if choice.has_news and choice.index not in begun]
+        if sum(map(echo.size, due)) <= LARGE_ANSWER:
+            return None
+
+        def prepare() -> None:
+            self._openings.update((choice.index, self._echo_event(choice, echo)) for choice in due)
+
+        return prepare
 
     def events(self, record: RequestRecord) -> list[bytes]:
         events: list[bytes] = []
         for choice in record.choices:
             if choice.has_news:
-                if not choice.sent:
-                    self.begin(choice, events)
-                self.new_events(choice, events)
+                stream = self._streams.get(choice.index) or self._begin(choice, events)
+                self._new_events(choice, stream, events)
                 if choice.finish is not None and not choice.ended:
                     choice.ended = True
-                    if (
-                        not choice.failed
-                    ):  # else an error event follows, and no finish reason of OpenAI's fits
-                        self.finish(choice, events)
+                    # of a failure an error event follows, and no finish reason of OpenAI's fits
+                    if not choice.failed:
+                        reason = self._reason(choice, stream.called)
+                        events.append(self._chunk_event(choice, self._shape.closing(choice.index, reason)))
         return events
-
-    def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        """Events before the first text of a choice."""
-
-    def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        """Events after its last text."""
-        raise NotImplementedError
-
-    def text_prefix(self, index: int) -> bytes:
-        """All of a chunk up to the text."""
-        raise NotImplementedError
-
-    def text_suffix(self) -> bytes:
-        """What follows the text, up to the end of `choices`."""
-        raise NotImplementedError
-
-    def choice_chunk(
-        self, choice: ChoiceRecord, text: str, logprobs: Any, finish: str | None
-    ) -> dict[str, Any]:
-        """The same, as an object: for the chunks with more than a text."""
-        raise NotImplementedError
-
-    def new_logprobs(self, choice: ChoiceRecord) -> Any:
-        """Log-probabilities of the tokens that are about to be sent."""
-        raise NotImplementedError
 
     def error(self, error: RequestError) -> bytes:
         return event(openai_body(error))
@@ -116,229 +146,99 @@ class OpenAIRenderer:
     def end(self, record: RequestRecord) -> list[bytes]:
         if not self._extras.usage:
             return [DONE]
-        return [event({**self._head(self.chunk_object), "choices": [], "usage": self.usage(record)}), DONE]
+        head = self._head(self._shape.chunk_object)
+        return [event({**head, "choices": [], "usage": self._usage(record)}), DONE]
 
-    def new_events(self, choice: ChoiceRecord, events: list[bytes]) -> None:
+    def _begin(self, choice: ChoiceRecord, events: list[bytes]) -> _Stream:
+        """The state of a choice that has its first news; adds the events before its first text."""
+        shape, index = self._shape, choice.index
+        head = event_json(self._head(shape.chunk_object))[:-1]
+        prefix = b'data: %b,"choices":[{"index":%d,%b' % (head, index, shape.content_frame[0])
+        opening = shape.opening(index)
+        if opening is not None:
+            events.append(self._chunk_event(choice, opening, self._prompt_ids(choice, beside=True)))
+        if self._extras.echo is not None:
+            events.append(self._openings.pop(index, b"") or self._echo_event(choice, self._extras.echo))
+        stream = self._streams[index] = _Stream(self._make_parser(), prefix)
+        return stream
+
+    def _new_events(self, choice: ChoiceRecord, stream: _Stream, events: list[bytes]) -> None:
         """Events for all that has not been sent; counts it as sent."""
-        start = choice.sent
-        tokens = len(choice.token_ids) > start
-        logprobs = self.new_logprobs(choice) if self._logprobs is not None and tokens else None
+        detailed = self._detailed
+        details = self._details(choice) if detailed else {}
         text = choice.take_text()
-        if self._extras.token_ids and tokens:
-            ids = choice.token_ids[start : choice.sent]
-            chunk = self.choice_chunk(choice, text, logprobs, None) | {"token_ids": ids}
-            events.append(self.chunk_event(choice, chunk | self.first_fields(choice, start)))
-        elif logprobs is not None or (text and self._extras.continuous_usage):
-            events.append(self.object_event(choice, text, logprobs))
-        elif text:
-            prefix = self._prefixes.get(choice.index)
-            if prefix is None:
-                prefix = self._prefixes[choice.index] = self.text_prefix(choice.index)
-            events.append(prefix + event_json(text) + self.text_suffix() + self._suffix)
+        if self._echo_alone:
+            return
+        deltas = stream.parser.push(text) if text else []
+        if choice.finish is not None:
+            deltas = [*deltas, *stream.parser.end()]
+        if details and not deltas:
+            deltas = [Delta("")]
+        for delta in deltas:
+            if delta.kind == "content" and not detailed:
+                events.append(stream.prefix + event_json(delta.text) + self._suffix)
+                continue
+            stream.called = stream.called or delta.kind == "tool_call"
+            events.append(self._chunk_event(choice, self._shape.chunk(choice.index, delta) | details))
+            details = {}  # the first delta has them
 
-    def object_event(
-        self, choice: ChoiceRecord, text: str, logprobs: Any = None, finish: str | None = None
+    def _details(self, choice: ChoiceRecord) -> dict[str, Any]:
+        """What a chunk with the tokens that have not been sent holds besides their text."""
+        details: dict[str, Any] = {}
+        if len(choice.token_ids) == choice.sent:
+            return details
+        if self._extras.logprobs is not None:
+            details["logprobs"] = self._shape.logprobs(self._extras.logprobs, choice, self._echoed(choice))
+        if self._extras.token_ids:
+            details["token_ids"] = choice.token_ids[choice.sent :]
+            if not choice.sent:
+                details |= self._prompt_ids(choice, beside=False)
+        return details
+
+    def _echo_event(self, choice: ChoiceRecord, echo: Echo) -> bytes:
+        chunk = self._shape.chunk(choice.index, Delta(echo.text(choice.prompt)))
+        return self._chunk_event(choice, chunk | {"logprobs": echo.logprobs(choice.prompt)})
+
+    def _chunk_event(
+        self, choice: ChoiceRecord, chunk: dict[str, Any], beside: dict[str, Any] | None = None
     ) -> bytes:
-        return self.chunk_event(choice, self.choice_chunk(choice, text, logprobs, finish))
-
-    def chunk_event(self, choice: ChoiceRecord, chunk: dict[str, Any], **fields: Any) -> bytes:
-        """An event with one chunk of a choice; `fields` stand beside it."""
-        usage: dict[str, Any] = {}
+        """An event with one chunk of a choice; `beside` it other fields."""
+        fields = {**self._head(self._shape.chunk_object), "choices": [chunk], **(beside or {})}
         if self._extras.continuous_usage:
-            usage = {"usage": _tokens(len(choice.prompt.prompt_ids), self.shown_tokens(choice))}
+            shown = 0 if self._echo_alone else choice.sent
+            fields["usage"] = _tokens(len(choice.prompt.prompt_ids), shown)
         elif self._extras.usage:
-            usage = {"usage": None}
-        return event({**self._head(self.chunk_object), "choices": [chunk], **fields, **usage})
+            fields["usage"] = None
+        return event(fields)
 
-    def first_fields(self, choice: ChoiceRecord, start: int) -> dict[str, Any]:
-        """Of a chunk with tokens from number `start` on, if it is the first."""
-        return {}
-
-    def shown_tokens(self, choice: ChoiceRecord) -> int:
-        return choice.sent
+    # -- both
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+        answer = self._answer
+        return {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
 
-    def _opening(self, index: int) -> bytes:
-        return b'data: %b,"choices":[{"index":%d,' % (event_json(self._head(self.chunk_object))[:-1], index)
+    def _prompt_ids(self, choice: ChoiceRecord, beside: bool) -> dict[str, Any]:
+        """The fields with the ids of the prompt in one of the two places where they may stand."""
+        if not self._extras.token_ids or beside != self._shape.prompt_ids_beside:
+            return {}
+        return {"prompt_token_ids": choice.prompt.prompt_ids}
 
+    def _echoed(self, choice: ChoiceRecord) -> int:
+        """Characters before the first one of the answer."""
+        echo = self._extras.echo
+        return 0 if echo is None else len(echo.text(choice.prompt))
 
-class ChatRenderer(OpenAIRenderer):
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-
-    def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
-        logprobs = None if self._logprobs is None else self._logprobs.chat(choice, 0)
-        whole = {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": finish_reason(choice.finish),
-        }
-        return whole | {"token_ids": choice.token_ids} if self._extras.token_ids else whole
-
-    def whole_fields(self, record: RequestRecord) -> dict[str, Any]:
-        return self._prompt_ids(record.choices[0])
-
-    def _prompt_ids(self, choice: ChoiceRecord) -> dict[str, Any]:
-        return {"prompt_token_ids": choice.prompt.prompt_ids} if self._extras.token_ids else {}
-
-    def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        chunk = {
-            "index": choice.index,
-            "delta": {"role": "assistant", "content": ""},
-            "logprobs": None,
-            "finish_reason": None,
-        }
-        events.append(self.chunk_event(choice, chunk, **self._prompt_ids(choice)))
-
-    def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        chunk = {
-            "index": choice.index,
-            "delta": {},
-            "logprobs": None,
-            "finish_reason": finish_reason(choice.finish),
-        }
-        events.append(self.chunk_event(choice, chunk))
-
-    def text_prefix(self, index: int) -> bytes:
-        return self._opening(index) + b'"delta":{"content":'
-
-    def text_suffix(self) -> bytes:
-        return b'},"logprobs":null,"finish_reason":null}]'
-
-    def choice_chunk(
-        self, choice: ChoiceRecord, text: str, logprobs: Any, finish: str | None
-    ) -> dict[str, Any]:
-        return {
-            "index": choice.index,
-            "delta": {"content": text},
-            "logprobs": logprobs,
-            "finish_reason": finish,
-        }
-
-    def new_logprobs(self, choice: ChoiceRecord) -> Any:
-        assert self._logprobs is not None
-        return self._logprobs.chat(choice, choice.sent)
-
-
-class CompletionRenderer(OpenAIRenderer):
-    """`text_completion`. `echo` puts the prompt's text before the answer, `echo_only` leaves the answer out."""
-
-    whole_object = "text_completion"
-    chunk_object = "text_completion"
-
-    def __init__(
-        self,
-        answer_id: str,
-        created: int,
-        model: str,
-        logprobs: Logprobs | None,
-        extras: Extras,
-        echo: bool = False,
-        echo_only: bool = False,
-    ) -> None:
-        super().__init__(answer_id, created, model, logprobs, extras)
-        self._echo = echo
-        self._echo_only = echo_only
-        self._openings: dict[int, bytes] = {}
-        """Choice -> its event with the echo, if that was made beforehand."""
-        self._prompt_part: tuple[PromptRecord | None, dict[str, list[Any]] | None] = None, None
-
-    def usage(self, record: RequestRecord) -> dict[str, Any]:
-        if self._echo_only:
-            return _usage(record.prompt_tokens, 0, record.cached_tokens)
-        return super().usage(record)
-
-    def whole_choice(self, choice: ChoiceRecord) -> dict[str, Any]:
-        text, logprobs = "", None
-        if self._echo:
-            text = choice.prompt.text or ""
-            logprobs = self._prompt_logprobs(choice.prompt)
-        if not self._echo_only:
-            if self._logprobs is not None:
-                answer = self._logprobs.completion(choice, len(text))
-                logprobs = joined(logprobs, answer) if logprobs else answer
-            text += choice.text
-        whole = self.choice_chunk(choice, text, logprobs, self._reason(choice))
-        if self._extras.token_ids:
-            ids = [] if self._echo_only else choice.token_ids
-            whole |= {"token_ids": ids, "prompt_token_ids": choice.prompt.prompt_ids}
-        return whole
-
-    def first_fields(self, choice: ChoiceRecord, start: int) -> dict[str, Any]:
-        return {"prompt_token_ids": choice.prompt.prompt_ids} if start == 0 else {}
-
-    def shown_tokens(self, choice: ChoiceRecord) -> int:
-        return 0 if self._echo_only else choice.sent
-
-    def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
-        """Echoes with log-probabilities of choices that are about to begin, where they are long together."""
-        if not self._echo or self._logprobs is None:
-            return None
-        due = [c for c in record.choices if c.has_news and not c.sent and c.index not in self._openings]
-        if sum(len(c.prompt.prompt_ids) * (c.prompt.params.prompt_logprobs + 2) for c in due) <= LARGE_ANSWER:
-            return None
-
-        def prepare() -> None:
-            self._openings.update((choice.index, self._opening_event(choice)) for choice in due)
-
-        return prepare
-
-    def begin(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        if self._echo:
-            events.append(self._openings.pop(choice.index, b"") or self._opening_event(choice))
-
-    def _opening_event(self, choice: ChoiceRecord) -> bytes:
-        prompt = choice.prompt
-        return self.object_event(choice, prompt.text or "", self._prompt_logprobs(prompt))
-
-    def _prompt_logprobs(self, prompt: PromptRecord) -> dict[str, list[Any]] | None:
-        """The same for all answers to a prompt, so it is made once."""
-        if self._logprobs is None:
-            return None
-        known, part = self._prompt_part
-        if known is not prompt:
-            part = self._logprobs.prompt(prompt)
-            self._prompt_part = prompt, part
-        return part
-
-    def finish(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        events.append(self.object_event(choice, "", None, self._reason(choice)))
-
-    def new_events(self, choice: ChoiceRecord, events: list[bytes]) -> None:
-        if self._echo_only:
-            choice.take_text()
-        else:
-            super().new_events(choice, events)
-
-    def _reason(self, choice: ChoiceRecord) -> str | None:
+    def _reason(self, choice: ChoiceRecord, called: bool) -> str | None:
         reason = finish_reason(choice.finish)
-        return "length" if self._echo_only and reason == "stop" else reason
+        if reason == "stop" and (self._echo_alone or called):
+            return "length" if self._echo_alone else "tool_calls"
+        return reason
 
-    def text_prefix(self, index: int) -> bytes:
-        return self._opening(index) + b'"text":'
-
-    def text_suffix(self) -> bytes:
-        return b',"logprobs":null,"finish_reason":null}]'
-
-    def choice_chunk(
-        self, choice: ChoiceRecord, text: str, logprobs: Any, finish: str | None
-    ) -> dict[str, Any]:
-        return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
-    def new_logprobs(self, choice: ChoiceRecord) -> Any:
-        assert self._logprobs is not None
-        echoed = len(choice.prompt.text or "") if self._echo else 0
-        return self._logprobs.completion(choice, echoed)
+    def _usage(self, record: RequestRecord) -> dict[str, Any]:
+        output = 0 if self._echo_alone else record.output_tokens
+        details = {"prompt_tokens_details": {"cached_tokens": record.cached_tokens}}
+        return _tokens(record.prompt_tokens, output) | details
 
 
 def _tokens(prompt: int, output: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
-
-
-def _usage(prompt: int, output: int, cached: int) -> dict[str, Any]:
-    return _tokens(prompt, output) | {"prompt_tokens_details": {"cached_tokens": cached}}

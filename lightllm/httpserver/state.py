@@ -15,6 +15,7 @@ from lightllm.http.body_budget import BodyBudget
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.httpserver.server_view import ServerView
+from lightllm.parsers.deltas import ContentParser, DeltaParser
 from lightllm.sampling_params import SamplingParams
 
 
@@ -28,6 +29,8 @@ class ServerState:
     """Sampling defaults of the model (generation_config.json)."""
     reward_token_id: int | None = None
     """What a reward model wants at the end of a conversation (config.json)."""
+    chat_parser: type[DeltaParser] = ContentParser
+    """Takes the answers to chats apart."""
 
     @property
     def model_name(self) -> str:

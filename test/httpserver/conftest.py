@@ -27,6 +27,7 @@ from lightllm.httpserver.state import ServerState
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import stall_seconds
+from lightllm.parsers.deltas import ContentParser, DeltaParser
 from lightllm.protocol.metrics import HTTP_METRICS
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 
@@ -34,7 +35,10 @@ from lightllm.tokenizer import Tokenizer, load_tokenizer
 class Worker:
     """One Http worker in a thread."""
 
-    def __init__(self, runtime: RuntimeDir, tokenizer: Tokenizer, config: ServerConfig, worker: int) -> None:
+    def __init__(
+        self, runtime: RuntimeDir, tokenizer: Tokenizer, config: ServerConfig, worker: int,
+        chat_parser: type[DeltaParser] = ContentParser,
+    ) -> None:  # fmt: skip
         store = MetricStore(runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
         self.engine = EngineClient(
             runtime, store, worker=worker, workers=config.httpserver_workers,
@@ -43,7 +47,7 @@ class Worker:
         )  # fmt: skip
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
         self.view = ServerView(runtime.snapshot_file, stall_seconds(config))
-        self.state = ServerState(config, self.engine, self.view, self.encoder, {})
+        self.state = ServerState(config, self.engine, self.view, self.encoder, {}, chat_parser=chat_parser)
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -120,9 +124,10 @@ def start_worker(
     """Starts a worker with the given options."""
     workers: list[Worker] = []
 
-    def start(worker: int = 0, **options: object) -> Worker:
+    def start(worker: int = 0, chat_parser: type[DeltaParser] = ContentParser, **options: object) -> Worker:
         values = {"model_dir": "/models/tiny", "max_body_mb": 1} | options
-        workers.append(Worker(runtime, tokenizer, ServerConfig(**values), worker))  # type: ignore[arg-type]
+        config = ServerConfig(**values)  # type: ignore[arg-type]
+        workers.append(Worker(runtime, tokenizer, config, worker, chat_parser))
         return workers[-1]
 
     yield start

@@ -13,7 +13,7 @@ import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 
 from lightllm.httpserver.logprobs import Logprobs
-from lightllm.httpserver.openai_rendering import CompletionRenderer
+from lightllm.httpserver.openai_rendering import OpenAIRenderer
 from lightllm.tokenizer import Tokenizer
 
 
@@ -55,7 +55,7 @@ def test_others_are_answered_while_a_large_answer_is_put_together(
     client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
 ) -> None:
     engine.script.endless, engine.script.tokens_a_round = True, 400
-    called, go_on = stall(monkeypatch, CompletionRenderer, "answer")
+    called, go_on = stall(monkeypatch, OpenAIRenderer, "answer")
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, f"{client.base_url}/v1/completions", json=body, timeout=30)
         assert called.wait(10)
