@@ -1,14 +1,14 @@
 """From the messages of a chat request to what a chat template takes.
 
 What a template takes of it is found out where it is rendered (`templating/conversation.py`): here every field of a message is
-taken over or refused.
+taken over or refused. What is no text is set aside; its place in the message is kept by a part that has nothing but a type.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.openai_models import ChatRequest, ContentPart, Message, Tool, ToolCall
@@ -24,12 +24,36 @@ _TEXT_PARTS = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking",
 }  # fmt: skip
 """Type of a content part -> the field with its text."""
+MEDIA_PARTS = {
+    "image": ("image", "image"), "image_url": ("image", "image_url"), "input_image": ("image", "image_url"),
+    "video": ("video", "video"), "video_url": ("video", "video_url"),
+    "audio_url": ("audio", "audio_url"), "input_audio": ("audio", "input_audio"),
+}  # fmt: skip
+"""Type of a content part -> what templates call it, the field with its source."""
 _TAKEN_OVER = ("name", "tool_call_id", "reasoning_content", "reasoning", "thinking")
 _tools_noted = threading.Event()
 
 
-def template_messages(request: ChatRequest) -> list[dict[str, Any]]:
-    """The messages as plain dictionaries. Raises `InvalidParameter` for content that is not text."""
+class Medium(NamedTuple):
+    """What a message holds besides text."""
+
+    kind: str
+    """image, video or audio"""
+    source: Any
+    """As the client sent it: a URL, data, or an object with either."""
+    message: int
+    """Index of the message."""
+
+
+class Conversation(NamedTuple):
+    messages: list[dict[str, Any]]
+    """Plain dictionaries. A content is a text; with media it is a list of text parts and `{"type": KIND}` in the places of media."""
+    media: list[Medium]
+    """In the order of their places."""
+
+
+def read_conversation(request: ChatRequest, kinds: frozenset[str] = frozenset()) -> Conversation:
+    """kinds: of media, those that the model takes. Raises `InvalidParameter` for content of another kind."""
     if request.continue_final_message:
         last = request.messages[-1]
         if last.role != "assistant" or last.tool_calls or last.function_call:
@@ -37,7 +61,9 @@ def template_messages(request: ChatRequest) -> list[dict[str, Any]]:
                 "continue_final_message needs an assistant message with text, and no calls, at the end of messages",
                 param="continue_final_message",
             )
-    return [_message(message, index) for index, message in enumerate(request.messages)]
+    reader = _Reader(kinds)
+    messages = [reader.message(message, index) for index, message in enumerate(request.messages)]
+    return Conversation(messages, reader.media)
 
 
 def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
@@ -93,51 +119,76 @@ def template_variables(request: ChatRequest) -> dict[str, Any]:
     return result
 
 
-def _message(message: Message, index: int) -> dict[str, Any]:
-    result: dict[str, Any] = {"role": message.role, "content": _text(message, index)}
-    for name in _TAKEN_OVER:
-        value = getattr(message, name)
-        if value is not None:
-            result[name] = value
-    if message.tool_calls:
-        result["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-    if message.function_call is not None:
-        result["function_call"] = message.function_call.model_dump(exclude_none=True)
-    if message.audio is not None:
-        raise InvalidParameter(f"messages.{index}: audio is not supported", param="messages")
-    if message.prefix or message.partial:
-        raise InvalidParameter(
-            f"messages.{index}: an open message is asked for by continue_final_message of the request",
-            param="messages",
-        )
-    return result
+class _Reader:
+    """Of one conversation."""
 
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self.media: list[Medium] = []
+        self._kinds = kinds
 
-def _text(message: Message, index: int) -> str:
-    """The text of a message; parts are joined by line breaks, null is no text. A refusal is what the model said."""
-    content = message.content
-    if content is None and message.refusal is not None:
-        content = message.refusal
-    if content is None:
-        if "content" not in message.model_fields_set and not message.tool_calls and not message.function_call:
-            raise InvalidParameter(f"messages.{index} has no content", param="messages")
-        return ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part if isinstance(part, str) else _part_text(part, index) for part in content)
+    def message(self, message: Message, index: int) -> dict[str, Any]:
+        result: dict[str, Any] = {"role": message.role, "content": self._content(message, index)}
+        for name in _TAKEN_OVER:
+            value = getattr(message, name)
+            if value is not None:
+                result[name] = value
+        if message.tool_calls:
+            result["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        if message.function_call is not None:
+            result["function_call"] = message.function_call.model_dump(exclude_none=True)
+        if message.audio is not None:
+            raise InvalidParameter(f"messages.{index}: audio is not supported", param="messages")
+        if message.prefix or message.partial:
+            raise InvalidParameter(
+                f"messages.{index}: an open message is asked for by continue_final_message of the request",
+                param="messages",
+            )
+        return result
 
+    def _content(self, message: Message, index: int) -> str | list[dict[str, str]]:
+        """Null is no text; a refusal is what the model said. Texts with nothing between them are joined by line breaks."""
+        content = message.content
+        if content is None and message.refusal is not None:
+            content = message.refusal
+        if content is None:
+            calls = message.tool_calls or message.function_call
+            if "content" not in message.model_fields_set and not calls:
+                raise InvalidParameter(f"messages.{index} has no content", param="messages")
+            return ""
+        if isinstance(content, str):
+            return content
+        before = len(self.media)
+        parts = [part if isinstance(part, str) else self._part(part, index) for part in content]
+        if len(self.media) == before:
+            return "\n".join(part for part in parts if isinstance(part, str))
+        joined: list[dict[str, str]] = []
+        texts = False
+        for part in parts:
+            if not isinstance(part, str):
+                joined.append(part)
+            elif texts:
+                joined[-1]["text"] += "\n" + part
+            else:
+                joined.append({"type": "text", "text": part})
+            texts = isinstance(part, str)
+        return joined
 
-def _part_text(part: ContentPart, index: int) -> str:
-    field = _TEXT_PARTS.get(part.type)
-    if field is None:
-        raise InvalidParameter(
-            f"messages.{index}: content of type {part.type[:40]!r} is not supported yet, only text",
-            param="messages",
-        )
-    text: str | None = getattr(part, field)
-    if text is None:
-        raise InvalidParameter(f"messages.{index}: a {part.type} part has no {field}", param="messages")
-    return text
+    def _part(self, part: ContentPart, index: int) -> str | dict[str, str]:
+        """A text, or what keeps the place of a medium."""
+        kind, field = MEDIA_PARTS.get(part.type, ("text", _TEXT_PARTS.get(part.type, "")))
+        if not field or kind != "text" and kind not in self._kinds:
+            raise InvalidParameter(
+                f"messages.{index}: content of type {part.type[:40]!r} is not supported yet, only text",
+                param="messages",
+            )
+        value: Any = getattr(part, field)
+        if value is None:
+            raise InvalidParameter(f"messages.{index}: a {part.type} part has no {field}", param="messages")
+        if kind == "text":
+            text: str = value
+            return text
+        self.media.append(Medium(kind, value, index))
+        return {"type": kind}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lightllm.http.body import parse_body
 from lightllm.http.error_middleware import REQUEST_ID
 from lightllm.httpserver.chat_messages import (
     note_tools,
-    template_messages,
+    read_conversation,
     template_tools,
     template_variables,
 )
@@ -90,7 +90,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     encoder = state.encoder
     tools = template_tools(body)
     text = await encoder.render_chat(
-        template_messages(body),
+        read_conversation(body).messages,
         tools=tools,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),

@@ -6,6 +6,7 @@ import functools
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import other_fields
@@ -240,6 +241,10 @@ class CompletionRequest(OpenAIRequest):
         return self.logprobs
 
 
+_Source = SkipJsonSchema[Any]
+"""What is heard or seen, in the form that its type has. The schema does not promise it."""
+
+
 class ContentPart(Body):
     """A part of a content. Its text stands in `text`, that of a refusal or of thinking in the field of that name."""
 
@@ -247,6 +252,13 @@ class ContentPart(Body):
     text: Text | None = None
     refusal: Text | None = None
     thinking: Text | None = None
+    # What is no text stands in the field of its type (`chat_messages.MEDIA_PARTS`).
+    image: _Source = None
+    image_url: _Source = None
+    video: _Source = None
+    video_url: _Source = None
+    audio_url: _Source = None
+    input_audio: _Source = None
 
 
 class CalledFunction(Body):

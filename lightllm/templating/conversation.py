@@ -48,6 +48,8 @@ class Conversations:
     def arrange(self, messages: list[Any], context: dict[str, Any]) -> list[Message]:
         """Raises `InvalidParameter`, naming the message, for one that the template leaves out."""
         plain = canonical(messages)
+        if not self._traits.parts:
+            _refuse_media(plain)
         shape = _shape(plain, context)
         roles = self._known.get(shape)
         if roles is None:
@@ -132,6 +134,19 @@ def canonical(messages: list[Any]) -> list[Message]:
             )  # an empty list says what no list says, but templates ask whether there is one
         result.append(copy)
     return result
+
+
+def _refuse_media(messages: list[Message]) -> None:
+    """Raises `InvalidParameter` for parts that have nothing but a type: they keep the place of what is no text."""
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.keys() == {"type"}:
+                raise InvalidParameter(
+                    f"messages.{index}: the model's chat template reads texts only, it has no place for content of type "
+                    f"{str(part['type'])[:40]!r}",
+                    param="messages",
+                )
 
 
 def _with_reasoning(message: Message) -> Message:

@@ -48,6 +48,8 @@ class Traits:
     """Calls are left out beside a text, so they become a message of their own behind it."""
     typed_content: bool = False
     """A content is a list of parts instead of a string."""
+    parts: bool = False
+    """A content may be a list of parts; what is no text has a place in it."""
     tools: bool = True
     """Tools are rendered."""
 
@@ -57,7 +59,7 @@ def find_traits(template: Template) -> Traits:
     typed = _shown(template, [[_USER | {"content": _TEXT}]], _TEXT) is False and bool(
         _shown(template, [[_USER | {"content": parts(_TEXT)}]], _TEXT)
     )
-    traits = Traits(typed_content=typed)
+    traits = Traits(typed_content=typed, parts=typed or _reads_parts(template))
     forms = [
         dataclasses.replace(traits, null_content=null, text_arguments=text)
         for null, text in itertools.product((False, True), (False, True))
@@ -75,6 +77,14 @@ def find_traits(template: Template) -> Traits:
 def parts(text: str) -> list[dict[str, str]]:
     """A text as typed content."""
     return [{"type": "text", "text": text}]
+
+
+def _reads_parts(template: Template) -> bool:
+    """Whether it reads the texts of a list; a template for strings may print the whole list as Python or JSON writes it."""
+    message = _USER | {"content": [*parts(_TEXT), *parts(_VALUE)]}
+    text = _try(template, [message], None)
+    printed = ("'type': 'text'", '"type": "text"', '"type":"text"')
+    return text is not None and _TEXT in text and _VALUE in text and not any(form in text for form in printed)
 
 
 def content(text: str, traits: Traits) -> Any:

@@ -13,6 +13,9 @@ from support.chat_templates import CHATML, DEEPSEEK_V3, GPT_OSS, QWEN, TOOLS
 from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
+from lightllm.errors import InvalidParameter
+from lightllm.httpserver.chat_messages import read_conversation
+from lightllm.httpserver.openai_models import ChatRequest
 from lightllm.templating.limits import Limits
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 
@@ -209,3 +212,25 @@ def test_others_are_answered_while_a_template_loops(ask: Ask, client: httpx.Clie
 def test_integers_of_any_size_cross_to_the_template(prompt: Callable[..., str]) -> None:
     arguments = json.dumps({"n": 10**30})
     assert str(10**30) in prompt(GPT_OSS, [USER, called(arguments=arguments), RESULT])
+
+
+def test_media_are_set_aside_and_keep_their_places() -> None:
+    url = {"url": "https://example.com/cat.png"}
+    text, image = {"type": "text", "text": "What is"}, {"type": "image_url", "image_url": url}
+    body = {
+        "messages": [
+            {"role": "system", "content": [text, "this?"]},
+            {"role": "user", "content": [text, "on", image, {"type": "text", "text": "?"}]},
+            {"role": "user", "content": [image]},
+        ]
+    }
+    request = ChatRequest.model_validate_json(json.dumps(body))
+    conversation = read_conversation(request, frozenset({"image"}))
+    assert [message["content"] for message in conversation.messages] == [
+        "What is\nthis?",
+        [{"type": "text", "text": "What is\non"}, {"type": "image"}, {"type": "text", "text": "?"}],
+        [{"type": "image"}],
+    ]
+    assert conversation.media == [("image", url, 1), ("image", url, 2)]
+    with pytest.raises(InvalidParameter, match="messages.1: content of type 'image_url'"):
+        read_conversation(request, frozenset({"audio"}))

@@ -276,3 +276,28 @@ def test_an_answer_is_not_begun_behind_an_open_message():
         published.CHATML, [USER, ASSISTANT], continue_final_message=True, add_generation_prompt=True
     )
     assert error.param == "continue_final_message"
+
+
+# -- what is no text
+
+QWEN_2_VL = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' or 'image' in part or 'image_url' in part %}<|image_pad|>{% elif 'text' in part %}{{ part.text }}"
+    "{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+PICTURE = {
+    "role": "user",
+    "content": [{"type": "text", "text": "What"}, {"type": "image"}, {"type": "text", "text": "?"}],
+}
+
+
+def test_an_image_has_its_place_where_a_template_reads_parts():
+    assert render(QWEN_2_VL, [USER, ASSISTANT, PICTURE]) == (
+        "<user>Weather?<assistant>Hi there.<user>What<|image_pad|>?"
+    )
+
+
+@pytest.mark.parametrize("source", [published.CHATML, published.LLAMA_3, "{{ messages | tojson }}"])
+def test_an_image_is_refused_where_a_template_reads_texts(source):
+    error = refusal(source, [USER, ASSISTANT, PICTURE])
+    assert error.message.startswith("messages.2: ") and "'image'" in error.message
