@@ -23,7 +23,8 @@ _VOLATILE: list[tuple[re.Pattern[bytes], bytes]] = [
     (re.compile(rb"127\.0\.0\.1:\d+"), b"127.0.0.1:PORT"),
 ]
 _METRIC_VALUE = re.compile(rb"(?m)^(lightllm\w*(?:\{[^}\n]*\})?) \S+$")
-_METRICS_LENGTH = re.compile(rb"(?mi)^content-length: \d+")
+_CACHED = re.compile(rb'"cached_tokens":\d+')
+_LENGTH = re.compile(rb"(?mi)^content-length: \d+")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Case:
     """Complete answers that are waited for; 0: everything up to the end of the connection."""
     streamed: bool = False
     """Tokens that come close together share an event: of several attempts the one with the most events is kept."""
-    interleaved: bool = False
-    """The order among the choices of a stream depends on time: its events are sorted by choice."""
+    several: bool = False
+    """Several choices, whose order in a stream depends on time, as does what one has of another's cached prompt: events are sorted
+    by choice, the number of cached tokens is replaced."""
     head: bool = False
     """The answer has no body, whatever its headers say."""
 
@@ -74,14 +76,16 @@ def _recorded(answer: Answer, case: Case) -> bytes:
         body = answer.body
     else:
         chunks = list(answer.chunks)
-        if case.interleaved:
+        if case.several:
             chunks.sort(key=_choice)
         body = b"".join(b"[chunk]\n" + chunk + b"\n" for chunk in chunks)
     text = answer.head + b"\n" + body
     for pattern, replacement in _VOLATILE:
         text = pattern.sub(replacement, text)
     if b"/metrics " in case.request:
-        text = _METRICS_LENGTH.sub(b"content-length: N", _METRIC_VALUE.sub(rb"\1 VALUE", text))
+        text = _LENGTH.sub(b"content-length: N", _METRIC_VALUE.sub(rb"\1 VALUE", text))
+    if case.several:
+        text = _LENGTH.sub(b"content-length: N", _CACHED.sub(b'"cached_tokens":N', text))
     return text.replace(b"\r\n", b"\n")
 
 

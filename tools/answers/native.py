@@ -123,7 +123,7 @@ _ERRORS: list[Any] = [
 def native_cases() -> list[Case]:
     return [
         *numbered("generate", _TEXTS, "/generate"),
-        *numbered("generate_several", _SEVERAL, "/generate"),
+        *numbered("generate_several", _SEVERAL, "/generate", several=True),
         *numbered("generate_error", _ERRORS, "/generate"),
         *numbered("stream", _TEXTS, "/generate_stream", streamed=True),
         *numbered("stream_error", [_SEVERAL[0], *_ERRORS[:6], _ERRORS[12], _ERRORS[-5]], "/generate_stream"),

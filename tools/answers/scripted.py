@@ -96,12 +96,12 @@ def scripted_cases() -> list[Case]:
     streams = [body | {"stream": True, "stream_options": {"include_usage": True}} for body in _CHATS]
     texts = [body | {"stream": True} for body in _TEXTS]
     native = [{"inputs": "a", "parameters": {"max_new_tokens": 40, "seed": number}} for number in range(4)]
-    several = {"streamed": True, "interleaved": True}
+    streams_of_several = {"streamed": True, "several": True}
     return [
-        *numbered("chat", _CHATS, chats, KEY),
-        *numbered("chat_stream", streams, chats, KEY, **several),
-        *numbered("completion", _TEXTS, completions, KEY),
-        *numbered("completion_stream", texts, completions, KEY, **several),
+        *numbered("chat", _CHATS, chats, KEY, several=True),
+        *numbered("chat_stream", streams, chats, KEY, **streams_of_several),
+        *numbered("completion", _TEXTS, completions, KEY, several=True),
+        *numbered("completion_stream", texts, completions, KEY, **streams_of_several),
         *numbered("generate", native, "/generate", KEY),
         *numbered("stream", native, "/generate_stream", KEY, streamed=True),
         Case("no_key", get("/v1/models")),
