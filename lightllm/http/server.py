@@ -1,4 +1,8 @@
-"""uvicorn as our processes run it: our connections and acceptor, signals left alone, and an orderly end."""
+"""uvicorn as our processes run it: our connections and acceptor, signals left alone, and an orderly end.
+
+The hooks (`Server.startup`, `shutdown`, `server_state`, the arguments of a protocol) are not documented by uvicorn: its version is pinned in
+requirements.txt, and `test/http/` and `test/httpserver/` run on them.
+"""
 
 from __future__ import annotations
 
