@@ -35,7 +35,7 @@ SERVERS = (
     Server(
         "scripted",
         (
-            "--mock_backend", "step_ms=4", "--model_name", "scripted", "--max_total_token_num", "20000",
+            "--mock_backend", "step_ms=8", "--model_name", "scripted", "--max_total_token_num", "20000",
             "--max_req_total_len", "2048", "--api_key", "key-one", "key-two", "--admin_api_key", "key-admin",
             "--allowed_origins", "http://a.example", "--long_truncation_mode", "center",
         ),
