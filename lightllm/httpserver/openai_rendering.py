@@ -164,8 +164,7 @@ class OpenAIRenderer:
 
     def _new_events(self, choice: ChoiceRecord, stream: _Stream, events: list[bytes]) -> None:
         """Events for all that has not been sent; counts it as sent."""
-        detailed = self._detailed
-        details = self._details(choice) if detailed else {}
+        details = self._details(choice) if self._detailed else None
         text = choice.take_text()
         if self._echo_alone:
             return
@@ -175,12 +174,13 @@ class OpenAIRenderer:
         if details and not deltas:
             deltas = [Delta("")]
         for delta in deltas:
-            if delta.kind == "content" and not detailed:
+            if details is None and delta.kind == "content":
                 events.append(stream.prefix + event_json(delta.text) + self._suffix)
                 continue
             stream.called = stream.called or delta.kind == "tool_call"
-            events.append(self._chunk_event(choice, self._shape.chunk(choice.index, delta) | details))
-            details = {}  # the first delta has them
+            chunk = self._shape.chunk(choice.index, delta) | (details or {})
+            events.append(self._chunk_event(choice, chunk))
+            details = details and {}  # the first delta has them
 
     def _details(self, choice: ChoiceRecord) -> dict[str, Any]:
         """What a chunk with the tokens that have not been sent holds besides their text."""
