@@ -1,4 +1,4 @@
-"""Options and parameters by the names that other servers have for them: LightLLM's that differ here, vLLM's and SGLang's.
+"""Options by the names that other servers have for them: LightLLM's that differ here, vLLM's and SGLang's.
 
 What LightLLM's launch commands give is accepted where it can be; a name of another server is answered with ours, because a
 value that means nearly the same is not the same.
@@ -71,14 +71,6 @@ ANSWERS = {
     "ssl_keyfile": _PROXY, "ssl_certfile": _PROXY, "ssl_ca_certs": _PROXY,
 }  # fmt: skip
 """Options of other servers that nothing here corresponds to, and what to do."""
-
-OUR_PARAMETERS = {
-    "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "stop": "stop_sequences",
-    "min_tokens": "min_new_tokens", "guided_regex": "regular_constraint", "regex": "regular_constraint",
-    "ebnf": "guided_grammar", "json_schema": "guided_json", "structured_outputs": "guided_json", "best_of": "n",
-    "spaces_between_special_tokens": "add_spaces_between_special_tokens",
-}  # fmt: skip
-"""Sampling parameters of vLLM and SGLang, and ours for the same."""
 
 
 def advice(

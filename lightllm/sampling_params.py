@@ -1,18 +1,22 @@
-"""What a client may ask of sampling: names, defaults, ranges, messages.
+"""Every sampling parameter, declared once: names, default, range, message, and what the APIs and the backend make of it.
 
 `SamplingParams` is the one validated form. The HTTP routes and the offline `LLM` build it, and it travels to the
-router (lengths, stop tokens), the backend (sampling) and the detokenizer (stop strings) unchanged.
+router (lengths, stop tokens), the backend (sampling) and the detokenizer (stop strings) unchanged. Both request bodies
+(`httpserver/sampling_fields.py`), the defaults of generation_config.json, the backend's arrays and the table of
+docs/api.md follow from it; docs/adding_a_parameter.md shows how.
 Names are LightLLM's; `min_p`, `seed`, `stop_token_ids`, `logit_bias`, `include_stop_str_in_output` are vLLM's.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Annotated, Any
 
 import msgspec
 
 from lightllm.errors import InvalidParameter
-from lightllm.foreign_options import OUR_PARAMETERS, advice
+from lightllm.foreign_options import advice
+from lightllm.parameter_spec import MAX_INT, Parameter, Range, shown, spec_of
 
 MAX_BEST_OF = 128
 MAX_STOP_SEQUENCES = 64
@@ -26,12 +30,16 @@ MAX_LOGPROBS = 20
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this mean greedy decoding."""
 MAX_SEED = 2**63 - 1
-MAX_INT = 2**31 - 1
-"""Of counts, positions and priorities: they are 32 bits wide somewhere on their way."""
-MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
-"""Beyond these a logit times or divided by the penalty leaves the range of its type."""
 MAX_TIMEOUT = 1e9
 """Seconds: thirty years."""
+
+_REPETITION_PENALTIES = Range(0.01, 100.0)
+"""Beyond these a logit times or divided by the penalty leaves the range of its type."""
+_COUNTED_PENALTY: dict[str, Any] = {
+    "ranges": (Range(-2.0, 2.0),), "native_ranges": (Range(0.0, 100.0),), "native_least": 0.0,
+    "values": "0 to 100", "row_dtype": "float32",
+}  # fmt: skip
+_LOGPROBS = Range(-1, MAX_LOGPROBS)
 
 
 class _Answering(type(msgspec.Struct)):  # type: ignore[misc]
@@ -46,7 +54,7 @@ class _Answering(type(msgspec.Struct)):  # type: ignore[misc]
             if not unknown:
                 raise
             answers = [
-                f"{cls.__name__} has no {name}. {advice(name, known, OUR_PARAMETERS, '')}".strip()
+                f"{cls.__name__} has no {name}. {advice(name, known, other_names(), '')}".strip()
                 for name in unknown
             ]
             raise TypeError(" ".join(answers)) from error
@@ -61,52 +69,115 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     generated tokens plus the prompt if `input_penalty` or `repetition_counts_prompt` (the /v1 routes set it, as vLLM).
     """
 
-    n: int = 1
-    """Number of answers to one prompt. The native API calls it `best_of` and returns all of them."""
-    do_sample: bool = True
-    """False means greedy, whatever the temperature."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-    min_p: float = 0.0
-    seed: int | None = None
+    # fmt: off
+    n: Annotated[int, Parameter(
+        "this many answers", values=f"≤ {MAX_BEST_OF}", description="Answers to generate; all are returned. Streams: 1.",
+        ranges=(Range(0, MAX_BEST_OF, above=True, text=f"need 0 < best_of <= {MAX_BEST_OF}, but got {{value}}"),),
+        native="best_of", native_too=("n",), neutral=(1,),
+    )] = 1
+    do_sample: Annotated[bool, Parameter(
+        "false: greedy, whatever the other parameters say", shown_default="false; /v1: true", in_generation_config=True,
+    )] = True
+    temperature: Annotated[float, Parameter(
+        "below 1e-5: greedy", ranges=(Range(0.0, 100.0, below="{name} must >= 0.0, got {value}"),),
+        in_generation_config=True,
+    )] = 1.0
+    top_p: Annotated[float, Parameter(
+        "nucleus", ranges=(Range(0.0, 1.0, above=True),), in_generation_config=True, row_dtype="float64",
+    )] = 1.0
+    top_k: Annotated[int, Parameter(
+        "-1: all; /v1: 0 too", ranges=(Range(1, MAX_INT, besides=-1, text=(
+            "top_k must be -1 (disable), or at least 1, got {value}.{at_most}")),),
+        zero_means=-1, in_generation_config=True,
+    )] = -1
+    min_p: Annotated[float, Parameter(
+        "drop tokens below this share of the most likely one", ranges=(Range(0.0, 1.0),), in_generation_config=True,
+        row_dtype="float64",
+    )] = 0.0
+    seed: Annotated[int | None, Parameter(
+        "the same seed gives the same tokens ([how exactly](architecture.md#random-numbers)); /v1: negative ones too, but -1 is none",
+        shown_default="drawn", ranges=(Range(0, MAX_SEED),),
+    )] = None
     """Random numbers depend on (seed, choice index, output position) only. None: the Http Server draws one."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    input_penalty: bool = False
-    repetition_counts_prompt: bool = False
-    exponential_decay_length_penalty: tuple[int, float] = (1, 1.0)
+    presence_penalty: Annotated[float, Parameter("over generated tokens; /v1: -2 to 2", **_COUNTED_PENALTY)] = 0.0
+    frequency_penalty: Annotated[float, Parameter("over generated tokens; /v1: -2 to 2", **_COUNTED_PENALTY)] = 0.0
+    repetition_penalty: Annotated[float, Parameter(
+        "over generated tokens; /v1: prompt too, from 0.01", values="1 to 100", ranges=(_REPETITION_PENALTIES,),
+        native_least=1.0, in_generation_config=True, row_dtype="float32",
+    )] = 1.0
+    input_penalty: Annotated[bool, Parameter(
+        "penalties count the prompt too", description="Penalties count the prompt's tokens too.", openai=None,
+    )] = False
+    repetition_counts_prompt: Annotated[bool, Parameter(native=None, openai=None)] = False
+    exponential_decay_length_penalty: Annotated[tuple[int, float], Parameter(
+        "[start, factor]: raises EOS after `start` tokens by `factor`", values="0 to 2^31-1; 1 to 100", description="[start, factor]",
+        ranges=(
+            Range(0, MAX_INT, text=f"{{name}}: item 0, the first token that counts, must be in [0, {MAX_INT}], got {{value}}"),
+            Range(1.0, 100.0, text="{name}: item 1, the factor, must be in [1.0, 100.0], got {value}"),
+        ),
+        openai=None,
+    )] = (1, 1.0)
     """(start, factor): after `start` generated tokens the EOS logit grows by |logit| * (factor^(len - start) - 1)."""
-    logit_bias: dict[int, float] = {}
-    allowed_token_ids: list[int] = []
-    regular_constraint: str = ""
-    """A regular expression that the whole output matches. At most one of the three constraints may be given."""
-    guided_grammar: str = ""
-    """A context-free grammar (GBNF / EBNF as llama.cpp has it, or Lark) that the output is a sentence of."""
-    guided_json: str = ""
-    """A JSON schema, as JSON text; the output is a value that it describes."""
-    ignore_eos: bool = False
-    max_new_tokens: int = 16
-    min_new_tokens: int = 1
-    """EOS and stop token ids cannot be sampled before this many tokens exist."""
-    stop_sequences: list[str | list[int]] = []
-    """Strings, matched on text; or token id sequences, which are decoded and matched on text as well."""
-    stop_token_ids: list[int] = []
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    add_spaces_between_special_tokens: bool = True
-    print_eos_token: bool = False
-    logprobs: int = 0
+    logit_bias: Annotated[dict[int, float], Parameter("token id → added to its logit", values="-100 to 100")] = {}
+    allowed_token_ids: Annotated[list[int], Parameter("nothing else may be sampled", values=f"≤ {MAX_TOKEN_LIST}")] = []
+    ignore_eos: Annotated[bool, Parameter("go on after EOS")] = False
+    max_new_tokens: Annotated[int, Parameter(
+        "longest output", ranges=(Range(1, MAX_INT, text="{name} must be at least 1, got {value}.{at_most}"),),
+        openai="max_tokens", elsewhere=("max_completion_tokens",),
+    )] = 16
+    min_new_tokens: Annotated[int, Parameter(
+        "EOS and stop tokens are impossible before", values="≤ `max_new_tokens`",
+        ranges=(Range(1, text="{name} must be at least 1, got {value}."),),
+        openai="min_tokens", neutral=(0, 1), row_dtype="int64",
+    )] = 1
+    stop_sequences: Annotated[list[str | list[int]], Parameter(
+        "text or token id lists, matched on text, across token borders, special tokens included even where they are not shown; not part of the output",
+        values=f"≤ {MAX_STOP_SEQUENCES} of ≤ {MAX_STOP_SEQUENCE_LENGTH}",
+        description="Strings, or token id sequences, that end the text; they are not part of it.", native_too=("stop",), openai="stop",
+    )] = []
+    stop_token_ids: Annotated[list[int], Parameter("end like EOS", values=f"≤ {MAX_TOKEN_LIST}")] = []
+    include_stop_str_in_output: Annotated[bool, Parameter(
+        "stop sequences are part of the output, as they are written, like the stop token that ended it",
+    )] = False
+    skip_special_tokens: Annotated[bool, Parameter(
+        "leave special tokens out of the text; false shows them, but for the EOS at the end",
+    )] = True
+    add_spaces_between_special_tokens: Annotated[bool, Parameter(
+        "a space between special tokens that follow one another, where they are shown", openai="spaces_between_special_tokens",
+        foreign_name_refused=False,
+    )] = True
+    print_eos_token: Annotated[bool, Parameter("show EOS in the text", openai=None, foreign_name_refused=False)] = False
+    logprobs: Annotated[int, Parameter(ranges=(_LOGPROBS,), native=None, openai=None)] = 0
     """How many alternatives with their log-probabilities to report a position. 0: only the chosen token's; -1: not even
     that, it is reported as 0 (a pass over the whole vocabulary is saved)."""
-    raw_logprobs: bool = False
+    raw_logprobs: Annotated[bool, Parameter(native=None, openai=None)] = False
     """True (/v1): log-softmax of the untouched logits. False (native): after penalties and temperature."""
-    prompt_logprobs: int = -1
+    prompt_logprobs: Annotated[int, Parameter(ranges=(_LOGPROBS,), native=None, openai=None)] = -1
     """-1: none; k >= 0: log-probability of every prompt token, with k alternatives."""
-    priority: int = 0
-    timeout: float | None = None
+    priority: Annotated[int, Parameter(
+        "lower ones are admitted first, and the highest is paused first", ranges=(Range(-MAX_INT, MAX_INT),),
+    )] = 0
+    timeout: Annotated[float | None, Parameter(
+        "seconds until the request is aborted", values="above 0, to 1e9", shown_default="server's",
+        description="Seconds after which the request is aborted.",
+        ranges=(Range(0, MAX_TIMEOUT, above=True, text=(
+            f"timeout must be a number of seconds in (0, {MAX_TIMEOUT:.0f}], got {{value}}")),),
+    )] = None
     """Seconds from acceptance; None: the server's `--request_timeout`."""
+    regular_constraint: Annotated[str, Parameter(
+        "a regular expression that the whole output matches ([constrained output](#constrained-output)); at most one of the three",
+        values="≤ 16 KiB", description="A regular expression that the whole output matches.", native_too=("regex",), openai="guided_regex",
+    )] = ""
+    guided_grammar: Annotated[str, Parameter(
+        "a grammar (GBNF / EBNF as llama.cpp has it, or Lark) that the output is a sentence of", values="≤ 32 KiB",
+        description="A grammar (GBNF, or Lark) that the output is a sentence of.", native_too=("ebnf",),
+    )] = ""
+    guided_json: Annotated[str, Parameter(
+        "a JSON schema, an object or its text, that the output fits", values="≤ 64 KiB",
+        description="A JSON schema, or its text; the output is a value that it describes.", native_too=("json_schema",),
+        elsewhere=("structured_outputs",),
+    )] = ""
+    # fmt: on
 
     @property
     def greedy(self) -> bool:
@@ -122,88 +193,27 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
 
     def verify(self, vocab_size: int | None = None, native: bool = False) -> "SamplingParams":
         """Checks every range and returns self. `native` adds the narrower ranges of LightLLM's own API."""
+        for name, spec in _CHECKED:
+            # Some texts are LightLLM's own, which its clients match on.
+            if native and spec.native_least is not None and not getattr(self, name) >= spec.native_least:
+                value = shown(getattr(self, name))
+                raise InvalidParameter(f"{name} must >= {spec.native_least}, got {value}", param=name)
+        for name, spec in _CHECKED:
+            value = getattr(self, name)
+            ranges = spec.native_ranges if native and spec.native_ranges else spec.ranges
+            for item, one in zip(value if len(ranges) > 1 else (value,), ranges, strict=True):
+                if item is not None:
+                    one.require(name, item, spec.native or name)
         _require(
-            0 < self.n <= MAX_BEST_OF,
-            "best_of",
-            f"need 0 < best_of <= {MAX_BEST_OF}, but got {_shown(self.n)}",
+            self.min_new_tokens <= self.max_new_tokens,
+            "min_new_tokens",
+            f"min_new_tokens must <= max_new_tokens, but got min {shown(self.min_new_tokens)}, "
+            f"max {self.max_new_tokens}.",
         )
-        self._verify_numbers(native)
-        self._verify_lengths()
         self._verify_stops()
         self._verify_tokens(vocab_size)
         self._verify_constraints()
         return self
-
-    def _verify_numbers(self, native: bool) -> None:
-        # Some texts are LightLLM's own, which its clients match on.
-        if native:
-            for name in ("presence_penalty", "frequency_penalty"):
-                value = getattr(self, name)
-                _require(value >= 0.0, name, f"{name} must >= 0.0, got {_shown(value)}")
-            value = self.repetition_penalty
-            _require(
-                value >= 1.0, "repetition_penalty", f"repetition_penalty must >= 1.0, got {_shown(value)}"
-            )
-        low, high = (0.0, 100.0) if native else (-2.0, 2.0)
-        self._verify_range("presence_penalty", low, high)
-        self._verify_range("frequency_penalty", low, high)
-        self._verify_range("repetition_penalty", MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
-        value = self.temperature
-        _require(value >= 0.0, "temperature", f"temperature must >= 0.0, got {_shown(value)}")
-        self._verify_range("temperature", 0.0, 100.0)
-        self._verify_range("min_p", 0.0, 1.0)
-        _require(0.0 < self.top_p <= 1.0, "top_p", f"top_p must be in (0.0, 1.0], got {_shown(self.top_p)}")
-        _require(
-            self.top_k == -1 or 1 <= self.top_k <= MAX_INT,
-            "top_k",
-            f"top_k must be -1 (disable), or at least 1, got {_shown(self.top_k)}.{_at_most(self.top_k)}",
-        )
-        if self.seed is not None:
-            self._verify_range("seed", 0, MAX_SEED)
-        self._verify_range("logprobs", -1, MAX_LOGPROBS)
-        self._verify_range("prompt_logprobs", -1, MAX_LOGPROBS)
-        self._verify_range("priority", -MAX_INT, MAX_INT)
-        _require(
-            self.timeout is None or 0 < self.timeout <= MAX_TIMEOUT,
-            "timeout",
-            f"timeout must be a number of seconds in (0, {MAX_TIMEOUT:.0f}], got {_shown(self.timeout)}",
-        )
-        start, factor = self.exponential_decay_length_penalty
-        name = "exponential_decay_length_penalty"
-        _require(
-            0 <= start <= MAX_INT,
-            name,
-            f"{name}: item 0, the first token that counts, must be in [0, {MAX_INT}], got {_shown(start)}",
-        )
-        _require(
-            1.0 <= factor <= 100.0,
-            name,
-            f"{name}: item 1, the factor, must be in [1.0, 100.0], got {_shown(factor)}",
-        )
-
-    def _verify_range(self, name: str, low: float, high: float) -> None:
-        """NaN is in no range."""
-        value = getattr(self, name)
-        _require(low <= value <= high, name, f"{name} must be in [{low}, {high}], got {_shown(value)}")
-
-    def _verify_lengths(self) -> None:
-        _require(
-            1 <= self.max_new_tokens <= MAX_INT,
-            "max_new_tokens",
-            f"max_new_tokens must be at least 1, got {_shown(self.max_new_tokens)}."
-            f"{_at_most(self.max_new_tokens)}",
-        )
-        _require(
-            self.min_new_tokens >= 1,
-            "min_new_tokens",
-            f"min_new_tokens must be at least 1, got {_shown(self.min_new_tokens)}.",
-        )
-        _require(
-            self.min_new_tokens <= self.max_new_tokens,
-            "min_new_tokens",
-            f"min_new_tokens must <= max_new_tokens, but got min {_shown(self.min_new_tokens)}, "
-            f"max {self.max_new_tokens}.",
-        )
 
     def _verify_stops(self) -> None:
         _require(
@@ -236,13 +246,13 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
                 )
             for i in ids:
                 _require(
-                    0 <= i < high, name, f"{name} contains token id {_shown(i)}, which is not in [0, {high})"
+                    0 <= i < high, name, f"{name} contains token id {shown(i)}, which is not in [0, {high})"
                 )
         for i, bias in self.logit_bias.items():
             _require(
                 -100.0 <= bias <= 100.0,
                 "logit_bias",
-                f"logit_bias of token {i} must be in [-100, 100], got {_shown(bias)}",
+                f"logit_bias of token {i} must be in [-100, 100], got {shown(bias)}",
             )
 
     def _verify_constraints(self) -> None:
@@ -260,17 +270,33 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         )
 
 
-def _shown(number: float | None) -> str:
-    """A number in an error message, however many digits it has."""
-    if isinstance(number, int) and number.bit_length() > 64:
-        return f"an integer of {number.bit_length()} bits"
-    return str(number)
-
-
-def _at_most(number: int) -> str:
-    return f" It is at most {MAX_INT}." if number > MAX_INT else ""
-
-
 def _require(condition: bool, param: str, message: str) -> None:
     if not condition:
         raise InvalidParameter(message, param=param)
+
+
+PARAMETERS: dict[str, Parameter] = {
+    field.name: spec_of(field.type) for field in msgspec.structs.fields(SamplingParams)
+}
+"""Field of `SamplingParams` -> what it declares of itself."""
+_CHECKED_FIRST = (
+    "n", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature", "min_p", "top_p", "top_k", "seed",
+    "logprobs", "prompt_logprobs", "priority", "timeout",
+)  # fmt: skip
+"""Of several parameters out of range a client is told of the first in this order; the others follow as declared."""
+_CHECKED = [
+    (name, PARAMETERS[name])
+    for name in dict.fromkeys((*_CHECKED_FIRST, *PARAMETERS))
+    if PARAMETERS[name].ranges
+]
+
+
+@functools.cache
+def other_names() -> dict[str, str]:
+    """Names that the APIs and other servers have for a parameter -> ours."""
+    return {
+        other: name
+        for name, spec in PARAMETERS.items()
+        for other in (spec.native, spec.openai, *spec.native_too, *spec.elsewhere)
+        if other and other != name
+    }

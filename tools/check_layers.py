@@ -37,6 +37,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "config_sources",
             "foreign_options",
             "sampling_params",
+            "parameter_spec",
             "errors",
             "demo",
         ],
@@ -53,7 +54,7 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "parsers", "tokenizer", "templating", "constraints", "config", "config_sources",
-    "foreign_options", "sampling_params", "errors", "demo", "backend.mock",
+    "foreign_options", "sampling_params", "parameter_spec", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""

@@ -1,6 +1,6 @@
-"""Writes the tables of docs/ that follow from the code: every option, every metric, every kernel's registers.
+"""Writes the tables of docs/ that follow from the code: every option, metric and sampling parameter, every kernel's registers.
 
-python tools/make_docs.py           write docs/options.md, docs/metrics.md and the table of docs/kernels.md
+python tools/make_docs.py           write docs/options.md, docs/metrics.md and the tables of docs/api.md and docs/kernels.md
 python tools/make_docs.py --check   exit status 1 if one of them is stale
 """
 
@@ -18,7 +18,9 @@ from folder_rules import RULES
 from lightllm import config, foreign_options
 from lightllm.models import rope_config
 from lightllm.models.architectures import ARCHITECTURES
+from lightllm.parameter_spec import Parameter, Range
 from lightllm.protocol import metrics
+from lightllm.sampling_params import PARAMETERS, SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTICE = "<!-- Made by tools/make_docs.py from the code: change it there, then run `make docs`. -->"
@@ -150,6 +152,54 @@ def _metrics_in(value: Any) -> Iterator[metrics.Metric]:
             yield from _metrics_in(item)
 
 
+# -- sampling parameters
+
+PARAMETERS_TABLE = (
+    "<!-- The table below is made by tools/make_docs.py from lightllm/sampling_params.py. -->",
+    "<!-- End of the table. -->",
+)
+
+
+def api_page() -> str:
+    """The page as it is written by hand, but for the table of sampling parameters."""
+    written = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    before, _, rest = written.partition(PARAMETERS_TABLE[0])
+    after = rest.partition(PARAMETERS_TABLE[1])[2]
+    lines = [
+        PARAMETERS_TABLE[0],
+        "",
+        "| name | on /v1 | default | values | meaning |",
+        "|---|---|---|---|---|",
+        *(_parameter_row(name, spec) for name, spec in PARAMETERS.items() if spec.native is not None),
+        "",
+        PARAMETERS_TABLE[1],
+    ]
+    return before + "\n".join(lines) + after
+
+
+def _parameter_row(name: str, spec: Parameter) -> str:
+    own = spec.native or name
+    default = spec.shown_default or json.dumps(getattr(SamplingParams(), name))
+    openai = "no" if spec.openai is None else spec.openai or name
+    openai = {own: "same", "no": "no"}.get(openai, f"`{openai}`")
+    values = spec.values or "; ".join(map(_range, spec.ranges))
+    cells = (f"`{own}`", openai, default, values, spec.help)
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _range(range: Range) -> str:
+    low, high = (_round_number(number) for number in (range.low, range.high))
+    besides = "" if range.besides is None else f"{_round_number(range.besides)} or "
+    return besides + (f"({low}, {high}]" if range.above else f"{low} to {high}")
+
+
+def _round_number(number: float) -> str:
+    if number < -1:
+        return f"-({_round_number(-number)})"
+    bits = (int(number) + 1).bit_length() - 1
+    return f"2^{bits}-1" if number == 2**bits - 1 and bits > 16 else f"{number:g}"
+
+
 # -- kernels
 
 KERNELS_TABLE = (
@@ -235,6 +285,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/options.md": options_page,
     "docs/metrics.md": metrics_page,
     "docs/kernels.md": kernels_page,
+    "docs/api.md": api_page,
 }
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ import torch
 from lightllm.backend.device import Device
 from lightllm.backend.token_counts import TokenCounts
 from lightllm.protocol.rounds import JoinRow
-from lightllm.sampling_params import SamplingParams
+from lightllm.sampling_params import PARAMETERS, SamplingParams
 
 if TYPE_CHECKING:
     from lightllm.backend.sampling_plan import SamplingPlan
 
 logger = logging.getLogger(__name__)
+_DEFAULTS = SamplingParams()
 
 
 class Feature:
@@ -74,13 +75,14 @@ class RowState:
         self.choice = np.zeros(max_rows, dtype=np.int64)
         self.inverse_temperature = np.ones(max_rows, dtype=np.float32)
         self.top_k = np.full(max_rows, vocab_size, dtype=np.int64)
-        self.top_p = np.ones(max_rows, dtype=np.float64)
-        self.min_p = np.zeros(max_rows, dtype=np.float64)
-        self.penalties = np.zeros((max_rows, 3), dtype=np.float32)
-        """repetition, frequency, presence"""
+        self.values = {
+            name: np.full(max_rows, getattr(_DEFAULTS, name), dtype=spec.row_dtype)
+            for name, spec in PARAMETERS.items()
+            if spec.row_dtype
+        }
+        """Parameters that a round uses as the request states them, by their names."""
         self.decay_start = np.zeros(max_rows, dtype=np.int64)
         self.decay_log_factor = np.zeros(max_rows, dtype=np.float64)
-        self.min_new_tokens = np.ones(max_rows, dtype=np.int64)
         self.logprobs = np.zeros(max_rows, dtype=np.int64)
         self.end_tokens: dict[int, np.ndarray] = {}
         self.logit_bias: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -106,9 +108,8 @@ class RowState:
         if features & Feature.RANDOM:
             self.inverse_temperature[row] = 1.0 / params.temperature
             self.top_k[row] = params.top_k if params.top_k > 0 else self.vocab_size
-            self.top_p[row] = params.top_p
-            self.min_p[row] = params.min_p
-        self.min_new_tokens[row] = params.min_new_tokens
+        for name, values in self.values.items():
+            values[row] = getattr(params, name)
         self.decay_start[row] = params.exponential_decay_length_penalty[0]
         self.decay_log_factor[row] = np.log(params.exponential_decay_length_penalty[1])
         if join.eos_token_ids:
@@ -156,8 +157,6 @@ class RowState:
         self.features[row] = 0
         self.inverse_temperature[row] = 1.0
         self.top_k[row] = self.vocab_size
-        self.top_p[row] = 1.0
-        self.min_p[row] = 0.0
         for held in (
             self.end_tokens,
             self.logit_bias,
@@ -187,7 +186,7 @@ class RowState:
     def minimum_pairs(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """End tokens (int64) and, for each, the number of tokens that must come first (int64)."""
         token_ids = self.end_tokens[row]
-        return token_ids, np.full(len(token_ids), self.min_new_tokens[row])
+        return token_ids, np.full(len(token_ids), self.values["min_new_tokens"][row])
 
     def _join_counts(self, join: JoinRow) -> None:
         params = join.params
@@ -195,11 +194,6 @@ class RowState:
         history = np.concatenate([prompt, generated])
         listed = history if params.input_penalty or params.repetition_counts_prompt else generated
         self.counts.set(join.row, listed, history if params.input_penalty else generated)
-        self.penalties[join.row] = (
-            params.repetition_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-        )
 
     def _token_ids(self, token_ids: list[int]) -> np.ndarray:
         """Distinct ids in their order; those that this model does not have can neither be sampled nor changed."""

@@ -162,7 +162,10 @@ class Sampler:
         if plan.bias is not None:
             where, token_ids, (values,) = plan.bias
             logits[where, token_ids] += values
-        if plan.minimum is not None and (positions + 1 < self._rows.min_new_tokens[plan.rows]).any():
+        if (
+            plan.minimum is not None
+            and (positions + 1 < self._rows.values["min_new_tokens"][plan.rows]).any()
+        ):
             where, token_ids, (least,) = plan.minimum
             values = logits[where, token_ids]
             logits[where, token_ids] = values.masked_fill_(on_device[where] + 1 < least, SUPPRESSED)

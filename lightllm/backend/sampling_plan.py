@@ -176,7 +176,7 @@ class _Builder:
         seeds, choices = self._upload(state.seed[rows].view(np.int64), state.choice[rows])
         filters = None
         if kind & Feature.FILTER:
-            top_k, top_p, min_p = self._upload(state.top_k[rows], state.top_p[rows], state.min_p[rows])
+            top_k, top_p, min_p = self._upload(state.top_k[rows], *self._values(rows, "top_p", "min_p"))
             filters = (top_k, top_p, min_p)
         scaled = self._upload(temperature)[0] if (temperature != 1.0).any() else None
         return RandomGroup(on_device, len(entries), scaled, seeds, choices, filters)
@@ -188,7 +188,7 @@ class _Builder:
         numbers[kinds == (Feature.RANDOM | Feature.FILTER)] = FILTERED
         codes, scales, seeds, choices, top_k, top_p, min_p = self._upload(
             numbers, state.inverse_temperature[rows], state.seed[rows].view(np.int64), state.choice[rows],
-            state.top_k[rows], state.top_p[rows], state.min_p[rows],
+            state.top_k[rows], *self._values(rows, "top_p", "min_p"),
         )  # fmt: skip
         return MixedGroup(None, len(rows), (codes, scales), seeds, choices, (top_k, top_p, min_p))
 
@@ -198,7 +198,7 @@ class _Builder:
         if not len(entries):
             return None
         rows = self._rows[entries]
-        factors = np.ascontiguousarray(self._state.penalties[rows].T)
+        factors = np.stack(self._values(rows, "repetition_penalty", "frequency_penalty", "presence_penalty"))
         return Penalties(rows, *self._upload(entries, rows, factors))
 
     def pairs(self, feature: int, lists: Callable[[int], tuple[np.ndarray, ...]]) -> Pairs | None:
@@ -245,8 +245,19 @@ class _Builder:
         return rows, *self._upload(entries, rows)
 
     def entries_on_device(self, feature: int) -> torch.Tensor | None:
+        found = self.values_on_device(feature)
+        return found[0] if found else None
+
+    def values_on_device(self, feature: int, *names: str) -> tuple[torch.Tensor, ...] | None:
+        """Which of the S rows have a feature, and of each named parameter their values; None if no row has it."""
         entries = self._entries(feature)
-        return self._upload(entries)[0] if len(entries) else None
+        if not len(entries):
+            return None
+        return tuple(self._upload(entries, *self._values(self._rows[entries], *names)))
+
+    def _values(self, rows: np.ndarray, *names: str) -> list[np.ndarray]:
+        """Of each parameter, its value in each of the rows."""
+        return [self._state.values[name][rows] for name in names]
 
     def _entries(self, feature: int) -> np.ndarray:
         return ((self._features & feature) != 0).nonzero()[0]

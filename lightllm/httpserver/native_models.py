@@ -19,30 +19,14 @@ from lightllm.httpserver.constraints import (
     schema_text,
     the_one_of,
 )
-from lightllm.httpserver.field_types import (
-    AnyTokenId,
-    Body,
-    Bool,
-    Float,
-    Int,
-    LogitBias,
-    StopTexts,
-    Text,
-    TokenIds,
-)
+from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
-from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, MAX_INT, SamplingParams
+from lightllm.httpserver.sampling_fields import sampling_fields, stated
+from lightllm.parameter_spec import MAX_INT
+from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, SamplingParams
 
 _LAX_INT: TypeAdapter[int] = TypeAdapter(int)
 _LAX_FLOAT: TypeAdapter[float] = TypeAdapter(float)
-
-_SAME_NAME = (
-    "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "input_penalty", "logit_bias", "allowed_token_ids", "ignore_eos", "max_new_tokens",
-    "min_new_tokens", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens",
-    "add_spaces_between_special_tokens", "print_eos_token", "priority", "timeout", "regular_constraint",
-    "guided_grammar",
-)  # fmt: skip
 
 
 class Grammar(Body):
@@ -52,62 +36,24 @@ class Grammar(Body):
     value: JsonSchema
 
 
-class Parameters(Body):
+_Sampling: Any = sampling_fields(
+    "native",
+    placed={
+        "best_of": ("n",),
+        "include_stop_str_in_output": ("add_special_tokens",),
+        "print_eos_token": ("return_details",),
+    },
+)
+
+
+class Parameters(_Sampling):
     """Sampling parameters of `/generate`; `other_fields` judges what is not here."""
 
     model_config = ConfigDict(extra="allow")
 
-    best_of: Int | None = Field(
-        default=None, description="Answers to generate; all are returned. Streams: 1."
-    )
     n: Int | None = Field(default=None, description="The same as best_of.")
-    do_sample: Bool | None = None
-    temperature: Float | None = None
-    top_p: Float | None = None
-    top_k: Int | None = None
-    min_p: Float | None = None
-    seed: Int | None = None
-    presence_penalty: Float | None = None
-    frequency_penalty: Float | None = None
-    repetition_penalty: Float | None = None
-    input_penalty: Bool | None = Field(default=None, description="Penalties count the prompt's tokens too.")
-    exponential_decay_length_penalty: Annotated[list[Any], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="[start, factor]"
-    )
-    logit_bias: LogitBias | None = None
-    allowed_token_ids: TokenIds | None = None
-    ignore_eos: Bool | None = None
-    max_new_tokens: Int | None = None
-    min_new_tokens: Int | None = None
-    stop_sequences: (
-        Text
-        | Annotated[
-            list[Text | Annotated[list[AnyTokenId], Field(fail_fast=True, max_length=4096)]],
-            Field(fail_fast=True),
-        ]
-        | None
-    ) = Field(
-        default=None,
-        description="Strings, or token id sequences, that end the text; they are not part of it.",
-    )
-    stop_token_ids: TokenIds | None = None
-    include_stop_str_in_output: Bool | None = None
     add_special_tokens: Bool | None = None
-    skip_special_tokens: Bool | None = None
-    add_spaces_between_special_tokens: Bool | None = None
-    print_eos_token: Bool | None = None
     return_details: Bool | None = None
-    priority: Int | None = None
-    timeout: Float | None = Field(default=None, description="Seconds after which the request is aborted.")
-    regular_constraint: Text | None = Field(
-        default=None, description="A regular expression that the whole output matches."
-    )
-    guided_grammar: Text | None = Field(
-        default=None, description="A grammar (GBNF, or Lark) that the output is a sentence of."
-    )
-    guided_json: JsonSchema | None = Field(
-        default=None, description="A JSON schema, or its text; the output is a value that it describes."
-    )
     stop: Text | StopTexts | None = Field(default=None, description="stop_sequences, as TGI calls them.")
     truncate: Int | None = Field(
         default=None, description="So many tokens at the prompt's end are kept (TGI)."
@@ -125,10 +71,7 @@ class Parameters(Body):
             self, self.model_extra, other_fields.NATIVE_REFUSED, other_fields.NATIVE_HARMLESS, "/generate"
         )
         values = {"do_sample": False, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **defaults}
-        for name in _SAME_NAME:
-            value = getattr(self, name)
-            if value is not None:
-                values[name] = value
+        values |= stated(self, "native")
         if self.stop is not None and self.stop_sequences is not None:
             raise InvalidParameter("stop and stop_sequences can not be used in same time", param="stop")
         stop = self.stop_sequences if self.stop is None else self.stop
@@ -142,7 +85,8 @@ class Parameters(Body):
             values |= self.asked.values
         if self.exponential_decay_length_penalty is not None:
             values["exponential_decay_length_penalty"] = self._decay()
-        return SamplingParams(n=self._best_of(), **values)
+        values["n"] = self._best_of()
+        return SamplingParams(**values)
 
     @functools.cached_property
     def asked(self) -> ConstraintRequest:

@@ -25,25 +25,9 @@ from lightllm.httpserver.constraints import (
     of_structured_outputs,
     the_one_of,
 )
-from lightllm.httpserver.field_types import (
-    MAX_STRINGS,
-    Body,
-    Bool,
-    Float,
-    Int,
-    LogitBias,
-    Scalar,
-    StopTexts,
-    Text,
-    TokenIds,
-)
+from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Int, Scalar, Text, TokenIds
+from lightllm.httpserver.sampling_fields import sampling_fields, stated
 from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, MAX_SEED, SamplingParams
-
-_SAME_NAME = (
-    "do_sample", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "allowed_token_ids", "ignore_eos", "stop_token_ids",
-    "include_stop_str_in_output", "skip_special_tokens", "priority", "timeout",
-)  # fmt: skip
 
 
 class StreamOptions(Body):
@@ -52,49 +36,42 @@ class StreamOptions(Body):
     """vLLM's: every chunk has the usage so far, if there is one at the end."""
 
 
-class OpenAIRequest(Body):
+_Sampling: Any = sampling_fields(
+    "openai",
+    first=(
+        "n", "stop", "max_tokens", "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
+    ),
+    placed={
+        "": ("model",),
+        "n": ("stream", "stream_options"),
+        "logit_bias": ("user", "response_format"),
+        "skip_special_tokens": ("add_special_tokens",),
+        "timeout": (
+            "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "regex", "ebnf",
+            "json_schema", "no_stop_trim", "spaces_between_special_tokens",
+        ),
+    },
+)  # fmt: skip
+"""OpenAI's own come first, extensions after them."""
+
+
+class OpenAIRequest(_Sampling):
     """What chat and completions have in common."""
 
     model_config = ConfigDict(extra="allow")
 
     model: Text | None = None
-    n: Int | None = None
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
-    stop: Text | StopTexts | None = None
-    max_tokens: Int | None = None
-    temperature: Float | None = None
-    top_p: Float | None = None
-    seed: Int | None = None
-    presence_penalty: Float | None = None
-    frequency_penalty: Float | None = None
-    logit_bias: LogitBias | None = None
     user: Any = None
     response_format: ResponseFormat | None = None
-    # extensions
-    do_sample: Bool | None = None
-    top_k: Int | None = None
-    min_p: Float | None = None
-    repetition_penalty: Float | None = None
-    allowed_token_ids: TokenIds | None = None
-    ignore_eos: Bool | None = None
-    min_tokens: Int | None = None
-    stop_token_ids: TokenIds | None = None
-    include_stop_str_in_output: Bool | None = None
-    skip_special_tokens: Bool | None = None
     add_special_tokens: Bool | None = None
-    priority: Int | None = None
-    timeout: Float | None = None
-    guided_json: JsonSchema | None = None
-    guided_regex: Text | None = None
     guided_choice: Choices | None = None
-    guided_grammar: Text | None = None
     structured_outputs: StructuredOutputs | None = None
     regex: Text | None = None
     ebnf: Text | None = None
     json_schema: JsonSchema | None = None
     no_stop_trim: Bool | None = None
-    spaces_between_special_tokens: Bool | None = None
     truncate_prompt_tokens: Int | None = None
     return_token_ids: Bool | None = None
     return_tokens_as_token_ids: Bool | None = None
@@ -119,25 +96,16 @@ class OpenAIRequest(Body):
             raise InvalidParameter(
                 "stream_options is only allowed when stream is true", param="stream_options"
             )
-        values = {**defaults, "do_sample": True}
-        for name in _SAME_NAME:
-            value = getattr(self, name)
-            if value is not None:
-                values[name] = value
+        values = {**defaults, "do_sample": True, **stated(self, "openai")}
         if self.no_stop_trim is not None:
             values.setdefault("include_stop_str_in_output", self.no_stop_trim)
-        if self.spaces_between_special_tokens is not None:
-            values["add_spaces_between_special_tokens"] = self.spaces_between_special_tokens
-        if self.top_k == 0:  # as vLLM has it
-            values["top_k"] = -1
         values |= self._seed()
         values |= self.constraint.values
         if self.stop is not None:
             values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        values |= {"n": self._checked_n(), "max_new_tokens": max_new_tokens}
+        values |= {"min_new_tokens": self._min_new_tokens(max_new_tokens)}
         return SamplingParams(
-            n=self._checked_n(),
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=self._min_new_tokens(max_new_tokens),
             raw_logprobs=True,
             repetition_counts_prompt=True,
             logprobs=logprobs,

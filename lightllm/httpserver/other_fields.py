@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
+from lightllm.httpserver.sampling_fields import Api
+from lightllm.sampling_params import PARAMETERS
 
 _log = logging.getLogger(__name__)
 _MAX_NAMES = 100
@@ -46,12 +48,29 @@ _SAMPLERS = {
 }  # fmt: skip
 """What would choose other tokens."""
 
-OPENAI_REFUSED = _SAMPLERS | {
+
+def _names_of_the_other(api: Api) -> dict[str, Refused]:
+    """Names of sampling parameters that are not those of `api`, and its own for the same."""
+    found: dict[str, Refused] = {}
+    for name, spec in PARAMETERS.items():
+        native, openai = (
+            (name,) if own == "" else (own,) if own else () for own in (spec.native, spec.openai)
+        )
+        ours, others = (openai, native) if api == "openai" else ((*native, *spec.native_too), openai)
+        if spec.foreign_name_refused:
+            for other in (*others, *spec.elsewhere):
+                found[other] = Refused(ours[0] if ours else "", spec.neutral)
+        for own in ours:
+            found.pop(own, None)
+    return found
+
+
+OPENAI_REFUSED = _SAMPLERS | _names_of_the_other("openai") | {
     # OpenAI
     "audio": _NO, "modalities": Refused(neutral=(["text"],)), "web_search_options": _NO,
-    "verbosity": Refused(neutral=("medium",)), "max_completion_tokens": Refused("max_tokens"),
+    "verbosity": Refused(neutral=("medium",)),
     "reasoning": Refused("reasoning_effort"),
-    "top_logprobs": Refused("logprobs", (0,)), "suffix": _NO, "best_of": Refused("n", (1,)), "echo": _NO,
+    "top_logprobs": Refused("logprobs", (0,)), "suffix": _NO, "echo": _NO,
     # vLLM
     "prompt_logprobs": Refused("echo and logprobs of /v1/completions"), "chat_template": Refused("--chat_template of the server"),
     "documents": Refused("the messages"), "mm_processor_kwargs": _NO, "prompt_embeds": _NO, "cache_salt": _NO,
@@ -60,8 +79,6 @@ OPENAI_REFUSED = _SAMPLERS | {
     "return_hidden_states": _NO, "session_params": _NO, "input_ids": Refused("prompt of /v1/completions"), "input_embeds": _NO,
     "image_data": _NO,
     # LightLLM's own API
-    "max_new_tokens": Refused("max_tokens"), "min_new_tokens": Refused("min_tokens", (0, 1)), "stop_sequences": Refused("stop"),
-    "regular_constraint": Refused("guided_regex"), "input_penalty": _NO, "exponential_decay_length_penalty": _NO,
     "grammar": Refused("guided_grammar"), "truncate": Refused("truncate_prompt_tokens"),
 }  # fmt: skip
 """On /v1. Fields that only one of its two bodies has stand here for the other one."""
@@ -73,14 +90,13 @@ OPENAI_HARMLESS = frozenset(
 )  # fmt: skip
 """`prediction` only makes OpenAI faster, `parallel_tool_calls` bounds calls that are not parsed here."""
 
-NATIVE_REFUSED = _SAMPLERS | {
+NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
     # TGI
     "details": Refused("return_details"), "decoder_input_details": _NO, "return_full_text": _NO,
     # OpenAI, vLLM, SGLang
-    "max_tokens": Refused("max_new_tokens"), "max_completion_tokens": Refused("max_new_tokens"),
-    "min_tokens": Refused("min_new_tokens", (0, 1)), "logprobs": Refused("return_details"), "top_logprobs": Refused("return_details"),
+    "logprobs": Refused("return_details"), "top_logprobs": Refused("return_details"),
     "prompt_logprobs": Refused("/v1/completions with echo and logprobs"), "echo": _NO, "suffix": _NO,
-    "response_format": Refused("guided_json"), "guided_regex": Refused("regular_constraint"), "guided_choice": Refused("guided_grammar"),
+    "response_format": Refused("guided_json"), "guided_choice": Refused("guided_grammar"),
     "structured_outputs": Refused("guided_json, guided_grammar or regular_constraint"),
     "no_stop_trim": Refused("include_stop_str_in_output"), "truncate_prompt_tokens": Refused("truncate"),
     # LightLLM's, between its own processes

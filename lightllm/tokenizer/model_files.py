@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from lightllm.errors import InvalidModel, InvalidParameter
-from lightllm.sampling_params import SamplingParams
+from lightllm.sampling_params import PARAMETERS, SamplingParams
 from lightllm.tokenizer.json_files import read_json_object
 from lightllm.tokenizer.model_folder import resolve_model_dir
 
@@ -34,7 +34,8 @@ _LENGTH_KEYS = (
 _LARGEST_LENGTH = 10**8
 """Tokenizers write 1e30 for "no limit"."""
 _DEFAULT_LENGTH = 2048
-GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
+_OWN_DEFAULTS = SamplingParams()
+GENERATION_FIELDS = [name for name, spec in PARAMETERS.items() if spec.in_generation_config]
 
 
 def read_model_config(model_dir: str) -> dict[str, Any]:
@@ -100,16 +101,14 @@ def generation_defaults(model_dir: str) -> dict[str, Any]:
         value = config.get(name)
         if value is None:
             continue
-        if name == "do_sample":
-            value = bool(value)
-        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        kind, zero = type(getattr(_OWN_DEFAULTS, name)), PARAMETERS[name].zero_means
+        if kind is not bool and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InvalidModel(f"{name} in {path} must be a number, got {value!r}.", "Correct the file.")
-        elif name == "top_k":
-            value = int(value) or -1  # 0 means "all" there
-        else:
-            value = float(value)
+        value = kind(value)
+        if value == 0 and zero is not None:
+            value = zero
         try:
-            msgspec.structs.replace(SamplingParams(), **{name: value}).verify(native=True)
+            msgspec.structs.replace(_OWN_DEFAULTS, **{name: value}).verify(native=True)
         except InvalidParameter as error:
             logging.getLogger(__name__).warning("ignoring %s of %s: %s", name, path, error)
             continue

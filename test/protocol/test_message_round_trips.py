@@ -46,6 +46,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return simple[kind]
     if origin in (typing.Union, types.UnionType):
         return st.one_of([values(argument) for argument in arguments])
+    if origin is typing.Annotated:
+        return values(arguments[0])
     if origin is typing.Literal:
         return st.sampled_from(arguments)
     if origin is list:
