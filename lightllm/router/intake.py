@@ -6,14 +6,17 @@ from collections.abc import Collection
 
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
-from lightllm.router.admission.admission import Prefill
-from lightllm.router.admission.entry import Entry
-from lightllm.router.admission.schedule_policy import Conservative
+from lightllm.router.admission.controller import AdmissionController
+from lightllm.router.admission.demand import Demand
 from lightllm.router.limits import SchedulerLimits
 
 
 def check_request(
-    message: AddRequest, limits: SchedulerLimits, known_ids: Collection[int], waiting: int, entry: Entry
+    message: AddRequest,
+    limits: SchedulerLimits,
+    known_ids: Collection[int],
+    waiting: int,
+    admission: AdmissionController,
 ) -> None:
     """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
     ids = [choice.request_id for choice in message.choices]
@@ -21,7 +24,7 @@ def check_request(
         raise InvalidParameter("the prompt must have at least one token", param="prompt")
     if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
         raise InvalidParameter("a request needs choices with ids of their own")
-    _check_lengths(message, limits, entry)
+    _check_lengths(message, limits, admission)
     # What is restored was accepted before; and a group larger than the list may wait alone.
     restored = any(len(choice.output_ids) for choice in message.choices)
     if waiting and not restored and waiting + len(ids) > limits.max_waiting_requests:
@@ -31,7 +34,7 @@ def check_request(
         )
 
 
-def _check_lengths(message: AddRequest, limits: SchedulerLimits, entry: Entry) -> None:
+def _check_lengths(message: AddRequest, limits: SchedulerLimits, admission: AdmissionController) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
     if prompt + new > limits.max_req_total_len:
         raise PromptTooLong(
@@ -51,11 +54,13 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, entry: Entry) -
         return
     # Whatever the policy expects, full length must fit: then nobody waits for ever.
     restored = [len(choice.output_ids) for choice in message.choices]
-    prompts = [
-        Prefill(prompt + g, prompt + g, g, new, waits=limits.prompt_cache and i > 0)
-        for i, g in enumerate(restored)
-    ]
-    if not entry.empty_forecast(Conservative(), limits.max_total_token_num).admit(prompts):
+    demand = Demand.of(
+        [
+            (prompt + g, g, new, False, prompt + g, limits.prompt_cache and i > 0)
+            for i, g in enumerate(restored)
+        ]
+    )
+    if not admission.fits_alone(demand):
         raise PromptTooLong(
             f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",

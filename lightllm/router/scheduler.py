@@ -16,9 +16,10 @@ import numpy as np
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
 from lightllm.protocol.rounds import Round, RoundResult, RowError
-from lightllm.router.admission.deadlines import Deadlines
-from lightllm.router.admission.entry import Entry
-from lightllm.router.admission.schedule_policy import Conservative, make_policy
+from lightllm.router.admission.controller import AdmissionController
+from lightllm.router.admission.output_lengths import OutputLengths
+from lightllm.router.admission.schedule_policy import AdmissionPolicy, make_policy
+from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
 from lightllm.router.isolation import Isolation
@@ -48,9 +49,16 @@ class InvariantError(Exception):
 class Scheduler:
     """Continuous batching over token memory. Methods never block; `RequestError`s are for the client."""
 
-    def __init__(self, limits: SchedulerLimits, policy: Conservative | None = None) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        policy: AdmissionPolicy | None = None,
+        lengths: OutputLengths | None = None,
+    ) -> None:
+        """`policy`: that of the options unless given; `lengths`: of the outputs seen before."""
         self.limits = limits
         self._policy = policy or make_policy(limits)
+        self._lengths = OutputLengths() if lengths is None else lengths
         self._outputs = Outputs()
         self._in_flight: list[PlannedRound] = []
         self._isolation = Isolation()
@@ -69,8 +77,8 @@ class Scheduler:
     def add(self, message: AddRequest, now: float = 0.0) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
-            check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._entry)
-            self._deadlines.check(message, now)
+            check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._admission)
+            self._slo.check(message, now)
         except Exception:
             self._counts.refused += len(message.choices)
             raise
@@ -109,7 +117,7 @@ class Scheduler:
             return None
         if self._isolation and self._in_flight:
             return None  # who runs next depends on how that round ends
-        self._policy.begin_round(self._next_seq, self._running.kv.in_use / self.limits.max_total_token_num)
+        self._admission.begin_round(self._next_seq)
         chosen = None
         while chosen is None and (suspects := self._isolation.next_group()):
             chosen = self._planner.choose_of(suspects)
@@ -119,7 +127,7 @@ class Scheduler:
         round_, planned = self._running.plan(self._next_seq, *chosen)
         self._next_seq += 1
         self._in_flight.append(planned)
-        self._deadlines.round_planned(round_)
+        self._slo.round_planned(round_)
         return round_
 
     # -- results
@@ -141,7 +149,7 @@ class Scheduler:
             self._undo(f"round {planned.seq} has no valid result", False)
         else:
             del self._in_flight[0]
-            self._deadlines.round_done(planned.seq, result.seconds)
+            self._slo.round_done(planned.seq, result.seconds)
             self._confirm(planned, result)
         self._planner.settle_pausing()
         return self.drain_outputs()
@@ -193,7 +201,7 @@ class Scheduler:
         failed = self._in_flight[0]
         concerned = [request for request, _ in failed.alive()]
         self._running.undo(self._in_flight)
-        self._deadlines.rounds_undone()
+        self._slo.rounds_undone()
         self._in_flight.clear()
         self._failures += 1
         self._resync = self._next_seq
@@ -246,7 +254,7 @@ class Scheduler:
         aborted = reason in ("abort", "timeout", "error")
         request.to(State.ABORTED if aborted else State.FINISHED)
         if not request.runs_to_limit:
-            self._policy.learn(len(request.output_ids), ended=reason == "stop")
+            self._admission.record_output(len(request.output_ids), ended=reason == "stop")
         self._counts.aborted += aborted
         self._counts.finished += not aborted
         del self._requests[request.id]
@@ -277,7 +285,7 @@ class Scheduler:
         counts.slots_used = self._running.kv.in_use
         counts.slots_cached = self._running.kv.cache.evictable
         counts.in_flight_rounds = len(self._in_flight)
-        counts.estimated_peak = self._entry.expected_peak()
+        counts.estimated_peak = self._admission.estimate_peak()
         return counts
 
     def check_invariants(self) -> None:
@@ -303,8 +311,10 @@ class Scheduler:
         self._running = Running(self.limits)
         self._waiting = WaitingList()
         rounds = RoundPolicy(self.limits.round_policy, self.limits.router_max_wait_tokens)
-        self._deadlines = Deadlines(self.limits, self._policy.lengths, self._running, self._waiting)
-        self._entry = Entry(self.limits, self._policy, rounds, self._running, self._waiting, self._deadlines)
+        self._slo = SloController(self.limits, self._lengths, self._running, self._waiting)
+        self._admission = AdmissionController(
+            self.limits, self._policy, self._lengths, rounds, self._running, self._waiting, self._slo
+        )
         self._planner = Planner(
-            self.limits, rounds, self._running, self._waiting, self._entry, self._deadlines, self._in_flight
+            self.limits, rounds, self._running, self._waiting, self._admission, self._slo, self._in_flight
         )

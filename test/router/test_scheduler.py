@@ -10,7 +10,7 @@ from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, TopLogprobs
 from lightllm.protocol.rounds import RoundResult, RowPromptLogprobs
-from lightllm.router.admission.schedule_policy import PastFuture
+from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
 
@@ -371,10 +371,10 @@ def test_what_is_accepted_does_not_depend_on_the_policy():
 
 
 def test_requests_whose_outputs_are_longer_than_predicted_pause_and_say_what_they_would_say_alone():
-    policy = PastFuture()
+    lengths = OutputLengths()
     for _ in range(100):
-        policy.learn(4, ended=True)
-    engine = Engine(make_limits(max_total_token_num=60, max_req_total_len=60), policy=policy)
+        lengths.add(4, ended=True)
+    engine = Engine(make_limits(max_total_token_num=60, max_req_total_len=60), lengths=lengths)
     for i in range(1, 9):
         engine.add(add_request(i, prompt(8, 50 * i), 25, ignore_eos=True, stop_token_ids=[10**6]))
     engine.run()

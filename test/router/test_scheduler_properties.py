@@ -21,12 +21,12 @@ TEXTS = [[1 + i * i % 11 for i in range(30)], [1 + i * i % 11 for i in range(15)
 
 
 def wrong_past():
-    """Has seen hardly anything but outputs of a few tokens: its predictions fail often."""
-    policy = PastFuture(caution=0.0, lengths=OutputLengths(window=400, warm_start=0))
+    """Nearly all outputs seen had a few tokens: predictions from these fail often."""
+    lengths = OutputLengths(window=400, warm_start=0)
     for length in range(1, 16):
         for _ in range(int(1.4 ** (15 - length))):
-            policy.learn(length, ended=True)
-    return policy
+            lengths.add(length, ended=True)
+    return lengths
 
 
 def turn(request):
@@ -47,6 +47,7 @@ prompts = st.one_of(
 class SchedulerMachine(RuleBasedStateMachine):
     failures = False
     policy = Conservative
+    lengths = OutputLengths
     prompt_cache = True
 
     @initialize(
@@ -70,7 +71,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt_cache=self.prompt_cache, round_policy=round_policy, router_max_wait_tokens=decode_rounds,
             max_overtakes=max_overtakes,
         )  # fmt: skip
-        self.engine = Engine(limits, VOCAB, self.policy())
+        self.engine = Engine(limits, VOCAB, self.policy(), self.lengths())
         self.capacity, self.batch = capacity, batch
         self.max_overtakes = max_overtakes
         self.overtaken = Counter()
@@ -266,7 +267,8 @@ class PausingWithoutCacheMachine(CrowdedMachine):
 
 class PastFutureMachine(CrowdedMachine):
     failures = True
-    policy = staticmethod(wrong_past)
+    policy = staticmethod(lambda: PastFuture(caution=0.0))
+    lengths = staticmethod(wrong_past)
 
 
 _settings = settings(

@@ -172,8 +172,8 @@ class FakeDevice:
 class Engine:
     """Scheduler and device with the queues between them; steps are taken one by one or to the end."""
 
-    def __init__(self, limits: SchedulerLimits, vocab: int = 1000, policy=None) -> None:
-        self.scheduler = Scheduler(limits, policy)
+    def __init__(self, limits: SchedulerLimits, vocab: int = 1000, policy=None, lengths=None) -> None:
+        self.scheduler = Scheduler(limits, policy, lengths)
         self.device = FakeDevice(limits, vocab)
         self.rounds: deque[Round | Resync] = deque()
         self.results: deque[RoundResult] = deque()

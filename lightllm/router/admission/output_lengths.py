@@ -39,10 +39,8 @@ class OutputLengths:
         self._stale = False
         self._survival = np.ones(1)
         """S at 0, 1, 2, ... up to the last length at which it falls."""
-        self.memo: dict[tuple[int, int, int], list[tuple[float, int]]] = {}
-        """What a forecast has worked out of the curve, for as long as it is that one: most candidates are alike."""
         self._moments: dict[int, tuple[float, float]] = {}
-        """By limit; likewise."""
+        """By limit, for as long as the curve is this one."""
 
     def __len__(self) -> int:
         return min(self._added, self._window)
@@ -76,7 +74,6 @@ class OutputLengths:
             at_risk -= _at_least(last - since, len(ended))
         at_risk = np.maximum(np.maximum(at_risk, ended), 1)
         self._survival = np.cumprod(1.0 - ended / at_risk)
-        self.memo.clear()
         self._moments.clear()
 
     def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:

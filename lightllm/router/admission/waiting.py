@@ -20,19 +20,18 @@ WAITS = State.WAITING, State.PAUSED
 class WaitingGroup:
     """Requests that are admitted together; it is in the list while one of them waits."""
 
-    __slots__ = ("asks", "overtaken", "requests")
+    __slots__ = ("overtaken", "requests")
 
     def __init__(self, requests: list[Request]) -> None:
         self.requests = requests
         self.overtaken = 0
         """How many groups behind it have entered before it."""
-        self._measure()
 
-    def _measure(self) -> None:
-        """Who waits generates nothing, so that this changes only with the list of `requests`."""
-        first = self.requests[0]
-        self.asks = len(self.requests), first.known_tokens, first.max_new_tokens - len(first.output_ids)
+    @property
+    def asks(self) -> tuple[int, int, int]:
         """(requests, context and most outputs to come of the first one)"""
+        first = self.requests[0]
+        return len(self.requests), first.known_tokens, first.max_new_tokens - len(first.output_ids)
 
     @property
     def serial(self) -> int:
@@ -46,8 +45,6 @@ class WaitingGroup:
         for request in self.requests:
             if request.state not in WAITS:
                 self.requests = [r for r in self.requests if r.state in WAITS]
-                if self.requests:
-                    self._measure()
                 break
         return bool(self.requests)
 

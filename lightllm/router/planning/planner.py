@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from lightllm.router.admission.deadlines import Deadlines
-from lightllm.router.admission.entry import Entry
+from lightllm.router.admission.controller import AdmissionController
+from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
@@ -28,16 +28,16 @@ class Planner:
         rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,
-        entry: Entry,
-        deadlines: Deadlines,
+        admission: AdmissionController,
+        slo: SloController,
         in_flight: list[PlannedRound],
     ) -> None:
         self._limits = limits
         self._rounds = rounds
         self._running = running
         self._waiting = waiting
-        self._entry = entry
-        self._deadlines = deadlines
+        self._admission = admission
+        self._slo = slo
         self._in_flight = in_flight
         self._token_budget = limits.batch_max_tokens
         self._successes = 0
@@ -90,11 +90,11 @@ class Planner:
         whole = self._whole
         rows, room = len(batch), self._token_budget
         if not whole:
-            room = self._deadlines.round_tokens(rows, room, running.kv.in_use)
+            room = self._slo.round_tokens(rows, room, running.kv.in_use)
         room -= rows if mixes else 0
         running.extend_prefixes(rows)
         if self._waiting and not running.pausing:
-            self._entry.admit(room, whole, rows, now)
+            self._admission.admit(room, whole, rows, now)
         if not running.prefilling:
             return batch, []
         if whole and mixes and running.work(running.prefilling[0]) > room:

@@ -59,10 +59,8 @@ class Running:
         self._batch: DecodeBatch | None = None
         self._nobody = DecodeBatch.of(self._decodes.nonzero()[0], self.remaining, self._stays)
         self._leaves: list[int] = []
-        self.given_back = 0
-        """Slots of all that have left, so far."""
-        self.given_up = 0
-        """Outputs that these had not planned yet."""
+        self.left = 0
+        """How many requests have left their rows so far."""
 
     def enter(self, request: Request, may_wait: bool) -> None:
         """Gives the request a row and a place in memory; its prefill is planned from now on."""
@@ -91,8 +89,7 @@ class Running:
         self.kv.close(request, keep)
         self.stop_ids.remove(request.stop_ids)
         row = request.row
-        self.given_back += int(self.kv_len[row])
-        self.given_up += int(self.remaining[row])
+        self.left += 1
         self.rows.release(row)
         self._leaves.append(row)
         self._stays[row] += 1

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.router_device import make_limits
 
+from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.output_lengths import REFRESH_ROUNDS, OutputLengths
 from lightllm.router.admission.schedule_policy import (
     Aggressive,
@@ -156,12 +157,15 @@ def test_curve_is_made_anew_every_few_rounds():
     assert len(set(found)) == 3
 
 
+def demand(generated, limit, exact=None):
+    nothing = np.zeros(len(generated), dtype=np.int64)
+    exact = np.zeros(len(generated), bool) if exact is None else np.array(exact)
+    return Demand.decoding(nothing, np.array(generated), np.array(limit), exact)
+
+
 @pytest.mark.parametrize(("policy", "to_come"), [(Conservative(), [0, 1, 90]), (Aggressive(), [0, 1, 1])])
 def test_policies_without_a_past(policy, to_come):
-    policy.learn(5, ended=True)
-    policy.observe(np.array([3]))
-    found = policy.outputs_to_come(np.array([10, 9, 10]), np.array([10, 10, 100]), np.zeros(3, bool))
-    assert found.tolist() == to_come
+    assert policy.outputs_to_come(demand([10, 9, 10], [10, 10, 100]), used=0.5).tolist() == to_come
 
 
 def test_policies_go_by_the_names_of_the_options():
@@ -175,7 +179,5 @@ def test_policies_go_by_the_names_of_the_options():
 def test_token_ratio_expects_short_outputs_until_the_memory_is_that_full(used, to_come):
     """LightLLM: min(max_new_tokens, max(1.1 * generated, --router_max_new_token_len))."""
     policy = TokenRatio(ratio=0.8, max_new_token_len=80)
-    policy.begin_round(1, used)
-    generated, limit = np.array([50, 100, 40, 40]), np.array([150, 250, 60, 100])
-    exact = np.array([False, False, False, True])
-    assert policy.outputs_to_come(generated, limit, exact).tolist() == to_come
+    asked = demand([50, 100, 40, 40], [150, 250, 60, 100], [False, False, False, True])
+    assert policy.outputs_to_come(asked, used).tolist() == to_come

@@ -25,7 +25,7 @@ EVERY = 32
 SWEEPS = 8
 
 
-class RoundTimes:
+class StepTimeModel:
     """Rounds without a time (a backend that reports none) are ignored."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class RoundTimes:
         """Whether there is anything to predict from."""
         return self._rounds > 0
 
-    def learn(self, tokens: int, held: int, seconds: float) -> None:
+    def record(self, tokens: int, held: int, seconds: float) -> None:
         """A round computed `tokens` while the requests in it held `held` tokens in all."""
         if seconds <= 0.0:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightllm.router.admission.round_time import RoundTimes
+from lightllm.router.admission.step_time import StepTimeModel
 
 
 def device(tokens, held):
@@ -15,11 +15,11 @@ def device(tokens, held):
 
 def learned(rounds=2000, seed=0):
     random = np.random.default_rng(seed)
-    times = RoundTimes()
+    times = StepTimeModel()
     for _ in range(rounds):
         tokens = int(random.integers(1, 400) + (random.random() < 0.3) * random.integers(0, 4000))
         held = int(random.integers(0, 120_000))
-        times.learn(tokens, held, device(tokens, held))
+        times.record(tokens, held, device(tokens, held))
     return times
 
 
@@ -51,22 +51,22 @@ def test_most_held_is_what_the_time_leaves():
 
 
 def test_before_the_first_round_everything_is_allowed():
-    times = RoundTimes()
+    times = StepTimeModel()
     assert not times.known
     assert times.most_tokens(1000, 0.001, 4096) == 4096
     assert times.seconds(100, 100) == 0.0
 
 
 def test_rounds_grow_in_steps_beyond_what_has_been_seen():
-    times = RoundTimes()
+    times = StepTimeModel()
     for _ in range(64):
-        times.learn(50, 1000, device(50, 1000))
+        times.record(50, 1000, device(50, 1000))
     assert 50 <= times.most_tokens(1000, 1.0, 4096) <= 100
 
 
 def test_rounds_without_a_time_teach_nothing():
-    times = RoundTimes()
-    times.learn(100, 100, 0.0)
+    times = StepTimeModel()
+    times.record(100, 100, 0.0)
     assert not times.known
 
 
@@ -79,5 +79,5 @@ def test_a_device_that_gets_slower_is_followed():
     random = np.random.default_rng(1)
     for _ in range(3000):
         tokens, held = int(random.integers(1, 4000)), int(random.integers(0, 120_000))
-        times.learn(tokens, held, 2 * device(tokens, held))
+        times.record(tokens, held, 2 * device(tokens, held))
     assert times.seconds(1000, 50_000) == pytest.approx(2 * device(1000, 50_000), rel=0.12)

@@ -1,11 +1,11 @@
-"""Who waits for memory is not looked at in every round: only when somebody may fit now, or some rounds have gone by."""
+"""A queue whose head does not fit is looked at again when something has changed, or some rounds have gone by."""
 
 from __future__ import annotations
 
 import pytest
 from support.router_device import Engine, add_request, make_limits
 
-from lightllm.router.admission.entry import FORECAST_ROUNDS, SKIPPED
+from lightllm.router.admission.controller import SKIPPED
 
 
 @pytest.fixture
@@ -16,14 +16,14 @@ def server(monkeypatch):
         max_total_token_num=240, max_req_total_len=240, batch_max_tokens=64, schedule_policy="conservative"
     )
     engine = Engine(limits)
-    entry = engine.scheduler._entry
+    admission = engine.scheduler._admission
     engine.tries = 0
 
-    def in_turn(*how, original=entry._in_turn):
+    def in_turn(*how, original=admission._in_turn):
         engine.tries += 1
         return original(*how)
 
-    monkeypatch.setattr(entry, "_in_turn", in_turn)
+    monkeypatch.setattr(admission, "_in_turn", in_turn)
     for number, new in enumerate([90, 60, 60, 15, 15], start=1):
         engine.add(add_request(number, [number] * 10, new, ignore_eos=True))
     for _ in range(3):
@@ -50,23 +50,21 @@ def leave(engine: Engine, request_id: int) -> None:
     engine.take(engine.scheduler.drain_outputs())
 
 
-def test_while_less_is_given_back_than_was_missing_nobody_tries(server):
-    leave(server, 4)
+def test_while_nothing_is_given_back_nothing_is_tried(server):
     one_round(server)
     assert server.tries == 1 and waiting(server) == 1
 
 
-def test_who_lacked_no_more_than_is_given_back_enters_in_the_next_round(server):
+def test_a_group_that_lacked_no_more_than_is_given_back_enters_in_the_next_round(server):
     leave(server, 2)
     one_round(server)
     assert server.tries == 2 and waiting(server) == 0
 
 
-def test_what_several_give_back_adds_up(server):
+def test_a_group_that_lacks_more_than_is_given_back_tries_and_goes_on_waiting(server):
     leave(server, 4)
-    leave(server, 5)
     one_round(server)
-    assert server.tries == 2
+    assert server.tries == 2 and waiting(server) == 1
 
 
 def test_a_new_arrival_tries_at_once(server):
@@ -75,7 +73,7 @@ def test_a_new_arrival_tries_at_once(server):
     assert server.tries == 2 and waiting(server) == 1
 
 
-def test_who_waits_tries_again_after_some_rounds_all_the_same(server):
+def test_a_waiting_group_tries_again_after_some_rounds_all_the_same(server):
     for _ in range(SKIPPED):
         one_round(server)
     assert server.tries == 1
@@ -83,30 +81,14 @@ def test_who_waits_tries_again_after_some_rounds_all_the_same(server):
     assert server.tries == 2 and waiting(server) == 1
 
 
-def forecasts(capacity: int, rounds: int) -> int:
-    """How many are made while in each round somebody enters who may say 50 tokens, and says a few."""
-    limits = make_limits(
-        max_total_token_num=capacity, max_req_total_len=100, running_max_req_size=64, batch_max_tokens=128
+def test_all_that_enter_in_one_round_share_one_forecast(monkeypatch):
+    engine = Engine(make_limits(max_total_token_num=1000, max_req_total_len=100, batch_max_tokens=64))
+    admission, made = engine.scheduler._admission, []
+    monkeypatch.setattr(
+        admission, "forecast", lambda original=admission.forecast: made.append(1) or original()
     )
-    engine = Engine(limits)
-    entry, count = engine.scheduler._entry, 0
-
-    def forecast(original=entry.forecast):
-        nonlocal count
-        count += 1
-        return original()
-
-    entry.forecast = forecast
-    for number in range(rounds):
+    for number in range(5):
         engine.add(add_request(1 + number, [number, 5, 6, 7], 50))
-        one_round(engine)
-        assert waiting(engine) == 0 or capacity < 1000
-    return count
-
-
-def test_where_memory_is_plenty_one_forecast_serves_several_rounds():
-    assert 40 // FORECAST_ROUNDS <= forecasts(100_000, 40) <= 40 // FORECAST_ROUNDS + 2
-
-
-def test_where_memory_is_short_every_try_has_its_own_forecast():
-    assert forecasts(150, 40) > 20
+    one_round(engine)
+    one_round(engine)  # in which none waits
+    assert len(made) == 1 and waiting(engine) == 0

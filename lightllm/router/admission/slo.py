@@ -8,7 +8,7 @@ memory     On the average over its stay a request needs its context and E[L^2] /
 compute    The prompts ahead are prefilled in what the decode rows leave of the rounds' tokens.
 
 Before anything has been measured, of what is in use in steady traffic 1 / E[L] is given back a round. Rounds become seconds
-by `RoundTimes`. No clock here: `now` comes with the calls.
+by `StepTimeModel`. No clock here: `now` comes with the calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lightllm.errors import ServerOverloaded
 from lightllm.protocol.messages import AddRequest
 from lightllm.protocol.rounds import Round
 from lightllm.router.admission.output_lengths import OutputLengths
-from lightllm.router.admission.round_time import RoundTimes
+from lightllm.router.admission.step_time import StepTimeModel
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planning.running import Running
@@ -41,7 +41,7 @@ FULL = 0.9
 """Share of the memory that is believed to be of use while nobody waits for it."""
 
 
-class Deadlines:
+class SloController:
     """Works on the books of its `Scheduler`; costs nothing where neither option is given."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Deadlines:
         self._running = running
         self._waiting = waiting
         self._ttft, self._tpot = limits.ttft_slo, limits.tpot_slo
-        self._times = RoundTimes()
+        self._times = StepTimeModel()
         self._flying: dict[int, tuple[int, int]] = {}
         """Round in flight -> (tokens computed, tokens held)"""
         self._blocked_at: float | None = None
@@ -75,7 +75,7 @@ class Deadlines:
         """`seconds`: its compute time; 0 if unknown."""
         self._generated = None
         if seq in self._flying:
-            self._times.learn(*self._flying.pop(seq), seconds)
+            self._times.record(*self._flying.pop(seq), seconds)
 
     def rounds_undone(self) -> None:
         """Those in flight were not computed."""

@@ -134,10 +134,10 @@ def test_the_fewer_ends_a_wait_consists_of_the_less_it_is_believed(monkeypatch, 
     """Of 0.6 s, with 1 s promised."""
     server = Server(ttft_slo=1.0)
     server.serve(rate=1, seconds=1)
-    monkeypatch.setattr(server.scheduler._deadlines, "_memory_seconds", lambda _: 0.0)
+    monkeypatch.setattr(server.scheduler._slo, "_memory_seconds", lambda _: 0.0)
     for i in range(100, 100 + waiting):
         server.add(i, prompt=1)
-    monkeypatch.setattr(server.scheduler._deadlines, "_memory_seconds", lambda _: 0.6)
+    monkeypatch.setattr(server.scheduler._slo, "_memory_seconds", lambda _: 0.6)
     server.add(1000, prompt=1)
     assert (1000 in server.arrival) == accepted
 

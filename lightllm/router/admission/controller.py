@@ -1,0 +1,229 @@
+"""Which waiting requests enter: asks the memory forecast for each group of them, in the order of their turn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightllm.router.admission.demand import Demand
+from lightllm.router.admission.forecast import Forecast, RoundShape
+from lightllm.router.admission.output_lengths import OutputLengths
+from lightllm.router.admission.schedule_policy import AdmissionPolicy, Conservative
+from lightllm.router.admission.slo import SloController
+from lightllm.router.admission.waiting import WaitingGroup, WaitingList
+from lightllm.router.limits import SchedulerLimits
+from lightllm.router.planning.round_policy import RoundPolicy
+from lightllm.router.planning.running import Running
+from lightllm.router.request import Request
+
+SKIPPED = 7
+"""Rounds in a row that admit without a forecast, at most, while nothing has changed since none of those in turn fitted."""
+PEAK_ROUNDS = 8
+"""Rounds between two estimates of the peak for the statistics."""
+SCANNED = 32
+"""Waiting groups that are looked at in one round."""
+TRIED = 2
+"""Groups beside the first one that may turn out not to fit, before a round looks at no more."""
+
+
+class AdmissionController:
+    """Works on the books of its `Scheduler`."""
+
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        policy: AdmissionPolicy,
+        lengths: OutputLengths,
+        rounds: RoundPolicy,
+        running: Running,
+        waiting: WaitingList,
+        slo: SloController,
+    ) -> None:
+        self._limits = limits
+        self._policy = policy
+        self._lengths = lengths
+        self._rounds = rounds
+        self._running = running
+        self._waiting = waiting
+        self._slo = slo
+        self._seq = 0
+        self._stuck_at: tuple[int, int, int] | None = None
+        """Admission found no group that fits, with (serial of the front one, requests waiting, requests that have left their
+        row so far)."""
+        self._skipped = 0
+        self._peak = 0
+        self._peak_at = -PEAK_ROUNDS
+        self._rounds_alone = 0
+
+    def begin_round(self, seq: int) -> None:
+        """What follows is for round `seq`."""
+        self._seq = seq
+
+    def record_output(self, length: int, ended: bool) -> None:
+        """An output that might have ended early had `length` tokens; not `ended`: it was cut off, by its limit or by its
+        client."""
+        self._lengths.add(length, ended, self._seq)
+
+    def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
+        """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
+        slots stay available. A group that does not fit may be passed by others that do, within `max_overtakes`. `room`:
+        tokens of the round for prefill chunks; `whole`: no prompt is split."""
+        if self._holds_back():
+            return
+        if self._skipped < SKIPPED and self._still_stuck():
+            self._skipped += 1
+            return
+        self._skipped = 0
+        waiting = self._waiting
+        count, context = waiting.count, waiting.context
+        front = self._in_turn(room, whole, reserve)
+        self._slo.admitted(count - waiting.count, context - waiting.context, front is not None, now)
+        stuck = front is not None and waiting.count == count
+        self._stuck_at = (front.serial, count, self._running.left) if front is not None and stuck else None
+
+    def _still_stuck(self) -> bool:
+        """Whether the head of the queue is the same as when it did not fit, and no running request has left since."""
+        if self._stuck_at is None or not self._running.requests:
+            return False
+        serial, count, left = self._stuck_at
+        front = next(self._waiting.in_turn(), None)
+        return (
+            left == self._running.left
+            and (self._waiting.count <= count or count >= SCANNED)
+            and front is not None
+            and front.serial == serial
+        )
+
+    def _holds_back(self) -> bool:
+        """LightLLM's --disable_aggressive_schedule: whether the streams have this round to themselves."""
+        if not self._limits.disable_aggressive_schedule or not self._running.requests:
+            self._rounds_alone = 0
+            return False
+        self._rounds_alone += 1
+        if self._rounds_alone <= self._limits.router_max_wait_tokens:
+            return True
+        self._rounds_alone = 0
+        return False
+
+    def _in_turn(self, room: int, whole: bool, reserve: int) -> WaitingGroup | None:
+        """The first group that was left because it did not fit."""
+        running, limits = self._running, self._limits
+        queued = sum(min(running.work(r), limits.chunked_prefill_size) for r in running.prefilling)
+        forecast: Forecast | None = None
+        passed: list[WaitingGroup] = []
+        refused: list[WaitingGroup] = []
+        for group, _ in zip(self._waiting.in_turn(), range(SCANNED), strict=False):
+            if queued >= room or len(refused) > TRIED:
+                break
+            if not running.rows.free:
+                passed.append(group)  # and so would be all that follow
+                break
+            fits = False
+            if not _asks_for_more(group, refused):
+                demand, unlocked = self._demand(group.requests)
+                if whole and queued and queued + int(demand.work[0]) > room:
+                    break  # it enters as soon as it can have a round
+                if demand.size <= running.rows.free and running.kv.available - unlocked >= reserve:
+                    forecast = forecast or self.forecast()
+                    fits = forecast.admit(demand)
+                if not fits:
+                    refused.append(group)
+            if fits:
+                self._waiting.enter(group, passed)
+                for request, waits in zip(group.requests, demand.waits.tolist(), strict=True):
+                    running.enter(request, waits)
+                queued += int(np.minimum(demand.work, limits.chunked_prefill_size).sum())
+                if not all(other.may_be_passed(limits.max_overtakes) for other in passed):
+                    break
+            else:
+                passed.append(group)
+                if not group.may_be_passed(limits.max_overtakes):
+                    break
+        return passed[0] if passed else None
+
+    def _demand(self, group: list[Request]) -> tuple[Demand, int]:
+        """(what these siblings need, how much of it is cached and locked by no request). The siblings wait for the first one,
+        and share its prompt. What one running request alone has does not count twice either, unless the forecast must be
+        certain: that request may end before the candidate."""
+        kv, may_err = self._running.kv, self._policy.may_err
+        cached, unlocked = kv.prefixes(group)
+        first = kv.may_wait(group[0], cached[0].length, self._running.prefilling)
+        demands = []
+        for i, (request, prefix) in enumerate(zip(group, cached, strict=True)):
+            waits = first or (i > 0 and kv.siblings_wait(request, prefix.length))
+            counted = prefix.read if may_err else prefix.shared
+            context = request.known_tokens
+            if i and waits and may_err and not request.output_ids:
+                counted = context - 1
+            demands.append(_prefilling(request, context - counted, context - prefix.length, waits))
+        return Demand.of(demands), unlocked
+
+    def fits_alone(self, demand: Demand) -> bool:
+        """Whether these fit into an empty server, with all the tokens that they may say. A token budget that is reduced for
+        a while does not count: what intake accepted must be able to enter, and requests can pause meanwhile."""
+        return self._forecast(Conservative(), self._limits.max_total_token_num).admit(demand)
+
+    def forecast(self) -> Forecast:
+        """What the running requests will need, before anything is planned in this round. What several of them read stays
+        as long as one of them does: it counts once, and for none of them."""
+        running, kv = self._running, self._running.kv
+        rows, prefilling = running.prefilled_rows(), running.prefilling
+        held, taken = running.kv_len[rows].astype(np.int64), [int(running.kv_len[r.row]) for r in prefilling]
+        counted, common = [0] * len(prefilling), 0
+        capacity = self._limits.max_total_token_num
+        used = kv.in_use / capacity
+        if running.requests:
+            capacity = self._slo.capacity(len(running.requests) + 1)
+        if int(held.sum()) + sum(taken) > kv.in_use:
+            twice = kv.cache.shared
+            counted = [int(twice[r.row]) for r in prefilling]
+            held -= twice[rows]
+            common = kv.in_use - int(held.sum()) - sum(taken) + sum(counted)
+        limit, exact = running.max_new_tokens[rows], running.exact[rows]
+        generated = limit - running.remaining[rows]
+        self._lengths.update(generated[~exact], self._seq)
+        forecast = self._forecast(self._policy, capacity, common, used)
+        forecast.add_decoding(Demand.decoding(held, generated, limit, exact))
+        forecast.add_prefilling(
+            Demand.of(
+                [
+                    _prefilling(r, len(r.context) - c, running.work(r), r.may_wait)
+                    for r, c in zip(prefilling, counted, strict=True)
+                ]
+            )
+        )
+        return forecast
+
+    def _forecast(
+        self, policy: AdmissionPolicy, capacity: int, common: int = 0, used: float = 0.0
+    ) -> Forecast:
+        """As if nothing ran."""
+        limits, rounds = self._limits, self._rounds
+        shape = RoundShape(
+            limits.batch_max_tokens,
+            limits.chunked_prefill_size,
+            limits.whole_prompts,
+            None if rounds.mixes else rounds.decode_rounds,
+        )
+        return Forecast(policy, self._lengths, shape, capacity, common, used)
+
+    def estimate_peak(self) -> int:
+        """The most slots that those who run will need, worked out anew every `PEAK_ROUNDS` rounds."""
+        if not self._running.requests:
+            self._peak_at = -PEAK_ROUNDS
+            return 0
+        if self._seq - self._peak_at >= PEAK_ROUNDS:
+            self._peak, self._peak_at = self.forecast().peak, self._seq
+        return self._peak
+
+
+def _prefilling(request: Request, held: int, work: int, waits: bool) -> tuple[int, int, int, bool, int, bool]:
+    """A row of `Demand.of`."""
+    return held, len(request.output_ids), request.max_new_tokens, request.runs_to_limit, work, waits
+
+
+def _asks_for_more(group: WaitingGroup, refused: list[WaitingGroup]) -> bool:
+    """Whether `group` needs no less than one of `refused` in every respect: then it fits no better."""
+    if not refused:
+        return False
+    asks = group.asks
+    return any(all(a >= b for a, b in zip(asks, other.asks, strict=True)) for other in refused)
