@@ -20,8 +20,8 @@ from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens, TextDeltas
 from lightllm.protocol.rounds import Resync
-from lightllm.router.limits import resolve_limits
 from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
+from lightllm.router.scheduler_config import resolve
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer
 from lightllm.tokenizer.model_files import context_length, eos_token_ids
@@ -39,14 +39,14 @@ class Engine:
         config = dataclasses.replace(config, model_dir=model_dir)
         self._runner, self.ready = _start(config, show_bar)
         eos = eos_token_ids(model_dir, config.eos_id)
-        limits = resolve_limits(
+        scheduling = resolve(
             config, self.ready.max_total_token_num, self.ready.device, context_length(model_dir), eos
         )
-        self.limits = dataclasses.replace(limits, max_waiting_requests=_UNBOUNDED)
+        self.scheduling = scheduling.with_options(max_waiting_requests=_UNBOUNDED)
         self._in_flight: deque[int] = deque()
         # A GPU gets its next round while it computes one. A CPU would only compute a token too many of every answer.
         self._depth = 1 if self.ready.device == "cpu" else MAX_IN_FLIGHT
-        self._scheduler = Scheduler(self.limits)
+        self._scheduler = Scheduler(self.scheduling)
         self._detokenizer = Detokenizer(tokenizer, eos, workers=1)
         self._serial = 0
 

@@ -155,7 +155,7 @@ class LLM:
     @property
     def max_request_length(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return self._running_engine().limits.max_req_total_len
+        return self._running_engine().scheduling.max_req_total_len
 
     def close(self) -> None:
         """Gives the model and its memory back. Nothing can be generated afterwards."""

@@ -8,12 +8,12 @@ from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
 from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.demand import Demand
-from lightllm.router.limits import SchedulerLimits
+from lightllm.router.scheduler_config import SchedulerConfig
 
 
 def check_request(
     message: AddRequest,
-    limits: SchedulerLimits,
+    config: SchedulerConfig,
     known_ids: Collection[int],
     waiting: int,
     admission: AdmissionController,
@@ -24,30 +24,30 @@ def check_request(
         raise InvalidParameter("the prompt must have at least one token", param="prompt")
     if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
         raise InvalidParameter("a request needs choices with ids of their own")
-    _check_lengths(message, limits, admission)
+    _check_lengths(message, config, admission)
     # What is restored was accepted before; and a group larger than the list may wait alone.
     restored = any(len(choice.output_ids) for choice in message.choices)
-    if waiting and not restored and waiting + len(ids) > limits.max_waiting_requests:
+    if waiting and not restored and waiting + len(ids) > config.options.max_waiting_requests:
         raise ServerOverloaded(
-            f"{waiting} requests are waiting already, at most {limits.max_waiting_requests} may (max_waiting_requests)",
+            f"{waiting} requests are waiting already, at most {config.options.max_waiting_requests} may (max_waiting_requests)",
             retry_after=1,
         )
 
 
-def _check_lengths(message: AddRequest, limits: SchedulerLimits, admission: AdmissionController) -> None:
+def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: AdmissionController) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
-    if prompt + new > limits.max_req_total_len:
+    if prompt + new > config.max_req_total_len:
         raise PromptTooLong(
             f"the prompt has {prompt} tokens; with max_new_tokens {new} that is {prompt + new}, but a request may have "
-            f"at most {limits.max_req_total_len} (max_req_total_len)",
+            f"at most {config.max_req_total_len} (max_req_total_len)",
             param="max_new_tokens",
         )
-    if limits.max_req_input_len is not None and prompt > limits.max_req_input_len:
+    if config.options.max_req_input_len is not None and prompt > config.options.max_req_input_len:
         raise PromptTooLong(
-            f"the prompt has {prompt} tokens, but it may have at most {limits.max_req_input_len} (max_req_input_len)",
+            f"the prompt has {prompt} tokens, but it may have at most {config.options.max_req_input_len} (max_req_input_len)",
             param="prompt",
         )
-    rows = limits.max_rows
+    rows = config.max_rows
     if n > rows:
         raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")
     if n == 1:
@@ -56,13 +56,13 @@ def _check_lengths(message: AddRequest, limits: SchedulerLimits, admission: Admi
     restored = [len(choice.output_ids) for choice in message.choices]
     demand = Demand.of(
         [
-            (prompt + g, g, new, False, prompt + g, limits.prompt_cache and i > 0)
+            (prompt + g, g, new, False, prompt + g, config.prompt_cache and i > 0)
             for i, g in enumerate(restored)
         ]
     )
     if not admission.fits_alone(demand):
         raise PromptTooLong(
-            f"{n} answers of up to {prompt + new} tokens each need more than the {limits.max_total_token_num} tokens "
+            f"{n} answers of up to {prompt + new} tokens each need more than the {config.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",
             param="n",
         )

@@ -18,10 +18,10 @@ from lightllm.ipc.rpc import RpcClient, RpcError
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command, InitModel, ModelReady
-from lightllm.router.limits import resolve_limits
 from lightllm.router.loop import RouterLoop
 from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler_config import resolve
 from lightllm.tokenizer import model_files
 
 _SOCKET_POLL_SECONDS = 0.01
@@ -71,7 +71,7 @@ class RouterProcess:
                 self._settle_garbage_collector()
                 self._child.report(
                     "ready",
-                    f"{scheduler.limits.max_total_token_num} slots, {scheduler.limits.max_rows} rows",
+                    f"{scheduler.config.max_total_token_num} slots, {scheduler.config.max_rows} rows",
                     seconds={"waiting for the model backend": time.monotonic() - started},
                 )
                 loop.run(self._stopping, self._wake_reader, remote)
@@ -155,7 +155,7 @@ class RouterProcess:
             raise StartupError(
                 "The model folder was not resolved.", "Start the server with its launch command."
             )
-        limits = resolve_limits(
+        scheduling = resolve(
             config,
             ready.max_total_token_num,
             ready.device,
@@ -164,10 +164,10 @@ class RouterProcess:
         )
         logger.info(
             "%d KV slots on %s, requests of up to %d tokens, rounds of up to %d with prefill chunks of %d",
-            limits.max_total_token_num, ready.device, limits.max_req_total_len, limits.batch_max_tokens,
-            limits.chunked_prefill_size,
+            scheduling.max_total_token_num, ready.device, scheduling.max_req_total_len, scheduling.batch_max_tokens,
+            scheduling.chunked_prefill_size,
         )  # fmt: skip
-        return Scheduler(limits)
+        return Scheduler(scheduling)
 
     @staticmethod
     def _settle_garbage_collector() -> None:

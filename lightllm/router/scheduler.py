@@ -23,15 +23,13 @@ from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
 from lightllm.router.isolation import Isolation
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.outputs import Outputs
 from lightllm.router.planning.planned_round import PlannedRound
 from lightllm.router.planning.planner import Planner
 from lightllm.router.planning.round_policy import RoundPolicy
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request, State
-
-__all__ = ["InvariantError", "Scheduler", "SchedulerLimits"]
+from lightllm.router.scheduler_config import SchedulerConfig
 
 MAX_IN_FLIGHT = 2
 MAX_FAILURES = 3
@@ -51,13 +49,13 @@ class Scheduler:
 
     def __init__(
         self,
-        limits: SchedulerLimits,
+        config: SchedulerConfig,
         policy: AdmissionPolicy | None = None,
         lengths: OutputLengths | None = None,
     ) -> None:
         """`policy`: that of the options unless given; `lengths`: of the outputs seen before."""
-        self.limits = limits
-        self._policy = policy or make_policy(limits)
+        self.config = config
+        self._policy = policy or make_policy(config)
         self._lengths = OutputLengths() if lengths is None else lengths
         self._outputs = Outputs()
         self._in_flight: list[PlannedRound] = []
@@ -69,7 +67,7 @@ class Scheduler:
         self._failures = 0
         self._resync: int | None = None
         self._counts = Snapshot(
-            slots_total=limits.max_total_token_num, max_req_total_len=limits.max_req_total_len
+            slots_total=config.max_total_token_num, max_req_total_len=config.max_req_total_len
         )
 
     # -- intake
@@ -77,7 +75,7 @@ class Scheduler:
     def add(self, message: AddRequest, now: float = 0.0) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
-            check_request(message, self.limits, self._requests.keys(), self._waiting.count, self._admission)
+            check_request(message, self.config, self._requests.keys(), self._waiting.count, self._admission)
             self._slo.check(message, now)
         except Exception:
             self._counts.refused += len(message.choices)
@@ -85,7 +83,7 @@ class Scheduler:
         params = message.params
         stop_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
-            stop_ids |= frozenset(self.limits.eos_token_ids)
+            stop_ids |= frozenset(self.config.eos_token_ids)
         prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
         group = [
             Request(choice, self._serial + number, prompt_ids, params, stop_ids)
@@ -308,13 +306,13 @@ class Scheduler:
 
     def _clear_books(self) -> None:
         self._requests: dict[int, Request] = {}
-        self._running = Running(self.limits)
+        self._running = Running(self.config)
         self._waiting = WaitingList()
-        rounds = RoundPolicy(self.limits.round_policy, self.limits.router_max_wait_tokens)
-        self._slo = SloController(self.limits, self._lengths, self._running, self._waiting)
+        rounds = RoundPolicy(self.config.options.round_policy, self.config.options.router_max_wait_tokens)
+        self._slo = SloController(self.config, self._lengths, self._running, self._waiting)
         self._admission = AdmissionController(
-            self.limits, self._policy, self._lengths, rounds, self._running, self._waiting, self._slo
+            self.config, self._policy, self._lengths, rounds, self._running, self._waiting, self._slo
         )
         self._planner = Planner(
-            self.limits, rounds, self._running, self._waiting, self._admission, self._slo, self._in_flight
+            self.config, rounds, self._running, self._waiting, self._admission, self._slo, self._in_flight
         )

@@ -14,8 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lightllm.config import ServerConfig, verify
+from lightllm.config import options as server_options
 from lightllm.errors import InvalidOption, LightLLMError
-from lightllm.router.limits import SchedulerLimits
+from lightllm.router.scheduler_config import resolve
 from lightllm.simulate import latency, plots
 from lightllm.simulate.load import Setting, find_peak, run
 from lightllm.simulate.report import Report, as_text
@@ -24,8 +26,15 @@ from lightllm.simulate.synthetic import TRACES
 from lightllm.simulate.trace import EOS, Trace
 from lightllm.simulate.trace_files import FileTrace
 
-UNBOUNDED = 1 << 22
-"""Requests that may wait, unless an option says otherwise: how long queues get is what a simulation shows."""
+SERVER_OPTIONS = [
+    (field, option)
+    for field, option in server_options()
+    if option.group == "Scheduling" or field.name == "max_req_total_len"
+]
+"""The server's options that the simulator has too."""
+SHORT_NAMES = {"schedule_policy": "policy"}
+DEFAULTS = {"max_req_total_len": 1 << 15, "max_waiting_requests": 1 << 22}
+"""Where they are not the server's. How long queues get is what a simulation shows, so that any number may wait."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,28 +90,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_scheduler_options(parser: argparse.ArgumentParser) -> None:
     """As those of the server; `--policy` is its `--schedule_policy`, `--capacity` its `--max_total_token_num`."""
-    add, default = _Adder(parser), SchedulerLimits
-    add("policy", default="past_future", choices=("conservative", "aggressive", "past_future"))
-    add("round_policy", default="mixed", choices=("mixed", "prefill_first", "decode_first"))
-    add("router_max_wait_tokens", type=int, default=default.router_max_wait_tokens)
-    add("max_overtakes", type=int, default=default.max_overtakes)
-    add("ttft_slo", type=_seconds, default=0.0, metavar="S", help="refuse who would wait longer for the first token; "
-        "also what counts as good (default: refuse nobody, good is 10 s)")  # fmt: skip
-    add("tpot_slo", type=_seconds, default=0.0, metavar="S", help="rounds and admission keep to it")
-    add("router_token_ratio", type=float, default=default.router_token_ratio)
-    add("router_max_new_token_len", type=_whole, default=default.router_max_new_token_len)
+    add = _Adder(parser)
+    for field, option in SERVER_OPTIONS:
+        default = DEFAULTS.get(field.name, field.default)
+        shown = "" if default is None else f" (default: {default})"
+        kind: dict[str, Any] = {"action": "store_true"}
+        if field.default is not False:
+            kind = {"type": option.type, "choices": option.choices, "default": default}
+        add(SHORT_NAMES.get(field.name, field.name), help=option.help.replace("%", "%%") + shown, **kind)
     add("capacity", type=_whole, help="KV slots; default: the latency model's")
-    add(
-        "max_req_total_len",
-        type=_whole,
-        default=1 << 15,
-        help="longer requests are refused (default %(default)s)",
-    )
-    add("batch_max_tokens", type=_whole)
-    add("chunked_prefill_size", type=_whole)
-    add("running_max_req_size", type=_whole, default=1000)
-    add("max_waiting_requests", type=_whole, default=UNBOUNDED)
-    add("disable_dynamic_prompt_cache", action="store_true")
 
 
 class _Adder:
@@ -132,7 +128,9 @@ def simulate(options: argparse.Namespace) -> Report:
         profile.dump_stats(options.profile)
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     report["options"] = asked
-    report["limits"] = dataclasses.asdict(setting.limits)
+    config = dataclasses.asdict(setting.config)
+    scheduling = {field.name: config["options"][field.name] for field, _ in SERVER_OPTIONS}
+    report["limits"] = scheduling | {name: value for name, value in config.items() if name != "options"}
     report["latency_model"] = dataclasses.asdict(setting.latency)
     report["load_curve"] = curve
     if options.plots:
@@ -145,28 +143,17 @@ def simulate(options: argparse.Namespace) -> Report:
 def make_setting(options: argparse.Namespace) -> Setting:
     trace = open_trace(options.trace)
     device = latency.find(options.latency_model)
-    capacity = options.capacity or device.capacity
-    batch = options.batch_max_tokens or device.batch_max_tokens
-    limits = SchedulerLimits(
-        max_total_token_num=capacity,
-        max_req_total_len=min(capacity, options.max_req_total_len),
-        running_max_req_size=options.running_max_req_size,
-        batch_max_tokens=batch,
-        chunked_prefill_size=min(options.chunked_prefill_size or device.chunked_prefill_size, batch),
-        max_waiting_requests=options.max_waiting_requests,
-        eos_token_ids=[EOS],
-        prompt_cache=not options.disable_dynamic_prompt_cache,
-        schedule_policy=options.policy,
-        round_policy=options.round_policy,
-        router_max_wait_tokens=options.router_max_wait_tokens,
-        router_token_ratio=options.router_token_ratio,
-        router_max_new_token_len=options.router_max_new_token_len,
-        max_overtakes=options.max_overtakes,
-        ttft_slo=options.ttft_slo,
-        tpot_slo=options.tpot_slo,
-    )
+    asked = {
+        field.name: getattr(options, SHORT_NAMES.get(field.name, field.name)) for field, _ in SERVER_OPTIONS
+    }
+    server = verify(ServerConfig(**asked))
+    batch = server.batch_max_tokens or device.batch_max_tokens
+    chunk = min(server.chunked_prefill_size or device.chunked_prefill_size, batch)
+    server = dataclasses.replace(server, batch_max_tokens=batch, chunked_prefill_size=chunk)
+    longest = server.max_req_total_len or DEFAULTS["max_req_total_len"]
+    config = resolve(server, options.capacity or device.capacity, "cuda", longest, [EOS])
     return Setting(
-        trace, limits, device, Slo(options.ttft_slo or Slo.ttft, options.gap_slo), options.requests, options.seed,
+        trace, config, device, Slo(options.ttft_slo or Slo.ttft, options.gap_slo), options.requests, options.seed,
         options.max_new_tokens or trace.max_new_tokens, options.check,
     )  # fmt: skip
 

@@ -32,10 +32,10 @@ SATURATED = float("inf")
 class Variant:
     name: str
     changes: dict[str, object]
-    """Of the scheduler's limits."""
+    """Of the server's options."""
 
     def of(self, setting: Setting) -> Setting:
-        return dataclasses.replace(setting, limits=dataclasses.replace(setting.limits, **self.changes))  # type: ignore[arg-type]
+        return dataclasses.replace(setting, config=setting.config.with_options(**self.changes))
 
 
 VARIANTS = (
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
     except LightLLMError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
-    print(f"{setting.trace.name}, {setting.requests} requests, {setting.limits.max_total_token_num} slots, "
+    print(f"{setting.trace.name}, {setting.requests} requests, {setting.config.max_total_token_num} slots, "
           f"max_new_tokens {setting.max_new_tokens}; 1x is {peak:.2f} requests/s\n")  # fmt: skip
     print(saturation_table(found) + "\n\n" + load_table(found, options.loads))
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lightllm.router.limits import SchedulerLimits
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.simulate.latency import LatencyModel
 from lightllm.simulate.report import Report, summarize
 from lightllm.simulate.simulator import Simulation, Slo
@@ -20,7 +20,7 @@ class Setting:
     """All that a run depends on, but for its load."""
 
     trace: Trace
-    limits: SchedulerLimits
+    config: SchedulerConfig
     latency: LatencyModel
     slo: Slo
     requests: int
@@ -35,7 +35,7 @@ Progress = Callable[[int], object]
 def run(setting: Setting, rate: float, progress: Progress | None = None) -> tuple[Report, Simulation]:
     """`rate`: requests a second, inf for all at once."""
     simulation = Simulation(
-        setting.limits, setting.latency, setting.slo, setting.max_new_tokens,
+        setting.config, setting.latency, setting.slo, setting.max_new_tokens,
         warm_up=int(setting.requests * WARM_UP), check_every=setting.check_every, progress=progress,
     )  # fmt: skip
     simulation.run(setting.trace.requests(setting.requests, rate, setting.seed))

@@ -18,7 +18,7 @@ def summarize(simulation: Simulation, rate: float) -> Report:
     begin, end = simulation.begin, simulation.end
     seconds = max(end.time - begin.time, 1e-9)
     accepted = end.arrived - end.refused
-    capacity = simulation.limits.max_total_token_num
+    capacity = simulation.config.max_total_token_num
     intercept, slope = simulation.costs.line()
     return {
         "rate_rps": rate if math.isfinite(rate) else None,

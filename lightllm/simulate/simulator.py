@@ -12,7 +12,8 @@ import numpy as np
 from lightllm.errors import PromptTooLong, RequestError
 from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
 from lightllm.protocol.rounds import Round
-from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler, SchedulerLimits
+from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
 from lightllm.simulate.backend import NEVER, SimulatedBackend
 from lightllm.simulate.figures import Distribution, Moment, Overtaking, RoundCosts, Timeline, Totals
@@ -35,7 +36,7 @@ class Simulation:
 
     def __init__(
         self,
-        limits: SchedulerLimits,
+        config: SchedulerConfig,
         latency: LatencyModel,
         slo: Slo,
         max_new_tokens: int,
@@ -45,10 +46,10 @@ class Simulation:
     ) -> None:
         """Rates are measured from the end of request number `warm_up` on. `check_every`: rounds between two checks of the
         scheduler's books, 0 for none. `progress` is told how many requests have ended or were refused."""
-        self.limits = limits
-        self.scheduler = Scheduler(limits)
+        self.config = config
+        self.scheduler = Scheduler(config)
         self.live = LiveRequests()
-        self.backend = SimulatedBackend(latency, limits.max_rows, self.live.end)
+        self.backend = SimulatedBackend(latency, config.max_rows, self.live.end)
         self.slo = slo
         self.now = 0.0
         self.rounds = 0

@@ -12,16 +12,16 @@ from support.checkpoints import make_checkpoint
 from support.constrained import SCHEMAS
 from support.recording_device import LateArrival, RecordingDevice, start_recorded
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import changed, scheduler_config
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.constraints import limits
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
 
 ROWS, SLOTS = 6, 700
-LIMITS = SchedulerLimits(
+LIMITS = scheduler_config(
     max_total_token_num=SLOTS, max_req_total_len=120, running_max_req_size=ROWS, batch_max_tokens=24,
     chunked_prefill_size=16, max_waiting_requests=100, eos_token_ids=[2],
 )  # fmt: skip
@@ -134,7 +134,7 @@ CROWDED = {
     "pauses, no prefix cache": {
         "max_total_token_num": 170,
         "schedule_policy": "aggressive",
-        "prompt_cache": False,
+        "disable_dynamic_prompt_cache": True,
     },
     "decode rows that take turns": {"batch_max_tokens": 4, "chunked_prefill_size": 4},
     "one row": {"running_max_req_size": 1},
@@ -148,7 +148,7 @@ def test_crowded_rounds_give_the_same_tokens(config, backend, alone, name, late)
     if late:
         backend, device = start_recorded(config, late=True)
     serving = Serving(
-        backend, dataclasses.replace(LIMITS, **CROWDED[name]), late=device.deliver if device else lambda: None
+        backend, changed(LIMITS, **CROWDED[name]), late=device.deliver if device else lambda: None
     )
     assert serving.run(crowd()) == alone
     assert (serving.scheduler.pauses > 2) == name.startswith("pauses")
@@ -162,7 +162,7 @@ def test_rows_that_others_have_left_in_the_middle_of_a_round_start_anew(config, 
         dataclasses.replace(w, abort_after=dice.randrange(1, 25) if dice.random() < 0.5 else None)
         for w in crowd()
     ]
-    serving = Serving(backend, dataclasses.replace(LIMITS, running_max_req_size=3), late=device.deliver)
+    serving = Serving(backend, changed(LIMITS, running_max_req_size=3), late=device.deliver)
     for tokens, whole, asked in zip(serving.run(wanted), alone, wanted, strict=True):
         assert tokens == whole[: len(tokens)]
         assert asked.abort_after is not None or tokens == whole

@@ -15,6 +15,7 @@ from support.kernels import INTERPRETED
 from support.model_zoo import make_zoo_model
 from support.recording_device import RecordingDevice
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import scheduler_config
 
 import lightllm
 from lightllm.backend import device
@@ -25,11 +26,10 @@ from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
 from lightllm.ops.triton import prefill_attention
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu does this on a GPU")
-LIMITS = SchedulerLimits(
+LIMITS = scheduler_config(
     max_total_token_num=300, max_req_total_len=60, running_max_req_size=4, batch_max_tokens=24,
     chunked_prefill_size=16, max_waiting_requests=100, eos_token_ids=[2],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from support.checkpoints import make_checkpoint
 from support.recording_device import RecordingDevice, start_recorded
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import scheduler_config
 
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.mode_backend import ModeBackend
@@ -17,11 +18,10 @@ from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
 ROWS, SLOTS, LARGEST = 10, 600, 7
-LIMITS = SchedulerLimits(
+LIMITS = scheduler_config(
     max_total_token_num=SLOTS, max_req_total_len=100, running_max_req_size=ROWS, batch_max_tokens=24,
     chunked_prefill_size=16, max_waiting_requests=100, eos_token_ids=[2],
 )  # fmt: skip

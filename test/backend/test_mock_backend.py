@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from support.model_folder import VOCAB_SIZE, make_model_folder
+from support.scheduler_config import scheduler_config
 
 from lightllm.backend.mock import MockBackend
 from lightllm.backend.mock_spec import MockSpec
@@ -14,7 +15,6 @@ from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.protocol.messages import AddRequest, Choice, Finish
 from lightllm.protocol.rounds import JoinRow, Resync, Round
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
 
@@ -50,7 +50,7 @@ class Answers:
         self.failures: list[str] = []
         self._runner = RoundRunner(backend)
         self._scheduler = Scheduler(
-            SchedulerLimits(
+            scheduler_config(
                 max_total_token_num=slots, max_req_total_len=200, running_max_req_size=16, batch_max_tokens=chunk + 16,
                 chunked_prefill_size=chunk, max_waiting_requests=100, eos_token_ids=[EOS],
             )

@@ -18,6 +18,7 @@ import torch
 from support.checkpoints import make_checkpoint
 from support.ranks import make_rendezvous
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import scheduler_config
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.pending import PendingResult
@@ -27,10 +28,12 @@ from lightllm.errors import StartupError
 from lightllm.protocol import codec
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
-LIMITS = SchedulerLimits(400, 120, 4, 64, 16, 100, [2])
+LIMITS = scheduler_config(
+    max_total_token_num=400, max_req_total_len=120, running_max_req_size=4, batch_max_tokens=64,
+    chunked_prefill_size=16, max_waiting_requests=100, eos_token_ids=[2],
+)  # fmt: skip
 PARAMS = [
     SamplingParams(temperature=0.0, max_new_tokens=20, ignore_eos=True),
     SamplingParams(temperature=0.9, seed=3, top_p=0.9, max_new_tokens=24, ignore_eos=True),

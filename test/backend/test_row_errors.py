@@ -16,17 +16,17 @@ from support.model_zoo import read_tensors, write_checkpoint
 from support.recording_device import start_recorded
 from support.reward_models import make_reward_model
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import scheduler_config
 
 from lightllm.backend import sampler as sampler_module
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.row_state import Feature
 from lightllm.config import ServerConfig
 from lightllm.protocol.rounds import JoinRow
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
 ROWS, SLOTS = 6, 700
-LIMITS = SchedulerLimits(
+LIMITS = scheduler_config(
     max_total_token_num=SLOTS, max_req_total_len=150, running_max_req_size=ROWS, batch_max_tokens=32,
     chunked_prefill_size=16, max_waiting_requests=100, eos_token_ids=[2], worth_waiting=2,
 )  # fmt: skip

@@ -15,20 +15,20 @@ import torch
 from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.near_tie import assert_same_or_near_tie, near_tie
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import changed, scheduler_config
 
 import lightllm.demo
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
 DEMO = Path(lightllm.demo.__file__).parent
-ALONE = SchedulerLimits(
+ALONE = scheduler_config(
     max_total_token_num=4000, max_req_total_len=400, running_max_req_size=16, batch_max_tokens=512,
-    chunked_prefill_size=512, max_waiting_requests=1000, eos_token_ids=[2], prompt_cache=False,
+    chunked_prefill_size=512, max_waiting_requests=1000, eos_token_ids=[2], disable_dynamic_prompt_cache=True,
 )  # fmt: skip
-CROWDED = dataclasses.replace(
-    ALONE, max_total_token_num=400, batch_max_tokens=48, chunked_prefill_size=24, prompt_cache=True,
+CROWDED = changed(
+    ALONE, max_total_token_num=400, batch_max_tokens=48, chunked_prefill_size=24, disable_dynamic_prompt_cache=False,
     schedule_policy="aggressive",
 )  # fmt: skip
 """Prompts come in pieces, share their prefixes and do not all fit in, so that some have to pause."""

@@ -16,11 +16,12 @@ import time
 from collections import deque
 
 import numpy as np
+from support.scheduler_config import scheduler_config
 
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice
 from lightllm.protocol.rounds import Round, RoundResult
-from lightllm.router.scheduler import Scheduler, SchedulerLimits
+from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
 
 LOADS = ("decode", "full", "rush")
@@ -42,7 +43,7 @@ class Load:
         self._sigma = sigma
         self._max_new_tokens = max_new_tokens
         self._ends: list[int] = []
-        self._last = np.zeros(scheduler.limits.max_rows, dtype=int)
+        self._last = np.zeros(scheduler.config.max_rows, dtype=int)
 
     def _draw(self, mean: int, most: int) -> int:
         """A lognormal length."""
@@ -100,7 +101,7 @@ def measure_busy(
 ) -> tuple[float, float, int]:
     """(mean running requests, share of the slots in use, pauses) over `rounds` rounds after the memory has filled."""
     capacity = rows * MEAN_HELD * (2 if rush else 1)
-    limits = SchedulerLimits(
+    limits = scheduler_config(
         max_total_token_num=capacity, max_req_total_len=4096, running_max_req_size=rows if rush else 4 * rows,
         batch_max_tokens=5120, chunked_prefill_size=4096, max_waiting_requests=1000, eos_token_ids=[EOS],
         schedule_policy=policy, ttft_slo=1e6 if rush else 0.0,
@@ -132,7 +133,7 @@ def measure_busy(
 
 
 def measure_decode(rows: int, rounds: int, watch: Stopwatch) -> None:
-    limits = SchedulerLimits(
+    limits = scheduler_config(
         max_total_token_num=rows * (rounds + 200), max_req_total_len=rounds + 200, running_max_req_size=rows,
         batch_max_tokens=4096, chunked_prefill_size=2048, max_waiting_requests=rows, eos_token_ids=[EOS],
     )  # fmt: skip

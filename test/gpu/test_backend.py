@@ -12,17 +12,17 @@ import torch
 from support.checkpoints import make_checkpoint
 from support.near_tie import assert_same_or_near_tie, near_tie
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import changed, scheduler_config
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True, max_new_tokens=40)
-LIMITS = SchedulerLimits(
+LIMITS = scheduler_config(
     max_total_token_num=60_000, max_req_total_len=1000, running_max_req_size=256, batch_max_tokens=2048,
     chunked_prefill_size=1024, max_waiting_requests=4096, eos_token_ids=[2],
 )  # fmt: skip
@@ -82,7 +82,7 @@ def test_graphs_change_no_token(config, backend):
     plain = ModeBackend(dataclasses.replace(config, disable_cudagraph=True), 0, 1)
     plain.init_model()
     wanted = [Wanted(w.prompt, GREEDY) for w in crowd(40)]
-    sizes = dataclasses.replace(LIMITS, running_max_req_size=32)
+    sizes = changed(LIMITS, running_max_req_size=32)
     with_graphs = Serving(backend, sizes, wait=True).run(wanted)
     without = Serving(plain, sizes, wait=True).run(wanted)
     same = sum(a == b for a, b in zip(with_graphs, without))

@@ -13,18 +13,18 @@ import torch
 from support.checkpoints import make_checkpoint
 from support.constrained import SCHEMAS
 from support.rounds_to_end import Serving, Wanted
+from support.scheduler_config import scheduler_config
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
-from lightllm.router.limits import SchedulerLimits
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
 
 ROWS, VOCAB = 64, 4096
-LIMITS = SchedulerLimits(
+LIMITS = scheduler_config(
     max_total_token_num=20_000, max_req_total_len=300, running_max_req_size=ROWS, batch_max_tokens=512,
     chunked_prefill_size=256, max_waiting_requests=4096, eos_token_ids=[2],
 )  # fmt: skip

@@ -65,7 +65,7 @@ def test_a_request_that_fails_every_round_ends_alone(culprit: int) -> None:
     ({2, 3, 4, 5}, {}),
     ({6}, {"chunked_prefill_size": 2, "batch_max_tokens": 6}),
     ({1}, {"max_total_token_num": 40, "schedule_policy": "aggressive"}),
-    ({3}, {"prompt_cache": False}),
+    ({3}, {"disable_dynamic_prompt_cache": True}),
     ({0, 1, 2, 3, 4, 5, 6}, {}),
 ])  # fmt: skip
 @pytest.mark.parametrize("sampling", [False, True])

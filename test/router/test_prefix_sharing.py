@@ -297,7 +297,7 @@ def test_flush_empties_what_nobody_reads():
 
 
 def test_without_the_cache_every_prompt_is_computed_and_every_slot_is_freed():
-    engine = roomy(prompt_cache=False)
+    engine = roomy(disable_dynamic_prompt_cache=True)
     engine.add(add_request([1, 2], prompt(20), 3, n=2, ignore_eos=True))
     engine.run()
     assert [len(r.token_ids) for r in engine.sent][0] == 40

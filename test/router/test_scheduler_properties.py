@@ -68,7 +68,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         limits = make_limits(
             max_total_token_num=capacity, max_req_total_len=capacity, running_max_req_size=rows,
             batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
-            prompt_cache=self.prompt_cache, round_policy=round_policy, router_max_wait_tokens=decode_rounds,
+            disable_dynamic_prompt_cache=not self.prompt_cache, round_policy=round_policy, router_max_wait_tokens=decode_rounds,
             max_overtakes=max_overtakes,
         )  # fmt: skip
         self.engine = Engine(limits, VOCAB, self.policy(), self.lengths())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.scheduler_config import scheduler_config
 
-from lightllm.router.scheduler import SchedulerLimits
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.simulate.figures import Distribution, Moment, Overtaking, RoundCosts, Timeline
 from lightllm.simulate.latency import LatencyModel
 from lightllm.simulate.load import Setting, find_peak, run
@@ -27,12 +28,12 @@ FAST = dataclasses.replace(DEVICE, per_token=5e-5)
 SMALL = SyntheticTrace("small", 200, Lengths(20, 0.7, 200), Lengths(20, 0.7, 200))
 
 
-def make_limits(**changes) -> SchedulerLimits:
+def make_limits(**changes) -> SchedulerConfig:
     values = {
         "max_total_token_num": 2000, "max_req_total_len": 2000, "running_max_req_size": 100, "batch_max_tokens": 320,
         "chunked_prefill_size": 256, "max_waiting_requests": 10**6, "eos_token_ids": [EOS],
     }  # fmt: skip
-    return SchedulerLimits(**(values | changes))
+    return scheduler_config(**(values | changes))
 
 
 def make_setting(trace=SMALL, requests=1000, slo=None, **changes) -> Setting:
@@ -109,7 +110,7 @@ def test_every_token_of_the_trace_is_made_once(policy, round_policy):
 def test_prefill_is_prompts_less_what_was_cached_and_more_what_had_to_be_computed_again(cache):
     setting = make_setting(ChatTrace(systems=20, system_len=10, reading=0.1, speed=500.0, messages=Lengths(10, 0.5, 50),
                                      answers=Lengths(20, 0.7, 100)), 400,
-                           schedule_policy="aggressive", prompt_cache=cache, max_total_token_num=1000)  # fmt: skip
+                           schedule_policy="aggressive", disable_dynamic_prompt_cache=not cache, max_total_token_num=1000)  # fmt: skip
     report, found = run(setting, 1000.0)
     once = found.prompt_tokens - found.cached_tokens
     # the token that a request said last before it paused has no KV yet: resuming computes it for the first time

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from support.scheduler_config import scheduler_config
 from tqdm import tqdm
 
 from lightllm.errors import RequestError
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
 from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult, RowError
-from lightllm.router.scheduler import Scheduler, SchedulerLimits
+from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
 
 EOS = 0
@@ -48,7 +50,7 @@ class Spoken:
 class TokenDevice:
     """Executes rounds as a backend does; it is told what each request that joins a row will say."""
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerConfig) -> None:
         longest = limits.max_req_total_len
         self._memory = np.full(limits.max_total_token_num, GARBAGE, dtype=np.int32)
         self._table = np.zeros((limits.max_rows, longest + OVERRUN), dtype=np.int32)
@@ -283,7 +285,7 @@ class Soak:
         return self._dice.pop()
 
 
-def random_limits(random: np.random.Generator) -> SchedulerLimits:
+def random_limits(random: np.random.Generator) -> SchedulerConfig:
     def pick(*values: str) -> str:
         return values[int(random.integers(len(values)))]
 
@@ -293,10 +295,10 @@ def random_limits(random: np.random.Generator) -> SchedulerLimits:
     whole = bool(random.random() < 0.2)
     slo = float(random.uniform(0.1, 2.0)) if random.random() < 0.2 else 0.0
     batch = longest + int(random.integers(0, 40)) if whole else chunk + int(random.integers(0, 20))
-    return SchedulerLimits(
+    return scheduler_config(
         max_total_token_num=capacity, max_req_total_len=longest, running_max_req_size=int(random.integers(2, 24)),
         batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk,
-        max_waiting_requests=int(random.integers(5, 60)), eos_token_ids=[EOS], prompt_cache=bool(random.random() < 0.8),
+        max_waiting_requests=int(random.integers(5, 60)), eos_token_ids=[EOS], disable_dynamic_prompt_cache=bool(random.random() >= 0.8),
         schedule_policy=pick("conservative", "aggressive", "past_future", "past_future"),
         round_policy=pick("mixed", "mixed", "prefill_first", "decode_first"),
         router_max_wait_tokens=int(random.integers(0, 8)), worth_waiting=int(random.integers(1, 10)),

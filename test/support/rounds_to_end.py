@@ -9,8 +9,8 @@ from lightllm.backend.process import Backend, RoundRunner
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
 from lightllm.protocol.rounds import Resync
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
 
 
@@ -30,7 +30,7 @@ class Serving:
     def __init__(
         self,
         backend: Backend,
-        limits: SchedulerLimits,
+        limits: SchedulerConfig,
         late: Callable[[], None] = lambda: None,
         wait: bool = False,
     ) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
 from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult, RowError
-from lightllm.router.scheduler import Scheduler, SchedulerLimits
+from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
+from support.scheduler_config import scheduler_config
 
 EOS = 0
 GARBAGE = -7
@@ -38,12 +40,12 @@ def cut_at_eos(tokens: list[int]) -> list[int]:
     return tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
 
 
-def make_limits(**changes) -> SchedulerLimits:
+def make_limits(**changes) -> SchedulerConfig:
     values = {
         "max_total_token_num": 64, "max_req_total_len": 64, "running_max_req_size": 8, "batch_max_tokens": 16,
         "chunked_prefill_size": 8, "max_waiting_requests": 100, "eos_token_ids": [EOS], "worth_waiting": 2,
     }  # fmt: skip
-    return SchedulerLimits(**(values | changes))
+    return scheduler_config(**(values | changes))
 
 
 def add_request(
@@ -63,7 +65,7 @@ def add_request(
 class FakeDevice:
     """Executes rounds in order, as a backend would. `expected[(seed, choice)]`: prompt and outputs that a row may read."""
 
-    def __init__(self, limits: SchedulerLimits, vocab: int = 1000) -> None:
+    def __init__(self, limits: SchedulerConfig, vocab: int = 1000) -> None:
         self.vocab = vocab
         self.slots = np.full(limits.max_total_token_num, GARBAGE)
         self.table = np.full((limits.max_rows, limits.max_req_total_len), GARBAGE)
@@ -172,7 +174,7 @@ class FakeDevice:
 class Engine:
     """Scheduler and device with the queues between them; steps are taken one by one or to the end."""
 
-    def __init__(self, limits: SchedulerLimits, vocab: int = 1000, policy=None, lengths=None) -> None:
+    def __init__(self, limits: SchedulerConfig, vocab: int = 1000, policy=None, lengths=None) -> None:
         self.scheduler = Scheduler(limits, policy, lengths)
         self.device = FakeDevice(limits, vocab)
         self.rounds: deque[Round | Resync] = deque()

@@ -10,10 +10,10 @@ from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import AdmissionPolicy, Conservative
 from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingGroup, WaitingList
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planning.round_policy import RoundPolicy
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request
+from lightllm.router.scheduler_config import SchedulerConfig
 
 SKIPPED = 7
 """Rounds in a row that admit without a forecast, at most, while nothing has changed since none of those in turn fitted."""
@@ -30,7 +30,7 @@ class AdmissionController:
 
     def __init__(
         self,
-        limits: SchedulerLimits,
+        config: SchedulerConfig,
         policy: AdmissionPolicy,
         lengths: OutputLengths,
         rounds: RoundPolicy,
@@ -38,7 +38,7 @@ class AdmissionController:
         waiting: WaitingList,
         slo: SloController,
     ) -> None:
-        self._limits = limits
+        self._config = config
         self._policy = policy
         self._lengths = lengths
         self._rounds = rounds
@@ -95,19 +95,19 @@ class AdmissionController:
 
     def _holds_back(self) -> bool:
         """LightLLM's --disable_aggressive_schedule: whether the streams have this round to themselves."""
-        if not self._limits.disable_aggressive_schedule or not self._running.requests:
+        if not self._config.options.disable_aggressive_schedule or not self._running.requests:
             self._rounds_alone = 0
             return False
         self._rounds_alone += 1
-        if self._rounds_alone <= self._limits.router_max_wait_tokens:
+        if self._rounds_alone <= self._config.options.router_max_wait_tokens:
             return True
         self._rounds_alone = 0
         return False
 
     def _in_turn(self, room: int, whole: bool, reserve: int) -> WaitingGroup | None:
         """The first group that was left because it did not fit."""
-        running, limits = self._running, self._limits
-        queued = sum(min(running.work(r), limits.chunked_prefill_size) for r in running.prefilling)
+        running, config = self._running, self._config
+        queued = sum(min(running.work(r), config.chunked_prefill_size) for r in running.prefilling)
         forecast: Forecast | None = None
         passed: list[WaitingGroup] = []
         refused: list[WaitingGroup] = []
@@ -131,12 +131,12 @@ class AdmissionController:
                 self._waiting.enter(group, passed)
                 for request, waits in zip(group.requests, demand.waits.tolist(), strict=True):
                     running.enter(request, waits)
-                queued += int(np.minimum(demand.work, limits.chunked_prefill_size).sum())
-                if not all(other.may_be_passed(limits.max_overtakes) for other in passed):
+                queued += int(np.minimum(demand.work, config.chunked_prefill_size).sum())
+                if not all(other.may_be_passed(config.options.max_overtakes) for other in passed):
                     break
             else:
                 passed.append(group)
-                if not group.may_be_passed(limits.max_overtakes):
+                if not group.may_be_passed(config.options.max_overtakes):
                     break
         return passed[0] if passed else None
 
@@ -160,7 +160,7 @@ class AdmissionController:
     def fits_alone(self, demand: Demand) -> bool:
         """Whether these fit into an empty server, with all the tokens that they may say. A token budget that is reduced for
         a while does not count: what intake accepted must be able to enter, and requests can pause meanwhile."""
-        return self._forecast(Conservative(), self._limits.max_total_token_num).admit(demand)
+        return self._forecast(Conservative(), self._config.max_total_token_num).admit(demand)
 
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round. What several of them read stays
@@ -169,7 +169,7 @@ class AdmissionController:
         rows, prefilling = running.prefilled_rows(), running.prefilling
         held, taken = running.kv_len[rows].astype(np.int64), [int(running.kv_len[r.row]) for r in prefilling]
         counted, common = [0] * len(prefilling), 0
-        capacity = self._limits.max_total_token_num
+        capacity = self._config.max_total_token_num
         used = kv.in_use / capacity
         if running.requests:
             capacity = self._slo.capacity(len(running.requests) + 1)
@@ -197,11 +197,11 @@ class AdmissionController:
         self, policy: AdmissionPolicy, capacity: int, common: int = 0, used: float = 0.0
     ) -> Forecast:
         """As if nothing ran."""
-        limits, rounds = self._limits, self._rounds
+        config, rounds = self._config, self._rounds
         shape = RoundShape(
-            limits.batch_max_tokens,
-            limits.chunked_prefill_size,
-            limits.whole_prompts,
+            config.batch_max_tokens,
+            config.chunked_prefill_size,
+            config.whole_prompts,
             None if rounds.mixes else rounds.decode_rounds,
         )
         return Forecast(policy, self._lengths, shape, capacity, common, used)

@@ -17,7 +17,7 @@ import numpy as np
 from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.usage import ExpectedUsage, KnownUsage, Usage
-from lightllm.router.limits import SchedulerLimits
+from lightllm.router.scheduler_config import SchedulerConfig
 
 CAUTION = 2.0
 """Standard deviations of the memory in use that past_future leaves free. On a full server of 70 long outputs, 1 instead of 2
@@ -103,13 +103,13 @@ class TokenRatio:
         return KnownUsage()
 
 
-def make_policy(limits: SchedulerLimits) -> AdmissionPolicy:
+def make_policy(config: SchedulerConfig) -> AdmissionPolicy:
     """The one that the options name."""
-    if limits.router_token_ratio > 0.0:
-        return TokenRatio(limits.router_token_ratio, limits.router_max_new_token_len)
+    if config.options.router_token_ratio > 0.0:
+        return TokenRatio(config.options.router_token_ratio, config.options.router_max_new_token_len)
     policies: dict[str, AdmissionPolicy] = {
         "conservative": Conservative(),
         "aggressive": Aggressive(),
         "past_future": PastFuture(),
     }
-    return policies[limits.schedule_policy]
+    return policies[config.options.schedule_policy]

@@ -21,8 +21,8 @@ from lightllm.protocol.rounds import Round
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.step_time import StepTimeModel
 from lightllm.router.admission.waiting import WaitingList
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planning.running import Running
+from lightllm.router.scheduler_config import SchedulerConfig
 
 LEAST_CHUNK = 16
 """Prompt tokens that --tpot_slo leaves a round at least: prompts get on, however tight it is."""
@@ -45,13 +45,13 @@ class SloController:
     """Works on the books of its `Scheduler`; costs nothing where neither option is given."""
 
     def __init__(
-        self, limits: SchedulerLimits, lengths: OutputLengths, running: Running, waiting: WaitingList
+        self, config: SchedulerConfig, lengths: OutputLengths, running: Running, waiting: WaitingList
     ) -> None:
-        self._limits = limits
+        self._config = config
         self._lengths = lengths
         self._running = running
         self._waiting = waiting
-        self._ttft, self._tpot = limits.ttft_slo, limits.tpot_slo
+        self._ttft, self._tpot = config.options.ttft_slo, config.options.tpot_slo
         self._times = StepTimeModel()
         self._flying: dict[int, tuple[int, int]] = {}
         """Round in flight -> (tokens computed, tokens held)"""
@@ -128,7 +128,7 @@ class SloController:
             rows = running.prefilled_rows()
             self._generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
         generated = self._generated
-        in_use, usable = running.kv.in_use, FULL * self._limits.max_total_token_num
+        in_use, usable = running.kv.in_use, FULL * self._config.max_total_token_num
         excess = context + len(message.prompt_ids) + (ahead + len(message.choices)) * growth
         if self._blocked_at is None:  # some of the memory is still to be had
             excess += max(in_use, in_use - generated + count * growth) - usable
@@ -140,16 +140,16 @@ class SloController:
         # A full memory: as many rows as fit, each of which is replaced once in `mean` rounds.
         prompt = (in_use - generated + context) / max(1, count + ahead)
         full_rows = usable / max(1.0, prompt + growth)
-        tokens = min(full_rows * (1.0 + prompt / mean), self._limits.batch_max_tokens)
+        tokens = min(full_rows * (1.0 + prompt / mean), self._config.batch_max_tokens)
         return excess / usable * mean * self._times.seconds(tokens, usable)
 
     def _prefill_seconds(self, prompt: int) -> float:
         """Seconds that the prompts in memory, those that have room there, and this one take."""
-        running, limits = self._running, self._limits
+        running, config = self._running, self._config
         free = max(0, running.kv.available)
         work = sum(running.work(r) for r in running.prefilling) + min(self._waiting.context, free) + prompt
         rows = len(running.requests)
-        room = max(1, self.round_tokens(rows, limits.batch_max_tokens, running.kv.in_use) - rows)
+        room = max(1, self.round_tokens(rows, config.batch_max_tokens, running.kv.in_use) - rows)
         rounds, rest = divmod(work, room)
         held = running.kv.in_use
         return rounds * self._times.seconds(rows + room, held) + self._times.seconds(rows + rest, held)
@@ -166,6 +166,6 @@ class SloController:
     def capacity(self, rows: int) -> int:
         """The slots that `rows` requests may hold, so that a round of theirs with a small chunk keeps the time."""
         if not self._tpot:
-            return self._limits.max_total_token_num
+            return self._config.max_total_token_num
         held = self._times.most_held(rows + LEAST_CHUNK, HEADROOM * self._tpot)
-        return int(min(held, self._limits.max_total_token_num))
+        return int(min(held, self._config.max_total_token_num))

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.memory.radix_cache import RadixCache, common_length
 from lightllm.router.memory.token_memory import TokenMemory
 from lightllm.router.request import Request
+from lightllm.router.scheduler_config import SchedulerConfig
 
 EVICT_LEAST, EVICT_MOST = 1024, 8192
 """Cached tokens that are evicted at once: 1/128 of the memory within these bounds, but 1/64 of a small one. Small bites would
@@ -39,7 +39,7 @@ class CachedPrefix(NamedTuple):
 class KvBooks:
     """Free + cached + in use = all slots. Evictable cache counts as free."""
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerConfig) -> None:
         self.cache = RadixCache(limits.max_rows)
         self.own = TokenMemory(
             limits.max_total_token_num,

@@ -7,11 +7,11 @@ import logging
 from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingList
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.planning.round_policy import RoundPolicy
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request, State
+from lightllm.router.scheduler_config import SchedulerConfig
 
 RECOVERY_ROUNDS = 64
 """Successful rounds after which a token budget that was halved for want of memory doubles again."""
@@ -24,7 +24,7 @@ class Planner:
 
     def __init__(
         self,
-        limits: SchedulerLimits,
+        limits: SchedulerConfig,
         rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,

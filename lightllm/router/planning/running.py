@@ -13,12 +13,12 @@ import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.rounds import Round
-from lightllm.router.limits import SchedulerLimits
 from lightllm.router.memory.kv_books import KvBooks
 from lightllm.router.memory.token_memory import RowMemory
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.recent_outputs import RecentOutputs
 from lightllm.router.request import Request, State
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.router.stop_ids import StopIds
 
 
@@ -26,7 +26,7 @@ class Running:
     """Owns rows and slots. A running request is in exactly one of `prefilling`, the decoding ones, those whose outputs
     are all planned, or `pausing`."""
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerConfig) -> None:
         max_rows = limits.max_rows
         self.kv = KvBooks(limits)
         self.rows = RowMemory(max_rows)

@@ -29,8 +29,8 @@ from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.messages import AddRequest, Choice
 from lightllm.protocol.rounds import JoinRow, Resync, Round
-from lightllm.router.limits import resolve_limits
 from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler_config import resolve
 from lightllm.sampling_params import SamplingParams
 
 GREEDY = SamplingParams(do_sample=False, ignore_eos=True, max_new_tokens=1 << 20, logprobs=-1)
@@ -212,7 +212,7 @@ class Served:
 def serve(bench: Bench, ready: ModelReady, wanted: list[tuple[np.ndarray, int]], limits: Limits) -> Served:
     """Answers (prompt, output tokens) requests, all there at once, with a round always in flight behind the present one."""
     config = bench.backend._config
-    scheduler = Scheduler(resolve_limits(config, ready.max_total_token_num, ready.device, 1 << 17, []))
+    scheduler = Scheduler(resolve(config, ready.max_total_token_num, ready.device, 1 << 17, []))
     runner = RoundRunner(bench.backend)
     for i, (prompt, output) in enumerate(wanted):
         params = SamplingParams(do_sample=False, ignore_eos=True, max_new_tokens=output, logprobs=-1)

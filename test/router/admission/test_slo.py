@@ -29,7 +29,7 @@ class Server:
         self.now = 0.0
         self.arrival, self.first, self.refusals = {}, {}, []
         self.rounds = []
-        self._ends = np.zeros(self.scheduler.limits.max_rows, int)
+        self._ends = np.zeros(self.scheduler.config.max_rows, int)
         self._flying = deque()
         self._random = np.random.default_rng(0)
 

@@ -1,0 +1,70 @@
+"""What the scheduler must keep to: the options, and the numbers that follow from them, the model and the memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lightllm.config import ServerConfig, round_sizes
+from lightllm.errors import InvalidOption
+
+LONGEST_DEFAULT = 16384
+"""Default cap of --max_req_total_len, whatever the model's context length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerConfig:
+    max_total_token_num: int
+    """KV slots."""
+    max_req_total_len: int
+    """Longest prompt + output of one request, tokens."""
+    batch_max_tokens: int
+    """Tokens computed in one round; also bounds the rows, so that a round has room for all that decode."""
+    chunked_prefill_size: int
+    """Tokens of one request's prefill in one round. Equal to `batch_max_tokens` when whole prompts fit in: then no
+    prompt is split."""
+    eos_token_ids: list[int]
+    options: ServerConfig
+    """Policies and bounds, as the user gave them. What stands above is resolved: read it there."""
+    worth_waiting: int = 32
+    """Prompt tokens that a request must save to wait a round for another one that is computing them."""
+
+    @property
+    def max_rows(self) -> int:
+        return min(self.options.running_max_req_size, self.batch_max_tokens)
+
+    @property
+    def prompt_cache(self) -> bool:
+        """Requests share the KV of common prefixes."""
+        return not self.options.disable_dynamic_prompt_cache
+
+    @property
+    def whole_prompts(self) -> bool:
+        return self.chunked_prefill_size >= self.batch_max_tokens >= self.max_req_total_len
+
+    def with_options(self, **changes: object) -> SchedulerConfig:
+        """The same numbers under other options."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **changes))  # type: ignore[arg-type]
+
+
+def resolve(
+    options: ServerConfig,
+    max_total_token_num: int,
+    device: str,
+    context_length: int,
+    eos_token_ids: list[int],
+) -> SchedulerConfig:
+    """From the options, the KV slots and device of the backends, and the model's context length.
+
+    Raises `InvalidOption` for options that contradict each other or the memory.
+    """
+    longest = options.max_req_total_len or min(context_length, LONGEST_DEFAULT)
+    longest = min(longest, max_total_token_num)
+    chunk, batch = round_sizes(options, device, longest)
+    if options.disable_chunked_prefill and batch < longest:
+        raise InvalidOption(
+            f"--batch_max_tokens {batch} is below the longest request of {longest} tokens.",
+            "With --disable_chunked_prefill a whole prompt must fit: raise it or lower --max_req_total_len.",
+        )
+    if batch < chunk:
+        raise InvalidOption(f"--batch_max_tokens {batch} is below the prefill chunk of {chunk} tokens.")
+    return SchedulerConfig(max_total_token_num, longest, batch, chunk, list(eos_token_ids), options)
