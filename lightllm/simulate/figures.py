@@ -148,7 +148,7 @@ class Totals:
 
 
 class Overtaking:
-    """How many of those who came later got their first token earlier: what starvation is measured by."""
+    """How many requests that came later got their first token earlier: what starvation is measured by."""
 
     def __init__(self) -> None:
         self._waiting: list[int] = []

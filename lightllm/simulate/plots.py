@@ -39,7 +39,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def plot_memory(report: Report, path: Path) -> None:
-    """Memory over time, above who runs and who waits."""
+    """Memory over time, above the requests that run and those that wait."""
     moments, capacity = report["timeline"], report["memory"]["capacity"]
     time = moments["time"]
     figure, (memory, load) = _pyplot().subplots(2, 1, figsize=(7, 4.5), sharex=True)

@@ -60,7 +60,7 @@ class Simulation:
         self.begin = Totals()
         """When the warm-up was over."""
         self.end = Totals()
-        """When the last request had arrived and nobody waited for its first token any more: then the load ends."""
+        """When the last request had arrived and none waited for its first token any more: then the load ends."""
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.prefilled_tokens = 0

@@ -207,7 +207,7 @@ class AdmissionController:
         return Forecast(policy, self._lengths, shape, capacity, common, used)
 
     def estimate_peak(self) -> int:
-        """The most slots that those who run will need, worked out anew every `PEAK_ROUNDS` rounds."""
+        """The most slots that the running requests will need, worked out anew every `PEAK_ROUNDS` rounds."""
         if not self._running.requests:
             self._peak_at = -PEAK_ROUNDS
             return 0

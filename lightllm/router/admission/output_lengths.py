@@ -1,14 +1,14 @@
 """How long outputs are, learned from recent ones: the "past" of past-future admission.
 
-The curve is S(x) = P(length > x). What a request that has generated g tokens will still say follows from
+The curve is S(x) = P(length > x). How much a request that has generated g tokens will still generate follows from
 P(length > x | length > g) = S(x) / S(g). S is the product-limit estimate of survival analysis (Kaplan and Meier 1958),
-S(x) = prod over lengths l <= x of (1 - ended(l) / at_risk(l)), in which everybody counts for what is known of him:
+S(x) = prod over lengths l <= x of (1 - ended(l) / at_risk(l)), in which each request counts for what is known of it:
 
 - A request that ended at its own limit, or was aborted, says that its output would have been longer than that: it is at
   risk up to its length, and is no end. Short limits of some do not shorten the forecast of others.
 - So does one that still runs, with what it has generated so far. Without them the curve would be that of the short ones
   whenever many begin together, for these end first.
-- The window reaches back to some moment. Who was running then is at risk only from the length that he had there on, or
+- The window reaches back to some moment. A request that ran then is at risk only from the length that it had there on, or
   the running ones would count twice (once in every window that they pass).
 """
 
@@ -19,9 +19,10 @@ import numpy as np
 WINDOW = 1000
 """Requests that left: the window begins when the first of them did."""
 WARM_START = 32
-"""While fewer have left, the missing ones count as outputs that never end: forecasts lean to max_new_tokens."""
+"""Requests that have left: while there are fewer, the missing ones count as outputs that never end, so that forecasts lean to
+max_new_tokens."""
 REFRESH_ROUNDS = 8
-"""The curve is computed anew at most every so many rounds."""
+"""Rounds between two computations of the curve, at least."""
 
 
 class OutputLengths:
@@ -39,8 +40,6 @@ class OutputLengths:
         self._stale = False
         self._survival = np.ones(1)
         """S at 0, 1, 2, ... up to the last length at which it falls."""
-        self._moments: dict[int, tuple[float, float]] = {}
-        """By limit, for as long as the curve is this one."""
 
     def __len__(self) -> int:
         return min(self._added, self._window)
@@ -56,7 +55,7 @@ class OutputLengths:
             self._stale = True
 
     def update(self, running: np.ndarray, round_: int) -> None:
-        """Makes the curve anew if it is time; int [n] `running`: what those who run in `round_` have generated."""
+        """Makes the curve anew if it is time; int [n] `running`: what those that run in `round_` have generated."""
         if self._added and (self._stale or len(running)) and round_ - self._made >= REFRESH_ROUNDS:
             self.refresh(running, round_)
 
@@ -69,12 +68,11 @@ class OutputLengths:
         last = np.concatenate([left[:, 0], running])
         at_risk = _at_least(last, len(ended)) + max(0, self._warm_start - len(left))
         if self._begin is not None:
-            # Nobody makes more than one token a round, so that this is what he had when the window began, or less.
+            # A request makes one token a round at most, so that this is what it had when the window began, or less.
             since = np.concatenate([left[:, 2], np.full(len(running), round_)]) - self._begin + 1
             at_risk -= _at_least(last - since, len(ended))
         at_risk = np.maximum(np.maximum(at_risk, ended), 1)
         self._survival = np.cumprod(1.0 - ended / at_risk)
-        self._moments.clear()
 
     def survive(self, generated: np.ndarray, more: int | np.ndarray) -> np.ndarray:
         """float64 [n]: the probability that an output is longer than generated + more, given that it is longer than
@@ -83,7 +81,7 @@ class OutputLengths:
         so_far = self._survival.take(generated, mode="clip")
         if self._survival[-1]:
             return alive / so_far
-        # Nobody went on beyond the last length: of who does all the same nothing is known.
+        # No output seen went on beyond the last length: of one that does nothing is known.
         beyond = so_far == 0.0
         alive /= so_far + beyond
         if beyond.any():
@@ -94,12 +92,8 @@ class OutputLengths:
         """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all
         that ended so far count as ending there."""
         limit = min(limit, max(len(self._survival) - 1, 1))
-        moments = self._moments.get(limit)
-        if moments is None:
-            known = self._survival[:limit]
-            moments = max(float(known.sum()), 1.0), float(known @ np.arange(limit))
-            self._moments[limit] = moments
-        return moments
+        known = self._survival[:limit]
+        return max(float(known.sum()), 1.0), float(known @ np.arange(limit))
 
 
 def _at_least(values: np.ndarray, bounds: int) -> np.ndarray:

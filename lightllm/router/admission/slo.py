@@ -1,10 +1,10 @@
-"""`--ttft_slo` and `--tpot_slo`: who would come too late is refused at once, and rounds are no longer than promised.
+"""`--ttft_slo` and `--tpot_slo`: a request whose first token would be late is refused at once, and rounds are no longer than promised.
 
 When would a request that arrives now have its first token? Two things may keep it waiting:
 
 memory     On the average over its stay a request needs its context and E[L^2] / 2 E[L] of an output of length L. What
            those ahead and it itself need, less what is free, must first be given back by others. How much that is a second
-           is measured while somebody waits for memory: it is what those who entered needed.
+           is measured while requests wait for memory: it is what those that entered needed.
 compute    The prompts ahead are prefilled in what the decode rows leave of the rounds' tokens.
 
 Before anything has been measured, of what is in use in steady traffic 1 / E[L] is given back a round. Rounds become seconds
@@ -29,16 +29,16 @@ LEAST_CHUNK = 16
 HEADROOM = 0.9
 """Share of --tpot_slo that a round is planned for."""
 MARGIN = 0.9
-"""Share of --ttft_slo up to which a predicted wait is believed to be short enough: predictions err by about a tenth,"""
+"""Share of --ttft_slo that a predicted wait may have: predictions err by about a tenth."""
 DEVIATIONS = 1.5
-"""and waits for memory vary by so many standard deviations. Who waits for n others, each of whom enters when somebody ends, waits
-for n ends at random moments: the deviation of such a time is 1 / sqrt(n) of it."""
+"""Standard deviations of a wait for memory that are added to its mean. A request behind n others enters when n + 1 have ended, each
+at a random moment: the deviation of that time is 1 / sqrt(n + 1) of its mean."""
 MEASURED_SECONDS = 15.0
-"""What was given back so long ago counts 1 / e of what is given back now."""
+"""Seconds after which what was given back counts 1 / e of what is given back now."""
 LEAST_SECONDS = 2.0
-"""Of measuring, before which nothing is believed."""
+"""Seconds of measuring before which the rate at which memory is given back counts as unknown."""
 FULL = 0.9
-"""Share of the memory that is believed to be of use while nobody waits for it."""
+"""Share of the memory that counts as usable while no request waits for it."""
 
 
 class SloController:
@@ -56,37 +56,31 @@ class SloController:
         self._flying: dict[int, tuple[int, int]] = {}
         """Round in flight -> (tokens computed, tokens held)"""
         self._blocked_at: float | None = None
-        """When somebody was last found to wait for memory, if that is so since."""
+        """When a request was last found to wait for memory; None if none was in the round planned last."""
         self._seconds = self._requests = self._context = 0.0
-        """While somebody waited: seconds, and requests and their context that entered; older ones count less."""
+        """While requests waited: seconds, and requests and their context that entered; older ones count less."""
         self._put_back = 0, 0
-        self._generated: int | None = None
-        """What the running requests have generated, since the last round was planned or done: arrivals between two
-        rounds are many."""
 
     # -- what has happened
 
     def round_planned(self, round_: Round) -> None:
-        self._generated = None
         if self._ttft or self._tpot:
             self._flying[round_.seq] = len(round_.slots), int(round_.kv_len.sum())
 
     def round_done(self, seq: int, seconds: float) -> None:
         """`seconds`: its compute time; 0 if unknown."""
-        self._generated = None
         if seq in self._flying:
             self._times.record(*self._flying.pop(seq), seconds)
 
     def rounds_undone(self) -> None:
         """Those in flight were not computed."""
-        self._generated = None
         self._flying.clear()
 
     def admitted(self, requests: int, context: int, blocked: bool, now: float) -> None:
-        """So many requests with so many tokens of context have entered; `blocked`: somebody else waits for memory."""
+        """So many requests with so many tokens of context have entered; `blocked`: others wait for memory."""
         if not self._ttft:
             return
-        # Who had to pause has given back nothing that others may have: he is the next to enter.
+        # A preempted request is re-admitted first, so that its slots are not available to others.
         put_back = self._waiting.put_back_requests, self._waiting.put_back_context
         requests -= put_back[0] - self._put_back[0]
         context -= put_back[1] - self._put_back[1]
@@ -99,7 +93,7 @@ class SloController:
             self._context = self._context * past + context
         self._blocked_at = now if blocked else None
 
-    # -- --ttft_slo: who is accepted
+    # -- --ttft_slo: which requests are accepted
 
     def check(self, message: AddRequest, now: float) -> None:
         """Raises `ServerOverloaded` for a request whose first token would come too late. One that is restored goes on."""
@@ -124,10 +118,8 @@ class SloController:
         growth = area / mean
         ahead, context = self._waiting.ahead_of(message.params.priority)
         count = len(running.requests)
-        if self._generated is None:
-            rows = running.prefilled_rows()
-            self._generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
-        generated = self._generated
+        rows = running.prefilled_rows()
+        generated = int((running.max_new_tokens[rows] - running.remaining[rows]).sum())
         in_use, usable = running.kv.in_use, FULL * self._config.max_total_token_num
         excess = context + len(message.prompt_ids) + (ahead + len(message.choices)) * growth
         if self._blocked_at is None:  # some of the memory is still to be had

@@ -19,10 +19,11 @@ BENDS = (0, 32, 128, 512, 2048)
 _TOKENS, _HELD = 512.0, 65536.0
 """Units that keep the equations well conditioned."""
 MEMORY = 0.998
-"""Weight of a round after the next one: the last 500 count."""
+"""Factor by which the weight of a round falls with each later one: about the last 500 count."""
 EVERY = 32
-"""Rounds between two solutions."""
+"""Rounds between two solutions of the equations."""
 SWEEPS = 8
+"""Passes of coordinate descent in each solution."""
 
 
 class StepTimeModel:

@@ -1,8 +1,8 @@
-"""The waiting list: who is next. Ordered by (priority, arrival); siblings enter together, paused requests keep their place.
+"""The waiting list: which group is next. Ordered by (priority, arrival); siblings enter together, paused requests keep their place.
 
 Lower values of `priority` come first, as in vLLM. Within one priority it is first come, first served, except that a
 group that does not fit yet may be passed by others that do: at most `max_overtakes` times, and never if it is paused
-(somebody reads its stream). So no group waits for more than those ahead of it and `max_overtakes` others of its own or a
+(its stream is being read). So no group waits for more than those ahead of it and `max_overtakes` others of its own or a
 worse priority. A better priority always goes first: under a steady stream of it, a worse one waits for ever.
 """
 
@@ -41,7 +41,7 @@ class WaitingGroup:
         return self.overtaken < max_overtakes and self.requests[0].state is not State.PAUSED
 
     def clean(self) -> bool:
-        """Forgets those that ended while they waited; whether anybody is left."""
+        """Forgets those that ended while they waited; whether any is left."""
         for request in self.requests:
             if request.state not in WAITS:
                 self.requests = [r for r in self.requests if r.state in WAITS]
@@ -80,7 +80,7 @@ class WaitingList:
             self._count(request, 1)
 
     def put_back(self, request: Request) -> None:
-        """A paused request: before everybody of its priority who arrived after it."""
+        """A paused request: before all of its priority that arrived after it."""
         self._count(request, 1)
         self.put_back_requests += 1
         self.put_back_context += request.known_tokens
