@@ -125,9 +125,9 @@ class ExpectedUsage:
         return slots, expected
 
 
-def peak(held: np.ndarray, to_come: np.ndarray, delay: np.ndarray) -> int:
+def peak(held: np.ndarray, to_come: np.ndarray, delay: np.ndarray | int = 0) -> int:
     """Most slots in use at any time; int64 [n] each. With delay 0 the formula above."""
-    return KnownUsage(held, to_come, delay).peak
+    return KnownUsage(held, to_come, np.zeros_like(held) + delay).peak
 
 
 def _suffix_sums(values: np.ndarray) -> np.ndarray:
