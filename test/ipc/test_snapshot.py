@@ -45,6 +45,29 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
         process.stdout.close()
 
 
+def test_a_writer_that_dies_in_the_middle_of_a_record_leaves_the_one_before_it(tmp_path):
+    old, new = (
+        Snapshot(ready=1, running=1, heartbeat=1.0),
+        Snapshot(ready=0, running=2, waiting=3, heartbeat=2.0),
+    )
+    for earlier in (1, 2):  # the latest record is the first, or the second of the file
+        path = tmp_path / str(earlier)
+        writer = SnapshotWriter(path)
+        for _ in range(earlier):
+            writer.write(old)
+        before = path.read_bytes()
+        writer.write(new)
+        after = path.read_bytes()
+        changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+        assert changed[0] == 0 and len(changed) > 5  # byte 0 is written last
+        for written in range(1, len(changed)):
+            half = bytearray(before)
+            for i in changed[1 : 1 + written]:
+                half[i] = after[i]
+            (tmp_path / "half").write_bytes(half)
+            assert SnapshotReader(tmp_path / "half").read() == old
+
+
 def test_a_new_writer_takes_over_the_file_that_readers_have_mapped(tmp_path):
     path = tmp_path / "snapshot"
     SnapshotWriter(path).write(Snapshot(running=1))
