@@ -69,7 +69,7 @@ class Engine:
                     )
                 choices = [Choice(self._serial + index, index) for index in range(params.n)]
                 self._serial += params.n
-                message = AddRequest(int32(prompt_ids), params, choices, arrival=0.0)
+                message = AddRequest(int32(prompt_ids), params, choices)
                 self._scheduler.add(message)
                 accepted.append([choice.request_id for choice in choices])
                 self._detokenizer.add(message)

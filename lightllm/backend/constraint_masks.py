@@ -64,7 +64,9 @@ class ConstraintMasks:
             self._rows[join.row] = self._thread.submit(self._open, join)
 
     def leave(self, row: int) -> None:
-        self._rows.pop(row, None)
+        matcher = self._rows.pop(row, None)
+        if matcher is not None:
+            matcher.cancel()  # if it is not being made yet
 
     def masks(self, constrained: Constrained | None, vocab_size: int) -> RoundMasks | None:
         """For the constrained rows of a round whose logits are being computed; None if there are none. vocab_size: of the

@@ -29,7 +29,7 @@ _EMPTY_FLOAT32 = np.zeros(0, dtype=np.float32)
 
 
 class MockBackend:
-    """The interface of `ModeBackend`: `init_model`, `submit`, `resync`."""
+    """The interface of `ModeBackend`: `init_model`, `attach`, `submit`, `resync`."""
 
     def __init__(self, config: ServerConfig, progress: Callable[[str], None]) -> None:
         self._config = config
@@ -57,6 +57,11 @@ class MockBackend:
             device="mock",
             seconds={"mock": time.monotonic() - started},
         )
+
+    def attach(self, seq: int) -> None:
+        self._rows = MockRows(self._config.running_max_req_size + 1)
+        if self._checker is not None:
+            self._checker.attach(seq)
 
     def submit(self, round: Round) -> PendingResult:
         """Sleeps as long as the round takes."""

@@ -14,14 +14,18 @@ class RoundChecker:
     def __init__(self, slots: int, vocab_size: int) -> None:
         self._slots = slots
         self._vocab_size = vocab_size
+        self.attach(None)
+
+    def attach(self, seq: int | None) -> None:
+        """No row is in use, and the next round is `seq`, or any."""
         self._contexts: dict[int, list[np.ndarray]] = {}
         """Row -> its KV slots in order, in pieces."""
         self._lengths: dict[int, int] = {}
         self._pending: set[int] = set()
         """Rows whose last entry sampled: a decode entry may follow."""
-        self._readers = np.zeros(slots, np.int32)
+        self._readers = np.zeros(self._slots, np.int32)
         """How many rows have the slot in their context."""
-        self._next_seq: int | None = None
+        self._next_seq = seq
 
     def resync(self, seq: int) -> None:
         self._next_seq = seq

@@ -1,6 +1,7 @@
 """The Model Backend's work: `ModeBackend` owns one device with the weights, the KV memory and the sampler.
 
-`backend/process.py` and the offline `LLM` drive it: `init_model` once, then `submit` for every round, in order. A round
+`backend/process.py` and the offline `LLM` drive it: `init_model` once, then `submit` for every round, in order; `attach`
+when another Router gives the rounds. A round
 that is submitted is enqueued on the device, its inputs behind the tokens of the round before it; nothing waits for it
 but whoever asks for its result.
 """
@@ -126,6 +127,15 @@ class ModeBackend:
             seconds=dict(self._seconds),
         )
 
+    def attach(self, seq: int) -> None:
+        """A new Router, whose first round is `seq`: no row is in use, and nothing of the requests that were in them is
+        kept."""
+        with computing(self.device):
+            for row in range(self.memory.max_rows):
+                self.rows.leave(row)
+                self.constraints.leave(row)
+        self.resync(seq)
+
     def submit(self, round: Round) -> PendingResult:
         """Takes on one round. Raises `ValueError` for one that cannot be executed, and whatever the model raises; then
         neither last tokens nor token counts have changed, and the round may be planned anew. A request that cannot be
@@ -220,16 +230,9 @@ class ModeBackend:
         for row, reason in self.rows.refused.items():
             errors |= dict.fromkeys((round.rows == row).nonzero()[0].tolist(), RowError(reason))
         return SubmittedRound(
-            self.round_took,
-            round.seq,
-            sampled_entries,
-            started,
-            arrival,
-            sampled,
-            prepared.prompt_spans,
-            prompts,
-            errors,
-        )
+            self.round_took, round.seq, sampled_entries, started, arrival, sampled, prepared.prompt_spans,
+            prompts, errors,
+        )  # fmt: skip
 
     def _prepare(self, join: JoinRow) -> None:
         """Takes in what a request wants of its sampling. One that cannot be taken in is refused; running out of memory is
@@ -378,20 +381,13 @@ def _by_entry(errors: dict[int, str], sampled_entries: np.ndarray) -> dict[int, 
     }
 
 
+_LOWER = "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, --chunked_prefill_size."
 _PHASES = {
     "constraints": ("reading the tokenizer", "Give --output_constraint_mode none."),
     "other ranks": ("waiting for the other ranks", "See what else runs on these devices."),
     "weights": ("loading weights", "Take a smaller model or --data_type, or more GPUs with --tp."),
-    "kv memory": (
-        "reserving KV memory",
-        "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, "
-        "--chunked_prefill_size.",
-    ),
-    "warm-up": (
-        "warming up",
-        "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, "
-        "--chunked_prefill_size.",
-    ),
+    "kv memory": ("reserving KV memory", _LOWER),
+    "warm-up": ("warming up", _LOWER),
     "graphs": (
         "capturing decode graphs",
         "Lower --mem_fraction, --max_total_token_num or --graph_max_batch_size, or give --disable_cudagraph.",

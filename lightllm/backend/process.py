@@ -1,7 +1,7 @@
 """The process around a backend: control calls, the loop over rounds, and what happens when one fails.
 
-rpc thread   init_model and profiles (handed to the main thread), health
-main thread  init_model, then: receive a round -> submit it -> send the results that are there
+rpc threads  attach, start_profile, stop_profile: handed to the main thread, which is woken
+main thread  load the model, then: receive a round -> submit it -> send the results that are there
 watch thread waits for the oldest round on the device, and wakes the main thread when it is done (never on a CPU)
 channel thread  stop: wakes the main thread; a round that takes too long is not waited for
 """
@@ -36,7 +36,7 @@ from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import Command, ModelReady, ProfileAnswer, StartProfile
-from lightllm.protocol.rounds import Resync, Round, RoundResult
+from lightllm.protocol.rounds import Resync, Round, RoundResult, first_seq
 
 log = logging.getLogger("backend")
 
@@ -49,6 +49,9 @@ class Backend(Protocol):
     """What runs rounds: `ModeBackend` or `MockBackend`."""
 
     def init_model(self) -> ModelReady: ...
+
+    def attach(self, seq: int) -> None:
+        """A new Router, whose first round is `seq`: no row is in use."""
 
     def submit(self, round: Round) -> PendingResult: ...
 
@@ -72,14 +75,13 @@ def run_backend(child: Child, rank: int) -> None:
 
 
 class BackendProcess:
-    """Initialises a backend when the Router asks for it, then runs its rounds until `stop`."""
+    """Loads the model when a Router attaches to it, then runs the rounds of that Router, or of one after it, until `stop`."""
 
     def __init__(self, child: Child, rank: int) -> None:
         self._child = child
         self._rank = rank
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
-        self._rounds_done = 0
         self._profiles: queue.SimpleQueue[tuple[StartProfile | None, Future[ProfileAnswer]]] = (
             queue.SimpleQueue()
         )
@@ -92,8 +94,9 @@ class BackendProcess:
             self._child.report("loading", "importing the model code")
             make_backend = _backend_factory(self._child.config, self._child.runtime)
             imported = time.monotonic()
-            backend = self._init_model(make_backend, imported - started)
-            if backend is not None:
+            loaded = self._load(make_backend, imported - started)
+            if loaded is not None:
+                backend, self._ready = loaded
                 self._run_rounds(RoundRunner(backend, self._stopping.is_set), backend)
         except StartupError as error:
             self._link.failed(str(error))
@@ -104,17 +107,17 @@ class BackendProcess:
     def _connect(self) -> RouterLink:
         if self._child.config.node_rank:
             return NodeLink(self._child, self._rank, self._stop)
-        return LocalLink(self._child, self._rank, lambda: self._rounds_done, self._ask_for_profile)
+        return LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
 
-    def _init_model(
+    def _load(
         self,
         make_backend: Callable[[ServerConfig, int, int, Callable[[str], None]], Backend],
         import_seconds: float,
-    ) -> Backend | None:
-        """Waits for the Router's `init_model` and answers it; None: `stop` came first. An error is not answered: it
-        ends this process, and the Supervisor hears it from here and not from the Router."""
+    ) -> tuple[Backend, ModelReady] | None:
+        """Waits for a Router to attach, and answers it when the model is loaded; None: `stop` came first. An error is not
+        answered: it ends this process, and the Supervisor hears it from here and not from the Router."""
         waited_from = time.monotonic()
-        request = self._link.wait_for_init()
+        request = self._link.wait_for_attach()
         if request is None:
             return None
         waited = time.monotonic() - waited_from
@@ -133,8 +136,8 @@ class BackendProcess:
             f"{ready.max_total_token_num} slots, {ready.dtype} on {ready.device}",
             seconds={"import": import_seconds, "waiting for the router": waited, **ready.seconds},
         )
-        self._link.answer(ready)
-        return backend
+        self._link.attached(request.epoch, ready)
+        return backend, ready
 
     def _run_rounds(self, runner: "RoundRunner", backend: Backend) -> None:
         poller = zmq.Poller()
@@ -146,7 +149,6 @@ class BackendProcess:
             if message is not None:
                 runner.submit(message)
             while (result := runner.take_ready()) is not None:
-                self._rounds_done += 1
                 self._link.send(result)
                 backend.round_done()
             if message is None:
@@ -154,7 +156,14 @@ class BackendProcess:
                     watch.wake_when_ready(runner.oldest)
                 if (self._wake_reader.fileno(), zmq.POLLIN) in poller.poll():
                     self._wake_reader.recv(_WAKE_BYTES)
+                    self._answer_routers(runner)
                     self._answer_profiles(backend)
+
+    def _answer_routers(self, runner: "RoundRunner") -> None:
+        while (request := self._link.take_attach()) is not None:
+            runner.attach(first_seq(request.epoch))
+            self._link.attached(request.epoch, self._ready)
+            log.info("the router of epoch %d gives the rounds from now on", request.epoch)
 
     def _answer_profiles(self, backend: Backend) -> None:
         """Between two rounds: a profile is of the thread that starts it."""
@@ -171,10 +180,13 @@ class BackendProcess:
 
     # -- other threads
 
+    def _wake(self) -> None:
+        self._wake_writer.send(b"w")
+
     def _ask_for_profile(self, start: StartProfile | None) -> ProfileAnswer:
         answer: Future[ProfileAnswer] = Future()
         self._profiles.put((start, answer))
-        self._wake_writer.send(b"p")
+        self._wake()
         return answer.result()
 
     def _on_command(self, command: Command) -> None:
@@ -186,7 +198,7 @@ class BackendProcess:
             return
         self._stopping.set()
         self._link.stop()
-        self._wake_writer.send(b"s")
+        self._wake()
         threading.Thread(target=self._end_anyway, name="stop", daemon=True).start()
 
     def _end_anyway(self) -> None:
@@ -254,6 +266,12 @@ class RoundRunner:
             pending = Computed(self._failed(message.seq, error))
             self._skipping = True
         self._pending.append((message.seq, pending))
+
+    def attach(self, seq: int) -> None:
+        """A new Router: what the one before it has asked for is void."""
+        self._pending.clear()
+        self._backend.attach(seq)
+        self._skipping = False
 
     @property
     def oldest(self) -> PendingResult | None:

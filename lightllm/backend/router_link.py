@@ -12,23 +12,24 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-import msgspec
 import zmq
 
 from lightllm import __version__
 from lightllm.errors import StartupError
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.nodes import NodeConnection, NodeKeys, node_address, read_secret
 from lightllm.ipc.rpc import RpcServer
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
-from lightllm.protocol.control import InitModel, ModelReady, ProfileAnswer, StartProfile
+from lightllm.protocol.control import Attach, ModelReady, ProfileAnswer, StartProfile
 from lightllm.protocol.nodes import Goodbye, RankFailed, RankHello, RankReady, Refusal, StartRank
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 from lightllm.weights.fingerprint import model_fingerprint
 
 logger = logging.getLogger("backend")
 
+_ATTACH = codec.make_decoder(Attach)
 _START_PROFILE = codec.make_decoder(StartProfile)
 _POLL_MS = 200
 _REFUSALS = 3
@@ -42,11 +43,14 @@ class RouterLink(Protocol):
     @property
     def socket(self) -> zmq.Socket: ...
 
-    def wait_for_init(self) -> InitModel | None:
-        """The Router's request to load the model; None: `stop` was called before. Raises `StartupError`."""
+    def wait_for_attach(self) -> Attach | None:
+        """The first Router's request to be attached to; None: `stop` was called before. Raises `StartupError`."""
 
-    def answer(self, ready: ModelReady) -> None:
-        """The model is loaded."""
+    def take_attach(self) -> Attach | None:
+        """The request of another Router; None if there is none."""
+
+    def attached(self, epoch: int, ready: ModelReady) -> None:
+        """Answers the request that was taken last: rounds are those of this epoch from now on."""
 
     def receive(self) -> Round | Resync | None:
         """The next message; None if there is none now."""
@@ -58,7 +62,7 @@ class RouterLink(Protocol):
         """This backend cannot go on. Where the Supervisor of the Router's machine sees that, nothing is sent."""
 
     def stop(self) -> None:
-        """Ends `wait_for_init`; from any thread."""
+        """Ends `wait_for_attach`; from any thread."""
 
     def close(self) -> None: ...
 
@@ -68,22 +72,22 @@ class LocalLink:
 
     def __init__(
         self,
-        child: Child,
+        runtime: RuntimeDir,
         rank: int,
-        rounds_done: Callable[[], int],
+        wake: Callable[[], None],
         profile: Callable[[StartProfile | None], ProfileAnswer],
     ) -> None:
-        """profile: starts or (None) ends a profile; called in a thread of the rpc server."""
+        """wake: there is something for `take_attach`; profile: starts or (None) ends a profile. Both are called in threads of
+        the rpc server."""
         context = make_context()
-        runtime = child.runtime
-        self._rounds = PullChannel(context, runtime.backend_rounds(rank), codec.to_backend)
-        self._results = None if rank else PushChannel(context, runtime.round_results)
-        self._requests: queue.SimpleQueue[tuple[InitModel, Future[bytes]] | None] = queue.SimpleQueue()
+        self._epoch = Epoch(runtime.epoch)
+        self._rounds = PullChannel(context, runtime.backend_rounds(rank), codec.to_backend, self._epoch)
+        self._results = None if rank else PushChannel(context, runtime.round_results, self._epoch)
+        self._requests: queue.SimpleQueue[tuple[Attach, Future[bytes]] | None] = queue.SimpleQueue()
         self._answer: Future[bytes] = Future()
-        self._rounds_done = rounds_done
+        self._wake = wake
         handlers: dict[str, Callable[[bytes], bytes]] = {
-            "init_model": self._handle_init_model,
-            "health": self._handle_health,
+            "attach": self._handle_attach,
             "start_profile": lambda payload: codec.encode(profile(_START_PROFILE.decode(payload))),
             "stop_profile": lambda payload: codec.encode(profile(None)),
         }
@@ -93,14 +97,18 @@ class LocalLink:
     def socket(self) -> zmq.Socket:
         return self._rounds.socket
 
-    def wait_for_init(self) -> InitModel | None:
+    def wait_for_attach(self) -> Attach | None:
         asked = self._requests.get()
         if asked is None:
             return None
         request, self._answer = asked
         return request
 
-    def answer(self, ready: ModelReady) -> None:
+    def take_attach(self) -> Attach | None:
+        return None if self._requests.empty() else self.wait_for_attach()
+
+    def attached(self, epoch: int, ready: ModelReady) -> None:
+        self._epoch.raise_to(epoch)
         self._answer.set_result(codec.encode(ready))
 
     def receive(self) -> Round | Resync | None:
@@ -122,16 +130,12 @@ class LocalLink:
         if self._results is not None:
             self._results.close(linger_ms=100)
 
-    # -- in the rpc thread
-
-    def _handle_init_model(self, payload: bytes) -> bytes:
-        request = codec.make_decoder(InitModel).decode(payload)
+    def _handle_attach(self, payload: bytes) -> bytes:
+        """In a thread of the rpc server."""
         answer: Future[bytes] = Future()
-        self._requests.put((request, answer))
+        self._requests.put((_ATTACH.decode(payload), answer))
+        self._wake()
         return answer.result()
-
-    def _handle_health(self, payload: bytes) -> bytes:
-        return msgspec.msgpack.encode({"rounds": self._rounds_done()})
 
 
 class NodeLink:
@@ -161,7 +165,7 @@ class NodeLink:
     def socket(self) -> zmq.Socket:
         return self._connection.socket
 
-    def wait_for_init(self) -> InitModel | None:
+    def wait_for_attach(self) -> Attach | None:
         poller = zmq.Poller()
         for source in (self._connection.socket, self._connection.monitor):
             poller.register(source, zmq.POLLIN)
@@ -173,7 +177,7 @@ class NodeLink:
                 message = codec.to_rank.decode(data)
                 if isinstance(message, StartRank):
                     self._watcher.start()
-                    return message.init
+                    return message.attach
                 reason = message.reason if isinstance(message, Refusal) else f"{self._node_0} has stopped."
                 raise StartupError(reason)
             refused += self._connection.events()[0]
@@ -189,7 +193,11 @@ class NodeLink:
                 )
         return None
 
-    def answer(self, ready: ModelReady) -> None:
+    def take_attach(self) -> Attach | None:
+        """A rank of another node ends with the Router, whose connection it is."""
+        return None
+
+    def attached(self, epoch: int, ready: ModelReady) -> None:
         self._connection.send(codec.encode(RankReady(ready)))
 
     def receive(self) -> Round | Resync | None:

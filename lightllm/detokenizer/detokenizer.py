@@ -54,6 +54,10 @@ class Detokenizer:
         """Streams whose finish has not come yet."""
         return len(self._streams)
 
+    def drop_streams(self) -> None:
+        """The Router that fed them is gone; the Http Servers send anew what is to go on."""
+        self._streams.clear()
+
     def handle(self, message: AddRequest | RoundTokens) -> Output:
         """Raises `MalformedMessage` before anything has changed."""
         return self.add(message) if isinstance(message, AddRequest) else self.apply(message)
@@ -73,6 +77,7 @@ class Detokenizer:
                 stream = ChoiceStream(
                     choice.request_id, rules, self._tokenizer, prompt_ids, choice.output_ids.tolist()
                 )
+                stream.cached_tokens = choice.cached_tokens
                 self._streams[choice.request_id] = stream
                 if stream.stopped:
                     self._stop(choice.request_id, stream, output)
@@ -90,8 +95,10 @@ class Detokenizer:
         output = Output(deltas, [])
         streams = self._streams
         for request_id, count in message.cached_tokens.items():
-            if request_id in streams:
-                streams[request_id].cached_tokens = count
+            stream = streams.get(request_id)
+            if stream is not None and not stream.stopped:
+                stream.cached_tokens = count
+                deltas.setdefault(stream.worker, _empty()).cached_tokens[request_id] = count
         for i, request_id in enumerate(message.request_ids):
             stream = streams.get(request_id)
             if stream is None or stream.stopped:

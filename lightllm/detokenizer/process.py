@@ -1,6 +1,7 @@
 """The Detokenizer process: sockets around a `Detokenizer`.
 
 Router --AddRequest, RoundTokens--> here --TextDeltas--> Http Server (one message a worker and round)
+Router --Hello-->                   here --Hello--> Http Servers
 Router --Echo-->                    here --AbortRequest(reason="stop"), Echo--> Router
 """
 
@@ -14,11 +15,11 @@ import msgspec
 import zmq
 
 from lightllm.detokenizer.detokenizer import Detokenizer, MalformedMessage
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
-from lightllm.protocol.messages import Echo
+from lightllm.protocol.messages import Echo, Hello
 from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.model_files import eos_token_ids, resolve_model_dir
 
@@ -36,26 +37,28 @@ def main(child: Child) -> None:
 
     child.report("loading", "tokenizer")
     context = make_context()
-    intake = PullChannel(context, child.runtime.detokenizer_intake, codec.to_detokenizer)
+    epoch = Epoch(child.runtime.epoch)
+    intake = PullChannel(context, child.runtime.detokenizer_intake, codec.to_detokenizer, epoch)
     config = child.config
     model_dir = resolve_model_dir(config.model_dir, logger.info)
     tokenizer = load_tokenizer(
         model_dir, trust_remote_code=config.trust_remote_code, with_chat_template=False
     )
     detokenizer = Detokenizer(tokenizer, eos_token_ids(model_dir, config.eos_id), config.httpserver_workers)
-    router = PushChannel(context, child.runtime.router_intake)
+    router = PushChannel(context, child.runtime.router_intake, epoch)
     workers = [
-        PushChannel(context, child.runtime.http_results(worker))
+        PushChannel(context, child.runtime.http_results(worker), epoch)
         for worker in range(config.httpserver_workers)
     ]
     child.on_command(obey)
     child.report("ready", seconds={"tokenizer": time.perf_counter() - start})
-    serve(detokenizer, intake, router, workers, stop_read)
+    serve(detokenizer, epoch, intake, router, workers, stop_read)
     context.destroy(linger=0)
 
 
 def serve(
     detokenizer: Detokenizer,
+    epoch: Epoch,
     intake: PullChannel,
     router: PushChannel,
     workers: list[PushChannel],
@@ -69,12 +72,16 @@ def serve(
         ready = dict(poller.poll())
         if stop_descriptor in ready:
             return
-        while step(detokenizer, intake, router, workers):
+        while step(detokenizer, epoch, intake, router, workers):
             pass
 
 
 def step(
-    detokenizer: Detokenizer, intake: PullChannel, router: PushChannel, workers: list[PushChannel]
+    detokenizer: Detokenizer,
+    epoch: Epoch,
+    intake: PullChannel,
+    router: PushChannel,
+    workers: list[PushChannel],
 ) -> bool:
     """Handles one message; False if there is none. A message that makes no sense is logged and dropped."""
     data = intake.receive_bytes()
@@ -84,6 +91,13 @@ def step(
         message = intake.decode(data)
         if isinstance(message, Echo):
             router.send(message)
+            return True
+        if isinstance(message, Hello):
+            if message.epoch > epoch.number:
+                detokenizer.drop_streams()
+                epoch.raise_to(message.epoch)
+            for channel in workers:
+                channel.send(message)
             return True
         output = detokenizer.handle(message)
     except (msgspec.MsgspecError, MalformedMessage) as error:

@@ -1,5 +1,9 @@
 """The Http Server's side of the engine: sends requests to the Router, hands what comes back to the records.
 
+    abort    asks the Router to end a request; its finishes come back as usual
+    fail     ends a request here and now, with an error for its handler
+    forget   frees a request whose last byte is sent, or whose client is gone
+
 Runs in the event loop. No task and no allocation beyond list entries is made per token; a request's handler is woken
 at most once per message, that is once per round.
 """
@@ -18,7 +22,7 @@ import zmq
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord, with_seed
-from lightllm.ipc.channels import PullChannel, PushChannel
+from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec, metrics
 from lightllm.protocol.messages import (
@@ -28,6 +32,7 @@ from lightllm.protocol.messages import (
     FinishReason,
     FlushCache,
     Flushed,
+    Hello,
     Refused,
     TextDeltas,
     make_request_id,
@@ -62,15 +67,18 @@ class EngineClient:
         self._named: dict[str, set[RequestRecord]] = {}
         self._siblings: dict[int, PushChannel] = {}
         self._ended: RequestError | None = None
-        """What every request is told from `end_all` on."""
+        """What every request is told from `fail_all` on."""
         self._flushes: dict[int, asyncio.Future[int]] = {}
 
     def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
         """Opens the sockets; to be called in the event loop's thread."""
         self._context = context
         self._loop = loop
-        self._router = PushChannel(context, self.runtime.router_intake)
-        self._results = PullChannel(context, self.runtime.http_results(self._worker), codec.to_http)
+        self._epoch = Epoch(self.runtime.epoch)
+        self._router = PushChannel(context, self.runtime.router_intake, self._epoch)
+        self._results = PullChannel(
+            context, self.runtime.http_results(self._worker), codec.to_http, self._epoch
+        )
         self._results.on_message(loop, self._receive)
 
     def close(self) -> None:
@@ -88,7 +96,7 @@ class EngineClient:
     # -- requests
 
     def submit(self, record: RequestRecord) -> None:
-        """Gives ids and seeds to a record and sends it to the Router. Raises what `end_all` was called with."""
+        """Gives ids and seeds to a record and sends it to the Router. Raises what `fail_all` was called with."""
         if self._ended is not None:
             raise self._ended
         for prompt in record.prompts:
@@ -106,7 +114,7 @@ class EngineClient:
         for prompt in record.prompts:
             self.store.observe(metrics.INPUT_LENGTH, len(prompt.prompt_ids))
             self.store.observe(metrics.MAX_NEW_TOKENS, prompt.params.max_new_tokens)
-            self._router.send(prompt.add_request(record.arrival))
+            self._router.send(prompt.add_request())
 
     async def accepted(self, record: RequestRecord) -> None:
         """Waits until every prompt is accepted (or has produced something); raises the refusal."""
@@ -117,29 +125,50 @@ class EngineClient:
 
     def abort(self, record: RequestRecord, reason: FinishReason = "abort") -> None:
         """Asks the Router, once, to end what still runs of a request; the finishes come back as usual."""
-        if record.aborted:
-            return
-        record.aborted = True
-        for choice in record.choices:
-            if choice.request_id in self._choices:
-                self._router.send(AbortRequest(request_id=choice.request_id, reason=reason))
+        if record.abort_reason is None:
+            record.abort_reason = reason
+            self._send_aborts(record, reason)
 
-    def abort_named(self, name: str, owner: str | None = None) -> int:
+    def abort_named(self, name: str, owner: str | None = None, here_only: bool = False) -> int:
         """Aborts the requests known by `name` here, or tells the other workers; returns how many were found here. With
         `owner` only those of that caller."""
-        found = self._abort_here(name, owner)
-        if not found:
+        records = [record for record in self._named.get(name, ()) if owner in (None, record.owner)]
+        for record in records:
+            self.abort(record)
+        if not records and not here_only:
             for worker in range(self._workers):
                 if worker != self._worker:
                     self._sibling(worker).send(AbortNamed(name, owner))
-        return found
+        return len(records)
 
-    def end_all(self, error: RequestError) -> None:
+    def fail(self, record: RequestRecord, error: RequestError) -> None:
+        """Nothing more is wanted of this record; its handler is told why."""
+        record.error = error
+        self.abort(record)
+        for choice in record.choices:
+            self._choices.pop(choice.request_id, None)
+        record.wake()
+
+    def fail_all(self, error: RequestError) -> None:
         """The server ends: every request that still runs, and every later one, ends with `error`."""
         self._ended = error
-        for record in {id(choice.request): choice.request for choice in self._choices.values()}.values():
-            record.error = error
-            self._cut(record)
+        for record in self._unfinished():
+            self.fail(record, error)
+
+    def restore(self) -> None:
+        """A new Router, which knows no request, is sent all that is unfinished. What the one before it has said of them has
+        been received, and nothing of it can follow."""
+        records = self._unfinished()
+        for record in records:
+            for prompt in record.prompts:
+                if any(choice.finish is None for choice in prompt.choices):
+                    self._router.send(prompt.add_request())
+            if record.abort_reason is not None:
+                self._send_aborts(record, record.abort_reason)
+        for ticket in self._flushes:
+            self._router.send(FlushCache(self._worker, ticket))
+        if records:
+            _log.warning("the router was restarted: %d requests go on", len(records))
 
     async def flush_cache(self, seconds: float = 10.0) -> int:
         """Has the Router empty the prefix cache; tokens that it lost. Raises `ServerOverloaded` if it takes longer."""
@@ -157,7 +186,8 @@ class EngineClient:
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or there is nobody to send it to: aborts what still runs and drops the record."""
         self.abort(record)
-        self._drop(record)
+        for choice in record.choices:
+            self._choices.pop(choice.request_id, None)
         if record.timer is not None:
             record.timer.cancel()
         for name in record.names:
@@ -167,20 +197,20 @@ class EngineClient:
                 if not records:
                     del self._named[name]
 
-    def _drop(self, record: RequestRecord) -> None:
-        for choice in record.choices:
-            self._choices.pop(choice.request_id, None)
+    def _unfinished(self) -> list[RequestRecord]:
+        """In the order in which they came."""
+        return list({id(choice.request): choice.request for choice in self._choices.values()}.values())
 
-    def _abort_here(self, name: str, owner: str | None) -> int:
-        records = [record for record in self._named.get(name, ()) if owner in (None, record.owner)]
-        for record in records:
-            self.abort(record)
-        return len(records)
+    def _send_aborts(self, record: RequestRecord, reason: FinishReason) -> None:
+        for choice in record.choices:
+            if choice.request_id in self._choices:
+                self._router.send(AbortRequest(request_id=choice.request_id, reason=reason))
 
     def _sibling(self, worker: int) -> PushChannel:
         channel = self._siblings.get(worker)
         if channel is None:
-            channel = self._siblings[worker] = PushChannel(self._context, self.runtime.http_results(worker))
+            address = self.runtime.http_results(worker)
+            channel = self._siblings[worker] = PushChannel(self._context, address, EVERY_EPOCH)
         return channel
 
     # -- what comes back
@@ -215,22 +245,12 @@ class EngineClient:
             choice.request.unfinished -= 1
             if choice.request.error is None:
                 kind = REQUEST_ERRORS.get(message.error, RequestError)
-                choice.request.error = kind(message.message, message.param, message.retry_after)
-                self._cut(choice.request)
+                self.fail(choice.request, kind(message.message, message.param, message.retry_after))
 
-    def _cut(self, record: RequestRecord) -> None:
-        """Nothing more is wanted of this record; its handler learns why from `record.error`."""
-        self.abort(record)
-        self._drop(record)
-        record.wake()
-
-    def _cut_off(self, record: RequestRecord) -> None:
-        """A slow reader: it must not hold memory for ever."""
-        record.error = RequestError("the client reads too slowly; its stream was cut off")
-        _log.info("a stream was cut off: its client is %d tokens behind", record.pending())
-        self._cut(record)
-        if record.drop_connection is not None:
-            record.drop_connection()
+    def _on_hello(self, message: Hello) -> None:
+        if message.epoch > self._epoch.number:
+            self._epoch.raise_to(message.epoch)
+            self.restore()
 
     def _on_text(self, message: TextDeltas) -> None:
         choices = self._choices
@@ -255,6 +275,10 @@ class EngineClient:
                 touched.append(record)
         if touched:
             self._observe_round(touched)
+        for request_id, count in message.cached_tokens.items():
+            choice = choices.get(request_id)
+            if choice is not None:
+                choice.cached_tokens = count
         for part in message.prompt_logprobs:
             choice = choices.get(part.request_id)
             if choice is not None:
@@ -295,12 +319,15 @@ class EngineClient:
             record.wake()
         elif record.stream:
             if record.sending and record.pending() > MAX_PENDING_TOKENS:
-                self._cut_off(record)
+                _log.info("a stream was cut off: its client is %d tokens behind", record.pending())
+                self.fail(record, RequestError("the client reads too slowly; its stream was cut off"))
+                if record.drop_connection is not None:
+                    record.drop_connection()
             elif record.wants_sending(self.stream_interval):
                 record.wake()
 
     def _on_abort_named(self, message: AbortNamed) -> None:
-        self._abort_here(message.name, message.owner)
+        self.abort_named(message.name, message.owner, here_only=True)
 
     def _on_flushed(self, message: Flushed) -> None:
         done = self._flushes.get(message.ticket)
@@ -313,4 +340,5 @@ class EngineClient:
         TextDeltas: _on_text,
         AbortNamed: _on_abort_named,
         Flushed: _on_flushed,
+        Hello: _on_hello,
     }

@@ -51,7 +51,6 @@ class NativeRenderer:
         for index in range(choice.sent, count):
             token_id = choice.token_ids[index]
             text = choice.texts[index]
-            choice.text_sent += len(text)
             events.append(
                 _EVENT
                 % (

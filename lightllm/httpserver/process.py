@@ -85,7 +85,7 @@ async def _serve(
         child.report("ready", seconds=seconds)
 
     def end_requests() -> None:
-        state.engine.end_all(ServerStopping("the server is shutting down", retry_after=5))
+        state.engine.fail_all(ServerStopping("the server is shutting down", retry_after=5))
 
     app = create_app(state)
     server = HttpServer(make_config(app, state.config.timeout_keep_alive), on_started, end_requests)

@@ -4,8 +4,8 @@
       PromptRecord     one of its prompts = one AddRequest
         ChoiceRecord   one of the n answers to that prompt = one request id
 
-A record holds all that is needed to build the request anew should another process die: prompt ids, parameters with
-their seed, token ids so far, text sent so far.
+A record holds all that is needed to send the request anew when the Router has been lost: prompt ids, parameters with
+their seed, token ids so far.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 
 from lightllm.errors import RequestError
-from lightllm.protocol.messages import AddRequest, Choice, Finish, PromptLogprobs, TopLogprobs
+from lightllm.protocol.arrays import int32
+from lightllm.protocol.messages import AddRequest, Choice, Finish, FinishReason, PromptLogprobs, TopLogprobs
 from lightllm.sampling_params import SamplingParams
 
 MAX_PENDING_TOKENS = 4096
@@ -29,8 +29,8 @@ class ChoiceRecord:
     """One answer: parallel lists, one entry a token; `sent` of them have gone to the client."""
 
     __slots__ = (
-        "request_id", "index", "prompt", "request", "token_ids", "texts", "logprobs", "top", "finish", "tail",
-        "sent", "text_sent", "ended",
+        "request_id", "index", "prompt", "request", "token_ids", "texts", "logprobs", "top", "cached_tokens", "finish",
+        "tail", "sent", "ended",
     )  # fmt: skip
 
     def __init__(self, request_id: int, index: int, prompt: "PromptRecord", request: "RequestRecord") -> None:
@@ -43,12 +43,12 @@ class ChoiceRecord:
         self.texts: list[str] = []
         self.logprobs: list[float] = []
         self.top: dict[int, TopLogprobs] = {}
+        self.cached_tokens = 0
+        """Prompt tokens that the cache held, known from the first token on."""
         self.finish: Finish | None = None
         self.tail = ""
         """Text that came with the finish after the last token had been sent already."""
         self.sent = 0
-        self.text_sent = 0
-        """Characters of text that the client has, for a restore."""
         self.ended = False
         """The client has been told the finish reason."""
 
@@ -87,7 +87,6 @@ class ChoiceRecord:
         self.sent = len(texts)
         if self.finish is not None:
             text += self.tail
-        self.text_sent += len(text)
         return text
 
 
@@ -105,13 +104,17 @@ class PromptRecord:
         self.accepted = False
         self.logprobs: list[PromptLogprobs] = []
 
-    def add_request(self, arrival: float) -> AddRequest:
-        """The message to the Router."""
+    def add_request(self) -> AddRequest:
+        """The message to the Router: the choices that are not finished, as far as they have come."""
         return AddRequest(
-            prompt_ids=np.asarray(self.prompt_ids, dtype=np.int32),
+            prompt_ids=int32(self.prompt_ids),
             params=self.params,
-            choices=[Choice(request_id=c.request_id, index=i) for i, c in enumerate(self.choices)],
-            arrival=arrival,
+            choices=[
+                Choice(choice.request_id, index, int32(choice.token_ids), choice.cached_tokens)
+                for index, choice in enumerate(self.choices)
+                if choice.finish is None
+            ],
+            restored=self.accepted,
         )
 
 
@@ -132,7 +135,6 @@ class RequestRecord:
         self.to_accept = len(prompts)
         self.error: RequestError | None = None
         """Why it was refused, or cut off."""
-        self.arrival = time.time()
         self.started = time.monotonic()
         self.first_token = 0.0
         self.last_token = 0.0
@@ -140,8 +142,8 @@ class RequestRecord:
         self.touched = False
         """Has news in the message that is being handled."""
         self.disconnected = False
-        self.aborted = False
-        """The Router has been asked to end it."""
+        self.abort_reason: FinishReason | None = None
+        """Why the Router has been asked to end it, if it has."""
         self.sending = False
         """The handler is in `send`: if this is seen from outside, the client's buffers are full."""
         self.drop_connection: Callable[[], None] | None = None

@@ -1,8 +1,8 @@
 """ZMQ work channels: typed messages, one direction a socket, never blocking the sender.
 
-A frame is the sender's epoch (uint32, little-endian) followed by the msgpack message. Frames of an epoch below the
-receiver's `min_epoch` come from a dead process generation and are dropped. There is no high-water mark: admission
-bounds what can be in flight. Sockets are not thread-safe: one thread per channel object.
+A frame is the sender's epoch (uint32, little-endian) followed by the msgpack message. A frame of an epoch below the
+receiver's comes from an earlier life of the engine and is dropped. There is no high-water mark: admission bounds what
+can be in flight. Sockets are not thread-safe: one thread per channel object.
 """
 
 from __future__ import annotations
@@ -29,21 +29,39 @@ def make_context() -> zmq.Context:
     return context
 
 
-class PushChannel:
-    """The sending end. `bind` for the side that owns the address; sends before the peer exists are queued."""
+class Epoch:
+    """The life of the engine that a process takes part in: a new one begins with every start of the Router. All
+    channels of a process share this object."""
 
-    def __init__(self, context: zmq.Context, address: str, epoch: int = 0, bind: bool = False) -> None:
+    def __init__(self, number: int) -> None:
+        self.raise_to(number)
+
+    def raise_to(self, number: int) -> None:
+        """What is sent from now on belongs to this epoch, and what is received and belongs to an earlier one is
+        dropped."""
+        self.number = number
+        self.prefix = _EPOCH.pack(number)
+
+
+EVERY_EPOCH = Epoch(0xFFFFFFFF)
+"""For what is sent from one process to another whatever the engine does in between: it is never dropped."""
+
+
+class PushChannel:
+    """The sending end. Sends before the peer exists are queued."""
+
+    def __init__(self, context: zmq.Context, address: str, epoch: Epoch) -> None:
         self._socket = context.socket(zmq.PUSH)
         self._socket.set_hwm(0)
-        self._prefix = _EPOCH.pack(epoch)
-        (self._socket.bind if bind else self._socket.connect)(address)
+        self._epoch = epoch
+        self._socket.connect(address)
 
     def send(self, message: msgspec.Struct) -> None:
         self.send_bytes(codec.encode(message))
 
     def send_bytes(self, data: bytes) -> None:
         """Sends a message that is encoded already (a round to every rank, a request passed on)."""
-        self._socket.send(self._prefix + data)
+        self._socket.send(self._epoch.prefix + data)
 
     def close(self, linger_ms: int = 0) -> None:
         """`linger_ms`: how long unsent messages may still leave."""
@@ -53,14 +71,12 @@ class PushChannel:
 class PullChannel:
     """The receiving end; owns (binds) its address."""
 
-    def __init__(
-        self, context: zmq.Context, address: str, decoder: codec.Decoder, min_epoch: int = 0
-    ) -> None:
+    def __init__(self, context: zmq.Context, address: str, decoder: codec.Decoder, epoch: Epoch) -> None:
         self._socket = context.socket(zmq.PULL)
         self._socket.set_hwm(0)
         self._socket.bind(address)
         self._decoder = decoder
-        self.min_epoch = min_epoch
+        self._epoch = epoch
 
     @property
     def socket(self) -> zmq.Socket:
@@ -74,7 +90,7 @@ class PullChannel:
                 frame = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return None
-            if len(frame) > _EPOCH.size and _EPOCH.unpack_from(frame)[0] >= self.min_epoch:
+            if len(frame) > _EPOCH.size and _EPOCH.unpack_from(frame)[0] >= self._epoch.number:
                 return frame[_EPOCH.size :]
 
     def decode(self, data: bytes) -> Any:

@@ -82,6 +82,26 @@ class RuntimeDir:
         return self.path / "config.json"
 
     @property
+    def epoch(self) -> int:
+        """Number of the engine's present life; 0: none has begun."""
+        try:
+            return int(self._epoch_file.read_text())
+        except FileNotFoundError:
+            return 0
+
+    def begin_epoch(self) -> int:
+        """The next life of the engine begins, with a new Router; its number."""
+        epoch = self.epoch + 1
+        new = self._epoch_file.with_suffix(".new")
+        new.write_text(str(epoch))
+        new.replace(self._epoch_file)
+        return epoch
+
+    @property
+    def _epoch_file(self) -> Path:
+        return self.path / "epoch"
+
+    @property
     def snapshot_file(self) -> Path:
         return self.path / "snapshot"
 

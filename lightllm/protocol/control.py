@@ -7,9 +7,11 @@ from typing import Literal
 import msgspec
 
 
-class InitModel(msgspec.Struct, frozen=True):
-    """rpyc `init_model`: load the model and reserve KV memory. The answer is a `ModelReady`."""
+class Attach(msgspec.Struct, frozen=True):
+    """rpyc `attach`: the Router of this epoch gives the rounds from now on. The first one has the model loaded and KV memory
+    reserved; for a later one all rows become free. The answer is a `ModelReady`."""
 
+    epoch: int
     rank: int
     world_size: int
     config_json: bytes

@@ -3,8 +3,9 @@
     Http Server --AddRequest, AbortRequest, FlushCache--> Router      (one intake socket, bound by the Router)
     Detokenizer --AbortRequest(reason="stop")-->         Router       (same socket)
     Router      --Accepted, Refused, Flushed-->          Http Server  (one result socket a worker, bound by it)
-    Router      --AddRequest (as received), RoundTokens, Echo--> Detokenizer
+    Router      --Hello, AddRequest (as received), RoundTokens, Echo--> Detokenizer
     Detokenizer --Echo (as received)-->                  Router       (same socket as the Http Servers')
+    Detokenizer --Hello (as received)-->                 Http Server  (same result socket)
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
 
@@ -44,6 +45,8 @@ class Choice(msgspec.Struct, array_like=True, frozen=True):
     """Choice index, part of the random counter."""
     output_ids: Array = EMPTY_INT32
     """int32 [tokens so far]: empty for a new request; what was already generated when one is restored."""
+    cached_tokens: int = 0
+    """Of a restored request with outputs: prompt tokens that the cache held when they were computed first."""
 
 
 class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
@@ -53,14 +56,14 @@ class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
     """int32 [prompt length], at least one."""
     params: SamplingParams
     choices: list[Choice]
-    arrival: float
-    """time.time() when the Http Server received it."""
+    restored: bool = False
+    """It was accepted by a Router that is gone: it goes on, and is not refused for load."""
 
 
 class AbortRequest(msgspec.Struct, array_like=True, frozen=True, tag="abort"):
     """Ends a request: client gone, `abort`, time out, or a stop string (from the Detokenizer, reason "stop").
 
-    Unknown and finished ids are ignored, but remembered for a minute: the abort may overtake its request.
+    Unknown and finished ids are ignored, but the latest thousands are remembered: an abort may overtake its request.
     """
 
     request_id: int
@@ -72,6 +75,14 @@ class FlushCache(msgspec.Struct, array_like=True, frozen=True, tag="flush_cache"
 
     worker: int
     ticket: int
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
+    """A Router has begun this epoch, and knows no request. Router -> Detokenizer, which drops the streams of earlier epochs
+    and passes it on to every Http Server, behind the last text of those. An Http Server then sends the Router all that it
+    has not finished."""
+
+    epoch: int
 
 
 class Echo(msgspec.Struct, array_like=True, frozen=True, tag="echo"):
@@ -149,7 +160,7 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
 
 
-ToDetokenizer = AddRequest | RoundTokens | Echo
+ToDetokenizer = AddRequest | RoundTokens | Echo | Hello
 
 
 class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):
@@ -168,6 +179,8 @@ class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):
     finished: list[Finish] = []
     tails: dict[int, str] = {}
     """Index into `finished` -> the remaining text of that request."""
+    cached_tokens: dict[int, int] = {}
+    """As in `RoundTokens`."""
 
 
 class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"):
@@ -179,4 +192,4 @@ class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"
     """Only requests of this caller; None: of anybody."""
 
 
-ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed
+ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed | Hello

@@ -85,6 +85,8 @@ SNAPSHOT_METRICS = (
     (Metric("lightllm_output_tokens", "Tokens generated.", "counter"), "output_tokens"),
     (Metric("lightllm_router_finished", "Requests that the Router finished.", "counter"), "finished"),
     (Metric("lightllm_router_refused", "Requests that the Router refused.", "counter"), "refused"),
+    (Metric("lightllm_router_restored", "Requests that went on after a restart of the Router.", "counter"),
+     "restored"),
     (Metric("lightllm_router_aborted", "Requests that were aborted.", "counter"), "aborted"),
     (Metric("lightllm_router_not_finite", "Requests that ended because the model's output was NaN or infinite.",
             "counter"), "not_finite"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lightllm.protocol.control import InitModel, ModelReady
+from lightllm.protocol.control import Attach, ModelReady
 from lightllm.protocol.rounds import Resync, Round
 
 
@@ -29,7 +29,7 @@ class RankHello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
 
 
 class StartRank(msgspec.Struct, array_like=True, frozen=True, tag="start"):
-    init: InitModel
+    attach: Attach
 
 
 class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refusal"):

@@ -15,6 +15,12 @@ from lightllm.protocol.messages import TopLogprobs
 from lightllm.sampling_params import SamplingParams
 
 
+def first_seq(epoch: int) -> int:
+    """The sequence number of an epoch's first round: a result of an earlier epoch never has the number of a later one's
+    round."""
+    return epoch << 32
+
+
 class JoinRow(msgspec.Struct, array_like=True, frozen=True):
     """A request that enters (or re-enters) a row with this round. The row's former content is void."""
 

@@ -25,9 +25,8 @@ def check_request(
     if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
         raise InvalidParameter("a request needs choices with ids of their own")
     _check_lengths(message, config, admission)
-    # What is restored was accepted before; and a group larger than the list may wait alone.
-    restored = any(len(choice.output_ids) for choice in message.choices)
-    if waiting and not restored and waiting + len(ids) > config.options.max_waiting_requests:
+    # A group larger than the list may wait alone.
+    if waiting and not message.restored and waiting + len(ids) > config.options.max_waiting_requests:
         raise ServerOverloaded(
             f"{waiting} requests are waiting already, at most {config.options.max_waiting_requests} may (max_waiting_requests)",
             retry_after=1,

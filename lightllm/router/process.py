@@ -12,12 +12,13 @@ import threading
 import time
 
 from lightllm.errors import StartupError
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.rpc import RpcClient, RpcError
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
-from lightllm.protocol.control import Command, InitModel, ModelReady
+from lightllm.protocol.control import Attach, Command, ModelReady
+from lightllm.protocol.messages import Hello
 from lightllm.router.loop import RouterLoop
 from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import Scheduler
@@ -49,17 +50,20 @@ class RouterProcess:
         self._child.on_command(self._on_command)
         snapshots = SnapshotWriter(runtime.snapshot_file)
         context = make_context()
-        intake = PullChannel(context, runtime.router_intake, codec.to_router)
-        results = PullChannel(context, runtime.round_results, codec.from_backend)
-        detokenizer = PushChannel(context, runtime.detokenizer_intake)
-        workers = [PushChannel(context, runtime.http_results(i)) for i in range(config.httpserver_workers)]
-        backends = [PushChannel(context, runtime.backend_rounds(rank)) for rank in config.node_ranks]
+        self._epoch = epoch = Epoch(runtime.begin_epoch())
+        intake = PullChannel(context, runtime.router_intake, codec.to_router, epoch)
+        results = PullChannel(context, runtime.round_results, codec.from_backend, epoch)
+        detokenizer = PushChannel(context, runtime.detokenizer_intake, epoch)
+        workers = [
+            PushChannel(context, runtime.http_results(i), epoch) for i in range(config.httpserver_workers)
+        ]
+        backends = [PushChannel(context, runtime.backend_rounds(rank), epoch) for rank in config.node_ranks]
         with contextlib.ExitStack() as closing:
             remote = RemoteRanks(context, config) if config.nnodes > 1 else None
             if remote is not None:
                 closing.callback(remote.close)
             started = time.monotonic()
-            ready = self._init_backends(remote)
+            ready = self._attach_backends(remote)
             if ready is not None:
                 senders = [*backends, *(remote.ranks if remote is not None else ())]
                 scheduler = self._make_scheduler(ready)
@@ -67,6 +71,7 @@ class RouterProcess:
                     scheduler, intake, results, detokenizer, workers, senders, snapshots, ready.vocab_size,
                     None if config.disable_log_stats else config.log_stats_interval,
                 )  # fmt: skip
+                detokenizer.send(Hello(epoch.number))
                 loop.publish(time.monotonic())
                 self._settle_garbage_collector()
                 self._child.report(
@@ -88,16 +93,19 @@ class RouterProcess:
             self._answers.put(None)
             self._wake_writer.send(b"\0")
 
-    def _init_backends(self, remote: RemoteRanks | None) -> ModelReady | None:
-        """Has every rank load the model; None: `stop` came first. Raises `StartupError`."""
+    def _attach_backends(self, remote: RemoteRanks | None) -> ModelReady | None:
+        """Attaches to every rank, which loads the model unless it has done so for a Router before; None: `stop` came first.
+        Raises `StartupError`."""
         config = self._child.config
         self._child.report("loading", "waiting for the model backend")
         if remote is not None:
             if not remote.wait_for_all(self._stopping, lambda detail: self._child.report("loading", detail)):
                 return None
-            remote.start(config.to_json())
+            remote.start(self._attach_request)
         for rank in config.node_ranks:
-            threading.Thread(target=self._init_rank, args=(rank,), name=f"init-{rank}", daemon=True).start()
+            threading.Thread(
+                target=self._attach_rank, args=(rank,), name=f"attach-{rank}", daemon=True
+            ).start()
         answers: list[ModelReady] = []
         while len(answers) < len(config.node_ranks):
             try:
@@ -124,16 +132,17 @@ class RouterProcess:
             raise StartupError(f"The model backends disagree on the number of KV slots: {sorted(slots)}.")
         return answers[0]
 
-    def _init_rank(self, rank: int) -> None:
-        """In a thread of its own: waits for the rank's control socket, then calls `init_model`."""
+    def _attach_request(self, rank: int) -> Attach:
+        config = self._child.config
+        return Attach(self._epoch.number, rank, world_size=config.tp, config_json=config.to_json())
+
+    def _attach_rank(self, rank: int) -> None:
+        """In a thread of its own: waits for the rank's control socket, then calls `attach`."""
         path = self._child.runtime.backend_control(rank)
-        request = InitModel(
-            rank=rank, world_size=self._child.config.tp, config_json=self._child.config.to_json()
-        )
         try:
             client = self._connect(path)
             if client is not None:
-                self._answers.put(client.call("init_model", request, ModelReady))
+                self._answers.put(client.call("attach", self._attach_request(rank), ModelReady))
                 client.close()
         except (RpcError, EOFError, OSError) as error:
             self._answers.put(error)
@@ -167,7 +176,7 @@ class RouterProcess:
             scheduling.max_total_token_num, ready.device, scheduling.max_req_total_len, scheduling.batch_max_tokens,
             scheduling.chunked_prefill_size,
         )  # fmt: skip
-        return Scheduler(scheduling)
+        return Scheduler(scheduling, epoch=self._epoch.number)
 
     @staticmethod
     def _settle_garbage_collector() -> None:

@@ -20,7 +20,7 @@ from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
 from lightllm.ipc.nodes import NodeKeys, NodeListener, node_address, read_secret
 from lightllm.protocol import codec
-from lightllm.protocol.control import InitModel, ModelReady
+from lightllm.protocol.control import Attach, ModelReady
 from lightllm.protocol.nodes import Goodbye, RankFailed, RankHello, RankReady, Refusal, StartRank
 from lightllm.weights.fingerprint import model_fingerprint
 
@@ -94,11 +94,10 @@ class RemoteRanks:
             self.check()
         return True
 
-    def start(self, config_json: bytes) -> None:
-        """Has every rank load the model."""
+    def start(self, attach: Callable[[int], Attach]) -> None:
+        """Has every rank load the model. attach: the request to a rank."""
         for rank, remote in self._ranks.items():
-            init = InitModel(rank=rank, world_size=self._config.tp, config_json=config_json)
-            remote.send_bytes(codec.encode(StartRank(init)))
+            remote.send_bytes(codec.encode(StartRank(attach(rank))))
 
     def wait_until_ready(self, stopping: threading.Event) -> list[ModelReady] | None:
         """What all ranks have answered; None: `stopping` was set before. Raises `StartupError`."""

@@ -59,7 +59,7 @@ class Request:
 
     __slots__ = (
         "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "prompt_done", "_output_ids", "_recent",
-        "params", "priority", "prompt_ids", "prompt_logprobs_sent", "row", "runs_to_limit", "seen", "serial", "shared",
+        "params", "priority", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
         "state", "stop_ids",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class Request:
         prompt_ids: np.ndarray,
         params: SamplingParams,
         stop_ids: frozenset[int],
+        restored: bool = False,
     ) -> None:
         self.id = choice.request_id
         self.index = choice.index
@@ -81,6 +82,8 @@ class Request:
         self.params = params
         self.max_new_tokens = params.max_new_tokens
         self.stop_ids = stop_ids
+        self.restored = restored
+        """A Router that is gone had accepted it."""
         self.runs_to_limit = not stop_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
         self._output_ids = array("i", choice.output_ids.astype(np.int32).tobytes())
@@ -97,11 +100,11 @@ class Request:
         self.shared = 0
         self.may_wait = False
         """Its prefill may skip rounds, in which others compute what both need."""
-        self.seen = 0
+        self.prompt_done = len(choice.output_ids) > 0
+        """An output has been confirmed: what was computed of the prompt and what was cached is settled."""
+        self.seen = len(prompt_ids) if self.prompt_done else 0
         """Prompt tokens below this were once in its context, computed or cached."""
-        self.prompt_done = False
-        """An output has been confirmed here: what was computed of the prompt and what was cached is settled."""
-        self.cached_spans: list[tuple[int, int]] = []
+        self.cached_spans = [(0, choice.cached_tokens)] if choice.cached_tokens else []
         """[start, end): prompt tokens that the cache held when they came into its context."""
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
-from lightllm.protocol.rounds import Round, RoundResult, RowError
+from lightllm.protocol.rounds import Round, RoundResult, RowError, first_seq
 from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import AdmissionPolicy, make_policy
@@ -52,8 +52,10 @@ class Scheduler:
         config: SchedulerConfig,
         policy: AdmissionPolicy | None = None,
         lengths: OutputLengths | None = None,
+        epoch: int = 0,
     ) -> None:
-        """`policy`: that of the options unless given; `lengths`: of the outputs seen before."""
+        """`policy`: that of the options unless given; `lengths`: of the outputs seen before; `epoch`: of the Router, whose
+        rounds are numbered by it."""
         self.config = config
         self._policy = policy or make_policy(config)
         self._lengths = OutputLengths() if lengths is None else lengths
@@ -62,7 +64,7 @@ class Scheduler:
         self._isolation = Isolation()
         self._clear_books()
         self._early_aborts: OrderedDict[int, FinishReason] = OrderedDict()
-        self._next_seq = 0
+        self._next_seq = first_seq(epoch)
         self._serial = 0
         self._failures = 0
         self._resync: int | None = None
@@ -86,10 +88,11 @@ class Scheduler:
             stop_ids |= frozenset(self.config.eos_token_ids)
         prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
         group = [
-            Request(choice, self._serial + number, prompt_ids, params, stop_ids)
+            Request(choice, self._serial + number, prompt_ids, params, stop_ids, message.restored)
             for number, choice in enumerate(message.choices)
         ]
         self._serial += len(group)
+        self._counts.restored += len(group) if message.restored else 0
         self._requests |= {request.id: request for request in group}
         self._waiting.add(group)
         for request in group:

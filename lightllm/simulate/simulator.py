@@ -107,7 +107,7 @@ class Simulation:
         self.backend.use_ends(self.live.end)
         prompt = len(request.prompt_ids)
         params = SamplingParams(max_new_tokens=self._max_new_tokens, seed=place)
-        message = AddRequest(request.prompt_ids, params, [Choice(request_id, 0)], request.arrival)
+        message = AddRequest(request.prompt_ids, params, [Choice(request_id, 0)])
         begun = time.thread_time_ns()
         try:
             self.scheduler.add(message, self.now)

@@ -121,6 +121,13 @@ def test_every_output_obeys_its_constraint(backend, tokenizer, alone):
     assert ended >= 5
 
 
+def test_requests_go_on_with_the_same_tokens_when_another_scheduler_takes_over(backend, alone):
+    """Constrained, penalised, sampled and greedy ones, in the middle of prompts and of answers; rounds are in flight."""
+    serving = Serving(backend, LIMITS)
+    assert serving.run(crowd(), restarts=[7, 20, 45]) == alone
+    assert not serving.failures
+
+
 @pytest.mark.parametrize("graphs", [True, False])
 def test_one_round_ahead_of_late_results_gives_the_same_tokens(config, alone, graphs):
     backend, device = start_recorded(config, late=True, disable_cudagraph=not graphs)

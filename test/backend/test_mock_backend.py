@@ -59,7 +59,7 @@ class Answers:
     def run(self, requests: dict[int, SamplingParams], prompt_len: int = 20) -> "Answers":
         for request_id, params in requests.items():
             self._scheduler.add(
-                AddRequest(np.arange(3, 3 + prompt_len, dtype=np.int32), params, [Choice(request_id, 0)], 0.0)
+                AddRequest(np.arange(3, 3 + prompt_len, dtype=np.int32), params, [Choice(request_id, 0)])
             )
         in_flight: list = []
         while self._scheduler.has_work or in_flight:

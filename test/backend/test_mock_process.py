@@ -15,23 +15,24 @@ from lightllm.backend.out_of_memory import is_out_of_memory
 from lightllm.backend.pending import Computed
 from lightllm.backend.process import RoundRunner
 from lightllm.config import ServerConfig
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
 from lightllm.ipc.rpc import RpcClient
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
 from lightllm.protocol.arrays import EMPTY_INT32
-from lightllm.protocol.control import Command, InitModel, ModelReady, Status
-from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
+from lightllm.protocol.control import Attach, Command, ModelReady, Status
+from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult, first_seq
 from lightllm.sampling_params import SamplingParams
 
 
 def prefill(seq: int) -> Round:
-    """A prompt of three tokens in row `seq`."""
+    """A prompt of three tokens in row `seq`, counted from the first one of its epoch."""
+    row = seq % first_seq(1)
     return Round(
-        seq=seq, num_decode=0, rows=np.array([seq], np.int32), q_len=np.array([3], np.int32), kv_len=np.array([3], np.int32),
-        samples=np.ones(1, np.uint8), token_ids=np.full(3, 5, np.int32), slots=np.arange(3, dtype=np.int32) + 3 * seq,
-        joins=[JoinRow(seq, 3, SamplingParams(), seed=1, choice=0, eos_token_ids=[2])],
+        seq=seq, num_decode=0, rows=np.array([row], np.int32), q_len=np.array([3], np.int32), kv_len=np.array([3], np.int32),
+        samples=np.ones(1, np.uint8), token_ids=np.full(3, 5, np.int32), slots=np.arange(3, dtype=np.int32) + 3 * row,
+        joins=[JoinRow(row, 3, SamplingParams(), seed=1, choice=0, eos_token_ids=[2])],
     )  # fmt: skip
 
 
@@ -43,8 +44,10 @@ class BackendUnderTest:
         self.runtime = RuntimeDir.create(folder)
         self.runtime.config_file.write_bytes(self.config.to_json())
         self.context = make_context()
-        self.results = PullChannel(self.context, self.runtime.round_results, codec.from_backend)
-        self.rounds = PushChannel(self.context, self.runtime.backend_rounds(0))
+        self.epoch = Epoch(self.runtime.begin_epoch())
+        results, rounds = self.runtime.round_results, self.runtime.backend_rounds(0)
+        self.results = PullChannel(self.context, results, codec.from_backend, self.epoch)
+        self.rounds = PushChannel(self.context, rounds, self.epoch)
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(10)
         self._lines = self.channel.makefile("rb")
@@ -66,12 +69,16 @@ class BackendUnderTest:
 
     def init_model(self) -> ModelReady:
         self.wait_for("loading")
+        return self.attach()
+
+    def attach(self) -> ModelReady:
         client = RpcClient(self.runtime.backend_control(0))
-        return client.call("init_model", InitModel(0, 1, self.config.to_json()), ModelReady)
+        return client.call("attach", Attach(self.epoch.number, 0, 1, self.config.to_json()), ModelReady)
 
     def result(self) -> RoundResult:
-        assert self.results.wait(10_000)
-        return self.results.receive()
+        while (result := self.results.receive()) is None:  # what woke it may be of an earlier epoch
+            assert self.results.wait(10_000)
+        return result
 
     def stop(self) -> None:
         """Ends the process by `stop`; the longest round here takes six times as long as it may."""
@@ -129,6 +136,20 @@ def test_after_a_failure_rounds_are_skipped_until_resync(start):
     ]  # fmt: skip
 
 
+def test_a_later_router_finds_the_model_loaded_and_every_row_free(start):
+    """With check=1 the mock refuses a round whose slots a row still reads, and one whose number is not the next."""
+    backend = start("check=1")
+    ready = backend.init_model()
+    backend.rounds.send(prefill(first_seq(1)))
+    assert not backend.result().failed
+    backend.rounds.send(prefill(first_seq(1) + 1))  # of a Router that is lost now
+    backend.epoch.raise_to(backend.runtime.begin_epoch())
+    assert backend.attach() == ready
+    backend.rounds.send(prefill(first_seq(2)))
+    result = backend.result()
+    assert (result.seq, result.failed) == (first_seq(2), "")
+
+
 def test_stop_does_not_wait_for_a_long_round(start):
     backend = start("step_ms=60000")
     backend.init_model()
@@ -153,9 +174,8 @@ def test_an_error_of_init_model_is_reported_by_the_backend_itself(start):
     backend = start("vocab_size=100")
     os.remove(Path(backend.config.model_dir) / "config.json")
     backend.wait_for("loading")
-    client = RpcClient(backend.runtime.backend_control(0))
     with pytest.raises(EOFError):
-        client.call("init_model", InitModel(0, 1, backend.config.to_json()), ModelReady)
+        backend.attach()
     assert "config.json" in backend.wait_for("failed").detail
     assert backend.process.wait(5) == 1
 

@@ -11,11 +11,12 @@ import zmq
 
 from lightllm.backend.process import BackendProcess, RoundRunner, Watch
 from lightllm.protocol.arrays import EMPTY_INT32, int32
-from lightllm.protocol.rounds import Resync, Round, RoundResult
+from lightllm.protocol.control import Attach
+from lightllm.protocol.rounds import Resync, Round, RoundResult, first_seq
 
 
 def a_round(seq):
-    return Round(seq, 1, int32([0]), int32([1]), int32([2]), np.ones(1, np.uint8), EMPTY_INT32, int32([seq]))
+    return Round(seq, 1, int32([0]), int32([1]), int32([2]), np.ones(1, np.uint8), EMPTY_INT32, int32([1]))
 
 
 class SlowRound:
@@ -43,6 +44,7 @@ class SlowBackend:
     def __init__(self):
         self.submitted = queue.SimpleQueue()
         self.resyncs = []
+        self.attached = []
 
     def submit(self, round):
         pending = SlowRound(round.seq)
@@ -58,6 +60,9 @@ class SlowBackend:
     def resync(self, seq):
         self.resyncs.append(seq)
 
+    def attach(self, seq):
+        self.attached.append(seq)
+
 
 class Link:
     """The Router's end, in this process."""
@@ -69,6 +74,7 @@ class Link:
         self.router.connect(f"tcp://127.0.0.1:{port}")
         self._messages = queue.SimpleQueue()
         self.results = queue.SimpleQueue()
+        self.attaches, self.answers = queue.SimpleQueue(), queue.SimpleQueue()
 
     def give(self, message):
         self._messages.put(message)
@@ -81,6 +87,12 @@ class Link:
             return None
         return self._messages.get()
 
+    def take_attach(self):
+        return None if self.attaches.empty() else self.attaches.get()
+
+    def attached(self, epoch, ready):
+        self.answers.put((epoch, ready))
+
     def send(self, result):
         self.results.put(result)
 
@@ -89,7 +101,9 @@ class Link:
 def loop():
     context = zmq.Context()
     process = BackendProcess(None, 0)
-    process._link = link = Link(context)
+    process._link, process._ready = Link(context), "ready"
+    process._link.wake = process._wake
+    link = process._link
     backend = SlowBackend()
     thread = threading.Thread(target=process._run_rounds, args=(RoundRunner(backend), backend))
     thread.start()
@@ -135,6 +149,26 @@ def test_a_round_that_fails_on_the_device_is_reported_and_the_next_ones_are_drop
     assert third.seq == 3 and backend.resyncs == [3]
     third.done.set()
     assert link.results.get(timeout=10).seq == 3
+    assert link.results.empty()
+
+
+def test_a_new_router_is_answered_between_two_rounds_and_those_of_the_one_before_it_are_void(loop):
+    link, backend = loop
+    link.give(a_round(0))
+    link.give(a_round(1))
+    first, second = (backend.submitted.get(timeout=10) for _ in range(2))
+    first.error = RuntimeError("broken")
+    first.done.set()
+    assert link.results.get(timeout=10).failed  # rounds are skipped from here on
+    for epoch in (2, 3):  # the second of three Routers died while it waited for the answer
+        link.attaches.put(Attach(epoch, 0, 1, b""))
+    link.wake()
+    assert [link.answers.get(timeout=10) for _ in range(2)] == [(2, "ready"), (3, "ready")]
+    assert backend.attached == [first_seq(2), first_seq(3)]
+    second.done.set()
+    link.give(a_round(first_seq(3)))
+    backend.submitted.get(timeout=10).done.set()
+    assert link.results.get(timeout=10).seq == first_seq(3)
     assert link.results.empty()
 
 

@@ -25,7 +25,7 @@ from support import tokenizers
 
 from lightllm.detokenizer.detokenizer import Detokenizer
 from lightllm.detokenizer.process import step
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
 from lightllm.protocol.arrays import int32
@@ -96,19 +96,20 @@ def measure(folder: Path, tokenizer: Tokenizer, streams: int, tokens: int, stops
     runtime = RuntimeDir(folder)
     context = make_context()
     detokenizer = Detokenizer(tokenizer, [], 1)
-    intake = PullChannel(context, runtime.detokenizer_intake, codec.to_detokenizer)
-    to_router = PushChannel(context, runtime.router_intake)
-    to_http = [PushChannel(context, runtime.http_results(0))]
-    http = PullChannel(context, runtime.http_results(0), codec.to_http)
-    router = PushChannel(context, runtime.detokenizer_intake)
+    epoch = Epoch(0)
+    intake = PullChannel(context, runtime.detokenizer_intake, codec.to_detokenizer, epoch)
+    to_router = PushChannel(context, runtime.router_intake, epoch)
+    to_http = [PushChannel(context, runtime.http_results(0), epoch)]
+    http = PullChannel(context, runtime.http_results(0), codec.to_http, epoch)
+    router = PushChannel(context, runtime.detokenizer_intake, epoch)
     ids = tokenizer.encode(" ".join(tokenizers.CORPUS * 4), add_special_tokens=False)
     params = SamplingParams(
         max_new_tokens=tokens, stop_sequences=[f"\n\nHuman {i}:" for i in range(stops)]
     ).verify()
     for request_id in range(streams):
-        router.send(AddRequest(int32(ids[:64]), params, [Choice(request_id, 0)], 0.0))
+        router.send(AddRequest(int32(ids[:64]), params, [Choice(request_id, 0)]))
         intake.wait(1000)
-        step(detokenizer, intake, to_router, to_http)
+        step(detokenizer, epoch, intake, to_router, to_http)
     offsets = [random.Random(i).randrange(len(ids)) for i in range(streams)]
     requests = list(range(streams))
     seconds, characters = 0.0, 0
@@ -119,7 +120,7 @@ def measure(folder: Path, tokenizer: Tokenizer, streams: int, tokens: int, stops
         router.send(RoundTokens(requests, new, [-1.25] * streams, finished=finished))
         intake.wait(1000)
         start = time.thread_time()
-        step(detokenizer, intake, to_router, to_http)
+        step(detokenizer, epoch, intake, to_router, to_http)
         seconds += time.thread_time() - start
         http.wait(1000)
         characters += sum(map(len, http.receive().texts))

@@ -56,7 +56,7 @@ class Load:
         self._ends.append(prompt + output - 1)
         params = SamplingParams(max_new_tokens=self._max_new_tokens, seed=number)
         ids = int32(100 + (number + np.arange(prompt)) % 30_000)
-        self._scheduler.add(AddRequest(ids, params, [Choice(number, 0)], 0.0))
+        self._scheduler.add(AddRequest(ids, params, [Choice(number, 0)]))
 
     def execute(self, round_: Round) -> RoundResult:
         for join in round_.joins:
@@ -140,7 +140,7 @@ def measure_decode(rows: int, rounds: int, watch: Stopwatch) -> None:
     scheduler = Scheduler(limits)
     params = SamplingParams(max_new_tokens=rounds + 100, seed=1)
     for i in range(rows):
-        scheduler.add(AddRequest(int32(range(64)), params, [Choice(i, 0)], 0.0))
+        scheduler.add(AddRequest(int32(range(64)), params, [Choice(i, 0)]))
     round_ = scheduler.next_round()
     for number in range(rounds):
         count = int(round_.samples.sum())

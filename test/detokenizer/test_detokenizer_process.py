@@ -10,7 +10,7 @@ import pytest
 from support import tokenizers
 
 from lightllm.config import ServerConfig
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
 from lightllm.protocol.arrays import int32
@@ -40,9 +40,10 @@ class Server:
         config = ServerConfig(model_dir=self.model_dir, httpserver_workers=2)
         self.runtime.config_file.write_bytes(config.to_json())
         self.context = make_context()
-        self.http = [PullChannel(self.context, self.runtime.http_results(i), codec.to_http) for i in range(2)]
-        self.router = PullChannel(self.context, self.runtime.router_intake, codec.to_router)
-        self.detokenizer = PushChannel(self.context, self.runtime.detokenizer_intake)
+        runtime, context, self.epoch = self.runtime, self.context, Epoch(0)
+        self.http = [PullChannel(context, runtime.http_results(i), codec.to_http, Epoch(0)) for i in range(2)]
+        self.router = PullChannel(context, runtime.router_intake, codec.to_router, Epoch(0))
+        self.detokenizer = PushChannel(context, runtime.detokenizer_intake, self.epoch)
         self.channel, child_end = socket.socketpair()
         self.channel.settimeout(TIMEOUT_MS / 1000)
         environment = {
@@ -84,7 +85,7 @@ def server(tmp_path):
 
 def add(request_id, **params):
     params = SamplingParams(max_new_tokens=100, **params)
-    return AddRequest(int32([5]), params, [Choice(request_id, 0)], 0.0)
+    return AddRequest(int32([5]), params, [Choice(request_id, 0)])
 
 
 def test_text_goes_to_the_right_worker_stop_goes_to_the_router_and_stop_command_ends_it(server):

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 
-from lightllm.ipc.channels import PushChannel, make_context
+from lightllm.ipc.channels import EVERY_EPOCH, PushChannel, make_context
 from lightllm.protocol.messages import TextDeltas
 
 
@@ -208,9 +208,66 @@ def test_an_idle_server_is_healthy_however_long_it_idles(client: httpx.Client, e
     assert client.get("/health").status_code == 200
 
 
+def test_streams_go_on_when_the_engine_has_been_restarted(client: httpx.Client, engine: FakeEngine) -> None:
+    """What was accepted is sent again as restored, with its tokens; a client sees a pause, and no text twice."""
+    engine.script.halt_at = 3
+    one = {"inputs": "x", "parameters": {"max_new_tokens": 50}}
+    two = {"inputs": "x", "parameters": {"max_new_tokens": 50, "best_of": 2, "seed": 7}}
+    with ThreadPoolExecutor(1) as pool, client.stream("POST", "/generate_stream", json=one) as stream:
+        whole = pool.submit(httpx.post, f"{client.base_url}/generate", json=two)
+        engine.wait_for(lambda: len(engine.added) == 2 and all(n == 3 for n in engine.progress()))
+        lines = filter(None, stream.iter_lines())
+        first = [next(lines) for _ in range(3)]
+        engine.restart()
+        engine.script.halt_at = None
+        events = [json.loads(line.removeprefix("data:")) for line in [*first, *lines]]
+        answer = whole.result()
+    assert "".join(e["token"]["text"] for e in events if not e["token"]["special"]) == DEFAULT_ANSWER
+    assert answer.json()["generated_text"] == [DEFAULT_ANSWER] * 2
+    assert len(engine.added) == 4
+    before = {added.choices[0].request_id: added for added in engine.added[:2]}
+    for restored in engine.added[2:]:
+        former = before.pop(restored.choices[0].request_id)
+        assert restored.restored and not former.restored and restored.params == former.params
+        assert [c.index for c in restored.choices] == [c.index for c in former.choices]
+        assert [(len(c.output_ids), c.cached_tokens) for c in restored.choices] == [(3, 3)] * len(
+            former.choices
+        )
+
+
+def test_a_request_that_no_engine_has_accepted_is_sent_again_as_a_new_one(
+    client: httpx.Client, engine: FakeEngine
+) -> None:
+    engine.script.hold, engine.script.accept = True, False
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(
+            client.post, "/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 50}}
+        )
+        engine.wait_for(lambda: engine.added)
+        engine.restart()
+        engine.wait_for(lambda: len(engine.added) == 2)
+        engine.script.hold = False
+        assert answer.result().json()["generated_text"] == [DEFAULT_ANSWER]
+    assert not engine.added[1].restored and not len(engine.added[1].choices[0].output_ids)
+
+
+def test_an_abort_that_the_engine_did_not_live_to_obey_is_sent_again(
+    client: httpx.Client, engine: FakeEngine
+) -> None:
+    engine.script.hold = engine.script.deaf = True
+    body = {"inputs": "x", "parameters": {"timeout": 0.05}}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.post, "/generate", json=body)
+        engine.wait_for(lambda: engine.aborted)
+        engine.script.deaf = False
+        engine.restart()
+        assert answer.result().status_code == 408
+    assert [abort.reason for abort in engine.aborted] == ["timeout", "timeout"]
+
+
 def test_malformed_message_does_not_stop_the_following_ones(client: httpx.Client, engine: FakeEngine) -> None:
     context = make_context()
-    push = PushChannel(context, engine.runtime.http_results(0))
+    push = PushChannel(context, engine.runtime.http_results(0), EVERY_EPOCH)
     push.send(TextDeltas([1, 2], [3], ["x"], [0.0]))  # lists of different lengths
     push.send_bytes(b"\xc1 no message")
     push.close(linger_ms=1000)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import zmq
 
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel, make_context
 from lightllm.protocol import codec
 from lightllm.protocol.messages import AbortRequest
 
@@ -34,38 +34,43 @@ def receive_all(channel: PullChannel, count: int) -> list[int]:
 
 
 def test_messages_sent_before_the_receiver_exists_arrive_in_order(context, address):
-    push = PushChannel(context, address)
+    push = PushChannel(context, address, Epoch(0))
     for number in range(5000):
         push.send(AbortRequest(number))
-    pull = PullChannel(context, address, codec.to_router)
+    pull = PullChannel(context, address, codec.to_router, Epoch(0))
     assert receive_all(pull, 5000) == list(range(5000))
     assert pull.receive() is None
 
 
 def test_send_bytes_is_the_same_as_send(context, address):
-    pull = PullChannel(context, address, codec.to_router)
-    push = PushChannel(context, address)
+    pull = PullChannel(context, address, codec.to_router, Epoch(0))
+    push = PushChannel(context, address, Epoch(0))
     push.send_bytes(codec.encode(AbortRequest(7, "timeout")))
     assert pull.wait(5000)
     data = pull.receive_bytes()
     assert pull.decode(data) == AbortRequest(7, "timeout")
 
 
-def test_frames_of_a_dead_generation_are_dropped(context, address):
-    pull = PullChannel(context, address, codec.to_router, min_epoch=2)
-    old, new = PushChannel(context, address, epoch=1), PushChannel(context, address, epoch=2)
+def test_what_an_earlier_epoch_has_sent_is_dropped(context, address):
+    receiver, sender = Epoch(2), Epoch(1)
+    pull = PullChannel(context, address, codec.to_router, receiver)
+    old, new = PushChannel(context, address, sender), PushChannel(context, address, Epoch(2))
     old.send(AbortRequest(1))
     new.send(AbortRequest(2))
     assert receive_all(pull, 1) == [2]
-    pull.min_epoch = 3
-    newest = PushChannel(context, address, epoch=3)
-    new.send(AbortRequest(3))
-    newest.send(AbortRequest(4))
+    new.send(AbortRequest(3))  # is on its way when the receiver learns of the next epoch
+    receiver.raise_to(3)
+    sender.raise_to(3)
+    old.send(AbortRequest(4))
     assert receive_all(pull, 1) == [4]
+    lasting = PushChannel(context, address, EVERY_EPOCH)
+    lasting.send(AbortRequest(5))
+    receiver.raise_to(4)
+    assert receive_all(pull, 1) == [5]
 
 
 def test_a_malformed_message_raises_and_a_short_frame_is_dropped(context, address):
-    pull = PullChannel(context, address, codec.to_router)
+    pull = PullChannel(context, address, codec.to_router, Epoch(0))
     raw = context.socket(zmq.PUSH)
     raw.connect(address)
     raw.send(b"abc")
@@ -77,15 +82,15 @@ def test_a_malformed_message_raises_and_a_short_frame_is_dropped(context, addres
 
 
 def test_wait_times_out_without_a_message(context, address):
-    assert PullChannel(context, address, codec.to_router).wait(1) is False
+    assert PullChannel(context, address, codec.to_router, Epoch(0)).wait(1) is False
 
 
 def test_an_event_loop_gets_every_message(context, address):
     """The descriptor is edge-triggered: messages that arrive together give one wake-up."""
 
     async def main() -> list[int]:
-        pull = PullChannel(context, address, codec.to_router)
-        push = PushChannel(context, address)
+        pull = PullChannel(context, address, codec.to_router, Epoch(0))
+        push = PushChannel(context, address, Epoch(0))
         push.send(AbortRequest(0))
         got: list[int] = []
         done = asyncio.Event()
@@ -109,7 +114,7 @@ def test_an_event_loop_gets_every_message(context, address):
 
 def test_closing_does_not_wait_for_an_absent_peer(address):
     context = make_context()
-    push = PushChannel(context, address)
+    push = PushChannel(context, address, Epoch(0))
     push.send(AbortRequest(1))
     push.close()
     context.term()

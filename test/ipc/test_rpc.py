@@ -7,7 +7,7 @@ import rpyc
 
 from lightllm.ipc.rpc import RpcClient, RpcError, RpcServer
 from lightllm.protocol import codec
-from lightllm.protocol.control import Command, InitModel, ModelReady
+from lightllm.protocol.control import Attach, Command, ModelReady
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def path(tmp_path):
 
 @pytest.fixture
 def server(path):
-    def init_model(payload: bytes) -> bytes:
-        request = codec.make_decoder(InitModel).decode(payload)
+    def attach(payload: bytes) -> bytes:
+        request = codec.make_decoder(Attach).decode(payload)
         return codec.encode(
             ModelReady(request.rank, request.world_size, 1, 1, "float32", "cpu", {"all": 1.0})
         )
@@ -26,14 +26,14 @@ def server(path):
     def fail(payload: bytes) -> bytes:
         raise ValueError("no such luck")
 
-    server = RpcServer(path, {"init_model": init_model, "fail": fail, "nothing": lambda payload: b""})
+    server = RpcServer(path, {"attach": attach, "fail": fail, "nothing": lambda payload: b""})
     yield server
     server.close()
 
 
 def test_call_sends_and_returns_messages(server, path):
     client = RpcClient(path)
-    ready = client.call("init_model", InitModel(3, 4, b"{}"), ModelReady)
+    ready = client.call("attach", Attach(1, 3, 4, b"{}"), ModelReady)
     assert (ready.max_total_token_num, ready.vocab_size, ready.seconds) == (3, 4, {"all": 1.0})
     assert client.call("nothing", None, None) is None
     client.close()
@@ -46,7 +46,7 @@ def test_an_error_of_the_handler_reaches_the_caller_as_text_and_the_server_lives
     with pytest.raises(RpcError, match="KeyError"):
         client.call("unknown", None, None)
     with pytest.raises(RpcError, match="ValidationError"):
-        client.call("init_model", Command("stop"), ModelReady)
+        client.call("attach", Command("stop"), ModelReady)
     assert client.call("nothing", None, None) is None
     client.close()
 

@@ -25,7 +25,7 @@ UNIONS = {
 MEMBERS = [
     (decoder, kind) for decoder, union in UNIONS.items() for kind in (typing.get_args(union) or (union,))
 ]
-CONTROL = [control.InitModel, control.ModelReady, control.Status, control.Command]
+CONTROL = [control.Attach, control.ModelReady, control.Status, control.Command]
 INTS = st.integers(-(2**63), 2**64 - 1)
 ARRAYS = st.one_of(
     st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(lambda v: np.array(v, np.int32)),
@@ -138,7 +138,7 @@ def test_text_that_is_not_utf_8_is_a_message_error():
     ids=str,
 )  # fmt: skip
 def test_a_broken_array_is_a_message_error(array):
-    data = msgspec.msgpack.encode(["add", array, {}, [], 0.0])
+    data = msgspec.msgpack.encode(["add", array, {}, []])
     with pytest.raises(msgspec.MsgspecError):
         codec.to_router.decode(data)
 
@@ -151,7 +151,7 @@ def test_arrays_outside_the_allow_list_cannot_be_sent():
 
 
 def test_decoded_arrays_are_read_only():
-    request = messages.AddRequest(np.arange(3, dtype=np.int32), messages.SamplingParams(), [], 0.0)
+    request = messages.AddRequest(np.arange(3, dtype=np.int32), messages.SamplingParams(), [])
     decoded = codec.to_router.decode(codec.encode(request))
     with pytest.raises(ValueError, match="read-only"):
         decoded.prompt_ids[0] = 1

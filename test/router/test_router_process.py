@@ -15,12 +15,12 @@ import pytest
 from support.router_device import FakeDevice, add_request, cut_at_eos, generate_alone, make_limits
 
 from lightllm.config import ServerConfig
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.rpc import RpcServer
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.protocol import codec
-from lightllm.protocol.control import Command, InitModel, ModelReady, Status
+from lightllm.protocol.control import Attach, Command, ModelReady, Status
 from lightllm.protocol.messages import (
     AbortRequest,
     Accepted,
@@ -28,6 +28,7 @@ from lightllm.protocol.messages import (
     Echo,
     FlushCache,
     Flushed,
+    Hello,
     Refused,
     make_request_id,
 )
@@ -77,32 +78,29 @@ class RouterUnderTest:
             text=True,
         )
         theirs.close()
-        context = make_context()
-        self.rounds = PullChannel(context, self.runtime.backend_rounds(0), codec.to_backend)
-        self.detokenizer = PullChannel(context, self.runtime.detokenizer_intake, codec.to_detokenizer)
-        self.http = [PullChannel(context, self.runtime.http_results(i), codec.to_http) for i in range(2)]
-        self.results = PushChannel(context, self.runtime.round_results)
-        self.intake = PushChannel(context, self.runtime.router_intake)
+        context, runtime, epoch = make_context(), self.runtime, Epoch(1)
+        self.rounds = PullChannel(context, runtime.backend_rounds(0), codec.to_backend, epoch)
+        self.detokenizer = PullChannel(context, runtime.detokenizer_intake, codec.to_detokenizer, epoch)
+        self.http = [PullChannel(context, runtime.http_results(i), codec.to_http, epoch) for i in range(2)]
+        self.results = PushChannel(context, runtime.round_results, epoch)
+        self.intake = PushChannel(context, runtime.router_intake, epoch)
         limits = make_limits(running_max_req_size=8, batch_max_tokens=16, chunked_prefill_size=8)
         self.device = FakeDevice(limits, VOCAB)
-        self.rpc = (
-            RpcServer(self.runtime.backend_control(0), {"init_model": self._init_model})
-            if serve_rpc
-            else None
-        )
+        self.rpc = RpcServer(self.runtime.backend_control(0), {"attach": self._attach}) if serve_rpc else None
         self.fail_next = False
         self._skipping = False
         self.answers: list[Accepted | Refused] = []
         self.added: list[AddRequest] = []
         self.echoes: list[Echo] = []
+        self.hellos: list[Hello] = []
         self.outputs: dict[int, list[int]] = {}
         self.finished: dict[int, object] = {}
         self.resyncs = 0
         self.log = ""
 
-    def _init_model(self, payload: bytes) -> bytes:
-        request = codec.make_decoder(InitModel).decode(payload)
-        assert (request.rank, request.world_size) == (0, 1)
+    def _attach(self, payload: bytes) -> bytes:
+        request = codec.make_decoder(Attach).decode(payload)
+        assert (request.epoch, request.rank, request.world_size) == (1, 0, 1)
         assert ServerConfig.from_json(request.config_json).batch_max_tokens == 16
         return codec.encode(ModelReady(SLOTS, VOCAB, 1, 1, "float32", "cpu"))
 
@@ -152,6 +150,9 @@ class RouterUnderTest:
             heard = True
             if isinstance(message, AddRequest):
                 self.added.append(message)
+                continue
+            if isinstance(message, Hello):
+                self.hellos.append(message)
                 continue
             if isinstance(message, Echo):
                 self.echoes.append(message)

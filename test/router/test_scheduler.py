@@ -184,6 +184,8 @@ def test_waiting_list_is_bounded():
         scheduler.add(add_request(3, prompt(3), 5))
     assert raised.value.retry_after == 1
     scheduler.add(add_request(4, prompt(3), 5, outputs=[9]))  # restored: it was accepted before
+    scheduler.add(add_request(5, prompt(3), 5, restored=True))
+    assert (scheduler.snapshot().refused, scheduler.snapshot().restored) == (1, 2)
 
 
 def test_group_larger_than_the_waiting_list_may_wait_alone():
@@ -201,6 +203,16 @@ def test_restored_request_continues_as_it_would_have():
     assert engine.finished[1].output_tokens == 12
     assert engine.sent[0].joins[0].prompt_len == 6
     assert engine.sent[0].joins[0].history_ids.tolist() == prompt(6) + alone[:5]
+
+
+def test_what_was_cached_of_a_restored_request_is_known_from_before():
+    """Its prompt is computed again, or found in the cache again: it is not counted a second time."""
+    engine = Engine(make_limits())
+    for i, cached in ((1, 4), (2, 0)):
+        outputs = generate_alone(prompt(6), i, 0, 1000, 2)
+        engine.add(add_request(i, prompt(6), 5, outputs, cached_tokens=cached, ignore_eos=True))
+        engine.run()
+    assert [engine.finished[i].cached_tokens for i in (1, 2)] == [4, 0]
 
 
 def test_restored_request_that_was_complete_finishes_at_once():
@@ -326,12 +338,12 @@ def test_missing_seed_counts_as_zero_and_bad_messages_are_refused():
     scheduler = Scheduler(make_limits())
     params = SamplingParams(max_new_tokens=3)
     message = add_request(1, prompt(2), 3)
-    scheduler.add(AddRequest(int32([1]), params, message.choices, 0.0))
+    scheduler.add(AddRequest(int32([1]), params, message.choices))
     assert scheduler.next_round().joins[0].seed == 0
     with pytest.raises(InvalidParameter):
         scheduler.add(message)  # the id is taken
     with pytest.raises(InvalidParameter):
-        scheduler.add(AddRequest(int32([]), params, [], 0.0))
+        scheduler.add(AddRequest(int32([]), params, []))
 
 
 def test_same_calls_make_the_same_rounds():

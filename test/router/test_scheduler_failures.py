@@ -7,7 +7,8 @@ import numpy as np
 from support.router_device import Engine, add_request, generate_alone, make_limits
 
 from lightllm.protocol.arrays import int32
-from lightllm.protocol.rounds import RoundResult, RowError
+from lightllm.protocol.rounds import RoundResult, RowError, first_seq
+from lightllm.router.scheduler import Scheduler
 
 
 def prompt(length: int, start: int = 1) -> list[int]:
@@ -205,3 +206,11 @@ def test_all_rows_of_a_round_may_have_errors():
     engine.run()
     assert count == 3 and {finish.reason for finish in engine.finished.values()} == {"error"}
     assert engine.scheduler.snapshot().slots_used == 0
+
+
+def test_rounds_are_numbered_by_the_epoch_of_the_router():
+    scheduler = Scheduler(make_limits(), epoch=3)
+    scheduler.add(add_request(1, prompt(3), 5))
+    assert scheduler.next_round().seq == first_seq(3)
+    assert scheduler.apply(RoundResult(first_seq(2), int32([5]), np.zeros(1, np.float32))) is None
+    assert scheduler.in_flight == 1

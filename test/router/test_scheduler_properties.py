@@ -202,11 +202,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             self._check_cached_tokens(request_id, message)
 
     def _check_cached_tokens(self, request_id, message):
-        """What the device was told to compute of a prompt, and what the answer says of it, are the whole prompt."""
+        """What the device was told to compute of a prompt, and what the answer says of it, are the whole prompt. Of one that
+        is restored with outputs the answer says what was cached when it was computed first."""
         finish, seed = self.engine.finished[request_id], message.params.seed
-        (index,) = [c.index for c in message.choices if c.request_id == request_id]
-        device = self.engine.device
-        if finish.reason in ("stop", "length") and not self.failures and (seed, index) in device.highest:
+        (choice,) = [c for c in message.choices if c.request_id == request_id]
+        index, device = choice.index, self.engine.device
+        if len(choice.output_ids):
+            assert finish.cached_tokens == choice.cached_tokens
+        elif finish.reason in ("stop", "length") and not self.failures and (seed, index) in device.highest:
             computed = device.computed.get((seed, index), 0)
             assert finish.cached_tokens == len(message.prompt_ids) - computed
             assert finish.cached_tokens == self.engine.cached_tokens.get(request_id, 0)

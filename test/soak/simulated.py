@@ -255,7 +255,7 @@ class Soak:
             presence_penalty=1.0 if self._die() < 0.1 else 0.0,
         )  # fmt: skip
         try:
-            self.scheduler.add(AddRequest(prompt, params, choices, 0.0), self._now)
+            self.scheduler.add(AddRequest(prompt, params, choices), self._now)
         except RequestError:
             for index, request_id in enumerate(ids):
                 del self.spoken[seed, index], self.living[request_id]

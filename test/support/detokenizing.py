@@ -20,7 +20,6 @@ def request(ids, prompt=(5,), output=(), **params):
         prompt_ids=int32(prompt),
         params=SamplingParams(**params),
         choices=[Choice(i, n, int32(output)) for n, i in enumerate(ids)],
-        arrival=0.0,
     )
 
 

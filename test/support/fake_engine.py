@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightllm.ipc.channels import PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotWriter
 from lightllm.protocol import codec
@@ -17,10 +17,12 @@ from lightllm.protocol.messages import (
     AbortRequest,
     Accepted,
     AddRequest,
+    Choice,
     Finish,
     FinishReason,
     FlushCache,
     Flushed,
+    Hello,
     PromptLogprobs,
     Refused,
     TextDeltas,
@@ -54,6 +56,10 @@ class Script:
     refuse: Refused | None = None
     """Refuses requests with this error."""
     accept: bool = True
+    halt_at: int | None = None
+    """No request gets more tokens than that, for now."""
+    deaf: bool = False
+    """Does nothing about aborts."""
     hold: bool = False
     """Accepts, but makes no tokens until it is False again."""
     endless: bool = False
@@ -84,7 +90,9 @@ class FakeEngine:
         self._eos = eos_token_id
         self._running: dict[int, _Running] = {}
         self._snapshot = SnapshotWriter(runtime.snapshot_file)
+        self._epoch = Epoch(runtime.epoch)
         self._stop = threading.Event()
+        self._restart = threading.Event()
         self.ready()
         self._bound = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -100,6 +108,15 @@ class FakeEngine:
             "slots_total": 1000,
         }
         self._snapshot.write(Snapshot(**(values | fields)))  # type: ignore[arg-type]
+
+    def restart(self) -> None:
+        """Forgets everything, as an engine that is started anew, and says hello to worker 0."""
+        self._restart.set()
+        self.wait_for(lambda: not self._restart.is_set())
+
+    def progress(self) -> list[int]:
+        """Tokens that each running request has got."""
+        return [running.next for running in list(self._running.values())]
 
     @property
     def active(self) -> int:
@@ -118,12 +135,17 @@ class FakeEngine:
 
     def _run(self) -> None:
         context = make_context()
-        intake = PullChannel(context, self.runtime.router_intake, codec.to_router)
+        intake = PullChannel(context, self.runtime.router_intake, codec.to_router, self._epoch)
         self._bound.set()
         self._out: dict[int, PushChannel] = {}
         self._context = context
         while not self._stop.is_set():
             intake.wait(1 if self._running and not self.script.hold else 5)
+            if self._restart.is_set():
+                self._running.clear()
+                self._epoch.raise_to(self.runtime.begin_epoch())
+                self._push(0).send(Hello(self._epoch.number))
+                self._restart.clear()
             while (message := intake.receive()) is not None:
                 self._take(message)
             if not self.script.hold:
@@ -137,7 +159,7 @@ class FakeEngine:
 
     def _push(self, worker: int) -> PushChannel:
         if worker not in self._out:
-            self._out[worker] = PushChannel(self._context, self.runtime.http_results(worker))
+            self._out[worker] = PushChannel(self._context, self.runtime.http_results(worker), self._epoch)
         return self._out[worker]
 
     def _take(self, message: AddRequest | AbortRequest | FlushCache) -> None:
@@ -147,7 +169,7 @@ class FakeEngine:
             return
         if isinstance(message, AbortRequest):
             self.aborted.append(message)
-            running = self._running.pop(message.request_id, None)
+            running = None if self.script.deaf else self._running.pop(message.request_id, None)
             if running is not None:
                 self._finish_alone(message.request_id, running, message.reason)
             return
@@ -162,10 +184,10 @@ class FakeEngine:
             return
         if self.script.accept:
             self._push(worker).send(Accepted(ids))
-        for request_id in ids:
-            self._running[request_id] = self._start(message)
+        for choice in message.choices:
+            self._running[choice.request_id] = self._start(message, choice)
 
-    def _start(self, request: AddRequest) -> _Running:
+    def _start(self, request: AddRequest, choice: Choice) -> _Running:
         script, limit = self.script, request.params.max_new_tokens
         ids = self._tokenizer.encode(script.answer, add_special_tokens=False)
         if script.endless:
@@ -179,7 +201,7 @@ class FakeEngine:
         texts = [stream.push(i) for i in ids]
         held, behind = script.held_back, script.held_back + 1
         texts[:behind] = [*[""] * held, "".join(texts[:behind])]
-        return _Running(request, ids, texts, stream.finish(), reason)
+        return _Running(request, ids, texts, stream.finish(), reason, len(choice.output_ids))
 
     def _round(self) -> None:
         by_worker: dict[int, list[int]] = {}
@@ -192,10 +214,13 @@ class FakeEngine:
         deltas = TextDeltas([], [], [], [])
         for request_id in request_ids:
             running = self._running[request_id]
+            if running.next == 0 and self.script.cached_tokens:
+                deltas.cached_tokens[request_id] = self.script.cached_tokens
             if running.next == 0 and running.request.params.prompt_logprobs >= 0:
                 deltas.prompt_logprobs.append(self._prompt_logprobs(request_id, running.request))
             for _ in range(self.script.tokens_a_round):
-                if running.next < len(running.token_ids) and not self._failed(running):
+                halted = running.next == self.script.halt_at
+                if running.next < len(running.token_ids) and not halted and not self._failed(running):
                     self._token(deltas, request_id, running)
             if running.next == len(running.token_ids) or self._failed(running):
                 self._end(deltas, request_id, running)

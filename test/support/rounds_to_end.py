@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lightllm.backend.process import Backend, RoundRunner
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
-from lightllm.protocol.rounds import Resync
+from lightllm.protocol.rounds import Resync, first_seq
 from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
@@ -35,6 +35,8 @@ class Serving:
         wait: bool = False,
     ) -> None:
         self.scheduler = Scheduler(limits)
+        self._limits = limits
+        self._epoch = 0
         self.runner = RoundRunner(backend)
         self.tokens: dict[int, list[int]] = {}
         self.finished: dict[int, Finish] = {}
@@ -44,8 +46,9 @@ class Serving:
         self._wait = wait
         self._aborts: dict[int, list[int]] = {}
 
-    def run(self, wanted: list[Wanted]) -> list[list[int]]:
-        """The tokens of every request."""
+    def run(self, wanted: list[Wanted], restarts: Sequence[int] = ()) -> list[list[int]]:
+        """The tokens of every request. restarts: after so many rounds the scheduler is lost."""
+        restarts = list(restarts)
         waiting = sorted(enumerate(wanted), key=lambda pair: pair[1].after_rounds)
         for _ in range(100_000):
             while waiting and (waiting[0][1].after_rounds <= self.submitted or not self.scheduler.has_work):
@@ -58,14 +61,29 @@ class Serving:
                 for request_id in self._aborts.pop(self.submitted, []):
                     self.scheduler.abort(request_id)
                     self._record(self.scheduler.drain_outputs())
+            if restarts and self.submitted >= restarts[0]:
+                del restarts[0]
+                self._restart(wanted)
+                continue
             self._take()
             self.scheduler.check_invariants()
         raise AssertionError("no end")
 
+    def _restart(self, wanted: list[Wanted]) -> None:
+        """Another scheduler takes over; what is in flight is void."""
+        self._epoch += 1
+        self.scheduler = Scheduler(self._limits, epoch=self._epoch)
+        self.runner.attach(first_seq(self._epoch))
+        for request_id, output_ids in self.tokens.items():
+            if request_id not in self.finished:
+                choices = [Choice(request_id, 0, int32(output_ids))]
+                former = wanted[request_id]
+                self.scheduler.add(AddRequest(int32(former.prompt), former.params, choices, restored=True))
+
     def _add(self, request_id: int, wanted: Wanted) -> None:
         self.tokens[request_id] = []
         choices = [Choice(request_id, 0)]
-        self.scheduler.add(AddRequest(int32(wanted.prompt), wanted.params, choices, 0.0))
+        self.scheduler.add(AddRequest(int32(wanted.prompt), wanted.params, choices))
         if wanted.abort_after is not None:
             self._aborts.setdefault(self.submitted + wanted.abort_after, []).append(request_id)
 

@@ -49,7 +49,13 @@ def make_limits(**changes) -> SchedulerConfig:
 
 
 def add_request(
-    ids: list[int] | int, prompt: list[int], max_new_tokens: int, outputs=(), **params
+    ids: list[int] | int,
+    prompt: list[int],
+    max_new_tokens: int,
+    outputs=(),
+    restored=False,
+    cached_tokens=0,
+    **params,
 ) -> AddRequest:
     """The seed names the request, so that the device knows whose tokens a row must hold."""
     ids = [ids] if isinstance(ids, int) else ids
@@ -57,8 +63,8 @@ def add_request(
     return AddRequest(
         prompt_ids=int32(prompt),
         params=SamplingParams(max_new_tokens=max_new_tokens, **params),
-        choices=[Choice(i, index, int32(outputs)) for index, i in enumerate(ids)],
-        arrival=0.0,
+        choices=[Choice(i, index, int32(outputs), cached_tokens) for index, i in enumerate(ids)],
+        restored=restored or len(outputs) > 0,
     )
 
 

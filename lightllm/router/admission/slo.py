@@ -97,7 +97,7 @@ class SloController:
 
     def check(self, message: AddRequest, now: float) -> None:
         """Raises `ServerOverloaded` for a request whose first token would come too late. One that is restored goes on."""
-        if not self._ttft or any(len(choice.output_ids) for choice in message.choices):
+        if not self._ttft or message.restored:
             return
         ahead, _ = self._waiting.ahead_of(message.params.priority)
         doubt = DEVIATIONS / math.sqrt(ahead + 1)

@@ -2,7 +2,7 @@
 
 Lower values of `priority` come first, as in vLLM. Within one priority it is first come, first served, except that a
 group that does not fit yet may be passed by others that do: at most `max_overtakes` times, and never if it is paused
-(its stream is being read). So no group waits for more than those ahead of it and `max_overtakes` others of its own or a
+or restored (its stream is being read). So no group waits for more than those ahead of it and `max_overtakes` others of its own or a
 worse priority. A better priority always goes first: under a steady stream of it, a worse one waits for ever.
 """
 
@@ -38,7 +38,8 @@ class WaitingGroup:
         return self.requests[0].serial
 
     def may_be_passed(self, max_overtakes: int) -> bool:
-        return self.overtaken < max_overtakes and self.requests[0].state is not State.PAUSED
+        first = self.requests[0]
+        return self.overtaken < max_overtakes and first.state is not State.PAUSED and not first.restored
 
     def clean(self) -> bool:
         """Forgets those that ended while they waited; whether any is left."""
@@ -57,6 +58,8 @@ class WaitingList:
         """Priority -> groups in the order of their arrival; no deque is empty."""
         self._priorities: list[int] = []
         """The keys of `_classes`, sorted."""
+        self._siblings: dict[int, int] = {}
+        """Prompt -> how many that have it in common wait."""
         self._loads: dict[int, tuple[int, int]] = {}
         """Priority -> (requests, their context in tokens); what siblings have in common counts once."""
         self.count = 0
@@ -128,7 +131,12 @@ class WaitingList:
     def _count(self, request: Request, sign: int) -> None:
         self.count += sign
         self.paused += sign * (request.state is State.PAUSED)
-        tokens = request.known_tokens if not request.index else len(request.output_ids)
+        tokens = len(request.output_ids)
+        siblings = self._siblings.pop(id(request.prompt_ids), 0)  # the array is theirs alone
+        if siblings + min(sign, 0) == 0:  # the first to come, or the last to go
+            tokens += request.prompt_len
+        if siblings + sign:
+            self._siblings[id(request.prompt_ids)] = siblings + sign
         self.context += sign * tokens
         count, context = self._loads.get(request.priority, (0, 0))
         self._loads[request.priority] = count + sign, context + sign * tokens

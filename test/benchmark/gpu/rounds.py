@@ -216,7 +216,7 @@ def serve(bench: Bench, ready: ModelReady, wanted: list[tuple[np.ndarray, int]],
     runner = RoundRunner(bench.backend)
     for i, (prompt, output) in enumerate(wanted):
         params = SamplingParams(do_sample=False, ignore_eos=True, max_new_tokens=output, logprobs=-1)
-        scheduler.add(AddRequest(int32(prompt), params, [Choice(i, 0)], 0.0))
+        scheduler.add(AddRequest(int32(prompt), params, [Choice(i, 0)]))
     least, rounds, tokens, computed, in_flight = 0.0, 0, 0, 0, 0
     synchronize(bench.device)
     started = time.perf_counter()

@@ -149,6 +149,7 @@ def test_restored_requests_and_a_better_priority_are_not_refused_for_those_that_
         server.add(i)
     assert 5099 not in server.arrival
     server.scheduler.add(add_request(6000, [1] * 40, 50, outputs=[5, 6]), server.now)
+    server.scheduler.add(add_request(6002, [1] * 40, 50, restored=True), server.now)
     server.add(6001, priority=-1)
     assert 6001 in server.arrival
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.router_device import Engine, add_request, make_limits
 
+from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import Choice
 from lightllm.router.admission.schedule_policy import Conservative
 from lightllm.router.admission.waiting import WaitingList
@@ -65,6 +66,29 @@ def test_list_forgets_those_that_ended_behind_a_head_that_stays():
         late.state = State.ABORTED
     assert waiting.count == 1
     assert sum(len(groups) for groups in waiting._classes.values()) < 200
+
+
+def test_the_prompt_of_siblings_counts_once_whichever_of_them_waits():
+    shared = np.arange(1, 11, dtype=np.int32)
+    params = SamplingParams(max_new_tokens=5)
+    group = [Request(Choice(i, i, int32([7] * i)), i, shared, params, frozenset()) for i in range(3)]
+    waiting = WaitingList()
+    waiting.add(group)
+    contexts = [waiting.context]
+    for gone in group:
+        waiting.discard(gone)
+        gone.state = State.ABORTED
+        contexts.append(waiting.context)
+    assert contexts == [10 + 0 + 1 + 2, 10 + 1 + 2, 10 + 2, 0]
+    assert waiting.ahead_of(0) == (0, 0)
+
+
+def test_a_restored_request_is_not_passed():
+    waiting = WaitingList()
+    waiting.add([request(0)])
+    params = SamplingParams(max_new_tokens=5)
+    waiting.add([Request(Choice(1, 0), 1, np.array([1], np.int32), params, frozenset(), restored=True)])
+    assert [group.may_be_passed(1) for group in waiting.in_turn()] == [True, False]
 
 
 # -- who passes whom, in the scheduler
