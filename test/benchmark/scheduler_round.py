@@ -16,17 +16,18 @@ import time
 from collections import deque
 
 import numpy as np
-from support.scheduler_config import scheduler_config
 
+from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice
 from lightllm.protocol.rounds import Round, RoundResult
 from lightllm.router.scheduler import Scheduler
+from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
 
 LOADS = ("decode", "full", "rush")
 EOS, WORD = 2, 7
-BUDGET, BUDGET_PER_ROW = 150.0, 1.5
+BUDGET, BUDGET_PER_ROW = 300.0, 3.0
 """Microseconds."""
 MEAN_HELD = 440
 """Slots of a running request, on the average of the requests of `lengths`."""
@@ -101,12 +102,11 @@ def measure_busy(
 ) -> tuple[float, float, int]:
     """(mean running requests, share of the slots in use, pauses) over `rounds` rounds after the memory has filled."""
     capacity = rows * MEAN_HELD * (2 if rush else 1)
-    limits = scheduler_config(
-        max_total_token_num=capacity, max_req_total_len=4096, running_max_req_size=rows if rush else 4 * rows,
-        batch_max_tokens=5120, chunked_prefill_size=4096, max_waiting_requests=1000, eos_token_ids=[EOS],
-        schedule_policy=policy, ttft_slo=1e6 if rush else 0.0,
+    options = ServerConfig(
+        running_max_req_size=rows if rush else 4 * rows, max_waiting_requests=1000, schedule_policy=policy,
+        ttft_slo=1e6 if rush else 0.0,
     )  # fmt: skip
-    scheduler = Scheduler(limits)
+    scheduler = Scheduler(SchedulerConfig(capacity, 4096, 5120, 4096, [EOS], options))
     load = Load(scheduler)
     flying: deque[Round] = deque()
     warm_up, running, used, pauses = 600, 0, 0, 0
@@ -133,11 +133,9 @@ def measure_busy(
 
 
 def measure_decode(rows: int, rounds: int, watch: Stopwatch) -> None:
-    limits = scheduler_config(
-        max_total_token_num=rows * (rounds + 200), max_req_total_len=rounds + 200, running_max_req_size=rows,
-        batch_max_tokens=4096, chunked_prefill_size=2048, max_waiting_requests=rows, eos_token_ids=[EOS],
-    )  # fmt: skip
-    scheduler = Scheduler(limits)
+    options = ServerConfig(running_max_req_size=rows, max_waiting_requests=rows)
+    longest = rounds + 200
+    scheduler = Scheduler(SchedulerConfig(rows * longest, longest, 4096, 2048, [EOS], options))
     params = SamplingParams(max_new_tokens=rounds + 100, seed=1)
     for i in range(rows):
         scheduler.add(AddRequest(int32(range(64)), params, [Choice(i, 0)]))

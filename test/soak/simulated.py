@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from support.scheduler_config import scheduler_config
 from tqdm import tqdm
 
+from lightllm.config import ServerConfig
 from lightllm.errors import RequestError
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens
@@ -295,15 +295,17 @@ def random_limits(random: np.random.Generator) -> SchedulerConfig:
     whole = bool(random.random() < 0.2)
     slo = float(random.uniform(0.1, 2.0)) if random.random() < 0.2 else 0.0
     batch = longest + int(random.integers(0, 40)) if whole else chunk + int(random.integers(0, 20))
-    return scheduler_config(
-        max_total_token_num=capacity, max_req_total_len=longest, running_max_req_size=int(random.integers(2, 24)),
-        batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk,
-        max_waiting_requests=int(random.integers(5, 60)), eos_token_ids=[EOS], disable_dynamic_prompt_cache=bool(random.random() >= 0.8),
+    options = ServerConfig(
+        running_max_req_size=int(random.integers(2, 24)), max_waiting_requests=int(random.integers(5, 60)),
+        disable_dynamic_prompt_cache=bool(random.random() >= 0.8),
         schedule_policy=pick("conservative", "aggressive", "past_future", "past_future"),
         round_policy=pick("mixed", "mixed", "prefill_first", "decode_first"),
-        router_max_wait_tokens=int(random.integers(0, 8)), worth_waiting=int(random.integers(1, 10)),
-        max_overtakes=int(random.integers(0, 10)), ttft_slo=slo, tpot_slo=slo / 20,
+        router_max_wait_tokens=int(random.integers(0, 8)), max_overtakes=int(random.integers(0, 10)),
+        ttft_slo=slo, tpot_slo=slo / 20,
     )  # fmt: skip
+    return SchedulerConfig(
+        capacity, longest, batch, batch if whole else chunk, [EOS], options, int(random.integers(1, 10))
+    )
 
 
 @dataclasses.dataclass
