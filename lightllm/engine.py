@@ -14,6 +14,8 @@ from lightllm.backend.process import RoundRunner, failed_result
 from lightllm.config import ServerConfig
 from lightllm.detokenizer.detokenizer import Detokenizer
 from lightllm.errors import InvalidOption, InvalidParameter, RequestError
+from lightllm.model_folder.config import eos_token_ids
+from lightllm.model_folder.lengths import context_length
 from lightllm.models.dialects import load_config
 from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
@@ -24,7 +26,6 @@ from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
 from lightllm.router.scheduler_config import resolve
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer
-from lightllm.tokenizer.model_files import context_length, eos_token_ids
 
 _UNBOUNDED = 1 << 40
 """Nobody waits in front of an offline engine but its caller: the waiting list has no limit."""

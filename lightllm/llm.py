@@ -18,12 +18,12 @@ from lightllm.config import ServerConfig, verify
 from lightllm.constraints.check import check_constraint
 from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, PromptTooLong
 from lightllm.foreign_options import advice
+from lightllm.model_folder.generation import generation_defaults
+from lightllm.model_folder.location import resolve_model_dir
 from lightllm.ops.cpu_kind import library_variables
 from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
 from lightllm.sampling_params import MAX_SEED, SamplingParams
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.model_files import generation_defaults
-from lightllm.tokenizer.model_folder import resolve_model_dir
 from lightllm.tokenizer.overruled import log_overruled
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ def test_the_model_may_set_it_the_docs_list_it_and_python_takes_it(package: Path
 import json, pathlib, sys
 import make_docs
 from lightllm import SamplingParams
-from lightllm.tokenizer.model_files import generation_defaults
+from lightllm.model_folder.generation import generation_defaults
 folder = pathlib.Path({str(package)!r})
 (folder / "generation_config.json").write_text('{{"top_n_sigma": 2}}')
 row = next(line for line in make_docs.api_page().splitlines() if "`top_n_sigma`" in line)

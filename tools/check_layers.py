@@ -30,6 +30,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "ipc",
             "http",
             "parsers",
+            "model_folder",
             "tokenizer",
             "templating",
             "constraints",
@@ -53,7 +54,7 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 
 TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "http", "parsers", "tokenizer", "templating", "constraints", "config", "config_sources",
+    "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "config", "config_sources",
     "foreign_options", "sampling_params", "parameter_spec", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.dialects", "ops.cpu_kind",
 ]  # fmt: skip

@@ -44,7 +44,7 @@ RULES = [
     ("vocabulary of the tokenizer and `vocab_size`", "`vocab_size`", "said; a prompt with a token beyond it: 400", f"{TOKENIZER}, test/test_llm.py"),
     ("context length: several keys of config.json, its rope scaling, `model_max_length`",
      "`max_position_embeddings`, `n_positions`, ... times a linear, dynamic or yarn factor; the tokenizer's where config.json has none",
-     "said, where the tokenizer's is smaller", f"{TOKENIZER}, test/tokenizer/test_model_files.py"),
+     "said, where the tokenizer's is smaller", f"{TOKENIZER}, test/model_folder/test_model_folder.py"),
     ("chat template: chat_template.jinja and additional_chat_templates, tokenizer_config.json, chat_template.json",
      "`--chat_template`, else the first that there is", "said", f"{TOKENIZER}, test/tokenizer/test_chat_template.py"),
     ("sampling defaults: generation_config.json, config.json", "generation_config.json", "said", TOKENIZER),

@@ -20,9 +20,9 @@ from lightllm.constraints.deep_threads import deep_threads
 from lightllm.constraints.grammars import is_installed
 from lightllm.constraints.matchers import Matcher, Matchers
 from lightllm.errors import StartupError
+from lightllm.model_folder.config import eos_token_ids
 from lightllm.protocol.rounds import JoinRow
 from lightllm.tokenizer.loading import load_tokenizer
-from lightllm.tokenizer.model_files import eos_token_ids
 
 logger = logging.getLogger(__name__)
 

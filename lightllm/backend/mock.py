@@ -19,10 +19,11 @@ from lightllm.backend.mock_script import MockRows, MockScript
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.config import ServerConfig
+from lightllm.model_folder.config import eos_token_ids
+from lightllm.model_folder.config import vocab_size as vocab_size_of
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import Round, RoundResult, RowPromptLogprobs
-from lightllm.tokenizer import model_files
 
 DEFAULT_SLOTS = 1_000_000
 _EMPTY_FLOAT32 = np.zeros(0, dtype=np.float32)
@@ -42,8 +43,8 @@ class MockBackend:
         self._progress("preparing the mock backend")
         time.sleep(self._spec.init_ms / 1e3)
         assert self._config.model_dir is not None
-        vocab_size = self._spec.vocab_size or model_files.vocab_size(self._config.model_dir)
-        eos = model_files.eos_token_ids(self._config.model_dir, self._config.eos_id)
+        vocab_size = self._spec.vocab_size or vocab_size_of(self._config.model_dir)
+        eos = eos_token_ids(self._config.model_dir, self._config.eos_id)
         slots = self._spec.slots or self._config.max_total_token_num or DEFAULT_SLOTS
         self._script = MockScript(self._spec, vocab_size, eos, self._text_ids())
         self._rows = MockRows(self._config.running_max_req_size + 1)

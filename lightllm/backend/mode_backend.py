@@ -41,16 +41,15 @@ from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.memory_sync import agree_on_slots
 from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.errors import InvalidModel
+from lightllm.model_folder.lengths import context_length, longest_request
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backend import make_attention_backends
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
-from lightllm.tokenizer.model_files import context_length
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_LEN = 16384
 _ONE_THREAD_BYTES = 32 << 20
 """Weights below which one CPU thread is faster: a parallel region takes longer to start than to compute."""
 
@@ -329,7 +328,7 @@ class ModeBackend:
 
     def _longest_context(self) -> int:
         """Tokens of the longest request that may be served; memory may allow less."""
-        return self._config.max_req_total_len or min(context_length(self._model_dir), DEFAULT_MAX_LEN)
+        return longest_request(self._config.max_req_total_len, context_length(self._model_dir))
 
     def _rehearse(self) -> None:
         memory = self.memory

@@ -17,11 +17,12 @@ import zmq
 from lightllm.detokenizer.detokenizer import Detokenizer, MalformedMessage
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
+from lightllm.model_folder.config import eos_token_ids
+from lightllm.model_folder.location import resolve_model_dir
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
 from lightllm.protocol.messages import Echo, Hello
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.model_files import eos_token_ids, resolve_model_dir
 
 logger = logging.getLogger("lightllm.detokenizer")
 

@@ -22,10 +22,11 @@ from lightllm.httpserver.state import ServerState
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.stalls import stall_seconds
+from lightllm.model_folder.config import read_model_config
+from lightllm.model_folder.generation import generation_defaults
 from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.model_files import generation_defaults, read_model_config
 from lightllm.tokenizer.overruled import log_overruled
 
 _LAG_INTERVAL = 0.5

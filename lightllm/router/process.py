@@ -16,6 +16,8 @@ from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.rpc import RpcClient, RpcError
 from lightllm.ipc.snapshot import SnapshotWriter
+from lightllm.model_folder.config import eos_token_ids
+from lightllm.model_folder.lengths import context_length
 from lightllm.protocol import codec
 from lightllm.protocol.control import Attach, Command, ModelReady
 from lightllm.protocol.messages import Hello
@@ -23,7 +25,6 @@ from lightllm.router.loop import RouterLoop
 from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import resolve
-from lightllm.tokenizer import model_files
 
 _SOCKET_POLL_SECONDS = 0.01
 _REMOTE_POLL_SECONDS = 0.1
@@ -168,8 +169,8 @@ class RouterProcess:
             config,
             ready.max_total_token_num,
             ready.device,
-            model_files.context_length(config.model_dir),
-            model_files.eos_token_ids(config.model_dir, config.eos_id),
+            context_length(config.model_dir),
+            eos_token_ids(config.model_dir, config.eos_id),
         )
         logger.info(
             "%d KV slots on %s, requests of up to %d tokens, rounds of up to %d with prefill chunks of %d",

@@ -6,9 +6,7 @@ import dataclasses
 
 from lightllm.config import ServerConfig, round_sizes
 from lightllm.errors import InvalidOption
-
-LONGEST_DEFAULT = 16384
-"""Default cap of --max_req_total_len, whatever the model's context length."""
+from lightllm.model_folder.lengths import longest_request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +55,7 @@ def resolve(
 
     Raises `InvalidOption` for options that contradict each other or the memory.
     """
-    longest = options.max_req_total_len or min(context_length, LONGEST_DEFAULT)
+    longest = longest_request(options.max_req_total_len, context_length)
     longest = min(longest, max_total_token_num)
     chunk, batch = round_sizes(options, device, longest)
     if options.disable_chunked_prefill and batch < longest:

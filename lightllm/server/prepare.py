@@ -13,10 +13,11 @@ from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.ipc.nodes import read_secret
 from lightllm.ipc.private_files import readable_by_others
+from lightllm.model_folder.config import read_model_config
+from lightllm.model_folder.location import resolve_model_dir
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.dialects import load_config
 from lightllm.ops import cpu_kind
-from lightllm.tokenizer.model_files import read_model_config, resolve_model_dir
 
 DEMO_MODEL_NAME = "lightllm-demo"
 

@@ -2,7 +2,6 @@
 
 load_tokenizer(model_dir) -> Tokenizer          Http Server, Detokenizer, offline LLM
 Tokenizer.stream(prompt_ids) -> TextStream      token by token into text that is certain
-model_files                                     what a model folder says about itself
 """
 
 from lightllm.tokenizer.loading import load_tokenizer

@@ -14,23 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightllm.errors import InvalidModel, InvalidOption, InvalidParameter, ServerStopping
+from lightllm.errors import InvalidOption, InvalidParameter, ServerStopping
+from lightllm.model_folder.chat_templates import find_chat_templates, read_template
 from lightllm.templating.limits import MAX_CONVERSATION_BYTES, MAX_TEMPLATE_CHARACTERS, Limits
 from lightllm.templating.process import TemplateFailure, TemplateProcess, TemplateProcesses
-from lightllm.tokenizer.json_files import read_json_object
 
 _RESERVED = ("messages", "tools", "add_generation_prompt")
 _MAX_NOTED = 64
 """Names of variables that are logged because the template does not read them."""
-
-_CHATML = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""Of Qwen 1, whose files name the format ("chat_format": "chatml") and hold no template."""
 
 
 class ChatTemplates:
@@ -179,27 +170,14 @@ class ChatTemplates:
 
 
 def read_chat_templates(model_dir: Path, override: str | None, limits: Limits | None = None) -> ChatTemplates:
-    """`override` (file or template) first, then the `.jinja` files, then what the JSON files hold."""
+    """`override` (a file, or the template itself), else those of the model folder."""
     if override is not None:
         templates = ChatTemplates({"default": _override_source(override)}, limits)
         if broken := templates.check():
             templates.close()
             raise InvalidOption(f"--chat_template: {broken['default']}.", "Correct the template.")
         return templates
-    sources: dict[str, str] = {}
-    for file in sorted((model_dir / "additional_chat_templates").glob("*.jinja")):
-        sources[file.stem] = _read_text(file)
-    if (model_dir / "chat_template.jinja").is_file():
-        sources["default"] = _read_text(model_dir / "chat_template.jinja")
-    if sources:
-        return ChatTemplates(sources, limits)
-    for file_name in ("tokenizer_config.json", "chat_template.json"):
-        sources = _json_sources(model_dir / file_name)
-        if sources:
-            break
-    if not sources and read_json_object(model_dir / "generation_config.json").get("chat_format") == "chatml":
-        sources = {"default": _CHATML}
-    return ChatTemplates(sources, limits)
+    return ChatTemplates(find_chat_templates(model_dir), limits)
 
 
 def _override_source(override: str) -> str:
@@ -211,28 +189,4 @@ def _override_source(override: str) -> str:
             f"--chat_template {override} is neither a file nor a template.",
             "Give the path of a Jinja file, or the template itself.",
         )
-    return _read_text(path)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidModel(f"{path} cannot be read ({error}).", "Correct the file.") from error
-
-
-def _json_sources(path: Path) -> dict[str, str]:
-    value = read_json_object(path).get("chat_template")
-    if isinstance(value, str):
-        return {"default": value}
-    if isinstance(value, dict):
-        return {name: source for name, source in value.items() if isinstance(source, str)}
-    sources: dict[str, str] = {}
-    for entry in value if isinstance(value, list) else []:
-        if (
-            isinstance(entry, dict)
-            and isinstance(entry.get("name"), str)
-            and isinstance(entry.get("template"), str)
-        ):
-            sources[entry["name"]] = entry["template"]
-    return sources
+    return read_template(path)

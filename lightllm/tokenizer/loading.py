@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightllm.errors import InvalidModel
+from lightllm.model_folder.json_files import read_json_object
 from lightllm.templating.limits import Limits
 from lightllm.tokenizer.backends import Backend
 from lightllm.tokenizer.chat_template import ChatTemplates, read_chat_templates
 from lightllm.tokenizer.json_backend import JsonBackend
-from lightllm.tokenizer.json_files import read_json_object
 from lightllm.tokenizer.sentencepiece_backend import SentencePieceBackend
 from lightllm.tokenizer.special_tokens import SpecialTokens, read_special_tokens
 from lightllm.tokenizer.tiktoken_backend import TiktokenBackend

@@ -6,14 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lightllm.tokenizer.json_files import read_json_object
-from lightllm.tokenizer.model_files import (
-    GENERATION_FIELDS,
-    context_length,
-    eos_token_ids,
-    read_model_config,
-    stated_lengths,
-)
+from lightllm.model_folder.chat_templates import overruled_templates
+from lightllm.model_folder.config import eos_token_ids, read_model_config
+from lightllm.model_folder.generation import GENERATION_FIELDS
+from lightllm.model_folder.json_files import read_json_object
+from lightllm.model_folder.lengths import context_length, stated_lengths
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 
@@ -32,7 +29,7 @@ def overruled_lines(model_dir: str, tokenizer: Tokenizer, eos_id: list[int] | No
         *_bos(settings, tokenizer),
         *_vocabulary(config, tokenizer),
         *_lengths(model_dir, config, settings),
-        *_templates(folder, settings),
+        *overruled_templates(folder),
         *_generation(config),
     ]
 
@@ -86,16 +83,6 @@ def _lengths(model_dir: str, config: dict[str, Any], settings: dict[str, Any]) -
             f"a context of {served} tokens (config.json) is taken, model_max_length {own} of tokenizer_config.json is not."
         )
     return lines
-
-
-def _templates(folder: Path, settings: dict[str, Any]) -> list[str]:
-    files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
-    found = [path for path in files if path.is_file()]
-    inside = settings.get("chat_template")
-    same = inside.encode() if isinstance(inside, str) else None
-    if not found or inside is None or any(path.read_bytes() == same for path in found):
-        return []
-    return [f"{found[0].name} is taken, chat_template of tokenizer_config.json is not."]
 
 
 def _generation(config: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightllm.errors import InvalidModel
-from lightllm.tokenizer.json_files import read_json_object
+from lightllm.model_folder.json_files import read_json_object
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA_LISTS = ("additional_special_tokens", "extra_special_tokens")

@@ -29,7 +29,7 @@ class Tokenizer:
         """`bos_token` and the like -> content."""
         self.bos_token_id = self._named_id("bos_token")
         self.eos_token_id = self._named_id("eos_token")
-        """The tokenizer's own; which ids end a request is `model_files.eos_token_ids`."""
+        """The tokenizer's own; which ids end a request is `model_folder.config.eos_token_ids`."""
         self._bytes_of = None if backend.token_bytes is None else cache(backend.token_bytes.of_id)
         self._readers = {skip: _Reader.of(backend, self._bytes_of, skip) for skip in (False, True)}
 

@@ -12,7 +12,10 @@ from support.checkpoints import CHAT_TEMPLATE
 from support.model_folder import VOCAB_SIZE, make_model_folder
 
 from lightllm import demo
-from lightllm.tokenizer import load_tokenizer, model_files
+from lightllm.model_folder.config import eos_token_ids
+from lightllm.model_folder.generation import generation_defaults
+from lightllm.model_folder.lengths import context_length
+from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.overruled import overruled_lines
 
 
@@ -34,7 +37,7 @@ def test_nothing_is_said_of_a_folder_that_agrees_with_itself(folder: Path, path:
 
 def test_eos_of_the_generation_config_goes_before_the_configs(folder: Path) -> None:
     edit_json(folder / "config.json", eos_token_id=5)
-    assert model_files.eos_token_ids(str(folder)) == [2]
+    assert eos_token_ids(str(folder)) == [2]
     (line,) = lines(folder)
     assert "[2] of generation_config.json is taken, [5] of config.json is not" in line
     assert lines(folder, eos_id=[5]) == []
@@ -44,14 +47,14 @@ def test_eos_of_the_generation_config_goes_before_the_configs(folder: Path) -> N
 
 def test_the_tokenizers_eos_counts_only_where_no_config_names_one(folder: Path) -> None:
     edit_json(folder / "tokenizer_config.json", eos_token="<|user|>")
-    assert model_files.eos_token_ids(str(folder)) == [2]
+    assert eos_token_ids(str(folder)) == [2]
     (line,) = lines(folder)
     assert "'<|user|>' (3) of tokenizer_config.json is not" in line
     edit_json(folder / "generation_config.json", eos_token_id=None)
     edit_json(folder / "config.json", eos_token_id=None)
-    assert model_files.eos_token_ids(str(folder)) == [3] and lines(folder) == []
+    assert eos_token_ids(str(folder)) == [3] and lines(folder) == []
     edit_json(folder / "tokenizer_config.json", eos_token={"content": "</s>"})
-    assert model_files.eos_token_ids(str(folder)) == [2]
+    assert eos_token_ids(str(folder)) == [2]
 
 
 @pytest.mark.parametrize("added", [True, False, ABSENT])
@@ -88,7 +91,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_said(folder: Path) -> No
 
 def test_the_configs_context_length_goes_before_the_tokenizers(folder: Path) -> None:
     edit_json(folder / "tokenizer_config.json", model_max_length=512)
-    assert model_files.context_length(str(folder)) == 1024
+    assert context_length(str(folder)) == 1024
     (line,) = lines(folder)
     assert "1024 tokens (config.json) is taken, model_max_length 512" in line
     for harmless in (4096, int(1e30)):
@@ -98,7 +101,7 @@ def test_the_configs_context_length_goes_before_the_tokenizers(folder: Path) -> 
 
 def test_of_two_context_lengths_of_the_config_the_first_of_one_order_counts(folder: Path) -> None:
     edit_json(folder / "config.json", n_positions=256)
-    assert model_files.context_length(str(folder)) == 1024
+    assert context_length(str(folder)) == 1024
     (line,) = lines(folder)
     assert "max_position_embeddings 1024 is taken, n_positions 256 is not" in line
 
@@ -120,14 +123,14 @@ def test_the_template_file_goes_before_that_in_the_tokenizer_config(folder: Path
 def test_sampling_defaults_of_the_config_have_no_effect(folder: Path) -> None:
     edit_json(folder / "config.json", temperature=0.3, top_k=7)
     edit_json(folder / "generation_config.json", temperature=0.6)
-    assert model_files.generation_defaults(str(folder)) == {"temperature": 0.6}
+    assert generation_defaults(str(folder)) == {"temperature": 0.6}
     (line,) = lines(folder)
     assert "temperature, top_k has no effect" in line
 
 
 def test_a_folder_of_json_alone_is_enough_for_the_eos(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 5}))
-    assert model_files.eos_token_ids(str(tmp_path)) == []
+    assert eos_token_ids(str(tmp_path)) == []
 
 
 def test_a_template_file_that_is_no_text_is_only_compared(folder: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tokenizers
 
+from lightllm.model_folder.config import eos_token_ids
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.model_files import eos_token_ids
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

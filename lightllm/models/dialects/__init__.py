@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lightllm.model_folder.config import language_part, read_model_config, read_whole_config
 from lightllm.models.architectures import find_architecture
 from lightllm.models.config import ModelConfig, read_llama_like
 from lightllm.models.config_fields import Fields
 from lightllm.models.dialects import experts, gemma, layer_norm, like_llama, own_formats
-from lightllm.tokenizer.model_files import language_part, read_model_config, read_whole_config
 
 DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen2ForCausalLM": like_llama.qwen2,

@@ -8,7 +8,10 @@ import pytest
 
 from lightllm import demo
 from lightllm.errors import InvalidModel
-from lightllm.tokenizer import model_files
+from lightllm.model_folder.config import eos_token_ids, read_model_config, vocab_size
+from lightllm.model_folder.generation import generation_defaults
+from lightllm.model_folder.lengths import context_length
+from lightllm.model_folder.location import resolve_model_dir
 
 
 @pytest.fixture
@@ -32,8 +35,8 @@ def test_nested_text_config_lies_over_the_outer_keys(folder):
         "eos_token_id": 3,
         "text_config": {"model_type": "inner", "eos_token_id": None},
     }
-    assert model_files.read_model_config(folder(config))["model_type"] == "inner"
-    assert model_files.eos_token_ids(folder(config)) == [3]
+    assert read_model_config(folder(config))["model_type"] == "inner"
+    assert eos_token_ids(folder(config)) == [3]
 
 
 @pytest.mark.parametrize(
@@ -47,13 +50,13 @@ def test_nested_text_config_lies_over_the_outer_keys(folder):
     ],
 )
 def test_eos_ids_override_then_generation_config_then_config(folder, config, generation, override, expected):
-    assert model_files.eos_token_ids(folder(config, generation), override) == expected
+    assert eos_token_ids(folder(config, generation), override) == expected
 
 
 @pytest.mark.parametrize("value", ["</s>", [1, "x"], True, -1, 1.5])
 def test_eos_id_of_a_wrong_type_names_the_file(folder, value):
     with pytest.raises(InvalidModel, match=r"eos_token_id in .*generation_config\.json"):
-        model_files.eos_token_ids(folder(generation={"eos_token_id": value}))
+        eos_token_ids(folder(generation={"eos_token_id": value}))
 
 
 def test_generation_defaults_hold_only_what_is_stated(folder):
@@ -61,24 +64,24 @@ def test_generation_defaults_hold_only_what_is_stated(folder):
         "temperature": 0.6, "top_p": None, "top_k": 0, "repetition_penalty": 1.05, "do_sample": True,
         "max_new_tokens": 99, "max_length": 20, "transformers_version": "4.1",
     }  # fmt: skip
-    assert model_files.generation_defaults(folder(generation=generation)) == {
+    assert generation_defaults(folder(generation=generation)) == {
         "temperature": 0.6, "top_k": -1, "repetition_penalty": 1.05, "do_sample": True,
     }  # fmt: skip
 
 
 def test_generation_defaults_without_a_file_are_empty(folder):
-    assert model_files.generation_defaults(folder()) == {}
+    assert generation_defaults(folder()) == {}
 
 
 def test_generation_defaults_that_cannot_be_served_are_left_out(folder):
-    assert model_files.generation_defaults(folder(generation={"top_p": 0.0, "min_p": 0.1})) == {"min_p": 0.1}
+    assert generation_defaults(folder(generation={"top_p": 0.0, "min_p": 0.1})) == {"min_p": 0.1}
     # LightLLM's own API has no such penalty: as a default it would refuse requests that never named it.
-    assert model_files.generation_defaults(folder(generation={"repetition_penalty": 0.9})) == {}
+    assert generation_defaults(folder(generation={"repetition_penalty": 0.9})) == {}
 
 
 def test_generation_default_of_a_wrong_type_names_the_file(folder):
     with pytest.raises(InvalidModel, match=r"temperature in .*generation_config\.json must be a number"):
-        model_files.generation_defaults(folder(generation={"temperature": "hot"}))
+        generation_defaults(folder(generation={"temperature": "hot"}))
 
 
 @pytest.mark.parametrize(
@@ -107,24 +110,24 @@ def test_generation_default_of_a_wrong_type_names_the_file(folder):
     ],
 )  # fmt: skip
 def test_context_length(folder, config, expected):
-    assert model_files.context_length(folder(config)) == expected
+    assert context_length(folder(config)) == expected
 
 
 def test_context_length_from_the_tokenizer_unless_it_is_no_limit(folder):
-    assert model_files.context_length(folder({"vocab_size": 1}, tokenizer={"model_max_length": 777})) == 777
-    assert model_files.context_length(folder({"vocab_size": 1}, tokenizer={"model_max_length": 1e30})) == 2048
+    assert context_length(folder({"vocab_size": 1}, tokenizer={"model_max_length": 777})) == 777
+    assert context_length(folder({"vocab_size": 1}, tokenizer={"model_max_length": 1e30})) == 2048
 
 
 def test_vocab_size(folder):
-    assert model_files.vocab_size(folder({"vocab_size": 32000})) == 32000
+    assert vocab_size(folder({"vocab_size": 32000})) == 32000
     with pytest.raises(InvalidModel, match="names no vocab_size"):
-        model_files.vocab_size(folder({"vocab_size": None, "x": 1}))
+        vocab_size(folder({"vocab_size": None, "x": 1}))
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": ' + "9" * 5000 + "}", '"x"', "\x00", "[" * 100_000])
 def test_malformed_json_names_the_file(folder, text):
     with pytest.raises(InvalidModel, match=r"config\.json"):
-        model_files.read_model_config(folder(text))
+        read_model_config(folder(text))
 
 
 # -- --model_dir
@@ -138,13 +141,13 @@ def lines():
 def test_no_model_dir_is_the_demo_model(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(demo, "MODEL_DIR", str(tmp_path))
-    assert model_files.resolve_model_dir(None, print) == str(tmp_path)
+    assert resolve_model_dir(None, print) == str(tmp_path)
 
 
 def test_local_folder_is_taken_as_it_is(folder):
     path = folder()
     collected, progress = lines()
-    assert model_files.resolve_model_dir(path, progress) == path
+    assert resolve_model_dir(path, progress) == path
     assert not collected
 
 
@@ -160,16 +163,16 @@ def test_local_folder_is_taken_as_it_is(folder):
 )
 def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name, message):
     with pytest.raises(InvalidModel, match=message) as failed:
-        model_files.resolve_model_dir(name, print)
+        resolve_model_dir(name, print)
     assert "hub id" in failed.value.remedy
 
 
 def test_folder_without_config_and_plain_file_are_refused(tmp_path):
     with pytest.raises(InvalidModel, match=r"has no config\.json"):
-        model_files.resolve_model_dir(str(tmp_path), print)
+        resolve_model_dir(str(tmp_path), print)
     (tmp_path / "model.safetensors").write_text("")
     with pytest.raises(InvalidModel, match="is a file"):
-        model_files.resolve_model_dir(str(tmp_path / "model.safetensors"), print)
+        resolve_model_dir(str(tmp_path / "model.safetensors"), print)
 
 
 class Hub:
@@ -205,7 +208,7 @@ def test_hub_id_is_downloaded_in_one_weight_format(folder, monkeypatch, files, w
     path = folder()
     hub = Hub(monkeypatch, files, downloaded=path)
     collected, progress = lines()
-    assert model_files.resolve_model_dir("org/model-1.0", progress) == path
+    assert resolve_model_dir("org/model-1.0", progress) == path
     assert hub.patterns[-1] == weights
     assert any("org/model-1.0" in line for line in collected)
 
@@ -214,14 +217,14 @@ def test_offline_takes_the_cached_copy_and_says_so(folder, monkeypatch):
     path = folder()
     Hub(monkeypatch, error=ConnectionError("no route"), cached=path)
     collected, progress = lines()
-    assert model_files.resolve_model_dir("org/model", progress) == path
+    assert resolve_model_dir("org/model", progress) == path
     assert "local cache" in collected[-1]
 
 
 def test_offline_without_a_copy_is_one_line_with_a_remedy(monkeypatch):
     Hub(monkeypatch, error=ConnectionError("no route\nto host"))
     with pytest.raises(InvalidModel, match="cannot be reached") as failed:
-        model_files.resolve_model_dir("org/model", print)
+        resolve_model_dir("org/model", print)
     assert "\n" not in str(failed.value) and failed.value.remedy
 
 
@@ -232,7 +235,7 @@ def test_offline_mode_of_the_client_is_one_line_with_a_remedy(monkeypatch, tmp_p
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InvalidModel, match="cannot be reached") as failed:
-        model_files.resolve_model_dir("org/model", print)
+        resolve_model_dir("org/model", print)
     assert "\n" not in str(failed.value)
 
 
@@ -244,7 +247,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once_and_once(monkeypatch, tmp_
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     begin = time.monotonic()
     with pytest.raises(InvalidModel, match="cannot be reached"):
-        model_files.resolve_model_dir("org/model", lambda line: None)
+        resolve_model_dir("org/model", lambda line: None)
     assert time.monotonic() - begin < 5
     assert caplog.messages == [] and capfd.readouterr() == ("", "")
 
@@ -262,4 +265,4 @@ def test_unknown_and_gated_models_are_explained(monkeypatch, error, message):
     kind = getattr(huggingface_hub.errors, error)
     Hub(monkeypatch, error=kind.__new__(kind))
     with pytest.raises(InvalidModel, match=message):
-        model_files.resolve_model_dir("org/model", print)
+        resolve_model_dir("org/model", print)
