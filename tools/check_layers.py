@@ -3,7 +3,7 @@
     python tools/check_layers.py [ROOT]
 
 Reads every import with `ast` (nothing is executed) and prints one line for each breach: `file:line: what`. The rules:
-imports point downward, processes do not import each other, no circle between rooms, no torch at the start of a
+imports point downward, processes do not import each other, no circle between rooms or between the files of a room, no torch at the start of a
 process that must start in a second, files <= 400 lines, functions <= 60 (or a comment `# long because: ...`), no
 `eval`, `exec` or pickle, no `trust_remote_code=True`, no bare `except`. Exit status 1 if there is any breach.
 """
@@ -135,6 +135,15 @@ def check_imports(root: Path) -> list[str]:
                 edges.setdefault(source, set()).add(target)
     breaches += [
         f"{PACKAGE}: the rooms {' -> '.join(circle)} import in a circle" for circle in find_circles(edges)
+    ]
+    files = {
+        name: {entry.target for entry in entries if entry.target in modules and entry.target != name}
+        for name, entries in imports.items()
+    }
+    breaches += [
+        f"{PACKAGE}: the files {' -> '.join(circle)} import in a circle"
+        for circle in find_circles(files)
+        if len({room_of(name) for name in circle}) == 1
     ]
     return breaches + check_heavy(root, modules, imports)
 

@@ -1,7 +1,6 @@
 """KV memory: how many slots there are, and the tensors that hold them.
 
-    kv[layer]:     [slots + 1, 2 * kv_heads, head_dim]   K heads first, then V; one slot a token
-                   [slots + 1, 1, latent_dim]            latent attention: the latent, then the rotated key
+    kv[layer]:     a `KvLayer`                           one slot a token
     req_to_token:  int32 [max_rows + 1, max_len]         the slot of every position of every row
 
 The last slot and the last row are for padding (hold slot, hold row). Memory is reserved and not touched: on a CPU it
@@ -20,6 +19,7 @@ import torch
 from lightllm.backend.machine import available_memory
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
+from lightllm.ops.kv_layer import KvLayer
 
 CPU_FRACTION = 0.4
 CPU_CEILING = 4 << 30
@@ -29,7 +29,7 @@ CPU_RESERVE = 96 << 20
 """Bytes that stay free on a CPU: what malloc keeps, and what the other processes grow by while they serve (a child that
 renders chat templates takes 25 MiB)."""
 MIN_SLOTS = 64
-"""A measured size below this serves nobody."""
+"""Slots: a measured size below this is refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,11 @@ class KvShape:
     dtype: torch.dtype
     latent_dim: int = 0
     """Elements of the one vector a token that latent attention keeps instead; 0: it has keys and values of heads."""
+
+    @property
+    def kv_heads(self) -> int:
+        """As of `KvLayer`."""
+        return 0 if self.latent_dim else self.num_kv_heads
 
     @property
     def of_token(self) -> tuple[int, int]:
@@ -61,9 +66,12 @@ class KvMemory:
         self.max_rows = max_rows
         self.max_len = max_len
         size = (slots + 1, *shape.of_token)
-        self.kv = [torch.empty(size, dtype=shape.dtype, device=device) for _ in range(shape.num_layers)]
-        for tensor in self.kv:
-            tensor[slots].zero_()
+        self.kv = [
+            KvLayer(torch.empty(size, dtype=shape.dtype, device=device), shape.kv_heads)
+            for _ in range(shape.num_layers)
+        ]
+        for layer in self.kv:
+            layer.data[slots].zero_()
         self.req_to_token = torch.empty((max_rows + 1, max_len), dtype=torch.int32, device=device)
         self.req_to_token[max_rows].fill_(slots)
 

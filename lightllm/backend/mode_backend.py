@@ -43,7 +43,7 @@ from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.errors import InvalidModel
 from lightllm.model_folder.lengths import context_length, longest_request
 from lightllm.models.registry import load_model
-from lightllm.ops.attention_backend import make_attention_backends
+from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
@@ -97,10 +97,9 @@ class ModeBackend:
             with self._phase("weights"):
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
-                    group=self.ranks.group, max_len=self._longest_context(), memory=self.device.memory().free,
+                    group=self.ranks.group, attention_backends=backends, max_len=self._longest_context(), memory=self.device.memory().free,
                     progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
-                self.model.attention_backends = backends
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
                 torch.set_num_threads(1)
@@ -201,7 +200,7 @@ class ModeBackend:
         plan = self._plan(prepared.sampled_rows)
         if self.ranks.rank:
             token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
-            self.rows.keep_tokens(plan, self.ranks.group.broadcast(token_ids))
+            self.rows.keep_tokens(plan.rows_on_device, plan.counted, self.ranks.group.broadcast(token_ids))
             return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32)))
         masks = None
         prompts = prompt_logprobs_of(self.device, prepared.prompt_spans, logits[count:])
@@ -222,7 +221,8 @@ class ModeBackend:
             if prompt_top is not None:
                 tensors += [prompt_top.token_ids, prompt_top.logprobs]
         arrival = self.device.download(tensors)
-        self.rows.keep_tokens(plan, self.ranks.group.broadcast(sampled.token_ids))
+        token_ids = self.ranks.group.broadcast(sampled.token_ids)
+        self.rows.keep_tokens(plan.rows_on_device, plan.counted, token_ids)
         self.constraints.expect(masks, arrival)
         sampled_entries = round.samples.nonzero()[0]
         errors = {} if masks is None else _by_entry(masks.errors, sampled_entries)

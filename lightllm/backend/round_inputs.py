@@ -140,7 +140,7 @@ class RoundInputs:
             max_kv_len=int(kv_len.max()),
             req_to_token=self._memory.req_to_token,
             kv=self._memory.kv,
-            fresh=bool((round.q_len[round.num_decode :] == kv_len[round.num_decode :]).all()),
+            no_prefix=bool((round.q_len[round.num_decode :] == kv_len[round.num_decode :]).all()),
             prefill_lens=np.stack([round.q_len, kv_len])[:, round.num_decode :],
         )
         return Prepared(batch, sampled_rows, positions, on_device[6], spans)

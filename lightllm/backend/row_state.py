@@ -14,7 +14,6 @@ What sampling needs of the parameters goes to the device when it changes, and st
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from lightllm.backend.device import Device
 from lightllm.backend.token_counts import TokenCounts
 from lightllm.protocol.rounds import JoinRow
 from lightllm.sampling_params import PARAMETERS, SamplingParams
-
-if TYPE_CHECKING:
-    from lightllm.backend.sampling_plan import SamplingPlan
 
 logger = logging.getLogger(__name__)
 _DEFAULTS = SamplingParams()
@@ -167,14 +163,19 @@ class RowState:
         ):
             held.pop(row, None)  # type: ignore[attr-defined]
 
-    def keep_tokens(self, plan: "SamplingPlan", token_ids: torch.Tensor) -> None:
-        """Remembers the tokens that were sampled for the rows of `plan`: int64 [S]."""
-        self.last_token.index_copy_(0, plan.rows_on_device, token_ids)
-        if plan.counted is not None:
-            rows, entries, rows_on_device = plan.counted
-            if not self.counts.lists_any(rows).all():
+    def keep_tokens(
+        self,
+        rows: torch.Tensor,
+        counted: tuple[np.ndarray, torch.Tensor, torch.Tensor] | None,
+        token_ids: torch.Tensor,
+    ) -> None:
+        """Remembers the tokens that were sampled for `rows`, both int64 [S]; counted: see `SamplingPlan.counted`."""
+        self.last_token.index_copy_(0, rows, token_ids)
+        if counted is not None:
+            counted_rows, entries, rows_on_device = counted
+            if not self.counts.lists_any(counted_rows).all():
                 self.version += 1
-            self.counts.add(rows, rows_on_device, token_ids[entries])
+            self.counts.add(counted_rows, rows_on_device, token_ids[entries])
 
     def decay_pairs(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of a row with a growing weight of its end tokens: these (int64), the first output number at which it has

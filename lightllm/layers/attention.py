@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.decode_attention import decode_attention
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
-from lightllm.ops.prefill_attention import prefill_attention
+from lightllm.ops.kv_layer import KvLayer
 
 
 def attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
-    plan: AttentionPlan | GpuAttentionPlan,
+    kv: KvLayer,
+    metadata: AttentionMetadata,
     spec: AttentionSpec,
-    fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
+    backends: AttentionBackends,
+    dense: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Every token over its context. Keys and values of the new tokens are already in `kv`.
 
-    q: [T, heads, head_dim]; kv: [slots + 1, 2 * kv_heads, head_dim]; fresh: the new tokens' rotated keys and values,
-    see `prefill_attention`. Returns [T, heads * head_dim].
+    q: [T, heads, head_dim]; dense: the new tokens' rotated keys and values, see `AttentionBackend.prefill`. Returns
+    [T, heads * head_dim].
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if plan.num_decode:
-        decode_attention(q, kv, plan, spec, out)
-    if plan.num_prefill:
-        prefill_attention(q, kv, plan, spec, out, fresh)
+    if metadata.num_decode:
+        backends.decode_for(spec, kv).decode(q, kv, metadata, spec, out)
+    if metadata.num_prefill:
+        backends.prefill_for(spec, kv).prefill(q, kv, metadata, spec, out, dense)
     return out.view(q.shape[0], -1)

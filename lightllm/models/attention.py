@@ -11,6 +11,7 @@ from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
+from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.batch import Batch
 from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
@@ -23,6 +24,7 @@ class Attention:
     def __init__(
         self,
         config: ModelConfig,
+        backends: AttentionBackends,
         layer: int,
         qkv_proj: ColumnLinear,
         o_proj: RowLinear,
@@ -35,7 +37,7 @@ class Attention:
         """qk_norm: of queries and keys [T, heads + kv_heads, head_dim] before the rotation; rope: which of
         `config.ropes`, if there are any; spec: of the scores, if the config does not say it all; query_scale: from
         positions [T] to what each token's queries are multiplied with [T]."""
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.backends = layer, config.head_dim, backends
         self.qk_heads = config.num_heads + config.num_kv_heads
         self.num_heads = config.num_heads
         self.qkv_proj, self.o_proj = qkv_proj, o_proj
@@ -52,14 +54,13 @@ class Attention:
 
     def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
-        assert batch.plan is not None
+        assert batch.attention is not None
         qkv = self.qkv_proj(x).view(len(x), -1, self.head_dim)
         qk, v = qkv[:, : self.qk_heads], qkv[:, self.qk_heads :]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
         kv = batch.kv[self.layer]
-        # Only KV memory of the same dtype holds the same numbers as what is written to it.
-        dense = batch.plan.reads_fresh and kv.dtype == qkv.dtype
+        dense = self.backends.reads_dense(batch.attention, self.spec, kv, qkv.dtype)
         if self.rope is None:
             q, k = qk[:, : self.num_heads], qk[:, self.num_heads :]
             write_kv(k, v, kv, batch.slots)
@@ -71,7 +72,8 @@ class Attention:
                 q, k = q[:, : self.num_heads], q[:, self.num_heads :]
         if self.query_scale is not None:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
-        return self.o_proj(attention(q, kv, batch.plan, self.spec, (k, v) if dense else None))
+        own = (k, v) if dense else None
+        return self.o_proj(attention(q, kv, batch.attention, self.spec, self.backends, own))
 
 
 def separate_attention(
@@ -83,4 +85,12 @@ def separate_attention(
 ) -> Attention:
     """With Llama's names: q_proj, k_proj, v_proj, o_proj."""
     qkv_proj = build.qkv_linear("q_proj", "k_proj", "v_proj")
-    return Attention(config, layer, qkv_proj, build.o_linear("o_proj"), qk_norm=qk_norm, rope=rope)
+    return Attention(
+        config,
+        build.attention_backends,
+        layer,
+        qkv_proj,
+        build.o_linear("o_proj"),
+        qk_norm=qk_norm,
+        rope=rope,
+    )

@@ -12,8 +12,6 @@ from lightllm.layers.embedding import VocabEmbedding
 from lightllm.layers.rotary import RotaryTable
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
-from lightllm.ops.attention_backend import TRITON
-from lightllm.ops.attention_plan import plan_attention
 from lightllm.ops.batch import Batch
 
 
@@ -40,8 +38,7 @@ class TpPartBaseModel:
     """Owns loading and the loop over layers. An architecture says in `make_layer` what its layers are.
 
     Attributes: `config` this rank's shape; `dtype` of the checkpoint or --data_type; `activation_dtype` what is
-    computed in; `kv_dtype` what KV memory must be made of; `device`; `weight_bytes` in memory after packing; `attention_backends` who computes
-    attention on a GPU.
+    computed in; `kv_dtype` what KV memory must be made of; `device`; `weight_bytes` in memory after packing.
     """
 
     names = Names()
@@ -72,7 +69,6 @@ class TpPartBaseModel:
             )
             for rope in config.ropes
         ]
-        self.attention_backends = TRITON
         self.weight_bytes = sum(layer.nbytes for layer in build.layers)
 
     def make_ends(self, build: Builder) -> tuple[VocabEmbedding, Callable[[torch.Tensor], torch.Tensor]]:
@@ -101,9 +97,8 @@ class TpPartBaseModel:
         return self.logits(self.norm(residual))
 
     def prepare(self, batch: Batch) -> None:
-        """Works out once what all layers need: where contexts lie, and the rotary angles."""
-        token_bytes = batch.kv[0].stride(0) * batch.kv[0].element_size()
-        batch.plan = plan_attention(batch, self.activation_dtype, token_bytes, self.attention_backends)
+        """Works out once what all layers need: what attention reads, and the rotary angles."""
+        batch.attention = batch.attention_metadata()
         batch.rotary = [table.lookup(batch.positions, batch.max_kv_len) for table in self.rotary]
 
     def embed(self, batch: Batch) -> torch.Tensor:

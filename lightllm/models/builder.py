@@ -15,6 +15,7 @@ from lightllm.layers.embedding import LmHead, VocabEmbedding
 from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
+from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.linear import activation_dtype
 from lightllm.ops.weight_rows import WeightRows
 from lightllm.weights.freed_memory import give_back_freed_memory
@@ -44,6 +45,8 @@ class Builder:
     dtype: torch.dtype
     device: torch.device
     group: TpGroup
+    attention_backends: AttentionBackends
+    """What the layers compute attention with."""
     prefix: str = ""
     max_len: int | None = None
     """The longest context that will be served; None: no more than the model was made for."""

@@ -31,7 +31,9 @@ class GptOssForCausalLM(TpPartBaseModel):
         qkv_proj = weights.qkv_linear("q_proj", "k_proj", "v_proj")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, index, qkv_proj, weights.o_linear("o_proj"), spec=spec),
+            Attention(
+                config, build.attention_backends, index, qkv_proj, weights.o_linear("o_proj"), spec=spec
+            ),
             build.norm("post_attention_layernorm"),
             _experts(config, build.at("mlp")),
         )

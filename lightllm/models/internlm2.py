@@ -18,7 +18,7 @@ class InternLM2ForCausalLM(TpPartBaseModel):
         wqkv = weights.fused_qkv_linear("wqkv", "grouped")
         return PreNormLayer(
             build.norm("attention_norm"),
-            Attention(config, index, wqkv, weights.o_linear("wo")),
+            Attention(config, build.attention_backends, index, wqkv, weights.o_linear("wo")),
             build.norm("ffn_norm"),
             gated_mlp(config, build.at("feed_forward"), "w1", "w3", "w2"),
         )

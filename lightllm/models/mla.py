@@ -18,10 +18,13 @@ from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.batch import Batch
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.mla_decode_attention import mla_decode_attention
 from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
 from lightllm.ops.rotary import rotary_embedding
+from lightllm.ops.write_latent import write_latent
 
 EXPANDED_TOKENS = 16384
 """Contexts are expanded together up to so many tokens, or one that is longer: cached prefixes may make those of a round
@@ -51,40 +54,39 @@ class LatentAttention:
 
     def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
-        plan, shape, kv = batch.plan, self.shape, batch.kv[self.layer]
-        assert plan is not None
+        metadata, shape, kv = batch.attention, self.shape, batch.kv[self.layer]
+        assert metadata is not None
         cos, sin = batch.rotary[0]
         q = self.queries(x).view(len(x), -1, shape.nope + shape.rope)
         q[..., shape.nope :] = rotary_embedding(q[..., shape.nope :], cos, sin, self.interleaved)
         compressed = self.kv_a_proj(x)
         key = rotary_embedding(compressed[:, None, shape.latent :], cos, sin, self.interleaved)
         latent = self.kv_a_layernorm(compressed[:, : shape.latent])
-        kv.index_copy_(0, batch.slots, torch.cat((latent[:, None], key), -1).to(kv.dtype))
+        write_latent(latent, key, kv, batch.slots)
         out = torch.empty((*q.shape[:2], shape.value), dtype=q.dtype, device=q.device)
-        if plan.num_decode:
-            self._decode(q[: plan.num_decode], kv, batch, out[: plan.num_decode])
-        if plan.num_prefill:
-            self._prefill(q, kv, batch, out)
+        if metadata.num_decode:
+            count = metadata.num_decode_tokens
+            self._decode(q[:count], kv, metadata, out[:count])
+        if metadata.num_prefill:
+            self._prefill(q, kv, metadata, out)
         return self.o_proj(out.flatten(1))
 
-    def _decode(self, q: torch.Tensor, kv: torch.Tensor, batch: Batch, out: torch.Tensor) -> None:
-        assert batch.plan is not None
+    def _decode(self, q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, out: torch.Tensor) -> None:
         nope, rope = q.split((self.shape.nope, self.shape.rope), -1)
         absorbed = torch.bmm(nope.transpose(0, 1), self.up_k).transpose(0, 1)
         attended = torch.empty_like(absorbed, memory_format=torch.contiguous_format)
-        mla_decode_attention(torch.cat((absorbed, rope), -1), kv, batch.plan, self.scale, attended)
+        mla_decode_attention(torch.cat((absorbed, rope), -1), kv, metadata, self.scale, attended)
         out.copy_(torch.bmm(attended.transpose(0, 1), self.up_v.transpose(1, 2)).transpose(0, 1))
 
-    def _prefill(self, q: torch.Tensor, kv: torch.Tensor, batch: Batch, out: torch.Tensor) -> None:
-        assert batch.plan is not None
-        for plan in batch.plan.prefill_pieces(EXPANDED_TOKENS):
-            latent, key = mla_context(kv, plan).to(q.dtype).split((self.shape.latent, self.shape.rope), -1)
+    def _prefill(self, q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, out: torch.Tensor) -> None:
+        for piece in metadata.prefill_pieces(EXPANDED_TOKENS):
+            latent, key = mla_context(kv, piece).to(q.dtype).split((self.shape.latent, self.shape.rope), -1)
             both = torch.nn.functional.linear(latent, self.kv_b.flatten(0, 1)).view(
                 len(latent), q.shape[1], -1
             )
             nope, values = both.split((self.shape.nope, self.shape.value), -1)
             keys = torch.cat((nope, key[:, None].expand(-1, q.shape[1], -1)), -1)
-            mla_prefill_attention(q, keys, values, plan, self.scale, out)
+            mla_prefill_attention(q, keys, values, piece, self.scale, out)
 
 
 def _queries(config: ModelConfig, build: Builder) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -19,7 +19,7 @@ class Phi3ForCausalLM(TpPartBaseModel):
         qkv_proj = weights.fused_qkv_linear("qkv_proj", "stacked")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, index, qkv_proj, weights.o_linear("o_proj")),
+            Attention(config, build.attention_backends, index, qkv_proj, weights.o_linear("o_proj")),
             build.norm("post_attention_layernorm"),
             fused_gated_mlp(config, build.at("mlp")),
         )

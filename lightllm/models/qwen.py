@@ -26,7 +26,14 @@ class QWenLMHeadModel(TpPartBaseModel):
         # Named the other way round than elsewhere: w2 is the gate.
         return PreNormLayer(
             build.norm("ln_1"),
-            Attention(config, index, c_attn, c_proj, query_scale=log_n_scale(config.extra.log_n)),
+            Attention(
+                config,
+                build.attention_backends,
+                index,
+                c_attn,
+                c_proj,
+                query_scale=log_n_scale(config.extra.log_n),
+            ),
             build.norm("ln_2"),
             gated_mlp(config, build.at("mlp"), "w2", "w1", "c_proj"),
         )

@@ -15,6 +15,8 @@ from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig, dtype_name
 from lightllm.models.dialects import load_config
+from lightllm.ops.attention_backends.choice import make_attention_backends
+from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
 from lightllm.weights.reader import WeightReader
@@ -33,6 +35,7 @@ def load_model(
     device: torch.device,
     load_way: str = "HF",
     group: TpGroup | None = None,
+    attention_backends: AttentionBackends | None = None,
     max_len: int | None = None,
     memory: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -41,12 +44,13 @@ def load_model(
     """This rank's part of the model in `model_dir`, ready to compute.
 
     data_type: overrides the checkpoint's dtype (bf16, fp16, fp32); load_way: "HF", or "dummy" for random weights in
-    the shapes of config.json; group: the ranks that share the model (None: this one alone); max_len: the longest context
+    the shapes of config.json; group: the ranks that share the model (None: this one alone); attention_backends: None: Triton on a GPU, torch on a CPU; max_len: the longest context
     that will be served, on which some rotary embeddings depend (None: what the model was first made for); memory: bytes that there are
     for this rank's part (None: it is not asked); progress: is
     told in words how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
     """
     group = group or TpGroup()
+    backends = attention_backends or make_attention_backends("triton", device)
     whole = load_config(model_dir)
     given = dtype_name(data_type) if data_type else whole.dtype
     source: TensorSource
@@ -63,7 +67,7 @@ def load_model(
         _say_served_length(whole, max_len)
     model_class = find_class(whole.architecture)
     reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
-    build = Builder(reader, whole, getattr(torch, name), device, group, max_len=max_len)
+    build = Builder(reader, whole, getattr(torch, name), device, group, backends, max_len=max_len)
     model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lightllm.ops.attention_plan import AttentionPlan
-from lightllm.ops.gpu_attention_plan import NO_LENS, GpuAttentionPlan
+from lightllm.ops.attention_metadata import NO_LENS, AttentionMetadata
+from lightllm.ops.kv_layer import KvLayer
 
 
 @dataclasses.dataclass
@@ -17,7 +17,7 @@ class Batch:
     """n entries (requests) with T = sum(q_len) new tokens, decode entries first.
 
     Everything that changes from round to round is a tensor on the model's device, so that a captured graph can read it
-    from buffers that stay where they are, and nobody asks a GPU for a length. Only the bounds are numbers of the host.
+    from buffers that stay where they are, and a GPU is never asked for a length. Only the bounds are numbers of the host.
     """
 
     input_ids: torch.Tensor
@@ -33,7 +33,7 @@ class Batch:
     kv_len: torch.Tensor
     """int32 [n]: context length of each entry after this pass, new tokens included."""
     num_decode: int
-    """The first `num_decode` entries have q_len 1 and come from decoding."""
+    """The first `num_decode` entries come from decoding."""
     max_q_len: int
     """At least the largest q_len of an entry."""
     max_kv_len: int
@@ -42,19 +42,35 @@ class Batch:
     """int64 [S]: which of the T positions need logits, in order; None: all of them."""
     req_to_token: torch.Tensor
     """int32 [max_rows + 1, max_len]: KV slot of every position of every row, new tokens included."""
-    kv: list[torch.Tensor]
-    """One tensor a layer: [slots + 1, 2 * kv_heads, head_dim], K heads first, then V; the last slot absorbs padding.
-    With latent attention [slots + 1, 1, latent_dim]."""
+    kv: list[KvLayer]
+    """One a layer."""
 
-    fresh: bool = False
+    no_prefix: bool = False
     """No prefill entry has a cached prefix: all that its tokens look at is in this batch."""
+    num_decode_tokens: int = -1
+    """Tokens of the entries that come from decoding; -1: one each."""
     prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
     """int64 [2, prefill entries], of the host: q_len and kv_len."""
-    plan: AttentionPlan | GpuAttentionPlan | None = None
-    """Filled by `TpPartBaseModel.forward`: where each entry's context lies."""
+    attention: AttentionMetadata | None = None
+    """Filled by `TpPartBaseModel.forward`: what attention reads, made anew for each pass."""
     rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
     """Filled by `TpPartBaseModel.forward`: for each of the model's kinds of rotary embedding the cosines and the sines of
     the new tokens, each [T, 1, rotated elements]."""
+
+    def attention_metadata(self) -> AttentionMetadata:
+        return AttentionMetadata(
+            rows=self.rows,
+            q_start=self.q_start,
+            kv_len=self.kv_len,
+            req_to_token=self.req_to_token,
+            num_decode=self.num_decode,
+            num_tokens=len(self.input_ids),
+            max_q_len=self.max_q_len,
+            max_kv_len=self.max_kv_len,
+            num_decode_tokens=self.num_decode_tokens,
+            no_prefix=self.no_prefix,
+            prefill_lens=self.prefill_lens,
+        )
 
 
 def make_batch(
@@ -64,10 +80,10 @@ def make_batch(
     kv_lens: Sequence[int],
     num_decode: int,
     req_to_token: torch.Tensor,
-    kv: list[torch.Tensor],
+    kv: list[KvLayer],
     logit_index: torch.Tensor | None = None,
 ) -> Batch:
-    """A batch from lists, for those who run a model without rounds (warm-up, benchmarks, tests).
+    """A batch from lists, to run a model without rounds (warm-up, benchmarks, tests).
 
     input_ids: int64 [T] on the device; the slots are taken from `req_to_token`, which lists the new tokens already.
     """
@@ -86,11 +102,12 @@ def make_batch(
         q_start=torch.nn.functional.pad(ends, (1, 0)).to(device, torch.int32),
         kv_len=torch.tensor(kv_lens, dtype=torch.int32, device=device),
         num_decode=num_decode,
+        num_decode_tokens=sum(q_lens[:num_decode]),
         max_q_len=max(q_lens),
         max_kv_len=max(kv_lens),
         logit_index=logit_index,
         req_to_token=req_to_token,
         kv=kv,
         prefill_lens=np.array([q_lens[num_decode:], kv_lens[num_decode:]], dtype=np.int64),
-        fresh=list(q_lens[num_decode:]) == list(kv_lens[num_decode:]),
+        no_prefix=list(q_lens[num_decode:]) == list(kv_lens[num_decode:]),
     )

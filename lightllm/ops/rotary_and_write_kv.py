@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.torch import rotary as torch_impl
 
 
@@ -12,20 +13,19 @@ def rotary_and_write_kv(
     v: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     slots: torch.Tensor,
     interleaved: bool = False,
     norm_weight: torch.Tensor | None = None,
     eps: float = 0.0,
     keep_keys: bool = False,
 ) -> torch.Tensor:
-    """Returns the rotated queries [T, heads, head_dim]; rotated keys and the values go to `kv[slots]`.
+    """Returns the rotated queries [T, heads, head_dim]; rotated keys and the values go to `kv` at `slots`.
 
     keep_keys: return the rotated keys as well, behind the queries: [T, heads + kv_heads, head_dim].
 
     qk: [T, heads + kv_heads, head_dim], queries first; v: [T, kv_heads, head_dim]; both any strides; cos, sin:
-    [T, 1, rotary_dim] as for `rotary_embedding`; kv: [slots + 1, 2 * kv_heads, head_dim], keys first; slots: int64
-    [T]. No slot but the last (which absorbs padding) may occur twice. interleaved: see `rotary_embedding`.
+    [T, 1, rotary_dim] as for `rotary_embedding`; slots: int64 [T]. No slot but the last (which absorbs padding) may occur twice. interleaved: see `rotary_embedding`.
     norm_weight: [heads + kv_heads, head_dim], or [head_dim] for all alike: `rms_norm` of each query and key head with it
     and `eps` comes before the rotation.
     """

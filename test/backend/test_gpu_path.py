@@ -18,11 +18,11 @@ from support.rounds_to_end import Serving, Wanted
 from support.scheduler_config import scheduler_config
 
 import lightllm
-from lightllm.backend import device
+from lightllm.backend import device, mode_backend
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
-from lightllm.models import base
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.attention_backends.triton import TritonAttention
 from lightllm.ops.triton import prefill_attention
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
@@ -37,16 +37,23 @@ LIMITS = scheduler_config(
 
 @pytest.fixture
 def gpu_code(monkeypatch):
-    """Tensors say that they are on a GPU, and the operations choose their kernels. A list of the plans that are made."""
-    plans, make = [], base.plan_attention
+    """Tensors say that they are on a GPU, and the operations choose their kernels. A list of what attention's kernels
+    were asked with, one for each layer and phase."""
+    asked = []
 
-    def plan(*arguments):
-        plans.append(make(*arguments))
-        return plans[-1]
+    class Watched(TritonAttention):
+        def decode(self, q, kv, metadata, spec, out):
+            asked.append(metadata)
+            super().decode(q, kv, metadata, spec, out)
 
-    monkeypatch.setattr(base, "plan_attention", plan)
+        def prefill(self, q, kv, metadata, spec, out, dense):
+            asked.append(metadata)
+            super().prefill(q, kv, metadata, spec, out, dense)
+
+    backends = AttentionBackends(Watched(), Watched(), Watched())
+    monkeypatch.setattr(mode_backend, "make_attention_backends", lambda *_: backends)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
-    return plans
+    return asked
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", pytest.param("llama", marks=pytest.mark.slow)])
@@ -67,13 +74,13 @@ def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
     plain = ModeBackend(config, 0, 1)
     plain.init_model()
     expected = Serving(plain, LIMITS).run(wanted)
-    plans = request.getfixturevalue("gpu_code")
+    asked = request.getfixturevalue("gpu_code")
     recording = RecordingDevice()
     backend = ModeBackend(dataclasses.replace(config), 0, 1, open_device=lambda name, index: recording)
     backend.init_model()
     assert Serving(backend, LIMITS).run(wanted) == expected
     assert recording.replays > 2
-    assert len(plans) > 10 and all(isinstance(plan, GpuAttentionPlan) for plan in plans)
+    assert len(asked) > 10
 
 
 @pytest.mark.parametrize("name", ["qwen3", pytest.param("bloom", marks=pytest.mark.slow)])
@@ -94,22 +101,23 @@ def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, r
     plain = ModeBackend(config, 0, 1)
     plain.init_model()
     expected = Serving(plain, LIMITS).run(wanted)
-    plans, seen, launch = request.getfixturevalue("gpu_code"), [], prefill_attention._launch
+    asked, seen, launch = request.getfixturevalue("gpu_code"), [], prefill_attention._launch
 
-    def watch(q, k, v, plan, form, out, context):
-        lengths = plan.q_start.diff()[plan.num_decode :]
-        seen.append((bool((lengths == plan.kv_len[plan.num_decode :]).all()), context is not None, len(k)))
-        launch(q, k, v, plan, form, out, context)
+    def watch(q, k, v, metadata, spec, out, context):
+        first = metadata.num_decode
+        lengths = metadata.q_start.diff()[first:]
+        seen.append((bool((lengths == metadata.kv_len[first:]).all()), context is not None, len(k)))
+        launch(q, k, v, metadata, spec, out, context)
 
     monkeypatch.setattr(prefill_attention, "_launch", watch)
     backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice())
     backend.init_model()
-    plans.clear()
+    asked.clear()
     seen.clear()
     assert Serving(backend, LIMITS).run(wanted) == expected
     assert all(dense == fresh for fresh, dense, _ in seen)
     assert {dense for _, dense, _ in seen} == {True, False}
-    assert any(plan.num_decode and plan.num_prefill and plan.reads_fresh for plan in plans)
+    assert any(metadata.num_decode and metadata.num_prefill and metadata.no_prefix for metadata in asked)
     # Dense tensors are those of the batch, the others KV memory.
     assert all((tokens < 300) == dense for _, dense, tokens in seen)
 

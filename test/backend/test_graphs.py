@@ -151,17 +151,17 @@ def test_padding_touches_nothing_but_the_hold_row_and_slot(graphs):
     memory, entries = backend.memory, {3: 20, 0: 5, 2: 3}
     with torch.inference_mode():
         for layer in memory.kv:
-            layer.nan_to_num_()
+            layer.data.nan_to_num_()
         for row, position in entries.items():
             memory.req_to_token[row, position] = -7
         memory.req_to_token[ROWS - 1] = -7  # nobody's row
-    table, kv = memory.req_to_token.clone(), [layer.clone() for layer in memory.kv]
+    table, kv = memory.req_to_token.clone(), [layer.data.clone() for layer in memory.kv]
     last, before = backend.rows.last_token.clone(), device.replays
     backend.execute(decode(list(entries), [n + 1 for n in entries.values()]))  # in the graph of four
     assert device.replays == before + 1
     written = sorted(50 * row + position for row, position in entries.items())
     for old, new in zip(kv, memory.kv):
-        changed = (old[:SLOTS] != new[:SLOTS]).flatten(1).any(1).nonzero().flatten().tolist()
+        changed = (old[:SLOTS] != new.data[:SLOTS]).flatten(1).any(1).nonzero().flatten().tolist()
         assert changed == written
     changed = (table != memory.req_to_token).nonzero().tolist()
     assert changed == sorted([row, position] for row, position in entries.items())
@@ -187,7 +187,15 @@ def test_buffers_of_graphs_stay_where_they_are(graphs):
     def addresses():
         batch = backend._inputs.decode_batch(4)
         tensors = [batch.input_ids, batch.positions, batch.slots, batch.rows, batch.q_start, batch.kv_len]
-        return [t.data_ptr() for t in [*tensors, batch.req_to_token, *batch.kv, backend.rows.last_token]]
+        return [
+            t.data_ptr()
+            for t in [
+                *tensors,
+                batch.req_to_token,
+                *(layer.data for layer in batch.kv),
+                backend.rows.last_token,
+            ]
+        ]
 
     before = addresses()
     long = Round(

@@ -103,10 +103,10 @@ def test_no_row_is_counted_for_more_tokens_than_there_are_slots(monkeypatch):
 
 def test_layout_and_hold_places():
     memory = KvMemory(SHAPE, slots=100, max_rows=3, max_len=20, device=torch.device("cpu"))
-    assert [tuple(tensor.shape) for tensor in memory.kv] == [(101, 4, 64)] * 4
-    assert memory.kv[0].dtype == torch.bfloat16
+    assert [tuple(layer.data.shape) for layer in memory.kv] == [(101, 4, 64)] * 4
+    assert memory.kv[0].data.dtype == torch.bfloat16
     assert memory.req_to_token.shape == (4, 20) and memory.req_to_token.dtype == torch.int32
-    assert (memory.req_to_token[3] == 100).all() and (memory.kv[0][100] == 0).all()
+    assert (memory.req_to_token[3] == 100).all() and (memory.kv[0].data[100] == 0).all()
 
 
 def test_reserving_gigabytes_does_not_touch_them():

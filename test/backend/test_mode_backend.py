@@ -157,10 +157,10 @@ def test_a_round_without_rows_only_leaves(backend):
 def test_the_hold_places_stay_as_they_are(backend):
     memory = backend.memory
     assert (memory.req_to_token[memory.max_rows] == memory.slots).all()
-    before = [tensor[memory.slots].clone() for tensor in memory.kv]
+    before = [layer.data[memory.slots].clone() for layer in memory.kv]
     backend.execute(prefill(0, [10, 20, 30], [0, 1, 2], joins=[join(0, 3)]))
-    assert all(torch.equal(a, tensor[memory.slots]) for a, tensor in zip(before, memory.kv))
-    assert all(torch.isfinite(tensor[memory.slots]).all() for tensor in memory.kv)
+    assert all(torch.equal(a, layer.data[memory.slots]) for a, layer in zip(before, memory.kv))
+    assert all(torch.isfinite(layer.data[memory.slots]).all() for layer in memory.kv)
 
 
 INVALID = {

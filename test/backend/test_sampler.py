@@ -34,7 +34,7 @@ class Bench:
     def step(self, logits, rows, positions, masks=None):
         plan, positions = self.sampler.plan(np.array(rows)), np.array(positions)
         sampled = self.sampler.sample(logits.clone(), plan, positions, torch.from_numpy(positions), masks)
-        self.rows.keep_tokens(plan, sampled.token_ids)
+        self.rows.keep_tokens(plan.rows_on_device, plan.counted, sampled.token_ids)
         return sampled
 
 

@@ -76,7 +76,7 @@ def test_a_model_and_its_kv_memory_are_gone_when_its_measurements_are_done():
     with loaded(gpu_report.DRY_SHAPE, **sizes, **options(torch.device("cpu"))) as (bench, _):
         bench.enter(2, 8)
         bench.pipelined(2, 8, 3)
-        held = [weakref.ref(bench.backend.memory.kv[0]), weakref.ref(bench.backend.model)]
+        held = [weakref.ref(bench.backend.memory.kv[0].data), weakref.ref(bench.backend.model)]
         assert all(reference() is not None for reference in held)
     assert bench.device.type == "cpu"
     assert [reference() for reference in held] == [None, None]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from support.attention_cases import FORMS, make_spec, spec_on
 
+from lightllm.ops.attention_backends.triton import TritonAttention
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.decode_attention import decode_attention
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.mla_decode_attention import mla_decode_attention
 from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
-from lightllm.ops.prefill_attention import prefill_attention
 
 pytestmark = pytest.mark.usefixtures("poisoned")
-CUDA = torch.device("cuda")
+CUDA, TRITON = torch.device("cuda"), TritonAttention()
 LATENT, ROPE, NOPE, VALUE = 512, 64, 128, 128
 CHECKED = 3
 """Entries of a phase that are compared: the first ones and the last."""
@@ -25,9 +25,9 @@ def random(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, device=CUDA, generator=generator).bfloat16()
 
 
-def shuffled_plan(
+def shuffled_metadata(
     generator: torch.Generator, q_lens: list[int], kv_lens: list[int], num_decode: int
-) -> GpuAttentionPlan:
+) -> AttentionMetadata:
     """Every slot below sum(kv_lens) belongs to one entry; the next one is the hold slot."""
     slots = sum(kv_lens)
     table = torch.full((len(kv_lens), max(kv_lens)), slots, dtype=torch.int32, device=CUDA)
@@ -35,7 +35,7 @@ def shuffled_plan(
     for row, part in enumerate(order):
         table[row, : len(part)] = part
     starts = torch.tensor([0, *q_lens]).cumsum(0)
-    return GpuAttentionPlan(
+    return AttentionMetadata(
         rows=torch.arange(len(q_lens), device=CUDA),
         q_start=starts.to(CUDA, torch.int32),
         kv_len=torch.tensor(kv_lens, dtype=torch.int32, device=CUDA),
@@ -44,7 +44,7 @@ def shuffled_plan(
         num_tokens=int(starts[-1]),
         max_q_len=max(q_lens),
         max_kv_len=max(kv_lens),
-        fresh=q_lens[num_decode:] == kv_lens[num_decode:],
+        no_prefix=q_lens[num_decode:] == kv_lens[num_decode:],
         prefill_lens=np.array([q_lens, kv_lens])[:, num_decode:],
     )
 
@@ -73,12 +73,12 @@ def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, form: At
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1)[..., : len(keys)], values)
 
 
-def check(out: torch.Tensor, plan: GpuAttentionPlan, one: object, tolerance: float = 1e-2) -> None:
+def check(out: torch.Tensor, metadata: AttentionMetadata, one: object, tolerance: float = 1e-2) -> None:
     """one(entry, tokens, slots) gives what some entries should be."""
-    starts, lengths = plan.q_start.tolist(), plan.kv_len.tolist()
+    starts, lengths = metadata.q_start.tolist(), metadata.kv_len.tolist()
     for entry in {*range(min(CHECKED, len(lengths))), len(lengths) - 1}:
         tokens = slice(starts[entry], starts[entry + 1])
-        reference = one(tokens, plan.req_to_token[entry, : lengths[entry]].long())
+        reference = one(tokens, metadata.req_to_token[entry, : lengths[entry]].long())
         found = out[tokens].float()
         assert torch.isfinite(found).all()
         assert float((found - reference).norm() / reference.norm()) < tolerance
@@ -89,44 +89,49 @@ def check(out: torch.Tensor, plan: GpuAttentionPlan, one: object, tolerance: flo
 def test_every_form_of_score_beside_each_other(generator, name, heads):
     query_heads, kv_heads, size = heads
     q_lens, kv_lens = [1, 1, 1, 1, 300, 1, 129], [5000, 1, 129, 33, 1300, 700, 129]
-    plan = shuffled_plan(generator, q_lens, kv_lens, 4)
+    metadata = shuffled_metadata(generator, q_lens, kv_lens, 4)
     kv = random(generator, sum(kv_lens) + 1, 2 * kv_heads, size)
     q = random(generator, sum(q_lens), query_heads, size)
     form, out = (
         spec_on(make_spec(query_heads, size**-0.5, **FORMS[name]), CUDA),
         torch.full_like(q, torch.nan),
     )
-    decode_attention(q, kv, plan, form, out)
-    prefill_attention(q, kv, plan, form, out)
-    check(out, plan, lambda tokens, slots: expected(q[tokens], *kv[slots].chunk(2, 1), form))
+    layer = KvLayer(kv, kv_heads)
+    TRITON.decode(q, layer, metadata, form, out)
+    TRITON.prefill(q, layer, metadata, form, out, None)
+    check(out, metadata, lambda tokens, slots: expected(q[tokens], *kv[slots].chunk(2, 1), form))
 
 
 @pytest.mark.parametrize("name", ["plain", "window and sinks", "softcap"])
 def test_dense_keys_and_values_of_whole_prompts(generator, name):
     q_lens = [3000, 1, 129, 64]
-    plan = shuffled_plan(generator, q_lens, q_lens, 0)
+    metadata = shuffled_metadata(generator, q_lens, q_lens, 0)
     qkv = random(generator, sum(q_lens), 48, 128)
     q, k, v = qkv.split((32, 8, 8), 1)
     form, out = spec_on(make_spec(32, 128**-0.5, **FORMS[name]), CUDA), torch.full_like(q, torch.nan)
     kv = torch.full((sum(q_lens) + 1, 16, 128), torch.nan, dtype=q.dtype, device=CUDA)
-    prefill_attention(q, kv, plan, form, out, (k, v))
-    check(out, plan, lambda tokens, slots: expected(q[tokens], k[tokens], v[tokens], form))
+    TRITON.prefill(q, KvLayer(kv, 8), metadata, form, out, (k, v))
+    check(out, metadata, lambda tokens, slots: expected(q[tokens], k[tokens], v[tokens], form))
 
 
 @pytest.mark.parametrize("heads", [16, 128])
 def test_latent_attention_decodes_over_latents(generator, heads):
     kv_lens = [4000, 1, 129, *(50 * i + 7 for i in range(60))]
-    plan = shuffled_plan(generator, [1] * len(kv_lens), kv_lens, len(kv_lens))
+    metadata = shuffled_metadata(generator, [1] * len(kv_lens), kv_lens, len(kv_lens))
     kv = random(generator, sum(kv_lens) + 1, 1, LATENT + ROPE)
     q = random(generator, len(kv_lens), heads, LATENT + ROPE)
     out = torch.full((len(q), heads, LATENT), torch.nan, dtype=q.dtype, device=CUDA)
-    mla_decode_attention(q, kv, plan, 0.05, out)
-    check(out, plan, lambda t, slots: expected(q[t], kv[slots], kv[slots][..., :LATENT], AttentionSpec(0.05)))
+    mla_decode_attention(q, KvLayer(kv, 0), metadata, 0.05, out)
+    check(
+        out,
+        metadata,
+        lambda t, slots: expected(q[t], kv[slots], kv[slots][..., :LATENT], AttentionSpec(0.05)),
+    )
 
 
 def test_latent_attention_prefills_over_expanded_contexts_in_pieces(generator):
     q_lens, kv_lens, heads = [1, 512, 1, 300], [700, 2500, 1000, 300], 16
-    plan = shuffled_plan(generator, q_lens, kv_lens, 1)
+    metadata = shuffled_metadata(generator, q_lens, kv_lens, 1)
     kv = random(generator, sum(kv_lens) + 1, 1, LATENT + ROPE)
     q = random(generator, sum(q_lens), heads, NOPE + ROPE)
     up = random(generator, heads * (NOPE + VALUE), LATENT) / LATENT**0.5
@@ -137,9 +142,9 @@ def test_latent_attention_prefills_over_expanded_contexts_in_pieces(generator):
         nope, values = (latent @ up.T).view(len(latent), heads, -1).split((NOPE, VALUE), -1)
         return torch.cat((nope, key[:, None].expand(-1, heads, -1)), -1), values
 
-    pieces = plan.prefill_pieces(2600)
+    pieces = metadata.prefill_pieces(2600)
     assert len(pieces) == 2
     for piece in pieces:
-        mla_prefill_attention(q, *expand(mla_context(kv, piece)), piece, 0.05, out)
-    out[0] = expected(q[:1], *expand(kv[plan.req_to_token[0, :700].long(), 0]), AttentionSpec(0.05))[0]
-    check(out, plan, lambda t, slots: expected(q[t], *expand(kv[slots, 0]), AttentionSpec(0.05)))
+        mla_prefill_attention(q, *expand(mla_context(KvLayer(kv, 0), piece)), piece, 0.05, out)
+    out[0] = expected(q[:1], *expand(kv[metadata.req_to_token[0, :700].long(), 0]), AttentionSpec(0.05))[0]
+    check(out, metadata, lambda t, slots: expected(q[t], *expand(kv[slots, 0]), AttentionSpec(0.05)))

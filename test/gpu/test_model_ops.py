@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from gpu.test_ops import CUDA, DTYPES, TOKENS, TOLERANCE, error, random
+from support.kv import layer
 from support.moe_cases import FORMS
 
 from lightllm.ops.gelu_and_mul import gelu_and_mul
@@ -54,7 +55,7 @@ def test_write_kv(generator, tokens):
     qkv = random(generator, tokens, 3 * heads, size, dtype=torch.bfloat16)
     kv = torch.zeros(slots + 1, 2 * heads, size, dtype=torch.bfloat16, device=CUDA)
     where = torch.randperm(slots, device=CUDA, generator=generator)[:tokens]
-    write_kv(qkv[:, heads : 2 * heads], qkv[:, 2 * heads :], kv, where)
+    write_kv(qkv[:, heads : 2 * heads], qkv[:, 2 * heads :], layer(kv), where)
     assert torch.equal(kv[where], qkv[:, heads:])
     kv[where] = 0
     assert not kv.any(), "another slot was written"
@@ -76,7 +77,7 @@ def test_norms_of_heads_and_parts_of_heads_in_the_rotation(generator, tokens, si
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     kv = torch.zeros(tokens + 1, 2 * kv_heads, size, dtype=dtype, device=CUDA)
     where = torch.randperm(tokens, device=CUDA, generator=generator)
-    q = rotary_and_write_kv(qk, v, cos, sin, kv, where, interleaved, weight, 1e-6)
+    q = rotary_and_write_kv(qk, v, cos, sin, layer(kv), where, interleaved, weight, 1e-6)
     normed = qk.double()
     normed = normed * (normed.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * weight.double()
     expected = rotary_torch.rotary_embedding(normed, cos.double(), sin.double(), interleaved)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from ops.test_round_inputs import Case
 from support import broken_logits
+from support.kv import layer
 
 from lightllm.layers.attention import attention
 from lightllm.layers.rotary import RotaryTable
 from lightllm.ops import sample
+from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.batch import make_batch
 from lightllm.ops.embedding import embedding
 from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
@@ -87,12 +89,12 @@ def test_rotary_and_write_kv(generator, tokens, dtype):
     where[-1] = slots - 1
     positions = torch.randint(0, 100_000, (tokens,), device=CUDA, generator=generator)
     cos, sin = RotaryTable(size, 5e5, {"rope_type": "default"}, dtype, CUDA).lookup(positions, 100_000)
-    q = rotary_and_write_kv(qk, v, cos, sin, kv, where)
+    q = rotary_and_write_kv(qk, v, cos, sin, layer(kv), where)
     rotated = rotary_torch.rotary_embedding(qk.double(), cos.double(), sin.double())
     assert error(q, rotated[:, :heads]) < TOLERANCE[dtype]
     assert error(kv[where][:, :kv_heads], rotated[:, heads:]) < TOLERANCE[dtype]
     assert torch.equal(kv[where][:, kv_heads:], v)
-    kept = rotary_and_write_kv(qk, v, cos, sin, kv, where, keep_keys=True)
+    kept = rotary_and_write_kv(qk, v, cos, sin, layer(kv), where, keep_keys=True)
     assert torch.equal(kept[:, :heads], q) and torch.equal(kept[:, heads:], kv[where][:, :kv_heads])
     kv[where] = 0
     assert not kv.any(), "another slot was written"
@@ -122,10 +124,12 @@ def test_attention_over_shuffled_slots(generator, one_layer, name, heads):
     for row, (kv_len, end) in enumerate(zip(kv_lens, ends)):
         table[row, :kv_len] = order[end - kv_len : end]
     ids = torch.zeros(sum(q_lens), dtype=torch.int64, device=CUDA)
-    batch = make_batch(ids, list(range(len(q_lens))), q_lens, kv_lens, num_decode, table, [kv])
+    batch = make_batch(ids, list(range(len(q_lens))), q_lens, kv_lens, num_decode, table, [layer(kv)])
     model.prepare(batch)
     q = random(generator, sum(q_lens), query_heads, size, dtype=torch.bfloat16)
-    out = attention(q, kv, batch.plan, form).view(q.shape)
+    out = attention(q, layer(kv), batch.attention, form, make_attention_backends("triton", CUDA)).view(
+        q.shape
+    )
     start = 0
     for row, (q_len, kv_len) in enumerate(zip(q_lens, kv_lens)):
         if row < 4 or row == len(q_lens) - 1:  # a reference in float32 for a few of them

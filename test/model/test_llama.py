@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.registry import load_model
 from lightllm.ops.batch import make_batch
+from lightllm.ops.kv_layer import KvLayer
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -113,7 +114,8 @@ class State:
         config, self.model, self.size = model.config, model, size
         shape = (size * longest + 1, 2 * config.num_kv_heads, config.head_dim)
         self.kv = [
-            torch.zeros(shape, dtype=model.kv_dtype, device=model.device) for _ in range(config.num_layers)
+            KvLayer(torch.zeros(shape, dtype=model.kv_dtype, device=model.device), config.num_kv_heads)
+            for _ in range(config.num_layers)
         ]
         slots = torch.arange(size * longest, dtype=torch.int32, device=model.device)
         self.req_to_token = slots.view(size, longest)
@@ -139,7 +141,7 @@ class State:
     def bytes_per_step(self, length: int) -> int:
         """What a decode step reads: all weights but the embedding table, and the KV of every request."""
         weights = self.model.weight_bytes - self.model.embed_tokens.nbytes
-        return weights + self.size * length * sum(layer[0].nbytes for layer in self.kv)
+        return weights + self.size * length * sum(layer.bytes_per_slot for layer in self.kv)
 
 
 def best(work: Callable[[], None], device: torch.device, repeat: int) -> float:

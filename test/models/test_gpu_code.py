@@ -13,6 +13,8 @@ from support.near_tie import relative_error
 
 from lightllm.models.registry import load_model
 from lightllm.ops import moe_experts
+from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.attention_backends.triton import TritonAttention
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu/test_models.py does this on a GPU")
 PROMPT = [(17 * i + 3) % 380 for i in range(21)]
@@ -27,7 +29,11 @@ def test_logits_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # What follows changes nothing, but makes the context long enough for "phi3, long".
     expected = zoo_model.reference(PROMPT + PROMPT)[: len(PROMPT)]
     monkeypatch.setattr(moe_experts, "PackedExperts", moe_experts.StackedExperts)
-    model = load_model(str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len)
+    triton = TritonAttention()
+    model = load_model(
+        str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len,
+        attention_backends=AttentionBackends(triton, triton, triton),
+    )  # fmt: skip
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
     driver = ModelDriver(model, shuffled=True)
     prefill = [driver.step([(1, PROMPT[:13])]), driver.step([(1, PROMPT[13:18])])]

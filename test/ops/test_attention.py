@@ -1,43 +1,50 @@
 """Attention by slots on a CPU against a loop over tokens and heads in float64."""
 
+from unittest import mock
+
 import pytest
 import torch
-from support.attention_cases import FORMS, LONG, SHORT, AttentionCase
+from support.attention_cases import FORMS, AttentionCase
 
 from lightllm.layers.attention import attention
-from lightllm.ops.attention_plan import AttentionPlan, plan_on_cpu
+from lightllm.ops.attention_backends.choice import make_attention_backends
+from lightllm.ops.torch import attention_contexts
+from lightllm.ops.torch.attention_contexts import Contexts, contexts_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
+CPU = torch.device("cpu")
+BACKENDS = make_attention_backends("triton", CPU)
+ALONE, TOGETHER = 0, 1 << 30
+"""Bytes of a context up to which it is copied to be computed beside others: none is, all are."""
+
+
 class Case(AttentionCase):
-    def plan(self, token_bytes: int = LONG) -> AttentionPlan:
-        return plan_on_cpu(
-            self.rows,
-            self.q_lens,
-            self.kv_lens,
-            self.num_decode,
-            self.req_to_token,
-            self.q.dtype,
-            token_bytes,
-        )
+    def contexts(self, copied: int = ALONE) -> Contexts:
+        with mock.patch.object(attention_contexts, "PADDED_BYTES", copied):
+            return contexts_of(self.metadata(CPU), self.q.dtype, self.layer_on(CPU).bytes_per_slot)
+
+    def compute(self, copied: int = ALONE) -> torch.Tensor:
+        with mock.patch.object(attention_contexts, "PADDED_BYTES", copied):
+            return attention(self.q, self.layer_on(CPU), self.metadata(CPU), self.attention_spec, BACKENDS)
 
     def check(self) -> None:
         """Decode entries one by one, and (four or more of them) together."""
         expected = self.expected().view(len(self.q), -1)
         tolerance = TOLERANCE[self.q.dtype]
-        for token_bytes in (LONG, SHORT):
-            result = attention(self.q, self.kv, self.plan(token_bytes), self.attention_spec)
-            torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+        for copied in (ALONE, TOGETHER):
+            torch.testing.assert_close(
+                self.compute(copied).double(), expected, rtol=tolerance, atol=tolerance
+            )
 
 
 def test_short_contexts_are_computed_together_beside_prefills_and_long_ones_are_not() -> None:
     case = Case([9, 2, 37, 5, 30], [1, 1, 1, 1, 12], 4, "shuffled")
-    assert case.plan(LONG).padded is None and len(case.plan(LONG).decode) == 4
-    plan = case.plan(SHORT)
-    assert (
-        plan.padded is not None and plan.padded.length == 37 and plan.decode == [] and len(plan.prefill) == 1
-    )
+    alone, together = case.contexts(ALONE), case.contexts(TOGETHER)
+    assert alone.padded is None and len(alone.decode) == 4
+    assert together.padded is not None and together.padded.length == 37
+    assert together.decode == [] and len(together.prefill) == 1
     case.check()
     Case([21] * 5, [1] * 5, 5, "shuffled").check()
 
@@ -83,26 +90,29 @@ def test_queries_may_be_a_slice_of_a_wider_tensor() -> None:
 def test_large_scores_do_not_overflow() -> None:
     case = Case([40, 25], [1, 9], 1)
     case.q *= 1000
-    assert attention(case.q, case.kv, case.plan(), case.attention_spec).isfinite().all()
+    assert case.compute().isfinite().all()
 
 
 def test_hold_slots_shared_by_padding_entries_read_only_the_hold_slot() -> None:
-    case = Case([5], [1], 1)
-    hold = case.kv.shape[0] - 1
-    case.kv[hold] = 2.0
-    plan = plan_on_cpu([1, 0, 2], [1, 1, 1], [5, 1, 1], 3, case.req_to_token, torch.float32, LONG)
-    q = torch.cat((case.q, torch.randn(2, 8, 16)))
-    result = attention(q, case.kv, plan, case.attention_spec)
-    torch.testing.assert_close(result[1:], torch.full((2, 128), 2.0))
+    case = Case([5, 1, 1], [1, 1, 1], 3)
+    case.kv[-1] = 2.0
+    case.rows[1:] = [0, 2]
+    torch.testing.assert_close(case.compute()[1:], torch.full((2, 128), 2.0))
 
 
 def test_a_run_of_slots_is_read_in_place_and_anything_else_is_gathered() -> None:
-    run = Case([5, 9], [1, 9], 1, "run").plan()
+    run = Case([5, 9], [1, 9], 1, "run").contexts()
     assert [entry.slots for entry in run.decode + run.prefill] == [None, None] and run.longest_gather == 0
-    table = torch.tensor([[0, 1, 3, 2, 4]], dtype=torch.int32)
-    swapped = plan_on_cpu([0], [1], [5], 1, table, torch.float32, LONG)
+    case = Case([5], [1], 1, "run")
+    case.req_to_token[case.rows[0], :5] = torch.tensor([0, 1, 3, 2, 4], dtype=torch.int32)
+    swapped = case.contexts()
     assert swapped.decode[0].slots is not None and swapped.decode[0].slots.tolist() == [0, 1, 3, 2, 4]
     assert swapped.longest_gather == 5
+
+
+@pytest.mark.parametrize("form", ["plain", "window", "everything"])
+def test_decode_entries_of_one_to_four_tokens_beside_a_prefill_chunk(form: str) -> None:
+    Case([40, 4, 8, 1, 25, 33], [3, 4, 1, 1, 2, 10], 5, "shuffled", form=form).check()
 
 
 @pytest.mark.parametrize("form", FORMS)

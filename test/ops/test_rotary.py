@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.kv import layer
 from support.references import rms_norm, rotated_as_complex
 
 from lightllm.layers.rotary import RotaryTable
@@ -77,7 +78,7 @@ def test_a_part_of_each_head_is_rotated_in_either_pairing(rotary_dim: int, inter
 def test_keys_may_be_written_without_rotation() -> None:
     kv, slots = torch.full((9, 4, 8), float("nan")), torch.tensor([7, 0, 3])
     qkv = torch.randn(3, 10, 8)
-    write_kv(qkv[:, 6:8], qkv[:, 8:], kv, slots)
+    write_kv(qkv[:, 6:8], qkv[:, 8:], layer(kv), slots)
     assert torch.equal(kv[slots], qkv[:, 6:]) and kv[[1, 2, 4, 5, 6, 8]].isnan().all()
 
 
@@ -90,7 +91,7 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else(tokens: int) -> No
     slots = torch.randperm(hold)[:tokens]
     kv = torch.full((hold + 1, 2 * kv_heads, head_dim), float("nan"))
     table = RotaryTable(head_dim, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
-    q = rotary_and_write_kv(qk, v, *table.lookup(positions, 500), kv, slots)
+    q = rotary_and_write_kv(qk, v, *table.lookup(positions, 500), layer(kv), slots)
     expected = rotated_as_complex(qk, positions, 10000.0).float()
     torch.testing.assert_close(q, expected[:, :heads], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(kv[slots, :kv_heads], expected[:, heads:], rtol=1e-4, atol=1e-4)
@@ -109,7 +110,9 @@ def test_heads_may_be_normalised_before_they_are_rotated(per_head: bool) -> None
     kv = torch.zeros(11, 2 * kv_heads, head_dim)
     table = RotaryTable(head_dim, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
     qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
-    q = rotary_and_write_kv(qk, v, *table.lookup(positions, 500), kv, slots, norm_weight=weight, eps=1e-5)
+    q = rotary_and_write_kv(
+        qk, v, *table.lookup(positions, 500), layer(kv), slots, norm_weight=weight, eps=1e-5
+    )
     expected = rotated_as_complex(rms_norm(qk, weight, 1e-5), positions, 10000.0).float()
     torch.testing.assert_close(q, expected[:, :heads], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(kv[slots], torch.cat((expected[:, heads:], v), 1), rtol=1e-4, atol=1e-4)
@@ -121,8 +124,10 @@ def test_rotated_keys_may_be_kept_behind_the_queries(weight: torch.Tensor | None
     table = RotaryTable(8, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
     angles = table.lookup(torch.tensor([0, 3, 3, 100, 499]), 500)
     kv, again = torch.zeros(2, 11, 4, 8)
-    q = rotary_and_write_kv(qk, v, *angles, kv, slots, norm_weight=weight, eps=1e-5)
-    kept = rotary_and_write_kv(qk, v, *angles, again, slots, norm_weight=weight, eps=1e-5, keep_keys=True)
+    q = rotary_and_write_kv(qk, v, *angles, layer(kv), slots, norm_weight=weight, eps=1e-5)
+    kept = rotary_and_write_kv(
+        qk, v, *angles, layer(again), slots, norm_weight=weight, eps=1e-5, keep_keys=True
+    )
     assert torch.equal(kept[:, :6], q) and torch.equal(kept[:, 6:], kv[slots, :2])
     assert torch.equal(again, kv)
 
@@ -132,6 +137,6 @@ def test_padding_tokens_may_share_the_hold_slot() -> None:
     table = RotaryTable(4, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
     qk, v = torch.randn(4, 2, 4), torch.randn(4, 1, 4)
     rotary_and_write_kv(
-        qk, v, *table.lookup(torch.zeros(4, dtype=torch.int64), 1), kv, torch.tensor([3, 10, 10, 10])
+        qk, v, *table.lookup(torch.zeros(4, dtype=torch.int64), 1), layer(kv), torch.tensor([3, 10, 10, 10])
     )
     assert torch.equal(kv[3, 1:], v[0]) and not kv[:3].any() and not kv[4:10].any()

@@ -90,6 +90,27 @@ def test_a_circle_between_rooms_of_one_floor_is_seen(tmp_path: Path) -> None:
     assert found == ["lightllm: the rooms layers -> ops -> layers import in a circle"]
 
 
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import lightllm.ops.a",
+        "from lightllm.ops import a",
+        "def f():\n    from lightllm.ops.a import g",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lightllm.ops import a",
+    ],
+)
+def test_a_circle_between_files_of_one_room_is_seen_in_every_spelling(tmp_path: Path, back: str) -> None:
+    found = breaches(tmp_path, ops__a="import lightllm.ops.b", ops__b="import lightllm.ops.c", ops__c=back)
+    assert found == [
+        "lightllm: the files lightllm.ops.a -> lightllm.ops.b -> lightllm.ops.c -> lightllm.ops.a import in a circle"
+    ]
+
+
+def test_files_of_one_room_that_import_in_one_direction_pass(tmp_path: Path) -> None:
+    files = {"ops__a": "import lightllm.ops.b\nimport lightllm.ops.c", "ops__b": "import lightllm.ops.c"}
+    assert breaches(tmp_path, **files, ops__c="") == []
+
+
 def test_layers_may_import_operations_but_not_the_models(tmp_path: Path) -> None:
     files = {"ops__batch": "", "models__llama": "import lightllm.layers.linear"}
     assert breaches(tmp_path, **files, layers__linear="import lightllm.ops.batch") == []

@@ -5,11 +5,9 @@ import dataclasses
 import numpy as np
 import torch
 
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
-
-LONG, SHORT = 1 << 30, 1
-"""Bytes of one token's keys and values: contexts are never, or always, short enough to be copied."""
+from lightllm.ops.kv_layer import KvLayer
 
 
 def attention_reference(
@@ -146,13 +144,20 @@ class AttentionCase:
         """float64 [T, heads, head_dim]"""
         return attention_reference(self.q, self.kv, self.tables, self.q_lens, self.attention_spec)
 
+    @property
+    def num_decode_tokens(self) -> int:
+        return sum(self.q_lens[: self.num_decode])
+
+    def layer_on(self, device: torch.device) -> KvLayer:
+        return KvLayer(self.kv.to(device), self.heads[1])
+
     def spec_on(self, device: torch.device) -> AttentionSpec:
         return spec_on(self.attention_spec, device)
 
-    def gpu_plan(self, device: torch.device, num_sms: int = 0) -> GpuAttentionPlan:
-        """The plan that kernels read, on the device that they are tested on."""
+    def metadata(self, device: torch.device, num_sms: int = 0) -> AttentionMetadata:
+        """What an implementation reads, on the device that it is tested on."""
         q_lens = torch.tensor(self.q_lens)
-        return GpuAttentionPlan(
+        return AttentionMetadata(
             rows=torch.tensor(self.rows, device=device),
             q_start=torch.nn.functional.pad(q_lens.cumsum(0), (1, 0)).to(device, torch.int32),
             kv_len=torch.tensor(self.kv_lens, dtype=torch.int32, device=device),
@@ -161,7 +166,8 @@ class AttentionCase:
             num_tokens=int(q_lens.sum()),
             max_q_len=max(self.q_lens),
             max_kv_len=max(self.kv_lens),
-            fresh=self.q_lens[self.num_decode :] == self.kv_lens[self.num_decode :],
+            num_decode_tokens=self.num_decode_tokens,
+            no_prefix=self.q_lens[self.num_decode :] == self.kv_lens[self.num_decode :],
             prefill_lens=np.array([self.q_lens, self.kv_lens])[:, self.num_decode :],
             num_sms=num_sms,
         )

@@ -4,8 +4,8 @@ from typing import Protocol
 
 import torch
 
-from lightllm.ops.attention_plan import AttentionPlan
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
+from lightllm.ops.kv_layer import KvLayer
 from support.attention_cases import AttentionCase
 
 LATENT, ROPE, NOPE, VALUE = 24, 8, 12, 16
@@ -15,9 +15,9 @@ SCALE = 0.2
 class MlaOps(Protocol):
     """The three operations, of one implementation."""
 
-    def mla_decode_attention(self, q, kv, plan, scale, out) -> None: ...
-    def mla_context(self, kv, plan) -> torch.Tensor: ...
-    def mla_prefill_attention(self, q, k, v, plan, scale, out) -> None: ...
+    def mla_decode_attention(self, q, kv, metadata, scale, out) -> None: ...
+    def mla_context(self, kv, metadata) -> torch.Tensor: ...
+    def mla_prefill_attention(self, q, k, v, metadata, scale, out) -> None: ...
 
 
 class MlaCase:
@@ -62,21 +62,21 @@ class MlaCase:
                 outputs.append(torch.stack(rows))
         return torch.stack(outputs)
 
+    def layer_on(self, device: torch.device) -> KvLayer:
+        return KvLayer(self.kv.to(device), 0)
+
     def computed(
-        self,
-        ops: MlaOps,
-        plan: AttentionPlan | GpuAttentionPlan,
-        device: torch.device,
-        expanded: int = 1 << 30,
+        self, ops: MlaOps, metadata: AttentionMetadata, device: torch.device, expanded: int = 1 << 30
     ) -> torch.Tensor:
         """[T, heads, value_dim] through both forms, with the up-projections that a layer would do around them; contexts
         are expanded `expanded` tokens at a time."""
-        q, kv, up_k, up_v = (tensor.to(device) for tensor in (self.q, self.kv, self.up_k, self.up_v))
+        q, up_k, up_v = (tensor.to(device) for tensor in (self.q, self.up_k, self.up_v))
+        kv = self.layer_on(device)
         latent = torch.full((len(q), self.heads, LATENT), float("nan"), device=device, dtype=q.dtype)
         absorbed = torch.einsum("thn,hnl->thl", q[..., :NOPE], up_k)
-        ops.mla_decode_attention(torch.cat((absorbed, q[..., NOPE:]), -1), kv, plan, SCALE, latent)
+        ops.mla_decode_attention(torch.cat((absorbed, q[..., NOPE:]), -1), kv, metadata, SCALE, latent)
         out = torch.einsum("thl,hvl->thv", latent, up_v)
-        for piece in plan.prefill_pieces(expanded):
+        for piece in metadata.prefill_pieces(expanded):
             context = ops.mla_context(kv, piece)
             keys = torch.einsum("cl,hnl->chn", context[:, :LATENT], up_k)
             rope = context[:, None, LATENT:].expand(-1, self.heads, -1)

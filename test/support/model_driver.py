@@ -9,6 +9,7 @@ import torch
 from lightllm.backend.kv_memory import KvShape
 from lightllm.models.base import TpPartBaseModel
 from lightllm.ops.batch import make_batch
+from lightllm.ops.kv_layer import KvLayer
 
 
 class ModelDriver:
@@ -20,11 +21,11 @@ class ModelDriver:
         config = model.config
         self.model = model
         slots = rows * max_len
-        token = KvShape(1, config.num_kv_heads, config.head_dim, model.kv_dtype, config.latent_dim).of_token
-        shape = (slots + 1, *token)
+        of = KvShape(1, config.num_kv_heads, config.head_dim, model.kv_dtype, config.latent_dim)
+        shape = (slots + 1, *of.of_token)
         device = model.device
         self.kv = [
-            torch.full(shape, float("nan"), dtype=model.kv_dtype, device=device)
+            KvLayer(torch.full(shape, float("nan"), dtype=model.kv_dtype, device=device), of.kv_heads)
             for _ in range(config.num_layers)
         ]
         order = (

@@ -9,43 +9,49 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.attention_plan import AttentionPlan, EntryPlan, PaddedContexts
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
+from lightllm.ops.kv_layer import KvLayer
+from lightllm.ops.torch.attention_contexts import Contexts, EntryContext, PaddedContexts, contexts_of
 
 _SCORES = 1 << 22
 """Scores that `_attend` holds at a time: 16 MiB of float32."""
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, spec: AttentionSpec, out: torch.Tensor
+    q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
-    kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
-    count = plan.num_decode
+    metadata = metadata.decode_by_token()
+    contexts = contexts_of(metadata, q.dtype, kv.bytes_per_slot)
+    kv_heads, head_dim = kv.kv_heads, kv.data.shape[2]
+    count = metadata.num_decode
     grouped = (count, kv_heads, q.shape[1] // kv_heads, head_dim)
-    if plan.padded is not None:
-        _decode_together(q[:count].reshape(grouped), kv, plan.padded, spec, out[:count].view(grouped))
+    if contexts.padded is not None:
+        _decode_together(
+            q[:count].reshape(grouped), kv.data, contexts.padded, spec, out[:count].view(grouped)
+        )
         return
     outputs = out[:count].view(grouped).unbind(0)
-    buffer = gather_buffer(kv, plan)
+    buffer = gather_buffer(kv.data, contexts)
     if not spec.is_product_only:
         queries = q[:count].reshape(grouped).unbind(0)
-        for entry, query, output in zip(plan.decode, queries, outputs):
-            keys, values = _context(kv, entry, buffer, spec.window)
+        for entry, query, output in zip(contexts.decode, queries, outputs):
+            keys, values = _context(kv.data, entry, buffer, spec.window)
             distance = torch.arange(keys.shape[1] - 1, -1, -1, device=q.device)
             output.copy_(_attend(query[:, :, None], keys, values, distance, spec)[:, :, 0])
         return
-    if kv.dtype != torch.float32 or q.dtype != torch.float32:
+    if kv.data.dtype != torch.float32 or q.dtype != torch.float32:
         queries = q[:count].reshape(grouped).unbind(0)
-        for entry, query, output in zip(plan.decode, queries, outputs):
-            keys, values = _context(kv, entry, buffer, spec.window)
+        for entry, query, output in zip(contexts.decode, queries, outputs):
+            keys, values = _context(kv.data, entry, buffer, spec.window)
             output.copy_(
                 F.scaled_dot_product_attention(query[None], keys[None], values[None], scale=spec.scale)[0]
             )
         return
     queries = (q[:count] * spec.scale).view(grouped).unbind(0)
     bmm, softmax = torch.bmm, torch.softmax
-    for entry, query, output in zip(plan.decode, queries, outputs):
-        keys, values = _context(kv, entry, buffer, spec.window)
+    for entry, query, output in zip(contexts.decode, queries, outputs):
+        keys, values = _context(kv.data, entry, buffer, spec.window)
         bmm(softmax(bmm(query, keys.transpose(1, 2)), -1), values, out=output)
 
 
@@ -66,17 +72,18 @@ def _decode_together(
 
 
 def prefill_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, spec: AttentionSpec, out: torch.Tensor
+    q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
-    kv_heads, head_dim = kv.shape[1] // 2, kv.shape[2]
+    contexts = contexts_of(metadata, q.dtype, kv.bytes_per_slot)
+    kv_heads, head_dim = kv.kv_heads, kv.data.shape[2]
     group = q.shape[1] // kv_heads
-    buffer = gather_buffer(kv, plan)
-    for entry in plan.prefill:
+    buffer = gather_buffer(kv.data, contexts)
+    for entry in contexts.prefill:
         tokens = slice(entry.start, entry.start + entry.q_len)
         grouped = (entry.q_len, kv_heads, group, head_dim)
         query = q[tokens].reshape(grouped).permute(1, 2, 0, 3)
         output = out[tokens].view(grouped).permute(1, 2, 0, 3)
-        keys, values = _context(kv, entry, buffer)
+        keys, values = _context(kv.data, entry, buffer)
         if not spec.is_product_only or 0 < spec.window < entry.kv_len:
             _attend_in_blocks(query, keys, values, spec, output)
             continue
@@ -157,15 +164,15 @@ def _left_out(
     return far & ((key_block + 1 + offsets) % sparsity.stride != 0)
 
 
-def gather_buffer(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor | None:
+def gather_buffer(kv: torch.Tensor, contexts: Contexts) -> torch.Tensor | None:
     """One buffer for all gathered contexts of a layer: it stays in the cache, and is not paged in anew each time."""
-    if not plan.longest_gather:
+    if not contexts.longest_gather:
         return None
-    return torch.empty((plan.longest_gather, *kv.shape[1:]), dtype=kv.dtype, device=kv.device)
+    return torch.empty((contexts.longest_gather, *kv.shape[1:]), dtype=kv.dtype, device=kv.device)
 
 
 def _context(
-    kv: torch.Tensor, entry: EntryPlan, buffer: torch.Tensor | None, window: int = 0
+    kv: torch.Tensor, entry: EntryContext, buffer: torch.Tensor | None, window: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of an entry, the last `window` of them if it is given: views [kv_heads, kv_len, head_dim]."""
     keys, values = context_of(kv, entry, buffer, window).transpose(0, 1).chunk(2)
@@ -173,7 +180,7 @@ def _context(
 
 
 def context_of(
-    kv: torch.Tensor, entry: EntryPlan, buffer: torch.Tensor | None, window: int = 0
+    kv: torch.Tensor, entry: EntryContext, buffer: torch.Tensor | None, window: int = 0
 ) -> torch.Tensor:
     """What `kv` holds of an entry's context, or of the last `window` tokens of it: [tokens, *kv.shape[1:]]."""
     length = min(window, entry.kv_len) if window else entry.kv_len

@@ -4,55 +4,65 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.ops.attention_plan import AttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.torch.attention import context_of, gather_buffer
+from lightllm.ops.torch.attention_contexts import contexts_of
 
 _SCORES = 1 << 22
 """Scores held at a time: 16 MiB of float32."""
 
 
 def mla_decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, scale: float, out: torch.Tensor
 ) -> None:
-    count, width = plan.num_decode, out.shape[2]
+    metadata = metadata.decode_by_token()
+    contexts = contexts_of(metadata, q.dtype, kv.bytes_per_slot)
+    count, width = metadata.num_decode, out.shape[2]
     queries = q[:count].float() * scale
-    padded = plan.padded
+    padded = contexts.padded
     if padded is not None:
-        latents = kv.index_select(0, padded.slots).view(count, padded.length, -1).float()
+        latents = kv.data.index_select(0, padded.slots).view(count, padded.length, -1).float()
         scores = queries @ latents.transpose(1, 2)
         if padded.mask is not None:
             scores += padded.mask[:, :, 0]
         out[:count].copy_(scores.softmax(-1) @ latents[:, :, :width])
         return
-    buffer = gather_buffer(kv, plan)
-    for entry, query, output in zip(plan.decode, queries, out):
-        latents = context_of(kv, entry, buffer)[:, 0].float()
+    buffer = gather_buffer(kv.data, contexts)
+    for entry, query, output in zip(contexts.decode, queries, out):
+        latents = context_of(kv.data, entry, buffer)[:, 0].float()
         output.copy_((query @ latents.T).softmax(-1) @ latents[:, :width])
 
 
-def mla_context(kv: torch.Tensor, plan: AttentionPlan) -> torch.Tensor:
+def mla_context(kv: KvLayer, metadata: AttentionMetadata) -> torch.Tensor:
     parts = [
-        kv.narrow(0, entry.first_slot, entry.kv_len)
+        kv.data.narrow(0, entry.first_slot, entry.kv_len)
         if entry.slots is None
-        else kv.index_select(0, entry.slots)
-        for entry in plan.prefill
+        else kv.data.index_select(0, entry.slots)
+        for entry in contexts_of(metadata, kv.data.dtype, kv.bytes_per_slot).prefill
     ]
     return (torch.cat(parts) if len(parts) > 1 else parts[0])[:, 0]
 
 
 def mla_prefill_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: AttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    metadata: AttentionMetadata,
+    scale: float,
+    out: torch.Tensor,
 ) -> None:
     context = 0
-    for entry in plan.prefill:
-        keys = k[context : context + entry.kv_len].transpose(0, 1).float()
-        values = v[context : context + entry.kv_len].transpose(0, 1).float()
-        context += entry.kv_len
-        block = max(_SCORES // (q.shape[1] * entry.kv_len), 16)
-        for start in range(0, entry.q_len, block):
-            stop = min(start + block, entry.q_len)
-            seen = entry.kv_len - entry.q_len + stop
-            tokens = slice(entry.start + start, entry.start + stop)
+    starts = metadata.q_start[metadata.num_decode :].tolist()
+    for first, q_len, kv_len in zip(starts, *metadata.prefill_lens.tolist()):
+        keys = k[context : context + kv_len].transpose(0, 1).float()
+        values = v[context : context + kv_len].transpose(0, 1).float()
+        context += kv_len
+        block = max(_SCORES // (q.shape[1] * kv_len), 16)
+        for start in range(0, q_len, block):
+            stop = min(start + block, q_len)
+            seen = kv_len - q_len + stop
+            tokens = slice(first + start, first + stop)
             scores = (q[tokens].transpose(0, 1).float() * scale) @ keys[:, :seen].transpose(1, 2)
             hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device)
             scores.masked_fill_(hidden.triu_(seen - (stop - start) + 1), float("-inf"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.torch.rms_norm import rms_norm
 
 
@@ -39,7 +40,7 @@ def rotary_and_write_kv(
     v: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     slots: torch.Tensor,
     interleaved: bool = False,
     norm_weight: torch.Tensor | None = None,
@@ -54,7 +55,6 @@ def rotary_and_write_kv(
     return rotated if keep_keys else rotated[:, :heads]
 
 
-def write_kv(k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor) -> None:
-    kv_heads = v.shape[1]
-    kv[:, :kv_heads].index_copy_(0, slots, k.to(kv.dtype))
-    kv[:, kv_heads:].index_copy_(0, slots, v.to(kv.dtype))
+def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor) -> None:
+    kv.keys.index_copy_(0, slots, k.to(kv.data.dtype))
+    kv.values.index_copy_(0, slots, v.to(kv.data.dtype))

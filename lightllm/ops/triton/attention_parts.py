@@ -7,12 +7,13 @@ the batch is. Prefill: chunks are cut into tiles of queries.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
@@ -101,55 +102,63 @@ def attention_parts_kernel(
 
 
 def decode_work(
-    plan: GpuAttentionPlan, window: int, programs: int, block: int, heads: int, value_dim: int
+    metadata: AttentionMetadata, window: int, programs: int, block: int, heads: int, value_dim: int
 ) -> tuple[AttentionParts, PartialResults, dict[str, bool]]:
     """What a decode kernel with `programs` programs a part is launched with: parts of contexts, room for their results,
     and options: right behind the kernel that makes its parts it must not start early."""
-    parts, known = decode_parts(plan, window, programs, block)
-    results = partial_results(plan, len(parts.entry_of), heads, value_dim)
-    return parts, results, pdl_options(plan.req_to_token.device) if known else {"PDL": False}
+    parts, known = decode_parts(metadata, window, programs, block)
+    results = partial_results(metadata, len(parts.entry_of), heads, value_dim)
+    return parts, results, pdl_options(metadata.req_to_token.device) if known else {"PDL": False}
 
 
 def decode_parts(
-    plan: GpuAttentionPlan, window: int, kv_heads: int, block: int
+    metadata: AttentionMetadata, window: int, kv_heads: int, block: int
 ) -> tuple[AttentionParts, bool]:
     """Parts of the decode entries' contexts (the last `window` tokens of them) for a kernel with `kv_heads` programs a
     part, cut at multiples of `block`; and whether an earlier layer has made them."""
     key = ("decode parts", window, kv_heads, block)
-    known = plan.has(key)
-    places = max(plan.num_sms * _RESIDENT // kv_heads, 1)
-    entries = plan.num_decode
+    known = metadata.has(key)
+    num_sms = metadata.num_sms or sm_count(metadata.req_to_token.device)
+    places = max(num_sms * _RESIDENT // kv_heads, 1)
+    entries = metadata.num_decode
     # Few entries: sum(ceil(length / size)) <= places, so all parts are computed at once and end together.
     divisor = places - entries if places >= 2 * entries else places * _WAVES
-    parts = plan.once(
-        key, lambda: _cut(None, plan.kv_len, entries, entries + divisor, divisor, block, window, kv_heads)
+    parts = metadata.once(
+        key, lambda: _cut(None, metadata.kv_len, entries, entries + divisor, divisor, block, window, kv_heads)
     )
     return parts, known
 
 
-def prefill_parts(plan: GpuAttentionPlan, tokens: int) -> AttentionParts:
+def prefill_parts(metadata: AttentionMetadata, tokens: int) -> AttentionParts:
     """The prefill chunks' new tokens, `tokens` at a time."""
-    starts, total = plan.q_start[plan.num_decode :], plan.num_tokens - plan.num_decode
-    return plan.once(("prefill parts", tokens), lambda: _cut_rows(starts, total, tokens))
+    starts = metadata.q_start[metadata.num_decode :]
+    total = metadata.num_tokens - metadata.num_decode_tokens
+    return metadata.once(("prefill parts", tokens), lambda: _cut_rows(starts, total, tokens))
 
 
-def context_parts(plan: GpuAttentionPlan, tokens: int) -> AttentionParts:
+def context_parts(metadata: AttentionMetadata, tokens: int) -> AttentionParts:
     """The prefill entries' contexts, `tokens` at a time."""
-    return plan.once(
+    return metadata.once(
         ("context parts", tokens),
-        lambda: _cut_rows(plan.context_start, int(plan.prefill_lens[1].sum()), tokens),
+        lambda: _cut_rows(metadata.context_start, int(metadata.prefill_lens[1].sum()), tokens),
     )
 
 
-def partial_results(plan: GpuAttentionPlan, parts: int, heads: int, value_dim: int) -> PartialResults:
-    device = plan.req_to_token.device
-    return plan.once(
+def partial_results(metadata: AttentionMetadata, parts: int, heads: int, value_dim: int) -> PartialResults:
+    device = metadata.req_to_token.device
+    return metadata.once(
         ("partial results", parts, heads, value_dim),
         lambda: PartialResults(
             torch.empty((parts, heads, value_dim), dtype=torch.float32, device=device),
             torch.empty((parts, heads), dtype=torch.float32, device=device),
         ),
     )
+
+
+@functools.cache
+def sm_count(device: torch.device) -> int:
+    """Multiprocessors of a GPU; 4 where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def _cut_rows(starts: torch.Tensor, total: int, size: int) -> AttentionParts:

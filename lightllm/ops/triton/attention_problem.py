@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
 
 
-def make_plan(
+def make_metadata(
     device: torch.device, entries: int, kv_len: int, q_len: int = 1
-) -> tuple[GpuAttentionPlan, int]:
+) -> tuple[AttentionMetadata, int]:
     """q_len 1: entries that decode; otherwise prefill chunks. Also returns how many slots their contexts take."""
     slots = entries * kv_len
     # Runs of 64 tokens, as a memory that has been in use for a while gives them.
     run = 64 if kv_len % 64 == 0 else 1
     order = torch.randperm(slots // run, device=device, dtype=torch.int32)[:, None] * run
     table = (order + torch.arange(run, device=device, dtype=torch.int32)).view(entries, kv_len)
-    plan = GpuAttentionPlan(
+    metadata = AttentionMetadata(
         rows=torch.arange(entries, device=device),
         q_start=torch.arange(entries + 1, device=device, dtype=torch.int32) * q_len,
         kv_len=torch.full((entries,), kv_len, device=device, dtype=torch.int32),
@@ -26,10 +26,10 @@ def make_plan(
         num_tokens=entries * q_len,
         max_q_len=q_len,
         max_kv_len=kv_len,
-        fresh=q_len == kv_len,
+        no_prefix=q_len == kv_len,
         prefill_lens=np.full((2, 0 if q_len == 1 else entries), [[q_len], [kv_len]]),
     )
-    return plan, slots
+    return metadata, slots
 
 
 def random(device: torch.device, dtype: torch.dtype, *shape: int) -> torch.Tensor:

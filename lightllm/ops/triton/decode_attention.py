@@ -15,10 +15,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import decode_work
-from lightllm.ops.triton.attention_problem import make_plan, random
+from lightllm.ops.triton.attention_problem import make_metadata, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     in_seen_block,
@@ -159,20 +160,21 @@ def decode_attention_kernel(
 
 
 def decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: GpuAttentionPlan, spec: AttentionSpec, out: torch.Tensor
+    q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
+    metadata = metadata.decode_by_token()
     heads, head_dim = q.shape[1:]
-    kv_heads = kv.shape[1] // 2
+    kv_heads, data = kv.kv_heads, kv.data
     group = heads // kv_heads
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
-    assert kv.stride(2) == q.stride(2) == out.stride(2) == 1 and kv.stride(1) == head_dim
+    assert data.stride(2) == q.stride(2) == out.stride(2) == 1 and data.stride(1) == head_dim
     config = launch_config("decode_attention", q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
-    parts, partial, pdl = decode_work(plan, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim)
+    parts, partial, pdl = decode_work(metadata, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim)
     decode_attention_kernel[(kv_heads, len(parts.entry_of))](
-        q, kv, out, partial.out, partial.lse, parts.arrived,
-        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of, *score_tensors(spec),
-        *score_arguments(spec), spec.window, plan.num_decode,
-        q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
+        q, data, out, partial.out, partial.lse, parts.arrived,
+        metadata.req_to_token, metadata.rows, metadata.kv_len, parts.first, parts.entry_of, *score_tensors(spec),
+        *score_arguments(spec), spec.window, metadata.num_decode,
+        q.stride(0), q.stride(1), data.stride(0), out.stride(0), out.stride(1), metadata.req_to_token.stride(0),
         KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
         EXACT=is_float32(q), **score_flags(spec), **config, **pdl,
     )  # fmt: skip
@@ -232,11 +234,11 @@ def _problem(
         kv_len = 4096 if device.type == "cuda" else 64
         token_bytes = 2 * heads[1] * head_dim * dtype.itemsize
         entries = max((1 << 29) // (token_bytes * kv_len), 1) if device.type == "cuda" else 1
-        plan, slots = make_plan(device, entries, kv_len)
+        metadata, slots = make_metadata(device, entries, kv_len)
         q = random(device, dtype, entries, heads[0], head_dim)
-        kv = random(device, dtype, slots + 1, 2 * heads[1], head_dim)
+        kv = KvLayer(random(device, dtype, slots + 1, 2 * heads[1], head_dim), heads[1])
         out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5)
-        return lambda: decode_attention(q, kv, plan, spec, out)
+        return lambda: decode_attention(q, kv, metadata, spec, out)
 
     return make
 

@@ -13,9 +13,10 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import decode_work
-from lightllm.ops.triton.attention_problem import make_plan, random
+from lightllm.ops.triton.attention_problem import make_metadata, random
 from lightllm.ops.triton.attention_scores import LOG2_E, gpu_architecture, is_float32, leave_part, merge_parts
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config
@@ -113,21 +114,22 @@ def mla_decode_attention_kernel(
 
 
 def mla_decode_attention(
-    q: torch.Tensor, kv: torch.Tensor, plan: GpuAttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, scale: float, out: torch.Tensor
 ) -> None:
+    metadata, data = metadata.decode_by_token(), kv.data
     heads, latent = out.shape[1:]
     rope = q.shape[2] - latent
-    assert q.stride(2) == kv.stride(2) == out.stride(2) == 1 and kv.shape[2] == q.shape[2]
+    assert q.stride(2) == data.stride(2) == out.stride(2) == 1 and data.shape[2] == q.shape[2]
     config = launch_config(
         "mla_decode_attention", q.device, arch=gpu_architecture(q.device), heads=heads, bytes=q.itemsize
     )
     head_blocks = triton.cdiv(heads, config["BLOCK_H"])
-    parts, partial, pdl = decode_work(plan, 0, head_blocks, config["BLOCK_N"], heads, latent)
+    parts, partial, pdl = decode_work(metadata, 0, head_blocks, config["BLOCK_N"], heads, latent)
     mla_decode_attention_kernel[(head_blocks, len(parts.entry_of))](
-        q, kv, out, partial.out, partial.lse, parts.arrived,
-        plan.req_to_token, plan.rows, plan.kv_len, parts.first, parts.entry_of,
-        scale * LOG2_E.value, plan.num_decode,
-        q.stride(0), q.stride(1), kv.stride(0), out.stride(0), out.stride(1), plan.req_to_token.stride(0),
+        q, data, out, partial.out, partial.lse, parts.arrived,
+        metadata.req_to_token, metadata.rows, metadata.kv_len, parts.first, parts.entry_of,
+        scale * LOG2_E.value, metadata.num_decode,
+        q.stride(0), q.stride(1), data.stride(0), out.stride(0), out.stride(1), metadata.req_to_token.stride(0),
         HEADS=heads, LATENT=latent, ROPE=rope,
         BLOCK_L=triton.next_power_of_2(latent), BLOCK_R=max(triton.next_power_of_2(rope), 16),
         EXACT=is_float32(q), **config, **pdl,
@@ -170,11 +172,11 @@ def _problem(heads: int, dtype: torch.dtype) -> Callable[[torch.device], Callabl
 
     def make(device: torch.device) -> Callable[[], object]:
         entries, kv_len = (64, 4096) if device.type == "cuda" else (1, 32)
-        plan, slots = make_plan(device, entries, kv_len)
+        metadata, slots = make_metadata(device, entries, kv_len)
         q = random(device, dtype, entries, heads, 576)
-        kv = random(device, dtype, slots + 1, 1, 576)
+        kv = KvLayer(random(device, dtype, slots + 1, 1, 576), 0)
         out = torch.empty((entries, heads, 512), dtype=dtype, device=device)
-        return lambda: mla_decode_attention(q, kv, plan, 0.1, out)
+        return lambda: mla_decode_attention(q, kv, metadata, 0.1, out)
 
     return make
 

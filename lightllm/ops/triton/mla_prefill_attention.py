@@ -6,8 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import context_parts
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.prefill_attention import attend_dense
@@ -38,22 +39,27 @@ def mla_context_kernel(
     tl.store(out_ptr + places[:, None] + columns[None, :], latents, mask=mask)
 
 
-def mla_context(kv: torch.Tensor, plan: GpuAttentionPlan) -> torch.Tensor:
-    width = kv.shape[2]
-    out = torch.empty((int(plan.prefill_lens[1].sum()), width), dtype=kv.dtype, device=kv.device)
-    parts = context_parts(plan, _BLOCK_TOKENS)
+def mla_context(kv: KvLayer, metadata: AttentionMetadata) -> torch.Tensor:
+    data, width = kv.data, kv.data.shape[2]
+    out = torch.empty((int(metadata.prefill_lens[1].sum()), width), dtype=data.dtype, device=data.device)
+    parts = context_parts(metadata, _BLOCK_TOKENS)
     mla_context_kernel[(len(parts.entry_of),)](
-        kv, out, plan.req_to_token, plan.rows[plan.num_decode :], plan.context_start, parts.first, parts.entry_of,
-        plan.num_prefill, kv.stride(0), out.stride(0), plan.req_to_token.stride(0),
+        data, out, metadata.req_to_token, metadata.rows[metadata.num_decode :], metadata.context_start, parts.first, parts.entry_of,
+        metadata.num_prefill, data.stride(0), out.stride(0), metadata.req_to_token.stride(0),
         WIDTH=width, BLOCK_W=triton.next_power_of_2(width), BLOCK_TOKENS=_BLOCK_TOKENS, num_warps=8,
     )  # fmt: skip
     return out
 
 
 def mla_prefill_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: GpuAttentionPlan, scale: float, out: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    metadata: AttentionMetadata,
+    scale: float,
+    out: torch.Tensor,
 ) -> None:
-    attend_dense(q, k, v, plan, AttentionSpec(scale), out, plan.context_start)
+    attend_dense(q, k, v, metadata, AttentionSpec(scale), out, metadata.context_start)
 
 
 COMPILE_CASES = [

@@ -17,10 +17,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import prefill_parts
-from lightllm.ops.triton.attention_problem import make_plan, random
+from lightllm.ops.triton.attention_problem import make_metadata, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     gpu_architecture,
@@ -180,38 +181,37 @@ def prefill_attention_kernel(
 
 def prefill_attention(
     q: torch.Tensor,
-    kv: torch.Tensor,
-    plan: GpuAttentionPlan,
+    kv: KvLayer,
+    metadata: AttentionMetadata,
     spec: AttentionSpec,
     out: torch.Tensor,
-    fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
+    dense: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> None:
-    kv_heads = kv.shape[1] // 2
-    if fresh is not None and plan.fresh:
-        starts = plan.q_start[plan.num_decode : -1]
-        attend_dense(q, *fresh, plan, spec, out, starts)
+    if dense is not None and metadata.no_prefix:
+        starts = metadata.q_start[metadata.num_decode : -1]
+        attend_dense(q, *dense, metadata, spec, out, starts)
     else:
-        _launch(q, kv[:, :kv_heads], kv[:, kv_heads:], plan, spec, out, None)
+        _launch(q, kv.keys, kv.values, metadata, spec, out, None)
 
 
 def attend_dense(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    plan: GpuAttentionPlan,
+    metadata: AttentionMetadata,
     spec: AttentionSpec,
     out: torch.Tensor,
     context: torch.Tensor,
 ) -> None:
     """As `prefill_attention`; context: int32 [prefill entries], the row of k and v where each entry's context begins."""
-    _launch(q, k, v, plan, spec, out, context)
+    _launch(q, k, v, metadata, spec, out, context)
 
 
 def _launch(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    plan: GpuAttentionPlan,
+    metadata: AttentionMetadata,
     spec: AttentionSpec,
     out: torch.Tensor,
     context: torch.Tensor | None,
@@ -229,15 +229,15 @@ def _launch(
         "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special,
         slots=int(context is None),
     )  # fmt: skip
-    parts = prefill_parts(plan, config["BLOCK_M"] // block_g)
-    first = plan.num_decode
+    parts = prefill_parts(metadata, config["BLOCK_M"] // block_g)
+    first = metadata.num_decode
     prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
         q, k, v, out,
-        plan.req_to_token, plan.rows[first:], plan.q_start[first:], plan.kv_len[first:], context,
+        metadata.req_to_token, metadata.rows[first:], metadata.q_start[first:], metadata.kv_len[first:], context,
         parts.first, parts.entry_of, *score_tensors(spec),
-        *score_arguments(spec), spec.window, plan.num_prefill,
+        *score_arguments(spec), spec.window, metadata.num_prefill,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
-        plan.req_to_token.stride(0),
+        metadata.req_to_token.stride(0),
         GROUP=group, BLOCK_G=block_g, KEY_DIM=key_dim, VALUE_DIM=value_dim, BLOCK_D=block_d, BLOCK_V=block_v,
         DENSE=context is not None, WINDOW=spec.window != 0, EXACT=is_float32(q),
         **score_flags(spec), **config, **pdl_options(q.device),
@@ -322,13 +322,13 @@ def _problem(
 
     def make(device: torch.device) -> Callable[[], object]:
         q_len = 4096 if device.type == "cuda" else 64
-        plan, slots = make_plan(device, 2, q_len, q_len)
+        metadata, slots = make_metadata(device, 2, q_len, q_len)
         kv_heads = 8 if device.type == "cuda" else 1
         q = random(device, dtype, slots, 32 if device.type == "cuda" else 2, head_dim)
-        kv = random(device, dtype, slots + 1, 2 * kv_heads, head_dim)
-        fresh = (kv[:slots, :kv_heads], kv[:slots, kv_heads:]) if dense else None
+        kv = KvLayer(random(device, dtype, slots + 1, 2 * kv_heads, head_dim), kv_heads)
+        own = (kv.keys[:slots], kv.values[:slots]) if dense else None
         out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5, window)
-        return lambda: prefill_attention(q, kv, plan, spec, out, fresh)
+        return lambda: prefill_attention(q, kv, metadata, spec, out, own)
 
     return make
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
 from lightllm.ops.triton.tuning_case import TuningCase, grid
@@ -148,14 +149,14 @@ def rotary_and_write_kv(
     v: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    kv: torch.Tensor,
+    kv: KvLayer,
     slots: torch.Tensor,
     interleaved: bool = False,
     norm_weight: torch.Tensor | None = None,
     eps: float = 0.0,
     keep_keys: bool = False,
 ) -> torch.Tensor:
-    return _launch(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
+    return _launch(qk, v, cos, sin, kv.data, slots, interleaved, norm_weight, eps, keep_keys)
 
 
 def _launch(
@@ -251,7 +252,9 @@ def _problem(head_dim: int) -> Callable[[torch.device], Callable[[], object]]:
         tokens, heads, kv_heads = 64 if device.type == "cuda" else 1, 32, 8
         qkv = torch.randn(tokens, heads + 2 * kv_heads, head_dim, device=device).bfloat16()
         cos, sin = torch.rand(2, tokens, 1, head_dim, device=device).bfloat16().unbind(0)
-        kv = torch.zeros(tokens + 1, 2 * kv_heads, head_dim, dtype=torch.bfloat16, device=device)
+        kv = KvLayer(
+            torch.zeros(tokens + 1, 2 * kv_heads, head_dim, dtype=torch.bfloat16, device=device), kv_heads
+        )
         slots = torch.randperm(tokens, device=device)
         qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         return lambda: rotary_and_write_kv(qk, v, cos, sin, kv, slots)

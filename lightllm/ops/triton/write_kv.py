@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
 from lightllm.ops.triton.tuning_case import TuningCase, grid
@@ -69,15 +70,16 @@ def write_kv_kernel(
     )
 
 
-def write_kv(k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slots: torch.Tensor) -> None:
+def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor) -> None:
     tokens, kv_heads, head_dim = k.shape
+    data = kv.data
     if tokens == 0:
         return
-    assert k.stride(2) == v.stride(2) == kv.stride(2) == 1
+    assert k.stride(2) == v.stride(2) == data.stride(2) == 1
     config = launch_config("write_kv", k.device, head_dim=head_dim)
     write_kv_kernel[(tokens, triton.cdiv(kv_heads, config["HEADS"]))](
-        k, v, kv, slots,
-        k.stride(0), k.stride(1), v.stride(0), v.stride(1), kv.stride(0), kv.stride(1),
+        k, v, data, slots,
+        k.stride(0), k.stride(1), v.stride(0), v.stride(1), data.stride(0), data.stride(1),
         kv_heads, head_dim,
         HEAD_BLOCK=triton.next_power_of_2(head_dim), **config, **pdl_options(k.device),
     )  # fmt: skip
@@ -105,7 +107,7 @@ COMPILE_CASES = [
 def _problem(head_dim: int) -> Callable[[torch.device], Callable[[], object]]:
     def make(device: torch.device) -> Callable[[], object]:
         k, v = torch.randn(2, 64, 8, head_dim, device=device).bfloat16().unbind(0)
-        kv = torch.zeros(65, 16, head_dim, dtype=torch.bfloat16, device=device)
+        kv = KvLayer(torch.zeros(65, 16, head_dim, dtype=torch.bfloat16, device=device), 8)
         slots = torch.randperm(64, device=device)
         return lambda: write_kv(k, v, kv, slots)
 

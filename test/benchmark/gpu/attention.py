@@ -18,8 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightllm.layers.attention import attention
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.registry import load_model
+from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.batch import Batch, make_batch
+from lightllm.ops.kv_layer import KvLayer
 
 _ROTATED_BYTES = 1 << 30
 
@@ -57,11 +59,12 @@ def _decode_seconds(device: torch.device, heads: Heads, entries: int, context: i
     batch = case.batch([1] * entries, [context] * entries, entries)
     q = torch.randn(entries, heads.query, heads.size, device=device, dtype=case.dtype)
     # As layers do, each call reads another memory, a gibibyte in all: less would stay in the cache in part.
-    copies = 1 if dry else max(_ROTATED_BYTES // case.kv.nbytes, 1)
-    layers = [case.kv] + [torch.empty_like(case.kv).normal_() for _ in range(copies - 1)]
+    copies = 1 if dry else max(_ROTATED_BYTES // case.kv.data.nbytes, 1)
+    more = [KvLayer(torch.empty_like(case.kv.data).normal_(), heads.kv) for _ in range(copies - 1)]
+    layers = [case.kv, *more]
     turn = itertools.cycle(layers)
     return measure(
-        lambda: attention(q, next(turn), batch.plan, case.form), device, inner=1 if dry else max(copies, 4), graphed=True
+        lambda: attention(q, next(turn), batch.attention, case.spec, case.backends), device, inner=1 if dry else max(copies, 4), graphed=True
     )  # fmt: skip
 
 
@@ -78,10 +81,10 @@ def prefill(device: torch.device, limits: Limits, dry: bool) -> Iterator[Figure]
             operations = 4.0 * heads.query * heads.size * length * (length + 1) / 2
             rates = {
                 how: operations / measure(
-                    lambda q=q, c=case, b=batch, f=fresh: attention(q, c.kv, b.plan, c.form, f),
+                    lambda q=q, c=case, b=batch, f=own: attention(q, c.kv, b.attention, c.spec, c.backends, f),
                     device, inner=1 if dry else 10, graphed=True,
                 )
-                for how, fresh in {"by slot": None, "dense": (k, v)}.items()
+                for how, own in {"by slot": None, "dense": (k, v)}.items()
             }  # fmt: skip
             what = f"prefill attention, {heads}, {length} tokens"
             for how, rate in rates.items():
@@ -113,10 +116,12 @@ class _Case:
     def __init__(self, device: torch.device, heads: Heads, entries: int, context: int, dry: bool) -> None:
         self.model = _one_layer(device, heads, dry)
         self.dtype = self.model.activation_dtype
-        self.form = AttentionSpec(heads.size**-0.5)
+        self.backends = make_attention_backends("triton", device)
+        self.spec = AttentionSpec(heads.size**-0.5)
         self.device = device
         slots = entries * context
-        self.kv = torch.empty(slots + 1, 2 * heads.kv, heads.size, device=device, dtype=self.dtype).normal_()
+        data = torch.empty(slots + 1, 2 * heads.kv, heads.size, device=device, dtype=self.dtype)
+        self.kv = KvLayer(data.normal_(), heads.kv)
         self.table = torch.arange(slots, dtype=torch.int32, device=device).view(entries, context)
 
     def batch(self, q_lens: list[int], kv_lens: list[int], num_decode: int) -> Batch:

@@ -56,7 +56,7 @@ def loaded(shape: dict[str, Any], **more: Any) -> Iterator[tuple["Bench", ModelR
         ready = backend.init_model(show_bar=False)
         with torch.inference_mode():
             for layer in backend.memory.kv:
-                layer.normal_()
+                layer.data.normal_()
         bench = Bench(backend)
         yield bench, ready
     finally:
@@ -81,7 +81,7 @@ class Bench:
     def __post_init__(self) -> None:
         model = self.backend.model
         self.device = self.backend.device.torch_device
-        self.kv_bytes = sum(layer[0].nbytes for layer in self.backend.memory.kv)
+        self.kv_bytes = sum(layer.bytes_per_slot for layer in self.backend.memory.kv)
         self.weight_bytes = model.weight_bytes - model.embed_tokens.nbytes
         self.parameters = self.weight_bytes / model.activation_dtype.itemsize
         self.vocab = model.config.vocab_size
@@ -170,7 +170,8 @@ def _gap(name: str, bench: Bench, rows: int, context: int, seconds: float) -> Fi
 
     def busy() -> None:
         logits = graphs.run(size)[:rows]
-        state.keep_tokens(plan, sampler.sample(logits, plan, positions, on_device).token_ids)
+        sampled = sampler.sample(logits, plan, positions, on_device)
+        state.keep_tokens(plan.rows_on_device, plan.counted, sampled.token_ids)
 
     with torch.inference_mode():
         bench.backend.device.activate()

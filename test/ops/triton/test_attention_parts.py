@@ -4,13 +4,13 @@ import pytest
 import torch
 from support.kernels import DEVICE
 
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.triton.attention_parts import AttentionParts, decode_parts, prefill_parts
 
 
-def make_plan(kv_lens: list[int], q_lens: list[int], num_decode: int, num_sms: int) -> GpuAttentionPlan:
+def make_metadata(kv_lens: list[int], q_lens: list[int], num_decode: int, num_sms: int) -> AttentionMetadata:
     q_start = torch.tensor([0, *q_lens]).cumsum(0)
-    return GpuAttentionPlan(
+    return AttentionMetadata(
         rows=torch.arange(len(kv_lens), device=DEVICE),
         q_start=q_start.to(DEVICE, torch.int32),
         kv_len=torch.tensor(kv_lens, dtype=torch.int32, device=DEVICE),
@@ -39,7 +39,7 @@ def test_contexts_are_cut_into_even_parts_within_the_grid(
     kv_lens: list[int], kv_heads: int, num_sms: int
 ) -> None:
     n, block = len(kv_lens), 16
-    parts, _ = decode_parts(make_plan(kv_lens, [1] * n, n, num_sms), 0, kv_heads, block)
+    parts, _ = decode_parts(make_metadata(kv_lens, [1] * n, n, num_sms), 0, kv_heads, block)
     assert parts.arrived.tolist() == [0] * (n * kv_heads)
     cut = counts(parts, n)
     sizes = [-(-kv_len // count) for kv_len, count in zip(kv_lens, cut)]
@@ -51,16 +51,16 @@ def test_contexts_are_cut_into_even_parts_within_the_grid(
 
 
 def test_a_window_shortens_contexts() -> None:
-    plan = make_plan([1000, 20, 64], [1, 1, 1], 3, 132)
-    parts, known = decode_parts(plan, 64, 8, 16)
-    shorter, _ = decode_parts(make_plan([64, 20, 64], [1] * 3, 3, 132), 0, 8, 16)
+    metadata = make_metadata([1000, 20, 64], [1, 1, 1], 3, 132)
+    parts, known = decode_parts(metadata, 64, 8, 16)
+    shorter, _ = decode_parts(make_metadata([64, 20, 64], [1] * 3, 3, 132), 0, 8, 16)
     assert not known and counts(parts, 3) == counts(shorter, 3)
-    assert decode_parts(plan, 64, 8, 16) == (parts, True)
+    assert decode_parts(metadata, 64, 8, 16) == (parts, True)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 25])
 @pytest.mark.parametrize("q_lens", [[1], [129], [16, 1, 33, 50], [1] * 200 + [77]])
 @pytest.mark.parametrize("num_decode", [0, 3])
 def test_chunks_are_cut_into_tiles_of_queries(q_lens: list[int], tokens: int, num_decode: int) -> None:
-    plan = make_plan([1] * num_decode + q_lens, [1] * num_decode + q_lens, num_decode, 4)
-    assert counts(prefill_parts(plan, tokens), len(q_lens)) == [-(-q_len // tokens) for q_len in q_lens]
+    metadata = make_metadata([1] * num_decode + q_lens, [1] * num_decode + q_lens, num_decode, 4)
+    assert counts(prefill_parts(metadata, tokens), len(q_lens)) == [-(-q_len // tokens) for q_len in q_lens]

@@ -5,25 +5,25 @@ import torch
 from support.attention_cases import FORMS, AttentionCase
 from support.kernels import DEVICE, DTYPES, assert_close
 
-from lightllm.ops.gpu_attention_plan import GpuAttentionPlan
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.triton.attention_parts import decode_parts
 from lightllm.ops.triton.decode_attention import decode_attention
 
 
 class Case(AttentionCase):
-    def compute(self, plan: GpuAttentionPlan) -> torch.Tensor:
+    def compute(self, metadata: AttentionMetadata) -> torch.Tensor:
         q = self.q.to(DEVICE)
         out = torch.full_like(q, float("nan"))
-        decode_attention(q, self.kv.to(DEVICE), plan, self.spec_on(DEVICE), out)
-        assert out[self.num_decode :].isnan().all(), "only the decode entries' rows are written"
-        return out[: self.num_decode]
+        decode_attention(q, self.layer_on(DEVICE), metadata, self.spec_on(DEVICE), out)
+        assert out[self.num_decode_tokens :].isnan().all(), "only the decode entries' rows are written"
+        return out[: self.num_decode_tokens]
 
     def check(self, num_sms: int = 8, layers: int = 1) -> None:
-        """layers: how often with one plan."""
-        plan = self.gpu_plan(DEVICE, num_sms)
-        expected = self.expected()[: self.num_decode]
+        """layers: how often with one metadata."""
+        metadata = self.metadata(DEVICE, num_sms)
+        expected = self.expected()[: self.num_decode_tokens]
         for _ in range(layers):
-            assert_close(self.compute(plan).cpu(), expected)
+            assert_close(self.compute(metadata).cpu(), expected)
 
 
 @pytest.mark.parametrize("layout", ["run", "shuffled"])
@@ -47,14 +47,20 @@ def test_every_form_of_score(form: str) -> None:
     Case([70, 1, 17, 18, 7, 8], [1] * 6, 6, "shuffled", form=form).check(num_sms=16)
 
 
+@pytest.mark.parametrize("form", ["plain", "window", "everything"])
+def test_entries_of_one_to_four_tokens_beside_a_prefill_chunk(form: str) -> None:
+    kv_lens, q_lens = [70, 4, 17, 1, 90, 33], [3, 4, 1, 1, 2, 5]
+    Case(kv_lens, q_lens, 5, "shuffled", form=form).check(num_sms=16, layers=2)
+
+
 @pytest.mark.parametrize("num_sms", [1, 64])
 def test_a_batch_of_33(num_sms: int) -> None:
     Case([1 + i for i in range(33)], [1] * 33, 33, "shuffled", heads=(2, 1)).check(num_sms)
 
 
 def test_one_context_in_many_parts() -> None:
-    plan = Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").gpu_plan(DEVICE, 64)
-    assert int(decode_parts(plan, 0, 1, 16)[0].first[1]) == 25
+    metadata = Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").metadata(DEVICE, 64)
+    assert int(decode_parts(metadata, 0, 1, 16)[0].first[1]) == 25
     Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").check(64)
 
 
@@ -66,7 +72,9 @@ def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
     case = Case([20, 11], [1, 1], 2)
     wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
     out = torch.full_like(wide, 7.0)
-    decode_attention(wide[:, :8], case.kv.to(DEVICE), case.gpu_plan(DEVICE), case.attention_spec, out[:, 8:])
+    decode_attention(
+        wide[:, :8], case.layer_on(DEVICE), case.metadata(DEVICE), case.attention_spec, out[:, 8:]
+    )
     assert_close(out[:, 8:].cpu(), case.expected())
     assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
 
@@ -74,7 +82,7 @@ def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
 def test_large_scores_do_not_overflow() -> None:
     case = Case([40, 25], [1, 1], 2)
     case.q *= 1000
-    assert case.compute(case.gpu_plan(DEVICE, 8)).isfinite().all()
+    assert case.compute(case.metadata(DEVICE, 8)).isfinite().all()
 
 
 def test_padding_entries_read_only_the_hold_slot() -> None:
@@ -82,7 +90,7 @@ def test_padding_entries_read_only_the_hold_slot() -> None:
     hold = case.kv.shape[0] - 1
     case.kv[hold] = 2.0
     case.rows[1:] = [0, 0]
-    result = case.compute(case.gpu_plan(DEVICE))
+    result = case.compute(case.metadata(DEVICE))
     torch.testing.assert_close(result[1:].cpu(), torch.full((2, 8, 16), 2.0))
 
 
@@ -95,7 +103,7 @@ def test_slots_beyond_32_bit_offsets() -> None:
     expected, case.kv = case.expected(), kv
     case.tables = [[slots - 3, slots - 2, slots - 1]]
     case.req_to_token[case.rows[0], :3] = torch.tensor(case.tables[0], dtype=torch.int32)
-    assert_close(case.compute(case.gpu_plan(DEVICE)).cpu(), expected)
+    assert_close(case.compute(case.metadata(DEVICE)).cpu(), expected)
 
 
 @pytest.mark.slow

@@ -18,11 +18,11 @@ KERNELS = SimpleNamespace(
 
 
 def check(case: MlaCase, num_sms: int = 8, rounds: int = 1, expanded: int = 1 << 30) -> None:
-    """rounds: how often with one plan. Intermediate results are rounded to the dtype as well."""
-    plan = case.slots.gpu_plan(DEVICE, num_sms)
+    """rounds: how often with one metadata. Intermediate results are rounded to the dtype as well."""
+    metadata = case.slots.metadata(DEVICE, num_sms)
     expected = case.expected()
     for _ in range(rounds):
-        assert_close(case.computed(KERNELS, plan, DEVICE, expanded), expected, factor=3)
+        assert_close(case.computed(KERNELS, metadata, DEVICE, expanded), expected, factor=3)
 
 
 @pytest.mark.parametrize("layout", ["run", "shuffled"])
@@ -34,6 +34,10 @@ def test_decode_and_prefill_side_by_side(dtype: torch.dtype, layout: str) -> Non
 def test_prefill_alone_and_decode_alone() -> None:
     check(MlaCase([60, 50], [40, 50], 0, "shuffled"))
     check(MlaCase([17, 64], [1, 1], 2, "shuffled"))
+
+
+def test_decode_entries_of_one_to_four_tokens() -> None:
+    check(MlaCase([40, 4, 129, 1, 25], [2, 4, 3, 1, 9], 4, "shuffled"), rounds=2)
 
 
 @pytest.mark.parametrize("heads", [1, 8, 71])
@@ -53,9 +57,9 @@ def test_contexts_may_be_expanded_some_at_a_time(expanded: int) -> None:
 
 def test_the_contexts_of_prefill_entries_lie_one_after_another() -> None:
     case = MlaCase([3, 20, 70], [1, 4, 70], 1, "shuffled")
-    plan = case.slots.gpu_plan(DEVICE)
+    metadata = case.slots.metadata(DEVICE)
     slots = [slot for table in case.slots.tables[1:] for slot in table]
-    assert torch.equal(mla_context(case.kv.to(DEVICE), plan).cpu(), case.kv[slots, 0])
+    assert torch.equal(mla_context(case.layer_on(DEVICE), metadata).cpu(), case.kv[slots, 0])
 
 
 def test_padding_entries_read_only_the_hold_slot() -> None:
@@ -64,7 +68,7 @@ def test_padding_entries_read_only_the_hold_slot() -> None:
     case.slots.rows[1:] = [0, 0]
     out = torch.full((3, 5, LATENT), float("nan"), device=DEVICE)
     q = torch.randn(3, 5, LATENT + ROPE, device=DEVICE)
-    mla_decode_attention(q, case.kv.to(DEVICE), case.slots.gpu_plan(DEVICE), 0.2, out)
+    mla_decode_attention(q, case.layer_on(DEVICE), case.slots.metadata(DEVICE), 0.2, out)
     torch.testing.assert_close(out[1:].cpu(), torch.full((2, 5, LATENT), 2.0))
 
 
@@ -78,4 +82,4 @@ def test_slots_beyond_32_bit_offsets() -> None:
         kv[places] = case.kv[table].to(DEVICE)
         case.slots.req_to_token[row, :3] = torch.tensor(places, dtype=torch.int32)
     expected, case.kv = case.expected(), kv
-    assert_close(case.computed(KERNELS, case.slots.gpu_plan(DEVICE), DEVICE), expected, factor=3)
+    assert_close(case.computed(KERNELS, case.slots.metadata(DEVICE), DEVICE), expected, factor=3)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.kernels import DEVICE, DTYPES, assert_close
+from support.kv import layer
 from support.references import rms_norm, rotated_as_complex
 
 from lightllm.layers.rotary import RotaryTable
@@ -81,7 +82,7 @@ class Case:
     def check(self) -> None:
         cos, sin = angles(self.rotary_dim, self.positions, self.qk.dtype)
         q = rotary_and_write_kv(
-            self.qk, self.v, cos, sin, self.kv, self.slots, self.interleaved, self.weight, 1e-5
+            self.qk, self.v, cos, sin, layer(self.kv), self.slots, self.interleaved, self.weight, 1e-5
         )
         x = self.qk if self.weight is None else rms_norm(self.qk, self.weight, 1e-5)
         expected = rotated_as_complex(x, self.positions, 10000.0, self.rotary_dim, self.interleaved)
@@ -127,7 +128,7 @@ def test_rotated_keys_may_be_kept_behind_the_queries(
     case.check()
     cos, sin = angles(case.rotary_dim, case.positions, dtype)
     written, case.kv = case.kv, torch.full_like(case.kv, float("nan"))
-    arguments = (case.qk, case.v, cos, sin, case.kv, case.slots, interleaved, case.weight, 1e-5)
+    arguments = (case.qk, case.v, cos, sin, layer(case.kv), case.slots, interleaved, case.weight, 1e-5)
     queries = rotary_and_write_kv(*arguments)
     kept = rotary_and_write_kv(*arguments, keep_keys=True)
     x = case.qk if case.weight is None else rms_norm(case.qk, case.weight, 1e-5)
@@ -154,7 +155,7 @@ def test_padding_tokens_may_share_the_hold_slot() -> None:
     kv = torch.zeros(11, 2, 4, device=DEVICE)
     qk, v = random(4, 2, 4), random(4, 1, 4)
     slots = torch.tensor([3, 10, 10, 10], device=DEVICE)
-    rotary_and_write_kv(qk, v, *angles(4, torch.zeros(4, dtype=torch.int64, device=DEVICE)), kv, slots)
+    rotary_and_write_kv(qk, v, *angles(4, torch.zeros(4, dtype=torch.int64, device=DEVICE)), layer(kv), slots)
     assert torch.equal(kv[3, 1:], v[0]) and not kv[:3].any() and not kv[4:10].any()
 
 
@@ -162,8 +163,8 @@ def test_no_tokens_write_nothing() -> None:
     kv = torch.zeros(5, 2, 4, device=DEVICE)
     qk, v, none = random(0, 2, 4), random(0, 1, 4), torch.zeros(0, dtype=torch.int64, device=DEVICE)
     cos, sin = random(0, 1, 4), random(0, 1, 4)
-    assert rotary_and_write_kv(qk, v, cos, sin, kv, none).shape == (0, 1, 4)
-    write_kv(v, v, kv, none)
+    assert rotary_and_write_kv(qk, v, cos, sin, layer(kv), none).shape == (0, 1, 4)
+    write_kv(v, v, layer(kv), none)
     assert not kv.any()
 
 
@@ -172,7 +173,7 @@ def test_no_tokens_write_nothing() -> None:
 def test_keys_may_be_written_without_rotation(kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
     kv = torch.full((9, 2 * kv_heads, head_dim), float("nan"), dtype=dtype, device=DEVICE)
     qkv, slots = random(3, 3 * kv_heads, head_dim, dtype=dtype), torch.tensor([7, 0, 3], device=DEVICE)
-    write_kv(qkv[:, kv_heads : 2 * kv_heads], qkv[:, 2 * kv_heads :], kv, slots)
+    write_kv(qkv[:, kv_heads : 2 * kv_heads], qkv[:, 2 * kv_heads :], layer(kv), slots)
     assert torch.equal(kv[slots], qkv[:, kv_heads:]) and kv[[1, 2, 4, 5, 6, 8]].isnan().all()
 
 
@@ -185,8 +186,10 @@ def test_slots_whose_offset_needs_64_bits(slot_dtype: torch.dtype) -> None:
         torch.tensor([299_999, 300_000], dtype=slot_dtype, device=DEVICE),
     )
     qk, v = qkv[:, :64], qkv[:, 64:]
-    rotary_and_write_kv(qk, v, *angles(128, torch.zeros(2, dtype=torch.int64, device=DEVICE)), kv, slots)
+    rotary_and_write_kv(
+        qk, v, *angles(128, torch.zeros(2, dtype=torch.int64, device=DEVICE)), layer(kv), slots
+    )
     assert torch.equal(kv[slots], qkv[:, 32:])
     kv[slots] = 0
-    write_kv(qk[:, 32:], v, kv, slots)
+    write_kv(qk[:, 32:], v, layer(kv), slots)
     assert torch.equal(kv[slots], qkv[:, 32:])

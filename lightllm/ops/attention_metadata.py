@@ -1,4 +1,4 @@
-"""What the attention kernels read about a batch: tensors on the device, worked out without asking it for a number."""
+"""What attention reads about a batch, worked out once per forward pass without asking the device for a number."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from lightllm.ops.attention_backend import TRITON, AttentionBackends
-
 T = TypeVar("T")
 NO_LENS = np.zeros((2, 0), dtype=np.int64)
 
 
 @dataclasses.dataclass(eq=False)
-class GpuAttentionPlan:
-    """n entries with T tokens: first those that decode (q_len 1), then the prefill chunks.
+class AttentionMetadata:
+    """n entries with T tokens: first those that decode, then the prefill chunks.
 
     Padding entries point to the hold row with kv_len 1. Grids may depend on the host's numbers alone (entries, tokens,
     bounds), so that a captured graph serves every batch of its size. What an implementation works out for the whole round
@@ -34,33 +32,31 @@ class GpuAttentionPlan:
     req_to_token: torch.Tensor
     """int32 [max_rows + 1, max_len]: slot of each position of each row."""
     num_decode: int
+    """Entries that decode."""
     num_tokens: int
     """T"""
     max_q_len: int
     """At least the largest q_len."""
     max_kv_len: int
     """At least the largest `kv_len`."""
-    fresh: bool = False
+    num_decode_tokens: int = -1
+    """Tokens of the entries that decode; -1: one each. Tokens of one entry see each other causally, as those of a chunk."""
+    no_prefix: bool = False
     """No prefill chunk has a cached prefix: its keys and values are all among the batch's own."""
     prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
     """int64 [2, num_prefill], of the host: q_len and kv_len of the prefill entries; only multi-head latent attention
     asks."""
-    backends: AttentionBackends = TRITON
     num_sms: int = 0
     """Multiprocessors to fill; 0: those of the device."""
 
     def __post_init__(self) -> None:
-        self.num_sms = self.num_sms or sm_count(self.req_to_token.device)
+        if self.num_decode_tokens < 0:
+            self.num_decode_tokens = self.num_decode
         self._made: dict[Hashable, Any] = {}
 
     @property
     def num_prefill(self) -> int:
         return len(self.rows) - self.num_decode
-
-    @property
-    def reads_fresh(self) -> bool:
-        """Prefill reads the new tokens' keys and values where a layer hands them over, not by slot."""
-        return self.fresh and self.num_prefill > 0 and self.backends.prefill.reads_fresh
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returned when it was asked for first in this round."""
@@ -71,15 +67,38 @@ class GpuAttentionPlan:
     def has(self, key: Hashable) -> bool:
         return key in self._made
 
-    def prefill_pieces(self, tokens: int) -> list[GpuAttentionPlan]:
-        """Plans of some prefill entries each, in order, whose contexts are `tokens` long together; a longer one is alone.
-        Their tokens are numbered as in this plan."""
+    def decode_by_token(self) -> AttentionMetadata:
+        """The entries that decode, one for each of their tokens: a token sees its context up to itself."""
+        if self.num_decode_tokens == self.num_decode:
+            return self
+        return self.once("decode by token", self._by_token)
+
+    def _by_token(self) -> AttentionMetadata:
+        count, starts = self.num_decode_tokens, self.q_start[: self.num_decode + 1]
+        entries = torch.arange(self.num_decode, device=starts.device)
+        entries = torch.repeat_interleave(entries, starts.diff(), output_size=count)
+        tokens = torch.arange(count + 1, device=starts.device, dtype=torch.int32)
+        later = self.q_start[1:][entries] - 1 - tokens[:-1]
+        return dataclasses.replace(
+            self,
+            rows=self.rows[entries],
+            q_start=tokens,
+            kv_len=self.kv_len[entries] - later,
+            num_decode=count,
+            num_tokens=count,
+            max_q_len=1,
+            prefill_lens=NO_LENS,
+        )
+
+    def prefill_pieces(self, tokens: int) -> list[AttentionMetadata]:
+        """Some prefill entries each, in order, whose contexts are `tokens` long together; a longer one is alone.
+        Their tokens are numbered as here."""
         pieces = cut_lengths(self.prefill_lens[1], tokens)
         return (
             [self] if len(pieces) == 1 else self.once(("pieces", tokens), lambda: [*map(self._piece, pieces)])
         )
 
-    def _piece(self, entries: slice) -> GpuAttentionPlan:
+    def _piece(self, entries: slice) -> AttentionMetadata:
         lens = self.prefill_lens[:, entries]
         first, stop = self.num_decode + entries.start, self.num_decode + entries.stop
         return dataclasses.replace(
@@ -88,6 +107,7 @@ class GpuAttentionPlan:
             q_start=self.q_start[first : stop + 1],
             kv_len=self.kv_len[first:stop],
             num_decode=0,
+            num_decode_tokens=0,
             num_tokens=int(lens[0].sum()),
             prefill_lens=lens,
         )
@@ -111,9 +131,3 @@ def cut_lengths(lengths: np.ndarray, total: int) -> list[slice]:
         pieces.append(slice(first, stop))
         first = stop
     return pieces
-
-
-@functools.cache
-def sm_count(device: torch.device) -> int:
-    """Multiprocessors of a GPU; 4 where kernels are interpreted."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

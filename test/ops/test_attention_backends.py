@@ -12,16 +12,17 @@ import torch
 from support.attention_cases import FORMS, AttentionCase
 
 from lightllm.errors import InvalidOption
-from lightllm.ops.attention_backend import TRITON, make_attention_backends
-from lightllm.ops.decode_attention import decode_attention
-from lightllm.ops.prefill_attention import prefill_attention
+from lightllm.ops.attention_backends.choice import make_attention_backends
+from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.kv_layer import KvLayer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 COMMON = [name for name, form in FORMS.items() if "alibi" not in form and "sinks" not in form]
 
 
-def test_triton_is_the_only_one_on_a_cpu() -> None:
-    assert make_attention_backends("triton", CPU, graphs=False) is TRITON
+def test_a_cpu_computes_with_torch_and_knows_no_other_name() -> None:
+    backends = make_attention_backends("triton", CPU, graphs=False)
+    assert type(backends.prefill).__name__ == type(backends.decode).__name__ == "TorchAttention"
     with pytest.raises(InvalidOption, match="needs a GPU"):
         make_attention_backends("fa3,triton", CPU, graphs=False)
 
@@ -137,42 +138,53 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "zeros", lambda *size, **more: make(*size, **{**more, "device": "cpu"}))
 
 
-@pytest.mark.parametrize("name", ["fa3", "flashinfer"])
-@pytest.mark.parametrize("form", COMMON)
-def test_the_adapters_describe_rounds_as_the_packages_expect(packages: None, name: str, form: str) -> None:
-    case = AttentionCase([9, 40, 1, 30, 22], [1, 1, 1, 7, 22], 3, "shuffled", form=form)
-    plan = case.gpu_plan(CPU)
-    plan.backends = make_attention_backends(name, CUDA, graphs=False)
-    for _ in range(2):
+def computed(case: AttentionCase, backends: AttentionBackends, rounds: int = 1) -> torch.Tensor:
+    metadata, kv = case.metadata(CPU), case.layer_on(CPU)
+    for _ in range(rounds):
         out = torch.full_like(case.q, float("nan"))
-        decode_attention(case.q, case.kv, plan, case.attention_spec, out)
-        prefill_attention(case.q, case.kv, plan, case.attention_spec, out)
-        torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
+        spec = case.attention_spec
+        backends.decode_for(spec, kv).decode(case.q, kv, metadata, spec, out)
+        if metadata.num_prefill:
+            backends.prefill_for(spec, kv).prefill(case.q, kv, metadata, spec, out, None)
+    return out
+
+
+@pytest.mark.parametrize("name", ["fa3", "flashinfer"])
+@pytest.mark.parametrize("q_lens", [[1, 1, 1, 7, 22], [3, 4, 1, 7, 22]])
+@pytest.mark.parametrize("form", COMMON)
+def test_the_adapters_describe_rounds_as_the_packages_expect(
+    packages: None, name: str, q_lens: list[int], form: str
+) -> None:
+    case = AttentionCase([9, 40, 1, 30, 22], q_lens, 3, "shuffled", form=form)
+    out = computed(case, make_attention_backends(name, CUDA, graphs=False), rounds=2)
+    torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [(7, 1), (12, 2), (48, 1)])
 def test_flashinfer_decodes_groups_of_any_size(packages: None, heads: tuple[int, int]) -> None:
     case = AttentionCase([9, 40], [1, 1], 2, "shuffled", heads=heads)
-    plan = case.gpu_plan(CPU)
-    plan.backends = make_attention_backends("flashinfer", CUDA, graphs=False)
-    decode_attention(case.q, case.kv, plan, case.attention_spec, out := torch.empty_like(case.q))
+    out = computed(case, make_attention_backends("flashinfer", CUDA, graphs=False))
     torch.testing.assert_close(out.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fa3", "flashinfer"])
 @pytest.mark.parametrize("form", ["sinks", "alibi"])
-def test_what_a_package_does_not_know_is_computed_by_triton(
-    packages: None, name: str, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_package_does_not_know_is_computed_by_triton(packages: None, name: str, form: str) -> None:
+    backends = make_attention_backends(name, CUDA, graphs=False)
     case = AttentionCase([9, 30], [1, 7], 1, form=form)
-    plan = case.gpu_plan(CPU)
-    plan.backends = make_attention_backends(name, CUDA, graphs=False)
-    asked = []
-    monkeypatch.setattr(type(TRITON.decode), "decode", lambda *_: asked.append("decode"))
-    monkeypatch.setattr(type(TRITON.decode), "prefill", lambda *_: asked.append("prefill"))
-    decode_attention(case.q, case.kv, plan, case.attention_spec, case.q)
-    prefill_attention(case.q, case.kv, plan, case.attention_spec, case.q)
-    assert asked == ["decode", "prefill"]
+    spec, kv = case.attention_spec, case.layer_on(CPU)
+    assert backends.prefill_for(spec, kv) is backends.decode_for(spec, kv) is backends.general
+    assert type(backends.general).__name__ == "TritonAttention"
+
+
+@pytest.mark.parametrize("name", ["fa3", "flashinfer"])
+def test_kv_memory_with_scales_is_read_by_triton(packages: None, name: str) -> None:
+    backends = make_attention_backends(name, CUDA, graphs=False)
+    case = AttentionCase([9], [1], 1)
+    scaled = KvLayer(case.kv.to(torch.int8), 2, torch.ones(case.kv.shape[:2]))
+    plain = case.layer_on(CPU)
+    assert backends.decode_for(case.attention_spec, plain) is backends.decode is not backends.general
+    assert backends.decode_for(case.attention_spec, scaled) is backends.general
 
 
 def test_prefill_and_decode_may_differ_and_flashinfer_is_not_captured(packages: None) -> None:

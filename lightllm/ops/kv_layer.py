@@ -1,0 +1,40 @@
+"""The KV memory of one layer: what a layer writes by slots, and what attention reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KvLayer:
+    """One slot holds one token; the last slot absorbs padding."""
+
+    data: torch.Tensor
+    """[slots + 1, 2 * kv_heads, head_dim], keys first. With latent attention [slots + 1, 1, latent + rope]: the normalised
+    latent vector, then the rotated key that all heads share."""
+    kv_heads: int
+    """0: latent attention."""
+    scales: torch.Tensor | None = None
+    """[slots + 1, 2 * kv_heads]: what each head's vector is multiplied with; None: `data` holds the numbers themselves."""
+
+    @functools.cached_property
+    def keys(self) -> torch.Tensor:
+        """[slots + 1, kv_heads, head_dim], a view."""
+        return self.data[:, : self.kv_heads]
+
+    @functools.cached_property
+    def values(self) -> torch.Tensor:
+        """[slots + 1, kv_heads, head_dim], a view."""
+        return self.data[:, self.kv_heads :]
+
+    @functools.cached_property
+    def bytes_per_slot(self) -> int:
+        tensors = [self.data] if self.scales is None else [self.data, self.scales]
+        return sum(tensor[0].numel() * tensor.itemsize for tensor in tensors)
+
+    def holds(self, dtype: torch.dtype) -> bool:
+        """Whether what is read is what was written, for keys and values of this dtype."""
+        return self.scales is None and self.data.dtype == dtype
