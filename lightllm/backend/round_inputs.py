@@ -64,7 +64,8 @@ class RoundInputs:
             dtype=torch.uint8,
             device=where,
         )
-        self._positions = torch.zeros(self._max_tokens, dtype=torch.int64, device=where)
+        self._positions = torch.zeros((2, self._max_tokens), dtype=torch.int64, device=where)
+        """Context indices and rope positions."""
         self._decode_ids = torch.zeros(entries, dtype=torch.int64, device=where)
         self._decode_starts = torch.arange(entries + 1, dtype=torch.int32, device=where)
         self._decode_layouts: dict[int, tuple[Packet, Batch, torch.Tensor]] = {}
@@ -73,7 +74,8 @@ class RoundInputs:
         """Enqueues what the device adds to a batch; before `forward`, and part of what a graph captures."""
         build_round_inputs(
             batch.rows, batch.q_start, batch.kv_len, batch.slots, batch.num_decode, batch.max_q_len,
-            self._state.last_token, batch.input_ids, batch.positions, batch.req_to_token,
+            self._state.last_token, self._state.rope_delta, batch.input_ids, batch.positions, batch.rope_positions,
+            batch.req_to_token,
         )  # fmt: skip
 
     def decode_batch(self, size: int) -> Batch:
@@ -120,9 +122,9 @@ class RoundInputs:
         tokens = len(round.slots)
         packet = _packet_of_chunks(len(rows), tokens, len(logit_index), len(sampled))
         room, all_positions = self._room, self._positions
-        if packet.nbytes > len(room) or tokens > len(all_positions):
+        if packet.nbytes > len(room) or tokens > all_positions.shape[1]:
             room = torch.empty(packet.nbytes, dtype=torch.uint8, device=room.device)
-            all_positions = torch.empty(tokens, dtype=torch.int64, device=room.device)
+            all_positions = torch.empty((2, tokens), dtype=torch.int64, device=room.device)
         ids = np.zeros(tokens, dtype=np.int32)
         ids[round.num_decode :] = round.token_ids
         packet.send(self._device, [rows, kv_len, starts, round.slots, ids, logit_index, positions], room)
@@ -134,7 +136,8 @@ class RoundInputs:
             slots=on_device[3],
             input_ids=on_device[4],
             logit_index=on_device[5],
-            positions=all_positions[:tokens],
+            positions=all_positions[0, :tokens],
+            rope_positions=all_positions[1, :tokens],
             num_decode=round.num_decode,
             max_q_len=int(round.q_len.max()),
             max_kv_len=int(kv_len.max()),
@@ -166,7 +169,8 @@ class RoundInputs:
                 q_start=self._decode_starts[: size + 1],
                 slots=slots,
                 input_ids=self._decode_ids[:size],
-                positions=self._positions[:size],
+                positions=self._positions[0, :size],
+                rope_positions=self._positions[1, :size],
                 num_decode=size,
                 max_q_len=1,
                 max_kv_len=self._memory.max_len,

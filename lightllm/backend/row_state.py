@@ -6,6 +6,7 @@
 | token id lists, prompt ids            | host dicts  | join        | leave, join  |
 | why a request cannot be served        | host dict   | refuse      | leave, join  |
 | last token                            | device      | each sample | —            |
+| rope delta                            | device      | (always 0)  | —            |
 | token counts (rows with penalties)    | device      | join        | leave, join  |
 
 What sampling needs of the parameters goes to the device when it changes, and stays there (`sampling_plan.py`).
@@ -91,6 +92,8 @@ class RowState:
         self.counts = TokenCounts(max_rows, vocab_size, device)
         self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
         """The token of each row that has no KV yet; the place after the last row belongs to the hold row."""
+        self.rope_delta = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
+        """What is added to a context index to get the position that rotary embeddings turn by; 0 for all rows."""
 
     def join(self, join: JoinRow) -> None:
         """A request enters a row; nothing of the former one remains."""

@@ -99,12 +99,16 @@ class TpPartBaseModel:
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: what attention reads, and the rotary angles."""
         batch.attention = batch.attention_metadata()
-        batch.rotary = [table.lookup(batch.positions, batch.max_kv_len) for table in self.rotary]
+        batch.rotary = [table.lookup(batch.rope_positions, batch.max_kv_len) for table in self.rotary]
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """The residual stream before the first layer: a new tensor [T, hidden]."""
         x = self.embed_tokens(batch.input_ids)
-        return x if self.config.embedding_scale == 1 else x.mul_(self.config.embedding_scale)
+        if self.config.embedding_scale != 1:
+            x.mul_(self.config.embedding_scale)
+        if batch.embeds is not None:
+            x.index_copy_(0, batch.embeds.where, batch.embeds.what.to(x.dtype))
+        return x
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """x: [S, hidden], normalised. Returns float32 [S, vocab_size]."""

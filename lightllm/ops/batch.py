@@ -12,6 +12,16 @@ from lightllm.ops.attention_metadata import NO_LENS, AttentionMetadata
 from lightllm.ops.kv_layer import KvLayer
 
 
+@dataclasses.dataclass(frozen=True)
+class Embeds:
+    """Vectors that take the place of token embeddings (of an image, say)."""
+
+    where: torch.Tensor
+    """int64 [E]: which of the batch's T tokens; their `input_ids` are any ids of the vocabulary."""
+    what: torch.Tensor
+    """[E, hidden], as the model's token embedding would give it, scale included."""
+
+
 @dataclasses.dataclass
 class Batch:
     """n entries (requests) with T = sum(q_len) new tokens, decode entries first.
@@ -23,7 +33,10 @@ class Batch:
     input_ids: torch.Tensor
     """int64 [T]"""
     positions: torch.Tensor
-    """int64 [T]: position of each new token in its request."""
+    """int64 [T]: index of each new token in its context, which is where `req_to_token` lists its slot."""
+    rope_positions: torch.Tensor
+    """int64 [T]: what rotary embeddings turn each new token by. As `positions`, with the row's `rope_delta` added, which is
+    never above 0: where one position stands for several tokens (images), later ones lie behind their index."""
     slots: torch.Tensor
     """int64 [T]: KV slot that each new token's K and V are written to."""
     rows: torch.Tensor
@@ -51,6 +64,8 @@ class Batch:
     """Tokens of the entries that come from decoding; -1: one each."""
     prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
     """int64 [2, prefill entries], of the host: q_len and kv_len."""
+    embeds: Embeds | None = None
+    """What is no token of the vocabulary."""
     attention: AttentionMetadata | None = None
     """Filled by `TpPartBaseModel.forward`: what attention reads, made anew for each pass."""
     rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
@@ -82,6 +97,7 @@ def make_batch(
     req_to_token: torch.Tensor,
     kv: list[KvLayer],
     logit_index: torch.Tensor | None = None,
+    embeds: Embeds | None = None,
 ) -> Batch:
     """A batch from lists, to run a model without rounds (warm-up, benchmarks, tests).
 
@@ -97,6 +113,7 @@ def make_batch(
     return Batch(
         input_ids=input_ids,
         positions=positions,
+        rope_positions=positions,
         slots=req_to_token[rows_of_tokens, positions].long(),
         rows=torch.tensor(rows, device=device),
         q_start=torch.nn.functional.pad(ends, (1, 0)).to(device, torch.int32),
@@ -106,6 +123,7 @@ def make_batch(
         max_q_len=max(q_lens),
         max_kv_len=max(kv_lens),
         logit_index=logit_index,
+        embeds=embeds,
         req_to_token=req_to_token,
         kv=kv,
         prefill_lens=np.array([q_lens[num_decode:], kv_lens[num_decode:]], dtype=np.int64),

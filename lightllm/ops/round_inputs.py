@@ -15,21 +15,26 @@ def build_round_inputs(
     num_decode: int,
     max_q_len: int,
     last_token: torch.Tensor,
+    rope_delta: torch.Tensor,
     input_ids: torch.Tensor,
     positions: torch.Tensor,
+    rope_positions: torch.Tensor,
     req_to_token: torch.Tensor,
 ) -> None:
-    """For token t, number j of entry e: position = kv_len[e] - q_len[e] + j; it is written to `positions[t]`, and the
-    token's slot to `req_to_token[rows[e], position]`. The first `num_decode` entries, of one token each, take their
+    """For token t, number j of entry e: position = kv_len[e] - q_len[e] + j; it is written to `positions[t]`, with
+    `rope_delta[rows[e]]` added to `rope_positions[t]`, and the token's slot to `req_to_token[rows[e], position]`. The first `num_decode` entries, of one token each, take their
     `input_ids` from `last_token[rows[e]]`; those of the others are there already.
 
     rows: int64 [n], distinct but for the hold row; q_start: int32 [n + 1], where each entry's tokens begin; kv_len:
-    int32 [n]; slots: int64 [T]; max_q_len: at least the longest entry; last_token: int64 [max_rows + 1]; input_ids,
-    positions: int64 [T]; req_to_token: int32 [max_rows + 1, max_len]. Reads no value on the host.
+    int32 [n]; slots: int64 [T]; max_q_len: at least the longest entry; last_token,
+    rope_delta: int64 [max_rows + 1]; input_ids, positions, rope_positions: int64 [T]; req_to_token: int32 [max_rows + 1, max_len]. Reads no value on the host.
     """
     build = torch_impl.build_round_inputs
     if rows.is_cuda:
         from lightllm.ops.triton import round_inputs as triton_impl
 
         build = triton_impl.build_round_inputs
-    build(rows, q_start, kv_len, slots, num_decode, max_q_len, last_token, input_ids, positions, req_to_token)
+    build(
+        rows, q_start, kv_len, slots, num_decode, max_q_len, last_token, rope_delta, input_ids, positions,
+        rope_positions, req_to_token,
+    )  # fmt: skip

@@ -19,32 +19,35 @@ class Case:
         self.slots = torch.randperm(10_000, generator=generator)[:tokens]
         self.chunk_ids = torch.randint(1000, (tokens,), generator=generator)
         self.last_token = torch.randint(1000, (max_rows + 1,), generator=generator)
+        self.rope_delta = -torch.randint(9, (max_rows + 1,), generator=generator)
         self.table = torch.full((max_rows + 1, max_len), -7, dtype=torch.int32)
         self.device = device
 
     def run(self, build):
-        """(input ids, positions, table) of an implementation."""
+        """(input ids, positions, rope positions, table) of an implementation."""
         place = {"device": self.device}
         starts = torch.tensor([0, *self.q_lens]).cumsum(0).to(torch.int32)
         ids, table = self.chunk_ids.clone().to(**place), self.table.clone().to(**place)
-        positions = torch.full((len(ids),), -7, **place)
+        positions, rope_positions = torch.full((2, len(ids)), -7, **place).unbind(0)
         build(
             self.rows.to(**place), starts.to(**place), torch.tensor(self.kv_lens, dtype=torch.int32, **place),
             self.slots.to(**place), self.num_decode, max(self.q_lens, default=1), self.last_token.to(**place),
-            ids, positions, table,
+            self.rope_delta.to(**place), ids, positions, rope_positions, table,
         )  # fmt: skip
-        return ids.cpu(), positions.cpu(), table.cpu()
+        return ids.cpu(), positions.cpu(), rope_positions.cpu(), table.cpu()
 
     def expected(self):
-        ids, positions, table, token = self.chunk_ids.clone(), [], self.table.clone(), 0
+        ids, positions, turned, token = self.chunk_ids.clone(), [], [], 0
+        table = self.table.clone()
         for entry, (row, q_len, kv_len) in enumerate(zip(self.rows.tolist(), self.q_lens, self.kv_lens)):
             for position in range(kv_len - q_len, kv_len):
                 positions.append(position)
+                turned.append(position + int(self.rope_delta[row]))
                 table[row, position] = self.slots[token]
                 if entry < self.num_decode:
                     ids[token] = self.last_token[row]
                 token += 1
-        return ids, torch.tensor(positions, dtype=torch.int64), table
+        return ids, torch.tensor(positions), torch.tensor(turned), table
 
 
 CASES = {

@@ -8,7 +8,7 @@ import torch
 
 from lightllm.backend.kv_memory import KvShape
 from lightllm.models.base import TpPartBaseModel
-from lightllm.ops.batch import make_batch
+from lightllm.ops.batch import Embeds, make_batch
 from lightllm.ops.kv_layer import KvLayer
 
 
@@ -38,7 +38,11 @@ class ModelDriver:
         self.kv_lens = [0] * rows
 
     def step(
-        self, work: Sequence[tuple[int, Sequence[int]]], num_decode: int = 0, logits: bool = True
+        self,
+        work: Sequence[tuple[int, Sequence[int]]],
+        num_decode: int = 0,
+        logits: bool = True,
+        embeds: Embeds | None = None,
     ) -> torch.Tensor:
         """Computes new tokens of some rows: (row, token ids) each, decode rows first. Logits of every token, or none."""
         ids, rows, q_lens, kv_lens = [], [], [], []
@@ -61,6 +65,7 @@ class ModelDriver:
             self.req_to_token,
             self.kv,
             logit_index,
+            embeds,
         )
         return self.model.forward(batch)
 

@@ -15,12 +15,13 @@ _DECODE_BLOCK, _PREFILL_BLOCK = 16, 1024
 
 @triton.jit
 def round_inputs_kernel(
-    rows_ptr, q_start_ptr, kv_len_ptr, slots_ptr, last_token_ptr, input_ids_ptr, positions_ptr, table_ptr,
+    rows_ptr, q_start_ptr, kv_len_ptr, slots_ptr, last_token_ptr, rope_delta_ptr, input_ids_ptr, positions_ptr,
+    rope_positions_ptr, table_ptr,
     table_stride, num_decode,
     BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Entry e: positions[t] = kv_len - q_len + j for its token j = t - q_start[e]; table[row, positions[t]] = slots[t];
-    input_ids[t] = last_token[row] where e < num_decode.
+    """Entry e: positions[t] = kv_len - q_len + j for its token j = t - q_start[e]; rope_positions[t] = positions[t] +
+    rope_delta[row]; table[row, positions[t]] = slots[t]; input_ids[t] = last_token[row] where e < num_decode.
 
     Grid (n, ceil(longest q_len / BLOCK)). The table's row may begin beyond 2**31 elements.
     """
@@ -36,6 +37,7 @@ def round_inputs_kernel(
     token = start + number
     position = tl.load(kv_len_ptr + entry) - length + number
     tl.store(positions_ptr + token, position.to(tl.int64), mask=inside)
+    tl.store(rope_positions_ptr + token, position + tl.load(rope_delta_ptr + row), mask=inside)
     slot = tl.load(slots_ptr + token, mask=inside, other=0)
     tl.store(table_ptr + row * table_stride.to(tl.int64) + position, slot.to(tl.int32), mask=inside)
     if entry < num_decode:
@@ -50,15 +52,17 @@ def build_round_inputs(
     num_decode: int,
     max_q_len: int,
     last_token: torch.Tensor,
+    rope_delta: torch.Tensor,
     input_ids: torch.Tensor,
     positions: torch.Tensor,
+    rope_positions: torch.Tensor,
     req_to_token: torch.Tensor,
 ) -> None:
     if len(rows) == 0:
         return
     block = _DECODE_BLOCK if max_q_len == 1 else _PREFILL_BLOCK
     round_inputs_kernel[(len(rows), triton.cdiv(max_q_len, block))](
-        rows, q_start, kv_len, slots, last_token, input_ids, positions, req_to_token,
+        rows, q_start, kv_len, slots, last_token, rope_delta, input_ids, positions, rope_positions, req_to_token,
         req_to_token.stride(0), num_decode,
         BLOCK=block, num_warps=1 if max_q_len == 1 else 4, **pdl_options(rows.device),
     )  # fmt: skip
@@ -70,7 +74,7 @@ def _case(label: str, block: int, warps: int) -> CompileCase:
         label=label,
         arguments={
             "rows_ptr": "*i64:16", "q_start_ptr": "*i32:16", "kv_len_ptr": "*i32:16", "slots_ptr": "*i64:16",
-            "last_token_ptr": "*i64:16", "input_ids_ptr": "*i64:16", "positions_ptr": "*i64:16",
+            "last_token_ptr": "*i64:16", "rope_delta_ptr": "*i64:16", "input_ids_ptr": "*i64:16", "positions_ptr": "*i64:16", "rope_positions_ptr": "*i64:16",
             "table_ptr": "*i32:16", "table_stride": "i32:16", "num_decode": "i32", "BLOCK": block,
         },
         launch={"num_warps": warps},

@@ -37,7 +37,7 @@ def test_rows_that_begin_beyond_two_to_the_31_elements() -> None:
     build_round_inputs(
         torch.tensor([2], **place), torch.tensor([0, 1], dtype=torch.int32, **place),
         torch.tensor([4], dtype=torch.int32, **place), torch.tensor([77], **place), 1, 1,
-        torch.tensor([1, 2, 3], **place), torch.zeros(1, dtype=torch.int64, **place),
-        torch.zeros(1, dtype=torch.int64, **place), table,
+        torch.tensor([1, 2, 3], **place), torch.zeros(3, dtype=torch.int64, **place),
+        *torch.zeros((3, 1), dtype=torch.int64, **place).unbind(0), table,
     )  # fmt: skip
     assert table[2, 3] == 77
