@@ -31,6 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "kernels"
 PACKAGE = "lightllm.ops.triton"
+CASES = "kernels"
+"""The package beside this file that lists what is compiled."""
 SHARED_LIMIT = {80: 166912, 89: 101376, 90: 232448, 100: 232448}
 """Bytes of shared memory that one block can have (CUDA C++ programming guide, table of compute capabilities)."""
 PDL_INSTRUCTIONS = ("griddepcontrol.wait", "griddepcontrol.launch_dependents")
@@ -83,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--all", action="store_true", help="every case, not only the short list of `make test`"
     )
     parser.add_argument("--kernel", action="append", help="only modules with this name; may be repeated")
-    parser.add_argument("--module", action="append", help="a module outside the package, by its full name")
+    parser.add_argument(
+        "--module", action="append", help="a module with cases from elsewhere, by its full name"
+    )
     parser.add_argument("--write", type=Path, help="file for the results as JSON")
     parser.add_argument(
         "--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="compilations at a time"
@@ -114,12 +118,12 @@ def describe(result: Result) -> str:
 
 
 def kernel_modules(names: list[str] | None) -> Iterator[str]:
-    """Modules of the package that declare cases, by name."""
-    package = importlib.import_module(PACKAGE)
+    """Modules that declare cases, by name."""
+    package = importlib.import_module(CASES)
     for info in pkgutil.iter_modules(package.__path__):
         if names is None or info.name in names:
-            if hasattr(importlib.import_module(f"{PACKAGE}.{info.name}"), "COMPILE_CASES"):
-                yield f"{PACKAGE}.{info.name}"
+            if hasattr(importlib.import_module(f"{CASES}.{info.name}"), "COMPILE_CASES"):
+                yield f"{CASES}.{info.name}"
 
 
 def find_tasks(module: str, everything: bool) -> Iterator[Task]:

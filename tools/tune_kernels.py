@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 import triton
+from kernels.tuning_case import TuningCase
 
 from lightllm.ops.triton import launch
-from lightllm.ops.triton.tuning_case import TuningCase
 
-PACKAGE = "lightllm.ops.triton"
+CASES = "kernels"
+"""The package beside this file that lists what is measured."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def tuning_cases() -> Iterator[TuningCase]:
-    package = importlib.import_module(PACKAGE)
+    package = importlib.import_module(CASES)
     for info in pkgutil.iter_modules(package.__path__):
-        yield from getattr(importlib.import_module(f"{PACKAGE}.{info.name}"), "TUNING_CASES", [])
+        yield from getattr(importlib.import_module(f"{CASES}.{info.name}"), "TUNING_CASES", [])
 
 
 def best_candidate(case: TuningCase, device: torch.device) -> dict[str, int]:

@@ -14,16 +14,15 @@ import triton
 import triton.language as tl
 
 from lightllm.ops.attention_metadata import AttentionMetadata
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
-_BLOCK_ENTRIES = 128
-_BLOCK_PARTS = 32
+BLOCK_ENTRIES = 128
+BLOCK_PARTS = 32
 _RESIDENT = 2
 """Programs of the decode kernel that a multiprocessor holds at a time."""
 _WAVES = 4
 """Parts for each place on the GPU when entries are many: whoever is done early takes another."""
-_COUNTS = ["n", "bound", "divisor", "part", "window", "counters"]
+COUNTS = ["n", "bound", "divisor", "part", "window", "counters"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class PartialResults:
     """float32 [parts, heads]: base-2 logarithm of each part's softmax denominator."""
 
 
-@triton.jit(do_not_specialize=_COUNTS, do_not_specialize_on_alignment=["start_ptr", "length_ptr"])
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=["start_ptr", "length_ptr"])
 def attention_parts_kernel(
     start_ptr, length_ptr, first_ptr, entry_of_ptr, arrived_ptr,
     n, bound, divisor, part, window, counters,
@@ -183,26 +182,9 @@ def _cut(
     first, entry_of, arrived = (
         torch.empty(size, dtype=torch.int32, device=given.device) for size in (n + 1, bound, n * counters)
     )
-    attention_parts_kernel[(triton.cdiv(bound, _BLOCK_PARTS),)](
+    attention_parts_kernel[(triton.cdiv(bound, BLOCK_PARTS),)](
         starts, lengths, first, entry_of, arrived,
         n, bound, divisor, part, window, counters,
-        STARTS=starts is not None, BLOCK_ENTRIES=_BLOCK_ENTRIES, BLOCK_PARTS=_BLOCK_PARTS, num_warps=4,
+        STARTS=starts is not None, BLOCK_ENTRIES=BLOCK_ENTRIES, BLOCK_PARTS=BLOCK_PARTS, num_warps=4,
     )  # fmt: skip
     return AttentionParts(first, entry_of, arrived)
-
-
-def _case(label: str, starts: bool) -> CompileCase:
-    return CompileCase(
-        kernel=attention_parts_kernel,
-        label=label,
-        arguments={
-            "start_ptr": "*i32" if starts else None, "length_ptr": None if starts else "*i32",
-            "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16", "arrived_ptr": "*i32:16",
-            **dict.fromkeys(_COUNTS, "i32"),
-            "STARTS": starts, "BLOCK_ENTRIES": _BLOCK_ENTRIES, "BLOCK_PARTS": _BLOCK_PARTS,
-        },
-        launch={"num_warps": 4},
-    )  # fmt: skip
-
-
-COMPILE_CASES = [_case("contexts to decode over", starts=False), _case("chunks to prefill", starts=True)]

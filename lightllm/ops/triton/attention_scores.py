@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import torch
 import triton
@@ -114,24 +113,6 @@ def score_flags(spec: AttentionSpec) -> dict[str, int]:
         "SPARSE": sparse.block_size if sparse else 0,
         "LOCAL": sparse.local_blocks if sparse else 0,
         "STRIDE": sparse.stride if sparse else 0,
-    }
-
-
-def spec_arguments(
-    softcap: bool = False,
-    alibi: bool = False,
-    sinks: bool = False,
-    sparsity: tuple[int, int, int] = (0, 0, 0),
-) -> dict[str, Any]:
-    """Of a spec, what a `CompileCase` lists. sparsity: block size, local blocks, stride."""
-    return {
-        "slopes_ptr": "*fp32:16" if alibi else None,
-        "sinks_ptr": "*fp32:16" if sinks else None,
-        "offsets_ptr": "*i32:16" if sparsity[0] else None,
-        "SOFTCAP": softcap,
-        "ALIBI": alibi,
-        "SINKS": sinks,
-        **dict(zip(("SPARSE", "LOCAL", "STRIDE"), sparsity)),
     }
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
-from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit
@@ -43,33 +39,3 @@ def embedding(ids: torch.Tensor, weight: torch.Tensor, first_id: int = 0) -> tor
         **config, **pdl_options(weight.device),
     )  # fmt: skip
     return out
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=embedding_kernel,
-        label="bf16",
-        arguments={
-            "ids_ptr": "*i64:16", "weight_ptr": "*bf16:16", "out_ptr": "*bf16:16", "first_id": "i32:16",
-            "rows": "i32:16", "weight_stride": "i32:16", "out_stride": "i32:16", "size": "i32:16",
-        },
-        config="embedding",
-    )
-]  # fmt: skip
-
-
-def _problem(device: torch.device) -> Callable[[], object]:
-    weight = torch.randn(32000, 4096, device=device).bfloat16()
-    ids = torch.randint(0, 32000, (64 if device.type == "cuda" else 1,), device=device)
-    return lambda: embedding(ids, weight)
-
-
-TUNING_CASES = [
-    TuningCase(
-        config="embedding",
-        sizes={},
-        up_to={},
-        candidates=grid(BLOCK=(512, 1024, 2048, 4096), num_warps=(1, 2, 4, 8)),
-        make=_problem,
-    )
-]

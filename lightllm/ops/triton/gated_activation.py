@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
-from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 SILU, GELU_TANH, GELU_ERF, CLAMPED_SWIGLU = 0, 1, 2, 3
 
@@ -73,43 +69,3 @@ def _launch(gate_up: torch.Tensor, activation: int, limit: float = 0.0, alpha: f
         ACTIVATION=activation, **config, **pdl_options(gate_up.device),
     )  # fmt: skip
     return out
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=gated_activation_kernel,
-        label=f"{label}, {tokens} tokens",
-        arguments={
-            "gate_up_ptr": "*bf16:16", "out_ptr": "*bf16:16", "stride": "i32:16", "out_stride": "i32:16",
-            "size": "i32:16", "limit": "fp32", "alpha": "fp32", "ACTIVATION": activation,
-        },
-        config="gated_activation",
-        sizes={"tokens": tokens},
-        short=tokens > 64,
-    )
-    for label, activation in (
-        ("silu", SILU), ("gelu by tanh", GELU_TANH), ("gelu by erf", GELU_ERF), ("clamped SwiGLU", CLAMPED_SWIGLU),
-    )
-    for tokens in (1, 4096)
-]  # fmt: skip
-
-
-def _problem(tokens: int) -> Callable[[torch.device], Callable[[], object]]:
-    def make(device: torch.device) -> Callable[[], object]:
-        rows = tokens if device.type == "cuda" else 1
-        gate_up = torch.randn(rows, 2 * 14336, device=device).bfloat16()
-        return lambda: silu_and_mul(gate_up)
-
-    return make
-
-
-TUNING_CASES = [
-    TuningCase(
-        config="gated_activation",
-        sizes={"tokens": tokens},
-        up_to={"tokens": tokens} if tokens < 4096 else {},
-        candidates=grid(BLOCK=(256, 512, 1024, 2048), num_warps=(1, 2, 4, 8)),
-        make=_problem(tokens),
-    )
-    for tokens in (1, 64, 512, 4096)
-]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.norm_launch import launch_rows, row_case, row_tuning, with_heads
+from lightllm.ops.triton.norm_launch import launch_rows, with_heads
 
 
 @triton.jit
@@ -76,17 +73,3 @@ def _launch(
     launch_rows(
         layer_norm_kernel, "layer_norm", x, residual, weight, out, eps, bias_ptr=bias, BIAS=bias is not None
     )
-
-
-_case = functools.partial(row_case, layer_norm_kernel, "layer_norm")
-_BIAS: dict[str, Any] = {"bias_ptr": "*bf16:16", "BIAS": True}
-COMPILE_CASES = [
-    _case("per head, 128 wide", 128, add=False, heads=40, bias_ptr=None, BIAS=False),
-    _case("1024 wide, bias, residual added", 1024, add=True, **_BIAS),
-    _case("4096 wide, bias, residual added", 4096, add=True, short=True, **_BIAS),
-    _case("14336 wide, bias", 14336, add=False, short=True, **_BIAS),
-    _case("14336 wide, bias, residual added", 14336, add=True, **_BIAS),
-]
-TUNING_CASES = row_tuning(
-    "layer_norm", lambda x, residual, weight: fused_add_layer_norm(x, residual, weight, weight, 1e-6)
-)

@@ -10,10 +10,9 @@ from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import context_parts
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.prefill_attention import attend_dense
 
-_BLOCK_TOKENS = 32
+BLOCK_TOKENS = 32
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["rows_ptr"])
@@ -42,11 +41,11 @@ def mla_context_kernel(
 def mla_context(kv: KvLayer, metadata: AttentionMetadata) -> torch.Tensor:
     data, width = kv.data, kv.data.shape[2]
     out = torch.empty((int(metadata.prefill_lens[1].sum()), width), dtype=data.dtype, device=data.device)
-    parts = context_parts(metadata, _BLOCK_TOKENS)
+    parts = context_parts(metadata, BLOCK_TOKENS)
     mla_context_kernel[(len(parts.entry_of),)](
         data, out, metadata.req_to_token, metadata.rows[metadata.num_decode :], metadata.context_start, parts.first, parts.entry_of,
         metadata.num_prefill, data.stride(0), out.stride(0), metadata.req_to_token.stride(0),
-        WIDTH=width, BLOCK_W=triton.next_power_of_2(width), BLOCK_TOKENS=_BLOCK_TOKENS, num_warps=8,
+        WIDTH=width, BLOCK_W=triton.next_power_of_2(width), BLOCK_TOKENS=BLOCK_TOKENS, num_warps=8,
     )  # fmt: skip
     return out
 
@@ -60,18 +59,3 @@ def mla_prefill_attention(
     out: torch.Tensor,
 ) -> None:
     attend_dense(q, k, v, metadata, AttentionSpec(scale), out, metadata.context_start)
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=mla_context_kernel,
-        label="576 wide",
-        arguments={
-            "kv_ptr": "*bf16:16", "out_ptr": "*bf16:16", "table_ptr": "*i32:16", "rows_ptr": "*i64",
-            "start_ptr": "*i32:16", "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
-            "n": "i32", "kv_stride": "i32:16", "out_stride": "i32:16", "table_stride": "i32:16",
-            "WIDTH": 576, "BLOCK_W": 1024, "BLOCK_TOKENS": _BLOCK_TOKENS,
-        },
-        launch={"num_warps": 8},
-    ),
-]  # fmt: skip

@@ -12,9 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.triton.compile_case import CompileCase
-
-_SCAN = 1024
+SCAN = 1024
 """Pairs looked at together."""
 
 
@@ -88,28 +86,9 @@ def align_pairs(experts: torch.Tensor, num_experts: int, block_m: int) -> Aligne
     bound = n // block_m + min(n, num_experts)
     aligned = AlignedPairs(empty(n), empty(num_experts), empty(bound), empty(bound), empty(1))
     counts = empty(num_experts)
-    count_pairs_kernel[(num_experts,)](experts, counts, n, SCAN=_SCAN)
+    count_pairs_kernel[(num_experts,)](experts, counts, n, SCAN=SCAN)
     place_pairs_kernel[(num_experts,)](
         experts, counts, aligned.pairs, aligned.ends, aligned.block_expert, aligned.block_start, aligned.num_blocks, n,
-        EXPERTS=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), BLOCK_M=block_m, SCAN=_SCAN,
+        EXPERTS=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), BLOCK_M=block_m, SCAN=SCAN,
     )  # fmt: skip
     return aligned
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=count_pairs_kernel,
-        label="any",
-        arguments={"experts_ptr": "*i32:16", "counts_ptr": "*i32:16", "n": "i32", "SCAN": _SCAN},
-    ),
-    CompileCase(
-        kernel=place_pairs_kernel,
-        label="256 experts",
-        arguments={
-            **dict.fromkeys(
-                ("experts_ptr", "counts_ptr", "pairs_ptr", "ends_ptr", "block_expert_ptr", "block_start_ptr",
-                 "num_blocks_ptr"), "*i32:16"),
-            "n": "i32", "EXPERTS": 256, "BLOCK_E": 256, "BLOCK_M": 64, "SCAN": _SCAN,
-        },
-    ),
-]  # fmt: skip

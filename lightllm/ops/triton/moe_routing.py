@@ -8,7 +8,6 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.moe_routing_spec import TINY, MoeRoutingSpec
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
 _SCORINGS = {"softmax": 0, "sigmoid": 1, "top_k_softmax": 2}
@@ -99,12 +98,12 @@ def choose_experts(
     assert logits.stride(1) == 1
     choose_experts_kernel[(tokens,)](
         logits, bias, weights, experts, logits.stride(0), spec.scale,
-        num_warps=1, **_constants(spec, bias is not None), **pdl_options(logits.device),
+        num_warps=1, **constants(spec, bias is not None), **pdl_options(logits.device),
     )  # fmt: skip
     return weights, experts
 
 
-def _constants(spec: MoeRoutingSpec, bias: bool) -> dict[str, int | bool]:
+def constants(spec: MoeRoutingSpec, bias: bool) -> dict[str, int | bool]:
     size = spec.num_experts // spec.groups
     return {
         "TOP_K": spec.top_k, "GROUPS": spec.groups, "SIZE": size, "TOP_GROUPS": spec.top_groups,
@@ -112,23 +111,3 @@ def _constants(spec: MoeRoutingSpec, bias: bool) -> dict[str, int | bool]:
         "BLOCK_G": triton.next_power_of_2(spec.groups), "BLOCK_S": triton.next_power_of_2(size),
         "BLOCK_K": triton.next_power_of_2(spec.top_k),
     }  # fmt: skip
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=choose_experts_kernel,
-        label=label,
-        arguments={
-            "logits_ptr": "*fp32:16", "bias_ptr": "*fp32:16" if bias else None, "weights_ptr": "*fp32:16",
-            "experts_ptr": "*i32:16", "stride": "i32:16", "scale": "fp32", **_constants(spec, bias),
-        },
-        launch={"num_warps": 1},
-    )
-    for label, spec, bias in (
-        ("Qwen3: 8 of 128", MoeRoutingSpec(128, 8, normalise=True), False),
-        ("DeepSeek-V2: 6 of 160 in 8 groups", MoeRoutingSpec(160, 6, groups=8, top_groups=3, scale=16.0), False),
-        ("DeepSeek-V3: 8 of 256 in 8 groups, biased", MoeRoutingSpec(
-            256, 8, scoring="sigmoid", normalise=True, groups=8, top_groups=4, scale=2.5), True),
-        ("gpt-oss: 4 of 128", MoeRoutingSpec(128, 4, scoring="top_k_softmax"), False),
-    )
-]  # fmt: skip

@@ -7,9 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.triton.compile_case import CompileCase
-
-_BLOCK, _PAIRS = 1024, 128
+BLOCK, PAIRS = 1024, 128
 
 
 @triton.jit
@@ -72,7 +70,7 @@ def penalize_tokens_(
     assert repetition.stride(0) == frequency.stride(0) == presence.stride(0) == 1 or rows == 1
     penalties_kernel[(rows,)](
         logits, entries, token_ids, counts, repetition, frequency, presence, torch.empty_like(counts),
-        logits.stride(0), listed, BLOCK=_BLOCK, num_warps=8,
+        logits.stride(0), listed, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip
 
 
@@ -82,29 +80,6 @@ def grow_end_tokens_(
     pairs = len(entries)
     if pairs:
         assert logits.stride(1) == 1
-        grow_end_tokens_kernel[(triton.cdiv(pairs, _PAIRS),)](
-            logits, entries, token_ids, growth, logits.stride(0), pairs, BLOCK=_PAIRS, num_warps=4
+        grow_end_tokens_kernel[(triton.cdiv(pairs, PAIRS),)](
+            logits, entries, token_ids, growth, logits.stride(0), pairs, BLOCK=PAIRS, num_warps=4
         )
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=penalties_kernel,
-        label="listed tokens",
-        arguments={
-            "logits_ptr": "*fp32:16", "entries_ptr": "*i64:16", "ids_ptr": "*i64:16", "counts_ptr": "*fp32:16",
-            "repetition_ptr": "*fp32:16", "frequency_ptr": "*fp32", "presence_ptr": "*fp32",
-            "scratch_ptr": "*fp32:16", "stride": "i32:16", "listed": "i32", "BLOCK": _BLOCK,
-        },
-        launch={"num_warps": 8},
-    ),
-    CompileCase(
-        kernel=grow_end_tokens_kernel,
-        label="end tokens",
-        arguments={
-            "logits_ptr": "*fp32:16", "entries_ptr": "*i64:16", "ids_ptr": "*i64:16", "growth_ptr": "*fp32:16",
-            "stride": "i32:16", "pairs": "i32", "BLOCK": _PAIRS,
-        },
-        launch={"num_warps": 4},
-    ),
-]  # fmt: skip

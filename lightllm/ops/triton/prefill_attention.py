@@ -9,9 +9,6 @@ between two loops the loads in flight run dry, and ptxas orders Hopper's product
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -21,7 +18,6 @@ from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import prefill_parts
-from lightllm.ops.triton.attention_problem import make_metadata, random
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     gpu_architecture,
@@ -31,13 +27,10 @@ from lightllm.ops.triton.attention_scores import (
     score_flags,
     score_tensors,
     scores_log2,
-    spec_arguments,
 )
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
-from lightllm.ops.triton.tuning_case import TuningCase
 
-_LARGEST_GROUP = 16
+LARGEST_GROUP = 16
 """Query heads of a KV head that share a tile; of a larger group several programs compute a part each."""
 _SLICES = ["start_ptr", "kv_len_ptr", "rows_ptr", "context_ptr"]
 """Tensors that begin at the first prefill entry: their alignment says nothing about the next round's."""
@@ -220,11 +213,11 @@ def _launch(
     heads, key_dim = q.shape[1:]
     kv_heads, value_dim = v.shape[1:]
     group = heads // kv_heads
-    block_g = min(group, _LARGEST_GROUP)
+    block_g = min(group, LARGEST_GROUP)
     block_d, block_v = triton.next_power_of_2(key_dim), triton.next_power_of_2(value_dim)
     assert q.stride(2) == k.stride(2) == v.stride(2) == out.stride(2) == 1
     arch = gpu_architecture(q.device)
-    special = _special(group, block_g, spec.window != 0, **score_flags(spec))
+    special = is_special(group, block_g, spec.window != 0, **score_flags(spec))
     config = launch_config(
         "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special,
         slots=int(context is None),
@@ -244,129 +237,6 @@ def _launch(
     )  # fmt: skip
 
 
-def _special(group: int, block_g: int, window: bool, **flags: int) -> int:
+def is_special(group: int, block_g: int, window: bool, **flags: int) -> int:
     """1 if a kernel needs more registers than the plainest one: for scores, or to divide by an odd group."""
     return int(window or any(flags.values()) or block_g & (block_g - 1) != 0 or group % block_g != 0)
-
-
-def _case(
-    label: str,
-    dtype: str,
-    heads: tuple[int, int],
-    head_dim: int,
-    value_dim: int = 0,
-    dense: bool = False,
-    short: bool = False,
-    window: bool = False,
-    **spec: Any,
-) -> list[CompileCase]:
-    """heads: query heads, KV heads; value_dim: if it is not head_dim; spec: what else of it is used, see `spec_arguments`.
-    Three cases: before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
-    group, value_dim = heads[0] // heads[1], value_dim or head_dim
-    block_d, block_v = triton.next_power_of_2(head_dim), triton.next_power_of_2(value_dim)
-    pointer = f"*{dtype}:16"
-    strides = ("q", "q_head", "k", "k_head", "v", "v_head", "out", "out_head", "table")
-    arguments = {
-            "q_ptr": pointer, "k_ptr": pointer, "v_ptr": pointer, "out_ptr": pointer,
-            "table_ptr": "*i32:16", "rows_ptr": "*i64", "start_ptr": "*i32", "kv_len_ptr": "*i32",
-            "context_ptr": "*i32" if dense else None, "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
-            "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
-            **{f"{name}_stride": "i32:16" for name in strides},
-            "GROUP": group, "BLOCK_G": min(group, _LARGEST_GROUP),
-            "KEY_DIM": head_dim, "VALUE_DIM": value_dim, "BLOCK_D": block_d, "BLOCK_V": block_v,
-            "DENSE": dense, "WINDOW": window, "EXACT": dtype == "fp32", **spec_arguments(**spec),
-        }  # fmt: skip
-    special = _special(group, min(group, _LARGEST_GROUP), window, spec=bool(spec))
-    sizes = {
-        "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2, "special": special, "slots": int(not dense)
-    }  # fmt: skip
-    return [
-        CompileCase(
-            kernel=prefill_attention_kernel,
-            label=label + (", dense" if dense else ""),
-            arguments=arguments,
-            config="prefill_attention",
-            sizes={"arch": architectures[-1], **sizes},
-            architectures=architectures,
-            short=short,
-        )
-        for architectures in ((80, 89), (90,), (100,))
-    ]
-
-
-COMPILE_CASES = [
-    *_case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, dense=True),
-    *_case("Llama 3 8B: groups of 4, 128 wide", "bf16", (32, 8), 128, short=True),
-    *_case("TinyLlama: groups of 8, 64 wide", "bf16", (32, 4), 64, dense=True),
-    *_case("Qwen2 7B: groups of 7", "bf16", (28, 4), 128),
-    *_case("Mistral 7B: window", "bf16", (32, 8), 128, window=True),
-    *_case("Qwen3 0.6B, fp16", "fp16", (16, 8), 128, dense=True),
-    *_case("gpt-oss: 64 wide, window, sinks", "bf16", (64, 8), 64, sinks=True, window=True),
-    *_case("Phi-3 mini: 96 wide", "bf16", (32, 32), 96, dense=True),
-    *_case("StableLM: 80 wide", "bf16", (32, 32), 80),
-    *_case("DeepSeek: keys 192 wide, values 128", "bf16", (16, 16), 192, value_dim=128, dense=True),
-    *_case("Gemma 2: 256 wide, soft cap, window", "bf16", (16, 8), 256, softcap=True, window=True),
-    *_case("Gemma 3: 256 wide", "bf16", (8, 4), 256, dense=True),
-    *_case("BLOOM: ALiBi", "bf16", (32, 32), 128, alibi=True),
-    *_case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
-    *_case("Phi-3 small: blocks left out", "bf16", (32, 8), 128, sparsity=(64, 16, 8)),
-    *_case("float32", "fp32", (32, 8), 128),
-    *_case("float32, 256 wide", "fp32", (16, 8), 256),
-]
-
-
-def _problem(
-    head_dim: int, window: int, dtype: torch.dtype, dense: bool
-) -> Callable[[torch.device], Callable[[], object]]:
-    """Two prompts of 4096 tokens, 32 query heads of 8 KV heads."""
-
-    def make(device: torch.device) -> Callable[[], object]:
-        q_len = 4096 if device.type == "cuda" else 64
-        metadata, slots = make_metadata(device, 2, q_len, q_len)
-        kv_heads = 8 if device.type == "cuda" else 1
-        q = random(device, dtype, slots, 32 if device.type == "cuda" else 2, head_dim)
-        kv = KvLayer(random(device, dtype, slots + 1, 2 * kv_heads, head_dim), kv_heads)
-        own = (kv.keys[:slots], kv.values[:slots]) if dense else None
-        out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5, window)
-        return lambda: prefill_attention(q, kv, metadata, spec, out, own)
-
-    return make
-
-
-def _tune(
-    head_dim: int,
-    up_to: Mapping[str, int],
-    tiles: Sequence[tuple[int, int, int, int]],
-    window: int = 0,
-    dtype: torch.dtype = torch.bfloat16,
-    dense: bool = False,
-) -> TuningCase:
-    """tiles: BLOCK_M, BLOCK_N, warps, stages. Only what may be worth its seconds of compilation."""
-    names = ("BLOCK_M", "BLOCK_N", "num_warps", "num_stages")
-    special = int(window != 0)
-    return TuningCase(
-        config="prefill_attention",
-        sizes={"head_dim": head_dim, "bytes": dtype.itemsize, "special": special, "slots": int(not dense)},
-        up_to=up_to,
-        candidates=[dict(zip(names, tile)) for tile in tiles],
-        make=_problem(head_dim, window, dtype, dense),
-    )
-
-
-# Slot numbers take a part of the stages: of 3 or 4 two tiles of keys and values are left, of 5 or 6 three.
-_DENSE_TILES = [(128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (64, 64, 4, 3)]
-_SLOT_TILES = [(128, 128, 8, 5), (128, 128, 8, 3), (128, 64, 8, 5), (128, 64, 8, 7), (64, 64, 4, 5)]
-# Each bound includes the ones before it, so that neighbours with the same choice may become one entry.
-TUNING_CASES = [
-    _tune(64, {"bytes": 2, "head_dim": 64, "special": 0, "slots": 0}, _DENSE_TILES, dense=True),
-    _tune(64, {"bytes": 2, "head_dim": 64, "special": 0}, _SLOT_TILES),
-    _tune(128, {"bytes": 2, "head_dim": 128, "special": 0, "slots": 0}, _DENSE_TILES, dense=True),
-    _tune(128, {"bytes": 2, "head_dim": 128, "special": 0}, _SLOT_TILES),
-    _tune(128, {"bytes": 2, "head_dim": 128}, _SLOT_TILES[2:], window=1024),
-    _tune(
-        256,
-        {"bytes": 2, "head_dim": 256},
-        [(128, 32, 8, 3), (128, 32, 8, 5), (128, 64, 8, 2), (64, 64, 4, 3)],
-    ),
-    _tune(256, {}, [(16, 16, 8, 1), (32, 16, 8, 1), (16, 32, 8, 1)], dtype=torch.float32),
-]

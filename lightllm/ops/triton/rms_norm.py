@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.norm_launch import launch_rows, row_case, row_tuning, with_heads
+from lightllm.ops.triton.norm_launch import launch_rows, with_heads
 
 
 @triton.jit
@@ -60,19 +58,3 @@ def fused_add_rms_norm(
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     launch_rows(rms_norm_kernel, "rms_norm", x[:, None], residual, weight, out[:, None], eps)
     return out
-
-
-_case = functools.partial(row_case, rms_norm_kernel, "rms_norm")
-COMPILE_CASES = [
-    _case("per head, 128 wide", 128, add=False, heads=40, short=True),
-    _case("1024 wide, residual added", 1024, add=True),
-    _case("4096 wide", 4096, add=False),
-    _case("4096 wide, residual added", 4096, add=True, short=True),
-    _case("8192 wide, residual added", 8192, add=True, short=True),
-    _case("16384 wide, residual added", 16384, add=True, short=True),
-    _case("4096 wide, residual added, fp16", 4096, add=True, dtype="fp16"),
-    _case("4608 wide, float32 weight", 4608, add=True, weight_ptr="*fp32:16"),
-]
-TUNING_CASES = row_tuning(
-    "rms_norm", lambda x, residual, weight: fused_add_rms_norm(x, residual, weight, 1e-6)
-)

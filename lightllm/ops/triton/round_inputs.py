@@ -7,10 +7,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
-_DECODE_BLOCK, _PREFILL_BLOCK = 16, 1024
+DECODE_BLOCK, PREFILL_BLOCK = 16, 1024
 
 
 @triton.jit
@@ -60,25 +59,9 @@ def build_round_inputs(
 ) -> None:
     if len(rows) == 0:
         return
-    block = _DECODE_BLOCK if max_q_len == 1 else _PREFILL_BLOCK
+    block = DECODE_BLOCK if max_q_len == 1 else PREFILL_BLOCK
     round_inputs_kernel[(len(rows), triton.cdiv(max_q_len, block))](
         rows, q_start, kv_len, slots, last_token, rope_delta, input_ids, positions, rope_positions, req_to_token,
         req_to_token.stride(0), num_decode,
         BLOCK=block, num_warps=1 if max_q_len == 1 else 4, **pdl_options(rows.device),
     )  # fmt: skip
-
-
-def _case(label: str, block: int, warps: int) -> CompileCase:
-    return CompileCase(
-        kernel=round_inputs_kernel,
-        label=label,
-        arguments={
-            "rows_ptr": "*i64:16", "q_start_ptr": "*i32:16", "kv_len_ptr": "*i32:16", "slots_ptr": "*i64:16",
-            "last_token_ptr": "*i64:16", "rope_delta_ptr": "*i64:16", "input_ids_ptr": "*i64:16", "positions_ptr": "*i64:16", "rope_positions_ptr": "*i64:16",
-            "table_ptr": "*i32:16", "table_stride": "i32:16", "num_decode": "i32", "BLOCK": block,
-        },
-        launch={"num_warps": warps},
-    )  # fmt: skip
-
-
-COMPILE_CASES = [_case("decode", _DECODE_BLOCK, 1), _case("chunks", _PREFILL_BLOCK, 4)]

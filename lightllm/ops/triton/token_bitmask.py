@@ -6,9 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.triton.compile_case import CompileCase
-
-_BLOCK = 1024
+BLOCK = 1024
 
 
 @triton.jit
@@ -31,19 +29,6 @@ def keep_allowed_(logits: torch.Tensor, entries: torch.Tensor, bitmask: torch.Te
     if rows:
         vocab = logits.shape[1]
         assert logits.stride(1) == entries.stride(0) == 1 and bitmask.is_contiguous()
-        token_bitmask_kernel[(rows, triton.cdiv(vocab, _BLOCK))](
-            logits, entries, bitmask, logits.stride(0), words, vocab, words, BLOCK=_BLOCK, num_warps=4
+        token_bitmask_kernel[(rows, triton.cdiv(vocab, BLOCK))](
+            logits, entries, bitmask, logits.stride(0), words, vocab, words, BLOCK=BLOCK, num_warps=4
         )
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=token_bitmask_kernel,
-        label="any vocabulary",
-        arguments={
-            "logits_ptr": "*fp32:16", "entries_ptr": "*i64:16", "bitmask_ptr": "*i32:16", "stride": "i32:16",
-            "bitmask_stride": "i32", "vocab": "i32:16", "words": "i32", "BLOCK": _BLOCK,
-        },
-        launch={"num_warps": 4},
-    )
-]  # fmt: skip

@@ -7,10 +7,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import pdl_options
 
-_BLOCK = 128
+BLOCK = 128
 
 
 @triton.jit
@@ -38,20 +37,7 @@ def uniforms(seeds: torch.Tensor, choices: torch.Tensor, positions: torch.Tensor
     count = len(seeds)
     out = torch.empty(count, dtype=torch.float64, device=seeds.device)
     if count:
-        uniforms_kernel[(triton.cdiv(count, _BLOCK),)](
-            seeds, choices, positions, out, count, BLOCK=_BLOCK, num_warps=4, **pdl_options(seeds.device)
+        uniforms_kernel[(triton.cdiv(count, BLOCK),)](
+            seeds, choices, positions, out, count, BLOCK=BLOCK, num_warps=4, **pdl_options(seeds.device)
         )
     return out
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=uniforms_kernel,
-        label="any number of rows",
-        arguments={
-            "seeds_ptr": "*i64:16", "choices_ptr": "*i64:16", "positions_ptr": "*i64:16", "out_ptr": "*fp64:16",
-            "count": "i32", "BLOCK": _BLOCK,
-        },
-        launch={"num_warps": 4},
-    )
-]  # fmt: skip

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.triton.compile_case import CompileCase
 from lightllm.ops.triton.launch import launch_config, pdl_options
-from lightllm.ops.triton.tuning_case import TuningCase, grid
 
 
 @triton.jit
@@ -83,44 +79,3 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor)
         kv_heads, head_dim,
         HEAD_BLOCK=triton.next_power_of_2(head_dim), **config, **pdl_options(k.device),
     )  # fmt: skip
-
-
-COMPILE_CASES = [
-    CompileCase(
-        kernel=write_kv_kernel,
-        label=f"heads {head_dim} wide",
-        arguments={
-            "k_ptr": "*bf16:16", "v_ptr": "*bf16:16", "kv_ptr": "*bf16:16", "slots_ptr": "*i64:16",
-            "k_stride": "i32:16", "k_head_stride": "i32:16", "v_stride": "i32:16", "v_head_stride": "i32:16",
-            "kv_stride": "i32:16", "kv_head_stride": "i32:16",
-            "kv_heads": "i32", "head_dim": "i32:16",
-            "HEAD_BLOCK": triton.next_power_of_2(head_dim),
-        },
-        config="write_kv",
-        sizes={"head_dim": head_dim},
-        short=head_dim == 128,
-    )
-    for head_dim in (64, 128, 256)
-]  # fmt: skip
-
-
-def _problem(head_dim: int) -> Callable[[torch.device], Callable[[], object]]:
-    def make(device: torch.device) -> Callable[[], object]:
-        k, v = torch.randn(2, 64, 8, head_dim, device=device).bfloat16().unbind(0)
-        kv = KvLayer(torch.zeros(65, 16, head_dim, dtype=torch.bfloat16, device=device), 8)
-        slots = torch.randperm(64, device=device)
-        return lambda: write_kv(k, v, kv, slots)
-
-    return make
-
-
-TUNING_CASES = [
-    TuningCase(
-        config="write_kv",
-        sizes={"head_dim": head_dim},
-        up_to={"head_dim": head_dim} if head_dim < 256 else {},
-        candidates=grid(HEADS=(2, 4, 8), num_warps=(1, 2, 4)),
-        make=_problem(head_dim),
-    )
-    for head_dim in (64, 128, 256)
-]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ from support.kernels import DEVICE
 from lightllm.ops.triton import launch
 
 TOOL = Path(__file__).parents[3] / "tools/tune_kernels.py"
+sys.path.insert(0, str(TOOL.parent))
 
 
 @pytest.fixture

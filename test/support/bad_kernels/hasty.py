@@ -2,9 +2,8 @@
 
 import triton
 import triton.language as tl
+from kernels.compile_case import CompileCase
 from triton.language.extra.cuda import gdc_launch_dependents
-
-from lightllm.ops.triton.compile_case import CompileCase
 
 
 @triton.jit

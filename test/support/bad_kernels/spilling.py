@@ -2,8 +2,7 @@
 
 import triton
 import triton.language as tl
-
-from lightllm.ops.triton.compile_case import CompileCase
+from kernels.compile_case import CompileCase
 
 
 @triton.jit

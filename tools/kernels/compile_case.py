@@ -1,4 +1,4 @@
-"""What of a kernel is compiled ahead of time, without a GPU: declared beside the kernel, as `COMPILE_CASES`.
+"""What of a kernel is compiled ahead of time, without a GPU: the `COMPILE_CASES` of each file.
 
 `tools/compile_kernels.py` compiles every case with every configuration that is shipped for it (`ops/triton/configs/`)
 and checks registers, spills and shared memory.

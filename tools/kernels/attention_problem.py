@@ -1,6 +1,9 @@
-"""Random batches to measure the attention kernels with: contexts of equal length whose slots are scattered."""
+"""What the cases of the attention kernels share: random batches of contexts of equal length whose slots are scattered,
+and the arguments that an `AttentionSpec` becomes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,3 +41,21 @@ def random(device: torch.device, dtype: torch.dtype, *shape: int) -> torch.Tenso
     for piece in tensor.split(1 << 16):
         piece.normal_()
     return tensor
+
+
+def spec_arguments(
+    softcap: bool = False,
+    alibi: bool = False,
+    sinks: bool = False,
+    sparsity: tuple[int, int, int] = (0, 0, 0),
+) -> dict[str, Any]:
+    """Of a spec, what a `CompileCase` lists. sparsity: block size, local blocks, stride."""
+    return {
+        "slopes_ptr": "*fp32:16" if alibi else None,
+        "sinks_ptr": "*fp32:16" if sinks else None,
+        "offsets_ptr": "*i32:16" if sparsity[0] else None,
+        "SOFTCAP": softcap,
+        "ALIBI": alibi,
+        "SINKS": sinks,
+        **dict(zip(("SPARSE", "LOCAL", "STRIDE"), sparsity)),
+    }

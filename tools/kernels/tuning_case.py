@@ -1,4 +1,4 @@
-"""What of a kernel is tuned on a GPU: declared beside the kernel, as `TUNING_CASES`, for `tools/tune_kernels.py`."""
+"""What of a kernel is tuned on a GPU: the `TUNING_CASES` of each file, for `tools/tune_kernels.py`."""
 
 from __future__ import annotations
 
