@@ -49,7 +49,7 @@ test: kind lint
 	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 soak: env
-	$(PY) -m pytest -m slow test/soak test/api $(ARGS)
+	$(PY) -m pytest -m slow test/soak test/api test/constraints test/httpserver $(ARGS)
 
 test-models: env
 	$(PY) -m pytest -m slow test/models test/server/test_broken_model_folder.py $(ARGS)

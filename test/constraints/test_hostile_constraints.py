@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.hostile_constraints import ATTACKS
+from support.hostile_constraints import ATTACKS, Attack, representative
 
 from lightllm.constraints import limits
 from lightllm.constraints.check import check_constraint
@@ -20,11 +20,20 @@ TEST = Path(__file__).resolve().parents[1]
 
 
 def test_no_attack_ends_the_process_or_takes_long(tmp_path: Path) -> None:
+    check_attacks(tmp_path, representative(), "--representative")
+
+
+@pytest.mark.slow
+def test_no_attack_ends_the_process_or_takes_long_all(tmp_path: Path) -> None:
+    check_attacks(tmp_path, ATTACKS)
+
+
+def check_attacks(tmp_path: Path, attacks: list[Attack], *arguments: str) -> None:
     """In a process of its own: checked as by the Http Server, then followed as by the Model Backend. CPU seconds."""
     paths = os.pathsep.join([str(TEST.parent), str(TEST), os.environ.get("PYTHONPATH", "")])
     with open(tmp_path / "log", "w+b") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "support.constraint_attacker"],
+            [sys.executable, "-m", "support.constraint_attacker", *arguments],
             env=os.environ | {"PYTHONPATH": paths, "RUST_BACKTRACE": "1"},
             stdout=log, stderr=subprocess.STDOUT, timeout=300, check=False,
         )  # fmt: skip
@@ -32,11 +41,11 @@ def test_no_attack_ends_the_process_or_takes_long(tmp_path: Path) -> None:
         lines = log.read().decode().splitlines()
     assert done.returncode == 0, lines[-20:]
     seen = [line for line in map(json.loads, lines) if "seconds" in line]
-    assert {line["name"] for line in seen} == {name for name, _, text in ATTACKS if text}
+    assert {line["name"] for line in seen} == {name for name, _, text in attacks if text}
     slow = [line for line in seen if line["seconds"] > 1.5]
     assert slow == []
     assert sum(line["megabytes"] for line in seen) < 300
-    assert sum(not line["refused"] for line in seen) > 100  # many are only odd
+    assert sum(not line["refused"] for line in seen) > len(seen) // 10  # many are only odd
 
 
 def told(**constraint: str) -> str:

@@ -1,6 +1,8 @@
 """Does with hostile constraints what the Http Server and the Model Backend do; one JSON line an attack, before and after.
 
-python -m support.constraint_attacker [WORD ...]      those whose names hold one of the words; without: all
+python -m support.constraint_attacker [--representative] [WORD ...]
+
+Those whose names hold one of the words; without: all.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from lightllm.constraints.matchers import Matchers
 from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
-from support.hostile_constraints import ATTACKS
+from support.hostile_constraints import ATTACKS, representative
 from support.tokenizers import byte_level
 
 STEPS = 25
@@ -35,7 +37,10 @@ def main(words: list[str]) -> None:
         tokenizer = load_tokenizer(str(byte_level(Path(folder) / "model")))
     matchers = Matchers(tokenizer, [max(tokenizer.special_ids)])
     thread = deep_threads(1, "constraints")
-    for name, field, text in ATTACKS:
+    attacks = ATTACKS
+    if words[:1] == ["--representative"]:
+        attacks, words = representative(), words[1:]
+    for name, field, text in attacks:
         if not text or (words and not any(word in name for word in words)):
             continue
         print(json.dumps({"name": name}), flush=True)

@@ -6,6 +6,7 @@ Nothing of this may end, hang or fill the process that reads it. Grammars are in
 from __future__ import annotations
 
 import json
+import re
 
 # fmt: off
 Attack = tuple[str, str, str]
@@ -329,3 +330,13 @@ def extreme_numbers() -> None:
 for part in (extreme_numbers, nested, repeated, odd_characters, schemas, long_texts, ambiguous, just_allowed, embedded):
     part()
 ATTACKS: list[Attack] = found
+
+
+def representative() -> list[Attack]:
+    """The first and the last of each kind: attacks on one field whose names begin with the same two words, numbers left out."""
+    kinds: dict[tuple[str, ...], list[Attack]] = {}
+    for attack in ATTACKS:
+        words = re.sub(r"\d+", "", attack[0]).split()[:2]
+        kinds.setdefault((attack[1], *words), []).append(attack)
+    chosen = {attack[0] for kind in kinds.values() for attack in (kind[0], kind[-1])}
+    return [attack for attack in ATTACKS if attack[0] in chosen]
