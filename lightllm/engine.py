@@ -21,7 +21,7 @@ from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens, TextDeltas
-from lightllm.protocol.rounds import Resync
+from lightllm.protocol.rounds import Resync, RoundResult
 from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
 from lightllm.router.scheduler_config import resolve
 from lightllm.sampling_params import SamplingParams
@@ -105,19 +105,17 @@ class Engine:
             result = self._runner.take()
         except KeyboardInterrupt:
             if self._in_flight:
-                self._scheduler.apply(failed_result(self._in_flight[0], InterruptedError("interrupted")))
-                self._resync()
+                self._apply(failed_result(self._in_flight[0], InterruptedError("interrupted")))
             raise
         self._in_flight.popleft()
-        tokens = self._scheduler.apply(result)
-        self._resync()
-        return tokens
+        return self._apply(result)
 
-    def _resync(self) -> None:
-        seq = self._scheduler.take_resync()
-        if seq is not None:
+    def _apply(self, result: RoundResult) -> RoundTokens | None:
+        applied = self._scheduler.apply(result)
+        if applied.resync is not None:
             self._in_flight.clear()
-            self._runner.submit(Resync(seq))
+            self._runner.submit(Resync(applied.resync))
+        return applied.tokens
 
     def _text(self, tokens: RoundTokens | None) -> Iterator[TextDeltas]:
         while tokens is not None:

@@ -57,6 +57,7 @@ class MockBackend:
             dtype="none",
             device="mock",
             seconds={"mock": time.monotonic() - started},
+            decode_tokens=self._spec.round_tokens[1],
         )
 
     def attach(self, seq: int) -> None:
@@ -106,8 +107,15 @@ class MockBackend:
 
     def _answer(self, round: Round) -> RoundResult:
         sampled = np.flatnonzero(round.samples)
-        rows = round.rows[sampled]
-        positions = round.kv_len[sampled] - self._rows.prompt_len[rows]
+        decodes = sampled < round.num_decode
+        asked = np.where(decodes, round.q_len[sampled], 1)
+        before = round.kv_len[sampled] - asked
+        first = before + 1 - self._rows.prompt_len[round.rows[sampled]]
+        counts = self._script.counts(self._rows, round.rows[sampled], first, asked)
+        if self._checker is not None:
+            self._checker.keep(round.rows[sampled[decodes]], (before + counts)[decodes])
+        rows = np.repeat(round.rows[sampled], counts)
+        positions = np.arange(len(rows)) + np.repeat(first - np.cumsum(counts) + counts, counts)
         tokens, logprobs = self._script.sample(self._rows, rows, positions)
         top = {
             int(i): self._script.alternatives(
@@ -115,9 +123,11 @@ class MockBackend:
             )
             for i in np.flatnonzero(self._rows.top_k[rows])
         }
-        result = RoundResult(seq=round.seq, token_ids=tokens, logprobs=logprobs, top=top)
-        asked = np.flatnonzero(self._rows.prompt_top_k[round.rows] >= 0)
-        for entry in asked:
+        result = RoundResult(
+            seq=round.seq, token_ids=tokens, logprobs=logprobs, top=top, counts=counts.astype(np.int32)
+        )
+        wanted = np.flatnonzero(self._rows.prompt_top_k[round.rows] >= 0)
+        for entry in wanted:
             if entry >= round.num_decode:
                 result.prompt_logprobs.append(self._prompt_logprobs(round, int(entry)))
         return result

@@ -49,6 +49,16 @@ class RoundChecker:
             self._next_seq = round.seq + 1
         return error
 
+    def keep(self, rows: np.ndarray, lengths: np.ndarray) -> None:
+        """Of what the last round computed for these decode rows, contexts of `lengths` tokens count."""
+        for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):
+            unused = self._lengths[row] - length
+            if unused:
+                last = self._contexts[row].pop()
+                self._contexts[row].append(last[:-unused])
+                self._readers[last[-unused:]] -= 1
+                self._lengths[row] = length
+
     def _shape_error(self, round: Round) -> str:
         total = int(round.q_len.sum())
         if self._next_seq is not None and round.seq != self._next_seq:
@@ -59,10 +69,11 @@ class RoundChecker:
             return "a row occurs twice"
         if len(round.slots) != total:
             return f"{len(round.slots)} slots for {total} tokens"
-        if len(round.token_ids) != total - round.num_decode:
-            return f"{len(round.token_ids)} token ids for {total - round.num_decode} prefill tokens"
-        if (round.q_len[: round.num_decode] != 1).any() or (round.q_len < 1).any():
-            return "q_len is 1 for a decode entry and at least 1 for a chunk"
+        prefill = int(round.q_len[round.num_decode :].sum())
+        if len(round.token_ids) != prefill:
+            return f"{len(round.token_ids)} token ids for {prefill} prefill tokens"
+        if (round.q_len < 1).any():
+            return "an entry computes nothing"
         if not round.samples[: round.num_decode].all():
             return "a decode entry does not sample"
         if (

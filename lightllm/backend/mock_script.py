@@ -59,6 +59,14 @@ class MockScript:
             return low + state % (high - low + 1)
         return self._spec.eos_after or _NEVER
 
+    def counts(self, rows: MockRows, at: np.ndarray, positions: np.ndarray, most: np.ndarray) -> np.ndarray:
+        """int64 [n]: how many tokens the rows `at` bring, the first of them output number `positions`; at most `most`."""
+        low, high = self._spec.round_tokens
+        if high == 1:
+            return np.ones(len(at), dtype=np.int64)
+        noise = _mix(~rows.state[at] + _GOLDEN * positions.astype(np.uint64))
+        return np.minimum(low + (noise % np.uint64(high - low + 1)).astype(np.int64), most)
+
     def sample(self, rows: MockRows, at: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (int32) and log-probabilities (float32) of the rows `at` for output positions (from 0)."""
         state, places = rows.state[at], positions.astype(np.uint64)

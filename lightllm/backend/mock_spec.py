@@ -23,6 +23,8 @@ class MockSpec:
     """hash: a fixed function of (seed, choice, position); cycle: consecutive ids from the seed on."""
     text: str = ""
     """Answers with the tokens of this text, then EOS; instead of `tokens`."""
+    round_tokens: tuple[int, int] = (1, 1)
+    """(low, high): tokens that a decode row brings in one round, drawn for each round; no more than the round asks for."""
     vocab_size: int = 0
     """0: that of the model folder."""
     slots: int = 0
@@ -93,6 +95,6 @@ def _kind(text: str) -> str:
 
 _PARSERS: dict[str, Callable[[str], object]] = {
     "step_ms": _duration, "token_us": _duration, "init_ms": _duration, "eos_after": _count, "lengths": _range,
-    "tokens": _kind, "vocab_size": _count, "slots": _count, "fail_every": _count, "fail_oom": _flag,
+    "tokens": _kind, "round_tokens": _range, "vocab_size": _count, "slots": _count, "fail_every": _count, "fail_oom": _flag,
     "die_after": _count, "check": _flag, "text": str,
 }  # fmt: skip

@@ -28,6 +28,8 @@ class ModelReady(msgspec.Struct, frozen=True):
     device: str
     seconds: dict[str, float] = {}
     """Where the time went: import, weights, packing, kv memory, warm-up."""
+    decode_tokens: int = 1
+    """Most tokens that a decode row brings in one round."""
 
 
 class StartProfile(msgspec.Struct, frozen=True):

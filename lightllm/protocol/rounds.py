@@ -51,13 +51,14 @@ class Round(msgspec.Struct, array_like=True, frozen=True, tag="round"):
     rows: Array
     """int32 [n]: the request row of each entry; no row occurs twice."""
     q_len: Array
-    """int32 [n]: tokens computed this round; 1 for a decode row."""
+    """int32 [n]: tokens computed this round. A decode row computes the token that it sampled last and, where this is above 1,
+    what the backend expects to follow it: the result says how many tokens came of that."""
     kv_len: Array
-    """int32 [n]: context length afterwards, new tokens included."""
+    """int32 [n]: context length afterwards, new tokens included; for a decode row if all its tokens count."""
     samples: Array
     """uint8 [n]: 1 where a token is sampled (decode rows and last chunks)."""
     token_ids: Array
-    """int32 [T - num_decode]: the tokens of the prefill chunks; a decode row takes its token from the device."""
+    """int32 [T - tokens of the decode rows]: those of the prefill chunks; a decode row takes its token from the device."""
     slots: Array
     """int32 [T]: the KV slots that the new tokens write to."""
     joins: list[JoinRow] = []
@@ -98,7 +99,7 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
 
     seq: int
     token_ids: Array
-    """int32 [number of rows with samples == 1]"""
+    """int32 [tokens]: those of the first row that sampled, those of the next, and so on."""
     logprobs: Array
     """float32, same length: log-probability of the chosen token."""
     top: dict[int, TopLogprobs] = {}
@@ -111,6 +112,9 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     failed: str = ""
     """Not empty: the round was not executed (or not to its end); why."""
     out_of_memory: bool = False
+    counts: Array = EMPTY_INT32
+    """int32 [number of rows with samples == 1]: tokens of each, from 1 to the `q_len` of a decode row. Empty: one of each.
+    Of a decode row's new slots, as many as tokens hold KV that counts; the others are written anew."""
 
 
 FromBackend = RoundResult

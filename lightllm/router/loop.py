@@ -117,12 +117,11 @@ class RouterLoop:
             except msgspec.MsgspecError as error:
                 logger.error("dropped a malformed round result: %s", error)
                 continue
-            tokens = self.scheduler.apply(result)
-            if tokens is not None:
-                self._pending.append(tokens)
-            resync = self.scheduler.take_resync()
-            if resync is not None:
-                self._to_backends(Resync(resync))
+            applied = self.scheduler.apply(result)
+            if applied.tokens is not None:
+                self._pending.append(applied.tokens)
+            if applied.resync is not None:
+                self._to_backends(Resync(applied.resync))
         if taken:
             self._due.round_came(time.monotonic())
         return taken

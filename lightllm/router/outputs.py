@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from lightllm.protocol.messages import Finish, FinishReason, PromptLogprobs, RoundTokens, TopLogprobs
 from lightllm.protocol.rounds import RowPromptLogprobs
+from lightllm.router.planning.new_tokens import NewTokens
 from lightllm.router.request import Request
 
 
@@ -23,6 +25,14 @@ class Outputs:
         self.prompt_logprobs: list[PromptLogprobs] = []
         self.finished: list[Finish] = []
         self.cached_tokens: dict[int, int] = {}
+
+    def add(self, request_ids: np.ndarray, new: NewTokens) -> None:
+        """The tokens of a round, with the request of each."""
+        first = len(self.token_ids)
+        self.top |= {first + place: alternatives for place, alternatives in new.top.items()}
+        self.request_ids += request_ids.tolist()
+        self.token_ids += new.token_ids.tolist()
+        self.logprobs += new.logprobs.tolist()
 
     def finish(self, request: Request, reason: FinishReason, error: str, error_type: str) -> None:
         self.finished.append(

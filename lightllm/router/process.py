@@ -171,6 +171,7 @@ class RouterProcess:
             ready.device,
             context_length(config.model_dir),
             eos_token_ids(config.model_dir, config.eos_id),
+            ready.decode_tokens,
         )
         logger.info(
             "%d KV slots on %s, requests of up to %d tokens, rounds of up to %d with prefill chunks of %d",

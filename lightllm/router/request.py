@@ -20,7 +20,6 @@ from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.messages import Choice
 from lightllm.protocol.rounds import JoinRow
 from lightllm.router.memory.radix_cache import Node
-from lightllm.router.recent_outputs import RecentOutputs
 from lightllm.sampling_params import SamplingParams
 
 NO_ROW = -1
@@ -54,13 +53,13 @@ class Request:
     """What the Router keeps about one accepted request (one sibling of `n`).
 
     Confirmed: `output_ids`, which only results extend. Planned: KV length and outputs still to be planned, which live in
-    `PlannedRows`, indexed by `row`.
+    `Running`, indexed by `row`.
     """
 
     __slots__ = (
-        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "prompt_done", "_output_ids", "_recent",
-        "params", "priority", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
-        "state", "stop_ids",
+        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
+        "params", "priority", "prompt_done", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
+        "state", "end_token_ids",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +68,7 @@ class Request:
         serial: int,
         prompt_ids: np.ndarray,
         params: SamplingParams,
-        stop_ids: frozenset[int],
+        end_token_ids: frozenset[int],
         restored: bool = False,
     ) -> None:
         self.id = choice.request_id
@@ -81,17 +80,17 @@ class Request:
         self.prompt_ids = prompt_ids
         self.params = params
         self.max_new_tokens = params.max_new_tokens
-        self.stop_ids = stop_ids
+        self.end_token_ids = end_token_ids
         self.restored = restored
         """A Router that is gone had accepted it."""
-        self.runs_to_limit = not stop_ids and not params.stop_sequences
+        self.runs_to_limit = not end_token_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
-        self._output_ids = array("i", choice.output_ids.astype(np.int32).tobytes())
-        self._recent: RecentOutputs | None = None
+        self.output_ids = array("i", choice.output_ids.astype(np.int32).tobytes())
+        """int32: confirmed outputs; while the request decodes, those up to the last `Running.collect`."""
         self.state = State.WAITING
         self.row = NO_ROW
         self.context = EMPTY_INT32
-        """int32: the tokens that this stay prefills (prompt and outputs so far); set when it begins."""
+        """int32: what is prefilled: prompt and outputs, as they are when the prefill begins (`begin_prefill`)."""
         self.needs_join = False
         self.prompt_logprobs_sent = 0
         """Prompt positions below this have been reported."""
@@ -112,25 +111,6 @@ class Request:
         return len(self.prompt_ids)
 
     @property
-    def output_ids(self) -> array[int]:
-        """The confirmed outputs; int32."""
-        self.collect()
-        return self._output_ids
-
-    def collect(self) -> None:
-        """Takes what results have brought lately from where they write it."""
-        if self._recent is not None:
-            self._output_ids.frombytes(self._recent.take(self.row))
-
-    def enter_row(self, row: int, recent: RecentOutputs) -> None:
-        """From now on `recent` takes the outputs in at `row`."""
-        self.row, self._recent = row, recent
-
-    def leave_row(self) -> None:
-        self.collect()
-        self.row, self._recent = NO_ROW, None
-
-    @property
     def target(self) -> int:
         """KV slots at its longest: the token sampled last needs none."""
         return len(self.prompt_ids) + self.max_new_tokens - 1
@@ -149,7 +129,7 @@ class Request:
         """Whether both are choices of one request."""
         return self.prompt_ids is other.prompt_ids
 
-    def came_in(self, start: int, end: int, cached: bool) -> None:
+    def mark_in_context(self, start: int, end: int, cached: bool) -> None:
         """Tokens [start, end) are in its context from the next round on."""
         first, end = max(start, self.seen), min(end, self.prompt_len)
         if first < end:
@@ -157,20 +137,20 @@ class Request:
             if cached:
                 self.cached_spans.append((first, end))
 
-    def went_out(self, kv_len: int) -> None:
+    def mark_lost(self, kv_len: int) -> None:
         """Only the first `kv_len` tokens are in its context after all."""
         if self.seen > kv_len and not self.prompt_done:
             self.seen = kv_len
             spans = [(start, min(end, kv_len)) for start, end in self.cached_spans]
             self.cached_spans = [(start, end) for start, end in spans if start < end]
 
-    def to(self, state: State) -> None:
+    def transition(self, state: State) -> None:
         """The one place where the state changes."""
         if state not in TRANSITIONS[self.state]:
             raise RuntimeError(f"request {self.id}: {self.state.value} -> {state.value} is not allowed")
         self.state = state
 
-    def begin_stay(self) -> None:
+    def begin_prefill(self) -> None:
         """Freezes the context to prefill; its first chunk will carry a `JoinRow`."""
         self.needs_join = True
         self.context = self.all_ids()
@@ -196,7 +176,7 @@ class Request:
             params=self.params,
             seed=self.params.seed or 0,
             choice=self.index,
-            eos_token_ids=sorted(self.stop_ids),
+            eos_token_ids=sorted(self.end_token_ids),
             prefix_slots=prefix_slots,
             history_ids=self.context if _needs_history(self.params) else EMPTY_INT32,
         )
@@ -204,7 +184,7 @@ class Request:
     def finish_reason(self) -> str | None:
         """ "stop" or "length" if the outputs so far end the request."""
         outputs = self.output_ids
-        if outputs and outputs[-1] in self.stop_ids:
+        if outputs and outputs[-1] in self.end_token_ids:
             return "stop"
         return "length" if len(outputs) >= self.max_new_tokens else None
 

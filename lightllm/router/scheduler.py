@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
 from lightllm.router.isolation import Isolation
 from lightllm.router.outputs import Outputs
+from lightllm.router.planning.new_tokens import NewTokens, is_answer
 from lightllm.router.planning.planned_round import PlannedRound
 from lightllm.router.planning.planner import Planner
 from lightllm.router.planning.round_policy import RoundPolicy
@@ -38,6 +40,15 @@ REMEMBERED_ABORTS = 4096
 """Aborts of unknown ids that are kept: one may overtake its request. More than a minute's worth."""
 
 logger = logging.getLogger(__name__)
+
+
+class Applied(NamedTuple):
+    """What follows from a result."""
+
+    tokens: RoundTokens | None
+    """All that is to be sent now, as of `drain_outputs`."""
+    resync: int | None = None
+    """After a failed round: the sequence number of the next one, for `Resync`."""
 
 
 class InvariantError(Exception):
@@ -67,7 +78,6 @@ class Scheduler:
         self._next_seq = first_seq(epoch)
         self._serial = 0
         self._failures = 0
-        self._resync: int | None = None
         self._counts = Snapshot(
             slots_total=config.max_total_token_num, max_req_total_len=config.max_req_total_len
         )
@@ -83,12 +93,12 @@ class Scheduler:
             self._counts.refused += len(message.choices)
             raise
         params = message.params
-        stop_ids = frozenset(params.stop_token_ids)
+        end_token_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
-            stop_ids |= frozenset(self.config.eos_token_ids)
+            end_token_ids |= frozenset(self.config.eos_token_ids)
         prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
         group = [
-            Request(choice, self._serial + number, prompt_ids, params, stop_ids, message.restored)
+            Request(choice, self._serial + number, prompt_ids, params, end_token_ids, message.restored)
             for number, choice in enumerate(message.choices)
         ]
         self._serial += len(group)
@@ -114,7 +124,10 @@ class Scheduler:
 
     def next_round(self, now: float = 0.0) -> Round | None:
         """Plans one more round; None if two are in flight already or there is nothing to compute now."""
-        if len(self._in_flight) >= MAX_IN_FLIGHT or not self._requests:
+        if (
+            len(self._in_flight) >= (MAX_IN_FLIGHT if self.config.decode_tokens == 1 else 1)
+            or not self._requests
+        ):
             return None
         if self._isolation and self._in_flight:
             return None  # who runs next depends on how that round ends
@@ -133,90 +146,82 @@ class Scheduler:
 
     # -- results
 
-    def apply(self, result: RoundResult) -> RoundTokens | None:
-        """Takes the result of the oldest round in flight; answers with all that is to be sent (as `drain_outputs`).
-
-        A result of a round that is not in flight (undone meanwhile) is ignored. After a failed one `take_resync` tells
-        where the backends have to go on.
-        """
+    def apply(self, result: RoundResult) -> Applied:
+        """Takes the result of the oldest round in flight. That of a round that is not in flight (undone meanwhile) is
+        ignored."""
         if all(planned.seq != result.seq for planned in self._in_flight):
-            return self.drain_outputs()
-        planned = self._in_flight[0]
+            return Applied(self.drain_outputs())
+        planned, resync = self._in_flight[0], None
         if result.failed:
-            self._undo(result.failed, result.out_of_memory)
-        elif planned.seq != result.seq or not len(planned.sampled) == len(result.token_ids) == len(
-            result.logprobs
-        ):
-            self._undo(f"round {planned.seq} has no valid result", False)
+            resync = self._undo(result.failed, result.out_of_memory)
+        elif planned.seq != result.seq or not is_answer(result, planned):
+            resync = self._undo(f"round {planned.seq} has no valid result", False)
         else:
             del self._in_flight[0]
             self._slo.round_done(planned.seq, result.seconds)
             self._confirm(planned, result)
         self._planner.settle_pausing()
-        return self.drain_outputs()
+        return Applied(self.drain_outputs(), resync)
 
     def _confirm(self, planned: PlannedRound, result: RoundResult) -> None:
-        outputs, counts = self._outputs, self._counts
+        running, outputs, counts = self._running, self._outputs, self._counts
         for entry, error in result.errors.items():
             self._end_row(planned, entry, error)
         if result.prompt_logprobs:
-            alive = {i: request for request, i in planned.alive()}
+            alive = running.alive(planned)
             for part in result.prompt_logprobs:
-                if part.entry in alive:
-                    outputs.add_prompt_logprobs(alive[part.entry], part)
-        self._running.kv.cache.confirm(planned.seq)
-        running, rows, tokens, logprobs = self._running, planned.sampled, result.token_ids, result.logprobs
-        stayed = planned.sampled_alive()  # who left while the round was in flight: surplus
-        ends = {*running.stop_ids.among(tokens), *planned.last}
-        ending = [running.by_row[rows[i]] for i in sorted(ends) if stayed[i]]
-        first = rows[planned.num_decode :][stayed[planned.num_decode :]]
-        for request in [running.by_row[row] for row in first]:
-            if request is not None:
-                running.kv.vouch(request)
-            if request is not None and not request.prompt_done:
-                request.prompt_done = True
-                if request.cached_spans:
-                    outputs.cached_tokens[request.id] = request.cached_tokens
-        if result.top:
-            place = np.cumsum(stayed) - 1 + len(outputs.token_ids)
-            outputs.top |= {int(place[i]): top for i, top in result.top.items() if stayed[i]}
-        if not stayed.all():
-            rows, tokens, logprobs = rows[stayed], tokens[stayed], logprobs[stayed]
-        running.confirm(rows, tokens)
-        outputs.request_ids += running.ids[rows].tolist()
-        outputs.token_ids += tokens.tolist()
-        outputs.logprobs += logprobs.tolist()
-        for request in ending:
-            if request is not None and (reason := request.finish_reason()) is not None:
+                if alive[part.entry] and (request := running.by_row[planned.rows[part.entry]]) is not None:
+                    outputs.add_prompt_logprobs(request, part)
+        running.kv.cache.confirm(planned.seq)
+        new = NewTokens.of(result, planned, running)
+        if len(planned.rows) > planned.num_decode:
+            chunks = slice(planned.num_decode, None)
+            self._after_prefill(running.in_rows(planned.rows[chunks][new.counts[chunks] > 0]))
+        complete = running.confirm(planned, new.alive, new.rows, new.token_ids, new.counts)
+        outputs.add(running.ids[new.rows], new)
+        ending = sorted({*new.ended, *complete})
+        for request in running.in_rows(planned.rows[ending]) if ending else ():
+            running.collect(request)
+            if (reason := request.finish_reason()) is not None:
                 self._finish(request, reason)
-        counts.output_tokens += len(tokens)
+        counts.output_tokens += len(new.token_ids)
         counts.prompt_tokens += planned.prefill_tokens
         counts.rounds += 1
         self._failures = 0
         if self._isolation:
-            self._isolation.succeeded([request for request, _ in planned.alive()])
+            self._isolation.succeeded(running.requests_of(planned))
         self._planner.round_succeeded()
 
-    def _undo(self, reason: str, out_of_memory: bool) -> None:
-        """Planned state returns to what results have confirmed; the same work is planned anew."""
+    def _after_prefill(self, requests: list[Request]) -> None:
+        """A token was sampled behind the context of these."""
+        for request in requests:
+            self._running.kv.vouch(request)
+            if not request.prompt_done:
+                request.prompt_done = True
+                if request.cached_spans:
+                    self._outputs.cached_tokens[request.id] = request.cached_tokens
+
+    def _undo(self, reason: str, out_of_memory: bool) -> int:
+        """Planned state returns to what results have confirmed; the same work is planned anew. Returns the sequence number
+        of the next round."""
         failed = self._in_flight[0]
-        concerned = [request for request, _ in failed.alive()]
+        concerned = self._running.requests_of(failed)
         self._running.undo(self._in_flight)
         self._slo.rounds_undone()
         self._in_flight.clear()
         self._failures += 1
-        self._resync = self._next_seq
         if out_of_memory:
             self._planner.round_too_large(failed.tokens)
         logger.warning("round %d failed (%d in a row): %s", failed.seq, self._failures, reason)
         if self._failures >= MAX_FAILURES or self._isolation:
             for request in self._isolation.failed(concerned):
                 self._finish(request, "error", f"the model backend failed: {reason}", keep=False)
+        return self._next_seq
 
     def _end_row(self, planned: PlannedRound, entry: int, error: RowError) -> None:
         """The backend cannot go on with one request; one that has left meanwhile has ended otherwise."""
-        request = planned.request_of(entry)
-        if request is None:
+        request = self._running.by_row[planned.rows[entry]]
+        if request is None or not self._running.alive(planned)[entry]:
             return
         if error.kind == "constraint":
             self._finish(request, "error", error.reason, "InvalidParameter")
@@ -229,11 +234,6 @@ class Scheduler:
     def flush_cache(self) -> int:
         """Empties the prefix cache of what nobody reads now; how many tokens that were."""
         return self._running.kv.flush()
-
-    def take_resync(self) -> int | None:
-        """After a failed round, once: the sequence number of the next round, for `Resync`."""
-        resync, self._resync = self._resync, None
-        return resync
 
     def drain_outputs(self) -> RoundTokens | None:
         """Everything that is to be sent since the last call: tokens, and finishes of aborted requests."""
@@ -253,7 +253,7 @@ class Scheduler:
         else:
             self._running.leave(request, keep)
         aborted = reason in ("abort", "timeout", "error")
-        request.to(State.ABORTED if aborted else State.FINISHED)
+        request.transition(State.ABORTED if aborted else State.FINISHED)
         if not request.runs_to_limit:
             self._admission.record_output(len(request.output_ids), ended=reason == "stop")
         self._counts.aborted += aborted

@@ -23,6 +23,11 @@ class SchedulerConfig:
     eos_token_ids: list[int]
     options: ServerConfig
     """Policies and bounds, as the user gave them. What stands above is resolved: read it there."""
+    neighbouring_slots: bool = False
+    """Whether the backends gain where the slots of a context are neighbours: a CPU reads such a context in place."""
+    decode_tokens: int = 1
+    """Most tokens that a decode row brings in one round. Above 1 a round is planned when the one before has returned, for how
+    long contexts are is not known earlier; and `conservative` may have to pause too, as rows do not grow side by side."""
     worth_waiting: int = 32
     """Prompt tokens that a request must save to wait a round for another one that is computing them."""
 
@@ -50,8 +55,9 @@ def resolve(
     device: str,
     context_length: int,
     eos_token_ids: list[int],
+    decode_tokens: int = 1,
 ) -> SchedulerConfig:
-    """From the options, the KV slots and device of the backends, and the model's context length.
+    """From the options, what the backends say of themselves, and the model's context length.
 
     Raises `InvalidOption` for options that contradict each other or the memory.
     """
@@ -65,4 +71,13 @@ def resolve(
         )
     if batch < chunk:
         raise InvalidOption(f"--batch_max_tokens {batch} is below the prefill chunk of {chunk} tokens.")
-    return SchedulerConfig(max_total_token_num, longest, batch, chunk, list(eos_token_ids), options)
+    return SchedulerConfig(
+        max_total_token_num,
+        longest,
+        batch,
+        chunk,
+        list(eos_token_ids),
+        options,
+        neighbouring_slots=device == "cpu",
+        decode_tokens=decode_tokens,
+    )

@@ -139,7 +139,7 @@ class Simulation:
     def _apply(self) -> None:
         result = self.backend.take()
         begun = time.thread_time_ns()
-        tokens = self.scheduler.apply(result)
+        tokens = self.scheduler.apply(result).tokens
         rows, planning = self._plans.pop(result.seq)
         self.costs.add(rows, (time.thread_time_ns() - begun + planning) * 1e-9)
         self.rounds += 1

@@ -41,18 +41,22 @@ def make_backend(model_dir):
 class Answers:
     """Runs requests to their end through a scheduler, two rounds in flight."""
 
-    def __init__(self, backend: MockBackend, slots: int = 500, chunk: int = 16) -> None:
+    def __init__(
+        self, backend: MockBackend, slots: int = 500, chunk: int = 16, decode_tokens: int = 1
+    ) -> None:
         self.tokens: dict[int, list[int]] = {}
         self.logprobs: dict[int, list[float]] = {}
         self.top: dict[int, list] = {}
         self.prompt_logprobs: dict[int, list] = {}
         self.finished: dict[int, Finish] = {}
         self.failures: list[str] = []
+        self.rounds = 0
         self._runner = RoundRunner(backend)
         self._scheduler = Scheduler(
             scheduler_config(
                 max_total_token_num=slots, max_req_total_len=200, running_max_req_size=16, batch_max_tokens=chunk + 16,
                 chunked_prefill_size=chunk, max_waiting_requests=100, eos_token_ids=[EOS],
+                decode_tokens=decode_tokens,
             )
         )  # fmt: skip
 
@@ -65,6 +69,7 @@ class Answers:
         while self._scheduler.has_work or in_flight:
             while (round_ := self._scheduler.next_round()) is not None:
                 in_flight.append(round_)
+                self.rounds += 1
             if in_flight:
                 self._runner.submit(in_flight.pop(0))
             result = self._runner.take_ready()
@@ -72,10 +77,10 @@ class Answers:
                 continue
             if result.failed:
                 self.failures.append(result.failed)
-            self._take(self._scheduler.apply(result))
-            seq = self._scheduler.take_resync()
-            if seq is not None:
-                in_flight.append(Resync(seq))  # behind the rounds that were sent before it
+            applied = self._scheduler.apply(result)
+            self._take(applied.tokens)
+            if applied.resync is not None:
+                in_flight.append(Resync(applied.resync))  # behind the rounds that were sent before it
             self._scheduler.check_invariants()
         return self
 
@@ -269,3 +274,19 @@ def test_a_spec_is_read_as_written():
     spec = MockSpec.parse("step_ms=2, lengths=3:9,check=0,text=a,b=c")
     assert (spec.step_ms, spec.lengths, spec.check, spec.text) == (2.0, (3, 9), False, "a,b=c")
     assert MockSpec.parse("") == MockSpec()
+
+
+def test_several_tokens_a_round_make_the_same_answers(make_backend):
+    requests = {
+        1: params(logprobs=3),
+        2: params(seed=6, prompt_logprobs=1, max_new_tokens=1),
+        3: params(seed=7, min_new_tokens=15, stop_token_ids=list(range(3, 60))),
+        4: params(seed=8, max_new_tokens=29),
+        5: params(seed=9, ignore_eos=True),
+    }
+    one = Answers(make_backend("eos_after=17")).run(requests)
+    several = Answers(make_backend("eos_after=17,round_tokens=1:4"), decode_tokens=4).run(requests)
+    assert not several.failures and several.rounds < one.rounds / 1.5
+    for field in ("tokens", "logprobs", "top", "finished"):
+        assert getattr(several, field) == getattr(one, field)
+    assert len(several.tokens[1]) == 17 and len(several.tokens[5]) == 30

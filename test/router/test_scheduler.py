@@ -312,7 +312,8 @@ def test_alternatives_follow_their_token_when_others_have_left():
     scheduler.next_round()
     scheduler.abort(1)
     alternatives = {0: TopLogprobs([4], [-1.0]), 1: TopLogprobs([5], [-2.0])}
-    tokens = scheduler.apply(RoundResult(0, int32([4, 5]), np.array([-1, -2], np.float32), top=alternatives))
+    result = RoundResult(0, int32([4, 5]), np.array([-1, -2], np.float32), top=alternatives)
+    tokens = scheduler.apply(result).tokens
     assert tokens.request_ids == [2] and tokens.token_ids == [5] and tokens.logprobs == [-2.0]
     assert tokens.top == {0: TopLogprobs([5], [-2.0])}
 
@@ -322,11 +323,15 @@ def test_prompt_logprobs_reach_their_request_once():
     scheduler.add(add_request(1, prompt(8), 5, prompt_logprobs=0))
     scheduler.next_round()
     part = RowPromptLogprobs(0, 1, np.arange(7, dtype=np.float32))
-    tokens = scheduler.apply(RoundResult(0, int32([4]), np.zeros(1, np.float32), prompt_logprobs=[part]))
+    tokens = scheduler.apply(
+        RoundResult(0, int32([4]), np.zeros(1, np.float32), prompt_logprobs=[part])
+    ).tokens
     assert (tokens.prompt_logprobs[0].request_id, tokens.prompt_logprobs[0].start) == (1, 1)
     scheduler.next_round()
     longer = RowPromptLogprobs(0, 5, np.arange(6, dtype=np.float32))
-    tokens = scheduler.apply(RoundResult(1, int32([4]), np.zeros(1, np.float32), prompt_logprobs=[longer]))
+    tokens = scheduler.apply(
+        RoundResult(1, int32([4]), np.zeros(1, np.float32), prompt_logprobs=[longer])
+    ).tokens
     assert tokens.prompt_logprobs[0].start == 8 and tokens.prompt_logprobs[0].logprobs.tolist() == [
         3.0,
         4.0,

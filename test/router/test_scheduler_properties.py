@@ -60,19 +60,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         round_policy=st.sampled_from(["mixed", "mixed", "prefill_first", "decode_first"]),
         decode_rounds=st.integers(0, 4),
         max_overtakes=st.integers(0, 3),
+        neighbours=st.booleans(),
+        decode_tokens=st.sampled_from([1, 1, 2, 4]),
     )
     def start(
-        self, capacity, rows, chunk, decode_room, whole, worth_waiting, round_policy, decode_rounds, max_overtakes
+        self, capacity, rows, chunk, decode_room, whole, worth_waiting, round_policy, decode_rounds, max_overtakes,
+        neighbours, decode_tokens,
     ):  # fmt: skip
         batch = capacity if whole else chunk + decode_room
         limits = make_limits(
             max_total_token_num=capacity, max_req_total_len=capacity, running_max_req_size=rows,
             batch_max_tokens=batch, chunked_prefill_size=batch if whole else chunk, worth_waiting=worth_waiting,
             disable_dynamic_prompt_cache=not self.prompt_cache, round_policy=round_policy, router_max_wait_tokens=decode_rounds,
-            max_overtakes=max_overtakes,
+            max_overtakes=max_overtakes, neighbouring_slots=neighbours, decode_tokens=decode_tokens,
         )  # fmt: skip
         self.engine = Engine(limits, VOCAB, self.policy(), self.lengths())
-        self.capacity, self.batch = capacity, batch
+        self.capacity, self.batch, self.decode_tokens = capacity, batch, decode_tokens
         self.max_overtakes = max_overtakes
         self.overtaken = Counter()
         self.messages = {}
@@ -185,7 +188,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert state.slots_used >= 0 and state.slots_cached >= 0
             assert state.slots_used + state.slots_cached <= self.capacity
             assert self.engine.device.max_tokens <= self.batch
-            if self.policy is Conservative and not self.failures:
+            if self.policy is Conservative and not self.failures and self.decode_tokens == 1:
                 assert state.paused == 0 and not self.engine.scheduler._running.pausing
                 # With two rounds in flight a request may have ended that cannot give back its slots yet.
                 assert state.estimated_peak <= self.capacity or self.engine.scheduler.in_flight == 2

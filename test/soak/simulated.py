@@ -59,23 +59,34 @@ class TokenDevice:
         self._last = np.full(limits.max_rows, GARBAGE, dtype=np.int32)
         """Token sampled last; what a decode row computes."""
         self._positions = np.arange(longest + OVERRUN)
+        self._drawn = 1
 
     def execute(self, round_: Round, joining: list[np.ndarray]) -> RoundResult:
+        """A decode row brings as many tokens as it is asked for, or fewer."""
         self._enter(round_, joining)
         rows, kv_len, slots = round_.rows, round_.kv_len, round_.slots
         assert (self._length[rows] + round_.q_len == kv_len).all(), (
             "a row holds another length than its round says"
         )
-        decode = round_.num_decode
-        self._memory[slots[:decode]] = self._last[rows[:decode]]
-        self._table[rows[:decode], kv_len[:decode] - 1] = slots[:decode]
-        at = decode
-        for i in range(decode, len(rows)):
+        decode, at, chunk_at = round_.num_decode, 0, 0
+        counts = np.ones(len(rows), dtype=np.int32)
+        for i in range(len(rows)):
             count, end = int(round_.q_len[i]), int(kv_len[i])
-            self._memory[slots[at : at + count]] = round_.token_ids[at - decode : at - decode + count]
-            self._table[rows[i], end - count : end] = slots[at : at + count]
+            own = slots[at : at + count]
+            self._table[rows[i], end - count : end] = own
             at += count
-        assert at == len(slots)
+            if i < decode:
+                counts[i] = 1 + self._draw() % count
+                assert self._last[rows[i]] == self._expected[rows[i], end - count]
+                self._memory[own] = GARBAGE  # what was drafted, but for what counts
+                self._memory[own[: counts[i]]] = self._expected[
+                    rows[i], end - count : end - count + counts[i]
+                ]
+            else:
+                self._memory[own] = round_.token_ids[chunk_at : chunk_at + count]
+                chunk_at += count
+        assert at == len(slots) and chunk_at == len(round_.token_ids)
+        kv_len = kv_len - np.where(np.arange(len(rows)) < decode, round_.q_len - counts, 0)
         self._length[rows] = kv_len
         longest = int(kv_len.max())  # nobody reads beyond that
         wrong = self._memory.take(self._table[rows, :longest]) != self._expected[rows, :longest]
@@ -83,10 +94,17 @@ class TokenDevice:
             "a row reads another one's tokens"
         )
         sampled = round_.samples == 1
-        speaking = rows[sampled]
-        tokens = self._expected[speaking, kv_len[sampled]]
-        self._last[speaking] = tokens
-        return RoundResult(round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32), seconds=0.01)
+        speaking, counts, end = rows[sampled], counts[sampled], kv_len[sampled]
+        self._last[speaking] = self._expected[speaking, end]
+        places = np.arange(counts.sum()) + np.repeat(end + 1 - np.cumsum(counts), counts)
+        tokens = self._expected[np.repeat(speaking, counts), places]
+        return RoundResult(
+            round_.seq, tokens, np.zeros(len(tokens), dtype=np.float32), seconds=0.01, counts=counts
+        )
+
+    def _draw(self) -> int:
+        self._drawn = (self._drawn * 1103515245 + 12345) % 2**31
+        return self._drawn >> 8
 
     def fail(self, round_: Round, joining: list[np.ndarray], out_of_memory: bool) -> RoundResult:
         """Breaks off in the middle: rows and slots of the round are garbage."""
@@ -170,11 +188,11 @@ class Soak:
         if self._queue and self._die() < 0.8:
             self._execute(may_fail)
         if self._results and self._die() < 0.8:
-            self._take(self.scheduler.apply(self._results.popleft()))
+            applied = self.scheduler.apply(self._results.popleft())
+            self._take(applied.tokens)
             self.rounds += 1
-            resync = self.scheduler.take_resync()
-            if resync is not None:
-                self._queue.append((Resync(resync), []))
+            if applied.resync is not None:
+                self._queue.append((Resync(applied.resync), []))
 
     def _execute(self, may_fail: bool) -> None:
         message, joining = self._queue.popleft()
@@ -192,7 +210,7 @@ class Soak:
         """Now and then the device cannot go on with a row."""
         if not len(result.token_ids) or self._die() >= 0.002:
             return result
-        position = int(self._die() * len(result.token_ids))
+        position = int(self._die() * len(round_.rows))
         return msgspec.structs.replace(result, errors={position: RowError(REFUSAL, "constraint")})
 
     def _take(self, tokens: RoundTokens | None) -> None:
@@ -304,8 +322,10 @@ def random_limits(random: np.random.Generator) -> SchedulerConfig:
         ttft_slo=slo, tpot_slo=slo / 20,
     )  # fmt: skip
     return SchedulerConfig(
-        capacity, longest, batch, batch if whole else chunk, [EOS], options, int(random.integers(1, 10))
-    )
+        capacity, longest, batch, batch if whole else chunk, [EOS], options,
+        worth_waiting=int(random.integers(1, 10)), neighbouring_slots=bool(random.random() < 0.5),
+        decode_tokens=int(random.choice([1, 1, 2, 4])),
+    )  # fmt: skip
 
 
 @dataclasses.dataclass

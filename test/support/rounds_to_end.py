@@ -95,10 +95,10 @@ class Serving:
             assert result is not None, "neither a round nor a result"
         if result.failed:
             self.failures.append(result.failed)
-        self._record(self.scheduler.apply(result))
-        seq = self.scheduler.take_resync()
-        if seq is not None:
-            self.runner.submit(Resync(seq))
+        applied = self.scheduler.apply(result)
+        self._record(applied.tokens)
+        if applied.resync is not None:
+            self.runner.submit(Resync(applied.resync))
 
     def _record(self, tokens: RoundTokens | None) -> None:
         if tokens is None:

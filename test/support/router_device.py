@@ -98,15 +98,14 @@ class FakeDevice:
         self.max_tokens = max(self.max_tokens, len(round_.slots))
         assert len(set(round_.slots.tolist())) == len(round_.slots), "a slot is written twice in one round"
         assert len(set(round_.rows.tolist())) == len(round_.rows)
-        sampled, at, chunk_at = [], 0, 0
+        sampled, counts, at, chunk_at = [], [], 0, 0
         for i, row in enumerate(round_.rows.tolist()):
             q_len, kv_len = int(round_.q_len[i]), int(round_.kv_len[i])
             assert self.lengths[row] + q_len == kv_len, "the row holds another length than the round says"
             slots = round_.slots[at : at + q_len]
             at += q_len
             if i < round_.num_decode:
-                assert q_len == 1
-                tokens = [self.last_token[row]]
+                tokens = self._draft(row, q_len)
             else:
                 tokens = round_.token_ids[chunk_at : chunk_at + q_len].tolist()
                 chunk_at += q_len
@@ -114,9 +113,36 @@ class FakeDevice:
             self.table[row, kv_len - q_len : kv_len] = slots
             self.lengths[row] = kv_len
             self._count(row, kv_len - q_len, kv_len)
-            sampled += self._sample(row, kv_len) if round_.samples[i] else self._check(row, kv_len)
+            if round_.samples[i]:
+                new = self._accept(row, kv_len, q_len) if i < round_.num_decode else self._sample(row, kv_len)
+                sampled += new
+                counts.append(len(new))
+            else:
+                self._check(row, kv_len)
         assert at == len(round_.slots) and chunk_at == len(round_.token_ids)
-        return RoundResult(round_.seq, int32(sampled), np.zeros(len(sampled), dtype=np.float32))
+        logprobs = np.zeros(len(sampled), dtype=np.float32)
+        return RoundResult(round_.seq, int32(sampled), logprobs, counts=int32(counts))
+
+    def _draft(self, row: int, q_len: int) -> list[int]:
+        """The token sampled last, and guesses of what follows, of which a part is right."""
+        tokens = [self.last_token[row]]
+        begin = self.lengths[row] + 1
+        right = (begin + row + self.rounds) % q_len
+        expected = self._expected(row)[begin : begin + right]
+        tokens += expected
+        return tokens + [GARBAGE] * (q_len - len(tokens))
+
+    def _accept(self, row: int, kv_len: int, q_len: int) -> list[int]:
+        """Tokens behind each of the new ones that are as they must be; the row's context ends with the last of these."""
+        context = self.slots[self.table[row, :kv_len]].tolist()
+        tokens: list[int] = []
+        for end in range(kv_len - q_len + 1, kv_len + 1):
+            if tokens and context[end - 1] != tokens[-1]:
+                break
+            self.lengths[row] = end
+            tokens += self._sample(row, end)
+        self.table[row, self.lengths[row] : kv_len] = GARBAGE
+        return tokens
 
     def _count(self, row: int, start: int, end: int) -> None:
         join = self.joins[row]
@@ -162,10 +188,9 @@ class FakeDevice:
         join = self.joins[row]
         return self.expected[join.seed, join.choice]
 
-    def _check(self, row: int, kv_len: int) -> list[int]:
+    def _check(self, row: int, kv_len: int) -> None:
         context = self.slots[self.table[row, :kv_len]]
         assert context.tolist() == self._expected(row)[:kv_len], "a row reads another one's tokens"
-        return []
 
     def _sample(self, row: int, kv_len: int) -> list[int]:
         self._check(row, kv_len)
@@ -222,25 +247,27 @@ class Engine:
             self.skipping = bool(failure)
             work = self.device.execute
             result = self.device.fail(message, failure == "memory") if failure else work(message)
-            if refuse is not None and len(result.token_ids):
-                result = self._refuse(message, result, refuse % len(result.token_ids))
+            if refuse is not None and message.samples.any():
+                result = self._refuse(message, result, refuse % int(message.samples.sum()))
             self.results.append(result)
         return True
 
     def _refuse(self, round_: Round, result: RoundResult, position: int) -> RoundResult:
         entry = np.flatnonzero(round_.samples)[position]
         join = self.device.joins[int(round_.rows[entry])]
-        who, said = (join.seed, join.choice), int(round_.kv_len[entry]) - join.prompt_len
+        who = join.seed, join.choice
+        before = int(round_.kv_len[entry]) - int(round_.q_len[entry] if entry < round_.num_decode else 1)
+        said = before + 1 - join.prompt_len
         self.refused[who] = min(said, self.refused.get(who, said))
         return msgspec.structs.replace(result, errors={int(entry): RowError("too complex", self.refusal)})
 
     def apply(self) -> bool:
         if not self.results:
             return False
-        self.take(self.scheduler.apply(self.results.popleft()))
-        resync = self.scheduler.take_resync()
-        if resync is not None:
-            self.rounds.append(Resync(resync))
+        applied = self.scheduler.apply(self.results.popleft())
+        self.take(applied.tokens)
+        if applied.resync is not None:
+            self.rounds.append(Resync(applied.resync))
         return True
 
     def take(self, tokens: RoundTokens | None) -> None:

@@ -174,9 +174,8 @@ class AdmissionController:
         if running.requests:
             capacity = self._slo.capacity(len(running.requests) + 1)
         if int(held.sum()) + sum(taken) > kv.in_use:
-            twice = kv.cache.shared
-            counted = [int(twice[r.row]) for r in prefilling]
-            held -= twice[rows]
+            counted = kv.shared_by_several(prefilling)
+            held -= np.array(kv.shared_by_several(running.in_rows(rows)), dtype=np.int64)
             common = kv.in_use - int(held.sum()) - sum(taken) + sum(counted)
         limit, exact = running.max_new_tokens[rows], running.exact[rows]
         generated = limit - running.remaining[rows]

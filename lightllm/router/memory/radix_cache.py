@@ -28,7 +28,7 @@ CONFIRMED = -1
 class Node:
     """`key` and `slots`: int32 [tokens], at least one (none in the root). `children`: by the first token of their key."""
 
-    __slots__ = ("children", "key", "locks", "parent", "readers", "seq", "slots", "sound", "stamp")
+    __slots__ = ("children", "key", "locks", "parent", "seq", "slots", "sound", "stamp")
 
     def __init__(self, parent: Node | None, key: np.ndarray, slots: np.ndarray, seq: int) -> None:
         self.parent = parent
@@ -38,8 +38,6 @@ class Node:
         self.children: dict[int, Node] = {}
         self.locks = 0
         """Readers whose prefix ends here or below."""
-        self.readers = 0
-        """The sum of their numbers: the number of the only one where there is one."""
         self.sound = False
         """Tokens have been sampled that depend on it."""
         self.stamp = 0
@@ -57,15 +55,12 @@ class CacheStats:
 class RadixCache:
     """Owns the slots of its nodes. A locked node stays the end of the same prefix, however the tree is split."""
 
-    def __init__(self, readers: int = 1) -> None:
-        """`readers`: their numbers are below this."""
+    def __init__(self) -> None:
         self.root = Node(None, EMPTY_INT32, EMPTY_INT32, CONFIRMED)
         self.root.locks = 1  # never evicted
         self.root.sound = True
         self.tokens = 0
         self.evictable = 0
-        self.shared = np.zeros(readers, dtype=np.int64)
-        """How many of the tokens that each reader locks are locked more than once."""
         self._nodes = 0
         self._clock = 0
         self._pushes = 0
@@ -119,35 +114,23 @@ class RadixCache:
         parts = [part.slots for part in _upwards(node)]
         return np.concatenate(parts[::-1]) if parts else EMPTY_INT32
 
-    def lock(self, node: Node, reader: int = 0) -> None:
-        """Keeps the prefix that ends with `node` for reader number `reader`, who may lock several."""
+    def lock(self, node: Node) -> None:
+        """Keeps the prefix that ends with `node`, for one more reader."""
         self._clock += 1
         for part in _upwards(node):
-            tokens = len(part.key)
             if not part.locks:
-                self.evictable -= tokens
-            else:
-                self.shared[reader] += tokens
-                if part.locks == 1:
-                    self.shared[part.readers] += tokens
+                self.evictable -= len(part.key)
             part.locks += 1
-            part.readers += reader
             part.stamp = self._clock
 
-    def unlock(self, node: Node, reader: int = 0) -> None:
+    def unlock(self, node: Node) -> None:
         self._clock += 1
         for part in _upwards(node):
-            tokens = len(part.key)
             part.locks -= 1
-            part.readers -= reader
             part.stamp = self._clock
             if not part.locks:
-                self.evictable += tokens
+                self.evictable += len(part.key)
                 self._push_leaf(part)
-            else:
-                self.shared[reader] -= tokens
-                if part.locks == 1:
-                    self.shared[part.readers] -= tokens
 
     def vouch(self, node: Node) -> None:
         """The prefix that ends with `node` is sound."""
@@ -193,10 +176,10 @@ class RadixCache:
         leaf.sound = node.sound and seq == CONFIRMED
         return leaf, known
 
-    def append(self, node: Node, tokens: np.ndarray, slots: np.ndarray, seq: int, reader: int) -> Node:
-        """As `insert` where no child of `node` begins like `tokens`; `reader`, who locks `node`, locks the new node instead."""
+    def append(self, node: Node, tokens: np.ndarray, slots: np.ndarray, seq: int) -> Node:
+        """As `insert` where no child of `node` begins like `tokens`; a lock on `node` moves to the new node."""
         self._fresh.setdefault(seq, [])
-        return self._add_leaf(node, tokens, slots, max(seq, node.seq), 1, reader)
+        return self._add_leaf(node, tokens, slots, max(seq, node.seq), locks=1)
 
     def confirm(self, seq: int) -> None:
         """Round `seq` has been computed."""
@@ -260,7 +243,7 @@ class RadixCache:
         """A new parent takes the first `length` tokens of `node`, which goes on being the end of the whole."""
         assert node.parent is not None
         upper = Node(node.parent, node.key[:length].copy(), node.slots[:length].copy(), node.seq)
-        upper.locks, upper.readers, upper.stamp = node.locks, node.readers, node.stamp
+        upper.locks, upper.stamp = node.locks, node.stamp
         upper.sound = node.sound
         upper.children[int(node.key[length])] = node
         node.parent.children[int(node.key[0])] = upper
@@ -271,11 +254,9 @@ class RadixCache:
             self._fresh[node.seq].append(upper)
         return upper
 
-    def _add_leaf(
-        self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int, locks: int = 0, reader: int = 0
-    ) -> Node:
+    def _add_leaf(self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int, locks: int = 0) -> Node:
         node = Node(parent, key, slots, seq)
-        node.locks, node.readers = locks, reader
+        node.locks = locks
         parent.children[int(key[0])] = node
         self._clock += 1
         node.stamp = self._clock

@@ -55,6 +55,11 @@ class Planner:
                 batch, chunks = self._fill(batch, now)
             if len(batch) or chunks:
                 self._rounds.planned(prefill=bool(chunks))
+                if self._limits.decode_tokens > 1:
+                    taken = len(batch) + sum(chunk.end - chunk.start for chunk in chunks)
+                    batch = self._running.widened(
+                        batch, min(self._token_budget, self._running.kv.available) - taken
+                    )
                 return batch, chunks
             if self._in_flight or len(self._running.prefilling) < 2:
                 return None
@@ -153,9 +158,9 @@ class Planner:
     def settle_pausing(self) -> None:
         """Who pauses gives its row and slots back when none of its rounds is in flight any more."""
         for request in list(self._running.pausing):
-            if not any(planned.has(request) for planned in self._in_flight):
+            if not any(self._running.computes_for(planned, request) for planned in self._in_flight):
                 self._running.leave(request)
-                request.to(State.PAUSED)
+                request.transition(State.PAUSED)
                 self._waiting.put_back(request)
 
     def round_too_large(self, tokens: int) -> None:

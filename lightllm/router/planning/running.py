@@ -1,25 +1,27 @@
 """The requests that hold rows: what is planned for them, and how a round is made of it, undone, or left.
 
-Planned state runs ahead of the results by up to two rounds. It is kept by row in arrays, so that a round of pure decode
-costs no Python work per request.
+Planned state runs ahead of the results by up to two rounds; what results have confirmed is kept beside it, so that to
+undo rounds is to copy. Both are arrays by row: a round of pure decode costs no Python work per request.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import insort
 from itertools import islice
 
+import msgspec
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.rounds import Round
-from lightllm.router.memory.kv_books import KvBooks
+from lightllm.router.memory.kv_cache_manager import KvCacheManager
 from lightllm.router.memory.token_memory import RowMemory
+from lightllm.router.planning.end_tokens import EndTokens
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
-from lightllm.router.recent_outputs import RecentOutputs
-from lightllm.router.request import Request, State
+from lightllm.router.planning.recent_outputs import RecentOutputs
+from lightllm.router.request import NO_ROW, Request, State
 from lightllm.router.scheduler_config import SchedulerConfig
-from lightllm.router.stop_ids import StopIds
 
 
 class Running:
@@ -28,25 +30,30 @@ class Running:
 
     def __init__(self, limits: SchedulerConfig) -> None:
         max_rows = limits.max_rows
-        self.kv = KvBooks(limits)
+        self.kv = KvCacheManager(limits)
         self.rows = RowMemory(max_rows)
         self.requests: dict[int, Request] = {}
         self.prefilling: list[Request] = []
         """In the order in which they are served."""
         self.pausing: list[Request] = []
         self.kv_len = np.zeros(max_rows, dtype=np.int32)
-        """Planned context length, by row."""
+        """Planned context length, by row: so many slots the row has."""
+        self.confirmed_kv_len = np.zeros(max_rows, dtype=np.int32)
+        """Context length that results have confirmed, by row."""
         self.remaining = np.zeros(max_rows, dtype=np.int32)
         """Outputs not yet planned, by row."""
+        self.confirmed_remaining = np.zeros(max_rows, dtype=np.int32)
+        """Outputs not yet confirmed, by row."""
         self.max_new_tokens = np.zeros(max_rows, dtype=np.int64)
         """By row."""
         self.recent_outputs = RecentOutputs(max_rows)
         self.by_row: list[Request | None] = [None] * max_rows
         self.ids = np.zeros(max_rows, dtype=np.int64)
         """Request ids, by row."""
-        self.stop_ids = StopIds()
+        self.end_tokens = EndTokens()
         """Tokens that end a running request."""
-        self._stays = np.zeros(max_rows, dtype=np.int64)
+        self._decode_tokens = limits.decode_tokens
+        self._generation = np.zeros(max_rows, dtype=np.int64)
         """How many requests have left each row."""
         self._prefilled = np.zeros(max_rows, dtype=bool)
         """Rows whose prefill has been planned to its end, or will not be (`pausing`)."""
@@ -57,24 +64,24 @@ class Running:
         self._decodes = np.zeros(max_rows, dtype=bool)
         """The same rows."""
         self._batch: DecodeBatch | None = None
-        self._nobody = DecodeBatch.of(self._decodes.nonzero()[0], self.remaining, self._stays)
+        self._nobody = self._batch_of(self._decodes.nonzero()[0])
         self._leaves: list[int] = []
         self.left = 0
         """How many requests have left their rows so far."""
 
     def enter(self, request: Request, may_wait: bool) -> None:
         """Gives the request a row and a place in memory; its prefill is planned from now on."""
-        request.to(State.PREFILLING)
+        request.transition(State.PREFILLING)
         row = self.rows.take()
-        request.enter_row(row, self.recent_outputs)
+        request.row = row
         self.by_row[row], self.ids[row] = request, request.id
-        request.begin_stay()
+        request.begin_prefill()
         request.may_wait = may_wait
-        self.kv_len[row] = self.kv.open(request)
-        request.came_in(0, request.shared, cached=True)
-        self.remaining[row] = request.max_new_tokens - len(request.output_ids)
+        self.kv_len[row] = self.confirmed_kv_len[row] = self.kv.open(request)
+        request.mark_in_context(0, request.shared, cached=True)
+        self.remaining[row] = self.confirmed_remaining[row] = request.max_new_tokens - len(request.output_ids)
         self.max_new_tokens[row] = request.max_new_tokens
-        self.stop_ids.add(request.stop_ids)
+        self.end_tokens.add(request.end_token_ids)
         self.exact[row] = request.runs_to_limit
         self.requests[request.id] = request
         self.prefilling.append(request)
@@ -86,21 +93,22 @@ class Running:
         if request in self.pausing:
             self.pausing.remove(request)
         del self.requests[request.id]
+        self.collect(request)
         self.kv.close(request, keep)
-        self.stop_ids.remove(request.stop_ids)
+        self.end_tokens.remove(request.end_token_ids)
         row = request.row
         self.left += 1
         self.rows.release(row)
         self._leaves.append(row)
-        self._stays[row] += 1
+        self._generation[row] += 1
         self._prefilled[row] = False
         self.by_row[row] = None
-        request.leave_row()
+        request.row = NO_ROW
 
     def start_pausing(self, request: Request) -> None:
         self._out_of_plan(request)
         self._prefilled[request.row] = True
-        request.to(State.PAUSING)
+        request.transition(State.PAUSING)
         self.pausing.append(request)
 
     def newest(self) -> Request | None:
@@ -115,14 +123,47 @@ class Running:
             return self._nobody
         if len(self._decoding) > limit:
             first = list(islice(self._decoding, limit))
-            return DecodeBatch.of(np.array(first), self.remaining, self._stays, partial=True)
+            return self._batch_of(np.array(first), partial=True)
         if self._batch is None:
-            self._batch = DecodeBatch.of(self._decodes.nonzero()[0], self.remaining, self._stays)
+            self._batch = self._batch_of(self._decodes.nonzero()[0])
         return self._batch
+
+    def _batch_of(self, rows: np.ndarray, partial: bool = False) -> DecodeBatch:
+        """int64 [n] `rows`, a token of each."""
+        ones = np.ones(len(rows), dtype=np.int32)
+        rounds_left = int(self.remaining[rows].min()) if len(rows) else 0
+        return DecodeBatch(
+            rows, self._generation[rows], ones, ones.astype(np.uint8), len(rows), rounds_left, partial
+        )
+
+    def widened(self, batch: DecodeBatch, spare: int) -> DecodeBatch:
+        """The batch where each row computes as many tokens as backends may bring at once and it may still generate, in turn,
+        as long as they are no more than `spare` beside the first of each, and have slots."""
+        more = np.minimum(self.remaining[batch.rows], self._decode_tokens) - 1
+        more[np.cumsum(more) > spare] = 0
+        return dataclasses.replace(
+            batch, q_len=batch.q_len + more, tokens=len(batch) + int(more.sum()), rounds_left=1
+        )
+
+    def alive(self, planned: PlannedRound) -> np.ndarray:
+        """bool [entries]: whose request has not left since."""
+        return self._generation[planned.rows] == planned.generations
+
+    def computes_for(self, planned: PlannedRound, request: Request) -> bool:
+        """Whether it computes something for a request that has a row now."""
+        return bool(self.alive(planned)[planned.rows == request.row].any())
+
+    def requests_of(self, planned: PlannedRound) -> list[Request]:
+        """Those that have not left since."""
+        return self.in_rows(planned.rows[self.alive(planned)])
 
     def prefilled_rows(self) -> np.ndarray:
         """int64 [n], ascending: rows that are past their prefill."""
         return self._prefilled.nonzero()[0]
+
+    def in_rows(self, rows: np.ndarray) -> list[Request]:
+        """The requests in these rows."""
+        return [request for row in rows.tolist() if (request := self.by_row[row]) is not None]
 
     def ending_tokens(self) -> int:
         """Slots that are free as soon as what is in flight has returned: of those that have all outputs planned, or pause."""
@@ -130,12 +171,61 @@ class Running:
         ending = int(self.kv_len[rows[self.remaining[rows] == 0]].sum())
         return ending + sum(int(self.kv_len[request.row]) for request in self.pausing)
 
-    def confirm(self, rows: np.ndarray, tokens: np.ndarray) -> None:
-        """A token (int32 [n]) has come for each of `rows` (int64 [n])."""
+    def confirm(
+        self,
+        planned: PlannedRound,
+        alive: np.ndarray,
+        rows: np.ndarray,
+        tokens: np.ndarray,
+        counts: np.ndarray,
+    ) -> list[int]:
+        """The round was computed. `tokens` (int32 [t]) have come for `rows` (int64 [t]), `counts` (int [entries]) from each
+        entry; the entries, of those `alive`, whose outputs are complete. Slots for tokens that did not come are free again."""
+        entries, at, kv_len = None, planned.rows, planned.kv_len
+        if planned.tokens > planned.num_decode or len(tokens) < len(at):
+            unused = planned.q_len - counts
+            unused[planned.num_decode :] = 0
+            entries = alive.nonzero()[0]
+            at, kv_len, counts = at[entries], (kv_len - unused)[entries], counts[entries].astype(np.int32)
+        remaining = self.confirmed_remaining[at] - counts
+        self.confirmed_kv_len[at] = kv_len
+        self.confirmed_remaining[at] = remaining
+        if self._decode_tokens > 1:  # one of each row at a time
+            again = np.zeros(len(rows), dtype=bool)
+            while len(rows):
+                np.equal(rows[1:], rows[:-1], out=again[1:])
+                self._record(rows[~again], tokens[~again])
+                rows, tokens = rows[again], tokens[again]
+                again = np.zeros(len(rows), dtype=bool)
+        else:
+            self._record(rows, tokens)
+        if entries is not None and self._decode_tokens > 1:
+            self._free_unused(at[unused[entries] > 0])
+        complete = (remaining == 0).nonzero()[0]
+        return (complete if entries is None else entries[complete]).tolist()
+
+    def _record(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """A token (int32 [n]) of each of `rows` (int64 [n], distinct)."""
         for row in self.recent_outputs.append(rows, tokens):
             request = self.by_row[row]
             assert request is not None
-            request.collect()
+            self.collect(request)
+
+    def collect(self, request: Request) -> None:
+        """Brings `output_ids` of a request with a row up to date."""
+        request.output_ids.frombytes(self.recent_outputs.take(request.row))
+
+    def _free_unused(self, rows: np.ndarray) -> None:
+        """Planned state of these (int64 [n]), of which no other round is in flight, becomes what is confirmed."""
+        self.kv_len[rows] = self.confirmed_kv_len[rows]
+        self.remaining[rows] = self.confirmed_remaining[rows]
+        self._batch = None
+        for request in self.in_rows(rows):
+            row = request.row
+            self.kv.keep(request, int(self.kv_len[row]))
+            if request.state is State.DECODING and self.remaining[row]:
+                self._decoding[row] = None
+                self._decodes[row] = True
 
     def work(self, request: Request) -> int:
         """Tokens that a prefilling request has still to compute."""
@@ -147,133 +237,111 @@ class Running:
             before = int(self.kv_len[request.row])
             known = self.kv.extend(request, before, reserve)
             if known > before:
-                self.kv_len[request.row] = known
+                self.kv_len[request.row] = self.confirmed_kv_len[request.row] = known
                 request.needs_join = True
-                request.came_in(before, known, cached=True)
+                request.mark_in_context(before, known, cached=True)
 
     def plan(self, seq: int, batch: DecodeBatch, chunks: list[Chunk]) -> tuple[Round, PlannedRound]:
         """Takes the slots, advances the planned state, and makes the round. Memory has been checked."""
-        rows = batch.rows
-        self.kv.make_free(len(rows) + sum(chunk.end - chunk.start for chunk in chunks))
-        slots = self.kv.own.take_one_each(rows) if len(rows) else EMPTY_INT32
-        kv_len = self.kv_len[rows] + 1
+        rows, q_len = batch.rows, batch.q_len
+        self.kv.make_free(batch.tokens + sum(chunk.end - chunk.start for chunk in chunks))
+        slots = self.kv.own.take(rows, q_len, batch.tokens) if len(rows) else EMPTY_INT32
+        kv_len = self.kv_len[rows] + q_len
         self.kv_len[rows] = kv_len
-        self.remaining[rows] -= 1
-        leaves, self._leaves = self._leaves, []
-        last = self._after_decode(batch)
+        self.remaining[rows] -= q_len
+        round_ = Round(
+            seq, len(rows), rows.astype(np.int32), q_len, kv_len, batch.samples, EMPTY_INT32, slots, leaves=self._leaves
+        )  # fmt: skip
+        self._leaves = []
+        self._after_decode(batch)
+        generations, sampled = batch.generations, len(rows)
         if chunks:
-            round_, planned = self._with_chunks(seq, batch, slots, kv_len, chunks, last, leaves)
-        else:
-            round_ = Round(
-                seq, len(rows), rows.astype(np.int32), batch.ones, kv_len, batch.samples, EMPTY_INT32, slots,
-                leaves=leaves,
-            )  # fmt: skip
-            planned = PlannedRound(
-                seq, rows, batch.stays, self._stays, self.by_row, batch.ones, batch.samples, rows, last, leaves,
-                num_decode=len(rows), prefill_tokens=0, tokens=len(rows),
-            )  # fmt: skip
+            round_ = self._with_chunks(round_, chunks)
+            rows = round_.rows.astype(np.int64)
+            generations, sampled = self._generation[rows], int(np.count_nonzero(round_.samples))
+        planned = PlannedRound(
+            seq, rows, generations, round_.q_len, round_.kv_len, round_.samples, sampled, round_.leaves, len(batch),
+            prefill_tokens=len(round_.token_ids), tokens=len(round_.slots),
+        )  # fmt: skip
         return round_, planned
 
     def undo(self, rounds: list[PlannedRound]) -> None:
-        """Takes back rounds (oldest first) that were never executed: their requests prefill again what has no KV,
-        beginning with a join, for their rows may be void. So do those who share what these rounds were to compute."""
-        undone: dict[int, Request] = {}
+        """Takes back all rounds in flight (oldest first), which were never executed: their requests prefill again what has
+        no KV, beginning with a join, for their rows may be void. So do those who share what these rounds were to compute."""
         for planned in reversed(rounds):
             self._leaves = planned.leaves + self._leaves
-            for request, i in planned.alive():
-                self.kv_len[request.row] -= planned.q_len[i]
-                self.remaining[request.row] += planned.samples[i]
-                undone[request.id] = request
-        shrunk = self.kv.take_back(rounds[0].seq, self.requests.values())
-        for request in shrunk:
-            self.kv_len[request.row] = request.shared
+        undone = {
+            request.id: request
+            for request in self.in_rows((self.kv_len != self.confirmed_kv_len).nonzero()[0])
+        }
+        np.copyto(self.kv_len, self.confirmed_kv_len)
+        np.copyto(self.remaining, self.confirmed_remaining)
+        for request in self.kv.take_back(rounds[0].seq, self.requests.values()):
+            self.kv_len[request.row] = self.confirmed_kv_len[request.row] = request.shared
             request.may_wait = True  # for who computes it again
             undone[request.id] = request
         for request in undone.values():
             kv_len = int(self.kv_len[request.row])
             self.kv.keep(request, kv_len)
-            request.went_out(kv_len)
-            request.begin_stay()
+            request.mark_lost(kv_len)
+            self.collect(request)
+            request.begin_prefill()
             if request.state is State.DECODING:
                 self._out_of_plan(request)
                 self._prefilled[request.row] = False
-                request.to(State.PREFILLING)
+                request.transition(State.PREFILLING)
                 insort(self.prefilling, request, key=lambda r: r.serial)
 
-    def _with_chunks(
-        self, seq: int, batch: DecodeBatch, slots: np.ndarray, kv_len: np.ndarray, chunks: list[Chunk], last: list[int],
-        leaves: list[int],
-    ) -> tuple[Round, PlannedRound]:  # fmt: skip
-        joins, slot_parts, samples = [], [slots], []
-        for chunk in chunks:
-            request = chunk.request
+    def _with_chunks(self, decode: Round, chunks: list[Chunk]) -> Round:
+        """The round with prefill chunks behind its decode entries."""
+        joins, slot_parts, samples = [], [decode.slots], []
+        for request, start, end in chunks:
             if request.needs_join:
                 joins.append(request.join_row(self.kv.slots(request)))
                 request.needs_join = False
-            slot_parts.append(self.kv.take_chunk(request, chunk.start, chunk.end, seq))
-            request.came_in(chunk.start, chunk.end, cached=False)
-            self.kv_len[request.row] = chunk.end
-            complete = chunk.end == len(request.context)
-            samples.append(complete)
-            if complete and not self._start_decoding(request):
-                last.append(len(batch) + sum(samples) - 1)
-        rows = np.concatenate([batch.rows, np.array([c.request.row for c in chunks], dtype=np.int64)])
-        q_len = np.concatenate([batch.ones, np.array([c.end - c.start for c in chunks], dtype=np.int32)])
-        token_ids = np.concatenate([c.request.context[c.start : c.end] for c in chunks])
-        round_ = Round(
-            seq=seq,
-            num_decode=len(batch),
-            rows=rows.astype(np.int32),
-            q_len=q_len,
-            kv_len=np.concatenate([kv_len, np.array([c.end for c in chunks], dtype=np.int32)]),
-            samples=np.concatenate([batch.samples, np.array(samples, dtype=np.uint8)]),
-            token_ids=token_ids.astype(np.int32, copy=False),
+            slot_parts.append(self.kv.take_chunk(request, start, end, decode.seq))
+            request.mark_in_context(start, end, cached=False)
+            self.kv_len[request.row] = end
+            samples.append(end == len(request.context))
+            if samples[-1]:
+                self._start_decoding(request)
+        rows, q_len, kv_len = np.array(
+            [(r.row, end - start, end) for r, start, end in chunks], dtype=np.int32
+        ).T
+        return msgspec.structs.replace(
+            decode,
+            rows=np.concatenate([decode.rows, rows]),
+            q_len=np.concatenate([decode.q_len, q_len]),
+            kv_len=np.concatenate([decode.kv_len, kv_len]),
+            samples=np.concatenate([decode.samples, np.array(samples, dtype=np.uint8)]),
+            token_ids=np.concatenate([r.context[start:end] for r, start, end in chunks]).astype(
+                np.int32, copy=False
+            ),
             slots=np.concatenate(slot_parts),
             joins=joins,
-            leaves=leaves,
         )
-        planned = PlannedRound(
-            seq=seq,
-            rows=rows,
-            stays=self._stays[rows],
-            stays_now=self._stays,
-            by_row=self.by_row,
-            q_len=q_len,
-            samples=round_.samples,
-            sampled=rows[round_.samples == 1],
-            last=last,
-            leaves=leaves,
-            prefill_tokens=len(token_ids),
-            num_decode=len(batch),
-            tokens=len(round_.slots),
-        )
-        return round_, planned
 
-    def _start_decoding(self, request: Request) -> bool:
-        """Its last chunk is planned, and with it one output; whether there are more to come."""
-        request.to(State.DECODING)
+    def _start_decoding(self, request: Request) -> None:
+        """Its last chunk is planned, and with it one output."""
+        request.transition(State.DECODING)
         row = request.row
         self.prefilling.remove(request)
         self._prefilled[row] = True
         self.remaining[row] -= 1
-        if not self.remaining[row]:
-            return False
-        self._decoding[row] = None
-        self._decodes[row] = True
-        self._batch = None
-        return True
+        if self.remaining[row]:
+            self._decoding[row] = None
+            self._decodes[row] = True
+            self._batch = None
 
-    def _after_decode(self, batch: DecodeBatch) -> list[int]:
-        """Positions in the batch of those whose last output this round plans: a length end is known when planning. They
-        decode no more. Who had a turn goes last."""
+    def _after_decode(self, batch: DecodeBatch) -> None:
+        """Those whose last output this round plans decode no more: a length end is known when planning. Who had a turn goes
+        last."""
         if not len(batch):
-            return []
-        last: list[int] = []
+            return
         batch.rounds_left -= 1
         if not batch.rounds_left:
             self._batch = None
-            last = (self.remaining[batch.rows] == 0).nonzero()[0].tolist()
-            for row in batch.rows[last].tolist():
+            for row in batch.rows[self.remaining[batch.rows] == 0].tolist():
                 self._decode_no_more(row)
         if batch.partial:
             for row in batch.rows.tolist():
@@ -281,7 +349,6 @@ class Running:
                     del self._decoding[row]
                     self._decoding[row] = None
             self._batch = None
-        return last
 
     def _out_of_plan(self, request: Request) -> None:
         if request.row in self._decoding:

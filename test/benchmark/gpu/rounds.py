@@ -230,12 +230,11 @@ def serve(bench: Bench, ready: ModelReady, wanted: list[tuple[np.ndarray, int]],
             computed += new
             moved = bench.weight_bytes + context * bench.kv_bytes
             least += limits.seconds(moved, 2 * bench.parameters * new)
-        out = scheduler.apply(runner.take())
+        out, resync = scheduler.apply(runner.take())
         in_flight -= 1
         tokens += len(out.token_ids) if out is not None else 0
-        seq = scheduler.take_resync()
-        if seq is not None:
-            runner.submit(Resync(seq))
+        if resync is not None:
+            runner.submit(Resync(resync))
             in_flight = 0
     seconds = time.perf_counter() - started
     details = {"seconds": seconds, "rounds": rounds, "output_tokens": tokens, "computed_tokens": computed}

@@ -63,7 +63,7 @@ class Server:
                 np.zeros(len(ended), np.float32),
                 seconds=seconds,
             )
-        )
+        ).tokens
         for i in tokens.request_ids if tokens else ():
             self.first.setdefault(i, self.now)
 

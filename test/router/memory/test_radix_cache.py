@@ -57,13 +57,13 @@ def test_a_lock_stays_on_the_same_prefix_when_its_node_is_split():
 
 
 def test_a_reader_takes_its_lock_along_to_what_is_appended():
-    cache = RadixCache(readers=2)
+    cache = RadixCache()
     node, _ = add(cache, [1, 2], 10)
-    cache.lock(node, 1)
-    leaf = cache.append(node, int32([3, 4]), int32([12, 13]), 5, 1)
+    cache.lock(node)
+    leaf = cache.append(node, int32([3, 4]), int32([12, 13]), 5)
     assert cache.path_slots(leaf).tolist() == [10, 11, 12, 13] and leaf.seq == 5
     assert cache.evictable == 0 and cache.problems([leaf]) == []
-    cache.unlock(leaf, 1)
+    cache.unlock(leaf)
     assert cache.evictable == 4 and cache.problems([]) == []
     assert cache.take_back(5).tolist() == [12, 13]
 
@@ -137,14 +137,13 @@ def test_common_length():
 class CacheMachine(RuleBasedStateMachine):
     """The model: every cached prefix (a tuple of tokens) -> the slot of its last token."""
 
-    READERS = 4
     tokens = st.lists(st.integers(0, 2), max_size=9)
 
     def __init__(self):
         super().__init__()
-        self.cache = RadixCache(self.READERS)
+        self.cache = RadixCache()
         self.model: dict[tuple[int, ...], int] = {}
-        self.readers: list[tuple[object, tuple[int, ...], int]] = []
+        self.readers: list[tuple[object, tuple[int, ...]]] = []
         self.rounds: dict[tuple[int, ...], int] = {}
         self.next_slot = 0
         self.seq = 0
@@ -157,7 +156,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def locks(self):
         """Prefix -> how often it is locked."""
-        return Counter(tokens[: i + 1] for _, tokens, _ in self.readers for i in range(len(tokens)))
+        return Counter(tokens[: i + 1] for _, tokens in self.readers for i in range(len(tokens)))
 
     @rule(tokens=tokens, confirmed=st.booleans())
     def insert(self, tokens, confirmed):
@@ -180,17 +179,17 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.path_slots(node).tolist() == [self.model[p] for p in prefixes]
         assert unlocked == len(set(prefixes) - self.read())
 
-    @rule(tokens=tokens, reader=st.integers(0, READERS - 1))
-    def lock(self, tokens, reader):
+    @rule(tokens=tokens)
+    def lock(self, tokens):
         node, matched = self.cache.match(int32(tokens))
-        self.cache.lock(node, reader)
-        self.readers.append((node, tuple(tokens[:matched]), reader))
+        self.cache.lock(node)
+        self.readers.append((node, tuple(tokens[:matched])))
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data())
     def unlock(self, data):
-        node, _, reader = self.readers.pop(data.draw(st.integers(0, len(self.readers) - 1)))
-        self.cache.unlock(node, reader)
+        node, _ = self.readers.pop(data.draw(st.integers(0, len(self.readers) - 1)))
+        self.cache.unlock(node)
 
     @rule(count=st.integers(0, 12))
     def evict(self, count):
@@ -213,12 +212,12 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, 3))
     def fail(self, back):
         first = max(0, self.seq - back)
-        for i, (node, tokens, reader) in enumerate(self.readers):
+        for i, (node, tokens) in enumerate(self.readers):
             survivor, lost = self.cache.survivor(node, first)
             if lost:
-                self.cache.lock(survivor, reader)
-                self.cache.unlock(node, reader)
-                self.readers[i] = (survivor, tokens[: len(tokens) - lost], reader)
+                self.cache.lock(survivor)
+                self.cache.unlock(node)
+                self.readers[i] = (survivor, tokens[: len(tokens) - lost])
         void = {slot for prefix, slot in self.model.items() if self.rounds[prefix] >= first}
         assert set(self.cache.take_back(first).tolist()) == void
         self.drop(void)
@@ -230,15 +229,14 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def tree_is_the_model(self):
-        assert self.cache.problems([node for node, _, _ in self.readers]) == []
+        assert self.cache.problems([node for node, _ in self.readers]) == []
         assert sorted(self.cache.all_slots().tolist()) == sorted(self.model.values())
         assert self.cache.evictable == len(set(self.model) - self.read())
         assert all(p[:-1] in self.model for p in self.model if len(p) > 1)
         assert self.read() <= set(self.model)
-        locks, shared = self.locks(), [0] * self.READERS
-        for _, tokens, reader in self.readers:
-            shared[reader] += sum(locks[tokens[: i + 1]] > 1 for i in range(len(tokens)))
-        assert self.cache.shared.tolist() == shared
+        locks = self.locks()
+        for node, tokens in self.readers:
+            assert self.cache.unshared(node) == sum(locks[tokens[: i + 1]] == 1 for i in range(len(tokens)))
 
 
 TestCache = CacheMachine.TestCase

@@ -1,4 +1,4 @@
-"""Slots and rows: contiguous where possible, every one in exactly one place."""
+"""Slots and rows: every one in exactly one place, and neighbours where the device gains from them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lightllm.router.memory.free_runs import FreeRuns
 from lightllm.router.memory.token_memory import RowMemory, TokenMemory
 
 
@@ -16,83 +15,126 @@ def is_one_run(slots: np.ndarray) -> bool:
     return bool((np.diff(slots) == 1).all())
 
 
+def take(memory: TokenMemory, row: int, count: int) -> np.ndarray:
+    return memory.take(np.array([row]), np.array([count]), count)
+
+
+def on_a_cpu(capacity: int, rows: int) -> TokenMemory:
+    return TokenMemory(capacity, rows, neighbours=True)
+
+
+both = pytest.mark.parametrize("neighbours", [False, True])
+
+
 def test_requests_that_grow_side_by_side_stay_contiguous():
-    memory = TokenMemory(1000, 4)
+    memory = on_a_cpu(1000, 4)
     for row in range(4):
         memory.open(row, 200)
-        memory.take(row, 10)
+        take(memory, row, 10)
+    rows, ones = np.arange(4), np.ones(4, dtype=np.int32)
     for _ in range(190):
-        memory.take_one_each(np.arange(4, dtype=np.int32))
+        memory.take(rows, ones, 4)
     assert all(is_one_run(memory.slots(row)) and memory.held(row) == 200 for row in range(4))
     assert memory.free == 200
 
 
-def test_a_claim_does_not_keep_others_from_the_memory():
-    memory = TokenMemory(100, 2)
+def test_rows_that_take_several_at_once_stay_contiguous():
+    memory = on_a_cpu(1000, 3)
+    for row in range(3):
+        memory.open(row, 200)
+        take(memory, row, 5)
+    for _ in range(20):
+        slots = memory.take(np.array([2, 0, 1]), np.array([1, 4, 2]), 7)
+        assert slots[0] == memory.slots(2)[-1]
+        assert slots[1:5].tolist() == memory.slots(0)[-4:].tolist()
+        assert slots[5:].tolist() == memory.slots(1)[-2:].tolist()
+    assert all(is_one_run(memory.slots(row)) for row in range(3)) and memory.problems() == []
+
+
+@both
+def test_what_a_row_expects_does_not_keep_others_from_the_memory(neighbours):
+    memory = TokenMemory(100, 2, neighbours=neighbours)
     memory.open(0, 100)
-    memory.take(0, 10)
+    take(memory, 0, 10)
     memory.open(1, 90)
-    assert len(memory.take(1, 90)) == 90
+    assert len(take(memory, 1, 90)) == 90
     assert memory.free == 0 and memory.problems() == []
 
 
 def test_the_smallest_run_that_fits_is_taken():
-    memory = TokenMemory(100, 5)
-    for row, size in enumerate((30, 5, 20, 5)):
+    memory = on_a_cpu(100, 5)
+    for row, size in enumerate((45, 5, 30, 15, 5)):
         memory.open(row, size)
-        memory.take(row, size)
+        take(memory, row, size)
+    before = memory.slots(2).tolist()
     memory.release(0)
     memory.release(2)
-    memory.open(4, 18)
-    assert memory.take(4, 18).tolist() == list(range(35, 53))
+    memory.open(2, 28)
+    assert set(take(memory, 2, 28).tolist()) < set(before)
 
 
-def test_a_run_is_continued_before_another_is_begun():
-    memory = TokenMemory(50, 2)
-    memory.open(0, 5)
-    memory.take(0, 5)
-    assert memory.take(0, 3).tolist() == [5, 6, 7]
+def test_a_row_that_finds_no_run_long_enough_begins_in_the_middle_of_the_longest():
+    memory = on_a_cpu(100, 2)
+    memory.open(0, 100)
+    assert take(memory, 0, 10).tolist() == list(range(10))
+    memory.open(1, 100)
+    assert take(memory, 1, 10).tolist() == list(range(50, 60))
+    assert is_one_run(np.concatenate([memory.slots(0), take(memory, 0, 40)]))
 
 
-def test_scattered_memory_is_used_to_the_last_slot():
-    memory = TokenMemory(40, 21)
+def test_rows_that_have_run_into_others_go_on_apart():
+    memory = on_a_cpu(90, 4)
+    for row in range(3):
+        memory.open(row, 10)
+        take(memory, row, 10)
+    slots = memory.take(np.arange(3), np.ones(3, dtype=np.int32), 3)
+    assert sorted(np.diff(np.sort(slots)) > 5) == [True, True] or is_one_run(memory.slots(0))
+    assert memory.problems() == []
+
+
+@both
+def test_scattered_memory_is_used_to_the_last_slot(neighbours):
+    memory = TokenMemory(40, 21, neighbours=neighbours)
     for row in range(20):
         memory.open(row, 2)
-        memory.take(row, 2)
+        take(memory, row, 2)
     for row in range(0, 20, 2):
         memory.release(row)
     memory.open(20, 20)
-    assert len(set(memory.take(20, 20).tolist())) == 20
+    assert len(set(take(memory, 20, 20).tolist())) == 20
     assert memory.free == 0 and memory.problems() == []
     with pytest.raises(RuntimeError, match="1 slots wanted, 0 free"):
-        memory.take(20, 1)
+        take(memory, 20, 1)
 
 
-def test_slots_given_back_are_free_and_taken_again_in_order():
-    memory = TokenMemory(20, 2)
-    memory.open(0, 4)
+@both
+def test_slots_given_back_are_free_and_taken_again_in_order(neighbours):
+    memory = TokenMemory(20, 2, neighbours=neighbours)
+    memory.open(0, 10)
     memory.open(1, 4)
-    memory.take(0, 4)
-    memory.take(1, 4)
-    memory.take(0, 3)
+    take(memory, 0, 4)
+    take(memory, 1, 4)
+    take(memory, 0, 3)
     before = memory.slots(0).tolist()
     memory.give_back(0, 5)
     assert memory.slots(0).tolist() == before[:2] and memory.problems() == []
-    assert memory.take(0, 2).tolist() == before[2:4]
+    assert take(memory, 0, 2).tolist() == before[2:4]
 
 
+@both
 @pytest.mark.parametrize("own", [4, 0])
-def test_a_row_may_begin_again_as_often_as_it_must(own):
-    memory = TokenMemory(40, 1, max_len=10)
+def test_a_row_may_begin_again_as_often_as_it_must(own, neighbours):
+    memory = TokenMemory(40, 1, 10, neighbours)
     memory.open(0, 10)
-    for _ in range(3):  # what it ceded was never computed
-        ceded = memory.take(0, 6)
-        memory.cede(0, 6)
-        memory.take(0, own)
+    for _ in range(3):  # what it donated was never computed
+        donated = take(memory, 0, 6)
+        memory.donate(0, 6)
+        if own:
+            take(memory, 0, own)
         memory.give_back(0, own)
-        memory.reclaim(ceded)
+        memory.reclaim(donated)
         assert memory.free == 40 and memory.problems() == []
-    assert len(set(memory.take(0, 10).tolist())) == 10
+    assert len(set(take(memory, 0, 10).tolist())) == 10
 
 
 def test_rows_are_given_out_lowest_first():
@@ -102,74 +144,31 @@ def test_rows_are_given_out_lowest_first():
     assert rows.take() == 0 and rows.free == 1
 
 
-def test_neighbouring_free_runs_are_merged():
-    runs = FreeRuns(10)
-    runs.take_first(10, 1)
-    assert list(runs) == [] and runs.total == runs.longest() == 0
-    runs.add_slots(np.array([5, 4]))
-    runs.add(np.array([0, 8]), np.array([2, 10]))
-    assert list(runs) == [(0, 2), (4, 6), (8, 10)]
-    runs.add_slots(np.array([6, 3, 7, 2]))
-    assert list(runs) == [(0, 10)] and runs.total == runs.longest() == 10
-
-
-def crumbled() -> FreeRuns:
-    """Of 64 slots [0, 3), [5, 8), [14, 33) and [40, 64) are free: four whole blocks of 8."""
-    runs = FreeRuns(64)
-    runs.take_first(64, 1)
-    runs.add(np.array([0, 5, 14, 40]), np.array([3, 8, 33, 64]))
-    return runs
-
-
-def test_blocks_are_whole_and_some_are_cut_for_later():
-    runs = crumbled()
-    runs.cut_blocks(2, 8)
-    assert runs.total == 49 and runs.has_blocks(2)
-    starts, size = runs.take_blocks(2)
-    assert starts.tolist() == [16, 24] and size == 8 and runs.total == 33
-    assert list(runs) == [(0, 3), (5, 8), (14, 16), (32, 33), (40, 64)]
-
-
-def test_where_there_are_not_enough_blocks_they_are_half_as_long():
-    runs = crumbled()
-    runs.cut_blocks(7, 8)
-    starts, size = runs.take_blocks(7)
-    assert size == 4 and starts.tolist() == [16, 20, 24, 28, 40, 44, 48]
-    runs.join_blocks()
-    runs.cut_blocks(21, 8)
-    assert runs.take_blocks(21)[1] == 1 and runs.total == 0 and list(runs) == []
-
-
-def test_a_wish_that_no_block_serves_has_those_cut_for_later_joined_again():
-    memory = TokenMemory(64, 3)
-    memory._runs = crumbled()
-    memory._runs.cut_blocks(1, 8)
-    memory.used = 64 - 49
-    memory.open(0, 49)
-    assert len(set(memory.take(0, 49).tolist())) == 49 and memory.free == 0
-
-
-def test_problems_are_found():
-    memory = TokenMemory(20, 2)
+@both
+def test_problems_are_found(neighbours):
+    memory = TokenMemory(20, 2, neighbours=neighbours)
     memory.open(0, 5)
-    memory.take(0, 5)
-    memory._runs.add_slots(np.arange(3))
-    assert "owned twice" in memory.problems()[0]
+    slots = take(memory, 0, 5)
+    assert "owned twice" in memory.problems(slots[:1])[-1]
+    memory.open(1, 5)
+    memory._table[0, 1] = memory._table[0, 0]
+    assert any("lost" in problem for problem in memory.problems())
 
 
-def test_a_row_whose_slots_were_all_ceded_goes_on_where_it_was():
-    memory = TokenMemory(100, 2)
-    memory.open(0, 4)
-    memory.take(0, 4)
-    memory.cede(0, 4)
+def test_a_row_whose_slots_were_all_donated_goes_on_where_it_was():
+    memory = on_a_cpu(100, 2)
+    memory.open(0, 8)
+    slots = take(memory, 0, 4)
+    memory.donate(0, 4)
     assert memory.held(0) == 0 and memory.cached == 4 and memory.free == 96
-    assert memory.take(0, 2).tolist() == [4, 5]
+    assert take(memory, 0, 2).tolist() == [slots[-1] + 1, slots[-1] + 2]
 
 
-def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed():
-    memory = TokenMemory(20, 1)
+@both
+def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed(neighbours):
+    memory = TokenMemory(20, 1, neighbours=neighbours)
     memory.open(0, 6)
-    slots = memory.take(0, 6)
+    slots = take(memory, 0, 6)
     memory.release(0, 2, 5)
     assert (memory.used, memory.cached, memory.free) == (0, 3, 17)
     assert memory.problems(slots[2:5]) == [] and memory.problems() != []
@@ -177,64 +176,16 @@ def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed():
     assert memory.free == 20 and memory.problems() == []
 
 
-def test_a_row_that_finds_no_run_long_enough_has_cached_slots_evicted():
-    cached = [np.arange(start, start + 50, dtype=np.int32) for start in range(0, 400, 50)]
-    memory = TokenMemory(
-        400,
-        10,
-        400,
-        lambda count: cached.pop(0) if cached else np.zeros(0, np.int32),
-        lambda: sum(map(len, cached)),
-    )
-    for row in range(8):
-        memory.open(row, 50)
-        memory.take(row, 50)
-    for row in range(8):
-        memory.release(row, 0, 50)
-    memory.reclaim(cached.pop(0))
-    memory.open(8, 120)
-    assert memory.take(8, 30).tolist() == list(range(30))  # one piece of memory is enough to begin with
-    memory.reclaim(cached.pop(0))
-    memory.open(9, 120)
-    assert memory.take(9, 60).tolist() == list(range(32, 92))
-    assert is_one_run(memory.slots(8)) and is_one_run(memory.slots(9))
-    assert memory.problems(np.concatenate(cached)) == []
-
-
-def test_a_row_that_finds_only_single_slots_takes_no_more_than_it_needs():
-    memory = TokenMemory(128, 2)
-    memory.open(0, 128)
-    slots = memory.take(0, 128)
-    memory.release(0, 0, 128)
-    memory.reclaim(slots[::2])
-    memory.open(1, 100)
-    assert len(memory.take(1, 1)) == 1 and memory.held(1) == 1
-    assert memory.problems(slots[1::2]) == [] and memory.free == 63
-
-
-def test_where_hardly_anything_is_left_nobody_claims_what_others_need():
-    memory = TokenMemory(100, 3)
-    memory.open(0, 80)
-    memory.take(0, 80)
-    memory.open(1, 50)
-    assert memory.take(1, 3).tolist() == [80, 81, 82]
-    memory.open(2, 17)
-    assert memory.take(2, 10).tolist() == list(range(83, 93))
-    assert memory.take_one_each(np.array([1, 2])).tolist() == [93, 94]
-    assert memory.problems() == []
-
-
-def test_where_hardly_anything_is_left_slots_that_were_freed_last_are_taken_first_and_in_order():
+def test_on_a_gpu_slots_that_were_freed_last_are_taken_first_and_in_order():
     memory = TokenMemory(100, 3)
     memory.open(0, 96)
-    slots = memory.take(0, 96)
-    memory.cede(0, 96)
+    slots = take(memory, 0, 96)
+    memory.donate(0, 96)
     memory.open(1, 50)
     memory.reclaim(slots[40:44])
     memory.reclaim(slots[10:13])
-    assert memory.take(1, 2).tolist() == [10, 11]
-    assert memory.take_one_each(np.array([1])).tolist() == [12]
-    assert memory.take(1, 8).tolist() == [40, 41, 42, 43, 96, 97, 98, 99]
+    assert take(memory, 1, 3).tolist() == [10, 11, 12]
+    assert take(memory, 1, 8).tolist() == [40, 41, 42, 43, 96, 97, 98, 99]
     assert memory.free == 0 and memory.problems(np.setdiff1d(slots, memory.slots(1))) == []
 
 
@@ -246,13 +197,12 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.memory = TokenMemory(self.CAPACITY, self.ROWS, 10_000, self.evict, lambda: len(self.cached))
         self.owned: dict[int, list[int]] = {}
         self.cached: list[int] = []
 
-    def evict(self, count):
-        evicted, self.cached = self.cached[:count], self.cached[count:]
-        return np.array(evicted, dtype=np.int32)
+    @initialize(neighbours=st.booleans())
+    def begin(self, neighbours):
+        self.memory = TokenMemory(self.CAPACITY, self.ROWS, 10_000, neighbours)
 
     @rule(row=st.integers(0, ROWS - 1), expected=st.integers(1, 400))
     def open(self, row, expected):
@@ -261,18 +211,22 @@ class MemoryMachine(RuleBasedStateMachine):
             self.owned[row] = []
 
     @precondition(lambda self: self.owned)
-    @rule(data=st.data(), count=st.integers(0, 100))
+    @rule(data=st.data(), count=st.integers(1, 100))
     def take(self, data, count):
         row = data.draw(st.sampled_from(sorted(self.owned)))
-        self.owned[row] += self.memory.take(row, min(count, self.memory.free)).tolist()
+        if self.memory.free:
+            self.owned[row] += take(self.memory, row, min(count, self.memory.free)).tolist()
 
-    @rule(mask=st.integers(1, 2**ROWS - 1))
-    def take_one_each(self, mask):
+    @rule(mask=st.integers(1, 2**ROWS - 1), counts=st.lists(st.integers(1, 4), min_size=ROWS, max_size=ROWS))
+    def take_some_each(self, mask, counts):
         rows = [row for row in sorted(self.owned) if mask >> row & 1][: self.memory.free]
+        counts = counts[: len(rows)] if sum(counts[: len(rows)]) <= self.memory.free else [1] * len(rows)
         if rows:
-            slots = self.memory.take_one_each(np.array(rows, dtype=np.int32))
-            for row, slot in zip(rows, slots.tolist(), strict=True):
-                self.owned[row].append(slot)
+            slots = self.memory.take(np.array(rows), np.array(counts), sum(counts)).tolist()
+            for row, count in zip(rows, counts, strict=True):
+                self.owned[row] += slots[:count]
+                del slots[:count]
+            assert not slots
 
     @precondition(lambda self: self.owned)
     @rule(data=st.data(), count=st.integers(1, 10))
@@ -302,10 +256,10 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.owned)
     @rule(data=st.data())
-    def cede(self, data):
+    def donate(self, data):
         row = data.draw(st.sampled_from(sorted(self.owned)))
         count = data.draw(st.integers(0, len(self.owned[row])))
-        self.memory.cede(row, count)
+        self.memory.donate(row, count)
         self.cached += self.owned[row][:count]
         del self.owned[row][:count]
 
@@ -328,7 +282,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
 
 class LargerMemoryMachine(MemoryMachine):
-    """Where rows claim more than a slot at a time."""
+    """Where most contexts are one run."""
 
     CAPACITY = 400
 

@@ -1,6 +1,6 @@
 """The tokens that results have brought lately, by row: a round writes one array, and touches no request.
 
-Whoever asks for a request's `output_ids` has them moved there (`Request.collect`).
+`Running.collect` moves them to their request.
 """
 
 from __future__ import annotations

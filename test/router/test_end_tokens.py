@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from lightllm.protocol.arrays import int32
-from lightllm.router.stop_ids import StopIds
+from lightllm.router.planning.end_tokens import EndTokens
 
 
 def test_a_token_counts_as_long_as_one_request_stops_at_it():
-    stops = StopIds()
+    stops = EndTokens()
     tokens = int32([5, 2, 7, 2, 9])
     assert stops.among(tokens) == []
     stops.add(frozenset({2}))

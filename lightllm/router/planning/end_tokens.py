@@ -10,8 +10,8 @@ FEW = 16
 """Ids that are looked for one by one, which for so few is faster than `np.isin`."""
 
 
-class StopIds:
-    """The union of the stop ids of several requests, most of which have the same."""
+class EndTokens:
+    """The union of the end tokens of several requests, most of which have the same."""
 
     def __init__(self) -> None:
         self._sets: Counter[frozenset[int]] = Counter()

@@ -22,8 +22,8 @@ from lightllm.router.request import Request
 from lightllm.router.scheduler_config import SchedulerConfig
 
 EVICT_LEAST, EVICT_MOST = 1024, 8192
-"""Cached tokens that are evicted at once: 1/128 of the memory within these bounds, but 1/64 of a small one. Small bites would
-crumble it, and come back every round."""
+"""Cached tokens that are evicted at once: 1/128 of the memory within these bounds, but 1/64 of a small one. Evicting in
+smaller amounts would fragment the memory, and happen in every round."""
 
 
 class CachedPrefix(NamedTuple):
@@ -36,17 +36,13 @@ class CachedPrefix(NamedTuple):
     """By several of them."""
 
 
-class KvBooks:
+class KvCacheManager:
     """Free + cached + in use = all slots. Evictable cache counts as free."""
 
     def __init__(self, limits: SchedulerConfig) -> None:
-        self.cache = RadixCache(limits.max_rows)
+        self.cache = RadixCache()
         self.own = TokenMemory(
-            limits.max_total_token_num,
-            limits.max_rows,
-            limits.max_req_total_len,
-            self._evict,
-            lambda: self.cache.evictable,
+            limits.max_total_token_num, limits.max_rows, limits.max_req_total_len, limits.neighbouring_slots
         )
         slots = limits.max_total_token_num
         self._evict_at_once = min(slots // 64, min(max(EVICT_LEAST, slots // 128), EVICT_MOST))
@@ -63,7 +59,7 @@ class KvBooks:
         """Slots that requests need: their own, and what they lock in the cache."""
         return self.own.used + self.own.cached - self.cache.evictable
 
-    # -- a request's stay in a row
+    # -- a request in a row
 
     def prefixes(self, group: list[Request]) -> tuple[list[CachedPrefix], int]:
         """(what is cached of each context, how much of all that nobody locks, at most) for siblings that wait."""
@@ -84,7 +80,7 @@ class KvBooks:
         """The request has got a row and a context: locks what is cached of it; how many tokens that are."""
         limit = self._match_limit(request, len(request.context))
         node, shared = self.cache.match(request.context[:limit])
-        self.cache.lock(node, request.row)
+        self.cache.lock(node)
         request.node, request.shared = node, shared
         self.own.open(request.row, request.target - shared)
         return shared
@@ -99,11 +95,11 @@ class KvBooks:
         if not more:
             return kv_len
         before = self.cache.evictable
-        self.cache.lock(node, request.row)
+        self.cache.lock(node)
         if self.cache.evictable < before and self.available < reserve:
-            self.cache.unlock(node, request.row)
+            self.cache.unlock(node)
             return kv_len
-        self.cache.unlock(request.node, request.row)
+        self.cache.unlock(request.node)
         request.node = node
         request.shared += more
         return request.shared
@@ -117,18 +113,19 @@ class KvBooks:
     def make_free(self, count: int) -> None:
         """Evicts until `count` slots are free, or nothing is left to evict. The caller has checked `available`."""
         if self.own.free < count and self.cache.evictable:
-            self.own.reclaim(self._evict(count - self.own.free))
+            missing = max(count - self.own.free, self._evict_at_once)
+            self.own.reclaim(self.cache.evict(missing))
 
     def take_chunk(self, request: Request, start: int, end: int, seq: int) -> np.ndarray:
         """int32: slots for tokens [start, end) of the context, which round `seq` computes; they enter the cache. They have
         been made free."""
-        slots = self.own.take(request.row, end - start)
+        slots = self.own.take(np.array([request.row]), np.array([end - start]), end - start)
         if self.would_share(request, start):
             assert request.node is not None
             tokens = request.context[start:end].copy()
-            request.node = self.cache.append(request.node, tokens, slots, seq, request.row)
+            request.node = self.cache.append(request.node, tokens, slots, seq)
             request.shared = end
-            self.own.cede(request.row, end - start)
+            self.own.donate(request.row, end - start)
         return slots
 
     def would_share(self, request: Request, start: int) -> bool:
@@ -153,7 +150,7 @@ class KvBooks:
             self.own.release(request.row, known, last - first)
         else:
             self.own.release(request.row)
-        self.cache.unlock(request.node, request.row)
+        self.cache.unlock(request.node)
         if not keep:
             self.own.reclaim(self.cache.drop(request.node))
         request.node, request.shared = None, 0
@@ -163,6 +160,13 @@ class KvBooks:
         from."""
         assert request.node is not None
         self.cache.vouch(request.node)
+
+    def shared_by_several(self, requests: Collection[Request]) -> list[int]:
+        """For each of these, which have rows: tokens of its prefix that other running requests read too."""
+        return [
+            request.shared - self.cache.unshared(request.node) if request.shared and request.node else 0
+            for request in requests
+        ]
 
     # -- rounds that fail, and flushing
 
@@ -174,8 +178,8 @@ class KvBooks:
             assert request.node is not None
             node, lost = self.cache.survivor(request.node, seq)
             if lost:
-                self.cache.lock(node, request.row)
-                self.cache.unlock(request.node, request.row)
+                self.cache.lock(node)
+                self.cache.unlock(request.node)
                 request.node = node
                 request.shared -= lost
                 self.own.give_back(request.row, self.own.held(request.row))
@@ -228,9 +232,6 @@ class KvBooks:
         unreported = request.params.prompt_logprobs >= 0 and request.prompt_logprobs_sent < request.prompt_len
         return 0 if unreported or not self._enabled else length - 1
 
-    def _evict(self, count: int) -> np.ndarray:
-        return self.cache.evict(max(count, self._evict_at_once))
-
     def problems(self, requests: Collection[Request]) -> list[str]:
         """What is wrong with the books; empty if nothing is."""
         found = self.cache.problems(request.node for request in requests if request.node is not None)
@@ -242,7 +243,4 @@ class KvBooks:
                 found.append(
                     f"request {request.id} shares {request.shared} slots, its prefix has {len(path)}"
                 )
-            twice, shared = len(path) - self.cache.unshared(request.node), int(self.cache.shared[request.row])
-            if twice != shared:
-                found.append(f"request {request.id} shares {twice} slots with others, the books say {shared}")
         return found
