@@ -6,7 +6,6 @@ With `tp` above 1 the ranks are processes of their own (`offline_ranks`).
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Iterator
 
 from lightllm.backend.mode_backend import ModeBackend
@@ -21,7 +20,7 @@ from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.messages import AddRequest, Choice, RoundTokens, TextDeltas
-from lightllm.protocol.rounds import Resync, RoundResult
+from lightllm.router.round_pump import RoundPump
 from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
 from lightllm.router.scheduler_config import resolve
 from lightllm.sampling_params import SamplingParams
@@ -44,10 +43,10 @@ class Engine:
             config, self.ready.max_total_token_num, self.ready.device, context_length(model_dir), eos
         )
         self.scheduling = scheduling.with_options(max_waiting_requests=_UNBOUNDED)
-        self._in_flight: deque[int] = deque()
-        # A GPU gets its next round while it computes one. A CPU would only compute a token too many of every answer.
-        self._depth = 1 if self.ready.device == "cpu" else MAX_IN_FLIGHT
         self._scheduler = Scheduler(self.scheduling)
+        # A GPU gets its next round while it computes one. A CPU would only compute a token too many of every answer.
+        depth = 1 if self.ready.device == "cpu" else MAX_IN_FLIGHT
+        self._pump = RoundPump(self._scheduler, self._runner.submit, depth)
         self._detokenizer = Detokenizer(tokenizer, eos, workers=1)
         self._serial = 0
 
@@ -97,25 +96,16 @@ class Engine:
         """Submits what may be in flight and waits for the oldest round. One that fails is undone by the scheduler and
         planned anew, as in the server."""
         try:
-            while len(self._in_flight) < self._depth and (round := self._scheduler.next_round()) is not None:
-                self._in_flight.append(round.seq)
-                self._runner.submit(round)
-            if not self._in_flight:
+            self._pump.fill()
+            if not self._scheduler.in_flight:
                 raise RuntimeError("the scheduler has work, but plans no round")
             result = self._runner.take()
         except KeyboardInterrupt:
-            if self._in_flight:
-                self._apply(failed_result(self._in_flight[0], InterruptedError("interrupted")))
+            seq = self._scheduler.oldest_in_flight
+            if seq is not None:
+                self._pump.take(failed_result(seq, InterruptedError("interrupted")))
             raise
-        self._in_flight.popleft()
-        return self._apply(result)
-
-    def _apply(self, result: RoundResult) -> RoundTokens | None:
-        applied = self._scheduler.apply(result)
-        if applied.resync is not None:
-            self._in_flight.clear()
-            self._runner.submit(Resync(applied.resync))
-        return applied.tokens
+        return self._pump.take(result)
 
     def _text(self, tokens: RoundTokens | None) -> Iterator[TextDeltas]:
         while tokens is not None:

@@ -190,13 +190,13 @@ def test_a_round_ahead_gives_the_same_answers_and_can_be_left(llama, monkeypatch
     expected = answers()
     submitted = []
     backend = llama._engine._runner._backend
-    monkeypatch.setattr(llama._engine, "_depth", 2)
+    monkeypatch.setattr(llama._engine._pump, "_depth", 2)
     original = backend.submit
     monkeypatch.setattr(backend, "submit", lambda round: submitted.append(round.seq) or original(round))
     assert answers() == expected
     stream = llama.stream("The quick", SamplingParams(max_new_tokens=500, seed=3, ignore_eos=True))
     next(stream)
-    assert len(llama._engine._in_flight) == 1
+    assert llama._engine._scheduler.in_flight == 1
     stream.close()
     assert answers() == expected
 

@@ -29,9 +29,9 @@ from lightllm.protocol.messages import (
     RoundTokens,
     worker_of,
 )
-from lightllm.protocol.rounds import Resync
 from lightllm.router.due import Due
 from lightllm.router.remote_ranks import RemoteRanks
+from lightllm.router.round_pump import RoundPump
 from lightllm.router.scheduler import InvariantError, Scheduler
 from lightllm.router.stats import StatsLine
 
@@ -73,6 +73,7 @@ class RouterLoop:
         self.scheduler = scheduler
         self.breaches = 0
         """How often the books were found wrong."""
+        self._pump = RoundPump(scheduler, self._to_backends)
         self._intake = intake
         self._results = results
         self._detokenizer = detokenizer
@@ -103,7 +104,7 @@ class RouterLoop:
         """One turn; False if nothing happened."""
         busy = self._take_results()
         busy |= self._take_intake()
-        busy |= self._send_rounds()
+        busy |= self._pump.fill(time.monotonic())
         self._publish(busy)  # before the tokens: who gets the last answer finds the server empty
         self._send_tokens()
         return busy
@@ -117,11 +118,9 @@ class RouterLoop:
             except msgspec.MsgspecError as error:
                 logger.error("dropped a malformed round result: %s", error)
                 continue
-            applied = self.scheduler.apply(result)
-            if applied.tokens is not None:
-                self._pending.append(applied.tokens)
-            if applied.resync is not None:
-                self._to_backends(Resync(applied.resync))
+            tokens = self._pump.take(result)
+            if tokens is not None:
+                self._pending.append(tokens)
         if taken:
             self._due.round_came(time.monotonic())
         return taken
@@ -173,13 +172,6 @@ class RouterLoop:
         tokens = self.scheduler.flush_cache()
         logger.info("the prefix cache was flushed: %d tokens", tokens)
         self._workers[message.worker].send(Flushed(message.ticket, tokens))
-
-    def _send_rounds(self) -> bool:
-        sent = False
-        while (round_ := self.scheduler.next_round(time.monotonic())) is not None:
-            self._to_backends(round_)
-            sent = True
-        return sent
 
     def _to_backends(self, message: msgspec.Struct) -> None:
         data = codec.encode(message)

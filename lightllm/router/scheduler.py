@@ -273,6 +273,11 @@ class Scheduler:
         return len(self._in_flight)
 
     @property
+    def oldest_in_flight(self) -> int | None:
+        """The number of the round whose result comes next."""
+        return self._in_flight[0].seq if self._in_flight else None
+
+    @property
     def pauses(self) -> int:
         """How often requests had to pause, so far."""
         return self._planner.pauses
