@@ -226,7 +226,7 @@ def test_more_ranks_than_gpus_is_an_error_with_both_numbers(monkeypatch):
 
 
 def test_several_ranks_need_a_place_to_meet(config):
-    with pytest.raises(InvalidOption, match="Several ranks need a place to meet"):
+    with pytest.raises(InvalidOption, match="Several ranks need a rendezvous"):
         ModeBackend(config, 0, 2)
 
 
