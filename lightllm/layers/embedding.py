@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.layers.linear import ColumnLinear
 from lightllm.ops.embedding import embedding
-from lightllm.ops.weight_rows import WeightRows
+from lightllm.ops.packed_linear import PackedLinear
 
 
 class VocabEmbedding:
@@ -28,11 +27,9 @@ class VocabEmbedding:
 
 
 class LmHead:
-    def __init__(self, weight: torch.Tensor | WeightRows, vocab_size: int, group: TpGroup) -> None:
-        """weight: [rows of this rank, hidden]; every rank holds the same number, the last ones may be padding."""
-        self.projection = ColumnLinear(weight, None)
-        self.vocab_size, self.group = vocab_size, group
-        self.nbytes = self.projection.nbytes
+    def __init__(self, projection: PackedLinear, vocab_size: int, group: TpGroup) -> None:
+        """projection: from hidden to this rank's rows; every rank has the same number, the last ones may be padding."""
+        self.projection, self.vocab_size, self.group = projection, vocab_size, group
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [S, hidden]. Returns float32 [S, vocab_size] on every rank."""

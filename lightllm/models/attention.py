@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 
 from lightllm.layers.attention import attention
-from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.batch import Batch
+from lightllm.ops.packed_linear import PackedLinear
 from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
 from lightllm.ops.write_kv import write_kv
 
@@ -26,7 +27,7 @@ class Attention:
         config: ModelConfig,
         backends: AttentionBackends,
         layer: int,
-        qkv_proj: ColumnLinear,
+        qkv_proj: PackedLinear,
         o_proj: RowLinear,
         *,
         qk_norm: Callable[[torch.Tensor], torch.Tensor] | None = None,

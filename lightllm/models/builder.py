@@ -12,14 +12,18 @@ import torch
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.layers.embedding import LmHead, VocabEmbedding
-from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_backends.protocol import AttentionBackends
-from lightllm.ops.linear import activation_dtype
+from lightllm.ops.linear import activation_dtype, pack_linear
+from lightllm.ops.moe_experts import PackedExperts, StackedExperts
+from lightllm.ops.packed_linear import PackedLinear
 from lightllm.ops.weight_rows import WeightRows
+from lightllm.quantization.linear_spec import LinearSpec, Matrix
+from lightllm.quantization.weight_format import WeightFormat
 from lightllm.weights.freed_memory import give_back_freed_memory
-from lightllm.weights.reader import WeightReader
+from lightllm.weights.module_tensors import ModuleTensors
 from lightllm.weights.split import (
     Part,
     even_part,
@@ -37,29 +41,35 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Builds layers whose tensors are named `prefix` + name. Sizes are the whole model's."""
+    """Builds layers of one module, whose tensors are `tensors`. Sizes are the whole model's."""
 
-    reader: WeightReader
+    tensors: ModuleTensors
+    format: WeightFormat
     config: ModelConfig
     """The whole model's shape."""
-    dtype: torch.dtype
-    device: torch.device
     group: TpGroup
     attention_backends: AttentionBackends
     """What the layers compute attention with."""
-    prefix: str = ""
     max_len: int | None = None
     """The longest context that will be served; None: no more than the model was made for."""
     layers: list[Any] = dataclasses.field(default_factory=list)
-    """Everything that was built, shared by all prefixes."""
+    """Everything that was built, shared by all modules."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensors.device
 
     @property
     def activation_dtype(self) -> torch.dtype:
         return activation_dtype(self.device, self.dtype)
 
     def at(self, name: str) -> Builder:
-        """The same for the tensors under `name`."""
-        return dataclasses.replace(self, prefix=f"{self.prefix}{name}.")
+        """The same for the module `name` inside this one."""
+        return dataclasses.replace(self, tensors=self.tensors.at(name))
 
     def in_parallel(self, makers: Sequence[Callable[[], _Layer]]) -> list[_Layer]:
         """Calls the makers in as many threads as torch computes with: packing a weight occupies only one."""
@@ -81,31 +91,37 @@ class Builder:
         finally:
             torch.set_num_threads(threads)
 
-    def qkv_linear(self, q: str, k: str, v: str) -> ColumnLinear:
-        """Queries, keys and values of this rank's heads in one product."""
-        config, (rank, world) = self.config, (self.group.rank, self.group.world_size)
-        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        kv_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
-        rows = [
-            (q, q_size, [even_part(q_size, 0, rank, world)]),
-            (k, kv_size, [kv_part]),
-            (v, kv_size, [kv_part]),
-        ]
-        return self._column(rows, config.hidden_size, config.qkv_bias)
+    def linear(self, spec: LinearSpec) -> PackedLinear:
+        return self.keep(self.format.linear(self.tensors, spec))
 
-    def fused_qkv_linear(self, name: str, layout: str) -> ColumnLinear:
-        """The same from one tensor; layout: see `fused_qkv_parts`."""
+    def dense(self, spec: LinearSpec, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """A matrix itself; see `WeightFormat.dense`."""
+        return self.format.dense(self.tensors, spec, dtype)
+
+    def experts(
+        self, count: int, gate_up: Callable[[int], LinearSpec], down: Callable[[int], LinearSpec]
+    ) -> PackedExperts | StackedExperts:
+        return self.keep(self.format.experts(self.tensors, count, gate_up, down))
+
+    def qkv_linear(self, q: str, k: str, v: str) -> PackedLinear:
+        """Queries, keys and values of this rank's heads in one product."""
         config = self.config
-        parts = fused_qkv_parts(
-            layout,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-            self.group.rank,
-            self.group.world_size,
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        kv_rows = (self._kv_part(config.head_dim),)
+        matrices = (
+            Matrix(q, q_size, (self.even_part(q_size),)),
+            Matrix(k, kv_size, kv_rows),
+            Matrix(v, kv_size, kv_rows),
         )
-        size = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        return self._column([(name, size, parts)], config.hidden_size, config.qkv_bias)
+        return self.linear(LinearSpec(matrices, config.hidden_size, bias=config.qkv_bias))
+
+    def fused_qkv_linear(self, name: str, layout: str) -> PackedLinear:
+        """The same from one matrix; layout: see `fused_qkv_parts`."""
+        config, group = self.config, self.group
+        heads, kv_heads, size = config.num_heads, config.num_kv_heads, config.head_dim
+        rows = tuple(fused_qkv_parts(layout, heads, kv_heads, size, group.rank, group.world_size))
+        matrix = Matrix(name, (heads + 2 * kv_heads) * size, rows)
+        return self.linear(LinearSpec((matrix,), config.hidden_size, bias=config.qkv_bias))
 
     def o_linear(self, name: str) -> RowLinear:
         """From attention's heads to the hidden size."""
@@ -114,27 +130,59 @@ class Builder:
 
     def column_linear(
         self, names: Sequence[str], in_features: int, out_features: int, bias: bool
-    ) -> ColumnLinear:
-        """Layers of one shape side by side: output = [of names[0], of names[1], ...]."""
-        part = even_part(out_features, 0, self.group.rank, self.group.world_size)
-        return self._column([(name, out_features, [part]) for name in names], in_features, bias)
+    ) -> PackedLinear:
+        """This rank's outputs of layers of one shape side by side: [of names[0], of names[1], ...]."""
+        return self.linear(self.column_spec(names, in_features, out_features, bias))
 
     def fused_column_linear(
         self, name: str, count: int, in_features: int, out_features: int, bias: bool
-    ) -> ColumnLinear:
-        """`count` layers of one shape from one tensor [count * out_features, in_features]."""
-        part = even_part(out_features, 0, self.group.rank, self.group.world_size)
+    ) -> PackedLinear:
+        """The same of `count` layers in one matrix [count * out_features, in_features]."""
+        part = self.even_part(out_features)
         parts = [Part(0, i * out_features + part.start, i * out_features + part.stop) for i in range(count)]
-        return self._column([(name, count * out_features, merged(parts))], in_features, bias)
+        matrix = Matrix(name, count * out_features, tuple(merged(parts)))
+        return self.linear(LinearSpec((matrix,), in_features, bias=bias))
+
+    def interleaved_gate_up_linear(self, name: str, bias: bool) -> PackedLinear:
+        """Gate and up from one matrix whose rows take turns, the gate first; the output has the gate in the first half."""
+        config = self.config
+        matrix = self.interleaved(name, config.intermediate_size)
+        return self.linear(LinearSpec((matrix,), config.hidden_size, bias=bias))
 
     def row_linear(
         self, name: str, in_features: int, out_features: int, bias: bool, reduce: bool = True
     ) -> RowLinear:
         """reduce: see `RowLinear`."""
-        part = even_part(in_features, 1, self.group.rank, self.group.world_size)
-        weight = self._rows(f"{name}.weight", (out_features, in_features), [part])
-        offset = self._rows(f"{name}.bias", (out_features,)).load() if bias else None
-        return self.keep(RowLinear(weight, offset, self.group, reduce))
+        packed = self.linear(self.row_spec(name, in_features, out_features, bias))
+        return RowLinear(packed, self.group, reduce)
+
+    def whole_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> PackedLinear:
+        """A small layer that every rank has whole."""
+        return self.linear(LinearSpec((Matrix(name, out_features),), in_features, bias=bias))
+
+    def column_spec(
+        self, names: Sequence[str], in_features: int, out_features: int, bias: bool = False
+    ) -> LinearSpec:
+        """See `column_linear`."""
+        rows = (self.even_part(out_features),)
+        return LinearSpec(tuple(Matrix(name, out_features, rows) for name in names), in_features, bias=bias)
+
+    def row_spec(self, name: str, in_features: int, out_features: int, bias: bool = False) -> LinearSpec:
+        """This rank's inputs of a layer; rank 0 alone adds its bias."""
+        columns, adds_bias = self.even_part(in_features, 1), self.group.rank == 0
+        return LinearSpec((Matrix(name, out_features),), in_features, columns, bias, adds_bias)
+
+    def interleaved(self, name: str, width: int) -> Matrix:
+        """Two matrices of `width` outputs each as one whose rows take turns: this rank's of the first, then of the second."""
+        part = self.even_part(2 * width)
+        return Matrix(name, 2 * width, (part._replace(step=2), part._replace(start=part.start + 1, step=2)))
+
+    def even_part(self, size: int, dim: int = 0) -> Part:
+        return even_part(size, dim, self.group.rank, self.group.world_size)
+
+    def _kv_part(self, size: int) -> Part:
+        """Of KV heads with `size` rows each."""
+        return kv_head_part(self.config.num_kv_heads, size, self.group.rank, self.group.world_size)
 
     def norm(self, name: str) -> Norm:
         """Of the residual stream, in the kind that the config names."""
@@ -149,18 +197,18 @@ class Builder:
         """One norm over heads of several kinds: the first heads[0] heads use names[0], and so on."""
         parts = []
         for name, count in zip(names, heads):
-            (weight,) = self.reader.read(f"{self.prefix}{name}.weight", (self.config.head_dim,))
+            (weight,) = self.tensors.read(f"{name}.weight", (self.config.head_dim,))
             parts.append(weight.expand(count, -1))
-        return self.keep(self._rms_norm(self._of(parts)))
+        return self.keep(self._rms_norm(self.tensors.rows(parts)))
 
     def each_head_norm(self, weight_of: Callable[[str, int], torch.Tensor]) -> Norm:
         """A LayerNorm without bias in which every query and key head has a weight of its own.
 
         weight_of("q" or "k", number of a head in the whole model) reads it: [head_dim].
         """
-        config, rank, world = self.config, self.group.rank, self.group.world_size
-        heads = {"q": (config.num_heads, even_part(config.num_heads, 0, rank, world)),
-                 "k": (config.num_kv_heads, kv_head_part(config.num_kv_heads, 1, rank, world))}  # fmt: skip
+        config = self.config
+        heads = {"q": (config.num_heads, self.even_part(config.num_heads)),
+                 "k": (config.num_kv_heads, self._kv_part(1))}  # fmt: skip
         rows = []
         for kind, (count, part) in heads.items():
             # All are read, so that none is left over at the end: they are small.
@@ -169,75 +217,48 @@ class Builder:
 
     def whole_qk_norm(self, q: str, k: str) -> WholeQKNorm:
         """An RMSNorm over all query heads at once and one over all key heads at once."""
-        config, rank, world = self.config, self.group.rank, self.group.world_size
+        config = self.config
         q_size, k_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         dtype = self._norm_dtype
-        q_weight = self._rows(f"{q}.weight", (q_size,), [even_part(q_size, 0, rank, world)]).load(dtype)
-        k_part = kv_head_part(config.num_kv_heads, config.head_dim, rank, world)
-        k_weight = self._rows(f"{k}.weight", (k_size,), [k_part]).load(dtype)
-        copies = max(1, world // config.num_kv_heads)
+        q_weight = self._rows(f"{q}.weight", (q_size,), [self.even_part(q_size)]).load(dtype)
+        k_weight = self._rows(f"{k}.weight", (k_size,), [self._kv_part(config.head_dim)]).load(dtype)
+        copies = max(1, self.group.world_size // config.num_kv_heads)
         return self.keep(WholeQKNorm(q_weight, k_weight, config.norm_eps, copies, self.group))
 
-    def interleaved_gate_up_linear(self, name: str, bias: bool) -> ColumnLinear:
-        """Gate and up from one tensor whose rows take turns, the gate first; the output has the gate in the first half."""
-        config = self.config
-        size = config.intermediate_size
-        part = even_part(2 * size, 0, self.group.rank, self.group.world_size)
-
-        def sorted_rows(suffix: str, shape: Sequence[int]) -> WeightRows:
-            (rows,) = self.reader.read(f"{self.prefix}{name}.{suffix}", shape, [part])
-            return self._of((rows[0::2], rows[1::2]))
-
-        weight = sorted_rows("weight", (2 * size, config.hidden_size))
-        return self.keep(ColumnLinear(weight, sorted_rows("bias", (2 * size,)).load() if bias else None))
-
-    def vector(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        """A small tensor, whole, in the activation dtype."""
-        return self._rows(name, shape).load(self.activation_dtype)
+    def vector(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> torch.Tensor:
+        """A small tensor, whole or parts of it, in the activation dtype."""
+        return self._rows(name, shape, parts).load(self.activation_dtype)
 
     def float32(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """A small tensor, whole, with all of its digits."""
-        return WeightRows(
-            self.reader.read(self.prefix + name, shape), torch.float32, self.device, self.reader.release_pages
-        ).load()
-
-    def share(self, names: Sequence[str], shape: Sequence[int], dim: int) -> WeightRows:
-        """This rank's even share along `dim` of each of some tensors of one shape, one below the other."""
-        part = even_part(shape[dim], dim, self.group.rank, self.group.world_size)
-        return self._of([self._rows(name, shape, [part]).parts[0] for name in names])
-
-    def whole_linear(self, name: str, in_features: int, out_features: int, bias: bool) -> ColumnLinear:
-        """A small layer that every rank has whole."""
-        weight = self._rows(f"{name}.weight", (out_features, in_features))
-        offset = self._rows(f"{name}.bias", (out_features,)).load() if bias else None
-        return self.keep(ColumnLinear(weight, offset))
+        return self.tensors.rows(self.tensors.read(name, shape), torch.float32).load()
 
     def embedding(self, name: str) -> VocabEmbedding:
-        first = self._vocab_part().start
-        return self.keep(VocabEmbedding(self._vocab(name).load(), first, self.activation_dtype, self.group))
+        weight = self.dense(self._vocab(name))
+        return self.keep(VocabEmbedding(weight, self._vocab_part().start, self.activation_dtype, self.group))
 
     def embedding_and_head(self, embedding: str, head: str) -> tuple[VocabEmbedding, LmHead]:
         """Where they are tied the embedding keeps a plain copy: looking up rows of a packed one is not possible."""
+        tensors = self.tensors
         if self._is_tied(embedding, head):
             # A tied model's checkpoint may hold the one matrix under either name, or under both.
-            only_head = self.reader.has(f"{self.prefix}{head}.weight") and not self.reader.has(
-                f"{self.prefix}{embedding}.weight"
-            )
+            only_head = tensors.has(f"{head}.weight") and not tensors.has(f"{embedding}.weight")
             embed = self.embedding(head if only_head else embedding)
-            self.reader.ignore(f"{self.prefix}{head}.weight")
-            weight = self._of([embed.weight])
+            tensors.reader.ignore(f"{tensors.prefix}{head}.weight")
+            projection = self.keep(pack_linear(tensors.rows([embed.weight]), None))
         else:
             embed = self.embedding(embedding)
-            weight = self._vocab(head)
-        return embed, self.keep(LmHead(weight, self.config.vocab_size, self.group))
+            projection = self.linear(self._vocab(head))
+        return embed, LmHead(projection, self.config.vocab_size, self.group)
 
     def _is_tied(self, embedding: str, head: str) -> bool:
         """As config.json says, unless the checkpoint holds a head of its own: then that is the head, as in transformers 5."""
-        matrix, own = f"{self.prefix}{embedding}.weight", f"{self.prefix}{head}.weight"
-        if not self.config.tie_word_embeddings or not (self.reader.has(matrix) and self.reader.has(own)):
+        reader, prefix = self.tensors.reader, self.tensors.prefix
+        matrix, own = f"{prefix}{embedding}.weight", f"{prefix}{head}.weight"
+        if not self.config.tie_word_embeddings or not (reader.has(matrix) and reader.has(own)):
             return self.config.tie_word_embeddings
         shape = (self.config.vocab_size, self.config.hidden_size)
-        same = self.reader.holds_same(matrix, own, shape, self.dtype)
+        same = reader.holds_same(matrix, own, shape, self.dtype)
         if not same and self.group.rank == 0:
             logger.warning(
                 "config.json ties the output head to the embedding (tie_word_embeddings, or this architecture's default), "
@@ -259,38 +280,15 @@ class Builder:
     def _vocab_part(self) -> Part:
         return vocab_part(self.config.vocab_size, self.group.rank, self.group.world_size)
 
-    def _vocab(self, name: str) -> WeightRows:
-        size, hidden = self.config.vocab_size, self.config.hidden_size
-        rows = self._rows(f"{name}.weight", (size, hidden), [self._vocab_part()])
-        padding = vocab_rows(size, self.group.world_size) - rows.shape[0]
-        return self._of([*rows.parts, rows.parts[0].new_zeros(padding, hidden)]) if padding else rows
-
-    def _column(
-        self, rows: Sequence[tuple[str, int, Sequence[Part]]], in_features: int, bias: bool
-    ) -> ColumnLinear:
-        """rows: of each tensor its name, its number of rows and those of this rank, in the order of the output."""
-
-        def below_each_other(suffix: str, *rest: int) -> WeightRows:
-            read = [self._rows(f"{name}.{suffix}", (size, *rest), parts) for name, size, parts in rows]
-            return self._of([part for tensor in read for part in tensor.parts])
-
-        weight = below_each_other("weight", in_features)
-        return self.keep(ColumnLinear(weight, below_each_other("bias").load() if bias else None))
+    def _vocab(self, name: str) -> LinearSpec:
+        """Every rank has the same number of rows, the last ones may be padding."""
+        size, part = self.config.vocab_size, self._vocab_part()
+        padding = vocab_rows(size, self.group.world_size) - (part.stop - part.start)
+        return LinearSpec((Matrix(name, size, (part,)),), self.config.hidden_size, padding=padding)
 
     def _rows(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> WeightRows:
         """The tensor, or some parts of it, below each other; still in the checkpoint."""
-        return self._of(self.reader.read(self.prefix + name, shape, parts))
-
-    def _of(self, parts: Sequence[torch.Tensor]) -> WeightRows:
-        reader = self.reader
-        return WeightRows(
-            parts,
-            self.dtype,
-            self.device,
-            reader.release_pages,
-            reader.budget,
-            budget_bytes=reader.budget.limit,
-        )
+        return self.tensors.rows(self.tensors.read(name, shape, parts))
 
     def keep(self, layer: _Layer) -> _Layer:
         """Counts a layer's bytes (`nbytes`) among the model's."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from lightllm.errors import InvalidModel
 from lightllm.models.config_fields import Fields, head_dim_of
 from lightllm.models.moe_config import MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig, read_rope
+from lightllm.quantization.formats import read_quantization
 
 _DTYPES = {
     "bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16", "half": "float16",
@@ -65,6 +66,8 @@ class ModelConfig:
     attention_softcap: float = 0.0
     dtype: str | None = None
     """"bfloat16", "float16" or "float32"; None where config.json does not say."""
+    quantization: Mapping[str, Any] | None = None
+    """Format of the weights, see `quantization/formats.py`; None: dense."""
     moe: MoeConfig | None = None
     """Experts in place of some or all MLPs."""
     mla: MlaConfig | None = None
@@ -106,7 +109,7 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
 
     differences: fields of `ModelConfig` that the architecture has otherwise. Raises `InvalidModel` that names the field.
     """
-    _refuse_quantized(fields)
+    quantization = read_quantization(fields.get("quantization_config"))
     hidden_size, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
     kv_heads = differences.get("num_kv_heads") or fields.positive("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -132,6 +135,7 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
         "o_bias": attention_bias,
         "mlp_bias": fields.flag("mlp_bias"),
         "dtype": _dtype(fields),
+        "quantization": quantization,
     }
     if "activation" not in differences:
         differences["activation"] = _activation(fields)
@@ -140,18 +144,6 @@ def read_llama_like(fields: Fields, architecture: str, **differences: Any) -> Mo
     if "windows" not in differences and fields.stated("sliding_window") is not None:
         fields.overrule(f"sliding_window has no effect on {architecture}")
     return ModelConfig(**{**shape, **differences})
-
-
-def _refuse_quantized(fields: Fields) -> None:
-    quantization = fields.get("quantization_config")
-    if quantization:
-        method = (
-            quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
-        )
-        raise InvalidModel(
-            f"Checkpoints quantized with {method!r} are not supported yet.",
-            "Use a bfloat16 copy of it, without quantization_config in its config.json.",
-        )
 
 
 def _activation(fields: Fields) -> str:

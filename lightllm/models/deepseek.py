@@ -43,7 +43,7 @@ class DeepseekV2ForCausalLM(TpPartBaseModel):
 class DeepseekV3ForCausalLM(DeepseekV2ForCausalLM):
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         for index in range(config.num_layers, config.num_layers + config.extra):
-            build.reader.ignore_under(f"{self.names.layers}.{index}.")
+            build.tensors.reader.ignore_under(f"{self.names.layers}.{index}.")
         super().__init__(config, build)
 
     def bias(self, build: Builder, num_experts: int) -> torch.Tensor | None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 
-import torch
-
 from lightllm.layers.moe import MoE
 from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
@@ -19,14 +17,14 @@ from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.moe_config import ClampedSwiglu
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.clamped_swiglu import clamped_swiglu
-from lightllm.ops.moe_experts import Expert, pack_experts
-from lightllm.weights.freed_memory import give_back_freed_memory
+from lightllm.quantization.linear_spec import LinearSpec, Stack
 
 
 class GptOssForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("self_attn")
-        sinks = weights.share(("sinks",), (build.config.num_heads,), 0).load(torch.float32)
+        heads = build.config.num_heads
+        sinks = weights.vector("sinks", (heads,), [weights.even_part(heads)]).float()
         spec = AttentionSpec(config.attention_scale, window=config.window(index), sinks=sinks)
         qkv_proj = weights.qkv_linear("q_proj", "k_proj", "v_proj")
         return PreNormLayer(
@@ -45,24 +43,15 @@ def _experts(config: ModelConfig, build: Builder) -> MoE:
     count, hidden, width = shape.routing.num_experts, config.hidden_size, whole.width
     router = build.whole_linear("router", hidden, count, True)
     weights = build.at("experts")
-    gate_up = weights.share(("gate_up_proj",), (count, hidden, 2 * width), 2)
-    gate_up_bias = weights.share(("gate_up_proj_bias",), (count, 2 * width), 1).load()
-    down = weights.share(("down_proj",), (count, width, hidden), 1)
-    down_bias = weights.vector("down_proj_bias", (count, hidden)).to(build.dtype)
-
-    def expert(number: int) -> Expert:
-        give_back_freed_memory()
-        columns, bias = gate_up.parts[0][number], gate_up_bias[number]
-        halves = gate_up.view(columns[:, 0::2], columns[:, 1::2]).load().split(hidden)
-        return Expert(
-            gate_up.view(*(half.T.contiguous() for half in halves)),
-            down.view(down.parts[0][number]).load().T.contiguous(),
-            torch.cat((bias[0::2], bias[1::2])),
-            # Every rank must have one, and only one may add it.
-            down_bias[number] if build.group.rank == 0 else torch.zeros_like(down_bias[number]),
-        )
-
-    experts = build.keep(pack_experts(build.device, count, expert))
+    gate_up, down = (
+        weights.interleaved("gate_up_proj", width),
+        weights.row_spec("down_proj", width, hidden, True),
+    )
+    experts = weights.experts(
+        count,
+        lambda number: LinearSpec((gate_up,), hidden, bias=True, stack=Stack(number, count)),
+        lambda number: down._replace(stack=Stack(number, count)),
+    )
     swiglu: ClampedSwiglu = config.extra
     activation = functools.partial(clamped_swiglu, limit=swiglu.limit, alpha=swiglu.alpha)
     return MoE(router, shape.routing, None, experts, activation, None, build.group)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -46,8 +46,8 @@ class LatentAttention:
             "kv_a_proj_with_mqa", hidden, shape.latent + shape.rope, config.qkv_bias
         )
         self.kv_a_layernorm = _latent_norm(build, "kv_a_layernorm", shape.latent)
-        whole = (heads * (shape.nope + shape.value), shape.latent)
-        kv_b = build.share(("kv_b_proj.weight",), whole, 0).load(build.activation_dtype)
+        spec = build.column_spec(("kv_b_proj",), shape.latent, heads * (shape.nope + shape.value))
+        kv_b = build.dense(spec, build.activation_dtype)
         self.kv_b = build.keep(kv_b.view(config.num_heads, shape.nope + shape.value, shape.latent))
         self.up_k, self.up_v = self.kv_b[:, : shape.nope], self.kv_b[:, shape.nope :]
         self.o_proj: RowLinear = build.row_linear("o_proj", heads * shape.value, hidden, config.o_bias)
@@ -98,7 +98,7 @@ def _queries(config: ModelConfig, build: Builder) -> Callable[[torch.Tensor], to
         return build.column_linear(("q_proj",), config.hidden_size, size, False)
     down = build.whole_linear("q_a_proj", config.hidden_size, shape.query_latent, config.qkv_bias)
     norm = _latent_norm(build, "q_a_layernorm", shape.query_latent)
-    up: ColumnLinear = build.column_linear(("q_b_proj",), shape.query_latent, size, False)
+    up = build.column_linear(("q_b_proj",), shape.query_latent, size, False)
     return lambda x: up(norm(down(x)))
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.layers.linear import ColumnLinear, RowLinear
+from lightllm.layers.linear import RowLinear
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.ops.gelu import gelu
 from lightllm.ops.gelu_and_mul import gelu_and_mul
+from lightllm.ops.packed_linear import PackedLinear
 from lightllm.ops.silu_and_mul import silu_and_mul
 
 GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -30,7 +31,7 @@ _PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class GatedMLP:
     """down(activation(gate(x)) * up(x))"""
 
-    def __init__(self, activation: str, gate_up_proj: ColumnLinear, down_proj: RowLinear) -> None:
+    def __init__(self, activation: str, gate_up_proj: PackedLinear, down_proj: RowLinear) -> None:
         """activation: a value of `config.ACTIVATIONS`; gate_up_proj: the gate's output in the first half."""
         self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
         self.activation_and_mul = GATED[activation]
@@ -43,7 +44,7 @@ class GatedMLP:
 class MLP:
     """down(activation(up(x)))"""
 
-    def __init__(self, activation: str, up_proj: ColumnLinear, down_proj: RowLinear) -> None:
+    def __init__(self, activation: str, up_proj: PackedLinear, down_proj: RowLinear) -> None:
         self.up_proj, self.down_proj = up_proj, down_proj
         self.activation = _PLAIN[activation]
 

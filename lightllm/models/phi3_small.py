@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.layers.linear import ColumnLinear, RowLinear
 from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
 from lightllm.models.builder import Builder
@@ -52,8 +51,8 @@ class Phi3SmallMLP:
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         self.limit = config.extra.gate_limit
-        self.up_proj: ColumnLinear = build.interleaved_gate_up_linear("up_proj", config.mlp_bias)
-        self.down_proj: RowLinear = build.row_linear(
+        self.up_proj = build.interleaved_gate_up_linear("up_proj", config.mlp_bias)
+        self.down_proj = build.row_linear(
             "down_proj", build.config.intermediate_size, config.hidden_size, config.mlp_bias
         )
 

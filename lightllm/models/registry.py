@@ -17,8 +17,10 @@ from lightllm.models.config import ModelConfig, dtype_name
 from lightllm.models.dialects import load_config
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.quantization.formats import make_format
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
+from lightllm.weights.module_tensors import ModuleTensors
 from lightllm.weights.reader import WeightReader
 from lightllm.weights.source import TensorSource
 
@@ -67,7 +69,8 @@ def load_model(
         _say_served_length(whole, max_len)
     model_class = find_class(whole.architecture)
     reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
-    build = Builder(reader, whole, getattr(torch, name), device, group, backends, max_len=max_len)
+    tensors = ModuleTensors(reader, getattr(torch, name), device)
+    build = Builder(tensors, make_format(whole.quantization), whole, group, backends, max_len)
     model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model
@@ -86,8 +89,8 @@ def _say_served_length(config: ModelConfig, max_len: int | None) -> None:
 
 
 def _check_memory(source: TensorSource, dtype: torch.dtype, world_size: int, memory: int | None) -> None:
-    """Refuses at once what can never fit: a rank keeps its share of the weights, in `dtype` or wider."""
-    needed = int(source.elements() * dtype.itemsize * _SURELY_KEPT) // world_size
+    """Refuses at once what can never fit: a rank keeps its share of the weights, dense ones in `dtype` or wider."""
+    needed = int(source.nbytes(dtype) * _SURELY_KEPT) // world_size
     if memory is not None and needed > memory:
         raise InvalidModel(
             f"The weights take {needed >> 20} MiB{' a rank' if world_size > 1 else ''}, there are {memory >> 20} MiB.",

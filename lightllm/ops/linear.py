@@ -1,14 +1,12 @@
-"""Linear layers on weights that are packed once, at load, for the device."""
+"""Linear layers: which form of a weight a device computes with. A form is called as it is, see `PackedLinear`."""
 
 from __future__ import annotations
 
 import torch
 
+from lightllm.ops.packed_linear import PackedLinear, PlainLinear
 from lightllm.ops.torch import linear as torch_impl
-from lightllm.ops.torch.linear import PackedLinear
 from lightllm.ops.weight_rows import WeightRows, as_rows
-
-__all__ = ["PackedLinear", "activation_dtype", "linear", "pack_linear"]
 
 
 def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
@@ -20,14 +18,12 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 
 def pack_linear(weight: torch.Tensor | WeightRows, bias: torch.Tensor | None) -> PackedLinear:
-    """The fastest form of a weight for its device. The caller drops `weight` afterwards.
+    """The fastest form of a dense weight for its device. The caller drops `weight` afterwards.
 
-    weight: [out, in] in the model's dtype; bias: [out] or None. A large weight is packed in pieces, which are fetched one
-    after the other.
+    weight: [out, in] in the model's dtype; bias: [out] or None. On a CPU a large weight is packed in pieces, which are
+    fetched one after the other. A format whose weights are not dense gets a function of its own here.
     """
-    return torch_impl.pack_linear(as_rows(weight), bias)
-
-
-def linear(x: torch.Tensor, packed: PackedLinear) -> torch.Tensor:
-    """x Wᵀ + bias. x: [T, in] in `activation_dtype`. Returns [T, out] of the same dtype."""
-    return packed(x)
+    rows = as_rows(weight)
+    if rows.device.type == "cpu":
+        return torch_impl.pack_linear(rows, bias)
+    return PlainLinear(rows.on_device(), bias)

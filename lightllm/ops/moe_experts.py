@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from lightllm.ops.linear import pack_linear
+from lightllm.ops.packed_linear import PackedLinear
 from lightllm.ops.torch import moe_experts as torch_impl
 from lightllm.ops.torch.moe_experts import Expert, PackedExperts, StackedExperts
 
@@ -15,10 +17,17 @@ __all__ = ["Expert", "PackedExperts", "StackedExperts", "pack_experts", "run_exp
 def pack_experts(
     device: torch.device, count: int, expert: Callable[[int], Expert]
 ) -> PackedExperts | StackedExperts:
-    """`expert(i)` for all of them in the device's form: packed one by one on a CPU, stacked on a GPU."""
-    if device.type == "cpu":
-        return PackedExperts(count, expert)
-    return StackedExperts(count, expert)
+    """Dense weights, `expert(i)` for all of them, in the device's form: packed one by one on a CPU, stacked on a GPU.
+
+    Experts of another format are `PackedExperts` of its linears, on any device.
+    """
+    if device.type != "cpu":
+        return StackedExperts(count, expert)
+    return PackedExperts(_packed(expert(number)) for number in range(count))
+
+
+def _packed(expert: Expert) -> tuple[PackedLinear, PackedLinear]:
+    return pack_linear(expert.gate_up, expert.gate_up_bias), pack_linear(expert.down, expert.down_bias)
 
 
 def run_experts(

@@ -64,19 +64,23 @@ class SafetensorsCheckpoint:
         views = (file.get_slice(name) for name, file in self._files.items())
         return max(math.prod(view.get_shape()) * view[:0].element_size() for view in views)
 
-    def elements(self) -> int:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name, file in self._files.items())
+    def nbytes(self, dtype: torch.dtype) -> int:
+        views = [file.get_slice(name) for name, file in self._files.items()]
+        return sum(math.prod(view.get_shape()) * _kept_in(view[:0].dtype, dtype).itemsize for view in views)
 
-    def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
+    def read(
+        self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         if name not in self._files:
             raise _missing(name, self._files)
         with self._lock:
             file = self._files[name]
             view = file.get_slice(name)
-            _check(name, view.get_shape(), view[:0].dtype, shape, self._paths[name])
-            if part is None:
+            _check(name, view.get_shape(), view[:0].dtype, shape, dtype, self._paths[name])
+            if not parts:
                 return file.get_tensor(name)
-            return view[(slice(None),) * part.dim + (slice(part.start, part.stop),)]
+            ranges = {part.dim: slice(part.start, part.stop) for part in parts}
+            return view[tuple(ranges.get(dim, slice(None)) for dim in range(max(ranges) + 1))]
 
 
 class BinCheckpoint:
@@ -111,24 +115,46 @@ class BinCheckpoint:
     def largest(self) -> int:
         return max(tensor.nbytes for tensor in self._tensors.values())
 
-    def elements(self) -> int:
+    def nbytes(self, dtype: torch.dtype) -> int:
         # Tied tensors are one storage under several names.
-        return sum({tensor.data_ptr(): tensor.numel() for tensor in self._tensors.values()}.values())
+        tensors = {tensor.data_ptr(): tensor for tensor in self._tensors.values()}.values()
+        return sum(tensor.numel() * _kept_in(tensor.dtype, dtype).itemsize for tensor in tensors)
 
-    def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
+    def read(
+        self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         if name not in self._tensors:
             raise _missing(name, self._tensors)
         tensor = self._tensors[name]
-        _check(name, tensor.shape, tensor.dtype, shape, self._paths[name])
-        return tensor if part is None else tensor.narrow(part.dim, part.start, part.stop - part.start)
+        _check(name, tensor.shape, tensor.dtype, shape, dtype, self._paths[name])
+        for part in parts:
+            tensor = part.of(tensor)
+        return tensor
+
+
+def _kept_in(found: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    return dtype if found in _DENSE else found
 
 
 def _missing(name: str, present: dict[str, Any]) -> InvalidModel:
     return InvalidModel(f"The checkpoint lacks tensor {name!r} ({len(present)} others are there).", REMEDY)
 
 
-def _check(name: str, found: Sequence[int], dtype: torch.dtype, expected: Sequence[int], path: Path) -> None:
-    if dtype not in _DENSE:
+def _check(
+    name: str,
+    found: Sequence[int],
+    dtype: torch.dtype,
+    expected: Sequence[int],
+    expected_dtype: torch.dtype | None,
+    path: Path,
+) -> None:
+    if expected_dtype is not None and dtype != expected_dtype:
+        raise InvalidModel(
+            f"Tensor {name!r} in {path} holds {str(dtype).removeprefix('torch.')}, its format "
+            f"{str(expected_dtype).removeprefix('torch.')}.",
+            "Weights and config.json do not belong together.",
+        )
+    if expected_dtype is None and dtype not in _DENSE:
         raise InvalidModel(
             f"Tensor {name!r} in {path} holds {str(dtype).removeprefix('torch.')}: the weights are quantized, "
             "config.json says nothing of it.",

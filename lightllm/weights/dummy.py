@@ -38,29 +38,34 @@ class DummyWeights:
         """About that of a model of 7 billion weights: which tensors there are is not known."""
         return _LARGEST
 
-    def elements(self) -> int:
+    def nbytes(self, dtype: torch.dtype) -> int:
         return 0
 
     def release_pages(self, tensor: torch.Tensor) -> None:
         """It is nobody else's."""
 
-    def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
+    def read(
+        self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        block = self._block
+        if dtype is not None:  # of another format: the numbers' bits
+            block = block.view(dtype)
         shape = list(shape)
-        if part is not None:
+        for part in parts:
             shape[part.dim] = part.stop - part.start
-        self._take(name, math.prod(shape) * self._block.element_size())
-        tensor = torch.ones(shape, dtype=self._block.dtype)
+        self._take(name, math.prod(shape) * block.element_size())
+        tensor = torch.ones(shape, dtype=block.dtype)
         if "norm" in name or ".ln_" in name:
             return tensor
         flat = tensor.view(-1)
-        offset = zlib.crc32(name.encode()) % _BLOCK
+        offset = zlib.crc32(name.encode()) % len(block)
         position = 0
         while position < len(flat):
-            count = min(_BLOCK - offset, len(flat) - position)
-            flat[position : position + count] = self._block[offset : offset + count]
+            count = min(len(block) - offset, len(flat) - position)
+            flat[position : position + count] = block[offset : offset + count]
             position += count
             # An odd step keeps the rows of a square weight from repeating.
-            offset = (offset + count + 7919) % _BLOCK
+            offset = (offset + count + 7919) % len(block)
         return tensor
 
     def _take(self, name: str, nbytes: int) -> None:

@@ -44,6 +44,7 @@ class WeightReader:
             name.removeprefix(prefix) for name in self._present_in_file if not _BUFFERS.search(name)
         }
         self._read: set[str] = set()
+        self._reads: set[tuple[str | Part, ...]] = set()
         self._lock = threading.Lock()
         self._progress, self._percent = progress, -1
         self._bar = tqdm(
@@ -54,11 +55,28 @@ class WeightReader:
             file=sys.stderr,
         )
 
-    def read(self, name: str, shape: Sequence[int], parts: Sequence[Part] = ()) -> list[torch.Tensor]:
-        """Parts of the tensor `name`, or all of it, where they lie in the checkpoint; it has `shape` there."""
+    def read(
+        self,
+        name: str,
+        shape: Sequence[int],
+        parts: Sequence[Part] = (),
+        within: Sequence[Part] = (),
+        dtype: torch.dtype | None = None,
+    ) -> list[torch.Tensor]:
+        """Parts of the tensor `name`, or all of it, where they lie in the checkpoint; it has `shape` there.
+
+        within: parts of other dimensions, of which alone the rest is taken; dtype: see `TensorSource.read`. The same
+        within a tensor is read once.
+        """
         spelling = self._spelt(name)
-        tensors = [self._source.read(spelling, shape, part) for part in parts or (None,)]
-        self._count(name)
+        tensors = []
+        for part in parts or (None,):
+            ranges = [*within] if part is None else [*within, part._replace(step=1)]
+            tensor = self._source.read(spelling, shape, ranges, dtype)
+            if part is not None and part.step != 1:
+                tensor = part._replace(start=0, stop=tensor.shape[part.dim]).of(tensor)
+            tensors.append(tensor)
+        self._count(name, within)
         return tensors
 
     def has(self, name: str) -> bool:
@@ -67,7 +85,7 @@ class WeightReader:
 
     def holds_same(self, name: str, other: str, shape: Sequence[int], dtype: torch.dtype) -> bool:
         """Whether two tensors of one shape are the same, rounded to `dtype`. Neither counts as read."""
-        first, second = (self._source.read(self._spelt(spelling), shape, None) for spelling in (name, other))
+        first, second = (self._source.read(self._spelt(spelling), shape) for spelling in (name, other))
         if first.data_ptr() == second.data_ptr() and first.dtype == second.dtype:
             return True  # one storage under two names, as torch.save keeps it
         step = max(1, _COMPARED_BYTES // max(1, first[:1].nbytes))
@@ -84,10 +102,13 @@ class WeightReader:
         """Some checkpoints of a model leave out the first part of all names."""
         return self._prefix + name if self._prefix and self._prefix + name in self._present_in_file else name
 
-    def _count(self, name: str) -> None:
+    def _count(self, name: str, within: Sequence[Part]) -> None:
         with self._lock:
-            if name in self._read:
+            if (name, *within) in self._reads:
                 raise AssertionError(f"tensor {name} is read twice")
+            self._reads.add((name, *within))
+            if name in self._read:
+                return  # another of a stack
             self._read.add(name)
             self._bar.update()
             percent = 100 * len(self._read) // len(self._present) if self._present else -1

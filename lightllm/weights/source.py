@@ -22,17 +22,20 @@ class TensorSource(Protocol):
     def dtype(self) -> torch.dtype:
         """The dtype of the first floating tensor."""
 
-    def read(self, name: str, shape: Sequence[int], part: Part | None) -> torch.Tensor:
-        """The tensor, or one part of it, on the CPU; possibly a read-only view of the file.
+    def read(
+        self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """The tensor, or what lies in all of some parts of it, on the CPU; possibly a read-only view of the file.
 
-        shape: of the whole tensor. Raises `InvalidModel` if it is missing or has another shape.
+        shape: of the whole tensor; parts: of different dimensions, of step 1; dtype: that it must have, None: any of a
+        dense weight. Raises `InvalidModel` if it is missing or is otherwise.
         """
 
     def largest(self) -> int:
         """Bytes of the largest tensor."""
 
-    def elements(self) -> int:
-        """Of all tensors together; 0 where any name can be read."""
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Of all tensors together, dense ones in `dtype` and others as they are; 0 where any name can be read."""
 
     def release_pages(self, tensor: torch.Tensor) -> None:
         """What `read` returned, or a view of it, has been copied: it need not stay in memory, though it may be read again."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Part(NamedTuple):
-    """Indices [start, stop) along dimension `dim`."""
+    """Every `step`-th index of [start, stop) along dimension `dim`."""
 
     dim: int
     start: int
     stop: int
+    step: int = 1
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A view of the part."""
+        return tensor[(slice(None),) * self.dim + (slice(self.start, self.stop, self.step),)]
 
 
 def even_part(size: int, dim: int, rank: int, world_size: int) -> Part:
@@ -65,7 +73,7 @@ def fused_qkv_parts(
 
 
 def merged(parts: Sequence[Part]) -> list[Part]:
-    """The same indices in as few parts as possible."""
+    """The same indices in as few parts as possible; all are of step 1."""
     result: list[Part] = []
     for part in parts:
         if result and result[-1].dim == part.dim and result[-1].stop == part.start:

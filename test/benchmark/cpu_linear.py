@@ -16,7 +16,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.linear import PackedLinear, pack_linear
+from lightllm.ops.linear import pack_linear
+from lightllm.ops.packed_linear import PackedLinear
 from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, SideBySide
 from lightllm.ops.weight_rows import WeightRows
 

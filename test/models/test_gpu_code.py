@@ -12,9 +12,10 @@ from support.model_zoo import NAMES, make_zoo_model
 from support.near_tie import relative_error
 
 from lightllm.models.registry import load_model
-from lightllm.ops import moe_experts
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_backends.triton import TritonAttention
+from lightllm.ops.moe_experts import StackedExperts
+from lightllm.quantization import dense
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu/test_models.py does this on a GPU")
 PROMPT = [(17 * i + 3) % 380 for i in range(21)]
@@ -28,7 +29,7 @@ def test_logits_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     zoo_model = make_zoo_model(tmp_path, name)
     # What follows changes nothing, but makes the context long enough for "phi3, long".
     expected = zoo_model.reference(PROMPT + PROMPT)[: len(PROMPT)]
-    monkeypatch.setattr(moe_experts, "PackedExperts", moe_experts.StackedExperts)
+    monkeypatch.setattr(dense, "pack_experts", lambda device, count, expert: StackedExperts(count, expert))
     triton = TritonAttention()
     model = load_model(
         str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len,

@@ -11,10 +11,11 @@ from support.references import gated
 
 from lightllm.ops.embedding import embedding
 from lightllm.ops.gelu_and_mul import gelu_and_mul
-from lightllm.ops.linear import activation_dtype, linear, pack_linear
+from lightllm.ops.linear import activation_dtype, pack_linear
+from lightllm.ops.packed_linear import PackedLinear, PlainLinear
 from lightllm.ops.silu_and_mul import silu_and_mul
 from lightllm.ops.torch import linear as torch_linear
-from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, PackedLinear, PlainLinear, SideBySide
+from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, SideBySide
 from lightllm.ops.weight_rows import WeightRows
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def test_the_chosen_form_equals_the_product(dtype: torch.dtype, bias: bool, shap
     for rows in ROWS:
         x = torch.randn(rows, shape[1]).to(activation_dtype(CPU, dtype))
         expected = F.linear(x.double(), weight.double(), None if offset is None else offset.double())
-        result = linear(x, packed)
+        result = packed(x)
         assert result.shape == (rows, shape[0]) and result.dtype == x.dtype
         assert relative_error(result, expected) < TOLERANCE[dtype]
 
@@ -62,7 +63,7 @@ def test_every_form_computes_bf16_weights_in_float32_exactly_enough(form: type) 
 def test_weights_beyond_fp16_keep_their_value() -> None:
     weight = torch.full((8, 16), 1e6).bfloat16()
     x = torch.ones(2, 16, dtype=activation_dtype(CPU, torch.bfloat16))
-    assert relative_error(linear(x, pack_linear(weight, None)), x.double() @ weight.double().T) < 1e-2
+    assert relative_error(pack_linear(weight, None)(x), x.double() @ weight.double().T) < 1e-2
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -81,7 +82,7 @@ def test_pieces_of_a_weight_equal_the_product(
     for rows in ROWS:
         x = torch.randn(shape[1], rows).to(activation_dtype(CPU, dtype)).T  # not contiguous
         expected = F.linear(x.double(), weight.double(), None if offset is None else offset.double())
-        assert relative_error(linear(x, packed), expected) < TOLERANCE[dtype]
+        assert relative_error(packed(x), expected) < TOLERANCE[dtype]
 
 
 def test_pieces_are_as_small_as_the_room_for_copies() -> None:
@@ -115,7 +116,7 @@ def test_the_piece_that_is_beyond_fp16_keeps_its_value_beside_others(monkeypatch
     weight = torch.randn(192, 16).bfloat16()
     weight[100] = 1e6
     x = torch.randn(3, 16).to(activation_dtype(CPU, torch.bfloat16))
-    result, expected = linear(x, pack_linear(weight, None)), x.double() @ weight.double().T
+    result, expected = pack_linear(weight, None)(x), x.double() @ weight.double().T
     torch.testing.assert_close(result.double(), expected, rtol=1e-2, atol=1e-1)
 
 
@@ -124,18 +125,18 @@ def test_a_row_has_nearly_the_same_result_in_any_batch(dtype: torch.dtype) -> No
     """To the last bits of float32, or to one rounding of bfloat16."""
     packed = pack_linear(torch.randn(256, 192).to(dtype), None)
     x = torch.randn(130, 192).to(activation_dtype(CPU, dtype))
-    whole, ulp = linear(x, packed), 2**-7 if x.dtype == torch.bfloat16 else 1e-5
+    whole, ulp = packed(x), 2**-7 if x.dtype == torch.bfloat16 else 1e-5
     for rows in (1, 2, 3, 6, 7, 14, 31, 32, 33, 64, 129):
-        torch.testing.assert_close(linear(x[:rows], packed), whole[:rows], rtol=ulp, atol=10 * ulp)
+        torch.testing.assert_close(packed(x[:rows]), whole[:rows], rtol=ulp, atol=10 * ulp)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_the_plain_weight_may_change_after_packing(dtype: torch.dtype) -> None:
     weight = torch.randn(32, 24).to(dtype)
     packed, x = pack_linear(weight, None), torch.randn(3, 24).to(activation_dtype(CPU, dtype))
-    before = linear(x, packed)
+    before = packed(x)
     weight.zero_()
-    assert torch.equal(linear(x, packed), before)
+    assert torch.equal(packed(x), before)
 
 
 @pytest.mark.parametrize("rows", [1, 33])

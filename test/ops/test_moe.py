@@ -14,9 +14,9 @@ from support.moe_cases import (
 )
 
 from lightllm.ops.clamped_swiglu import clamped_swiglu
+from lightllm.ops.moe_experts import Expert, PackedExperts, pack_experts, run_experts
 from lightllm.ops.moe_routing import choose_experts
 from lightllm.ops.silu_and_mul import silu_and_mul
-from lightllm.ops.torch.moe_experts import Expert, PackedExperts, run_experts
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -33,14 +33,15 @@ def test_the_experts_of_each_token_and_their_weights(name: str) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_each_token_is_computed_by_its_experts(tokens: int, bias: bool) -> None:
     case = ExpertsCase(tokens, bias=bias)
-    packed = PackedExperts(case.count, lambda i: Expert(*case.expert(i)))
+    packed = pack_experts(torch.device("cpu"), case.count, lambda i: Expert(*case.expert(i)))
     result = run_experts(case.x, case.weights, case.experts, packed, silu_and_mul)
     torch.testing.assert_close(result.double(), case.expected(), rtol=1e-5, atol=1e-5)
 
 
 def test_an_expert_that_no_token_uses_is_not_touched() -> None:
     case = ExpertsCase(3)
-    packed = PackedExperts(case.count, lambda i: Expert(*case.expert(i)))
+    packed = pack_experts(torch.device("cpu"), case.count, lambda i: Expert(*case.expert(i)))
+    assert isinstance(packed, PackedExperts)
     used = set(case.experts.flatten().tolist())
     for number in set(range(case.count)) - used:
         packed.gate_up[number] = packed.down[number] = None  # type: ignore[call-overload]

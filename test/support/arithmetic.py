@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from lightllm.ops.torch import linear as torch_linear
-from lightllm.ops.torch.linear import PackedLinear
 
 ARITHMETICS = ("float32", "bfloat16")
 """What bf16 weights are computed in: without bf16 instructions, and with them."""
 
 
-class RoundedLinear(PackedLinear):
+class RoundedLinear:
     """What oneDNN computes with bf16 instructions: products and sums in float32, one rounding at the end."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:

@@ -12,21 +12,21 @@ from support.ranks import run_ranks
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.registry import load_model
-from lightllm.weights.split import even_part, kv_head_part, vocab_part, vocab_rows
+from lightllm.weights.split import Part, even_part, kv_head_part, vocab_part, vocab_rows
 
 
 def test_even_parts_cover_the_whole_in_order() -> None:
     parts = [even_part(12, 1, rank, 3) for rank in range(3)]
-    assert parts == [(1, 0, 4), (1, 4, 8), (1, 8, 12)]
+    assert parts == [Part(1, 0, 4), Part(1, 4, 8), Part(1, 8, 12)]
 
 
 def test_kv_heads_are_split_or_shared_by_neighbours() -> None:
-    assert [kv_head_part(4, 8, rank, 2) for rank in range(2)] == [(0, 0, 16), (0, 16, 32)]
+    assert [kv_head_part(4, 8, rank, 2) for rank in range(2)] == [Part(0, 0, 16), Part(0, 16, 32)]
     assert [kv_head_part(2, 8, rank, 4) for rank in range(4)] == [
-        (0, 0, 8),
-        (0, 0, 8),
-        (0, 8, 16),
-        (0, 8, 16),
+        Part(0, 0, 8),
+        Part(0, 0, 8),
+        Part(0, 8, 16),
+        Part(0, 8, 16),
     ]
 
 

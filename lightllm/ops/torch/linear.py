@@ -1,11 +1,11 @@
-"""Forms of a linear layer's weight, chosen by what the CPU can do.
+"""Forms of a linear layer's dense weight on a CPU, chosen by what it can do.
 
 | CPU                     | weights    | form                                                        | computes in |
 |-------------------------|------------|-------------------------------------------------------------|-------------|
 | AVX512-BF16 or AMX      | bf16       | oneDNN, packed                                              | bf16        |
 | AVX2 or AVX512          | bf16, fp16 | FBGEMM, packed fp16, widened in registers (2 bytes a weight) | fp32        |
 | any                     | fp32       | oneDNN, packed                                              | fp32        |
-| any other, or no CPU    | any        | plain                                                       | the weights' |
+| any other               | any        | plain                                                       | the weights' |
 
 bf16 numbers of a weight's usual size are exact in fp16; what is smaller than 2**-17 is off by at most 2**-25.
 `test/benchmark/cpu_linear.py` measures all forms.
@@ -17,9 +17,9 @@ import functools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
 from lightllm.ops.cpu_kind import CpuKind, chosen
+from lightllm.ops.packed_linear import PackedLinear, PlainLinear
 from lightllm.ops.weight_rows import WeightRows
 
 _FP16_MAX = 65504.0
@@ -29,25 +29,7 @@ _PIECE_OUTPUTS = 1280
 """A piece has no fewer outputs unless the weight has: each arranges the inputs anew, which costs 6 % with 700 of them."""
 
 
-class PackedLinear:
-    """A weight [out, in] and its bias in some form; calling it computes x Wᵀ + bias for x [T, in]."""
-
-    nbytes: int
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
-
-class PlainLinear(PackedLinear):
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-        self.nbytes = weight.nbytes
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-class OneDnnLinear(PackedLinear):
+class OneDnnLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACK_ROWS)
         self.bias = bias
@@ -57,7 +39,7 @@ class OneDnnLinear(PackedLinear):
         return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")
 
 
-class Fp16PackedLinear(PackedLinear):
+class Fp16PackedLinear:
     """Weights in fp16, activations and sums in fp32."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -70,7 +52,7 @@ class Fp16PackedLinear(PackedLinear):
         return torch.ops.quantized.linear_dynamic_fp16.default(x, self.packed)
 
 
-class SideBySide(PackedLinear):
+class SideBySide:
     """Pieces of a large weight, some of its outputs each; few, because a single row takes a few per cent longer for each."""
 
     def __init__(self, pieces: Sequence[PackedLinear]) -> None:
@@ -102,8 +84,6 @@ def activation_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 
 def pack_linear(weight: WeightRows, bias: torch.Tensor | None) -> PackedLinear:
-    if weight.device.type != "cpu":
-        return PlainLinear(weight.on_device(), bias)
     compute = activation_dtype(weight.device, weight.dtype)
     bias = None if bias is None else bias.to(compute)
     halves = weight.dtype != compute and _has_fbgemm()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 
-from lightllm.ops.torch import linear as torch_linear
+from lightllm.ops.packed_linear import PackedLinear
 from lightllm.ops.weight_rows import WeightRows, as_rows
 
 
@@ -25,15 +25,15 @@ class Expert(NamedTuple):
 
 
 class PackedExperts:
-    """Each expert as two packed linears."""
+    """Each expert as two packed linears, of any format."""
 
-    def __init__(self, count: int, expert: Callable[[int], Expert]) -> None:
-        """expert: reads one; each is packed before the next is read."""
-        self.gate_up, self.down = [], []
-        for number in range(count):
-            gate_up, down, gate_up_bias, down_bias = expert(number)
-            self.gate_up.append(torch_linear.pack_linear(as_rows(gate_up), gate_up_bias))
-            self.down.append(torch_linear.pack_linear(as_rows(down), down_bias))
+    def __init__(self, experts: Iterable[tuple[PackedLinear, PackedLinear]]) -> None:
+        """experts: gate and up in one, and down, of each expert; made as they are asked for, one at a time."""
+        self.gate_up: list[PackedLinear] = []
+        self.down: list[PackedLinear] = []
+        for gate_up, down in experts:
+            self.gate_up.append(gate_up)
+            self.down.append(down)
         self.nbytes = sum(linear.nbytes for linear in (*self.gate_up, *self.down))
 
 

@@ -1,0 +1,1 @@
+"""Formats of weights, one a file: from a checkpoint's tensors to linear layers that are ready to compute."""
