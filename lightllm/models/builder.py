@@ -129,25 +129,11 @@ class Builder:
         return self.row_linear(name, config.num_heads * config.head_dim, config.hidden_size, config.o_bias)
 
     def column_linear(
-        self, names: Sequence[str], in_features: int, out_features: int, bias: bool
+        self, names: Sequence[str], in_features: int, out_features: int, bias: bool, each: int = 1
     ) -> PackedLinear:
-        """This rank's outputs of layers of one shape side by side: [of names[0], of names[1], ...]."""
-        return self.linear(self.column_spec(names, in_features, out_features, bias))
-
-    def fused_column_linear(
-        self, name: str, count: int, in_features: int, out_features: int, bias: bool
-    ) -> PackedLinear:
-        """The same of `count` layers in one matrix [count * out_features, in_features]."""
-        part = self.even_part(out_features)
-        parts = [Part(0, i * out_features + part.start, i * out_features + part.stop) for i in range(count)]
-        matrix = Matrix(name, count * out_features, tuple(merged(parts)))
-        return self.linear(LinearSpec((matrix,), in_features, bias=bias))
-
-    def interleaved_gate_up_linear(self, name: str, bias: bool) -> PackedLinear:
-        """Gate and up from one matrix whose rows take turns, the gate first; the output has the gate in the first half."""
-        config = self.config
-        matrix = self.interleaved(name, config.intermediate_size)
-        return self.linear(LinearSpec((matrix,), config.hidden_size, bias=bias))
+        """This rank's outputs of layers of one shape side by side: [of names[0], of names[1], ...]; each: how many such layers
+        one below the other a name is."""
+        return self.linear(self.column_spec(names, in_features, out_features, bias, each))
 
     def row_linear(
         self, name: str, in_features: int, out_features: int, bias: bool, reduce: bool = True
@@ -161,11 +147,14 @@ class Builder:
         return self.linear(LinearSpec((Matrix(name, out_features),), in_features, bias=bias))
 
     def column_spec(
-        self, names: Sequence[str], in_features: int, out_features: int, bias: bool = False
+        self, names: Sequence[str], in_features: int, out_features: int, bias: bool = False, each: int = 1
     ) -> LinearSpec:
         """See `column_linear`."""
-        rows = (self.even_part(out_features),)
-        return LinearSpec(tuple(Matrix(name, out_features, rows) for name in names), in_features, bias=bias)
+        part = self.even_part(out_features)
+        starts = range(part.start, each * out_features, out_features)
+        rows = tuple(merged([Part(0, start, start + part.stop - part.start) for start in starts]))
+        matrices = tuple(Matrix(name, each * out_features, rows) for name in names)
+        return LinearSpec(matrices, in_features, bias=bias)
 
     def row_spec(self, name: str, in_features: int, out_features: int, bias: bool = False) -> LinearSpec:
         """This rank's inputs of a layer; rank 0 alone adds its bias."""

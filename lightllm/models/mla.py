@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -23,6 +22,7 @@ from lightllm.ops.batch import Batch
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.mla_decode_attention import mla_decode_attention
 from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
+from lightllm.ops.packed_linear import PlainLinear
 from lightllm.ops.rotary import rotary_embedding
 from lightllm.ops.write_latent import write_latent
 
@@ -48,9 +48,10 @@ class LatentAttention:
         self.kv_a_layernorm = _latent_norm(build, "kv_a_layernorm", shape.latent)
         spec = build.column_spec(("kv_b_proj",), shape.latent, heads * (shape.nope + shape.value))
         kv_b = build.dense(spec, build.activation_dtype)
-        self.kv_b = build.keep(kv_b.view(config.num_heads, shape.nope + shape.value, shape.latent))
-        self.up_k, self.up_v = self.kv_b[:, : shape.nope], self.kv_b[:, shape.nope :]
-        self.o_proj: RowLinear = build.row_linear("o_proj", heads * shape.value, hidden, config.o_bias)
+        self.kv_b_proj = build.keep(PlainLinear(kv_b, None))
+        of_heads = kv_b.view(config.num_heads, shape.nope + shape.value, shape.latent)
+        self.up_k, self.up_v = of_heads[:, : shape.nope], of_heads[:, shape.nope :]
+        self.o_proj = build.row_linear("o_proj", heads * shape.value, hidden, config.o_bias)
 
     def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
@@ -81,9 +82,7 @@ class LatentAttention:
     def _prefill(self, q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, out: torch.Tensor) -> None:
         for piece in metadata.prefill_pieces(EXPANDED_TOKENS):
             latent, key = mla_context(kv, piece).to(q.dtype).split((self.shape.latent, self.shape.rope), -1)
-            both = torch.nn.functional.linear(latent, self.kv_b.flatten(0, 1)).view(
-                len(latent), q.shape[1], -1
-            )
+            both = self.kv_b_proj(latent).view(len(latent), q.shape[1], -1)
             nope, values = both.split((self.shape.nope, self.shape.value), -1)
             keys = torch.cat((nope, key[:, None].expand(-1, q.shape[1], -1)), -1)
             mla_prefill_attention(q, keys, values, piece, self.scale, out)

@@ -74,7 +74,7 @@ def fused_gated_mlp(
 ) -> GatedMLP:
     """Gate and up from one tensor, the gate first."""
     hidden, inner = config.hidden_size, build.config.intermediate_size
-    gate_up_proj = build.fused_column_linear(gate_up, 2, hidden, inner, config.mlp_bias)
+    gate_up_proj = build.column_linear((gate_up,), hidden, inner, config.mlp_bias, each=2)
     return GatedMLP(config.activation, gate_up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
 
 

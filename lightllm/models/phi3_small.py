@@ -14,6 +14,7 @@ from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.dialects.layer_norm import Phi3Small
 from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
 from lightllm.ops.clamped_swiglu import clamped_swiglu
+from lightllm.quantization.linear_spec import LinearSpec
 
 
 class Phi3SmallForCausalLM(TpPartBaseModel):
@@ -51,10 +52,10 @@ class Phi3SmallMLP:
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         self.limit = config.extra.gate_limit
-        self.up_proj = build.interleaved_gate_up_linear("up_proj", config.mlp_bias)
-        self.down_proj = build.row_linear(
-            "down_proj", build.config.intermediate_size, config.hidden_size, config.mlp_bias
-        )
+        inner, hidden = build.config.intermediate_size, config.hidden_size
+        gate_up = build.interleaved("up_proj", inner)
+        self.up_proj = build.linear(LinearSpec((gate_up,), hidden, bias=config.mlp_bias))
+        self.down_proj = build.row_linear("down_proj", inner, hidden, config.mlp_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(clamped_swiglu(self.up_proj(x), self.limit, alpha=1.702))
