@@ -78,6 +78,21 @@ def test_every_command_runs_something_that_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_file_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`((?:\w+/)+\w+\.py)(?::\w+)?`", page.read_text(encoding="utf-8"))
+    places = (ROOT, ROOT / "lightllm", ROOT / "test")
+    assert [name for name in named if not any((place / name).is_file() for place in places)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_120_columns(page: Path) -> None:
+    """But for tables, code and links that are longer than that."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = (line for line in text.splitlines() if not line.startswith(("|", "    ", "#", "<")))
+    assert [line for line in prose if len(line) > 120 and len(max(line.split(), key=len)) < 100] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_compile(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         compile(block, page.name, "exec")
