@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lightllm.ops.cpu_kind import library_variables
@@ -17,6 +18,10 @@ os.environ.update(library_variables())
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A busy machine makes an example slow, and a slow example is no fault.
+hypothesis.settings.register_profile("lightllm", deadline=None)
+hypothesis.settings.load_profile("lightllm")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
