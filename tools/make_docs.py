@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if options.check and stale else 0
 
 
+def _paragraph(text: str) -> str:
+    """Wrapped as the hand-written pages are."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def _read(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.exists() else None
 
@@ -54,9 +60,10 @@ def options_page() -> str:
         NOTICE,
         "# Options",
         "",
-        "Options of `python -m lightllm` (or `python -m lightllm.server.api_server`). Dashes may stand for underscores. Each can also be given as an environment variable",
-        "(`LIGHTLLM_` and its name in capitals: `LIGHTLLM_PORT=8080`) or in a YAML file (`--config FILE.yaml`, lines like",
-        "`port: 8080`). The command line wins over the environment, the environment over the file.",
+        "Options of `python -m lightllm` (or `python -m lightllm.server.api_server`). Dashes may stand for underscores.",
+        "Each can also be given as an environment variable (`LIGHTLLM_` and its name in capitals: `LIGHTLLM_PORT=8080`)",
+        "or in a YAML file (`--config FILE.yaml`, lines like `port: 8080`). The command line wins over the environment,",
+        "the environment over the file.",
         "",
     ]
     group = ""
@@ -78,9 +85,11 @@ def options_page() -> str:
         "",
         "## Options of LightLLM without effect",
         "",
-        "Accepted with a warning, so that existing launch commands go on working: "
-        + ", ".join(f"`--{name}`" for name in foreign_options.WITHOUT_EFFECT)
-        + ".",
+        _paragraph(
+            "Accepted with a warning, so that existing launch commands go on working: "
+            + ", ".join(f"`--{name}`" for name in foreign_options.WITHOUT_EFFECT)
+            + "."
+        ),
     ]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
@@ -257,21 +266,23 @@ def models_page() -> str:
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     lines += [
         "",
-        "Rotary embeddings: "
-        + ", ".join(f"`{name}`" for name in rope_config.REQUIRED)
-        + ", each compared with",
-        "transformers' tables, or for `qwen_dynamic` with the published formula, also beyond the original context",
-        "(`test/ops/test_rope_scaling.py`). Those that depend on the length",
-        "(`dynamic`, `qwen_dynamic`, `longrope`) are fixed at the start by the longest context that is served",
-        "(`--max_req_total_len`), not by each request: so cached prefixes stay valid, and a request has the same answer alone and",
-        "among others. A server whose longest context is within the model's original one computes what the original does; one that",
-        "serves more computes short requests too with the long factors (transformers chooses anew for each prompt), and says so at",
-        "the start.",
+        _paragraph(
+            f"Rotary embeddings: {', '.join(f'`{name}`' for name in rope_config.REQUIRED)}, each compared with "
+            "transformers' tables, or for `qwen_dynamic` with the published formula, also beyond the original context "
+            "(`test/ops/test_rope_scaling.py`). Those that depend on the length (`dynamic`, `qwen_dynamic`, `longrope`) are "
+            "fixed at the start by the longest context that is served (`--max_req_total_len`), not by each request: so cached "
+            "prefixes stay valid, and a request has the same answer alone and among others. A server whose longest context is "
+            "within the model's original one computes what the original does; one that serves more computes short requests "
+            "too with the long factors (transformers chooses anew for each prompt), and says so at the start."
+        ),
         "",
         "## A folder that contradicts itself",
         "",
-        "What two files, two keys, or a file and an architecture's default state differently is decided by one rule, that of",
-        "transformers 5 where it has one. What was overruled is said in a line at the start; what cannot be decided is refused there.",
+        _paragraph(
+            "What two files, two keys, or a file and an architecture's default state differently is decided by one rule, that "
+            "of transformers 5 where it has one. What was overruled is said in a line at the start; what cannot be decided is "
+            "refused there."
+        ),
         "",
         "| stated by | counts | the rest | test |",
         "|---|---|---|---|",
