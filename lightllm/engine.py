@@ -15,7 +15,7 @@ from lightllm.detokenizer.detokenizer import Detokenizer
 from lightllm.errors import InvalidOption, InvalidParameter, RequestError
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.model_folder.lengths import context_length
-from lightllm.models.dialects import load_config
+from lightllm.models.hf_configs import load_config
 from lightllm.offline_ranks import OfflineRanks
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.control import ModelReady

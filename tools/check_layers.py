@@ -56,7 +56,7 @@ TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "config", "config_sources",
     "foreign_options", "sampling_params", "parameter_spec", "errors", "demo", "backend.mock",
-    "models.architectures", "models.config", "models.dialects", "quantization.formats", "ops.cpu_kind",
+    "models.architectures", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""
 

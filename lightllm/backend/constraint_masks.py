@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from lightllm.backend.device import Arrival
+from lightllm.backend.device import HostCopy
 from lightllm.backend.sampling_plan import Constrained
 from lightllm.config import ServerConfig
 from lightllm.constraints.deep_threads import deep_threads
@@ -50,7 +50,7 @@ class ConstraintMasks:
         self._thread = deep_threads(1, "constraints")
         self._maker = self._thread.submit(load)
         self._rows: dict[int, Future[Matcher]] = {}
-        self._awaited: tuple[Arrival, dict[int, Matcher]] | None = None
+        self._awaited: tuple[HostCopy, dict[int, Matcher]] | None = None
         """Tokens on their way to the host, and who has to hear them."""
 
     def wait_until_loaded(self) -> None:
@@ -97,7 +97,7 @@ class ConstraintMasks:
         going_on = {position: matcher for position, matcher in opened.items() if position not in errors}
         return RoundMasks(bits, errors, going_on)
 
-    def expect(self, masks: RoundMasks | None, arrival: Arrival) -> None:
+    def expect(self, masks: RoundMasks | None, arrival: HostCopy) -> None:
         """The tokens of the round with these masks are the first array that `arrival` brings."""
         if masks is not None:
             self._awaited = arrival, masks.matchers

@@ -22,7 +22,7 @@ _ALIGNMENT = 16
 """Bytes: what the widest loads of kernels want of an address."""
 
 
-class Arrival(Protocol):
+class HostCopy(Protocol):
     """Results on their way to the host."""
 
     def ready(self) -> bool:
@@ -59,7 +59,7 @@ class Device(Protocol):
     def staging(self, nbytes: int) -> torch.Tensor:
         """uint8 [nbytes] of host memory from which `copy_(..., non_blocking=True)` to the device does not block."""
 
-    def download(self, tensors: Sequence[torch.Tensor]) -> Arrival:
+    def download(self, tensors: Sequence[torch.Tensor]) -> HostCopy:
         """Sends tensors to the host as soon as what is enqueued so far has computed them."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -80,7 +80,7 @@ class Device(Protocol):
         """Gives memory that nothing uses back to the device."""
 
 
-class Packet:
+class StagingBuffer:
     """Arrays that travel to the device together: one staging buffer, one copy."""
 
     def __init__(self, shapes: Sequence[tuple[int, np.dtype]]) -> None:
@@ -116,7 +116,7 @@ _TORCH_DTYPES = {
 
 def upload(device: Device, *arrays: np.ndarray) -> list[torch.Tensor]:
     """New tensors on the device with one copy, without waiting for it. Arrays: one-dimensional or rows of a matrix."""
-    packet = Packet([(array.size, array.dtype) for array in arrays])
+    packet = StagingBuffer([(array.size, array.dtype) for array in arrays])
     room = torch.empty(packet.nbytes, dtype=torch.uint8, device=device.torch_device)
     packet.send(device, [array.reshape(-1) for array in arrays], room)
     return [view.view(array.shape) for view, array in zip(packet.views(room), arrays, strict=True)]
@@ -138,7 +138,7 @@ class CpuDevice:
     def staging(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    def download(self, tensors: Sequence[torch.Tensor]) -> Arrival:
+    def download(self, tensors: Sequence[torch.Tensor]) -> HostCopy:
         return Arrived([tensor.numpy() for tensor in tensors])
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -195,7 +195,7 @@ class CudaDevice:
     def staging(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
-    def download(self, tensors: Sequence[torch.Tensor]) -> Arrival:
+    def download(self, tensors: Sequence[torch.Tensor]) -> HostCopy:
         self._copy.wait_stream(self._compute)
         copies = []
         with torch.cuda.stream(self._copy):

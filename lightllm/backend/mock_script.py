@@ -31,10 +31,10 @@ class MockRows:
         row, params = join.row, join.params
         self.prompt_len[row] = join.prompt_len
         self.state[row] = _mix(np.array([join.seed], np.uint64) + _GOLDEN * np.uint64(join.choice))[0]
-        self.eos_id[row] = next((i for i in join.eos_token_ids if i in script.eos), -1)
+        self.eos_id[row] = next((i for i in join.end_token_ids if i in script.eos), -1)
         self.length[row] = script.length(int(self.state[row])) if self.eos_id[row] >= 0 else _NEVER
         self.min_new_tokens[row] = params.min_new_tokens
-        self.stop_ids[row] = frozenset(join.eos_token_ids) if params.min_new_tokens > 1 else frozenset()
+        self.stop_ids[row] = frozenset(join.end_token_ids) if params.min_new_tokens > 1 else frozenset()
         self.top_k[row] = max(params.logprobs, 0)
         self.prompt_top_k[row] = params.prompt_logprobs
 

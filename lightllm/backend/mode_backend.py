@@ -28,7 +28,6 @@ from lightllm.backend.out_of_memory import explained, is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
-from lightllm.backend.rehearsal import ROWS, SLOTS, rehearsal_rounds
 from lightllm.backend.round_inputs import Prepared, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler
@@ -37,6 +36,7 @@ from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu
 from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warm_up import warm_up
+from lightllm.backend.warmup_rounds import ROWS, SLOTS, warmup_rounds
 from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.memory_sync import agree_on_slots
 from lightllm.distributed.rendezvous import Rendezvous
@@ -114,7 +114,7 @@ class ModeBackend:
             with self._phase("constraints"):
                 self.constraints.wait_until_loaded()
             with self._phase("warm-up"):
-                self._rehearse()
+                self._run_warmup_rounds()
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,
@@ -330,12 +330,12 @@ class ModeBackend:
         """Tokens of the longest request that may be served; memory may allow less."""
         return longest_request(self._config.max_req_total_len, context_length(self._model_dir))
 
-    def _rehearse(self) -> None:
+    def _run_warmup_rounds(self) -> None:
         memory = self.memory
         room = min(memory.slots, memory.max_len, self._round_tokens)
         if memory.max_rows < ROWS or room < SLOTS:
             return  # a server for tests
-        results = [self.submit(round).result() for round in rehearsal_rounds()]
+        results = [self.submit(round).result() for round in warmup_rounds()]
         errors = {
             error.reason
             for result in results
@@ -343,7 +343,7 @@ class ModeBackend:
             if error.kind == "not_finite"
         }
         for reason in errors:
-            logger.warning("in the rehearsal before the first request: %s", reason)
+            logger.warning("in a warm-up round before the first request: %s", reason)
 
     def _graph_sizes(self) -> list[int]:
         """Batch sizes that get a decode graph."""

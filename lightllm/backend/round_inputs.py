@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from lightllm.backend.device import Device, Packet
+from lightllm.backend.device import Device, StagingBuffer
 from lightllm.backend.kv_memory import KvMemory
 from lightllm.backend.row_state import Feature, RowState
 from lightllm.ops.batch import Batch
@@ -68,7 +68,7 @@ class RoundInputs:
         """Context indices and rope positions."""
         self._decode_ids = torch.zeros(entries, dtype=torch.int64, device=where)
         self._decode_starts = torch.arange(entries + 1, dtype=torch.int32, device=where)
-        self._decode_layouts: dict[int, tuple[Packet, Batch, torch.Tensor]] = {}
+        self._decode_layouts: dict[int, tuple[StagingBuffer, Batch, torch.Tensor]] = {}
 
     def complete(self, batch: Batch) -> None:
         """Enqueues what the device adds to a batch; before `forward`, and part of what a graph captures."""
@@ -159,9 +159,9 @@ class RoundInputs:
             arrays = [np.append(array, np.full(extra, hold)) for array, hold in zip(arrays, holds)]
         packet.send(self._device, arrays, self._room)
 
-    def _decode_layout(self, size: int) -> tuple[Packet, Batch, torch.Tensor]:
+    def _decode_layout(self, size: int) -> tuple[StagingBuffer, Batch, torch.Tensor]:
         if size not in self._decode_layouts:
-            packet = Packet([(size, _INT64), (size, _INT32), (size, _INT64), (size, _INT64)])
+            packet = StagingBuffer([(size, _INT64), (size, _INT32), (size, _INT64), (size, _INT64)])
             rows, kv_len, slots, positions = packet.views(self._room)
             batch = Batch(
                 rows=rows,
@@ -182,9 +182,9 @@ class RoundInputs:
         return self._decode_layouts[size]
 
 
-def _packet_of_chunks(entries: int, tokens: int, logits: int, sampled: int) -> Packet:
+def _packet_of_chunks(entries: int, tokens: int, logits: int, sampled: int) -> StagingBuffer:
     """Rows, context lengths, starts, slots, token ids, positions of logits, output numbers."""
-    return Packet(
+    return StagingBuffer(
         [(entries, _INT64), (entries, _INT32), (entries + 1, _INT32), (tokens, _INT64), (tokens, _INT64),
          (logits, _INT64), (sampled, _INT64)]
     )  # fmt: skip

@@ -81,7 +81,7 @@ class RowState:
         self.decay_start = np.zeros(max_rows, dtype=np.int64)
         self.decay_log_factor = np.zeros(max_rows, dtype=np.float64)
         self.logprobs = np.zeros(max_rows, dtype=np.int64)
-        self.end_tokens: dict[int, np.ndarray] = {}
+        self.end_token_ids: dict[int, np.ndarray] = {}
         self.logit_bias: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.allowed_tokens: dict[int, np.ndarray] = {}
         self.prompt_ids: dict[int, np.ndarray] = {}
@@ -111,8 +111,8 @@ class RowState:
             values[row] = getattr(params, name)
         self.decay_start[row] = params.exponential_decay_length_penalty[0]
         self.decay_log_factor[row] = np.log(params.exponential_decay_length_penalty[1])
-        if join.eos_token_ids:
-            self.end_tokens[row] = self._token_ids(join.eos_token_ids)
+        if join.end_token_ids:
+            self.end_token_ids[row] = self._token_ids(join.end_token_ids)
         else:
             features &= ~(Feature.DECAY | Feature.MIN_NEW)
         if params.logit_bias:
@@ -157,7 +157,7 @@ class RowState:
         self.inverse_temperature[row] = 1.0
         self.top_k[row] = self.vocab_size
         for held in (
-            self.end_tokens,
+            self.end_token_ids,
             self.logit_bias,
             self.allowed_tokens,
             self.prompt_ids,
@@ -183,13 +183,13 @@ class RowState:
     def decay_pairs(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of a row with a growing weight of its end tokens: these (int64), the first output number at which it has
         grown less one (int64), the logarithm of its growth with every token (float64)."""
-        token_ids = self.end_tokens[row]
+        token_ids = self.end_token_ids[row]
         count = len(token_ids)
         return (token_ids, np.full(count, self.decay_start[row]), np.full(count, self.decay_log_factor[row]))
 
     def minimum_pairs(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """End tokens (int64) and, for each, the number of tokens that must come first (int64)."""
-        token_ids = self.end_tokens[row]
+        token_ids = self.end_token_ids[row]
         return token_ids, np.full(len(token_ids), self.values["min_new_tokens"][row])
 
     def _join_counts(self, join: JoinRow) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lightllm.backend.device import Arrival, Device, upload
+from lightllm.backend.device import Device, HostCopy, upload
 from lightllm.backend.round_inputs import PromptSpan
 from lightllm.backend.sampler import Sampled, TopTokens, list_top
 from lightllm.ops.sample import token_logprobs, top_logprobs
@@ -30,7 +30,7 @@ class SubmittedRound:
         seq: int,
         sampled_entries: np.ndarray,
         started: float,
-        arrival: Arrival,
+        arrival: HostCopy,
         sampled: Sampled,
         spans: list[PromptSpan],
         prompts: list[tuple[torch.Tensor, TopTokens | None]],

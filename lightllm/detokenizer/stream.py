@@ -17,7 +17,7 @@ class Rules:
 
     prompt_tokens: int
     params: SamplingParams
-    end_ids: frozenset[int]
+    end_token_ids: frozenset[int]
     """Tokens that end the request: no text, unless the client asks for it."""
     hidden_ids: frozenset[int]
     """Special tokens that are left out of the text; stop strings see them."""
@@ -27,7 +27,9 @@ class Rules:
     @classmethod
     def of(cls, request: AddRequest, tokenizer: Tokenizer, eos_token_ids: frozenset[int]) -> "Rules":
         params = request.params
-        end_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
+        end_token_ids = frozenset(params.stop_token_ids) | (
+            frozenset() if params.ignore_eos else eos_token_ids
+        )
         hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset()
         texts: list[str] = []
         ids: list[tuple[int, ...]] = []
@@ -40,7 +42,7 @@ class Rules:
         return cls(
             prompt_tokens=len(request.prompt_ids),
             params=params,
-            end_ids=end_ids,
+            end_token_ids=end_token_ids,
             hidden_ids=hidden_ids,
             stop_texts=tuple(texts),
             stop_ids=tuple(ids),
@@ -51,7 +53,7 @@ class ChoiceStream:
     """Tokens in, certain text out; notices stop strings. Once `stopped`, it only waits for the Router's finish."""
 
     __slots__ = (
-        "_end_ids", "_hidden_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer", "cached_tokens",
+        "_end_token_ids", "_hidden_ids", "_ids", "_matcher", "_min_tokens", "_push", "_rules", "_text", "_tokenizer", "cached_tokens",
         "output_tokens", "prompt_tokens", "stopped", "worker",
     )  # fmt: skip
 
@@ -75,7 +77,7 @@ class ChoiceStream:
         """A stop string was found."""
         self._rules = rules
         self._tokenizer = tokenizer
-        self._end_ids = rules.end_ids
+        self._end_token_ids = rules.end_token_ids
         self._hidden_ids = rules.hidden_ids
         self._min_tokens = params.min_new_tokens
         self._matcher = StopMatcher(rules.stop_texts) if rules.stop_texts else None
@@ -92,7 +94,7 @@ class ChoiceStream:
     def push(self, token_id: int) -> str:
         """The text that is certain with this token; sets `stopped` if the token completed a stop string."""
         self.output_tokens += 1
-        if token_id in self._end_ids:
+        if token_id in self._end_token_ids:
             return self._end_text(token_id)
         text = self._push(token_id)
         if self._matcher is not None:

@@ -11,7 +11,7 @@ from lightllm.models.base import DecoderLayer, Names, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
-from lightllm.models.dialects.layer_norm import Phi3Small
+from lightllm.models.hf_configs.layer_norm import Phi3Small
 from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
 from lightllm.ops.clamped_swiglu import clamped_swiglu
 from lightllm.quantization.linear_spec import LinearSpec

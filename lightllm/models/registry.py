@@ -14,7 +14,7 @@ from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig, dtype_name
-from lightllm.models.dialects import load_config
+from lightllm.models.hf_configs import load_config
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.quantization.formats import make_format

@@ -31,7 +31,7 @@ class JoinRow(msgspec.Struct, array_like=True, frozen=True):
     seed: int
     choice: int
     """Choice index among siblings: the second word of the random counter."""
-    eos_token_ids: list[int]
+    end_token_ids: list[int]
     """Ids that end the request (EOS unless ignored, stop_token_ids): suppressed below `min_new_tokens`."""
     prefix_slots: Array = EMPTY_INT32
     """int32 [cached tokens]: slots of the context that is already in KV memory."""

@@ -176,7 +176,7 @@ class Request:
             params=self.params,
             seed=self.params.seed or 0,
             choice=self.index,
-            eos_token_ids=sorted(self.end_token_ids),
+            end_token_ids=sorted(self.end_token_ids),
             prefix_slots=prefix_slots,
             history_ids=self.context if _needs_history(self.params) else EMPTY_INT32,
         )

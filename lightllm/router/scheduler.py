@@ -296,7 +296,7 @@ class Scheduler:
 
     def check_invariants(self) -> None:
         """Free + cached + in use = all slots, no slot owned twice, every row owned once; raises `InvariantError`."""
-        found = self._running.problems()
+        found = self._running.check()
         waiting = sum(r.state in (State.WAITING, State.PAUSED) for r in self._requests.values())
         if waiting != self._waiting.count or waiting + len(self._running.requests) != len(self._requests):
             found.append(

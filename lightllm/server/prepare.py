@@ -16,7 +16,7 @@ from lightllm.ipc.private_files import readable_by_others
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.location import resolve_model_dir
 from lightllm.models.architectures import ARCHITECTURES
-from lightllm.models.dialects import load_config
+from lightllm.models.hf_configs import load_config
 from lightllm.ops import cpu_kind
 
 DEMO_MODEL_NAME = "lightllm-demo"

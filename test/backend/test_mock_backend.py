@@ -205,7 +205,7 @@ def prefill(seq: int, row: int, slots, context: int = 0, joined: bool = False) -
     return Round(
         seq=seq, num_decode=0, rows=np.array([row], np.int32), q_len=np.array([n], np.int32),
         kv_len=np.array([context + n], np.int32), samples=np.ones(1, np.uint8), token_ids=np.full(n, 5, np.int32), slots=slots,
-        joins=[] if joined else [JoinRow(row, n, SamplingParams(), seed=1, choice=0, eos_token_ids=[EOS])],
+        joins=[] if joined else [JoinRow(row, n, SamplingParams(), seed=1, choice=0, end_token_ids=[EOS])],
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def prefill(seq: int) -> Round:
     return Round(
         seq=seq, num_decode=0, rows=np.array([row], np.int32), q_len=np.array([3], np.int32), kv_len=np.array([3], np.int32),
         samples=np.ones(1, np.uint8), token_ids=np.full(3, 5, np.int32), slots=np.arange(3, dtype=np.int32) + 3 * row,
-        joins=[JoinRow(row, 3, SamplingParams(), seed=1, choice=0, eos_token_ids=[2])],
+        joins=[JoinRow(row, 3, SamplingParams(), seed=1, choice=0, end_token_ids=[2])],
     )  # fmt: skip
 
 

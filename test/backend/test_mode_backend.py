@@ -57,7 +57,7 @@ def expected(config):
 
 
 def join(row, prompt_len, params=GREEDY, **more):
-    return JoinRow(row=row, prompt_len=prompt_len, params=params, seed=0, choice=0, eos_token_ids=[2], **more)
+    return JoinRow(row=row, prompt_len=prompt_len, params=params, seed=0, choice=0, end_token_ids=[2], **more)
 
 
 def prefill(row, token_ids, slots, start=0, sample=True, **more):

@@ -270,7 +270,7 @@ def test_where_the_whole_model_makes_no_numbers_every_request_says_so(
     assert {finish.error_type for finish in serving.finished.values()} == {"BackendFailed"}
     assert serving.failures == []
     lines = [record for record in caplog.records if "NaN" in record.getMessage()]
-    assert len(lines) == 1 + len(KINDS)  # one of the rehearsal, and one a request
+    assert len(lines) == 1 + len(KINDS)  # one of the warm-up rounds, and one a request
 
 
 def test_a_score_that_is_no_number_is_an_error(config: ServerConfig, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Bench:
     def join(self, row, history=(1,), prompt_len=1, eos=(), seed=0, choice=0, **params):
         self.rows.join(
             JoinRow(row=row, prompt_len=prompt_len, params=SamplingParams(**params), seed=seed, choice=choice,
-                    eos_token_ids=list(eos), history_ids=int32(list(history)))
+                    end_token_ids=list(eos), history_ids=int32(list(history)))
         )  # fmt: skip
 
     def step(self, logits, rows, positions, masks=None):
@@ -260,7 +260,7 @@ def test_a_row_that_is_joined_anew_or_left_keeps_nothing_of_the_former_request()
     bench.rows.leave(1)
     held = bench.rows
     for lists in (
-        held.end_tokens,
+        held.end_token_ids,
         held.logit_bias,
         held.allowed_tokens,
         held.prompt_ids,

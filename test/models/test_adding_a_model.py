@@ -30,10 +30,10 @@ def row(path: str, architecture: str) -> str:
     return match.group()
 
 
-def lines_of(architecture: str, dialect: str, module: str | None) -> int:
+def lines_of(architecture: str, config_function: str, module: str | None) -> int:
     parts = [
-        function("lightllm/models/dialects/like_llama.py", dialect),
-        row("lightllm/models/dialects/__init__.py", architecture),
+        function("lightllm/models/hf_configs/like_llama.py", config_function),
+        row("lightllm/models/hf_configs/__init__.py", architecture),
         row("lightllm/models/architectures.py", architecture),
     ]
     if module:

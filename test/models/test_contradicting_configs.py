@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lightllm.errors import InvalidModel
 from lightllm.models.architectures import ARCHITECTURES
-from lightllm.models.dialects import load_config
+from lightllm.models.hf_configs import load_config
 from lightllm.models.other_model_types import OTHER_MODEL_TYPES
 from lightllm.models.registry import load_model
 

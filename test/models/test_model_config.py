@@ -4,7 +4,7 @@ import pytest
 
 from lightllm.errors import InvalidModel
 from lightllm.models.architectures import ARCHITECTURES, find_architecture
-from lightllm.models.dialects import normalise
+from lightllm.models.hf_configs import normalise
 from lightllm.models.rope_config import RopeConfig
 
 BASE = {

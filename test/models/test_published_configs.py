@@ -9,7 +9,7 @@ import pytest
 
 from lightllm.errors import InvalidModel
 from lightllm.models.architectures import find_architecture
-from lightllm.models.dialects import normalise
+from lightllm.models.hf_configs import normalise
 from lightllm.models.moe_config import ClampedSwiglu, MlaConfig, MoeConfig
 from lightllm.models.rope_config import RopeConfig
 from lightllm.ops.moe_routing_spec import MoeRoutingSpec

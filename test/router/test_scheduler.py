@@ -105,7 +105,7 @@ def test_stop_token_ids_end_a_request_even_when_eos_is_ignored():
     engine.add(add_request(1, prompt(3), 30, ignore_eos=True, stop_token_ids=[stop]))
     engine.run()
     assert engine.finished[1].reason == "stop" and engine.outputs[1][-1] == stop
-    assert engine.sent[0].joins[0].eos_token_ids == [stop]
+    assert engine.sent[0].joins[0].end_token_ids == [stop]
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 5])

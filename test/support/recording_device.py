@@ -95,5 +95,5 @@ def start_recorded(
         dataclasses.replace(config, **options), 0, 1, open_device=lambda name, index: device
     )
     backend.init_model()
-    device.under_way.clear()  # what the rehearsal has read
+    device.under_way.clear()  # what the warm-up rounds have read
     return backend, device

@@ -232,10 +232,10 @@ class KvCacheManager:
         unreported = request.params.prompt_logprobs >= 0 and request.prompt_logprobs_sent < request.prompt_len
         return 0 if unreported or not self._enabled else length - 1
 
-    def problems(self, requests: Collection[Request]) -> list[str]:
+    def check(self, requests: Collection[Request]) -> list[str]:
         """What is wrong with the books; empty if nothing is."""
-        found = self.cache.problems(request.node for request in requests if request.node is not None)
-        found += self.own.problems(self.cache.all_slots())
+        found = self.cache.check(request.node for request in requests if request.node is not None)
+        found += self.own.check(self.cache.all_slots())
         for request in requests:
             assert request.node is not None
             path = self.cache.path_slots(request.node)

@@ -306,7 +306,7 @@ class RadixCache:
         parts = [node.slots for node in self.nodes()]
         return np.concatenate(parts) if parts else EMPTY_INT32
 
-    def problems(self, readers: Iterable[Node]) -> list[str]:
+    def check(self, readers: Iterable[Node]) -> list[str]:
         """What is wrong with the tree, if `readers` are the locked nodes, each as often as it is locked."""
         locks: dict[int, int] = {}
         for reader in readers:

@@ -103,7 +103,7 @@ class TokenMemory:
         """int32 [held]: the slots of `row` in the order of its tokens; the first `most` of them."""
         return self._table[row, self._first[row] : self._count[row]][:most].copy()
 
-    def problems(self, cached: np.ndarray = EMPTY_INT32) -> list[str]:
+    def check(self, cached: np.ndarray = EMPTY_INT32) -> list[str]:
         """What is wrong with the books, if the prefix cache has the slots `cached` (int32): every slot must be in exactly
         one place. Costs O(capacity)."""
         owners = np.bincount(cached, minlength=self.capacity)

@@ -28,7 +28,7 @@ class EndTokens:
             del self._sets[ids]
             self._union = None
 
-    def among(self, tokens: np.ndarray) -> list[int]:
+    def match(self, tokens: np.ndarray) -> list[int]:
         """Positions in `tokens` (int32 [n]) of those that end some request, not necessarily the one they are for."""
         if self._union is None:
             self._union = sorted(frozenset().union(*self._sets))

@@ -33,7 +33,7 @@ class NewTokens:
     def of(cls, result: RoundResult, planned: PlannedRound, running: Running) -> NewTokens:
         """What follows a token that ends its request is discarded, as is everything for a request that has left."""
         alive = running.alive(planned)
-        ends = running.end_tokens.among(result.token_ids)
+        ends = running.end_tokens.match(result.token_ids)
         if (
             not ends and planned.tokens == len(planned.rows) == len(result.token_ids) and alive.all()
         ):  # as most

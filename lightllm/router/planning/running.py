@@ -361,9 +361,9 @@ class Running:
         del self._decoding[row]
         self._decodes[row] = False
 
-    def problems(self) -> list[str]:
+    def check(self) -> list[str]:
         """What is wrong with the books of rows and slots; empty if nothing is."""
-        found = self.kv.problems(self.requests.values())
+        found = self.kv.check(self.requests.values())
         taken = sorted([r.row for r in self.requests.values()] + self.rows.free_rows())
         if taken != list(range(self.rows.max_rows)):
             found.append(f"rows are lost or owned twice: {taken}")

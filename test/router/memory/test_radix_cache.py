@@ -32,7 +32,7 @@ def test_the_longest_prefix_is_found_also_when_it_ends_inside_a_node():
     assert slots_of(cache, [1, 2, 9]) == [10, 11]
     assert slots_of(cache, [1, 2, 3, 4]) == [10, 11, 12, 13]
     assert slots_of(cache, [2]) == [] and slots_of(cache, []) == []
-    assert cache.problems([]) == []
+    assert cache.check([]) == []
 
 
 def test_inserting_what_is_known_keeps_the_old_slots_and_says_how_many():
@@ -53,7 +53,7 @@ def test_a_lock_stays_on_the_same_prefix_when_its_node_is_split():
     assert cache.evict(100).tolist() == [22]
     cache.unlock(node)
     assert sorted(cache.evict(100).tolist()) == [10, 11, 12, 13]
-    assert cache.stats().tokens == cache.stats().nodes == 0 and cache.problems([]) == []
+    assert cache.stats().tokens == cache.stats().nodes == 0 and cache.check([]) == []
 
 
 def test_a_reader_takes_its_lock_along_to_what_is_appended():
@@ -62,9 +62,9 @@ def test_a_reader_takes_its_lock_along_to_what_is_appended():
     cache.lock(node)
     leaf = cache.append(node, int32([3, 4]), int32([12, 13]), 5)
     assert cache.path_slots(leaf).tolist() == [10, 11, 12, 13] and leaf.seq == 5
-    assert cache.evictable == 0 and cache.problems([leaf]) == []
+    assert cache.evictable == 0 and cache.check([leaf]) == []
     cache.unlock(leaf)
-    assert cache.evictable == 4 and cache.problems([]) == []
+    assert cache.evictable == 4 and cache.check([]) == []
     assert cache.take_back(5).tolist() == [12, 13]
 
 
@@ -86,7 +86,7 @@ def test_a_failed_round_takes_back_its_own_and_what_hangs_on_it():
     add(cache, [1, 2, 3, 4, 5], 30, seq=6)
     add(cache, [1, 2, 3, 9], 40)  # confirmed itself, but behind a token that is not
     assert sorted(cache.take_back(5).tolist()) == [22, 23, 34, 43]
-    assert slots_of(cache, [1, 2, 3, 4]) == [10, 11] and cache.problems([]) == []
+    assert slots_of(cache, [1, 2, 3, 4]) == [10, 11] and cache.check([]) == []
 
 
 def test_a_confirmed_round_is_not_taken_back():
@@ -229,7 +229,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def tree_is_the_model(self):
-        assert self.cache.problems([node for node, _ in self.readers]) == []
+        assert self.cache.check([node for node, _ in self.readers]) == []
         assert sorted(self.cache.all_slots().tolist()) == sorted(self.model.values())
         assert self.cache.evictable == len(set(self.model) - self.read())
         assert all(p[:-1] in self.model for p in self.model if len(p) > 1)

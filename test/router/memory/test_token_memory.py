@@ -48,7 +48,7 @@ def test_rows_that_take_several_at_once_stay_contiguous():
         assert slots[0] == memory.slots(2)[-1]
         assert slots[1:5].tolist() == memory.slots(0)[-4:].tolist()
         assert slots[5:].tolist() == memory.slots(1)[-2:].tolist()
-    assert all(is_one_run(memory.slots(row)) for row in range(3)) and memory.problems() == []
+    assert all(is_one_run(memory.slots(row)) for row in range(3)) and memory.check() == []
 
 
 @both
@@ -58,7 +58,7 @@ def test_what_a_row_expects_does_not_keep_others_from_the_memory(neighbours):
     take(memory, 0, 10)
     memory.open(1, 90)
     assert len(take(memory, 1, 90)) == 90
-    assert memory.free == 0 and memory.problems() == []
+    assert memory.free == 0 and memory.check() == []
 
 
 def test_the_smallest_run_that_fits_is_taken():
@@ -89,7 +89,7 @@ def test_rows_that_have_run_into_others_go_on_apart():
         take(memory, row, 10)
     slots = memory.take(np.arange(3), np.ones(3, dtype=np.int32), 3)
     assert sorted(np.diff(np.sort(slots)) > 5) == [True, True] or is_one_run(memory.slots(0))
-    assert memory.problems() == []
+    assert memory.check() == []
 
 
 @both
@@ -102,7 +102,7 @@ def test_scattered_memory_is_used_to_the_last_slot(neighbours):
         memory.release(row)
     memory.open(20, 20)
     assert len(set(take(memory, 20, 20).tolist())) == 20
-    assert memory.free == 0 and memory.problems() == []
+    assert memory.free == 0 and memory.check() == []
     with pytest.raises(RuntimeError, match="1 slots wanted, 0 free"):
         take(memory, 20, 1)
 
@@ -117,7 +117,7 @@ def test_slots_given_back_are_free_and_taken_again_in_order(neighbours):
     take(memory, 0, 3)
     before = memory.slots(0).tolist()
     memory.give_back(0, 5)
-    assert memory.slots(0).tolist() == before[:2] and memory.problems() == []
+    assert memory.slots(0).tolist() == before[:2] and memory.check() == []
     assert take(memory, 0, 2).tolist() == before[2:4]
 
 
@@ -133,7 +133,7 @@ def test_a_row_may_begin_again_as_often_as_it_must(own, neighbours):
             take(memory, 0, own)
         memory.give_back(0, own)
         memory.reclaim(donated)
-        assert memory.free == 40 and memory.problems() == []
+        assert memory.free == 40 and memory.check() == []
     assert len(set(take(memory, 0, 10).tolist())) == 10
 
 
@@ -149,10 +149,10 @@ def test_problems_are_found(neighbours):
     memory = TokenMemory(20, 2, neighbours=neighbours)
     memory.open(0, 5)
     slots = take(memory, 0, 5)
-    assert "owned twice" in memory.problems(slots[:1])[-1]
+    assert "owned twice" in memory.check(slots[:1])[-1]
     memory.open(1, 5)
     memory._table[0, 1] = memory._table[0, 0]
-    assert any("lost" in problem for problem in memory.problems())
+    assert any("lost" in problem for problem in memory.check())
 
 
 def test_a_row_whose_slots_were_all_donated_goes_on_where_it_was():
@@ -171,9 +171,9 @@ def test_released_slots_that_are_kept_are_cached_until_they_are_reclaimed(neighb
     slots = take(memory, 0, 6)
     memory.release(0, 2, 5)
     assert (memory.used, memory.cached, memory.free) == (0, 3, 17)
-    assert memory.problems(slots[2:5]) == [] and memory.problems() != []
+    assert memory.check(slots[2:5]) == [] and memory.check() != []
     memory.reclaim(slots[2:5])
-    assert memory.free == 20 and memory.problems() == []
+    assert memory.free == 20 and memory.check() == []
 
 
 def test_on_a_gpu_slots_that_were_freed_last_are_taken_first_and_in_order():
@@ -186,7 +186,7 @@ def test_on_a_gpu_slots_that_were_freed_last_are_taken_first_and_in_order():
     memory.reclaim(slots[10:13])
     assert take(memory, 1, 3).tolist() == [10, 11, 12]
     assert take(memory, 1, 8).tolist() == [40, 41, 42, 43, 96, 97, 98, 99]
-    assert memory.free == 0 and memory.problems(np.setdiff1d(slots, memory.slots(1))) == []
+    assert memory.free == 0 and memory.check(np.setdiff1d(slots, memory.slots(1))) == []
 
 
 class MemoryMachine(RuleBasedStateMachine):
@@ -273,7 +273,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @invariant()
     def books_are_right(self):
-        assert self.memory.problems(np.array(self.cached, dtype=np.int32)) == []
+        assert self.memory.check(np.array(self.cached, dtype=np.int32)) == []
         slots = self.cached + [slot for owned in self.owned.values() for slot in owned]
         assert len(set(slots)) == len(slots) and all(0 <= slot < self.CAPACITY for slot in slots)
         assert self.memory.free == self.CAPACITY - len(slots)

@@ -23,7 +23,7 @@ ROWS = len(_KINDS)
 SLOTS = ROWS * (PROMPT + ANSWER)
 
 
-def rehearsal_rounds() -> Iterator[Round]:
+def warmup_rounds() -> Iterator[Round]:
     """Three rows, each sampled in another way: prompts whole and in chunks, alone and beside rows that decode, then decode
     rounds of one kind and of all together. Needs ROWS rows, SLOTS slots and contexts of PROMPT + ANSWER tokens."""
     yield _round([], [(0, 0, PROMPT)], joins=[0])
@@ -55,7 +55,7 @@ def _round(
         token_ids=int32([1] * sum(end - start for _, start, end in chunks)) if chunks else EMPTY_INT32,
         slots=int32(slots),
         joins=[
-            JoinRow(row, PROMPT, _KINDS[row], seed=row, choice=0, eos_token_ids=[], history_ids=int32([1] * PROMPT))
+            JoinRow(row, PROMPT, _KINDS[row], seed=row, choice=0, end_token_ids=[], history_ids=int32([1] * PROMPT))
             for row in joins or []
         ],
         leaves=leaves or [],

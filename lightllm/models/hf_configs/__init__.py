@@ -10,7 +10,7 @@ from lightllm.model_folder.config import language_part, read_model_config, read_
 from lightllm.models.architectures import find_architecture
 from lightllm.models.config import ModelConfig, read_llama_like
 from lightllm.models.config_fields import Fields
-from lightllm.models.dialects import experts, gemma, layer_norm, like_llama, own_formats
+from lightllm.models.hf_configs import experts, gemma, layer_norm, like_llama, own_formats
 
 DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen2ForCausalLM": like_llama.qwen2,
