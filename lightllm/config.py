@@ -60,7 +60,7 @@ class ServerConfig:
         _SERVER, nargs="+", metavar="KEY",
     )  # fmt: skip
     admin_api_key: list[str] | None = _option(
-        None, "Keys without which nobody may flush the cache, take profiles or abort other keys' requests; they open all "
+        None, "Keys without which no client may flush the cache, take profiles or abort other keys' requests; they open all "
         "other routes too.", _SERVER, nargs="+", metavar="KEY",
     )  # fmt: skip
     allowed_hosts: list[str] | None = _option(
@@ -215,13 +215,13 @@ class ServerConfig:
     max_overtakes: int = _option(
         8,
         "How many requests may enter before a waiting one that does not fit yet, if they do; 0: strictly first come, "
-        "first served. Nobody passes a request that has paused.",
+        "first served. A request that has paused is never passed.",
         _SCHEDULING, **_at_least(0),
     )  # fmt: skip
     ttft_slo: float = _option(
         0.0,
         "Seconds to the first token: a request that is predicted to wait longer is refused at once, with 503 and "
-        "Retry-After. 0: nobody is.",
+        "Retry-After. 0: none is.",
         _SCHEDULING, type=float, check=lambda v: v >= 0, expects="0 or more",
     )  # fmt: skip
     tpot_slo: float = _option(
@@ -254,7 +254,7 @@ class ServerConfig:
 
     attention_backend: str = _option(
         "triton",
-        "Who computes attention: triton, flashinfer or fa3 (packages that must be installed); two names, separated by a "
+        "What computes attention: triton, flashinfer or fa3 (packages that must be installed); two names, separated by a "
         "comma, for prefill and for decode.",
         _GPU,
         metavar="PREFILL[,DECODE]",

@@ -27,7 +27,7 @@ from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer
 
 _UNBOUNDED = 1 << 40
-"""Nobody waits in front of an offline engine but its caller: the waiting list has no limit."""
+"""Requests of an offline engine are all its caller's: the waiting list has no limit."""
 
 
 class Engine:

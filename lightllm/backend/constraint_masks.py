@@ -39,7 +39,7 @@ class RoundMasks:
     errors: dict[int, str]
     """Position among all rows of the round that sample -> why this one cannot go on."""
     matchers: dict[int, Matcher] = dataclasses.field(default_factory=dict)
-    """Likewise, of those that go on: who has to hear the token."""
+    """Likewise, of those that go on: matchers that take the token."""
 
 
 class ConstraintMasks:
@@ -51,7 +51,7 @@ class ConstraintMasks:
         self._maker = self._thread.submit(load)
         self._rows: dict[int, Future[Matcher]] = {}
         self._awaited: tuple[HostCopy, dict[int, Matcher]] | None = None
-        """Tokens on their way to the host, and who has to hear them."""
+        """Tokens on their way to the host, and the matchers that take them."""
 
     def wait_until_loaded(self) -> None:
         """Raises what `load` raised."""

@@ -3,7 +3,7 @@
 `backend/process.py` and the offline `LLM` drive it: `init_model` once, then `submit` for every round, in order; `attach`
 when another Router gives the rounds. A round
 that is submitted is enqueued on the device, its inputs behind the tokens of the round before it; nothing waits for it
-but whoever asks for its result.
+until its result is asked for.
 """
 
 from __future__ import annotations

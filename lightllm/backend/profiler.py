@@ -77,7 +77,7 @@ class Profiler:
         trace = self._trace = Future()
         try:
             recording.__exit__(None, None, None)
-        except Exception as error:  # rounds go on; whoever asks for the trace is told
+        except Exception as error:  # rounds go on; the request for the trace gets the error
             trace.set_exception(error)
             return
         arguments = (recording, Path(self._folder or "").absolute(), trace)

@@ -58,7 +58,7 @@ class Ranks:
         self._startup_timeout = config.startup_timeout
 
     def join(self, device: torch.device) -> None:
-        """Meets the other ranks. Raises `StartupError` that names who did not come."""
+        """Meets the other ranks. Raises `StartupError` that names the missing ones."""
         if self._rendezvous is None or self.world_size == 1:
             return
         try:

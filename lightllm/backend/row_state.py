@@ -49,7 +49,7 @@ class Feature:
     PROMPT = 512
     JOINED = 1024
     SILENT = 2048
-    """nobody wants a log-probability"""
+    """no log-probability is wanted"""
     CONSTRAINED = 4096
     """a regular expression, a grammar or a JSON schema"""
 

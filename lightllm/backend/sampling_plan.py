@@ -30,7 +30,7 @@ class Group:
 @dataclasses.dataclass(frozen=True)
 class GreedyGroup(Group):
     silent: bool
-    """Nobody wants a log-probability."""
+    """No row wants a log-probability."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RandomGroup(Group):
     choices: torch.Tensor
     """int64 [g]"""
     filters: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
-    """top_k int64 [g], top_p and min_p float64 [g]; None: nobody filters."""
+    """top_k int64 [g], top_p and min_p float64 [g]; None: no row filters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Pairs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Constrained:
-    """Rows whose next token depends on what they have said."""
+    """Rows with a constraint: their next token depends on those before."""
 
     positions: list[int]
     """Which of the S rows; c of them."""

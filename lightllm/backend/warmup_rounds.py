@@ -1,6 +1,6 @@
 """Rounds of every kind, run before the first request: what is compiled, loaded or allocated at first use is then there.
 
-They use rows and slots as real rounds do, and leave the rows again; nobody else has any yet.
+They use rows and slots as real rounds do, and leave the rows again; no request has any yet.
 """
 
 from __future__ import annotations

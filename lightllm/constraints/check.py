@@ -39,7 +39,7 @@ def check_constraint(params: SamplingParams, mode: str = "llguidance") -> None:
     """Raises `InvalidParameter` unless the constraint of a verified `params`, if it has one, can be obeyed.
 
     mode: the option --output_constraint_mode. Takes some milliseconds for ordinary constraints, 0.4 s at most; the
-    outcome is kept. Waits for one of `check_threads`; who is in one of them calls `check_here`.
+    outcome is kept. Waits for one of `check_threads`; a caller in one of them calls `check_here`.
     """
     if params.constrained:
         check_threads().submit(check_here, params, mode).result()

@@ -81,7 +81,7 @@ class Detokenizer:
                 self._streams[choice.request_id] = stream
                 if stream.stopped:
                     self._stop(choice.request_id, stream, output)
-        except Exception:  # its tokens are of no use: nobody could read them
+        except Exception:  # its tokens are of no use: they cannot be read
             for choice in request.choices:
                 self._streams.pop(choice.request_id, None)
                 self._fail(Finish(choice.request_id, "error", len(request.prompt_ids), 0), output)

@@ -1,1 +1,1 @@
-"""Tensor parallel groups: who this rank is, and how ranks add and join their parts."""
+"""Tensor parallel groups: which rank this is, and how ranks add and join their parts."""

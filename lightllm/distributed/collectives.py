@@ -23,7 +23,7 @@ class Collectives(Protocol):
         """`x` of every rank, in their order, into `parts`."""
 
     def broadcast(self, x: torch.Tensor) -> None:
-        """Rank 0's `x` into everybody's."""
+        """Rank 0's `x` into that of all ranks."""
 
     def close(self) -> None:
         """Ends what is under way; the other ranks' operations fail."""

@@ -66,7 +66,7 @@ class RankStore:
         return store
 
     def wait_for_all(self, what: str, timeout: float) -> None:
-        """Every rank calls it; returns when all have. `PeerLost` names who did not within `timeout` seconds."""
+        """Every rank calls it; returns when all have. `PeerLost` names those that have not within `timeout` seconds."""
         self._store.set(_key(what, self.rendezvous.rank), "1")
         deadline = time.monotonic() + timeout
         missing = [rank for rank in range(self.rendezvous.world_size) if rank != self.rendezvous.rank]

@@ -1,6 +1,6 @@
-"""The tensor parallel group of one rank: who it is, and what the ranks do together.
+"""The tensor parallel group of one rank: its number, and what the ranks do together.
 
-A group can fall apart (a rank failed, died or hangs): whoever notices drops its links, which the others notice at once.
+A group can fall apart (a rank failed, died or hangs): a rank that notices drops its links, which the others notice at once.
 `reconnect` joins all ranks anew, as the next generation of the group. With one rank every operation returns its input.
 """
 
@@ -36,7 +36,7 @@ class TpGroup:
 
     @classmethod
     def join(cls, rendezvous: Rendezvous, device: torch.device) -> TpGroup:
-        """Meets the other ranks; on a GPU, `device` is the current one. Raises `PeerLost` that names who did not come."""
+        """Meets the other ranks; on a GPU, `device` is the current one. Raises `PeerLost` that names the missing ones."""
         group = cls(rendezvous.rank, rendezvous.world_size, RankStore(rendezvous), device)
         group.reconnect()
         return group
@@ -44,7 +44,7 @@ class TpGroup:
     # -- falling apart and coming together
 
     def reconnect(self) -> None:
-        """Joins the next generation, as all ranks must; raises `PeerLost` that names who did not come."""
+        """Joins the next generation, as all ranks must; raises `PeerLost` that names the missing ones."""
         self.drop()
         if self._store is None:
             return
@@ -80,7 +80,7 @@ class TpGroup:
         return None if self._store is None else self._store.read_failure(self._generation, _FAILURE_SECONDS)
 
     def wait_for_all(self, what: str, timeout: float) -> None:
-        """Waits until every rank has called this with the same `what`; raises `PeerLost` that names who did not."""
+        """Waits until every rank has called this with the same `what`; raises `PeerLost` that names the missing ones."""
         if self._store is not None:
             self._store.wait_for_all(what, timeout)
 

@@ -1,7 +1,7 @@
 """Accepts the clients' connections, as many as there are descriptors for.
 
 The server's own connections and files need descriptors too: ZMQ even ends the process when it gets none for a connection of
-the Router or the Detokenizer, and whoever opens connections and says nothing needs no key for it. asyncio's own acceptor
+the Router or the Detokenizer, and opening connections without a word needs no key. asyncio's own acceptor
 takes whatever waits, until there is no descriptor left; here what is too much waits in the socket's backlog.
 """
 

@@ -50,7 +50,7 @@ _ANYBODY = Caller(key=None, operator=True)
 
 
 def caller(request: Request) -> Caller:
-    """On a server without keys everybody may do everything."""
+    """On a server without keys everything is allowed."""
     return request.scope.get(CALLER, _ANYBODY)
 
 

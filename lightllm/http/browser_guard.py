@@ -1,4 +1,4 @@
-"""What keeps pages in somebody's browser away from a server without keys, which trusts whoever reaches it.
+"""What keeps pages in somebody's browser away from a server without keys, which trusts whatever reaches it.
 
 A page of any site can have the browser send requests to an address that only this machine, or its network, reaches: simple
 ones at once, all others after a preflight, which fails (there is no CORS without --allowed_origins). By a name of its own

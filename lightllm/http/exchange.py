@@ -183,7 +183,7 @@ class Exchange:
             self._chunked = self._version == "1.1"
             if self._chunked:
                 lines.append(b"transfer-encoding: chunked")
-        if self._more_body:  # who answers without the body does not want it: nothing can follow it
+        if self._more_body:  # an answer without the body read: nothing can follow on this connection
             self.keep_alive = False
         self.keep_alive = self.keep_alive and not closes
         if not self.keep_alive and not closes:

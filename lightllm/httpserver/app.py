@@ -73,7 +73,7 @@ def create_app(state: ServerState) -> FastAPI:
 
 def _where_to_look(state: ServerState) -> Callable[[], Awaitable[Response]]:
     async def where_to_look() -> Response:
-        """For who opens the server's address in a browser."""
+        """For the server's address opened in a browser."""
         return JSONResponse(
             {
                 "message": f"LightLLM {__version__} serves {state.model_name}. OpenAI's API is under /v1, LightLLM's own at "

@@ -87,7 +87,7 @@ def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
 
 
 def note_tools() -> None:
-    """Into the log, once: nobody reads calls out of what the model writes."""
+    """Into the log, once: calls are not parsed out of what the model writes."""
     if not _tools_noted.is_set():
         _tools_noted.set()
         logging.getLogger(__name__).warning(

@@ -184,7 +184,7 @@ class EngineClient:
             del self._flushes[ticket]
 
     def forget(self, record: RequestRecord) -> None:
-        """The last byte is sent, or there is nobody to send it to: aborts what still runs and drops the record."""
+        """The last byte is sent, or the client is gone: aborts what still runs and drops the record."""
         self.abort(record)
         for choice in record.choices:
             self._choices.pop(choice.request_id, None)

@@ -38,7 +38,7 @@ Scalar = (
     | Annotated[float, Field(strict=True, allow_inf_nan=False)]
     | Annotated[str, Field(strict=True, max_length=4096)]
 )
-"""A value of a type that somebody else decides on: taken as it is."""
+"""A value of a type that is decided elsewhere: taken as it is."""
 
 
 class Body(BaseModel):

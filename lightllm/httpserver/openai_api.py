@@ -196,7 +196,7 @@ def _with_length(params: SamplingParams, max_new_tokens: int) -> SamplingParams:
 
 
 def _asked(logprobs: int | None) -> int:
-    """For `SamplingParams.logprobs`: who asks for none saves the work."""
+    """For `SamplingParams.logprobs`: 0 saves the work."""
     return -1 if logprobs is None else logprobs
 
 

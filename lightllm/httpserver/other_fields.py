@@ -1,7 +1,7 @@
 """Fields of a request that no model of a body knows: what other servers, newer APIs and typing errors bring.
 
 A field that would change the answer is refused by its name, unless it asks for what happens anyway; one that changes nothing
-is accepted; one that nobody here has heard of is accepted too, and named once in the log.
+is accepted; one that is unknown is accepted too, and named once in the log.
 """
 
 from __future__ import annotations

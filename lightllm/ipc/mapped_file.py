@@ -12,8 +12,8 @@ from lightllm.errors import StartupError
 
 
 def map_file(path: Path, size: int) -> mmap.mmap:
-    """Makes the file with `size` bytes, or takes the one that is there; it is never shrunk, for whoever maps it already
-    would be killed by SIGBUS. So would whoever writes into it where the file system is full: that is found out here.
+    """Makes the file with `size` bytes, or takes the one that is there; it is never shrunk, for a process that maps it already
+    would be killed by SIGBUS. So would a process that writes into it where the file system is full: that is found out here.
     Raises `StartupError`."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)

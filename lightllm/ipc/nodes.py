@@ -1,6 +1,6 @@
 """The authenticated connection between the nodes of one server: ZMQ CURVE (curvezmq.org) with keys from a shared secret.
 
-Both key pairs are derived from the secret, so every node can make them: who does not know the secret knows neither the
+Both key pairs are derived from the secret, so every node can make them: a stranger without the secret knows neither the
 public key of node 0, without which no handshake begins, nor a client key that node 0 accepts. Traffic is encrypted, with
 keys of its own for each connection.
 """

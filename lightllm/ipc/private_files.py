@@ -1,4 +1,4 @@
-"""Files that hold secrets: who else can read them?"""
+"""Files that hold secrets: which other users can read them?"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class RpcServer:
 
         logger = logging.getLogger("rpyc")
         logger.setLevel(logging.WARNING)
-        # The final name appears only once the socket listens: who sees the file can connect.
+        # The final name appears only once the socket listens: a process that sees the file can connect.
         starting = f"{path}.new"
         self._path = path
         self._server = ThreadedServer(

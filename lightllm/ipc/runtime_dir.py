@@ -143,7 +143,7 @@ class RuntimeDir:
 def remove_stale(root: Path) -> list[Path]:
     """Removes folders under `root` whose owner no longer exists; returns them. The root's lock must be held.
 
-    Nothing else is touched, whoever put it there: a folder of ours has the name that `create` gives, and our lock in it.
+    Nothing else is touched, whatever put it there: a folder of ours has the name that `create` gives, and our lock in it.
     """
     removed = []
     for path in root.iterdir():
@@ -163,7 +163,7 @@ def _make_private(root: Path, remedy: str) -> None:
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(folder).st_uid != os.getuid():
-            raise StartupError(f"The runtime folder {root} belongs to somebody else.", remedy)
+            raise StartupError(f"The runtime folder {root} belongs to another user.", remedy)
         os.fchmod(folder, 0o700)
     finally:
         os.close(folder)

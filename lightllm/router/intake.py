@@ -51,7 +51,7 @@ def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: Admi
         raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")
     if n == 1:
         return
-    # Whatever the policy expects, full length must fit: then nobody waits for ever.
+    # Whatever the policy expects, full length must fit: then no request waits for ever.
     restored = [len(choice.output_ids) for choice in message.choices]
     demand = Demand.of(
         [

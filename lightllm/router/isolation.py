@@ -1,4 +1,4 @@
-"""Which request makes rounds fail: it ends alone, and not everybody who was in the same rounds.
+"""Which request makes rounds fail: it ends alone, and not all that were in the same rounds.
 
 Most of what is wrong with one request is an error of its row (`RoundResult.errors`). This is for the rest: when a round has
 failed several times, its requests run in halves, the older half first, in rounds of their own. A half whose round succeeds
@@ -29,7 +29,7 @@ class Isolation:
         return bool(self._groups)
 
     def next_group(self) -> list[Request]:
-        """Who runs in the next round; empty, and with it the suspicion, if all suspects have ended or paused meanwhile."""
+        """What runs in the next round; empty, and with it the suspicion, if all suspects have ended or paused meanwhile."""
         while self._groups:
             self._groups[-1] = [r for r in self._groups[-1] if r.state is State.PREFILLING]
             if self._groups[-1]:
@@ -38,7 +38,7 @@ class Isolation:
         return []
 
     def failed(self, requests: Collection[Request]) -> list[Request]:
-        """The round of these has failed; who has to end."""
+        """The round of these has failed; which have to end."""
         if not self._groups:
             self._ended = 0
         self._clear(requests)

@@ -1,6 +1,6 @@
 """The Router's main loop: messages in, rounds out, one thread. Sleeps while there is nothing to do.
 
-A turn: take results and requests, send the backends their next round (they wait for it), then tell everybody else.
+A turn: take results and requests, send the backends their next round (they wait for it), then the other processes.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class RouterLoop:
         busy = self._take_results()
         busy |= self._take_intake()
         busy |= self._pump.fill(time.monotonic())
-        self._publish(busy)  # before the tokens: who gets the last answer finds the server empty
+        self._publish(busy)  # before the tokens: a client that has its last token sees the server empty
         self._send_tokens()
         return busy
 
@@ -191,7 +191,7 @@ class RouterLoop:
         self._due.text_sent()
 
     def _publish(self, busy: bool) -> None:
-        """Snapshot, statistics, and the check of the books while nobody runs."""
+        """Snapshot, statistics, and the check of the books while nothing runs."""
         now = time.monotonic()
         empty = not self.scheduler.has_work
         self._due.work(not empty or self.scheduler.in_flight > 0, now)

@@ -74,7 +74,7 @@ class Request:
         self.id = choice.request_id
         self.index = choice.index
         self.serial = serial
-        """Order of arrival: within a priority, who is served first, and who pauses last."""
+        """Order of arrival: within a priority, which is served first, and which pauses last."""
         self.priority = params.priority
         """The lower the earlier."""
         self.prompt_ids = prompt_ids

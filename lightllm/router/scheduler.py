@@ -130,7 +130,7 @@ class Scheduler:
         ):
             return None
         if self._isolation and self._in_flight:
-            return None  # who runs next depends on how that round ends
+            return None  # what runs next depends on how that round ends
         self._admission.begin_round(self._next_seq)
         chosen = None
         while chosen is None and (suspects := self._isolation.next_group()):
@@ -232,7 +232,7 @@ class Scheduler:
         self._finish(request, "error", error.reason, keep=False)
 
     def flush_cache(self) -> int:
-        """Empties the prefix cache of what nobody reads now; how many tokens that were."""
+        """Empties the prefix cache of what is not read now; how many tokens that were."""
         return self._running.kv.flush()
 
     def drain_outputs(self) -> RoundTokens | None:
@@ -307,7 +307,7 @@ class Scheduler:
             raise InvariantError("; ".join(found))
 
     def repair(self) -> None:
-        """Books from scratch, after a breach; only while nothing is in flight and nobody runs."""
+        """Books from scratch, after a breach; only while nothing is in flight and nothing runs."""
         if self._in_flight or self._running.requests:
             raise RuntimeError("only an idle scheduler can be repaired")
         self._clear_books()

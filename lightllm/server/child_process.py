@@ -208,7 +208,7 @@ def _remove_openmp_registration(pid: int) -> None:
 
 
 def remove_stale_openmp_registrations(folder: Path = _SHARED_MEMORY) -> None:
-    """Removes those of this user's processes that are gone, and had nobody to clean up behind them."""
+    """Removes those of this user's processes that are gone, and left something behind."""
     for path in folder.glob(f"__KMP_REGISTERED_LIB_*_{os.getuid()}"):
         pid = path.name.split("_")[-2]
         if pid.isdecimal() and not Path("/proc", pid).exists():

@@ -22,7 +22,7 @@ def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.en
 
     OpenMP reads them once, when torch is imported. A layer is a dozen parallel regions: threads that sleep between them
     cost about 0.1 ms a region to wake, threads that spin take the cores from the Router and the Http Server. Intel's
-    runtime spins for a millisecond and yields to whoever wants the core; GNU's, which torch brings, does not yield.
+    runtime spins for a millisecond and yields to any thread that wants the core; GNU's, which torch brings, does not yield.
     """
     if config.mock_backend is not None:
         return _unless_set({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}, environ)

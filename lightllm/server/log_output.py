@@ -1,4 +1,4 @@
-"""The log of the whole server on its way to standard error: whoever reads it, or does not, never holds up the server.
+"""The log of the whole server on its way to standard error: a reader that stops reading never holds up the server.
 
 A thread writes; what it has not written yet is bounded, and what does not fit is dropped and counted. Standard error itself
 stays as it is: it may be shared with a terminal, so that it must not be made non-blocking.
@@ -74,12 +74,12 @@ class LogOutput:
                 self._changed.notify_all()
 
     def _write_all(self, data: bytes) -> int:
-        """Waits until it is written; bytes that were: fewer if nobody can read them or the disk is full."""
+        """Waits until it is written; bytes that were: fewer if there is no reader or the disk is full."""
         done = 0
         while done < len(data):
             try:
                 done += os.write(self._descriptor, data[done : done + _PIECE])
-            except BlockingIOError:  # somebody made it non-blocking
+            except BlockingIOError:  # another process made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError:
                 break

@@ -1,4 +1,4 @@
-"""Children that nobody started here: the first process of a container gets all that have lost their parents."""
+"""Children that were not started here: the first process of a container gets all that have lost their parents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says in the log which process hangs, and when it goes on. Ending or restarting it is nobody's business here."""
+"""Says in the log which process hangs, and when it goes on. It neither ends nor restarts it."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class TemplateProcess:
 
     @property
     def running(self) -> bool:
-        """Neither closed nor killed by somebody."""
+        """Neither closed nor killed from outside."""
         return self._end.alive and self._process.poll() is None
 
     @property
@@ -118,7 +118,7 @@ class TemplateProcesses:
         self._idle: list[TemplateProcess] = []
         self._working: set[TemplateProcess] = set()
         self.closings = 0
-        """How often `close` was called: a failure during which it grew is nobody's fault."""
+        """How often `close` was called: a failure during which it grew is no fault of the template."""
         self._changed = threading.Condition()
 
     @property

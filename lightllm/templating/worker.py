@@ -33,7 +33,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     at_start, (_, most) = _address_space(), resource.getrlimit(resource.RLIMIT_AS)
     loaded: dict[str, _Loaded] = {}
-    # Whoever waited for the answer may be gone, killed at any moment: that is no news, and no traceback for the log.
+    # The process that waited for the answer may be gone, killed at any moment: that is no news, and no traceback for the log.
     with socket.socket(fileno=0) as channel, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while (data := wire.receive(channel)) is not None:
             asked = wire.decode(data)

@@ -44,7 +44,7 @@ class ChatTemplates:
             with self.processes.one() as process, contextlib.suppress(TemplateFailure):
                 self._load(
                     process, name
-                )  # with a child that somebody killed the first conversation tries it again
+                )  # with a child that was killed the first conversation tries it again
         return dict(self._broken)
 
     def render(
@@ -110,7 +110,7 @@ class ChatTemplates:
         raise AssertionError("the second try ends in an answer or an error")
 
     def _load(self, process: TemplateProcess, name: str) -> None:
-        """Gives a child the template, unless it has it or nobody can use it. Raises `TemplateFailure` if the child died."""
+        """Gives a child the template, unless it has it or it cannot be used. Raises `TemplateFailure` if the child died."""
         if name in process.loaded or name in self._broken:
             return
         source = self._sources[name]

@@ -42,7 +42,7 @@ class DummyWeights:
         return 0
 
     def release_pages(self, tensor: torch.Tensor) -> None:
-        """It is nobody else's."""
+        """Not shared with any other tensor."""
 
     def read(
         self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None

@@ -18,5 +18,5 @@ _trim = _find_trim()
 
 def give_back_freed_memory() -> None:
     """glibc keeps freed blocks of up to 32 MiB for later: the copies that conversion and packing make of every weight would
-    stay as hundreds of MiB that nobody uses (mallopt(3), malloc_trim(3))."""
+    stay as hundreds of MiB that are not used (mallopt(3), malloc_trim(3))."""
     _trim(0)

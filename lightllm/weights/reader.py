@@ -37,7 +37,7 @@ class WeightReader:
         self.release_pages = source.release_pages
         """Is told what of a tensor has been copied."""
         self.budget = MemoryBudget(source.largest())
-        """Of copies: whoever loads holds no more than one tensor beside what it keeps."""
+        """Of copies: loading holds no more than one tensor beside what it keeps."""
         self._prefix = prefix
         self._present_in_file = source.names()
         self._present = {

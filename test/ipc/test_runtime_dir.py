@@ -115,7 +115,7 @@ def test_a_root_of_somebody_else_is_refused(tmp_path, monkeypatch):
     uid = os.getuid()
     (tmp_path / f"lightllm-{uid + 1}").mkdir(mode=0o755)
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
-    with pytest.raises(StartupError, match="belongs to somebody else"):
+    with pytest.raises(StartupError, match="belongs to another user"):
         RuntimeDir.create(tmp_path)
     assert stat.S_IMODE((tmp_path / f"lightllm-{uid + 1}").stat().st_mode) == 0o755
 

@@ -21,7 +21,7 @@ BLOCK_PARTS = 32
 _RESIDENT = 2
 """Programs of the decode kernel that a multiprocessor holds at a time."""
 _WAVES = 4
-"""Parts for each place on the GPU when entries are many: whoever is done early takes another."""
+"""Parts for each place on the GPU when entries are many: a place that is done early takes another."""
 COUNTS = ["n", "bound", "divisor", "part", "window", "counters"]
 
 

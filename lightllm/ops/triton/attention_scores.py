@@ -51,7 +51,7 @@ def leave_part(
     """Stores the own result of one part of a context, its exponent, and counts it: returns how many parts had arrived.
 
     partial_heads: pointers [BLOCK_H, BLOCK_D] and lse_heads: pointers [BLOCK_H] to the results of part 0; arrived: the
-    context's counter. Whoever finds all others there reads them with `merge_parts`.
+    context's counter. The last part to arrive reads them all with `merge_parts`.
     """
     place = part.to(tl.int64) * all_heads
     tl.store(partial_heads + place * DIM, acc / total[:, None], mask=row_mask)

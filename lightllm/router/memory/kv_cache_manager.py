@@ -6,7 +6,7 @@
 A prompt enters the cache chunk by chunk, when the round of a chunk is planned; the slots change their owner, not their
 place. What was generated enters when the request leaves its row. If the cache has the tokens of a chunk already (two
 requests computed them in one round), the chunk and all that follows stay the request's own until it leaves: a row that
-runs never has to be remapped, and duplicates are freed when nobody reads them any more.
+runs never has to be remapped, and duplicates are freed when they are not read any more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CachedPrefix(NamedTuple):
 
     length: int
     read: int
-    """By those who run."""
+    """By running requests."""
     shared: int
     """By several of them."""
 
@@ -51,7 +51,7 @@ class KvCacheManager:
 
     @property
     def available(self) -> int:
-        """Slots that nobody needs."""
+        """Slots that are not needed."""
         return self.own.free + self.cache.evictable
 
     @property
@@ -62,7 +62,7 @@ class KvCacheManager:
     # -- a request in a row
 
     def prefixes(self, group: list[Request]) -> tuple[list[CachedPrefix], int]:
-        """(what is cached of each context, how much of all that nobody locks, at most) for siblings that wait."""
+        """(what is cached of each context, how much of all that is not locked, at most) for siblings that wait."""
         found: list[CachedPrefix] = []
         unlocked = 0
         for i, request in enumerate(group):
@@ -192,12 +192,12 @@ class KvCacheManager:
         self.own.give_back(request.row, self.own.held(request.row) + request.shared - kv_len)
 
     def flush(self) -> int:
-        """Empties the cache of what nobody reads; how many tokens that were."""
+        """Empties the cache of what is not read; how many tokens that were."""
         slots = self.cache.evict(self.cache.evictable)
         self.own.reclaim(slots)
         return len(slots)
 
-    # -- who waits for whom
+    # -- waiting for a prefix that another request computes
 
     def overlap(self, request: Request, known: int, other: Request, end: int) -> bool:
         """Whether it is worth while for `request`, of whose context `known` tokens are there, to wait until `other`, which

@@ -1,7 +1,7 @@
 """The prefix cache: a radix tree from token ids to the KV slots that hold them.
 
 A node is a piece of text with one slot a token; the way from the root to its end is a prefix that needs no computing.
-Whoever reads a prefix locks its last node, and with it all above. What nobody locks may be evicted, least recently used
+A reader of a prefix locks its last node, and with it all above. What is not locked may be evicted, least recently used
 leaf first, cut from its end. Time is a counter, so that the same calls always do the same.
 
 Rounds run in order, so a prefix may be shared before its round has returned. Such a node carries the sequence number of
@@ -48,7 +48,7 @@ class Node:
 class CacheStats:
     tokens: int
     evictable: int
-    """Tokens that nobody locks."""
+    """Tokens that are not locked."""
     nodes: int
 
 
@@ -87,7 +87,7 @@ class RadixCache:
         return node, length
 
     def peek(self, tokens: np.ndarray) -> tuple[int, int, int]:
-        """(length of the longest prefix, how many of its tokens nobody locks, how many are locked more than once),
+        """(length of the longest prefix, how many of its tokens are not locked, how many are locked more than once),
         changing nothing."""
         length = unlocked = shared = 0
         if len(tokens) and int(tokens[0]) not in self.root.children:
@@ -101,7 +101,7 @@ class RadixCache:
         return length, unlocked, shared
 
     def unshared(self, node: Node) -> int:
-        """How many tokens of the prefix that ends with `node`, which is locked, nobody else locks."""
+        """How many tokens of the prefix that ends with `node`, which is locked, no other reader locks."""
         tokens = 0
         for part in _upwards(node):
             if part.locks > 1:
@@ -142,8 +142,8 @@ class RadixCache:
     # -- writing
 
     def drop(self, node: Node) -> np.ndarray:
-        """Takes what is not sound of the prefix that ends with `node` out of the tree, with all that hangs on it; whoever reads
-        it goes on reading. int32: the slots of what nobody does."""
+        """Takes what is not sound of the prefix that ends with `node` out of the tree, with all that hangs on it; a reader of
+        it goes on reading. int32: the slots of what is not read."""
         top = None
         for part in _upwards(node):
             if part.sound:
@@ -195,7 +195,7 @@ class RadixCache:
         return node, lost
 
     def take_back(self, seq: int) -> np.ndarray:
-        """Removes what rounds from `seq` on would have computed, which nobody locks any more; int32: its slots."""
+        """Removes what rounds from `seq` on would have computed, which are not locked any more; int32: its slots."""
         fresh = [node for s in sorted(self._fresh) if s >= seq for node in self._fresh.pop(s)]
         void = [node for node in fresh if node.parent is not None]  # the others have been evicted
         for node in void:
@@ -284,7 +284,7 @@ class RadixCache:
         self.evictable -= count
 
     def _push_leaf(self, node: Node) -> None:
-        """Every leaf that nobody locks has an entry with its stamp."""
+        """Every leaf that is not locked has an entry with its stamp."""
         if not _is_free_leaf(node):
             return
         if len(self._leaves) > 64 + 2 * self._nodes:

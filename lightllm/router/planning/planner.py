@@ -1,4 +1,4 @@
-"""Chooses what runs next: who decodes, whose prompt is prefilled how far, and who must pause."""
+"""Chooses what runs next: which rows decode, how far each prompt is prefilled, and which requests pause."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Planner:
 
     def _make_room(self) -> DecodeBatch | None:
         """The decode rows of this round, each of which can get a slot. The newest requests pause until that is so;
-        None while they wait for their rounds in flight. With conservative admission nobody has to."""
+        None while they wait for their rounds in flight. With conservative admission none has to."""
         kv = self._running.kv
         while True:
             batch = self._running.decode_batch(self._token_budget)
@@ -89,7 +89,7 @@ class Planner:
             self._pause_newest()
 
     def _fill(self, batch: DecodeBatch, now: float) -> tuple[DecodeBatch, list[Chunk]]:
-        """The round with prefill chunks for what the decode rows leave of the token budget, admitting who fits. Where
+        """The round with prefill chunks for what the decode rows leave of the token budget, admitting what fits. Where
         prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
         running, mixes = self._running, self._rounds.mixes
         whole = self._whole
@@ -156,7 +156,7 @@ class Planner:
         self.settle_pausing()
 
     def settle_pausing(self) -> None:
-        """Who pauses gives its row and slots back when none of its rounds is in flight any more."""
+        """A pausing request gives its row and slots back when none of its rounds is in flight any more."""
         for request in list(self._running.pausing):
             if not any(self._running.computes_for(planned, request) for planned in self._in_flight):
                 self._running.leave(request)

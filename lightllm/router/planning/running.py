@@ -88,7 +88,7 @@ class Running:
 
     def leave(self, request: Request, keep: bool = True) -> None:
         """Frees row and slots at once: rounds in flight run before any that reuses them. keep: what it computed stays in the
-        prefix cache; otherwise nobody reads it any more."""
+        prefix cache; otherwise it is not read any more."""
         self._out_of_plan(request)
         if request in self.pausing:
             self.pausing.remove(request)
@@ -112,7 +112,7 @@ class Running:
         self.pausing.append(request)
 
     def newest(self) -> Request | None:
-        """Who pauses first: of those that still want memory the worst priority, in it the latest arrival."""
+        """The first to pause: of those that still want memory the worst priority, in it the latest arrival."""
         decoding = (request for row in self._decoding if (request := self.by_row[row]) is not None)
         wanting = [*self.prefilling, *decoding]
         return max(wanting, key=lambda r: (r.priority, r.serial)) if wanting else None
@@ -267,7 +267,7 @@ class Running:
 
     def undo(self, rounds: list[PlannedRound]) -> None:
         """Takes back all rounds in flight (oldest first), which were never executed: their requests prefill again what has
-        no KV, beginning with a join, for their rows may be void. So do those who share what these rounds were to compute."""
+        no KV, beginning with a join, for their rows may be void. So do those that share what these rounds were to compute."""
         for planned in reversed(rounds):
             self._leaves = planned.leaves + self._leaves
         undone = {
@@ -278,7 +278,7 @@ class Running:
         np.copyto(self.remaining, self.confirmed_remaining)
         for request in self.kv.take_back(rounds[0].seq, self.requests.values()):
             self.kv_len[request.row] = self.confirmed_kv_len[request.row] = request.shared
-            request.may_wait = True  # for who computes it again
+            request.may_wait = True  # for the request that computes it again
             undone[request.id] = request
         for request in undone.values():
             kv_len = int(self.kv_len[request.row])
@@ -334,7 +334,7 @@ class Running:
             self._batch = None
 
     def _after_decode(self, batch: DecodeBatch) -> None:
-        """Those whose last output this round plans decode no more: a length end is known when planning. Who had a turn goes
+        """Those whose last output this round plans decode no more: a length end is known when planning. A row that had a turn goes
         last."""
         if not len(batch):
             return
