@@ -22,7 +22,7 @@ _ALONE_SECONDS = 0.0005
 """For which one thread makes masks before others help."""
 _KEPT_MATCHERS = 16
 _COPIES = 16
-"""Requests that share one automaton, which grows with what they say, to 25 MB and rarely twice as much."""
+"""Most requests that share one automaton: it grows with their outputs, typically to 25 MB, at most to about 50."""
 
 
 class Matcher:
