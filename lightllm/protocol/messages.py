@@ -58,6 +58,9 @@ class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
     choices: list[Choice]
     restored: bool = False
     """It was accepted by a Router that is gone: it goes on, and is not refused for load."""
+    uncut: Array = EMPTY_INT32
+    """int32 [2 * spans]: start and end of prompt tokens that one chunk must complete, ascending and disjoint: an image whose
+    tokens attend to each other in both directions."""
 
 
 class AbortRequest(msgspec.Struct, array_like=True, frozen=True, tag="abort"):

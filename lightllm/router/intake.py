@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
+
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
 from lightllm.router.admission.controller import AdmissionController
@@ -35,6 +37,7 @@ def check_request(
 
 def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: AdmissionController) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
+    _check_uncut(message.uncut, prompt, config.batch_max_tokens)
     if prompt + new > config.max_req_total_len:
         raise PromptTooLong(
             f"the prompt has {prompt} tokens; with max_new_tokens {new} that is {prompt + new}, but a request may have "
@@ -64,4 +67,21 @@ def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: Admi
             f"{n} answers of up to {prompt + new} tokens each need more than the {config.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",
             param="n",
+        )
+
+
+def _check_uncut(uncut: np.ndarray, prompt: int, most: int) -> None:
+    """Spans that chunks must not cut lie in the prompt, one behind the other, and each fits into a round."""
+    if not len(uncut):
+        return
+    bounds = uncut.astype(np.int64)
+    if len(bounds) % 2 or bounds[0] < 0 or bounds[-1] > prompt or (np.diff(bounds) < 0).any():
+        raise InvalidParameter(
+            "spans that must not be cut are no ascending spans of the prompt", param="prompt"
+        )
+    longest = int((bounds[1::2] - bounds[::2]).max())
+    if longest > most:
+        raise PromptTooLong(
+            f"{longest} tokens of the prompt have to be computed together, but a round has at most {most} (batch_max_tokens)",
+            param="prompt",
         )

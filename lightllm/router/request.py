@@ -59,7 +59,7 @@ class Request:
     __slots__ = (
         "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
         "params", "priority", "prompt_done", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
-        "state", "end_token_ids",
+        "state", "end_token_ids", "uncut",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +70,7 @@ class Request:
         params: SamplingParams,
         end_token_ids: frozenset[int],
         restored: bool = False,
+        uncut: np.ndarray = EMPTY_INT32,
     ) -> None:
         self.id = choice.request_id
         self.index = choice.index
@@ -83,6 +84,8 @@ class Request:
         self.end_token_ids = end_token_ids
         self.restored = restored
         """A Router that is gone had accepted it."""
+        self.uncut = uncut
+        """int32 [2 * spans]: see `AddRequest.uncut`."""
         self.runs_to_limit = not end_token_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
         self.output_ids = array("i", choice.output_ids.astype(np.int32).tobytes())
@@ -149,6 +152,17 @@ class Request:
         if state not in TRANSITIONS[self.state]:
             raise RuntimeError(f"request {self.id}: {self.state.value} -> {state.value} is not allowed")
         self.state = state
+
+    def chunk_end(self, start: int, end: int) -> int:
+        """Where a chunk that begins at `start` and would end at `end` ends, so that it cuts no span of `uncut`: before the
+        span, or behind it if the chunk begins there."""
+        span = int(np.searchsorted(self.uncut, end))
+        if span % 2 == 0:  # an even number of bounds lies below `end`: it is in no span, or where one begins
+            return end
+        first, last = self.uncut[span - 1 : span + 1].tolist()
+        if end == last:
+            return end
+        return first if first > start else last
 
     def begin_prefill(self) -> None:
         """Freezes the context to prefill; its first chunk will carry a `JoinRow`."""

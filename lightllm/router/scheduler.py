@@ -98,7 +98,15 @@ class Scheduler:
             end_token_ids |= frozenset(self.config.eos_token_ids)
         prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
         group = [
-            Request(choice, self._serial + number, prompt_ids, params, end_token_ids, message.restored)
+            Request(
+                choice,
+                self._serial + number,
+                prompt_ids,
+                params,
+                end_token_ids,
+                message.restored,
+                message.uncut,
+            )
             for number, choice in enumerate(message.choices)
         ]
         self._serial += len(group)

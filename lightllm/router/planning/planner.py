@@ -69,7 +69,7 @@ class Planner:
         """A round of these alone, which prefill. Others pause if there is no slot for them; None if they had to themselves."""
         running = self._running
         while any(request.state is State.PREFILLING for request in requests):
-            chunks = self._chunks(self._token_budget, running.kv.available, self._whole, requests)
+            chunks = self._chunks(self._token_budget, running.kv.available, self._whole, 0, requests)
             if chunks:
                 return running.decode_batch(0), chunks
             self._pause_newest()
@@ -96,7 +96,8 @@ class Planner:
         rows, room = len(batch), self._token_budget
         if not whole:
             room = self._slo.round_tokens(rows, room, running.kv.in_use)
-        room -= rows if mixes else 0
+        beside = rows if mixes else 0
+        room -= beside
         running.extend_prefixes(rows)
         if self._waiting and not running.pausing:
             self._admission.admit(room, whole, rows, now)
@@ -104,8 +105,8 @@ class Planner:
             return batch, []
         if whole and mixes and running.work(running.prefilling[0]) > room:
             # a prompt that needs a round of its own
-            batch, room = running.decode_batch(0), self._token_budget
-        chunks = self._chunks(room, running.kv.available - len(batch), whole)
+            batch, room, beside = running.decode_batch(0), self._token_budget, 0
+        chunks = self._chunks(room, running.kv.available - len(batch), whole, beside)
         return (running.decode_batch(0) if chunks and not mixes else batch), chunks
 
     @property
@@ -113,11 +114,16 @@ class Planner:
         """Whether prompts are not to be split."""
         return self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
 
-    def _chunks(self, room: int, free: int, whole: bool, only: list[Request] | None = None) -> list[Chunk]:
-        """Prefill chunks of `room` tokens in all at most, in `free` slots, in the order of the prompts' turn; of `only` these
-        requests, if that is given."""
+    def _chunks(
+        self, room: int, free: int, whole: bool, decoding: int, only: list[Request] | None = None
+    ) -> list[Chunk]:
+        """Prefill chunks of `room` tokens in all at most, in `free` slots, beside `decoding` rows, in the order of the prompts'
+        turn; of `only` these requests, if that is given. What must not be cut may take more than `room` and than
+        `chunked_prefill_size`: all that the round's budget leaves, and more than a budget that was halved for want of memory
+        where nothing else is computed."""
         running = self._running
         chunks: list[Chunk] = []
+        left = self._token_budget - decoding
         for request in running.prefilling:
             if only is not None and request not in only:
                 continue
@@ -128,8 +134,14 @@ class Planner:
             start = int(running.kv_len[request.row])
             if request.may_wait and self._waits(request, start, chunks):
                 continue
+            if len(request.uncut):
+                alone = not chunks and not decoding
+                count = request.chunk_end(start, start + count) - start
+                if count > min(free, self._limits.batch_max_tokens if alone else left):
+                    break
             chunks.append(Chunk(request, start, start + count))
             room -= count
+            left -= count
             free -= count
         return chunks
 
