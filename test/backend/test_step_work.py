@@ -19,14 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from triton.runtime.interpreter import GridExecutor
 
 import lightllm
+from lightllm.backend import mode_backend
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.models.registry import load_model
+from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.attention_backends.triton import TritonAttention
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.rounds import JoinRow, Round
 from lightllm.sampling_params import SamplingParams
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="counts on the interpreter")
+
+TRITON = AttentionBackends(*[TritonAttention()] * 3)
 
 
 class Launches(TorchDispatchMode):
@@ -47,7 +52,10 @@ class Launches(TorchDispatchMode):
 def test_a_decode_layer_is_at_most_nine_launches(tmp_path, monkeypatch, name):
     """The second one: the first also cuts the round's contexts into parts. qwen2 has biases, qwen3 norms of heads."""
     zoo_model = make_zoo_model(tmp_path, name)
-    model = load_model(str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len)
+    model = load_model(
+        str(tmp_path), data_type=None, device=torch.device("cpu"), max_len=zoo_model.max_len,
+        attention_backends=TRITON,
+    )  # fmt: skip
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
     driver, launches = ModelDriver(model), Launches()
     driver.step([(0, [5, 6, 7]), (1, [8])])
@@ -123,6 +131,7 @@ def test_the_host_does_the_same_for_few_rows_as_for_many(tmp_path, monkeypatch, 
         graph_split_batch_size=1, graph_grow_step_size=8,
     )  # fmt: skip
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    monkeypatch.setattr(mode_backend, "make_attention_backends", lambda *_: TRITON)
     backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice())
     backend.init_model()
     params = SamplingParams(temperature=0.9, top_p=0.8, max_new_tokens=30)
