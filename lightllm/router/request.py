@@ -57,7 +57,7 @@ class Request:
     """
 
     __slots__ = (
-        "cached_spans", "context", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
+        "cached_spans", "context", "group", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
         "params", "priority", "prompt_done", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
         "state", "end_token_ids", "uncut",
     )  # fmt: skip
@@ -66,6 +66,7 @@ class Request:
         self,
         choice: Choice,
         serial: int,
+        group: int,
         prompt_ids: np.ndarray,
         params: SamplingParams,
         end_token_ids: frozenset[int],
@@ -76,6 +77,8 @@ class Request:
         self.index = choice.index
         self.serial = serial
         """Order of arrival: within a priority, which is served first, and which pauses last."""
+        self.group = group
+        """Siblings, the choices of one request, have the same number."""
         self.priority = params.priority
         """The lower the earlier."""
         self.prompt_ids = prompt_ids
@@ -130,7 +133,7 @@ class Request:
 
     def is_sibling(self, other: Request) -> bool:
         """Whether both are choices of one request."""
-        return self.prompt_ids is other.prompt_ids
+        return self.group == other.group
 
     def mark_in_context(self, start: int, end: int, cached: bool) -> None:
         """Tokens [start, end) are in its context from the next round on."""

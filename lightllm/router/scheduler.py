@@ -101,6 +101,7 @@ class Scheduler:
             Request(
                 choice,
                 self._serial + number,
+                self._serial,
                 prompt_ids,
                 params,
                 end_token_ids,

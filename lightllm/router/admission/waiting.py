@@ -59,7 +59,7 @@ class WaitingList:
         self._priorities: list[int] = []
         """The keys of `_classes`, sorted."""
         self._siblings: dict[int, int] = {}
-        """Prompt -> how many that have it in common wait."""
+        """Number of a group of siblings -> how many of it wait."""
         self._loads: dict[int, tuple[int, int]] = {}
         """Priority -> (requests, their context in tokens); what siblings have in common counts once."""
         self.count = 0
@@ -132,11 +132,11 @@ class WaitingList:
         self.count += sign
         self.paused += sign * (request.state is State.PAUSED)
         tokens = len(request.output_ids)
-        siblings = self._siblings.pop(id(request.prompt_ids), 0)  # the array is theirs alone
+        siblings = self._siblings.pop(request.group, 0)
         if siblings + min(sign, 0) == 0:  # the first to come, or the last to go
             tokens += request.prompt_len
         if siblings + sign:
-            self._siblings[id(request.prompt_ids)] = siblings + sign
+            self._siblings[request.group] = siblings + sign
         self.context += sign * tokens
         count, context = self._loads.get(request.priority, (0, 0))
         self._loads[request.priority] = count + sign, context + sign * tokens

@@ -16,7 +16,7 @@ from lightllm.sampling_params import SamplingParams
 
 def request(serial, priority=0):
     params = SamplingParams(max_new_tokens=5, priority=priority)
-    return Request(Choice(serial, 0), serial, np.array([1], np.int32), params, frozenset())
+    return Request(Choice(serial, 0), serial, serial, np.array([1], np.int32), params, frozenset())
 
 
 def serials(waiting):
@@ -71,7 +71,7 @@ def test_list_forgets_those_that_ended_behind_a_head_that_stays():
 def test_the_prompt_of_siblings_counts_once_whichever_of_them_waits():
     shared = np.arange(1, 11, dtype=np.int32)
     params = SamplingParams(max_new_tokens=5)
-    group = [Request(Choice(i, i, int32([7] * i)), i, shared, params, frozenset()) for i in range(3)]
+    group = [Request(Choice(i, i, int32([7] * i)), i, 0, shared, params, frozenset()) for i in range(3)]
     waiting = WaitingList()
     waiting.add(group)
     contexts = [waiting.context]
@@ -87,7 +87,7 @@ def test_a_restored_request_is_not_passed():
     waiting = WaitingList()
     waiting.add([request(0)])
     params = SamplingParams(max_new_tokens=5)
-    waiting.add([Request(Choice(1, 0), 1, np.array([1], np.int32), params, frozenset(), restored=True)])
+    waiting.add([Request(Choice(1, 0), 1, 1, np.array([1], np.int32), params, frozenset(), restored=True)])
     assert [group.may_be_passed(1) for group in waiting.in_turn()] == [True, False]
 
 
