@@ -39,15 +39,15 @@ class CachedPrefix(NamedTuple):
 class KvCacheManager:
     """Free + cached + in use = all slots. Evictable cache counts as free."""
 
-    def __init__(self, limits: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig) -> None:
         self.cache = RadixCache()
         self.own = TokenMemory(
-            limits.max_total_token_num, limits.max_rows, limits.max_req_total_len, limits.neighbouring_slots
+            config.max_total_token_num, config.max_rows, config.max_req_total_len, config.neighbouring_slots
         )
-        slots = limits.max_total_token_num
+        slots = config.max_total_token_num
         self._evict_at_once = min(slots // 64, min(max(EVICT_LEAST, slots // 128), EVICT_MOST))
-        self._enabled = limits.prompt_cache
-        self._worth_waiting = limits.worth_waiting
+        self._enabled = config.prompt_cache
+        self._worth_waiting = config.worth_waiting
 
     @property
     def available(self) -> int:

@@ -24,7 +24,7 @@ class Planner:
 
     def __init__(
         self,
-        limits: SchedulerConfig,
+        config: SchedulerConfig,
         rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,
@@ -32,14 +32,14 @@ class Planner:
         slo: SloController,
         in_flight: list[PlannedRound],
     ) -> None:
-        self._limits = limits
+        self._config = config
         self._rounds = rounds
         self._running = running
         self._waiting = waiting
         self._admission = admission
         self._slo = slo
         self._in_flight = in_flight
-        self._token_budget = limits.batch_max_tokens
+        self._token_budget = config.batch_max_tokens
         self._successes = 0
         self.pauses = 0
         """How often a request had to pause."""
@@ -55,7 +55,7 @@ class Planner:
                 batch, chunks = self._fill(batch, now)
             if len(batch) or chunks:
                 self._rounds.planned(prefill=bool(chunks))
-                if self._limits.decode_tokens > 1:
+                if self._config.decode_tokens > 1:
                     taken = len(batch) + sum(chunk.end - chunk.start for chunk in chunks)
                     batch = self._running.widened(
                         batch, min(self._token_budget, self._running.kv.available) - taken
@@ -112,7 +112,7 @@ class Planner:
     @property
     def _whole(self) -> bool:
         """Whether prompts are not to be split."""
-        return self._limits.whole_prompts and self._token_budget == self._limits.batch_max_tokens
+        return self._config.whole_prompts and self._token_budget == self._config.batch_max_tokens
 
     def _chunks(
         self, room: int, free: int, whole: bool, decoding: int, only: list[Request] | None = None
@@ -128,7 +128,7 @@ class Planner:
             if only is not None and request not in only:
                 continue
             work = running.work(request)
-            count = min(work, self._limits.chunked_prefill_size, room, free)
+            count = min(work, self._config.chunked_prefill_size, room, free)
             if count <= 0 or (whole and count < work):
                 break
             start = int(running.kv_len[request.row])
@@ -137,7 +137,7 @@ class Planner:
             if len(request.uncut):
                 alone = not chunks and not decoding
                 count = request.chunk_end(start, start + count) - start
-                if count > min(free, self._limits.batch_max_tokens if alone else left):
+                if count > min(free, self._config.batch_max_tokens if alone else left):
                     break
             chunks.append(Chunk(request, start, start + count))
             room -= count
@@ -182,8 +182,8 @@ class Planner:
 
     def round_succeeded(self) -> None:
         """A smaller budget recovers step by step."""
-        if self._token_budget < self._limits.batch_max_tokens:
+        if self._token_budget < self._config.batch_max_tokens:
             self._successes += 1
             if self._successes >= RECOVERY_ROUNDS:
-                self._token_budget = min(self._token_budget * 2, self._limits.batch_max_tokens)
+                self._token_budget = min(self._token_budget * 2, self._config.batch_max_tokens)
                 self._successes = 0

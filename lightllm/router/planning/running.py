@@ -28,9 +28,9 @@ class Running:
     """Owns rows and slots. A running request is in exactly one of `prefilling`, the decoding ones, those whose outputs
     are all planned, or `pausing`."""
 
-    def __init__(self, limits: SchedulerConfig) -> None:
-        max_rows = limits.max_rows
-        self.kv = KvCacheManager(limits)
+    def __init__(self, config: SchedulerConfig) -> None:
+        max_rows = config.max_rows
+        self.kv = KvCacheManager(config)
         self.rows = RowMemory(max_rows)
         self.requests: dict[int, Request] = {}
         self.prefilling: list[Request] = []
@@ -52,7 +52,7 @@ class Running:
         """Request ids, by row."""
         self.end_tokens = EndTokens()
         """Tokens that end a running request."""
-        self._decode_tokens = limits.decode_tokens
+        self._decode_tokens = config.decode_tokens
         self._generation = np.zeros(max_rows, dtype=np.int64)
         """How many requests have left each row."""
         self._prefilled = np.zeros(max_rows, dtype=bool)
