@@ -13,19 +13,10 @@ from lightllm.ops.torch.attention import decode_attention, prefill_attention
 class TorchAttention:
     graphs = False
     dense_prefill = False
+    decode = staticmethod(decode_attention)
 
     def takes(self, spec: AttentionSpec, kv: KvLayer) -> bool:
         return True
-
-    def decode(
-        self,
-        q: torch.Tensor,
-        kv: KvLayer,
-        metadata: AttentionMetadata,
-        spec: AttentionSpec,
-        out: torch.Tensor,
-    ) -> None:
-        decode_attention(q, kv, metadata, spec, out)
 
     def prefill(
         self,

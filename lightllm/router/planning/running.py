@@ -64,7 +64,7 @@ class Running:
         self._decodes = np.zeros(max_rows, dtype=bool)
         """The same rows."""
         self._batch: DecodeBatch | None = None
-        self._nobody = self._batch_of(self._decodes.nonzero()[0])
+        self._no_rows = self._batch_of(self._decodes.nonzero()[0])
         self._leaves: list[int] = []
         self.left = 0
         """How many requests have left their rows so far."""
@@ -120,7 +120,7 @@ class Running:
     def decode_batch(self, limit: int) -> DecodeBatch:
         """At most `limit` of the decoding requests; more than that take turns."""
         if not limit:
-            return self._nobody
+            return self._no_rows
         if len(self._decoding) > limit:
             first = list(islice(self._decoding, limit))
             return self._batch_of(np.array(first), partial=True)
@@ -191,12 +191,11 @@ class Running:
         self.confirmed_kv_len[at] = kv_len
         self.confirmed_remaining[at] = remaining
         if self._decode_tokens > 1:  # one of each row at a time
-            again = np.zeros(len(rows), dtype=bool)
             while len(rows):
+                again = np.zeros(len(rows), dtype=bool)
                 np.equal(rows[1:], rows[:-1], out=again[1:])
                 self._record(rows[~again], tokens[~again])
                 rows, tokens = rows[again], tokens[again]
-                again = np.zeros(len(rows), dtype=bool)
         else:
             self._record(rows, tokens)
         if entries is not None and self._decode_tokens > 1:
