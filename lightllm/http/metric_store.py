@@ -52,7 +52,7 @@ def read_all(folder: Path, metrics: Sequence[Metric]) -> dict[str, list[float]]:
     for path in sorted(folder.glob("http-*")):
         data = path.read_bytes()
         if len(data) != count * _WIDTH:
-            continue  # just being created
+            continue  # of another version
         for index, value in enumerate(memoryview(data).cast("d")):
             total[index] = max(total[index], value) if index in gauges else total[index] + value
     return {

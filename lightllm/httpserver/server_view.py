@@ -29,7 +29,7 @@ class ServerView:
         if self._reader is None:
             try:
                 self._reader = SnapshotReader(self._file)
-            except (FileNotFoundError, ValueError):  # not there yet, or just being created
+            except FileNotFoundError:  # not there yet
                 return _NOT_READY
         return self._reader.read()
 

@@ -14,11 +14,15 @@ from lightllm.errors import StartupError
 def map_file(path: Path, size: int) -> mmap.mmap:
     """Makes the file with `size` bytes, or takes the one that is there; it is never shrunk, for a process that maps it already
     would be killed by SIGBUS. So would a process that writes into it where the file system is full: that is found out here.
-    Raises `StartupError`."""
+    A reader finds no file, or one that has its size: it gets its name last. One process makes it. Raises `StartupError`."""
+    new = path.with_name(f".{path.name}.new")
+    made = not path.exists()
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = os.open(new if made else path, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             _reserve(descriptor, size)
+            if made:
+                new.replace(path)
             return mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)

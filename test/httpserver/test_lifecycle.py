@@ -215,7 +215,7 @@ def test_streams_go_on_when_the_engine_has_been_restarted(client: httpx.Client, 
     two = {"inputs": "x", "parameters": {"max_new_tokens": 50, "best_of": 2, "seed": 7}}
     with ThreadPoolExecutor(1) as pool, client.stream("POST", "/generate_stream", json=one) as stream:
         whole = pool.submit(httpx.post, f"{client.base_url}/generate", json=two)
-        engine.wait_for(lambda: len(engine.added) == 2 and all(n == 3 for n in engine.progress()))
+        engine.wait_for(lambda: engine.progress() == [3, 3, 3])
         lines = filter(None, stream.iter_lines())
         first = [next(lines) for _ in range(3)]
         engine.restart()

@@ -24,6 +24,20 @@ def test_a_file_has_its_blocks_at_once_and_is_never_shrunk(tmp_path):
     assert map_file(path, 100_000)[99_999] == 7
 
 
+def test_a_reader_never_finds_a_file_that_is_too_small(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    reserve = os.posix_fallocate
+
+    def look_first(descriptor: int, offset: int, size: int) -> None:
+        assert not path.exists()
+        reserve(descriptor, offset, size)
+        assert not path.exists()
+
+    monkeypatch.setattr(os, "posix_fallocate", look_first)
+    map_file(path, 5000)[4999] = 1
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_bytes()[4999] == 1
+
+
 @pytest.mark.parametrize(
     "make", [SnapshotWriter, lambda path: MetricStore(path, HTTP_METRICS), lambda path: map_file(path, 5000)]
 )
