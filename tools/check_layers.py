@@ -64,9 +64,9 @@ HEAVY = {"torch", "transformers", "triton"}
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "jsonpickle"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-SHIPPED = [PACKAGE, "tools"]
+SHIPPED = [PACKAGE, "tools", "demo_model"]
 """Folders whose code users run: safety rules apply."""
-MEASURED = [PACKAGE, "tools", "test"]
+MEASURED = [PACKAGE, "tools", "demo_model", "test"]
 """Folders whose files and functions are measured."""
 
 

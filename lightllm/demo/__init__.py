@@ -1,4 +1,4 @@
-"""The embedded demo model, served when no --model_dir is given; `tools/train_demo_model.py` makes its files."""
+"""The embedded demo model, served when no --model_dir is given; `demo_model/train.py` makes its files."""
 
 from pathlib import Path
 

@@ -4,11 +4,10 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from demo_model.corpus import BOS, EOS, TURN_END, Corpus, text_of  # noqa: E402
 from demo_model.report import BEGIN, END, write_report  # noqa: E402
-
 from lightllm.demo import MODEL_DIR  # noqa: E402
 
 

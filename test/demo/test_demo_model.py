@@ -13,11 +13,12 @@ from transformers.utils import logging
 
 from lightllm.demo import MODEL_DIR
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tokenizers import Tokenizer  # noqa: E402
 
 from demo_model.corpus import BOS, EOS, TURN_END, chat_prompt  # noqa: E402
 from demo_model.evaluation import greedy  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
 
 FOLDER = Path(MODEL_DIR)
 Ask = Callable[..., str]

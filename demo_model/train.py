@@ -1,4 +1,4 @@
-"""Trains the demo model that ships in `lightllm/demo/`: python tools/train_demo_model.py [--output FOLDER].
+"""Trains the demo model that ships in `lightllm/demo/`: python -m demo_model.train [--output FOLDER].
 
 Needs no data and no GPU: the text is generated, the seed is fixed, a CPU core takes minutes. The same machine type, thread
 count and library versions give the same files.
@@ -15,14 +15,15 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from demo_model.corpus import BOS, EOS, PAD, TURN_END
 from demo_model.evaluation import Score, evaluate, held_out_questions, trained_questions
 from demo_model.report import write_report
 from demo_model.tokenizer_files import CONTEXT_LENGTH, VOCAB_SIZE, train_tokenizer, write_tokenizer
 from demo_model.training import TrainingPlan, train
-from safetensors.torch import save
-from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHIPPED = REPOSITORY / "lightllm" / "demo"
@@ -113,7 +114,7 @@ def make_model(options: argparse.Namespace) -> list[str]:
     write_model(model, tokenizer, options.output)
     size = (options.output / "model.safetensors").stat().st_size
     return [
-        "Command line: `python tools/train_demo_model.py "
+        "Command line: `python -m demo_model.train "
         f"--seed {plan.seed} --steps {plan.steps} --learning_rate {plan.learning_rate} --threads {options.threads}`",
         "",
         f"- {model.num_parameters():,} parameters, vocabulary of {tokenizer.get_vocab_size()} tokens, {size / 1e6:.1f} MB",

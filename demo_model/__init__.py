@@ -1,0 +1,1 @@
+"""How the embedded demo model is made; `demo_model/train.py` runs it."""
