@@ -53,6 +53,18 @@ class Forbidden(RequestError):
     kind = "permission_error"
 
 
+class NotFound(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
 class UnknownModel(RequestError):
     status = 404
     code = "model_not_found"
@@ -114,6 +126,14 @@ class ServerStopping(ServerOverloaded):
     """The server drains: nothing new is accepted."""
 
     code = "server_stopping"
+
+
+class InternalError(RequestError):
+    """Something unexpected; the log holds the traceback under the error id in the message."""
+
+    status = 500
+    code = "internal_error"
+    kind = "server_error"
 
 
 class BackendFailed(RequestError):

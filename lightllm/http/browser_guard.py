@@ -18,9 +18,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lightllm.config import ServerConfig
-from lightllm.errors import Forbidden, RequestError, UnsupportedMediaType
+from lightllm.errors import Forbidden, MethodNotAllowed, RequestError, UnsupportedMediaType
 from lightllm.http.auth import OPEN_PATHS
-from lightllm.http.error_responses import MethodNotAllowed, error_response
+from lightllm.http.error_responses import error_response
 
 _SIMPLE_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 """What a page may send to another site without asking (WHATWG Fetch, CORS-safelisted request header)."""

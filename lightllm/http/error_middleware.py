@@ -15,8 +15,8 @@ from collections.abc import Callable
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lightllm.errors import RequestError
-from lightllm.http.error_responses import InternalError, error_response
+from lightllm.errors import InternalError, RequestError
+from lightllm.http.error_responses import error_response
 
 _log = logging.getLogger(__name__)
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")

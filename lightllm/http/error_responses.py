@@ -8,27 +8,14 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from lightllm.errors import MalformedBody, RequestError, RequestTimeout, Unauthorized
-
-
-class NotFound(RequestError):
-    """No such route."""
-
-    status = 404
-    code = "not_found"
-
-
-class MethodNotAllowed(RequestError):
-    status = 405
-    code = "method_not_allowed"
-
-
-class InternalError(RequestError):
-    """Something unexpected; the log holds the traceback under the error id in the message."""
-
-    status = 500
-    code = "internal_error"
-    kind = "server_error"
+from lightllm.errors import (
+    MalformedBody,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    RequestTimeout,
+    Unauthorized,
+)
 
 
 def is_openai(path: str) -> bool:
@@ -39,22 +26,17 @@ def openai_body(error: RequestError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def native_body(error: RequestError) -> dict[str, Any]:
-    return {"message": error.message} | ({"param": error.param} if error.param else {})
-
-
 def error_body(path: str, error: RequestError) -> bytes:
     """JSON in the shape of the path's API."""
-    return msgspec.json.encode(openai_body(error) if is_openai(path) else native_body(error))
+    native = {"message": error.message} | ({"param": error.param} if error.param else {})
+    return msgspec.json.encode(openai_body(error) if is_openai(path) else native)
 
 
 def error_response(path: str, error: RequestError) -> Response:
     """The answer to a request that failed before its first byte, in the shape of its API."""
     # OpenAI and vLLM call a malformed body a bad request, and their clients' exceptions follow the status.
     status = 400 if is_openai(path) and isinstance(error, MalformedBody) else error.status
-    headers = {}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
+    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):

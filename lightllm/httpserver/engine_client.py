@@ -14,14 +14,14 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 import zmq
 
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
-from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord, with_seed
+from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord
 from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec, metrics
@@ -100,7 +100,8 @@ class EngineClient:
         if self._ended is not None:
             raise self._ended
         for prompt in record.prompts:
-            prompt.params = with_seed(prompt.params, secrets.randbits(63))
+            if prompt.params.seed is None:
+                prompt.params = msgspec.structs.replace(prompt.params, seed=secrets.randbits(63))
         self._serial += 1
         record.add_choices(make_request_id(self._worker, self._serial))
         self._serial += len(record.choices) - 1
@@ -224,18 +225,12 @@ class EngineClient:
             _log.exception("a %s message could not be handled", type(message).__name__)
 
     def _on_accepted(self, message: Accepted) -> None:
-        for record in self._mark_accepted(message.request_ids):
-            record.wake()
-
-    def _mark_accepted(self, request_ids: Iterable[int]) -> list[RequestRecord]:
-        changed = []
-        for request_id in request_ids:
+        for request_id in message.request_ids:
             choice = self._choices.get(request_id)
             if choice is not None and not choice.prompt.accepted:
                 choice.prompt.accepted = True
                 choice.request.to_accept -= 1
-                changed.append(choice.request)
-        return changed
+                choice.request.wake()
 
     def _on_refused(self, message: Refused) -> None:
         for request_id in message.request_ids:
@@ -256,11 +251,9 @@ class EngineClient:
         choices = self._choices
         touched: list[RequestRecord] = []
         tops = message.top
-        index = -1
-        for request_id, token_id, text, logprob in zip(
-            message.request_ids, message.token_ids, message.texts, message.logprobs, strict=True
+        for index, (request_id, token_id, text, logprob) in enumerate(
+            zip(message.request_ids, message.token_ids, message.texts, message.logprobs, strict=True)
         ):
-            index += 1
             choice = choices.get(request_id)
             if choice is None:
                 continue

@@ -13,8 +13,7 @@ from lightllm import __version__
 from lightllm.http import exposition
 from lightllm.http.metric_store import read_all
 from lightllm.httpserver.openapi import plain
-from lightllm.httpserver.server_view import ServerView
-from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.metrics import HTTP_METRICS, SNAPSHOT_METRICS
 

@@ -1,4 +1,5 @@
-"""Log-probabilities in the two shapes of the OpenAI API. Dictionaries, made only for clients that ask."""
+"""Log-probabilities in the two shapes of the OpenAI API, of answers and of echoed prompts. Dictionaries, made only for clients
+that ask."""
 
 from __future__ import annotations
 
@@ -105,7 +106,7 @@ class Logprobs:
     def _prompt_offsets(self, prompt: PromptRecord) -> list[int]:
         """Where the text of each prompt token begins in the echoed text; special tokens that the tokenizer added take no
         room in it."""
-        text = prompt.text or ""
+        text = prompt.text
         stream = self._tokenizer.stream([], skip_special_tokens=False)
         special = self._tokenizer.special_ids
         offsets, offset = [], 0
@@ -143,6 +144,26 @@ class Logprobs:
         if top is None:
             return []
         return list(zip(top.token_ids, top.logprobs, strict=True))[: self._count]
+
+
+class Echo:
+    """A prompt before its answers, as `/v1/completions` gives it back with `echo`. `alone`: the answer is left out."""
+
+    def __init__(self, logprobs: Logprobs | None, alone: bool = False) -> None:
+        self.alone = alone
+        self._logprobs = logprobs
+        self._last: tuple[PromptRecord | None, dict[str, list[Any]] | None] = None, None
+
+    def logprobs(self, prompt: PromptRecord) -> dict[str, list[Any]] | None:
+        """The same for all answers to a prompt, so it is made once."""
+        if self._logprobs is not None and self._last[0] is not prompt:
+            self._last = prompt, self._logprobs.prompt(prompt)
+        return self._last[1]
+
+    def size(self, choice: ChoiceRecord) -> int:
+        """About how many entries the log-probabilities of the prompt have."""
+        prompt = choice.prompt
+        return 0 if self._logprobs is None else len(prompt.prompt_ids) * (prompt.params.prompt_logprobs + 2)
 
 
 def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:

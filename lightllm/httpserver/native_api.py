@@ -103,7 +103,7 @@ async def _get_score(state: ServerState, request: Request) -> Response:
     record = RequestRecord(
         [PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), False, caller(request).owner
     )
-    return GenerationResponse(state.engine, record, ScoreRenderer())
+    return GenerationResponse(state.engine, record, ScoreRenderer(state.encoder.tokenizer))
 
 
 async def _generate(state: ServerState, request: Request, stream: bool) -> Response:

@@ -43,29 +43,15 @@ class NativeRenderer:
         return None
 
     def events(self, record: RequestRecord) -> list[bytes]:
+        """The last one says finished; where the finish came alone, it repeats the last token with the rest of the text (an empty
+        one, unless the end let a held-back part go)."""
         (choice,) = record.choices
-        prompt_tokens = len(choice.prompt.prompt_ids)
-        special = self._special
-        events = []
         count = len(choice.token_ids)
-        for index in range(choice.sent, count):
-            token_id = choice.token_ids[index]
-            text = choice.texts[index]
-            events.append(
-                _EVENT
-                % (
-                    token_id,
-                    event_json(text),
-                    json_bytes(finite(choice.logprobs[index])),
-                    _TRUE if token_id in special else _FALSE,
-                    index + 1,
-                    prompt_tokens,
-                    _FALSE,
-                    _NULL,
-                )
-            )
+        events = [self._event(choice, index, choice.texts[index]) for index in range(choice.sent, count)]
         if choice.finish is not None:
-            events = self._close(choice, events, prompt_tokens)
+            choice.ended = True
+            text = choice.texts[-1] if events else choice.tail
+            events[-1:] = [self._event(choice, count - 1, text, json_bytes(choice.finish.reason))]
         choice.sent = count
         return events
 
@@ -75,24 +61,14 @@ class NativeRenderer:
     def end(self, record: RequestRecord) -> list[bytes]:
         return []
 
-    def _close(self, choice: ChoiceRecord, events: list[bytes], prompt_tokens: int) -> list[bytes]:
-        """The last event says finished; where the finish came alone, it repeats the last token with the rest of the
-        text (an empty one, unless the end let a held-back part go)."""
-        choice.ended = True
-        index = len(choice.token_ids) - 1
-        text = choice.texts[index] if events else choice.tail
-        token_id = choice.token_ids[index] if index >= 0 else -1
-        last = _EVENT % (
-            token_id,
-            event_json(text),
-            json_bytes(finite(choice.logprobs[index]) if index >= 0 else 0.0),
-            _TRUE if token_id in self._special or index < 0 else _FALSE,
-            index + 1,
-            prompt_tokens,
-            _TRUE,
-            json_bytes(finish_reason(choice.finish)),
-        )
-        return [*events[:-1], last]
+    def _event(self, choice: ChoiceRecord, index: int, text: str, reason: bytes = _NULL) -> bytes:
+        """index: of the token; -1: there is none. reason: why the answer is finished, as JSON."""
+        token_id, logprob = (choice.token_ids[index], choice.logprobs[index]) if index >= 0 else (-1, 0.0)
+        special = index < 0 or token_id in self._special
+        return _EVENT % (
+            token_id, event_json(text), json_bytes(finite(logprob)), _TRUE if special else _FALSE, index + 1,
+            len(choice.prompt.prompt_ids), _FALSE if reason is _NULL else _TRUE, reason,
+        )  # fmt: skip
 
     def _tokens(self, choice: ChoiceRecord) -> list[dict[str, Any]]:
         tokens = []
@@ -118,8 +94,8 @@ class NativeRenderer:
         return tokens
 
 
-class ScoreRenderer:
-    """The answer of `/get_score`: the score travels where a token's log-probability does."""
+class ScoreRenderer(NativeRenderer):
+    """The answer of `/get_score`, which is not streamed: the score travels where a token's log-probability does."""
 
     def answer(self, record: RequestRecord) -> bytes:
         (choice,) = record.choices
@@ -130,15 +106,3 @@ class ScoreRenderer:
                 "finish_reason": finish_reason(choice.finish),
             }
         )
-
-    def preparation(self, record: RequestRecord) -> None:
-        return None
-
-    def events(self, record: RequestRecord) -> list[bytes]:
-        raise AssertionError("scores are not streamed")
-
-    def error(self, error: RequestError) -> bytes:
-        raise AssertionError("scores are not streamed")
-
-    def end(self, record: RequestRecord) -> list[bytes]:
-        return []

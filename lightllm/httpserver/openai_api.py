@@ -21,11 +21,10 @@ from lightllm.httpserver.chat_messages import (
     template_variables,
 )
 from lightllm.httpserver.constraints import error_field
-from lightllm.httpserver.echo import Echo
-from lightllm.httpserver.logprobs import Logprobs
+from lightllm.httpserver.logprobs import Echo, Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
 from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
-from lightllm.httpserver.openai_shapes import ChatShape, CompletionShape
+from lightllm.httpserver.openai_shapes import CHAT, COMPLETION
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord, RequestRecord
@@ -117,7 +116,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     )
     answer = Answer(answer_id, int(time.time()), model)
     extras = _extras(body, _logprobs(state, body, logprobs))
-    renderer = OpenAIRenderer(answer, ChatShape(), extras, state.chat_parser)
+    renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
     return GenerationResponse(state.engine, record, renderer)
 
 
@@ -141,7 +140,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
     )
     logprobs = _logprobs(state, body, body.logprobs)
     extras = _extras(body, logprobs, Echo(logprobs, body.echo_only) if body.echo else None)
-    renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), CompletionShape(), extras)
+    renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), COMPLETION, extras)
     return GenerationResponse(state.engine, record, renderer)
 
 

@@ -6,14 +6,14 @@ A streamed chunk with nothing but content is a prefix made once per choice, the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import openai_body
-from lightllm.httpserver.echo import Echo
-from lightllm.httpserver.logprobs import Logprobs, joined
-from lightllm.httpserver.openai_shapes import Shape
+from lightllm.httpserver.logprobs import Echo, Logprobs, joined
+from lightllm.httpserver.openai_shapes import Shape, choice_of
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
 from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser
@@ -40,17 +40,15 @@ class Extras(NamedTuple):
     echo: Echo | None = None
 
 
+@dataclasses.dataclass(slots=True)
 class _Stream:
     """One choice of a stream."""
 
-    __slots__ = ("parser", "prefix", "called")
-
-    def __init__(self, parser: DeltaParser, prefix: bytes) -> None:
-        self.parser = parser
-        self.prefix = prefix
-        """All of a chunk up to its text."""
-        self.called = False
-        """There was a tool call."""
+    parser: DeltaParser
+    prefix: bytes
+    """All of a chunk up to its text."""
+    called: bool = False
+    """There was a tool call."""
 
 
 class OpenAIRenderer:
@@ -67,7 +65,10 @@ class OpenAIRenderer:
         self._shape = shape
         self._extras = extras
         self._make_parser = make_parser
-        self._suffix = shape.content_frame[1] + (b',"usage":null}\n\n' if extras.usage else b"}\n\n")
+        self._suffix = b'%b,"logprobs":null,"finish_reason":null}]%b}\n\n' % (
+            shape.content_frame[1],
+            b',"usage":null' if extras.usage else b"",
+        )
         self._streams: dict[int, _Stream] = {}
         self._openings: dict[int, bytes] = {}
         """Choice -> its event with the echo, if that was made beforehand."""
@@ -94,7 +95,7 @@ class OpenAIRenderer:
         deltas: list[Delta] = []
         logprobs, called = None, False
         if echo is not None:
-            deltas.append(Delta(echo.text(choice.prompt)))
+            deltas.append(Delta(choice.prompt.text))
             logprobs = echo.logprobs(choice.prompt)
         if not self._echo_alone:
             if extras.logprobs is not None:
@@ -103,7 +104,7 @@ class OpenAIRenderer:
             parser = self._make_parser()
             deltas += [*parser.push(choice.text), *parser.end()]
             called = any(delta.kind == "tool_call" for delta in deltas)
-        whole = self._shape.whole(choice.index, deltas, logprobs, self._reason(choice, called))
+        whole = choice_of(choice.index, self._shape.whole(deltas), logprobs, self._reason(choice, called))
         if extras.token_ids:
             whole["token_ids"] = [] if self._echo_alone else choice.token_ids
             whole |= self._prompt_ids(choice, beside=False)
@@ -137,7 +138,8 @@ class OpenAIRenderer:
                     # of a failure an error event follows, and no finish reason of OpenAI's fits
                     if not choice.failed:
                         reason = self._reason(choice, stream.called)
-                        events.append(self._chunk_event(choice, self._shape.closing(choice.index, reason)))
+                        chunk = choice_of(choice.index, self._shape.closing, reason=reason)
+                        events.append(self._chunk_event(choice, chunk))
         return events
 
     def error(self, error: RequestError) -> bytes:
@@ -154,9 +156,9 @@ class OpenAIRenderer:
         shape, index = self._shape, choice.index
         head = event_json(self._head(shape.chunk_object))[:-1]
         prefix = b'data: %b,"choices":[{"index":%d,%b' % (head, index, shape.content_frame[0])
-        opening = shape.opening(index)
-        if opening is not None:
-            events.append(self._chunk_event(choice, opening, self._prompt_ids(choice, beside=True)))
+        if shape.opening is not None:
+            chunk = choice_of(index, shape.opening)
+            events.append(self._chunk_event(choice, chunk, self._prompt_ids(choice, beside=True)))
         if self._extras.echo is not None:
             events.append(self._openings.pop(index, b"") or self._echo_event(choice, self._extras.echo))
         stream = self._streams[index] = _Stream(self._make_parser(), prefix)
@@ -178,7 +180,7 @@ class OpenAIRenderer:
                 events.append(stream.prefix + event_json(delta.text) + self._suffix)
                 continue
             stream.called = stream.called or delta.kind == "tool_call"
-            chunk = self._shape.chunk(choice.index, delta) | (details or {})
+            chunk = choice_of(choice.index, self._shape.part(delta)) | (details or {})
             events.append(self._chunk_event(choice, chunk))
             details = details and {}  # the first delta has them
 
@@ -196,8 +198,8 @@ class OpenAIRenderer:
         return details
 
     def _echo_event(self, choice: ChoiceRecord, echo: Echo) -> bytes:
-        chunk = self._shape.chunk(choice.index, Delta(echo.text(choice.prompt)))
-        return self._chunk_event(choice, chunk | {"logprobs": echo.logprobs(choice.prompt)})
+        part = self._shape.part(Delta(choice.prompt.text))
+        return self._chunk_event(choice, choice_of(choice.index, part, echo.logprobs(choice.prompt)))
 
     def _chunk_event(
         self, choice: ChoiceRecord, chunk: dict[str, Any], beside: dict[str, Any] | None = None
@@ -225,8 +227,7 @@ class OpenAIRenderer:
 
     def _echoed(self, choice: ChoiceRecord) -> int:
         """Characters before the first one of the answer."""
-        echo = self._extras.echo
-        return 0 if echo is None else len(echo.text(choice.prompt))
+        return 0 if self._extras.echo is None else len(choice.prompt.text)
 
     def _reason(self, choice: ChoiceRecord, called: bool) -> str | None:
         reason = finish_reason(choice.finish)

@@ -17,8 +17,7 @@ from lightllm.http.server import HttpServer, make_config
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import PromptEncoder
-from lightllm.httpserver.server_view import ServerView
-from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.stalls import stall_seconds

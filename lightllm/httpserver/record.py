@@ -14,8 +14,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from lightllm.errors import RequestError
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, Finish, FinishReason, PromptLogprobs, TopLogprobs
@@ -95,11 +93,11 @@ class PromptRecord:
 
     __slots__ = ("prompt_ids", "params", "choices", "accepted", "logprobs", "text")
 
-    def __init__(self, prompt_ids: list[int], params: SamplingParams, text: str | None = None) -> None:
+    def __init__(self, prompt_ids: list[int], params: SamplingParams, text: str = "") -> None:
         self.prompt_ids = prompt_ids
         self.params = params
         self.text = text
-        """The prompt as the client wrote it; None if it sent token ids."""
+        """The prompt as the client wrote it; of token ids, or of a prompt that was cut, only if it is wanted back."""
         self.choices: list[ChoiceRecord] = []
         self.accepted = False
         self.logprobs: list[PromptLogprobs] = []
@@ -204,8 +202,3 @@ class RequestRecord:
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def with_seed(params: SamplingParams, seed: int) -> SamplingParams:
-    """`params` with `seed`, unless the client gave one."""
-    return params if params.seed is not None else msgspec.structs.replace(params, seed=seed)

@@ -17,13 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
 from lightllm.http.error_middleware import ABORT_CONNECTION
-from lightllm.http.keep_alive import COMMENT, KeepAlive
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.httpserver.record import RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
 _log = logging.getLogger(__name__)
+_COMMENT = b": keep-alive\n\n"
+"""A server-sent event without data: clients take no notice of it (HTML standard, 9.2.6)."""
 
 
 class Renderer(Protocol):
@@ -119,13 +120,13 @@ class GenerationResponse(Response):
             }
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
-        keep_alive = KeepAlive(record.wake, self._engine.sse_keep_alive)
+        keep_alive = _KeepAlive(record.wake, self._engine.sse_keep_alive)
         try:
             await self._send_events(send, keep_alive)
         finally:
             keep_alive.stop()
 
-    async def _send_events(self, send: Send, keep_alive: KeepAlive) -> None:
+    async def _send_events(self, send: Send, keep_alive: _KeepAlive) -> None:
         record, renderer = self._record, self._renderer
         interval = self._engine.stream_interval
         while not record.disconnected and record.error is None:
@@ -143,7 +144,7 @@ class GenerationResponse(Response):
                 record.sending = False
                 keep_alive.sent()  # news may have come while the client was slow
             elif keep_alive.due:
-                await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                await send({"type": "http.response.body", "body": _COMMENT, "more_body": True})
                 keep_alive.sent()
             else:
                 await record.news()
@@ -176,6 +177,40 @@ class GenerationResponse(Response):
             )  # fmt: skip
 
 
+class _KeepAlive:
+    """Notices that a stream has carried nothing for a while, and wakes its handler, which sends a comment: proxies drop connections
+    that carry nothing for a minute or less. One timer a stream, which moves on only
+    when it fires, so that a token costs no more than a look at the clock."""
+
+    def __init__(self, wake: Callable[[], None], seconds: float) -> None:
+        """wake: lets the stream's handler look at `due`; seconds: of silence, 0: for ever."""
+        self.due = False
+        """A comment should be sent."""
+        self._wake = wake
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._look) if seconds else None
+
+    def sent(self) -> None:
+        """Something was sent."""
+        self.due = False
+        self._last = self._loop.time()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        left = self._last + self._seconds - now
+        if left <= 0:
+            self.due = True
+            self._wake()
+            left = self._seconds
+        self._timer = self._loop.call_later(left, self._look)
+
+
 async def _send_last(send: Send, events: list[bytes]) -> None:
     """The last events of a stream."""
     *others, last = events or [b""]
@@ -194,21 +229,11 @@ def _entries(record: RequestRecord) -> int:
 
 
 def first_error(record: RequestRecord) -> RequestError | None:
-    """The error that ended one of the choices, if any."""
-    for choice in record.choices:
-        error = choice_error(choice)
-        if error is not None:
-            return error
-    return None
-
-
-def choice_error(choice: ChoiceRecord) -> RequestError | None:
-    """A finish that is no answer, as an error."""
-    if choice.finish is None:
+    """The first finish that is no answer, as an error, if there is one."""
+    finish = next((choice.finish for choice in record.choices if choice.failed), None)
+    if finish is None:
         return None
-    if choice.finish.reason == "error":
-        error = REQUEST_ERRORS[choice.finish.error_type]
-        return error(choice.finish.error or "the model backend could not finish the request")
-    if choice.finish.reason == "timeout":
+    if finish.reason == "timeout":
         return RequestTimeout("the request took longer than its time limit", param="timeout")
-    return None
+    error = REQUEST_ERRORS[finish.error_type]
+    return error(finish.error or "the model backend could not finish the request")

@@ -22,8 +22,7 @@ from lightllm.http.server import make_config
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import PromptEncoder
-from lightllm.httpserver.server_view import ServerView
-from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import stall_seconds

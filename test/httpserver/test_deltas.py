@@ -15,7 +15,7 @@ from support.sse import chunks
 from support.tagged_parser import TaggedParser
 
 from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
-from lightllm.httpserver.openai_shapes import ChatShape, CompletionShape, Shape
+from lightllm.httpserver.openai_shapes import CHAT, COMPLETION, Shape
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.parsers.deltas import ContentParser, DeltaParser
 from lightllm.protocol.messages import Finish
@@ -75,8 +75,8 @@ def test_the_deltas_of_a_chat_make_the_whole_message(
     parser: Callable[[], DeltaParser], texts: list[str], tail: str, ids: bool, continuous: bool
 ) -> None:
     options = {"token_ids": ids, "usage": continuous, "continuous_usage": continuous}
-    events, record = streamed(texts, tail, renderer(ChatShape(), parser, **options))
-    whole = json.loads(renderer(ChatShape(), parser, **options).answer(record))["choices"][0]
+    events, record = streamed(texts, tail, renderer(CHAT, parser, **options))
+    whole = json.loads(renderer(CHAT, parser, **options).answer(record))["choices"][0]
     assert joined_message(events) == whole["message"]
     assert events[-1]["choices"][0]["finish_reason"] == whole["finish_reason"]
     if ids:
@@ -86,20 +86,20 @@ def test_the_deltas_of_a_chat_make_the_whole_message(
 @settings(max_examples=50, deadline=None)
 @given(texts=pieces, tail=st.sampled_from(["", "end"]))
 def test_the_chunks_of_a_completion_make_the_whole_text(texts: list[str], tail: str) -> None:
-    events, record = streamed(texts, tail, renderer(CompletionShape(), ContentParser))
-    whole = json.loads(renderer(CompletionShape(), ContentParser).answer(record))["choices"][0]
+    events, record = streamed(texts, tail, renderer(COMPLETION, ContentParser))
+    whole = json.loads(renderer(COMPLETION, ContentParser).answer(record))["choices"][0]
     assert "".join(event["choices"][0]["text"] for event in events) == whole["text"] == "".join(texts) + tail
 
 
 @pytest.mark.parametrize("cuts", [[], [3, 9, 25, 31, 40, 60, 61, 62], list(range(1, len(ANSWER)))])
 def test_reasoning_content_and_calls_are_told_apart_wherever_the_text_is_cut(cuts: list[int]) -> None:
     texts = [ANSWER[a:b] for a, b in zip([0, *cuts], [*cuts, len(ANSWER)], strict=True)]
-    events, record = streamed(texts, "", renderer(ChatShape(), TaggedParser))
+    events, record = streamed(texts, "", renderer(CHAT, TaggedParser))
     message = joined_message(events)
     assert message["reasoning_content"] == "Half < whole" and message["content"] == "I look. Done <ca"
     assert message["tool_calls"] == TOOL_CALLS
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
-    assert json.loads(renderer(ChatShape(), TaggedParser).answer(record))["choices"][0]["message"] == message
+    assert json.loads(renderer(CHAT, TaggedParser).answer(record))["choices"][0]["message"] == message
 
 
 def test_log_probabilities_of_a_text_that_is_held_back_are_not(
