@@ -21,12 +21,10 @@ from lightllm.backend.pending import Computed, PendingResult
 from lightllm.config import ServerConfig
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.model_folder.config import vocab_size as vocab_size_of
-from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import Round, RoundResult, RowPromptLogprobs
 
 DEFAULT_SLOTS = 1_000_000
-_EMPTY_FLOAT32 = np.zeros(0, dtype=np.float32)
 
 
 class MockBackend:
@@ -52,8 +50,6 @@ class MockBackend:
         return ModelReady(
             max_total_token_num=slots,
             vocab_size=vocab_size,
-            kv_bytes_per_token=0,
-            weight_bytes=0,
             dtype="none",
             device="mock",
             seconds={"mock": time.monotonic() - started},
@@ -75,11 +71,12 @@ class MockBackend:
         if self._spec.die_after and self._executed >= self._spec.die_after:
             os._exit(17)
         if self._spec.fail_every and self._executed % self._spec.fail_every == 0:
-            return _failed(round, f"scripted failure of round {self._executed}", self._spec.fail_oom)
+            reason = f"scripted failure of round {self._executed}"
+            return RoundResult(round.seq, failed=reason, out_of_memory=self._spec.fail_oom)
         if self._checker is not None:
             error = self._checker.check(round)
             if error:
-                return _failed(round, f"impossible round {round.seq}: {error}", False)
+                return RoundResult(round.seq, failed=f"impossible round {round.seq}: {error}")
         for join in round.joins:
             self._rows.join(join, self._script)
         result = self._answer(round)
@@ -150,13 +147,3 @@ class MockBackend:
         assert self._config.model_dir is not None
         tokenizer = load_tokenizer(self._config.model_dir, trust_remote_code=self._config.trust_remote_code)
         return tokenizer.encode(self._spec.text, add_special_tokens=False)
-
-
-def _failed(round: Round, reason: str, out_of_memory: bool) -> RoundResult:
-    return RoundResult(
-        seq=round.seq,
-        token_ids=EMPTY_INT32,
-        logprobs=_EMPTY_FLOAT32,
-        failed=reason,
-        out_of_memory=out_of_memory,
-    )

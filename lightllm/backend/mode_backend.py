@@ -44,7 +44,6 @@ from lightllm.errors import InvalidModel
 from lightllm.model_folder.lengths import context_length, longest_request
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.choice import make_attention_backends
-from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
 
@@ -118,8 +117,6 @@ class ModeBackend:
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,
-            kv_bytes_per_token=self._kv_shape.bytes_per_token,
-            weight_bytes=self.model.weight_bytes,
             dtype=str(self.model.dtype).removeprefix("torch."),
             device=str(where),
             seconds=dict(self._seconds),
@@ -147,8 +144,7 @@ class ModeBackend:
                 self._join(join.row, join.prefix_slots)
                 self._prepare(join)
             if len(round.rows) == 0:
-                empty = RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32))
-                return Computed(empty)
+                return Computed(RoundResult(round.seq))
             self.ranks.compare(round, self.rows.last_token)
             if len(round.token_ids):
                 with self._named("prefill_batch"):
@@ -201,7 +197,7 @@ class ModeBackend:
         if self.ranks.rank:
             token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
             self.rows.keep_tokens(plan.rows_on_device, plan.counted, self.ranks.group.broadcast(token_ids))
-            return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, dtype=np.float32)))
+            return Computed(RoundResult(round.seq))
         masks = None
         prompts = prompt_logprobs_of(self.device, prepared.prompt_spans, logits[count:])
         if self.model.scores:
@@ -302,7 +298,7 @@ class ModeBackend:
 
     def _reserve(self) -> None:
         config, model = self._config, self.model.config
-        self._kv_shape = KvShape(
+        shape = KvShape(
             model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype, model.latent_dim
         )
         max_len = self._longest_context()
@@ -314,13 +310,13 @@ class ModeBackend:
         if self.device.measures:
             graph_rows = max(self._graph_sizes(), default=0)
             measure = functools.partial(
-                measure_gpu, self.device, self.model, self._kv_shape, round_tokens, rows, graph_rows, max_len,
+                measure_gpu, self.device, self.model, shape, round_tokens, rows, graph_rows, max_len,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
-        slots = choose_slots(config, self._kv_shape, needed, measure, free, len(config.node_ranks), kept)
+        slots = choose_slots(config, shape, needed, measure, free, len(config.node_ranks), kept)
         slots = agree_on_slots(self.ranks.group, slots, free)
         max_len = min(max_len, slots)
-        self.memory = KvMemory(self._kv_shape, slots, rows, max_len, self.device.torch_device)
+        self.memory = KvMemory(shape, slots, rows, max_len, self.device.torch_device)
         self.rows = RowState(rows, model.vocab_size, self.device)
         self.sampler = Sampler(self.rows, self.device)
         self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens)

@@ -23,7 +23,6 @@ from concurrent.futures import Future
 from typing import Protocol
 
 import msgspec
-import numpy as np
 import zmq
 
 from lightllm.backend.out_of_memory import is_out_of_memory
@@ -34,7 +33,6 @@ from lightllm.distributed.collectives import PeerLost
 from lightllm.errors import StartupError
 from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import Command, ModelReady, ProfileAnswer, StartProfile
 from lightllm.protocol.rounds import Resync, Round, RoundResult, first_seq
 
@@ -323,13 +321,8 @@ def _with_own_paths(config: ServerConfig, own: ServerConfig) -> ServerConfig:
 
 def failed_result(seq: int, error: Exception) -> RoundResult:
     """What the Router is told about an exception in a round."""
-    return RoundResult(
-        seq=seq,
-        token_ids=EMPTY_INT32,
-        logprobs=np.zeros(0, np.float32),
-        failed=f"{type(error).__name__}: {error}",
-        out_of_memory=is_out_of_memory(error),
-    )
+    reason = f"{type(error).__name__}: {error}"
+    return RoundResult(seq, failed=reason, out_of_memory=is_out_of_memory(error))
 
 
 def _backend_factory(

@@ -29,8 +29,8 @@ from lightllm.weights.fingerprint import model_fingerprint
 
 logger = logging.getLogger("backend")
 
-_ATTACH = codec.make_decoder(Attach)
-_START_PROFILE = codec.make_decoder(StartProfile)
+_ATTACH = codec.Decoder(Attach)
+_START_PROFILE = codec.Decoder(StartProfile)
 _POLL_MS = 200
 _REFUSALS = 3
 """Handshakes that may fail before node 0 counts as having another secret: it may just be starting."""

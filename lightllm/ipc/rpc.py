@@ -69,7 +69,7 @@ class RpcClient:
         ok, payload = self._connection.root.call(name, b"" if request is None else codec.encode(request))
         if not ok:
             raise RpcError(payload.decode(errors="replace"))
-        return None if answer is None else codec.make_decoder(answer).decode(payload)
+        return None if answer is None else codec.Decoder(answer).decode(payload)
 
     def close(self) -> None:
         self._connection.close()

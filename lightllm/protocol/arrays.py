@@ -40,3 +40,4 @@ def int32(values: Any) -> np.ndarray:
 
 
 EMPTY_INT32 = np.zeros(0, dtype=np.int32)
+EMPTY_FLOAT32 = np.zeros(0, dtype=np.float32)

@@ -29,14 +29,10 @@ class Decoder:
             raise msgspec.DecodeError(str(error)) from error
 
 
-def make_decoder(kind: Any) -> Decoder:
-    return Decoder(kind)
-
-
-to_router = make_decoder(messages.ToRouter)
-to_detokenizer = make_decoder(messages.ToDetokenizer)
-to_http = make_decoder(messages.ToHttp)
-to_backend = make_decoder(rounds.ToBackend)
-from_backend = make_decoder(rounds.FromBackend)
-to_rank = make_decoder(nodes.ToRank)
-from_rank = make_decoder(nodes.FromRank)
+to_router = Decoder(messages.ToRouter)
+to_detokenizer = Decoder(messages.ToDetokenizer)
+to_http = Decoder(messages.ToHttp)
+to_backend = Decoder(rounds.ToBackend)
+from_backend = Decoder(rounds.FromBackend)
+to_rank = Decoder(nodes.ToRank)
+from_rank = Decoder(nodes.FromRank)

@@ -22,8 +22,6 @@ class ModelReady(msgspec.Struct, frozen=True):
     max_total_token_num: int
     """KV slots."""
     vocab_size: int
-    kv_bytes_per_token: int
-    weight_bytes: int
     dtype: str
     device: str
     seconds: dict[str, float] = {}

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from lightllm.protocol.arrays import EMPTY_INT32, Array
+from lightllm.protocol.arrays import EMPTY_FLOAT32, EMPTY_INT32, Array
 from lightllm.protocol.messages import TopLogprobs
 from lightllm.sampling_params import SamplingParams
 
@@ -98,9 +98,9 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     """Rank 0's answer to a round, in the order of its rows that sampled."""
 
     seq: int
-    token_ids: Array
+    token_ids: Array = EMPTY_INT32
     """int32 [tokens]: those of the first row that sampled, those of the next, and so on."""
-    logprobs: Array
+    logprobs: Array = EMPTY_FLOAT32
     """float32, same length: log-probability of the chosen token."""
     top: dict[int, TopLogprobs] = {}
     """Position in `token_ids` -> alternatives."""

@@ -20,7 +20,6 @@ from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
 from lightllm.ipc.rpc import RpcClient
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
-from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.control import Attach, Command, ModelReady, Status
 from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult, first_seq
 from lightllm.sampling_params import SamplingParams
@@ -192,7 +191,7 @@ class Broken:
 
     def submit(self, round: Round) -> Computed:
         if self.resynced >= 0:
-            return Computed(RoundResult(round.seq, EMPTY_INT32, np.zeros(0, np.float32)))
+            return Computed(RoundResult(round.seq))
         raise self.error
 
     def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:

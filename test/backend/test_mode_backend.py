@@ -83,8 +83,6 @@ def test_ready_reports_sizes_and_where_the_time_went(config):
         "float32",
         "cpu",
     )
-    assert ready.kv_bytes_per_token == 2 * 2 * 4 * 16 * 4
-    assert ready.weight_bytes > 0
     assert {"weights", "kv memory", "warm-up"} <= set(ready.seconds)
     assert any("warming up" in line for line in told)
 

@@ -200,5 +200,6 @@ def test_memory_is_measured_and_almost_used_up(tmp_path):
     backend = ModeBackend(config, 0, 1)
     ready = backend.init_model()
     free, total = torch.cuda.mem_get_info()
-    assert ready.max_total_token_num * ready.kv_bytes_per_token > 0.3 * total
+    token_bytes = sum(layer.data[0].nbytes for layer in backend.memory.kv)
+    assert ready.max_total_token_num * token_bytes > 0.3 * total
     assert 0.44 * total < free < 0.56 * total

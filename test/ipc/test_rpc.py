@@ -18,10 +18,8 @@ def path(tmp_path):
 @pytest.fixture
 def server(path):
     def attach(payload: bytes) -> bytes:
-        request = codec.make_decoder(Attach).decode(payload)
-        return codec.encode(
-            ModelReady(request.rank, request.world_size, 1, 1, "float32", "cpu", {"all": 1.0})
-        )
+        request = codec.Decoder(Attach).decode(payload)
+        return codec.encode(ModelReady(request.rank, request.world_size, "float32", "cpu", {"all": 1.0}))
 
     def fail(payload: bytes) -> bytes:
         raise ValueError("no such luck")

@@ -99,10 +99,10 @@ class RouterUnderTest:
         self.log = ""
 
     def _attach(self, payload: bytes) -> bytes:
-        request = codec.make_decoder(Attach).decode(payload)
+        request = codec.Decoder(Attach).decode(payload)
         assert (request.epoch, request.rank, request.world_size) == (1, 0, 1)
         assert ServerConfig.from_json(request.config_json).batch_max_tokens == 16
-        return codec.encode(ModelReady(SLOTS, VOCAB, 1, 1, "float32", "cpu"))
+        return codec.encode(ModelReady(SLOTS, VOCAB, "float32", "cpu"))
 
     def statuses(self, until: str) -> list[Status]:
         self.channel.settimeout(SECONDS)

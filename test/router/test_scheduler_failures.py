@@ -104,7 +104,7 @@ def test_result_with_too_few_tokens_is_treated_as_failed():
     engine = Engine(make_limits())
     engine.add(add_request(1, prompt(3), 5))
     engine.plan()
-    assert engine.scheduler.apply(RoundResult(0, int32([]), np.zeros(0, np.float32))).resync == 1
+    assert engine.scheduler.apply(RoundResult(0)).resync == 1
     assert engine.scheduler.in_flight == 0
 
 

@@ -111,7 +111,7 @@ class TokenDevice:
         self._enter(round_, joining)
         self._memory[round_.slots] = GARBAGE
         self._length[round_.rows] = self._last[round_.rows] = GARBAGE
-        none = RoundResult(round_.seq, int32([]), np.zeros(0, dtype=np.float32))
+        none = RoundResult(round_.seq)
         return RoundResult(
             none.seq, none.token_ids, none.logprobs, failed="broken", out_of_memory=out_of_memory
         )

@@ -160,9 +160,7 @@ class FakeDevice:
         for row in round_.rows.tolist():
             self.last_token[row] = GARBAGE
             self.lengths[row] = GARBAGE
-        return RoundResult(
-            round_.seq, int32([]), np.zeros(0, np.float32), failed="broken", out_of_memory=out_of_memory
-        )
+        return RoundResult(round_.seq, failed="broken", out_of_memory=out_of_memory)
 
     def _enter_and_leave(self, round_: Round) -> None:
         for row in round_.leaves:
