@@ -9,14 +9,15 @@ import dataclasses
 import difflib
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightllm import __version__
 from lightllm.config import Option, ServerConfig, options, verify
 from lightllm.errors import InvalidOption
 from lightllm.foreign_options import NOT_YET, WITHOUT_EFFECT, advice
-from lightllm.ipc.private_files import readable_by_others
 
 _KEYS = {"api_key": "clients need no key", "admin_api_key": "there is no admin key"}
 """Options that hold keys, and what it means that there are none."""
@@ -104,6 +105,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
     names = {field.name for field, _ in options()}
     values |= {name: value for name, value in given.items() if name in names}
     return verify(ServerConfig(**_as_meant(values))), warnings
+
+
+def readable_by_others(path: str | Path) -> bool:
+    """Whether the mode of a file with secrets lets its group or everybody read it (as mounted ones often do: then it is
+    their owner's choice)."""
+    return bool(Path(path).stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _as_meant(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,9 @@ def main() -> None:
     rank = parser.parse_args().rank
 
     def run(child: Child) -> None:
-        from lightllm.backend.process import (
-            run_backend,  # after the child can be told to stop, and report errors
-        )
+        from lightllm.backend.process import BackendProcess  # after the child can report errors
 
-        run_backend(child, rank)
+        BackendProcess(child, rank).run()
 
     run_child(f"backend-{rank}", run)
 

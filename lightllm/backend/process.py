@@ -67,11 +67,6 @@ class Backend(Protocol):
         """A round that was submitted is over; called between two rounds."""
 
 
-def run_backend(child: Child, rank: int) -> None:
-    """The main of a backend process."""
-    BackendProcess(child, rank).run()
-
-
 class BackendProcess:
     """Loads the model when a Router attaches to it, then runs the rounds of that Router, or of one after it, until `stop`."""
 

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import setproctitle
@@ -24,6 +24,9 @@ from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.control import Command, Status
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 CHANNEL_VARIABLE = "LIGHTLLM_CHANNEL_FD"
 RUNTIME_VARIABLE = "LIGHTLLM_RUNTIME_DIR"
@@ -117,13 +120,7 @@ def _closed(channel: socket.socket) -> bool:
         return False
 
 
-class LogStream(Protocol):
-    def write(self, text: str) -> object: ...
-
-    def flush(self) -> None: ...
-
-
-def set_up_logging(name: str, level: str, stream: LogStream | None = None) -> None:
+def set_up_logging(name: str, level: str, stream: SupportsWrite[str] | None = None) -> None:
     """`stream`: instead of standard error."""
     logging.basicConfig(
         level=level.upper(), stream=stream or sys.stderr, force=True,

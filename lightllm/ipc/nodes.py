@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,22 +80,45 @@ def node_address(config: ServerConfig) -> str:
     return f"tcp://{host}:{config.nccl_port + 1}"
 
 
-class NodeListener:
+class _Monitored:
+    """One end: a socket, and what happens to its connections."""
+
+    def __init__(self, context: zmq.Context, kind: int, address: str) -> None:
+        self.socket = context.socket(kind)
+        self.socket.set_hwm(0)
+        self.socket.ipv6 = "[" in address
+        self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = _HEARTBEAT_MS, _SILENCE_MS
+        self.monitor = self.socket.get_monitor_socket()
+
+    def events(self) -> tuple[int, int]:
+        """Since the last call: (handshakes that were refused, connections that ended; of a `NodeConnection` the refused
+        ones among them)."""
+        refused = ended = 0
+        while self.monitor.poll(0):
+            event = recv_monitor_message(self.monitor)["event"]
+            refused += event in _HANDSHAKE_FAILURES
+            ended += event == zmq.EVENT_DISCONNECTED
+        return refused, ended
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.socket.close(linger=0)
+
+
+class NodeListener(_Monitored):
     """Node 0's end. Peers are told apart by an id of each connection (bytes), which ends with it."""
 
     def __init__(self, context: zmq.Context, address: str, keys: NodeKeys) -> None:
         """Raises `InvalidOption` when it cannot listen there."""
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve_callback(
-            _DOMAIN, credentials_provider=_OneKey(keys.client_public)
-        )
-        self.socket = _make_socket(context, zmq.ROUTER, address)
+        only = types.SimpleNamespace(callback=lambda domain, key: key == keys.client_public)
+        self._authenticator.configure_curve_callback(_DOMAIN, credentials_provider=only)
+        super().__init__(context, zmq.ROUTER, address)
         self.socket.router_mandatory = 1
         self.socket.curve_server = True
         self.socket.curve_secretkey = keys.server_secret
         self.socket.zap_domain = _DOMAIN.encode()
-        self.monitor = self.socket.get_monitor_socket()
         try:
             self.socket.bind(address)
         except zmq.ZMQError as error:
@@ -123,25 +147,19 @@ class NodeListener:
             return False
         return True
 
-    def events(self) -> tuple[int, int]:
-        """Since the last call: (handshakes that were refused, connections that ended)."""
-        return _count(self.monitor)
-
-    def close(self, linger_ms: int = 0) -> None:
-        self.socket.disable_monitor()
-        self.socket.close(linger=linger_ms)
+    def close(self) -> None:
+        super().close()
         self._authenticator.stop()
 
 
-class NodeConnection:
+class NodeConnection(_Monitored):
     """Another node's end: one connection of one rank to node 0. It is kept trying until node 0 is there."""
 
     def __init__(self, context: zmq.Context, address: str, keys: NodeKeys) -> None:
-        self.socket = _make_socket(context, zmq.DEALER, address)
+        super().__init__(context, zmq.DEALER, address)
         self.socket.curve_serverkey = keys.server_public
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.client_public, keys.client_secret
         self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 100, 1000
-        self.monitor = self.socket.get_monitor_socket()
         self.socket.connect(address)
 
     def receive(self) -> bytes | None:
@@ -159,38 +177,3 @@ class NodeConnection:
         message is lost."""
         with contextlib.suppress(zmq.Again):
             self.socket.send(message, zmq.NOBLOCK)
-
-    def events(self) -> tuple[int, int]:
-        """Since the last call: (handshakes that were refused, connections that ended, the refused ones among them)."""
-        return _count(self.monitor)
-
-    def close(self, linger_ms: int = 0) -> None:
-        self.socket.disable_monitor()
-        self.socket.close(linger=linger_ms)
-
-
-class _OneKey:
-    """Accepts the client key that is derived from the secret."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key == self._key
-
-
-def _make_socket(context: zmq.Context, kind: int, address: str) -> zmq.Socket:
-    socket = context.socket(kind)
-    socket.set_hwm(0)
-    socket.ipv6 = "[" in address
-    socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT_MS, _SILENCE_MS
-    return socket
-
-
-def _count(monitor: zmq.Socket) -> tuple[int, int]:
-    refused = ended = 0
-    while monitor.poll(0):
-        event = recv_monitor_message(monitor)["event"]
-        refused += event in _HANDSHAKE_FAILURES
-        ended += event == zmq.EVENT_DISCONNECTED
-    return refused, ended

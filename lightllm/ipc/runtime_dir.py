@@ -32,6 +32,16 @@ class RuntimeDir:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.snapshot_file = self.path / "snapshot"
+        self.metrics_dir = self.path / "metrics"
+        self._epoch_file = self.path / "epoch"
+        self.router_intake = self._socket("router")
+        """Http Servers and Detokenizer -> Router."""
+        self.detokenizer_intake = self._socket("detokenizer")
+        """Router -> Detokenizer."""
+        self.round_results = self._socket("results")
+        """Model Backend rank 0 -> Router."""
         self._lock: int | None = None
 
     @classmethod
@@ -78,10 +88,6 @@ class RuntimeDir:
             ) from error
 
     @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
     def epoch(self) -> int:
         """Number of the engine's present life; 0: none has begun."""
         try:
@@ -97,35 +103,8 @@ class RuntimeDir:
         new.replace(self._epoch_file)
         return epoch
 
-    @property
-    def _epoch_file(self) -> Path:
-        return self.path / "epoch"
-
-    @property
-    def snapshot_file(self) -> Path:
-        return self.path / "snapshot"
-
-    @property
-    def metrics_dir(self) -> Path:
-        return self.path / "metrics"
-
     def _socket(self, name: str) -> str:
         return f"ipc://{self.path}/{name}"
-
-    @property
-    def router_intake(self) -> str:
-        """Http Servers and Detokenizer -> Router."""
-        return self._socket("router")
-
-    @property
-    def detokenizer_intake(self) -> str:
-        """Router -> Detokenizer."""
-        return self._socket("detokenizer")
-
-    @property
-    def round_results(self) -> str:
-        """Model Backend rank 0 -> Router."""
-        return self._socket("results")
 
     def http_results(self, worker: int) -> str:
         """Router and Detokenizer -> Http Server `worker`."""

@@ -6,12 +6,11 @@ Ctrl-C cut the stop short.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from lightllm.server.encoding import use_utf8
 from lightllm.server.signals import end_at_signals
-from lightllm.server.standard_streams import open_missing_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +26,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lightllm.server.launch import launch
 
     return launch(sys.argv[1:] if argv is None else argv)
+
+
+def use_utf8() -> None:
+    """Starts the interpreter anew in UTF-8 mode (PEP 540) if it took the locale's encoding for something else: names that
+    are not ASCII could neither be opened by libraries nor be sent to clients. Children inherit the mode."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def open_missing_streams() -> None:
+    """Opens /dev/null for those that are closed: the next socket or file would get their number, and what is meant for a
+    stream would go there. (Some launchers close what they do not need, as `<&-` does in a shell.)"""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free is this one
+            os.set_inheritable(descriptor, True)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, "r", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False, errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import resource
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from lightllm.server.environment import environment_warnings
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec, plan_backends, plan_children
-from lightllm.server.prepare import resolve_config, with_port
+from lightllm.server.prepare import resolve_config
 from lightllm.server.start_table import PhaseClock, Phases, format_table
 from lightllm.server.supervisor import ProcessFailed, Supervisor
 
@@ -67,7 +68,7 @@ class _Launch:
             )
             return self._supervise(config, plan_backends(config), lambda runtime: which)
         with open_listener(config.host, config.port) as listener:
-            config = with_port(config, listener)
+            config = dataclasses.replace(config, port=listener.getsockname()[1])  # of `--port 0`
 
             def ready(runtime: RuntimeDir) -> str:
                 slots = SnapshotReader(runtime.snapshot_file).read().slots_total

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import socket
 from pathlib import Path
 
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
+from lightllm.config_sources import readable_by_others
 from lightllm.errors import InvalidOption
 from lightllm.ipc.nodes import read_secret
-from lightllm.ipc.private_files import readable_by_others
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.location import resolve_model_dir
 from lightllm.models.architectures import ARCHITECTURES
@@ -87,8 +86,3 @@ def default_model_name(model_dir: str | None) -> str:
     if not Path(model_dir).expanduser().is_dir():
         return model_dir  # `resolve_model_dir` has found it on the hub
     return os.path.basename(os.path.abspath(model_dir))
-
-
-def with_port(config: ServerConfig, listener: socket.socket) -> ServerConfig:
-    """The config with the port that was really bound (`--port 0`)."""
-    return dataclasses.replace(config, port=listener.getsockname()[1])

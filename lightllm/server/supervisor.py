@@ -7,6 +7,7 @@ to the thread that started it, so everything happens in the main thread.) Never 
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import signal
 import time
@@ -19,12 +20,10 @@ from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.ipc.stalls import stall_seconds
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, remove_stale_openmp_registrations
-from lightllm.server.drain import Drain
 from lightllm.server.log_output import LogOutput
-from lightllm.server.orphans import reap_orphans
 from lightllm.server.plan import ChildSpec
 from lightllm.server.signals import STOPS, SignalPipe
-from lightllm.server.stall_watch import StallWatch
+from lightllm.server.snapshot_watch import Drain, StallWatch
 from lightllm.server.start_table import PhaseClock, Phases, child_phases
 
 log = logging.getLogger("supervisor")
@@ -118,15 +117,15 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Until a signal asks for the end. A death ends the server; a restart of single processes would be here."""
-        stalls = None if self._config.node_rank else self._stall_watch()
+        stalls = None
+        if not self._config.node_rank:
+            reader = SnapshotReader(self._runtime.snapshot_file)
+            stalls = StallWatch(reader, stall_seconds(self._config))
         while not self._terminate and not self._node_0_stopped():
             self._raise_failure()
             self._turn(stalls.poll_seconds if stalls else None)
             if stalls:
                 stalls.check(time.monotonic())
-
-    def _stall_watch(self) -> StallWatch:
-        return StallWatch(SnapshotReader(self._runtime.snapshot_file), stall_seconds(self._config))
 
     def _node_0_stopped(self) -> bool:
         """Its Router says so to every backend of another node, and they end."""
@@ -189,7 +188,7 @@ class Supervisor:
             key.data()
         for child in self._children:
             child.reap()
-        reap_orphans({child.pid for child in self._children if child.running})
+        _reap_orphans({child.pid for child in self._children if child.running})
         for child in self._children:
             for status in child.take_statuses():
                 detail = f" — {status.detail}" if status.detail else ""
@@ -250,3 +249,16 @@ class Supervisor:
 
 def _stop_seconds(child: ChildProcess) -> float:
     return START_STOP_SECONDS if child.starting else STOP_SECONDS
+
+
+def _reap_orphans(own: set[int]) -> None:
+    """Takes the exit status of every process that has ended, but for those in `own`, so that none stays as a zombie:
+    the first process of a container gets all that have lost their parents."""
+    while True:
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # there is none at all
+            return
+        if ended is None or ended.si_pid in own:  # its turn comes when it has been noticed
+            return
+        os.waitpid(ended.si_pid, os.WNOHANG)

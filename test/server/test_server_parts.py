@@ -11,7 +11,6 @@ from lightllm.config import ServerConfig
 from lightllm.errors import InvalidModel, InvalidOption, StartupError
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.ops.cpu_kind import CpuKind
-from lightllm.server.drain import Drain
 from lightllm.server.environment import (
     backend_environment,
     environment_warnings,
@@ -21,6 +20,7 @@ from lightllm.server.environment import (
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.plan import plan_backends, plan_children
 from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name, resolve_config
+from lightllm.server.snapshot_watch import Drain
 from lightllm.server.start_table import PhaseClock, child_phases, format_table
 
 

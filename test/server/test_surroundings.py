@@ -88,7 +88,7 @@ def check_serves_and_stops(process: subprocess.Popen, url: str) -> None:
 
 STREAMS = """
 import os, socket, sys
-from lightllm.server.standard_streams import open_missing_streams
+from lightllm.server.api_server import open_missing_streams
 open_missing_streams()
 first = socket.socket().fileno()
 print("out"); print("err", file=sys.stderr)
