@@ -1,32 +1,35 @@
-"""The ranks of an offline `LLM` with `tp` above 1: processes of their own, which all get the same rounds; rank 0 answers.
+"""The ranks of an offline `LLM` with `tp` above 1: the Model Backends of a server, which get the same rounds; rank 0 answers.
 
-Each has one socket pair with the process of the `LLM`. Over it go the config, then back `RankReady` or `RankFailed`, then
-rounds, and from rank 0 their results. End of file means that the other side is gone: a rank then ends, and the `LLM` says so.
+They are started, attached to and talked to as a Router and a Supervisor do; the process of the `LLM` is both.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 import os
-import socket
-import subprocess
-import sys
-import tempfile
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+import selectors
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 from lightllm.config import ServerConfig
 from lightllm.errors import BackendFailed, StartupError
+from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
+from lightllm.ipc.rpc import call_when_there
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
-from lightllm.protocol.control import ModelReady
-from lightllm.protocol.nodes import RankFailed, RankReady
+from lightllm.protocol.control import Attach, Command, ModelReady
 from lightllm.protocol.rounds import Resync, Round, RoundResult
-from lightllm.server.environment import backend_environment
+from lightllm.server.child_process import ChildProcess
+from lightllm.server.plan import plan_backends
 
 _END_SECONDS = 2.0
 """What a rank gets to end on its own."""
-_POLL_SECONDS = 0.0005
-_RESYNCED = b""
-"""From rank 0: results before this one are of rounds that were undone."""
+_LOOK_SECONDS = 0.05
+"""Between two looks whether a rank has ended or has loaded the model: its channel tells of either a moment before."""
 
 
 class OfflineRanks:
@@ -34,128 +37,102 @@ class OfflineRanks:
 
     def __init__(self, config: ServerConfig, show_bar: bool) -> None:
         """Starts the processes, which load the model. Raises `StartupError`."""
-        self._folder = tempfile.TemporaryDirectory(prefix="lightllm-ranks-")
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._links: list[Connection] = []
-        self._undone = 0
-        """Resyncs that rank 0 has not come to yet."""
-        environment = os.environ | backend_environment(config)
+        config = dataclasses.replace(config, log_level="warning")
+        self._config = config
+        self._stopping = threading.Event()
+        self._runtime = RuntimeDir.create()
+        self._tidy = weakref.finalize(self, self._runtime.remove)
+        self._selector = selectors.DefaultSelector()
+        self._processes: list[ChildProcess] = []
+        # A child dies with the thread that started it: these live as long as the `LLM`, its caller's may not.
+        self._threads = ThreadPoolExecutor(config.tp, "ranks")
+        self._context, epoch = make_context(), Epoch(0)
+        self._results = PullChannel(self._context, self._runtime.round_results, codec.from_backend, epoch)
+        self._selector.register(self._results.socket.FD, selectors.EVENT_READ, lambda: None)
+        self._rounds = [
+            PushChannel(self._context, self._runtime.backend_rounds(rank), epoch)
+            for rank in config.node_ranks
+        ]
         try:
-            for rank in range(config.tp):
-                self._start(rank, environment, show_bar and rank == 0)
-                self._links[rank].send_bytes(config.to_json())
-            self.ready = self._wait_until_ready()
+            self._runtime.write_config(config.to_json())
+            for rank, spec in enumerate(plan_backends(config)):
+                if show_bar and rank == 0:
+                    spec = dataclasses.replace(spec, arguments=(*spec.arguments, "--show_bar"))
+                arguments = (spec, str(self._runtime.path), self._selector, _to_standard_error)
+                self._processes.append(self._threads.submit(ChildProcess, *arguments).result())
+            self.ready = self._attach()
         except BaseException:
             self.close()
             raise
 
     def submit(self, message: Round | Resync) -> None:
-        if isinstance(message, Resync):
-            self._undone += 1
         data = codec.encode(message)
-        for rank, link in enumerate(self._links):
-            try:
-                link.send_bytes(data)
-            except OSError as error:
-                raise self._lost(rank) from error
+        for rounds in self._rounds:
+            rounds.send_bytes(data)
 
     def take(self) -> RoundResult:
         """Waits for the next result. Raises `BackendFailed` when a rank has ended."""
-        while True:
-            for link in wait(self._links):
-                data = self._receive(self._links.index(link))  # type: ignore[arg-type]
-                if data == _RESYNCED:
-                    self._undone -= 1
-                elif not self._undone:
-                    return codec.from_backend.decode(data)
+        while (result := self._results.receive()) is None:
+            self._turn(_LOOK_SECONDS)
+            if lost := self._lost():
+                raise BackendFailed(lost)
+        return result
 
     def close(self) -> None:
         """Ends the processes."""
-        for link in self._links:
-            link.close()
+        self._stopping.set()
         for process in self._processes:
-            try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._folder.cleanup()
+            process.send(Command(action="stop"))
+        deadline = time.monotonic() + _END_SECONDS
+        while any(process.running for process in self._processes) and time.monotonic() < deadline:
+            self._turn(_LOOK_SECONDS)
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            process.close()
+        self._context.destroy(linger=0)
+        self._selector.close()
+        self._threads.shutdown()
+        self._tidy()
 
-    def _start(self, rank: int, environment: dict[str, str], show_bar: bool) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            arguments = [str(rank), str(theirs.fileno()), self._folder.name, str(int(show_bar))]
-            # A group of its own: Ctrl-C interrupts the `LLM`, which undoes the round, and not its ranks.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lightllm.offline_ranks", *arguments],
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-            )
-        self._processes.append(process)
-        self._links.append(Connection(ours.detach()))
+    def _attach(self) -> ModelReady:
+        """Has every rank load the model; what rank 0 answers."""
+        answers = [self._threads.submit(self._attach_rank, rank) for rank in self._config.node_ranks]
+        while True:
+            self._turn(_LOOK_SECONDS)
+            if lost := self._lost():
+                raise StartupError(lost)
+            ready = [found for answer in answers if answer.done() and (found := answer.result())]
+            if len(ready) == len(answers):
+                return ready[0]
 
-    def _wait_until_ready(self) -> ModelReady:
-        answers: dict[int, ModelReady] = {}
-        while len(answers) < len(self._links):
-            for link in wait([link for rank, link in enumerate(self._links) if rank not in answers]):
-                rank = self._links.index(link)  # type: ignore[arg-type]
-                try:
-                    message = codec.from_rank.decode(self._receive(rank))
-                except BackendFailed as error:
-                    raise StartupError(str(error)) from error
-                if isinstance(message, RankFailed):
-                    raise StartupError(message.reason)
-                answers[rank] = message.ready
-        return answers[0]
-
-    def _receive(self, rank: int) -> bytes:
+    def _attach_rank(self, rank: int) -> ModelReady | None:
+        """In a thread. None: the rank has ended."""
+        request = Attach(0, rank, self._config.tp, self._config.to_json())
+        path = self._runtime.backend_control(rank)
         try:
-            return self._links[rank].recv_bytes()
-        except (EOFError, OSError) as error:
-            raise self._lost(rank) from error
+            return call_when_there(path, "attach", request, ModelReady, self._stopping)
+        except (EOFError, OSError):
+            return None
 
-    def _lost(self, rank: int) -> BackendFailed:
-        return BackendFailed(f"tensor parallel rank {rank} has ended; what it wrote says why")
+    def _turn(self, timeout: float) -> None:
+        """Takes in what the ranks say, and passes on what they write."""
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        for process in self._processes:
+            process.reap()
 
-
-def run_rank(rank: int, link: Connection, folder: Path, show_bar: bool) -> None:
-    """The main of a rank: until the process of the `LLM` closes its end."""
-    from lightllm.backend.mode_backend import ModeBackend
-    from lightllm.backend.process import RoundRunner
-    from lightllm.backend.ranks import make_rendezvous
-
-    config = ServerConfig.from_json(link.recv_bytes())
-    backend = ModeBackend(config, rank, config.tp, rendezvous=make_rendezvous(config, rank, folder))
-    try:
-        ready = backend.init_model(show_bar)
-    except StartupError as error:
-        link.send_bytes(codec.encode(RankFailed(str(error))))
-        return
-    link.send_bytes(codec.encode(RankReady(ready)))
-    runner = RoundRunner(backend)
-    while True:
-        while (pending := runner.oldest) is not None:
-            if pending.ready():
-                result = runner.take()
-                if rank == 0:
-                    link.send_bytes(codec.encode(result))
-            elif link.poll(_POLL_SECONDS):
-                break
-        message = codec.to_backend.decode(link.recv_bytes())
-        runner.submit(message)
-        if rank == 0 and isinstance(message, Resync):
-            link.send_bytes(_RESYNCED)
+    def _lost(self) -> str:
+        """Why a rank cannot go on; "" if all can. Of several one that was killed is the cause, then the first to say so."""
+        lost = [process for process in self._processes if process.failure or not process.running]
+        if not lost:
+            return ""
+        cause = min(lost, key=lambda p: ((p.returncode or 0) >= 0, p.seconds_until.get("failed", math.inf)))
+        if cause.failure:
+            return f"{cause.failure.detail} {cause.failure.remedy}".strip()
+        return f"tensor parallel rank {self._processes.index(cause)} has ended; what it wrote says why"
 
 
-def main() -> None:
-    rank, descriptor, folder, show_bar = sys.argv[1:]
-    try:
-        run_rank(int(rank), Connection(int(descriptor)), Path(folder), show_bar == "1")
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        sys.exit(0)  # the `LLM` is closed, or its process is gone
-
-
-if __name__ == "__main__":
-    main()
+def _to_standard_error(data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, data)

@@ -36,7 +36,7 @@ class MockBackend:
         self._spec = MockSpec.parse(config.mock_backend or "")
         self._executed = 0
 
-    def init_model(self) -> ModelReady:
+    def init_model(self, show_bar: bool = False) -> ModelReady:
         started = time.monotonic()
         self._progress("preparing the mock backend")
         time.sleep(self._spec.init_ms / 1e3)

@@ -46,7 +46,7 @@ _WAKE_BYTES = 4096
 class Backend(Protocol):
     """What runs rounds: `ModeBackend` or `MockBackend`."""
 
-    def init_model(self) -> ModelReady: ...
+    def init_model(self, show_bar: bool = False) -> ModelReady: ...
 
     def attach(self, seq: int) -> None:
         """A new Router, whose first round is `seq`: no row is in use."""
@@ -70,9 +70,10 @@ class Backend(Protocol):
 class BackendProcess:
     """Loads the model when a Router attaches to it, then runs the rounds of that Router, or of one after it, until `stop`."""
 
-    def __init__(self, child: Child, rank: int) -> None:
+    def __init__(self, child: Child, rank: int, show_bar: bool = False) -> None:
         self._child = child
         self._rank = rank
+        self._show_bar = show_bar
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._profiles: queue.SimpleQueue[tuple[StartProfile | None, Future[ProfileAnswer]]] = (
@@ -119,7 +120,7 @@ class BackendProcess:
         backend = make_backend(
             config, request.rank, request.world_size, lambda detail: self._child.report("loading", detail)
         )
-        ready = backend.init_model()
+        ready = backend.init_model(self._show_bar)
         gc.collect()
         gc.freeze()  # the model stays: full collections need not walk over it
         seconds = {"import": import_seconds, **ready.seconds}

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 import rpyc
@@ -19,6 +19,8 @@ from rpyc.utils.server import ThreadedServer
 from lightllm.protocol import codec
 
 _CONFIG = {"allow_pickle": False, "allow_public_attrs": False, "sync_request_timeout": None}
+_POLL_SECONDS = 0.01
+_Answer = TypeVar("_Answer")
 
 
 class RpcServer:
@@ -50,6 +52,18 @@ class RpcServer:
         self._server.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
+
+
+def call_when_there(
+    path: str, name: str, request: msgspec.Struct, answer: type[_Answer], stopping: threading.Event
+) -> _Answer | None:
+    """One call, as soon as the server is there; None: `stopping` was set before. For how long to wait is the caller's affair."""
+    while not stopping.is_set():
+        if os.path.exists(path):
+            with contextlib.suppress(ConnectionRefusedError), contextlib.closing(RpcClient(path)) as client:
+                return cast(_Answer, client.call(name, request, answer))
+        stopping.wait(_POLL_SECONDS)
+    return None
 
 
 class RpcError(Exception):

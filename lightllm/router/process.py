@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import os
 import queue
 import socket
 import threading
@@ -14,7 +13,7 @@ import time
 from lightllm.errors import StartupError
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
-from lightllm.ipc.rpc import RpcClient, RpcError
+from lightllm.ipc.rpc import RpcError, call_when_there
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.model_folder.lengths import context_length
@@ -26,7 +25,6 @@ from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import resolve
 
-_SOCKET_POLL_SECONDS = 0.01
 _REMOTE_POLL_SECONDS = 0.1
 _BACKEND_GONE_SECONDS = 5.0
 """How long a lost backend may take to tell the Supervisor why, before the Router reports the loss itself."""
@@ -138,26 +136,13 @@ class RouterProcess:
         return Attach(self._epoch.number, rank, world_size=config.tp, config_json=config.to_json())
 
     def _attach_rank(self, rank: int) -> None:
-        """In a thread of its own: waits for the rank's control socket, then calls `attach`."""
+        """In a thread of its own. The Supervisor watches over the time that all this takes."""
         path = self._child.runtime.backend_control(rank)
         try:
-            client = self._connect(path)
-            if client is not None:
-                self._answers.put(client.call("attach", self._attach_request(rank), ModelReady))
-                client.close()
+            request = self._attach_request(rank)
+            self._answers.put(call_when_there(path, "attach", request, ModelReady, self._stopping))
         except (RpcError, EOFError, OSError) as error:
             self._answers.put(error)
-
-    def _connect(self, path: str) -> RpcClient | None:
-        """A socket file exists a moment before it listens; the Supervisor watches over the time that all this takes."""
-        while not self._stopping.is_set():
-            if os.path.exists(path):
-                try:
-                    return RpcClient(path)
-                except ConnectionRefusedError:
-                    logger.debug("%s does not listen yet", path)
-            self._stopping.wait(_SOCKET_POLL_SECONDS)
-        return None
 
     def _make_scheduler(self, ready: ModelReady) -> Scheduler:
         config = self._child.config

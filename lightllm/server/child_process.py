@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,6 @@ from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
 from lightllm.ipc.mapped_file import describe_room
 from lightllm.protocol.control import Command, Status
 from lightllm.server.environment import without_empty_values
-from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
 
 _LINES_KEPT = 20
@@ -36,9 +36,13 @@ class ChildProcess:
     """Starts the child at once. Its descriptors are registered in `selector` with the method that reads them."""
 
     def __init__(
-        self, spec: ChildSpec, runtime_dir: str, selector: selectors.BaseSelector, output: LogOutput
+        self,
+        spec: ChildSpec,
+        runtime_dir: str,
+        selector: selectors.BaseSelector,
+        write: Callable[[bytes], None],
     ) -> None:
-        """output: where the child's lines go."""
+        """write: passes on what the child writes."""
         self.spec = spec
         self.name = spec.name
         self.status = Status(process=spec.name, state="starting")
@@ -54,7 +58,7 @@ class ChildProcess:
         self._partial_line = b""
         self._partial_status = b""
         self._selector = selector
-        self._log = output
+        self._write = write
         self._folders = (Path(runtime_dir), _SHARED_MEMORY)
         self._started = time.monotonic()
         self._channel, theirs = socket.socketpair()
@@ -160,7 +164,7 @@ class ChildProcess:
         """Passes what the child wrote on to the log as it comes, and keeps the last lines."""
         try:
             while data := os.read(self._output, 65536):
-                self._log.write_bytes(data)
+                self._write(data)
                 *lines, self._partial_line = (self._partial_line + data).replace(b"\r", b"\n").split(b"\n")
                 self._lines.extend(_text(line) for line in lines if line.strip())
             self._unregister(self._output)

@@ -88,7 +88,9 @@ class Supervisor:
     def _start(self, specs: list[ChildSpec]) -> None:
         remove_stale_openmp_registrations()
         for spec in specs:
-            self._children.append(ChildProcess(spec, str(self._runtime.path), self._selector, self._output))
+            self._children.append(
+                ChildProcess(spec, str(self._runtime.path), self._selector, self._output.write_bytes)
+            )
             log.debug("%s: process %d", spec.name, self._children[-1].pid)
         self._clock.end("starting processes")
 
