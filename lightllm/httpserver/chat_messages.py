@@ -6,8 +6,9 @@ taken over or refused. What is no text is set aside; its place in the message is
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
-import threading
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
@@ -31,7 +32,6 @@ MEDIA_PARTS = {
 }  # fmt: skip
 """Type of a content part -> what templates call it, the field with its source."""
 _TAKEN_OVER = ("name", "tool_call_id", "reasoning_content", "reasoning", "thinking")
-_tools_noted = threading.Event()
 
 
 class Medium(NamedTuple):
@@ -86,13 +86,12 @@ def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
     return [tool.model_dump(exclude_none=True) for tool in tools]
 
 
+@functools.cache
 def note_tools() -> None:
     """Into the log, once: calls are not parsed out of what the model writes."""
-    if not _tools_noted.is_set():
-        _tools_noted.set()
-        logging.getLogger(__name__).warning(
-            "a request has tools: the model is told of them, but the calls that it writes come back as text, unparsed"
-        )
+    logging.getLogger(__name__).warning(
+        "a request has tools: the model is told of them, but the calls that it writes come back as text, unparsed"
+    )
 
 
 def template_variables(request: ChatRequest) -> dict[str, Any]:
@@ -128,10 +127,7 @@ class _Reader:
 
     def message(self, message: Message, index: int) -> dict[str, Any]:
         result: dict[str, Any] = {"role": message.role, "content": self._content(message, index)}
-        for name in _TAKEN_OVER:
-            value = getattr(message, name)
-            if value is not None:
-                result[name] = value
+        result |= {name: value for name in _TAKEN_OVER if (value := getattr(message, name)) is not None}
         if message.tool_calls:
             result["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
         if message.function_call is not None:
@@ -157,21 +153,14 @@ class _Reader:
             return ""
         if isinstance(content, str):
             return content
-        before = len(self.media)
-        parts = [part if isinstance(part, str) else self._part(part, index) for part in content]
-        if len(self.media) == before:
-            return "\n".join(part for part in parts if isinstance(part, str))
-        joined: list[dict[str, str]] = []
-        texts = False
-        for part in parts:
-            if not isinstance(part, str):
-                joined.append(part)
-            elif texts:
-                joined[-1]["text"] += "\n" + part
-            else:
-                joined.append({"type": "text", "text": part})
-            texts = isinstance(part, str)
-        return joined
+        parts: list[Any] = [part if isinstance(part, str) else self._part(part, index) for part in content]
+        joined: list[Any] = []
+        for texts, group in itertools.groupby(parts, lambda part: isinstance(part, str)):
+            run = list(group)
+            if texts and len(run) == len(parts):
+                return "\n".join(run)
+            joined += [{"type": "text", "text": "\n".join(run)}] if texts else run
+        return joined or ""
 
     def _part(self, part: ContentPart, index: int) -> str | dict[str, str]:
         """A text, or what keeps the place of a medium."""
@@ -185,8 +174,7 @@ class _Reader:
         if value is None:
             raise InvalidParameter(f"messages.{index}: a {part.type} part has no {field}", param="messages")
         if kind == "text":
-            text: str = value
-            return text
+            return str(value)
         self.media.append(Medium(kind, value, index))
         return {"type": kind}
 

@@ -92,9 +92,9 @@ def of_response_format(form: ResponseFormat | None) -> ConstraintRequest:
     kind = form.type or ("json_schema" if schema is not None else "")
     if kind == "text" and schema is None:
         return NO_CONSTRAINT
-    if kind == "json_object":
-        return _json("response_format", _ANY_OBJECT if schema is None else schema)
-    if kind != "json_schema":
+    if kind == "json_object" and schema is None:
+        schema = _ANY_OBJECT
+    if kind not in ("json_schema", "json_object"):
         raise InvalidParameter(
             f"response_format {kind[:40]!r} {'with a schema ' * (kind == 'text')}is not supported: "
             "text, json_object, json_schema are",
@@ -104,7 +104,7 @@ def of_response_format(form: ResponseFormat | None) -> ConstraintRequest:
         raise InvalidParameter(
             "response_format json_schema needs json_schema.schema", param="response_format"
         )
-    return _json("response_format", schema)
+    return ConstraintRequest("response_format", {"guided_json": schema_text(schema)})
 
 
 def of_structured_outputs(outputs: StructuredOutputs | None) -> ConstraintRequest:
@@ -114,24 +114,19 @@ def of_structured_outputs(outputs: StructuredOutputs | None) -> ConstraintReques
         if getattr(outputs, name) is not None:
             raise InvalidParameter(f"structured_outputs.{name} is not supported", param="structured_outputs")
     return the_one_of(
-        of_json("structured_outputs.json", outputs.json_),
-        _json("structured_outputs.json_object", _ANY_OBJECT) if outputs.json_object else NO_CONSTRAINT,
-        of_regex("structured_outputs.regex", outputs.regex),
+        asked("structured_outputs.json", "guided_json", outputs.json_),
+        asked("structured_outputs.json_object", "guided_json", _ANY_OBJECT if outputs.json_object else None),
+        asked("structured_outputs.regex", "regular_constraint", outputs.regex),
         of_choice("structured_outputs.choice", outputs.choice),
-        of_grammar("structured_outputs.grammar", outputs.grammar),
+        asked("structured_outputs.grammar", "guided_grammar", outputs.grammar),
     )
 
 
-def of_json(field: str, schema: dict[str, Any] | str | None) -> ConstraintRequest:
-    return NO_CONSTRAINT if schema is None or schema == "" else _json(field, schema)
-
-
-def of_regex(field: str, regex: str | None) -> ConstraintRequest:
-    return ConstraintRequest(field, {"regular_constraint": regex}) if regex else NO_CONSTRAINT
-
-
-def of_grammar(field: str, grammar: str | None) -> ConstraintRequest:
-    return ConstraintRequest(field, {"guided_grammar": grammar}) if grammar else NO_CONSTRAINT
+def asked(field: str, constraint: str, value: dict[str, Any] | str | None) -> ConstraintRequest:
+    """`constraint` of `SamplingParams`, which is `value`; none if that is null or no text."""
+    return (
+        NO_CONSTRAINT if value in (None, "") else ConstraintRequest(field, {constraint: schema_text(value)})
+    )
 
 
 def of_choice(field: str, choice: list[str] | None) -> ConstraintRequest:
@@ -142,10 +137,6 @@ def of_choice(field: str, choice: list[str] | None) -> ConstraintRequest:
         raise InvalidParameter(f"{field} must hold at least one text", param=_top(field))
     texts = (json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in choice)
     return ConstraintRequest(field, {"guided_grammar": "start: " + " | ".join(texts)})
-
-
-def _json(field: str, schema: dict[str, Any] | str) -> ConstraintRequest:
-    return ConstraintRequest(field, {"guided_json": schema_text(schema)})
 
 
 def schema_text(schema: dict[str, Any] | str) -> str:

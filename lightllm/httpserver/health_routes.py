@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
-from lightllm.http import exposition
-from lightllm.http.metric_store import read_all
+from lightllm.http.metric_store import read_all, render
 from lightllm.httpserver.openapi import plain
 from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.snapshot import Snapshot
@@ -68,7 +68,7 @@ def health_routes(state: ServerState) -> APIRouter:
     async def metrics() -> Response:
         snapshot = msgspec.structs.replace(view.snapshot(), ready=int(view.healthy()))
         body = await run_in_threadpool(_exposition, state.engine.runtime.metrics_dir, snapshot)
-        return Response(body, media_type=exposition.CONTENT_TYPE)
+        return Response(body, media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/version", **plain("The server's version."))
     async def version() -> Response:
@@ -80,7 +80,7 @@ def health_routes(state: ServerState) -> APIRouter:
 def _exposition(folder: Path, snapshot: Snapshot) -> bytes:
     """The workers' sums and the Router's snapshot."""
     sums = read_all(folder, HTTP_METRICS)
-    return exposition.render(
+    return render(
         [
             *((metric, sums[metric.name]) for metric in HTTP_METRICS),
             *((metric, [float(getattr(snapshot, field))]) for metric, field in SNAPSHOT_METRICS),

@@ -13,13 +13,11 @@ from lightllm.httpserver.constraints import (
     NO_CONSTRAINT,
     ConstraintRequest,
     JsonSchema,
-    of_grammar,
-    of_json,
-    of_regex,
+    asked,
     schema_text,
     the_one_of,
-)
-from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds
+)  # fmt: skip
+from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds, require_range
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
 from lightllm.httpserver.sampling_fields import sampling_fields, stated
 from lightllm.parameter_spec import MAX_INT
@@ -96,24 +94,20 @@ class Parameters(_Sampling):
             value = self.grammar.value
             if self.grammar.type == "json_schema" and isinstance(value, dict) and "schema" in value:
                 value = value["schema"]  # beside its name
-            if self.grammar.type != "regex":
-                grammar = of_json("grammar", value)
-            elif isinstance(value, str):
-                grammar = of_regex("grammar", value)
-            else:
+            if self.grammar.type == "regex" and not isinstance(value, str):
                 raise InvalidParameter("grammar: a regex is a text", param="grammar")
+            kind = "regular_constraint" if self.grammar.type == "regex" else "guided_json"
+            grammar = asked("grammar", kind, value)
         return the_one_of(
             grammar,
-            of_regex("regex", self.regex),
-            of_grammar("ebnf", self.ebnf),
-            of_json("json_schema", self.json_schema),
+            asked("regex", "regular_constraint", self.regex),
+            asked("ebnf", "guided_grammar", self.ebnf),
+            asked("json_schema", "guided_json", self.json_schema),
         )
 
     def kept_prompt(self, limit: int) -> int | None:
         """How many tokens at the prompt's end are kept; None: all."""
-        if self.truncate is not None and not 1 <= self.truncate <= limit:
-            raise InvalidParameter(f"truncate must be in [1, {limit}], got {self.truncate}", param="truncate")
-        return self.truncate
+        return None if self.truncate is None else require_range("truncate", self.truncate, 1, limit)
 
     def _best_of(self) -> int:
         best_of = self.best_of if self.best_of is not None else self.n
@@ -128,17 +122,14 @@ class Parameters(_Sampling):
     def _decay(self) -> tuple[int, float]:
         name = "exponential_decay_length_penalty"
         start, factor = self.exponential_decay_length_penalty or (1, 1.0)
+        wanted = "item 0 must be an integer of at least 0"
         try:
             start = _LAX_INT.validate_python(start)
-        except ValidationError as error:
-            message = f"{name}: item 0 must be an integer of at least 0"
-            raise InvalidParameter(message, param=name) from error
-        try:
+            wanted = "item 1 must be a number of at least 1.0"
             # Beyond these it is out of range in any case.
             return start, max(-MAX_INT, min(_LAX_FLOAT.validate_python(factor), MAX_INT))
         except ValidationError as error:
-            message = f"{name}: item 1 must be a number of at least 1.0"
-            raise InvalidParameter(message, param=name) from error
+            raise InvalidParameter(f"{name}: {wanted}", param=name) from error
 
 
 _NoItems = Annotated[list[Any], WithJsonSchema({"type": "array", "maxItems": 0})]

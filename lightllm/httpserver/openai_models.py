@@ -17,15 +17,22 @@ from lightllm.httpserver.constraints import (
     JsonSchema,
     ResponseFormat,
     StructuredOutputs,
+    asked,
     of_choice,
-    of_grammar,
-    of_json,
-    of_regex,
     of_response_format,
     of_structured_outputs,
     the_one_of,
-)
-from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Int, Scalar, Text, TokenIds
+)  # fmt: skip
+from lightllm.httpserver.field_types import (
+    MAX_STRINGS,
+    Body,
+    Bool,
+    Int,
+    Scalar,
+    Text,
+    TokenIds,
+    require_range,
+)  # fmt: skip
 from lightllm.httpserver.sampling_fields import sampling_fields, stated
 from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, MAX_SEED, SamplingParams
 
@@ -103,7 +110,8 @@ class OpenAIRequest(_Sampling):
         values |= self.constraint.values
         if self.stop is not None:
             values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
-        values |= {"n": self._checked_n(), "max_new_tokens": max_new_tokens}
+        n = require_range("n", 1 if self.n is None else self.n, 1, MAX_BEST_OF)
+        values |= {"n": n, "max_new_tokens": max_new_tokens}
         values |= {"min_new_tokens": self._min_new_tokens(max_new_tokens)}
         return SamplingParams(
             raw_logprobs=True,
@@ -117,10 +125,7 @@ class OpenAIRequest(_Sampling):
         """OpenAI's seeds are signed; -1 is none, as in vLLM. Raises `InvalidParameter`."""
         if self.seed is None or self.seed >= 0:
             return {}  # too large ones are found with the other limits
-        if self.seed <= -MAX_SEED - 2:
-            raise InvalidParameter(
-                f"seed must be in [{-MAX_SEED - 1}, {MAX_SEED}], got {self.seed}", param="seed"
-            )
+        require_range("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
         return {"seed": None if self.seed == -1 else self.seed & MAX_SEED}
 
     @functools.cached_property
@@ -129,13 +134,13 @@ class OpenAIRequest(_Sampling):
         return the_one_of(
             of_response_format(self.response_format),
             of_structured_outputs(self.structured_outputs),
-            of_json("guided_json", self.guided_json),
-            of_regex("guided_regex", self.guided_regex),
+            asked("guided_json", "guided_json", self.guided_json),
+            asked("guided_regex", "regular_constraint", self.guided_regex),
             of_choice("guided_choice", self.guided_choice),
-            of_grammar("guided_grammar", self.guided_grammar),
-            of_json("json_schema", self.json_schema),
-            of_regex("regex", self.regex),
-            of_grammar("ebnf", self.ebnf),
+            asked("guided_grammar", "guided_grammar", self.guided_grammar),
+            asked("json_schema", "guided_json", self.json_schema),
+            asked("regex", "regular_constraint", self.regex),
+            asked("ebnf", "guided_grammar", self.ebnf),
             ConstraintRequest("allowed_token_ids", {}) if self.allowed_token_ids else NO_CONSTRAINT,
         )
 
@@ -150,12 +155,6 @@ class OpenAIRequest(_Sampling):
                 param="truncate_prompt_tokens",
             )
         return max(1, limit - (output or 1)) if keep == -1 else keep
-
-    def _checked_n(self) -> int:
-        n = 1 if self.n is None else self.n
-        if not 1 <= n <= MAX_BEST_OF:
-            raise InvalidParameter(f"n must be in [1, {MAX_BEST_OF}], got {n}", param="n")
-        return n
 
     def _min_new_tokens(self, max_new_tokens: int) -> int:
         """OpenAI's world counts from 0, which is the same as 1 here: some token is always made."""
@@ -202,11 +201,7 @@ class CompletionRequest(OpenAIRequest):
         return 1 if self.echo_only else self.checked_max_tokens(self.max_tokens)
 
     def checked_logprobs(self) -> int | None:
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise InvalidParameter(
-                f"logprobs must be in [0, {MAX_LOGPROBS}], got {self.logprobs}", param="logprobs"
-            )
-        return self.logprobs
+        return None if self.logprobs is None else require_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
 
 
 _Source = SkipJsonSchema[Any]
@@ -300,8 +295,4 @@ class ChatRequest(OpenAIRequest):
             return 0 if self.logprobs else None
         if not self.logprobs:
             raise InvalidParameter("top_logprobs needs logprobs to be true", param="top_logprobs")
-        if not 0 <= self.top_logprobs <= MAX_LOGPROBS:
-            raise InvalidParameter(
-                f"top_logprobs must be in [0, {MAX_LOGPROBS}], got {self.top_logprobs}", param="top_logprobs"
-            )
-        return self.top_logprobs
+        return require_range("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)

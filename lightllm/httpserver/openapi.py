@@ -11,27 +11,19 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 _REF = "#/components/schemas/{model}"
-_NATIVE_ERROR = {
-    "type": "object",
-    "properties": {"message": {"type": "string"}, "param": {"type": "string"}},
-    "required": ["message"],
-}
-_OPENAI_ERROR = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-            "required": ["message", "type", "param", "code"],
-        }
-    },
-    "required": ["error"],
-}
+_TEXT = {"type": "string"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+
+
+def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+_NATIVE_ERROR = _object({"message": _TEXT, "param": _TEXT}, "param")
+_OPENAI_ERROR = _object(
+    {"error": _object({"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL})}
+)
 _ERRORS = {
     400: "A value out of range, or a prompt that is too long.",
     401: "No valid API key.",

@@ -11,7 +11,7 @@ import time
 import uvloop
 
 from lightllm.errors import ServerStopping, StartupError
-from lightllm.http.body_budget import give_back_large_blocks
+from lightllm.http.body import give_back_large_blocks
 from lightllm.http.metric_store import MetricStore
 from lightllm.http.server import HttpServer, make_config
 from lightllm.httpserver.app import create_app

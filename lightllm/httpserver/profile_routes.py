@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from lightllm.errors import Forbidden, InvalidParameter, RequestError
+from lightllm.errors import Forbidden, RequestError
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.httpserver.field_types import Body, Int
+from lightllm.httpserver.field_types import Body, Int, require_range
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.state import ServerState
 from lightllm.protocol.control import ProfileAnswer, StartProfile
@@ -47,8 +47,7 @@ def profile_routes(state: ServerState) -> APIRouter:
         check(request)
         rounds = (await parse_body(request, StartProfileBody, state.bodies, empty=b"{}")).num_steps
         rounds = DEFAULT_ROUNDS if rounds is None else rounds
-        if not 1 <= rounds <= MAX_ROUNDS:
-            raise InvalidParameter(f"num_steps must be in [1, {MAX_ROUNDS}], got {rounds}", param="num_steps")
+        require_range("num_steps", rounds, 1, MAX_ROUNDS)
         await _ask_backends(state, "start_profile", StartProfile(rounds))
         return JSONResponse({"message": "Ok"})
 

@@ -14,7 +14,7 @@ from typing import Any
 from lightllm.config import ServerConfig
 from lightllm.constraints.check import check_here, check_threads
 from lightllm.errors import InvalidParameter, ServerOverloaded, ServerStopping, UnknownModel
-from lightllm.http.body_budget import BodyBudget
+from lightllm.http.body import BodyBudget
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader

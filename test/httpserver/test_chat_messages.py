@@ -192,7 +192,7 @@ def test_tools_without_a_parser_are_noted_once(
 ) -> None:
     from lightllm.httpserver import chat_messages
 
-    chat_messages._tools_noted.clear()
+    chat_messages.note_tools.cache_clear()
     for _ in range(2):
         prompt(GPT_OSS, [USER], tools=TOOLS)
     assert len([record for record in caplog.records if "come back as text" in record.message]) == 1

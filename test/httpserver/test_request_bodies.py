@@ -20,7 +20,7 @@ import httpx
 import pytest
 from support.fake_engine import FakeEngine
 
-from lightllm.http.body_budget import FREE_BYTES
+from lightllm.http.body import FREE_BYTES
 
 ROUTES = (
     "/generate",
@@ -311,7 +311,7 @@ def test_a_body_counts_no_longer_than_until_it_is_a_prompt(
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc keeps freed blocks so")
 def test_a_worker_gives_the_memory_of_large_bodies_back() -> None:
     code = """
-from lightllm.http.body_budget import give_back_large_blocks
+from lightllm.http.body import give_back_large_blocks
 give_back_large_blocks()
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
