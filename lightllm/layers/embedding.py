@@ -6,7 +6,7 @@ import torch
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.ops.embedding import embedding
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear
 
 
 class VocabEmbedding:

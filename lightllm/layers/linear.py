@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear
 
 
 class RowLinear:

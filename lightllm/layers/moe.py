@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.ops.moe_experts import PackedExperts, StackedExperts, run_experts
+from lightllm.ops.moe_experts import run_experts
 from lightllm.ops.moe_routing import choose_experts
 from lightllm.ops.moe_routing_spec import MoeRoutingSpec
+from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 
 
 class MoE:
@@ -42,15 +43,3 @@ class MoE:
         if self.shared is not None:
             out.add_(self.shared(x))
         return self.group.all_reduce(out)
-
-
-class Float32Router:
-    """Logits in float32 whatever the model computes in, as DeepSeek has it."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        """weight: float32 [experts, hidden]"""
-        self.weight = weight
-        self.nbytes = weight.nbytes
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x.float(), self.weight)

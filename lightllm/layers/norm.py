@@ -7,9 +7,8 @@ from typing import Protocol
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
 from lightllm.ops.layer_norm import fused_add_layer_norm, layer_norm
-from lightllm.ops.rms_norm import rms_norm
+from lightllm.ops.rms_norm import fused_add_rms_norm, rms_norm
 
 
 class Norm(Protocol):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.layers.attention import attention
 from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
@@ -14,8 +13,8 @@ from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.batch import Batch
-from lightllm.ops.packed_linear import PackedLinear
-from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
+from lightllm.ops.linear import PackedLinear
+from lightllm.ops.rotary import rotary_and_write_kv
 from lightllm.ops.write_kv import write_kv
 
 
@@ -74,7 +73,7 @@ class Attention:
         if self.query_scale is not None:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
         own = (k, v) if dense else None
-        return self.o_proj(attention(q, kv, batch.attention, self.spec, self.backends, own))
+        return self.o_proj(self.backends.attend(q, kv, batch.attention, self.spec, own))
 
 
 def separate_attention(

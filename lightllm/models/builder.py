@@ -16,9 +16,8 @@ from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_backends.protocol import AttentionBackends
-from lightllm.ops.linear import activation_dtype, pack_linear
-from lightllm.ops.moe_experts import PackedExperts, StackedExperts
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear, activation_dtype, pack_linear
+from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 from lightllm.ops.weight_rows import WeightRows
 from lightllm.quantization.linear_spec import LinearSpec, Matrix
 from lightllm.quantization.weight_format import WeightFormat

@@ -16,7 +16,7 @@ from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.moe_config import ClampedSwiglu
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.clamped_swiglu import clamped_swiglu
+from lightllm.ops.gated_activation import clamped_swiglu
 from lightllm.quantization.linear_spec import LinearSpec, Stack
 
 

@@ -20,11 +20,10 @@ from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.batch import Batch
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.mla_decode_attention import mla_decode_attention
-from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
-from lightllm.ops.packed_linear import PlainLinear
+from lightllm.ops.linear import PlainLinear
+from lightllm.ops.mla_attention import mla_context, mla_decode_attention, mla_prefill_attention
 from lightllm.ops.rotary import rotary_embedding
-from lightllm.ops.write_latent import write_latent
+from lightllm.ops.write_kv import write_latent
 
 EXPANDED_TOKENS = 16384
 """Contexts are expanded together up to so many tokens, or one that is longer: cached prefixes may make those of a round

@@ -6,14 +6,13 @@ import functools
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from lightllm.layers.linear import RowLinear
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
-from lightllm.ops.gelu import gelu
-from lightllm.ops.gelu_and_mul import gelu_and_mul
-from lightllm.ops.packed_linear import PackedLinear
-from lightllm.ops.silu_and_mul import silu_and_mul
+from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul
+from lightllm.ops.linear import PackedLinear
 
 GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": silu_and_mul,
@@ -22,9 +21,9 @@ GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """From [T, 2 * width], the gate in the first half, to [T, width]."""
 _PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": torch.nn.functional.silu,
-    "gelu": functools.partial(gelu, approximate="none"),
-    "gelu_tanh": functools.partial(gelu, approximate="tanh"),
+    "silu": F.silu,
+    "gelu": functools.partial(F.gelu, approximate="none"),
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
 }
 
 

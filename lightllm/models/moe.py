@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.layers.moe import Float32Router, MoE
+from lightllm.layers.moe import MoE
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.mlp import GATED, gated_mlp
+from lightllm.ops.linear import PlainLinear
 
 
 def moe(
@@ -39,6 +40,7 @@ def moe(
     return MoE(router, spec, bias, experts, GATED[config.activation], shared, build.group)
 
 
-def float32_router(build: Builder, num_experts: int) -> Float32Router:
-    weight = build.float32("weight", (num_experts, build.config.hidden_size))
-    return build.keep(Float32Router(weight))
+def float32_router(build: Builder, num_experts: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Logits in float32 whatever the model computes in, as DeepSeek has it."""
+    router = build.keep(PlainLinear(build.float32("weight", (num_experts, build.config.hidden_size)), None))
+    return lambda x: router(x.float())

@@ -64,7 +64,7 @@ class MlaConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClampedSwiglu:
-    """Of gpt-oss's experts: see `ops/clamped_swiglu.py`."""
+    """Of gpt-oss's experts: see `clamped_swiglu`."""
 
     limit: float
     alpha: float

@@ -13,7 +13,7 @@ from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.models.hf_configs.layer_norm import Phi3Small
 from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
-from lightllm.ops.clamped_swiglu import clamped_swiglu
+from lightllm.ops.gated_activation import clamped_swiglu
 from lightllm.quantization.linear_spec import LinearSpec
 
 

@@ -1,5 +1,4 @@
-"""Operations on tensors, one file each: the public function with shapes and dtypes, and the choice of implementation.
+"""Operations on tensors, one file each: the public function with shapes and dtypes, and what it does on a CPU.
 
-`ops/torch/` holds the implementations in plain torch: written for the CPU, correct on every device. `ops/triton/` holds
-the kernels for NVIDIA GPUs; they are imported when the first tensor on a GPU comes.
+`ops/triton/` holds the kernels for NVIDIA GPUs; they are imported when the first tensor on a GPU comes.
 """

@@ -6,28 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.ops.linear import pack_linear
-from lightllm.ops.packed_linear import PackedLinear
-from lightllm.ops.torch import moe_experts as torch_impl
-from lightllm.ops.torch.moe_experts import Expert, PackedExperts, StackedExperts
-
-__all__ = ["Expert", "PackedExperts", "StackedExperts", "pack_experts", "run_experts"]
-
-
-def pack_experts(
-    device: torch.device, count: int, expert: Callable[[int], Expert]
-) -> PackedExperts | StackedExperts:
-    """Dense weights, `expert(i)` for all of them, in the device's form: packed one by one on a CPU, stacked on a GPU.
-
-    Experts of another format are `PackedExperts` of its linears, on any device.
-    """
-    if device.type != "cpu":
-        return StackedExperts(count, expert)
-    return PackedExperts(_packed(expert(number)) for number in range(count))
-
-
-def _packed(expert: Expert) -> tuple[PackedLinear, PackedLinear]:
-    return pack_linear(expert.gate_up, expert.gate_up_bias), pack_linear(expert.down, expert.down_bias)
+from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 
 
 def run_experts(
@@ -47,4 +26,19 @@ def run_experts(
         from lightllm.ops.triton import moe_experts as triton_impl
 
         return triton_impl.run_experts(x, weights, experts, packed, activation)
-    return torch_impl.run_experts(x, weights, experts, packed, activation)
+    # Tokens are sorted by expert, and each expert that has any computes all of its own at once.
+    top_k = experts.shape[1]
+    flat = experts.flatten()
+    order = flat.argsort(stable=True)
+    tokens = order // top_k
+    gathered = x.index_select(0, tokens)
+    results = torch.empty_like(gathered)
+    start = 0
+    for expert, count in enumerate(torch.bincount(flat).tolist()):
+        if count:
+            own = slice(start, start + count)
+            inner = activation(packed.gate_up[expert](gathered[own]))
+            results[own] = packed.down[expert](inner)
+            start += count
+    results *= weights.flatten()[order, None].to(results.dtype)
+    return torch.zeros_like(x).index_add_(0, tokens, results)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from lightllm.ops.torch import penalties as torch_implementation
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 def penalize_tokens_(
-    logits: "torch.Tensor",
-    entries: "torch.Tensor",
-    token_ids: "torch.Tensor",
-    counts: "torch.Tensor",
-    repetition: "torch.Tensor",
-    frequency: "torch.Tensor",
-    presence: "torch.Tensor",
+    logits: torch.Tensor,
+    entries: torch.Tensor,
+    token_ids: torch.Tensor,
+    counts: torch.Tensor,
+    repetition: torch.Tensor,
+    frequency: torch.Tensor,
+    presence: torch.Tensor,
 ) -> None:
     """For each listed token with count c, in place: logit / repetition where it is above 0, else logit * repetition;
     then minus c * frequency; then minus presence where c > 0.
@@ -26,25 +21,30 @@ def penalize_tokens_(
     must carry the same count; counts float32 [P, C]; the penalties float32 [P].
     """
     if logits.is_cuda:
-        from lightllm.ops.triton import penalties as triton_implementation
+        from lightllm.ops.triton import penalties as triton_impl
 
-        triton_implementation.penalize_tokens_(
-            logits, entries, token_ids, counts, repetition, frequency, presence
-        )
+        triton_impl.penalize_tokens_(logits, entries, token_ids, counts, repetition, frequency, presence)
         return
-    torch_implementation.penalize_tokens_(logits, entries, token_ids, counts, repetition, frequency, presence)
+    # Gathered, changed and scattered, so that equal entries of one row write equal values.
+    where = entries[:, None], token_ids
+    values = logits[where]
+    values = torch.where(values > 0, values / repetition[:, None], values * repetition[:, None])
+    values -= counts * frequency[:, None]
+    values -= (counts > 0) * presence[:, None]
+    logits[where] = values
 
 
 def grow_end_tokens_(
-    logits: "torch.Tensor", entries: "torch.Tensor", token_ids: "torch.Tensor", growth: "torch.Tensor"
+    logits: torch.Tensor, entries: torch.Tensor, token_ids: torch.Tensor, growth: torch.Tensor
 ) -> None:
     """logit += |logit| * growth for the listed tokens, in place.
 
     logits float32 [S, V]; entries, token_ids int64 [P], distinct pairs; growth float32 [P].
     """
     if logits.is_cuda:
-        from lightllm.ops.triton import penalties as triton_implementation
+        from lightllm.ops.triton import penalties as triton_impl
 
-        triton_implementation.grow_end_tokens_(logits, entries, token_ids, growth)
+        triton_impl.grow_end_tokens_(logits, entries, token_ids, growth)
         return
-    torch_implementation.grow_end_tokens_(logits, entries, token_ids, growth)
+    values = logits[entries, token_ids]
+    logits[entries, token_ids] = values + values.abs() * growth

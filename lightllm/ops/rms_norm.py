@@ -1,14 +1,14 @@
-"""RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): x / sqrt(mean(x²) + eps) * weight."""
+"""RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467), alone or after the residual addition."""
 
 from __future__ import annotations
 
-import torch
+import functools
 
-from lightllm.ops.torch import rms_norm as torch_impl
+import torch
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Normalises the last dimension; the mean is taken in float32.
+    """x / sqrt(mean(x²) + eps) * weight over the last dimension; the mean is taken in float32.
 
     x: [..., size], any strides; weight: [size], or broadcastable to x with one weight vector a head
     ([heads, size] for x [T, heads, size]). Returns a new tensor like x. What is multiplied by the weight has been
@@ -18,4 +18,31 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         from lightllm.ops.triton import rms_norm as triton_impl
 
         return triton_impl.rms_norm(x, weight, eps)
-    return torch_impl.rms_norm(x, weight, eps)
+    # `vector_norm` reads x once and makes no temporary of its size.
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.addcmul(_constant(eps, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
+    if x.dtype == torch.float32:
+        return torch.mul(x, scale).mul_(weight)
+    if weight.dtype == torch.float32:
+        return torch.mul(x, scale).mul_(weight).to(x.dtype)
+    return torch.mul(x, scale).to(x.dtype).mul_(weight)
+
+
+def fused_add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Adds x to `residual` in place and returns the RMSNorm of the sum as a new tensor.
+
+    x, residual: [T, size] of one dtype; weight: [size].
+    """
+    if x.is_cuda:
+        from lightllm.ops.triton import rms_norm as triton_impl
+
+        return triton_impl.fused_add_rms_norm(x, residual, weight, eps)
+    return rms_norm(residual.add_(x), weight, eps)
+
+
+@functools.cache
+def _constant(value: float, device: torch.device) -> torch.Tensor:
+    """A number as a tensor, made once: each Python number costs an operation a conversion."""
+    return torch.tensor(value, dtype=torch.float32, device=device)

@@ -1,21 +1,21 @@
-"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864), its frequencies and its tables."""
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864): its frequencies, its tables, and the rotation, alone or with
+the write into KV slots."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from lightllm.ops.torch import rotary as torch_impl
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+from lightllm.ops.kv_layer import KvLayer
+from lightllm.ops.rms_norm import rms_norm
+from lightllm.ops.write_kv import write_kv
 
 
 def inverse_frequencies(
-    dim: int, theta: float, scaling: "Mapping[str, Any]", length: int | None = None
+    dim: int, theta: float, scaling: Mapping[str, Any], length: int | None = None
 ) -> tuple[torch.Tensor, float]:
     """float32 [dim / 2]: radians per position of each pair; and what cosines and sines are multiplied with.
 
@@ -59,7 +59,7 @@ def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
-def _ntk_ratio(kind: str, scaling: "Mapping[str, Any]", length: int | None) -> float:
+def _ntk_ratio(kind: str, scaling: Mapping[str, Any], length: int | None) -> float:
     original = float(scaling["original_max_position_embeddings"])
     stretch = max(length or original, original) / original
     if kind == "qwen_dynamic":
@@ -69,7 +69,7 @@ def _ntk_ratio(kind: str, scaling: "Mapping[str, Any]", length: int | None) -> f
 
 
 def _yarn(
-    frequencies: torch.Tensor, dim: int, theta: float, scaling: "Mapping[str, Any]"
+    frequencies: torch.Tensor, dim: int, theta: float, scaling: Mapping[str, Any]
 ) -> tuple[torch.Tensor, float]:
     """Pairs that turn often within the original context keep their frequency, those that turn less than once do not."""
     factor, context = float(scaling["factor"]), float(scaling["original_max_position_embeddings"])
@@ -93,7 +93,7 @@ def _yarn(
     return blended, yarn_mscale(factor)
 
 
-def _longrope_attention_factor(scaling: "Mapping[str, Any]") -> float:
+def _longrope_attention_factor(scaling: Mapping[str, Any]) -> float:
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])
     factor = float(scaling["factor"])
@@ -102,7 +102,7 @@ def _longrope_attention_factor(scaling: "Mapping[str, Any]") -> float:
     return math.sqrt(1 + math.log(factor) / math.log(float(scaling["original_max_position_embeddings"])))
 
 
-def _llama3(frequencies: torch.Tensor, scaling: "Mapping[str, Any]") -> torch.Tensor:
+def _llama3(frequencies: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
     factor = float(scaling["factor"])
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     context = float(scaling["original_max_position_embeddings"])
@@ -135,4 +135,61 @@ def rotary_embedding(
         from lightllm.ops.triton import rotary as triton_impl
 
         return triton_impl.rotary_embedding(x, cos, sin, interleaved)
-    return torch_impl.rotary_embedding(x, cos, sin, interleaved)
+    rotary_dim = cos.shape[-1]
+    half = rotary_dim // 2
+    if interleaved:
+        return _rotate_pairs(x, cos[..., :half], sin[..., :half])
+    sin = sin[..., :half]
+    if rotary_dim == x.shape[-1]:
+        rotated, first, second = torch.mul(x, cos), x[..., :half], x[..., half:]
+    else:
+        rotated, first, second = x.clone(), x[..., :half], x[..., half:rotary_dim]
+        rotated[..., :rotary_dim].mul_(cos)
+    rotated[..., :half].addcmul_(second, sin, value=-1)
+    rotated[..., half:rotary_dim].addcmul_(first, sin)
+    return rotated
+
+
+def _rotate_pairs(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    rotary_dim = 2 * cos.shape[-1]
+    even, odd = x[..., 0:rotary_dim:2], x[..., 1:rotary_dim:2]
+    rotated = x.clone()
+    rotated[..., 0:rotary_dim:2] = torch.mul(even, cos).addcmul_(odd, sin, value=-1)
+    rotated[..., 1:rotary_dim:2] = torch.mul(odd, cos).addcmul_(even, sin)
+    return rotated
+
+
+def rotary_and_write_kv(
+    qk: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    kv: KvLayer,
+    slots: torch.Tensor,
+    interleaved: bool = False,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 0.0,
+    keep_keys: bool = False,
+) -> torch.Tensor:
+    """Returns the rotated queries [T, heads, head_dim]; rotated keys and the values go to `kv` at `slots`.
+
+    keep_keys: return the rotated keys as well, behind the queries: [T, heads + kv_heads, head_dim].
+
+    qk: [T, heads + kv_heads, head_dim], queries first; v: [T, kv_heads, head_dim]; both any strides; cos, sin:
+    [T, 1, rotary_dim] as for `rotary_embedding`; slots: int64 [T]. No slot but the last (which absorbs padding) may occur
+    twice. interleaved: see `rotary_embedding`.
+    norm_weight: [heads + kv_heads, head_dim], or [head_dim] for all alike: `rms_norm` of each query and key head with it
+    and `eps` comes before the rotation.
+    """
+    if qk.is_cuda:
+        from lightllm.ops.triton import rotary as triton_impl
+
+        return triton_impl.rotary_and_write_kv(
+            qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
+        )
+    if norm_weight is not None:
+        qk = rms_norm(qk, norm_weight, eps)
+    heads = qk.shape[1] - v.shape[1]
+    rotated = rotary_embedding(qk, cos, sin, interleaved)
+    write_kv(rotated[:, heads:], v, kv, slots)
+    return rotated if keep_keys else rotated[:, :heads]

@@ -1,11 +1,10 @@
-"""Writes keys and values into their KV slots as they are: for models without rotary positions."""
+"""Writes what attention keeps of the new tokens into their KV slots as it is: without rotary positions, or rotated already."""
 
 from __future__ import annotations
 
 import torch
 
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.torch import rotary as torch_impl
 
 
 def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor) -> None:
@@ -16,5 +15,16 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor)
     if k.is_cuda:
         from lightllm.ops.triton import write_kv as triton_impl
 
-        return triton_impl.write_kv(k, v, kv, slots)
-    return torch_impl.write_kv(k, v, kv, slots)
+        triton_impl.write_kv(k, v, kv, slots)
+        return
+    kv.keys.index_copy_(0, slots, k.to(kv.data.dtype))
+    kv.values.index_copy_(0, slots, v.to(kv.data.dtype))
+
+
+def write_latent(latent: torch.Tensor, key: torch.Tensor, kv: KvLayer, slots: torch.Tensor) -> None:
+    """[latent, key] of latent attention (DeepSeek-V2, arXiv 2405.04434) goes to `kv` at `slots`.
+
+    latent: [T, latent], normalised; key: [T, 1, rope], the rotated key that all heads share; slots: int64 [T]. No slot
+    but the last (which absorbs padding) may occur twice.
+    """
+    kv.data.index_copy_(0, slots, torch.cat((latent[:, None], key), -1).to(kv.data.dtype))

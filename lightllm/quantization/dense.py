@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.ops.linear import pack_linear
-from lightllm.ops.moe_experts import Expert, PackedExperts, StackedExperts, pack_experts
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear, pack_linear
+from lightllm.ops.packed_experts import Expert, PackedExperts, StackedExperts, pack_experts
 from lightllm.ops.weight_rows import WeightRows
 from lightllm.quantization.linear_spec import LinearSpec, bias_of, matrix_rows, transposed_rows
 from lightllm.weights.freed_memory import give_back_freed_memory

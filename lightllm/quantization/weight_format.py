@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from lightllm.ops.moe_experts import PackedExperts, StackedExperts
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear
+from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 from lightllm.quantization.linear_spec import LinearSpec
 from lightllm.weights.module_tensors import ModuleTensors
 

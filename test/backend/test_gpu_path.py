@@ -101,7 +101,7 @@ def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, r
     plain = ModeBackend(config, 0, 1)
     plain.init_model()
     expected = Serving(plain, LIMITS).run(wanted)
-    asked, seen, launch = request.getfixturevalue("gpu_code"), [], prefill_attention._launch
+    asked, seen, launch = request.getfixturevalue("gpu_code"), [], prefill_attention.launch_prefill
 
     def watch(q, k, v, metadata, spec, out, context):
         first = metadata.num_decode
@@ -109,7 +109,7 @@ def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, r
         seen.append((bool((lengths == metadata.kv_len[first:]).all()), context is not None, len(k)))
         launch(q, k, v, metadata, spec, out, context)
 
-    monkeypatch.setattr(prefill_attention, "_launch", watch)
+    monkeypatch.setattr(prefill_attention, "launch_prefill", watch)
     backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice())
     backend.init_model()
     asked.clear()

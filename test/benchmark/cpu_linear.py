@@ -1,4 +1,4 @@
-"""Milliseconds of every form of a linear layer on this CPU: what `lightllm/ops/torch/linear.py` chooses from.
+"""Milliseconds of every form of a linear layer on this CPU: what `lightllm/ops/linear.py` chooses from.
 
     python test/benchmark/cpu_linear.py --threads 2 --out_features 5632 --in_features 2048
 
@@ -16,9 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.linear import pack_linear
-from lightllm.ops.packed_linear import PackedLinear
-from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, SideBySide
+from lightllm.ops.linear import Fp16PackedLinear, OneDnnLinear, PackedLinear, SideBySide, pack_linear
 from lightllm.ops.weight_rows import WeightRows
 
 TURNS = 4

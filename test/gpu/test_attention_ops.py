@@ -7,12 +7,12 @@ import pytest
 import torch
 from support.attention_cases import FORMS, make_spec, spec_on
 
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.triton import TritonAttention
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.mla_decode_attention import mla_decode_attention
-from lightllm.ops.mla_prefill_attention import mla_context, mla_prefill_attention
+from lightllm.ops.mla_attention import mla_context, mla_decode_attention, mla_prefill_attention
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 CUDA, TRITON = torch.device("cuda"), TritonAttention()
@@ -97,8 +97,8 @@ def test_every_form_of_score_beside_each_other(generator, name, heads):
         torch.full_like(q, torch.nan),
     )
     layer = KvLayer(kv, kv_heads)
-    TRITON.decode(q, layer, metadata, form, out)
-    TRITON.prefill(q, layer, metadata, form, out, None)
+    TRITON.decode(AttentionCall(q, layer, metadata, form, out))
+    TRITON.prefill(AttentionCall(q, layer, metadata, form, out))
     check(out, metadata, lambda tokens, slots: expected(q[tokens], *kv[slots].chunk(2, 1), form))
 
 
@@ -110,7 +110,7 @@ def test_dense_keys_and_values_of_whole_prompts(generator, name):
     q, k, v = qkv.split((32, 8, 8), 1)
     form, out = spec_on(make_spec(32, 128**-0.5, **FORMS[name]), CUDA), torch.full_like(q, torch.nan)
     kv = torch.full((sum(q_lens) + 1, 16, 128), torch.nan, dtype=q.dtype, device=CUDA)
-    TRITON.prefill(q, KvLayer(kv, 8), metadata, form, out, (k, v))
+    TRITON.prefill(AttentionCall(q, KvLayer(kv, 8), metadata, form, out, (k, v)))
     check(out, metadata, lambda tokens, slots: expected(q[tokens], k[tokens], v[tokens], form))
 
 

@@ -8,18 +8,14 @@ from gpu.test_ops import CUDA, DTYPES, TOKENS, TOLERANCE, error, random
 from support.kv import layer
 from support.moe_cases import FORMS
 
-from lightllm.ops.gelu_and_mul import gelu_and_mul
+from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul
 from lightllm.ops.layer_norm import fused_add_layer_norm, layer_norm
-from lightllm.ops.moe_experts import Expert, pack_experts, run_experts
+from lightllm.ops.moe_experts import run_experts
 from lightllm.ops.moe_routing import choose_experts
+from lightllm.ops.packed_experts import Expert, pack_experts
 from lightllm.ops.penalties import grow_end_tokens_, penalize_tokens_
-from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
-from lightllm.ops.silu_and_mul import silu_and_mul
+from lightllm.ops.rotary import rotary_and_write_kv, rotary_embedding
 from lightllm.ops.token_bitmask import keep_allowed_
-from lightllm.ops.torch import moe_routing as routing_torch
-from lightllm.ops.torch import penalties as penalties_torch
-from lightllm.ops.torch import rotary as rotary_torch
-from lightllm.ops.torch import token_bitmask as bitmask_torch
 from lightllm.ops.write_kv import write_kv
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -80,7 +76,7 @@ def test_norms_of_heads_and_parts_of_heads_in_the_rotation(generator, tokens, si
     q = rotary_and_write_kv(qk, v, cos, sin, layer(kv), where, interleaved, weight, 1e-6)
     normed = qk.double()
     normed = normed * (normed.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * weight.double()
-    expected = rotary_torch.rotary_embedding(normed, cos.double(), sin.double(), interleaved)
+    expected = rotary_embedding(*(part.double().cpu() for part in (normed, cos, sin)), interleaved).to(CUDA)
     assert error(q, expected[:, :heads]) < TOLERANCE[dtype]
     assert error(kv[where][:, :kv_heads], expected[:, heads:]) < TOLERANCE[dtype]
 
@@ -96,8 +92,8 @@ def test_penalties_and_growing_end_tokens(generator, rows):
     growth = torch.rand(rows, device=CUDA, generator=generator)
     arguments = [(entries, ids, counts, *factors), (entries, ids[:, 0], growth)]
     expected = logits.cpu()
-    penalties_torch.penalize_tokens_(expected, *(part.cpu() for part in arguments[0]))
-    penalties_torch.grow_end_tokens_(expected, *(part.cpu() for part in arguments[1]))
+    penalize_tokens_(expected, *(part.cpu() for part in arguments[0]))
+    grow_end_tokens_(expected, *(part.cpu() for part in arguments[1]))
     penalize_tokens_(logits, *arguments[0])
     grow_end_tokens_(logits, *arguments[1])
     torch.testing.assert_close(logits.cpu(), expected)
@@ -111,7 +107,7 @@ def test_tokens_that_a_bitmask_allows(generator, rows, vocab):
     shape, words = (rows, (vocab + 31) // 32), torch.iinfo(torch.int32)
     bitmask = torch.randint(words.min, words.max, shape, dtype=torch.int32, device=CUDA, generator=generator)
     expected = logits.cpu()
-    bitmask_torch.keep_allowed_(expected, entries.cpu(), bitmask.cpu())
+    keep_allowed_(expected, entries.cpu(), bitmask.cpu())
     keep_allowed_(logits, entries, bitmask)
     assert torch.equal(logits.cpu(), expected)
 
@@ -124,7 +120,7 @@ def test_the_experts_of_each_token(generator, tokens, name):
     biased = form.scoring == "sigmoid"
     bias = torch.randn(form.num_experts, device=CUDA, generator=generator) if biased else None
     weights, experts = choose_experts(logits, form, bias)
-    expected = routing_torch.choose_experts(logits.cpu(), form, None if bias is None else bias.cpu())
+    expected = choose_experts(logits.cpu(), form, None if bias is None else bias.cpu())
     scores = logits.cpu().double()
     if form.scoring == "softmax":
         scores = scores.softmax(-1)

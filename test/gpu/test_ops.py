@@ -8,15 +8,14 @@ from ops.test_round_inputs import Case
 from support import broken_logits
 from support.kv import layer
 
-from lightllm.layers.attention import attention
 from lightllm.layers.rotary import RotaryTable
 from lightllm.ops import sample
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.batch import make_batch
 from lightllm.ops.embedding import embedding
-from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
-from lightllm.ops.rms_norm import rms_norm
-from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
+from lightllm.ops.gated_activation import silu_and_mul
+from lightllm.ops.rms_norm import fused_add_rms_norm, rms_norm
+from lightllm.ops.rotary import rotary_and_write_kv, rotary_embedding
 from lightllm.ops.round_inputs import build_round_inputs
 from lightllm.ops.sample import (
     choose_filtered,
@@ -26,9 +25,6 @@ from lightllm.ops.sample import (
     token_logprobs,
     top_logprobs,
 )
-from lightllm.ops.silu_and_mul import silu_and_mul
-from lightllm.ops.torch import rotary as rotary_torch
-from lightllm.ops.torch.uniforms import uniforms as uniforms_on_cpu
 from lightllm.ops.uniforms import uniforms
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -90,7 +86,7 @@ def test_rotary_and_write_kv(generator, tokens, dtype):
     positions = torch.randint(0, 100_000, (tokens,), device=CUDA, generator=generator)
     cos, sin = RotaryTable(size, 5e5, {"rope_type": "default"}, dtype, CUDA).lookup(positions, 100_000)
     q = rotary_and_write_kv(qk, v, cos, sin, layer(kv), where)
-    rotated = rotary_torch.rotary_embedding(qk.double(), cos.double(), sin.double())
+    rotated = rotary_embedding(*(part.double().cpu() for part in (qk, cos, sin))).to(CUDA)
     assert error(q, rotated[:, :heads]) < TOLERANCE[dtype]
     assert error(kv[where][:, :kv_heads], rotated[:, heads:]) < TOLERANCE[dtype]
     assert torch.equal(kv[where][:, kv_heads:], v)
@@ -127,9 +123,8 @@ def test_attention_over_shuffled_slots(generator, one_layer, name, heads):
     batch = make_batch(ids, list(range(len(q_lens))), q_lens, kv_lens, num_decode, table, [layer(kv)])
     model.prepare(batch)
     q = random(generator, sum(q_lens), query_heads, size, dtype=torch.bfloat16)
-    out = attention(q, layer(kv), batch.attention, form, make_attention_backends("triton", CUDA)).view(
-        q.shape
-    )
+    backends = make_attention_backends("triton", CUDA)
+    out = backends.attend(q, layer(kv), batch.attention, form).view(q.shape)
     start = 0
     for row, (q_len, kv_len) in enumerate(zip(q_lens, kv_lens)):
         if row < 4 or row == len(q_lens) - 1:  # a reference in float32 for a few of them
@@ -193,7 +188,7 @@ def test_uniforms_are_those_of_the_cpu(generator):
     seeds = torch.randint(-(2**62), 2**62, (1000,), device=CUDA, generator=generator)
     choices = torch.randint(0, 128, (1000,), device=CUDA, generator=generator)
     positions = torch.randint(0, 1 << 20, (1000,), device=CUDA, generator=generator)
-    expected = uniforms_on_cpu(seeds.cpu(), choices.cpu(), positions.cpu())
+    expected = uniforms(seeds.cpu(), choices.cpu(), positions.cpu())
     assert torch.equal(uniforms(seeds, choices, positions).cpu(), expected)
 
 

@@ -14,7 +14,7 @@ from support.near_tie import relative_error
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_backends.triton import TritonAttention
-from lightllm.ops.moe_experts import StackedExperts
+from lightllm.ops.packed_experts import StackedExperts
 from lightllm.quantization import dense
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu/test_models.py does this on a GPU")

@@ -6,10 +6,9 @@ import pytest
 import torch
 from support.attention_cases import FORMS, AttentionCase
 
-from lightllm.layers.attention import attention
+from lightllm.ops import attention_contexts
 from lightllm.ops.attention_backends.choice import make_attention_backends
-from lightllm.ops.torch import attention_contexts
-from lightllm.ops.torch.attention_contexts import Contexts, contexts_of
+from lightllm.ops.attention_contexts import Contexts, contexts_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -27,7 +26,7 @@ class Case(AttentionCase):
 
     def compute(self, copied: int = ALONE) -> torch.Tensor:
         with mock.patch.object(attention_contexts, "PADDED_BYTES", copied):
-            return attention(self.q, self.layer_on(CPU), self.metadata(CPU), self.attention_spec, BACKENDS)
+            return BACKENDS.attend(self.q, self.layer_on(CPU), self.metadata(CPU), self.attention_spec)
 
     def check(self) -> None:
         """Decode entries one by one, and (four or more of them) together."""
@@ -128,6 +127,6 @@ def test_a_form_with_everything_in_every_dtype(dtype: torch.dtype) -> None:
 
 
 def test_long_chunks_are_computed_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightllm.ops.torch.attention._SCORES", 1)
+    monkeypatch.setattr("lightllm.ops.attention_backends.torch._SCORES", 1)
     Case([60, 50], [40, 50], 0, form="everything").check()
     Case([60, 50], [40, 50], 0, form="window").check()

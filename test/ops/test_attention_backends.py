@@ -13,7 +13,7 @@ from support.attention_cases import FORMS, AttentionCase
 
 from lightllm.errors import InvalidOption
 from lightllm.ops.attention_backends.choice import make_attention_backends
-from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.attention_backends.protocol import AttentionBackends, AttentionCall
 from lightllm.ops.kv_layer import KvLayer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -143,9 +143,9 @@ def computed(case: AttentionCase, backends: AttentionBackends, rounds: int = 1) 
     for _ in range(rounds):
         out = torch.full_like(case.q, float("nan"))
         spec = case.attention_spec
-        backends.decode_for(spec, kv).decode(case.q, kv, metadata, spec, out)
+        backends.decode_for(spec, kv).decode(AttentionCall(case.q, kv, metadata, spec, out))
         if metadata.num_prefill:
-            backends.prefill_for(spec, kv).prefill(case.q, kv, metadata, spec, out, None)
+            backends.prefill_for(spec, kv).prefill(AttentionCall(case.q, kv, metadata, spec, out))
     return out
 
 

@@ -12,8 +12,8 @@ import torch
 
 from lightllm.errors import InvalidOption
 from lightllm.ops import cpu_kind
+from lightllm.ops import linear as torch_linear
 from lightllm.ops.cpu_kind import CpuKind, chosen, described, detect, library_variables
-from lightllm.ops.torch import linear as torch_linear
 
 ZEN3 = "fpu sse2 avx f16c fma avx2 bmi2"
 SKYLAKE = f"{ZEN3} avx512f avx512dq avx512cd avx512bw avx512vl"

@@ -9,13 +9,18 @@ import torch.nn.functional as F
 from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.references import gated
 
+from lightllm.ops import linear as torch_linear
 from lightllm.ops.embedding import embedding
-from lightllm.ops.gelu_and_mul import gelu_and_mul
-from lightllm.ops.linear import activation_dtype, pack_linear
-from lightllm.ops.packed_linear import PackedLinear, PlainLinear
-from lightllm.ops.silu_and_mul import silu_and_mul
-from lightllm.ops.torch import linear as torch_linear
-from lightllm.ops.torch.linear import Fp16PackedLinear, OneDnnLinear, SideBySide
+from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul
+from lightllm.ops.linear import (
+    Fp16PackedLinear,
+    OneDnnLinear,
+    PackedLinear,
+    PlainLinear,
+    SideBySide,
+    activation_dtype,
+    pack_linear,
+)
 from lightllm.ops.weight_rows import WeightRows
 
 CPU = torch.device("cpu")

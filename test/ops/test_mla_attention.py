@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.mla_cases import MlaCase
 
+from lightllm.ops import attention_contexts, mla_attention
 from lightllm.ops.attention_metadata import cut_lengths
-from lightllm.ops.torch import attention_contexts, mla_attention
 
 ALONE, TOGETHER = 0, 1 << 30
 """Bytes of a context up to which it is copied to be computed beside others: none is, all are."""
@@ -33,7 +33,7 @@ def test_decode_entries_of_one_to_four_tokens(copied: int) -> None:
 
 
 def test_long_chunks_are_computed_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightllm.ops.torch.mla_attention._SCORES", 1)
+    monkeypatch.setattr("lightllm.ops.mla_attention._SCORES", 1)
     check(MlaCase([60, 50], [40, 50], 0))
 
 

@@ -13,10 +13,10 @@ from support.moe_cases import (
     routing_case,
 )
 
-from lightllm.ops.clamped_swiglu import clamped_swiglu
-from lightllm.ops.moe_experts import Expert, PackedExperts, pack_experts, run_experts
+from lightllm.ops.gated_activation import clamped_swiglu, silu_and_mul
+from lightllm.ops.moe_experts import run_experts
 from lightllm.ops.moe_routing import choose_experts
-from lightllm.ops.silu_and_mul import silu_and_mul
+from lightllm.ops.packed_experts import Expert, PackedExperts, pack_experts
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from support.references import rms_norm as reference
 
-from lightllm.ops.fused_add_rms_norm import fused_add_rms_norm
-from lightllm.ops.rms_norm import rms_norm
+from lightllm.ops.rms_norm import fused_add_rms_norm, rms_norm
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 

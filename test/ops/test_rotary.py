@@ -6,8 +6,7 @@ from support.kv import layer
 from support.references import rms_norm, rotated_as_complex
 
 from lightllm.layers.rotary import RotaryTable
-from lightllm.ops.rotary import inverse_frequencies, rotary_embedding, rotary_table
-from lightllm.ops.rotary_and_write_kv import rotary_and_write_kv
+from lightllm.ops.rotary import inverse_frequencies, rotary_and_write_kv, rotary_embedding, rotary_table
 from lightllm.ops.write_kv import write_kv
 
 SCALINGS = [

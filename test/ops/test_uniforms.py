@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightllm.ops.torch.uniforms import philox4x32
-from lightllm.ops.uniforms import uniforms
+from lightllm.ops.uniforms import philox4x32, uniforms
 
 KNOWN = [
     ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.torch import linear as torch_linear
+from lightllm.ops import linear as torch_linear
 
 ARITHMETICS = ("float32", "bfloat16")
 """What bf16 weights are computed in: without bf16 instructions, and with them."""

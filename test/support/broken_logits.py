@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from lightllm.ops.sample import FILTERED
-from lightllm.ops.torch import sample as torch_implementation
+from lightllm.ops import sample
 
 NAN, INF = float("nan"), float("inf")
 BROKEN: dict[str, Callable[[torch.Tensor], None]] = {
@@ -40,7 +39,7 @@ def choices(op: Any, logits: torch.Tensor) -> dict[str, tuple[torch.Tensor, torc
     uniforms = torch.linspace(0.01, 0.99, rows, dtype=torch.float64, device=where)
     top_k = torch.full((rows,), 20, device=where)
     top_p, min_p = (torch.full((rows,), p, dtype=torch.float64, device=where) for p in (0.9, 0.001))
-    kinds = torch.full((rows,), FILTERED, dtype=torch.int32, device=where)
+    kinds = torch.full((rows,), sample.FILTERED, dtype=torch.int32, device=where)
     scales = torch.full((rows,), 1.5, device=where)
     scratch = torch.empty_like(logits)
     filters = top_k, top_p, min_p
@@ -57,7 +56,7 @@ def check(op: Any, names: list[str], vocab: int, device: str = "cpu") -> None:
     logits, good = rows_with(names, vocab)
     sound = logits.clone()
     sound[[not here for here in good]] = logits[-1]
-    expected = choices(torch_implementation, sound)
+    expected = choices(sample, sound)
     for way, (tokens, logprobs) in choices(op, logits.to(device)).items():
         assert ((tokens >= 0) & (tokens < vocab)).all(), way
         assert logprobs.isfinite().tolist() == good, (way, logprobs)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from lightllm.ops.moe_experts import PackedExperts, StackedExperts
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear
+from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 from lightllm.quantization.dense import Dense
 from lightllm.quantization.linear_spec import LinearSpec, bias_of, matrix_rows, output_values, transposed_rows
 from lightllm.weights.module_tensors import ModuleTensors

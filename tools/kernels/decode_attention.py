@@ -11,6 +11,7 @@ import triton
 from kernels.attention_problem import make_metadata, random, spec_arguments
 from kernels.compile_case import CompileCase
 from kernels.tuning_case import TuningCase, grid
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.decode_attention import decode_attention, decode_attention_kernel
@@ -74,7 +75,7 @@ def _problem(
         q = random(device, dtype, entries, heads[0], head_dim)
         kv = KvLayer(random(device, dtype, slots + 1, 2 * heads[1], head_dim), heads[1])
         out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5)
-        return lambda: decode_attention(q, kv, metadata, spec, out)
+        return lambda: decode_attention(AttentionCall(q, kv, metadata, spec, out))
 
     return make
 

@@ -11,6 +11,7 @@ import triton
 from kernels.attention_problem import make_metadata, random, spec_arguments
 from kernels.compile_case import CompileCase
 from kernels.tuning_case import TuningCase
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.prefill_attention import (
@@ -100,7 +101,7 @@ def _problem(
         kv = KvLayer(random(device, dtype, slots + 1, 2 * kv_heads, head_dim), kv_heads)
         own = (kv.keys[:slots], kv.values[:slots]) if dense else None
         out, spec = torch.empty_like(q), AttentionSpec(head_dim**-0.5, window)
-        return lambda: prefill_attention(q, kv, metadata, spec, out, own)
+        return lambda: prefill_attention(AttentionCall(q, kv, metadata, spec, out, own))
 
     return make
 

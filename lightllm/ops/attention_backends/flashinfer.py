@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from lightllm.ops.attention_backends.optional_package import import_package, is_common
+from lightllm.ops.attention_backends.optional_package import import_package, is_common, page_table
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_metadata import AttentionMetadata
-from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 
 _WORKSPACE = 128 << 20
@@ -19,6 +19,7 @@ _WORKSPACE = 128 << 20
 class FlashInferAttention:
     graphs = False
     dense_prefill = False
+    takes = staticmethod(is_common)
 
     def __init__(self, device: torch.device) -> None:
         package = import_package("flashinfer", "flashinfer")
@@ -30,44 +31,25 @@ class FlashInferAttention:
         self._prefill = package.BatchPrefillWithPagedKVCacheWrapper(_workspace(device), "NHD")
         self._planned: dict[str, tuple[Any, ...]] = {}
 
-    def takes(self, spec: AttentionSpec, kv: KvLayer) -> bool:
-        return is_common(spec, kv)
+    def decode(self, call: AttentionCall) -> None:
+        call = call._replace(metadata=call.metadata.decode_by_token())
+        n = call.metadata.num_decode
+        if self._is_new("decode", call):
+            self._decode.plan(*_pages(call.metadata, 0, n), *_shape(call), **_options(call))
+        self._decode.run(call.q[:n], _paged(call.kv), out=call.out[:n])
 
-    def decode(
-        self,
-        q: torch.Tensor,
-        kv: KvLayer,
-        metadata: AttentionMetadata,
-        spec: AttentionSpec,
-        out: torch.Tensor,
-    ) -> None:
-        metadata = metadata.decode_by_token()
-        n = metadata.num_decode
-        if self._is_new("decode", metadata, spec):
-            pages = _pages(metadata, 0, n)
-            self._decode.plan(*pages, q.shape[1], kv.kv_heads, q.shape[2], 1, **_options(q, spec))
-        self._decode.run(q[:n], _paged(kv), out=out[:n])
-
-    def prefill(
-        self,
-        q: torch.Tensor,
-        kv: KvLayer,
-        metadata: AttentionMetadata,
-        spec: AttentionSpec,
-        out: torch.Tensor,
-        dense: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
+    def prefill(self, call: AttentionCall) -> None:
+        metadata = call.metadata
         n, tokens = metadata.num_decode, metadata.num_decode_tokens
-        if self._is_new("prefill", metadata, spec):
+        if self._is_new("prefill", call):
             pages = _pages(metadata, n, len(metadata.rows))
-            shape = (q.shape[1], kv.kv_heads, q.shape[2], 1)
             starts = metadata.q_start[n:] - tokens
-            self._prefill.plan(starts, *pages, *shape, causal=True, **_options(q, spec))
-        self._prefill.run(q[tokens:], _paged(kv), out=out[tokens:])
+            self._prefill.plan(starts, *pages, *_shape(call), causal=True, **_options(call))
+        self._prefill.run(call.q[tokens:], _paged(call.kv), out=call.out[tokens:])
 
-    def _is_new(self, phase: str, metadata: AttentionMetadata, spec: AttentionSpec) -> bool:
+    def _is_new(self, phase: str, call: AttentionCall) -> bool:
         """A wrapper holds one plan: it is made anew when the round or the layers' spec changes."""
-        key = (metadata, spec.scale, spec.window, spec.softcap)
+        key = (call.metadata, call.spec.scale, call.spec.window, call.spec.softcap)
         if self._planned.get(phase) == key:
             return False
         self._planned[phase] = key
@@ -84,14 +66,18 @@ def _paged(kv: KvLayer) -> torch.Tensor:
     return kv.data.unflatten(1, (2, 1, kv.kv_heads))
 
 
+def _shape(call: AttentionCall) -> tuple[int, int, int, int]:
+    """Query heads, KV heads, head dimension, tokens of a page."""
+    return call.q.shape[1], call.kv.kv_heads, call.q.shape[2], 1
+
+
 def _pages(
     metadata: AttentionMetadata, first: int, last: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Starts of the entries' pages, the pages, and the tokens in each last page."""
 
     def make() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        lengths = metadata.kv_len[first:last]
-        table = metadata.req_to_token[:, : metadata.max_kv_len].index_select(0, metadata.rows[first:last])
+        lengths, table = metadata.kv_len[first:last], page_table(metadata, first, last)
         inside = torch.arange(table.shape[1], device=table.device) < lengths[:, None]
         starts = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
         return starts, table[inside], torch.ones_like(lengths)
@@ -99,10 +85,11 @@ def _pages(
     return metadata.once(("flashinfer pages", first, last), make)
 
 
-def _options(q: torch.Tensor, spec: AttentionSpec) -> dict[str, Any]:
+def _options(call: AttentionCall) -> dict[str, Any]:
+    spec = call.spec
     return {
         "sm_scale": spec.scale,
         "window_left": spec.window - 1 if spec.window else -1,
         "logits_soft_cap": spec.softcap or None,
-        "q_data_type": q.dtype,
+        "q_data_type": call.q.dtype,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -12,9 +12,23 @@ from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 
 
+class AttentionCall(NamedTuple):
+    """One layer's attention over a batch of T tokens, those of decode entries first."""
+
+    q: torch.Tensor
+    """[T, heads, head_dim]; query head h reads KV head h // (heads / kv_heads)."""
+    kv: KvLayer
+    """The keys and values of the new tokens are already in it."""
+    metadata: AttentionMetadata
+    spec: AttentionSpec
+    out: torch.Tensor
+    """[T, heads, head_dim], written by the backend."""
+    dense: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The rotated keys and the values of the batch's own tokens, each [T, kv_heads, head_dim]."""
+
+
 class AttentionBackend(Protocol):
-    """q, out: [T, heads, head_dim], the tokens of decode entries first; query head h reads KV head h // (heads / kv_heads).
-    Scores and softmax are float32. The keys and values of the new tokens are already in `kv`."""
+    """Scores and softmax are float32."""
 
     graphs: bool
     """Decoding can be captured: nothing is asked of the device on the way."""
@@ -24,31 +38,15 @@ class AttentionBackend(Protocol):
     def takes(self, spec: AttentionSpec, kv: KvLayer) -> bool:
         """Whether it computes such scores over such KV memory."""
 
-    def decode(
-        self,
-        q: torch.Tensor,
-        kv: KvLayer,
-        metadata: AttentionMetadata,
-        spec: AttentionSpec,
-        out: torch.Tensor,
-    ) -> None:
+    def decode(self, call: AttentionCall) -> None:
         """out[t] = softmax(score(q[t], K)) V for every token t of the decode entries; the score is the `spec`'s.
 
         Token j of an entry (from 0) has position kv_len - q_len + j and sees the positions up to it, or the last `window`
         of them.
         """
 
-    def prefill(
-        self,
-        q: torch.Tensor,
-        kv: KvLayer,
-        metadata: AttentionMetadata,
-        spec: AttentionSpec,
-        out: torch.Tensor,
-        dense: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
-        """As `decode`, for the tokens of the prefill entries. dense: the rotated keys and the values of the batch's own
-        tokens, each [T, kv_heads, head_dim]."""
+    def prefill(self, call: AttentionCall) -> None:
+        """As `decode`, for the tokens of the prefill entries."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +56,29 @@ class AttentionBackends:
     general: AttentionBackend
     """Takes everything: computes what the others do not take."""
 
-    def prefill_for(self, spec: AttentionSpec, kv: KvLayer) -> AttentionBackend:
-        return self.prefill if self.prefill.takes(spec, kv) else self.general
+    def attend(
+        self,
+        q: torch.Tensor,
+        kv: KvLayer,
+        metadata: AttentionMetadata,
+        spec: AttentionSpec,
+        dense: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Every token of a batch over its context, decode entries and prefill chunks side by side; see `AttentionCall`.
+        Returns [T, heads * head_dim]."""
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        call = AttentionCall(q, kv, metadata, spec, out, dense)
+        if metadata.num_decode:
+            self.decode_for(spec, kv).decode(call)
+        if metadata.num_prefill:
+            self.prefill_for(spec, kv).prefill(call)
+        return out.view(q.shape[0], -1)
 
     def decode_for(self, spec: AttentionSpec, kv: KvLayer) -> AttentionBackend:
         return self.decode if self.decode.takes(spec, kv) else self.general
+
+    def prefill_for(self, spec: AttentionSpec, kv: KvLayer) -> AttentionBackend:
+        return self.prefill if self.prefill.takes(spec, kv) else self.general
 
     def reads_dense(
         self, metadata: AttentionMetadata, spec: AttentionSpec, kv: KvLayer, dtype: torch.dtype

@@ -7,14 +7,11 @@ are the rows of a tensor-core product, padded to 16. The last part of a context 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.attention_metadata import AttentionMetadata
-from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.kv_layer import KvLayer
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.triton.attention_parts import decode_work
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
@@ -152,9 +149,8 @@ def decode_attention_kernel(
     )
 
 
-def decode_attention(
-    q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, spec: AttentionSpec, out: torch.Tensor
-) -> None:
+def decode_attention(call: AttentionCall) -> None:
+    q, kv, metadata, spec, out, _ = call
     metadata = metadata.decode_by_token()
     heads, head_dim = q.shape[1:]
     kv_heads, data = kv.kv_heads, kv.data

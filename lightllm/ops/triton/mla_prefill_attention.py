@@ -1,4 +1,4 @@
-"""Multi-head latent attention of prefill chunks: contexts side by side, then the dense form of `prefill_attention`."""
+"""Multi-head latent attention of prefill chunks: contexts side by side, then the dense form of `prefill_attention.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import context_parts
-from lightllm.ops.triton.prefill_attention import attend_dense
+from lightllm.ops.triton.prefill_attention import launch_prefill
 
 BLOCK_TOKENS = 32
 
@@ -58,4 +58,4 @@ def mla_prefill_attention(
     scale: float,
     out: torch.Tensor,
 ) -> None:
-    attend_dense(q, k, v, metadata, AttentionSpec(scale), out, metadata.context_start)
+    launch_prefill(q, k, v, metadata, AttentionSpec(scale), out, metadata.context_start)

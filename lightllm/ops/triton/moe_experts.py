@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.torch.moe_experts import StackedExperts
+from lightllm.ops.packed_experts import StackedExperts
 from lightllm.ops.triton.attention_scores import is_float32
 from lightllm.ops.triton.launch import launch_config, pdl_options
 from lightllm.ops.triton.moe_align import AlignedPairs, align_pairs

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import prefill_parts
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
@@ -172,35 +172,15 @@ def prefill_attention_kernel(
     )
 
 
-def prefill_attention(
-    q: torch.Tensor,
-    kv: KvLayer,
-    metadata: AttentionMetadata,
-    spec: AttentionSpec,
-    out: torch.Tensor,
-    dense: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> None:
+def prefill_attention(call: AttentionCall) -> None:
+    q, kv, metadata, spec, out, dense = call
     if dense is not None and metadata.no_prefix:
-        starts = metadata.q_start[metadata.num_decode : -1]
-        attend_dense(q, *dense, metadata, spec, out, starts)
+        launch_prefill(q, *dense, metadata, spec, out, metadata.q_start[metadata.num_decode : -1])
     else:
-        _launch(q, kv.keys, kv.values, metadata, spec, out, None)
+        launch_prefill(q, kv.keys, kv.values, metadata, spec, out, None)
 
 
-def attend_dense(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    metadata: AttentionMetadata,
-    spec: AttentionSpec,
-    out: torch.Tensor,
-    context: torch.Tensor,
-) -> None:
-    """As `prefill_attention`; context: int32 [prefill entries], the row of k and v where each entry's context begins."""
-    _launch(q, k, v, metadata, spec, out, context)
-
-
-def _launch(
+def launch_prefill(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -209,7 +189,8 @@ def _launch(
     out: torch.Tensor,
     context: torch.Tensor | None,
 ) -> None:
-    """k, v: [slots + 1, kv_heads, dim], or with `context` (int32 [n]: first row of each entry) dense."""
+    """As `AttentionBackend.prefill`. k, v: [slots + 1, kv_heads, dim]; or dense, with context: int32 [prefill entries], the
+    row of k and v where each entry's context begins."""
     heads, key_dim = q.shape[1:]
     kv_heads, value_dim = v.shape[1:]
     group = heads // kv_heads

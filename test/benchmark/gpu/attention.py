@@ -15,7 +15,6 @@ from benchmark.gpu.clock import Limits, measure
 from benchmark.gpu.figures import Figure
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightllm.layers.attention import attention
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.choice import make_attention_backends
@@ -64,7 +63,7 @@ def _decode_seconds(device: torch.device, heads: Heads, entries: int, context: i
     layers = [case.kv, *more]
     turn = itertools.cycle(layers)
     return measure(
-        lambda: attention(q, next(turn), batch.attention, case.spec, case.backends), device, inner=1 if dry else max(copies, 4), graphed=True
+        lambda: case.backends.attend(q, next(turn), batch.attention, case.spec), device, inner=1 if dry else max(copies, 4), graphed=True
     )  # fmt: skip
 
 
@@ -81,7 +80,7 @@ def prefill(device: torch.device, limits: Limits, dry: bool) -> Iterator[Figure]
             operations = 4.0 * heads.query * heads.size * length * (length + 1) / 2
             rates = {
                 how: operations / measure(
-                    lambda q=q, c=case, b=batch, f=own: attention(q, c.kv, b.attention, c.spec, c.backends, f),
+                    lambda q=q, c=case, b=batch, f=own: c.backends.attend(q, c.kv, b.attention, c.spec, f),
                     device, inner=1 if dry else 10, graphed=True,
                 )
                 for how, own in {"by slot": None, "dense": (k, v)}.items()

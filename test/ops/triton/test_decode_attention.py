@@ -5,6 +5,7 @@ import torch
 from support.attention_cases import FORMS, AttentionCase
 from support.kernels import DEVICE, DTYPES, assert_close
 
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.triton.attention_parts import decode_parts
 from lightllm.ops.triton.decode_attention import decode_attention
@@ -14,7 +15,7 @@ class Case(AttentionCase):
     def compute(self, metadata: AttentionMetadata) -> torch.Tensor:
         q = self.q.to(DEVICE)
         out = torch.full_like(q, float("nan"))
-        decode_attention(q, self.layer_on(DEVICE), metadata, self.spec_on(DEVICE), out)
+        decode_attention(AttentionCall(q, self.layer_on(DEVICE), metadata, self.spec_on(DEVICE), out))
         assert out[self.num_decode_tokens :].isnan().all(), "only the decode entries' rows are written"
         return out[: self.num_decode_tokens]
 
@@ -72,9 +73,8 @@ def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
     case = Case([20, 11], [1, 1], 2)
     wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
     out = torch.full_like(wide, 7.0)
-    decode_attention(
-        wide[:, :8], case.layer_on(DEVICE), case.metadata(DEVICE), case.attention_spec, out[:, 8:]
-    )
+    kv, metadata = case.layer_on(DEVICE), case.metadata(DEVICE)
+    decode_attention(AttentionCall(wide[:, :8], kv, metadata, case.attention_spec, out[:, 8:]))
     assert_close(out[:, 8:].cpu(), case.expected())
     assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
 

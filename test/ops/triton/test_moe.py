@@ -14,7 +14,7 @@ from support.moe_cases import (
     routing_case,
 )
 
-from lightllm.ops.torch.moe_experts import Expert, StackedExperts
+from lightllm.ops.packed_experts import Expert, StackedExperts
 from lightllm.ops.triton.gated_activation import silu_and_mul
 from lightllm.ops.triton.moe_align import align_pairs
 from lightllm.ops.triton.moe_experts import run_experts

@@ -5,6 +5,7 @@ import torch
 from support.attention_cases import FORMS, AttentionCase
 from support.kernels import DEVICE, DTYPES, assert_close
 
+from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.prefill_attention import prefill_attention
 
@@ -18,7 +19,7 @@ class Case(AttentionCase):
             assert metadata.no_prefix
             own = self.dense()
             kv = KvLayer(torch.full_like(kv.data, float("nan")), kv.kv_heads)
-        prefill_attention(q, kv, metadata, self.spec_on(DEVICE), out, own)
+        prefill_attention(AttentionCall(q, kv, metadata, self.spec_on(DEVICE), out, own))
         assert out[: self.num_decode].isnan().all(), "decode entries' rows are not written"
         return out[self.num_decode :].cpu()
 
@@ -69,9 +70,8 @@ def test_dense_keys_are_not_used_when_a_chunk_has_a_prefix() -> None:
     case = Case([9, 20], [9, 5], 0)
     q, out = case.q.to(DEVICE), torch.full_like(case.q, float("nan")).to(DEVICE)
     wrong = torch.full((len(q), 2, 16), float("nan"), device=DEVICE)
-    prefill_attention(
-        q, case.layer_on(DEVICE), case.metadata(DEVICE), case.attention_spec, out, (wrong, wrong)
-    )
+    kv, metadata = case.layer_on(DEVICE), case.metadata(DEVICE)
+    prefill_attention(AttentionCall(q, kv, metadata, case.attention_spec, out, (wrong, wrong)))
     assert_close(out.cpu(), case.expected())
 
 
@@ -79,9 +79,8 @@ def test_queries_and_outputs_may_be_slices_of_wider_tensors() -> None:
     case = Case([20, 11], [20, 5], 0)
     wide = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1).to(DEVICE)
     out = torch.full_like(wide, 7.0)
-    prefill_attention(
-        wide[:, :8], case.layer_on(DEVICE), case.metadata(DEVICE), case.attention_spec, out[:, 8:]
-    )
+    kv, metadata = case.layer_on(DEVICE), case.metadata(DEVICE)
+    prefill_attention(AttentionCall(wide[:, :8], kv, metadata, case.attention_spec, out[:, 8:]))
     assert_close(out[:, 8:].cpu(), case.expected())
     assert torch.equal(out[:, :8], torch.full_like(out[:, :8], 7.0))
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from support.kernels import DEVICE
 
-from lightllm.ops.torch.uniforms import uniforms as on_cpu
 from lightllm.ops.triton.uniforms import uniforms
+from lightllm.ops.uniforms import uniforms as on_cpu
 
 
 @pytest.mark.parametrize("count", [0, 1, 33, 129])

@@ -121,3 +121,24 @@ def _find_entry(
         mask = torch.full((q_len, kv_len), float("-inf"), dtype=dtype, device=device)
         mask.triu_(kv_len - q_len + 1)
     return EntryContext(start, q_len, kv_len, first, gather, mask, causal)
+
+
+def gather_buffer(kv: torch.Tensor, contexts: Contexts) -> torch.Tensor | None:
+    """One buffer for all gathered contexts of a layer: it stays in the cache, and is not paged in anew each time."""
+    if not contexts.longest_gather:
+        return None
+    return torch.empty((contexts.longest_gather, *kv.shape[1:]), dtype=kv.dtype, device=kv.device)
+
+
+def context_of(
+    kv: torch.Tensor, entry: EntryContext, buffer: torch.Tensor | None, window: int = 0
+) -> torch.Tensor:
+    """What `kv` holds of an entry's context, or of the last `window` tokens of it: [tokens, *kv.shape[1:]]."""
+    length = min(window, entry.kv_len) if window else entry.kv_len
+    skipped = entry.kv_len - length
+    if entry.slots is None:
+        return kv.narrow(0, entry.first_slot + skipped, length)
+    assert buffer is not None
+    context = buffer.narrow(0, 0, length)
+    torch.index_select(kv, 0, entry.slots[skipped:] if skipped else entry.slots, out=context)
+    return context

@@ -1,21 +1,42 @@
-"""Multi-head latent attention in plain torch, in float32, an entry at a time or short contexts together."""
+"""Multi-head latent attention over KV memory by slots (DeepSeek-V2, arXiv 2405.04434).
+
+Decoding reads latents in the absorbed form. For prefill chunks contexts are expanded to keys and values of every head:
+
+    latents = mla_context(kv, metadata)                      [C, latent + rope]
+    k, v = the layer's up-projection of them             [C, heads, key_dim], [C, heads, value_dim]
+    mla_prefill_attention(q, k, v, metadata, scale, out)
+
+C = sum of kv_len over the prefill entries. For many queries this needs fewer operations than the absorbed form. A CPU
+computes in float32, an entry at a time or short contexts together.
+"""
 
 from __future__ import annotations
 
 import torch
 
+from lightllm.ops.attention_contexts import context_of, contexts_of, gather_buffer
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.torch.attention import context_of, gather_buffer
-from lightllm.ops.torch.attention_contexts import contexts_of
 
 _SCORES = 1 << 22
-"""Scores held at a time: 16 MiB of float32."""
+"""Scores that a prefill chunk holds at a time: 16 MiB of float32."""
 
 
 def mla_decode_attention(
     q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, scale: float, out: torch.Tensor
 ) -> None:
+    """out[i] = softmax(scale * q[i] Cᵀ) C[:, :latent] over the context C of token i of the decode entries.
+
+    The absorbed form: queries have been multiplied by the keys' up-projection, and the caller multiplies the result by
+    the values'. q: [T, heads, latent + rope], the decode entries' tokens first; kv: [slots + 1, 1, latent + rope]: the
+    normalised latent vector, then the rotated key that all heads share; out: [T, heads, latent]. Scores and softmax
+    are float32. The new tokens are already in `kv`.
+    """
+    if metadata.req_to_token.is_cuda:
+        from lightllm.ops.triton import mla_decode_attention as triton_impl
+
+        triton_impl.mla_decode_attention(q, kv, metadata, scale, out)
+        return
     metadata = metadata.decode_by_token()
     contexts = contexts_of(metadata, q.dtype, kv.bytes_per_slot)
     count, width = metadata.num_decode, out.shape[2]
@@ -35,6 +56,11 @@ def mla_decode_attention(
 
 
 def mla_context(kv: KvLayer, metadata: AttentionMetadata) -> torch.Tensor:
+    """What KV memory [slots + 1, 1, width] holds of the prefill entries' contexts, one after another: [C, width]."""
+    if metadata.req_to_token.is_cuda:
+        from lightllm.ops.triton import mla_prefill_attention as triton_impl
+
+        return triton_impl.mla_context(kv, metadata)
     parts = [
         kv.data.narrow(0, entry.first_slot, entry.kv_len)
         if entry.slots is None
@@ -52,6 +78,16 @@ def mla_prefill_attention(
     scale: float,
     out: torch.Tensor,
 ) -> None:
+    """out[t] = softmax(scale * q[t] Kᵀ) V for every token t of the prefill entries, causal as in `prefill_attention`.
+
+    q: [T, heads, key_dim]; k: [C, heads, key_dim] and v: [C, heads, value_dim] of the contexts as `mla_context` orders
+    them; out: [T, heads, value_dim]. Scores and softmax are float32.
+    """
+    if metadata.req_to_token.is_cuda:
+        from lightllm.ops.triton import mla_prefill_attention as triton_impl
+
+        triton_impl.mla_prefill_attention(q, k, v, metadata, scale, out)
+        return
     context = 0
     starts = metadata.q_start[metadata.num_decode :].tolist()
     for first, q_len, kv_len in zip(starts, *metadata.prefill_lens.tolist()):

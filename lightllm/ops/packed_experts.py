@@ -1,4 +1,4 @@
-"""Experts on a CPU: tokens are sorted by expert, and each expert that has any computes all of its own at once."""
+"""What a mixture's layer holds: its experts, gated MLPs of one shape, in the form that their device computes with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from lightllm.ops.packed_linear import PackedLinear
+from lightllm.ops.linear import PackedLinear, pack_linear
 from lightllm.ops.weight_rows import WeightRows, as_rows
 
 
@@ -61,25 +61,17 @@ def _places(count: int, rows: WeightRows) -> torch.Tensor:
     return torch.empty((count, *rows.shape), dtype=rows.dtype, device=rows.device)
 
 
-def run_experts(
-    x: torch.Tensor,
-    weights: torch.Tensor,
-    experts: torch.Tensor,
-    packed: PackedExperts,
-    activation: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    top_k = experts.shape[1]
-    flat = experts.flatten()
-    order = flat.argsort(stable=True)
-    tokens = order // top_k
-    gathered = x.index_select(0, tokens)
-    results = torch.empty_like(gathered)
-    start = 0
-    for expert, count in enumerate(torch.bincount(flat).tolist()):
-        if count:
-            own = slice(start, start + count)
-            inner = activation(packed.gate_up[expert](gathered[own]))
-            results[own] = packed.down[expert](inner)
-            start += count
-    results *= weights.flatten()[order, None].to(results.dtype)
-    return torch.zeros_like(x).index_add_(0, tokens, results)
+def pack_experts(
+    device: torch.device, count: int, expert: Callable[[int], Expert]
+) -> PackedExperts | StackedExperts:
+    """Dense weights, `expert(i)` for all of them, in the device's form: packed one by one on a CPU, stacked on a GPU.
+
+    Experts of another format are `PackedExperts` of its linears, on any device.
+    """
+    if device.type != "cpu":
+        return StackedExperts(count, expert)
+    return PackedExperts(_packed(expert(number)) for number in range(count))
+
+
+def _packed(expert: Expert) -> tuple[PackedLinear, PackedLinear]:
+    return pack_linear(expert.gate_up, expert.gate_up_bias), pack_linear(expert.down, expert.down_bias)

@@ -1,1 +1,0 @@
-"""Implementations in plain torch: written for the CPU, correct on every device."""
