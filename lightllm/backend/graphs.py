@@ -70,7 +70,7 @@ class DecodeGraphs:
         with _no_garbage_collected():
             replay = self._device.capture(lambda: self._compute(batch, size))
         # What the layers shared lies in the pool, and the next graph may have it: no two of them run at once.
-        batch.attention, batch.rotary = None, ()
+        batch.attention, batch.rotary = batch.attention.anew(), ()
         return replay
 
     def _compute(self, batch: Batch, size: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from lightllm.backend.device import Device, StagingBuffer
 from lightllm.backend.kv_memory import KvMemory
 from lightllm.backend.row_state import Feature, RowState
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.batch import Batch
 from lightllm.ops.round_inputs import build_round_inputs
 from lightllm.protocol.rounds import Round
@@ -72,10 +73,11 @@ class RoundInputs:
 
     def complete(self, batch: Batch) -> None:
         """Enqueues what the device adds to a batch; before `forward`, and part of what a graph captures."""
+        entries, state = batch.attention, self._state
         build_round_inputs(
-            batch.rows, batch.q_start, batch.kv_len, batch.slots, batch.num_decode, batch.max_q_len,
-            self._state.last_token, self._state.rope_delta, batch.input_ids, batch.positions, batch.rope_positions,
-            batch.req_to_token,
+            entries.rows, entries.q_start, entries.kv_len, batch.slots, entries.num_decode, entries.max_q_len,
+            state.last_token, state.rope_delta, batch.input_ids, batch.positions, batch.rope_positions,
+            entries.req_to_token,
         )  # fmt: skip
 
     def decode_batch(self, size: int) -> Batch:
@@ -98,7 +100,8 @@ class RoundInputs:
         self._send_decode(size, rows, round.kv_len, round.slots, positions)
         _, batch, on_device = self._decode_layout(size)
         if size == len(rows):  # not padded: it may be computed as it is, with what the host knows of it
-            batch = dataclasses.replace(batch, max_kv_len=int(round.kv_len.max()))
+            known = dataclasses.replace(batch.attention, max_kv_len=int(round.kv_len.max()))
+            batch = dataclasses.replace(batch, attention=known)
         return Prepared(batch, rows, positions, on_device[: len(rows)], [])
 
     def chunks(self, round: Round) -> Prepared:
@@ -129,24 +132,23 @@ class RoundInputs:
         ids[round.num_decode :] = round.token_ids
         packet.send(self._device, [rows, kv_len, starts, round.slots, ids, logit_index, positions], room)
         on_device = packet.views(room)
-        batch = Batch(
-            rows=on_device[0],
-            kv_len=on_device[1],
-            q_start=on_device[2],
-            slots=on_device[3],
-            input_ids=on_device[4],
-            logit_index=on_device[5],
-            positions=all_positions[0, :tokens],
-            rope_positions=all_positions[1, :tokens],
+        rows_there, kv_len_there, starts_there, slots, input_ids, logits_there, numbers = on_device
+        prefill_lens = np.stack([round.q_len, kv_len])[:, round.num_decode :]
+        attention = AttentionMetadata(
+            rows=rows_there,
+            q_start=starts_there,
+            kv_len=kv_len_there,
+            req_to_token=self._memory.req_to_token,
             num_decode=round.num_decode,
+            num_tokens=tokens,
             max_q_len=int(round.q_len.max()),
             max_kv_len=int(kv_len.max()),
-            req_to_token=self._memory.req_to_token,
-            kv=self._memory.kv,
-            no_prefix=bool((round.q_len[round.num_decode :] == kv_len[round.num_decode :]).all()),
-            prefill_lens=np.stack([round.q_len, kv_len])[:, round.num_decode :],
+            no_prefix=bool((prefill_lens[0] == prefill_lens[1]).all()),
+            prefill_lens=prefill_lens,
         )
-        return Prepared(batch, sampled_rows, positions, on_device[6], spans)
+        context, rope = all_positions[:, :tokens]
+        batch = Batch(input_ids, context, rope, slots, attention, logits_there, self._memory.kv)
+        return Prepared(batch, sampled_rows, positions, numbers, spans)
 
     def _send_decode(
         self, size: int, rows: np.ndarray, kv_len: np.ndarray, slots: np.ndarray, positions: np.ndarray
@@ -163,21 +165,13 @@ class RoundInputs:
         if size not in self._decode_layouts:
             packet = StagingBuffer([(size, _INT64), (size, _INT32), (size, _INT64), (size, _INT64)])
             rows, kv_len, slots, positions = packet.views(self._room)
-            batch = Batch(
-                rows=rows,
-                kv_len=kv_len,
-                q_start=self._decode_starts[: size + 1],
-                slots=slots,
-                input_ids=self._decode_ids[:size],
-                positions=self._positions[0, :size],
-                rope_positions=self._positions[1, :size],
-                num_decode=size,
-                max_q_len=1,
-                max_kv_len=self._memory.max_len,
-                logit_index=None,
-                req_to_token=self._memory.req_to_token,
-                kv=self._memory.kv,
-            )
+            memory = self._memory
+            attention = AttentionMetadata(
+                rows, self._decode_starts[: size + 1], kv_len, memory.req_to_token, size, size,
+                max_q_len=1, max_kv_len=memory.max_len,
+            )  # fmt: skip
+            context, rope = self._positions[:, :size]
+            batch = Batch(self._decode_ids[:size], context, rope, slots, attention, None, memory.kv)
             self._decode_layouts[size] = packet, batch, positions
         return self._decode_layouts[size]
 

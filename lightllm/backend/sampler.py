@@ -24,11 +24,11 @@ from lightllm.backend.sampling_plan import (
 )
 from lightllm.ops.penalties import grow_end_tokens_, penalize_tokens_
 from lightllm.ops.sample import (
-    choose_filtered,
-    choose_greedy,
-    choose_random,
-    choose_rows,
     greedy_tokens,
+    sample_filtered,
+    sample_greedy,
+    sample_random,
+    sample_rows,
     token_logprobs,
     top_logprobs,
 )
@@ -135,17 +135,17 @@ class Sampler:
         if isinstance(group, GreedyGroup):
             if group.silent:  # half of the work is saved
                 return greedy_tokens(logits)
-            return choose_greedy(logits, self._scratch(logits))
+            return sample_greedy(logits, self._scratch(logits))
         if isinstance(group, MixedGroup):
             numbers = uniforms(group.seeds, group.choices, positions)
-            return choose_rows(logits, *group.parameters, numbers, *group.filters, self._scratch(logits))
+            return sample_rows(logits, *group.parameters, numbers, *group.filters, self._scratch(logits))
         assert isinstance(group, RandomGroup)
         if group.inverse_temperature is not None:
             logits = torch.mul(logits, group.inverse_temperature[:, None], out=self._scratch(logits, 1))
         numbers = uniforms(group.seeds, group.choices, positions)
         if group.filters is None:
-            return choose_random(logits, numbers, self._scratch(logits))
-        return choose_filtered(logits, numbers, *group.filters, self._scratch(logits))
+            return sample_random(logits, numbers, self._scratch(logits))
+        return sample_filtered(logits, numbers, *group.filters, self._scratch(logits))
 
     def _edit(
         self, logits: torch.Tensor, plan: SamplingPlan, positions: np.ndarray, on_device: torch.Tensor

@@ -50,7 +50,7 @@ class MixedGroup(Group):
     """Rows of all kinds, for a device that chooses for them with one kernel."""
 
     parameters: tuple[torch.Tensor, torch.Tensor]
-    """kinds int32 [g], inverse temperatures float32 [g]: as `choose_rows` wants them."""
+    """kinds int32 [g], inverse temperatures float32 [g]: as `sample_rows` wants them."""
     seeds: torch.Tensor
     choices: torch.Tensor
     filters: tuple[torch.Tensor, torch.Tensor, torch.Tensor]

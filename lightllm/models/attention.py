@@ -54,7 +54,6 @@ class Attention:
 
     def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
-        assert batch.attention is not None
         qkv = self.qkv_proj(x).view(len(x), -1, self.head_dim)
         qk, v = qkv[:, : self.qk_heads], qkv[:, self.qk_heads :]
         if self.qk_norm is not None:

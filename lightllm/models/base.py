@@ -98,8 +98,10 @@ class TpPartBaseModel:
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: what attention reads, and the rotary angles."""
-        batch.attention = batch.attention_metadata()
-        batch.rotary = [table.lookup(batch.rope_positions, batch.max_kv_len) for table in self.rotary]
+        batch.attention = batch.attention.anew()
+        batch.rotary = [
+            table.lookup(batch.rope_positions, batch.attention.max_kv_len) for table in self.rotary
+        ]
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """The residual stream before the first layer: a new tensor [T, hidden]."""

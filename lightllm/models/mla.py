@@ -55,7 +55,6 @@ class LatentAttention:
     def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
         metadata, shape, kv = batch.attention, self.shape, batch.kv[self.layer]
-        assert metadata is not None
         cos, sin = batch.rotary[0]
         q = self.queries(x).view(len(x), -1, shape.nope + shape.rope)
         q[..., shape.nope :] = rotary_embedding(q[..., shape.nope :], cos, sin, self.interleaved)

@@ -38,7 +38,7 @@ class AttentionMetadata:
     max_q_len: int
     """At least the largest q_len."""
     max_kv_len: int
-    """At least the largest `kv_len`."""
+    """At least the largest `kv_len`; in a captured graph the longest context there can be."""
     num_decode_tokens: int = -1
     """Tokens of the entries that decode; -1: one each. Tokens of one entry see each other causally, as those of a chunk."""
     no_prefix: bool = False
@@ -57,6 +57,10 @@ class AttentionMetadata:
     @property
     def num_prefill(self) -> int:
         return len(self.rows) - self.num_decode
+
+    def anew(self) -> AttentionMetadata:
+        """The same for another pass: nothing is worked out yet."""
+        return dataclasses.replace(self)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returned when it was asked for first in this round."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lightllm.ops.attention_metadata import NO_LENS, AttentionMetadata
+from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.kv_layer import KvLayer
 
 
@@ -39,53 +39,17 @@ class Batch:
     never above 0: where one position stands for several tokens (images), later ones lie behind their index."""
     slots: torch.Tensor
     """int64 [T]: KV slot that each new token's K and V are written to."""
-    rows: torch.Tensor
-    """int64 [n]: row of each entry in `req_to_token`."""
-    q_start: torch.Tensor
-    """int32 [n + 1]: entry i computes the tokens q_start[i] .. q_start[i + 1] - 1 of the batch."""
-    kv_len: torch.Tensor
-    """int32 [n]: context length of each entry after this pass, new tokens included."""
-    num_decode: int
-    """The first `num_decode` entries come from decoding."""
-    max_q_len: int
-    """At least the largest q_len of an entry."""
-    max_kv_len: int
-    """At least the largest `kv_len`; in a captured graph the longest context there can be."""
+    attention: AttentionMetadata
+    """The entries, and what attention reads about them; `TpPartBaseModel.forward` makes it anew for each pass."""
     logit_index: torch.Tensor | None
     """int64 [S]: which of the T positions need logits, in order; None: all of them."""
-    req_to_token: torch.Tensor
-    """int32 [max_rows + 1, max_len]: KV slot of every position of every row, new tokens included."""
     kv: list[KvLayer]
     """One a layer."""
-
-    no_prefix: bool = False
-    """No prefill entry has a cached prefix: all that its tokens look at is in this batch."""
-    num_decode_tokens: int = -1
-    """Tokens of the entries that come from decoding; -1: one each."""
-    prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
-    """int64 [2, prefill entries], of the host: q_len and kv_len."""
     embeds: Embeds | None = None
     """What is no token of the vocabulary."""
-    attention: AttentionMetadata | None = None
-    """Filled by `TpPartBaseModel.forward`: what attention reads, made anew for each pass."""
     rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
     """Filled by `TpPartBaseModel.forward`: for each of the model's kinds of rotary embedding the cosines and the sines of
     the new tokens, each [T, 1, rotated elements]."""
-
-    def attention_metadata(self) -> AttentionMetadata:
-        return AttentionMetadata(
-            rows=self.rows,
-            q_start=self.q_start,
-            kv_len=self.kv_len,
-            req_to_token=self.req_to_token,
-            num_decode=self.num_decode,
-            num_tokens=len(self.input_ids),
-            max_q_len=self.max_q_len,
-            max_kv_len=self.max_kv_len,
-            num_decode_tokens=self.num_decode_tokens,
-            no_prefix=self.no_prefix,
-            prefill_lens=self.prefill_lens,
-        )
 
 
 def make_batch(
@@ -110,22 +74,18 @@ def make_batch(
     positions = torch.arange(int(ends[-1])) + (torch.tensor(kv_lens) - ends)[entries]
     rows_of_tokens = torch.tensor(rows)[entries]
     positions, rows_of_tokens = positions.to(device), rows_of_tokens.to(device)
-    return Batch(
-        input_ids=input_ids,
-        positions=positions,
-        rope_positions=positions,
-        slots=req_to_token[rows_of_tokens, positions].long(),
+    attention = AttentionMetadata(
         rows=torch.tensor(rows, device=device),
         q_start=torch.nn.functional.pad(ends, (1, 0)).to(device, torch.int32),
         kv_len=torch.tensor(kv_lens, dtype=torch.int32, device=device),
+        req_to_token=req_to_token,
         num_decode=num_decode,
-        num_decode_tokens=sum(q_lens[:num_decode]),
+        num_tokens=len(input_ids),
         max_q_len=max(q_lens),
         max_kv_len=max(kv_lens),
-        logit_index=logit_index,
-        embeds=embeds,
-        req_to_token=req_to_token,
-        kv=kv,
-        prefill_lens=np.array([q_lens[num_decode:], kv_lens[num_decode:]], dtype=np.int64),
+        num_decode_tokens=sum(q_lens[:num_decode]),
         no_prefix=list(q_lens[num_decode:]) == list(kv_lens[num_decode:]),
+        prefill_lens=np.array([q_lens[num_decode:], kv_lens[num_decode:]], dtype=np.int64),
     )
+    slots = req_to_token[rows_of_tokens, positions].long()
+    return Batch(input_ids, positions, positions, slots, attention, logit_index, kv, embeds)

@@ -38,7 +38,7 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return token_ids, peaks - peaks
 
 
-def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The most likely token of each row, the lowest id among equals, and its log-probability.
 
     logits float32 [S, V]; scratch float32 [S, V], overwritten. Returns int64 [S], float32 [S].
@@ -46,13 +46,13 @@ def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Te
     if logits.is_cuda:
         from lightllm.ops.triton import sample as triton_impl
 
-        return triton_impl.choose_greedy(logits, scratch)
+        return triton_impl.sample_greedy(logits, scratch)
     token_ids = _most_likely(logits)
     probabilities = torch.softmax(logits, dim=1, out=scratch)
     return token_ids, probabilities.gather(1, token_ids[:, None]).squeeze(1).log_()
 
 
-def choose_random(
+def sample_random(
     logits: torch.Tensor, uniforms: torch.Tensor, scratch: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A token of each row from softmax(logits), and its log-probability.
@@ -63,7 +63,7 @@ def choose_random(
     if logits.is_cuda:
         from lightllm.ops.triton import sample as triton_impl
 
-        return triton_impl.choose_random(logits, uniforms, scratch)
+        return triton_impl.sample_random(logits, uniforms, scratch)
     probabilities = torch.softmax(logits, dim=1, out=scratch)
     vocab_size = logits.shape[1]
     whole = vocab_size // _BLOCK * _BLOCK
@@ -80,7 +80,7 @@ def choose_random(
     return token_ids.squeeze(1), probabilities.gather(1, token_ids).squeeze(1).log_()
 
 
-def choose_filtered(
+def sample_filtered(
     logits: torch.Tensor,
     uniforms: torch.Tensor,
     top_k: torch.Tensor,
@@ -97,7 +97,7 @@ def choose_filtered(
     if logits.is_cuda:
         from lightllm.ops.triton import sample as triton_impl
 
-        return triton_impl.choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
+        return triton_impl.sample_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
     normalizer = _logsumexp(logits, scratch)
     chosen = torch.empty_like(normalizer)
     rank = torch.empty_like(top_k)
@@ -120,7 +120,7 @@ def choose_filtered(
 GREEDY, RANDOM, FILTERED = 0, 1, 2
 
 
-def choose_rows(
+def sample_rows(
     logits: torch.Tensor,
     kinds: torch.Tensor,
     scales: torch.Tensor,
@@ -133,12 +133,12 @@ def choose_rows(
     """A token of each row from softmax(logits * scale), as the row's kind says, and its log-probability there.
 
     kinds int32 [S]: GREEDY, RANDOM or FILTERED; scales float32 [S] above 0, the inverse temperatures; the others as for
-    `choose_filtered`. Where a row's kind needs a parameter not, its value is ignored. Nothing waits for the device.
+    `sample_filtered`. Where a row's kind needs a parameter not, its value is ignored. Nothing waits for the device.
     """
     if logits.is_cuda:
         from lightllm.ops.triton import sample as triton_impl
 
-        return triton_impl.choose_rows(logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch)
+        return triton_impl.sample_rows(logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch)
     token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     scaled = logits * scales[:, None]
@@ -146,11 +146,11 @@ def choose_rows(
         rows = (kinds == kind).nonzero().squeeze(1)
         part, space = scaled[rows], scratch[: len(rows)]
         if kind == 0:
-            chosen = choose_greedy(part, space)
+            chosen = sample_greedy(part, space)
         elif kind == 1:
-            chosen = choose_random(part, uniforms[rows], space)
+            chosen = sample_random(part, uniforms[rows], space)
         else:
-            chosen = choose_filtered(part, uniforms[rows], top_k[rows], top_p[rows], min_p[rows], space)
+            chosen = sample_filtered(part, uniforms[rows], top_k[rows], top_p[rows], min_p[rows], space)
         token_ids[rows], logprobs[rows] = chosen
     return token_ids, logprobs
 

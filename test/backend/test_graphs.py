@@ -186,12 +186,20 @@ def test_buffers_of_graphs_stay_where_they_are(graphs):
 
     def addresses():
         batch = backend._inputs.decode_batch(4)
-        tensors = [batch.input_ids, batch.positions, batch.slots, batch.rows, batch.q_start, batch.kv_len]
+        entries = batch.attention
+        tensors = [
+            batch.input_ids,
+            batch.positions,
+            batch.slots,
+            entries.rows,
+            entries.q_start,
+            entries.kv_len,
+        ]
         return [
             t.data_ptr()
             for t in [
                 *tensors,
-                batch.req_to_token,
+                entries.req_to_token,
                 *(layer.data for layer in batch.kv),
                 backend.rows.last_token,
             ]

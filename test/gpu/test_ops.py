@@ -18,10 +18,10 @@ from lightllm.ops.rms_norm import fused_add_rms_norm, rms_norm
 from lightllm.ops.rotary import rotary_and_write_kv, rotary_embedding
 from lightllm.ops.round_inputs import build_round_inputs
 from lightllm.ops.sample import (
-    choose_filtered,
-    choose_greedy,
-    choose_random,
     greedy_tokens,
+    sample_filtered,
+    sample_greedy,
+    sample_random,
     token_logprobs,
     top_logprobs,
 )
@@ -163,20 +163,20 @@ def test_sampling_equals_the_cpu(generator, rows):
     numbers = torch.rand(rows, device=CUDA, generator=generator, dtype=torch.float64) * 0.999 + 0.0005
     on_cpu, cpu_scratch = logits.cpu(), torch.empty(rows, vocab)
     assert torch.equal(greedy_tokens(logits)[0].cpu(), greedy_tokens(on_cpu)[0])
-    ids, logprobs = choose_greedy(logits.clone(), scratch)
+    ids, logprobs = sample_greedy(logits.clone(), scratch)
     assert torch.equal(ids.cpu(), greedy_tokens(on_cpu)[0])
     torch.testing.assert_close(logprobs.cpu(), token_logprobs(on_cpu, ids.cpu()), atol=1e-4, rtol=1e-4)
     top_k = torch.randint(1, 200, (rows,), device=CUDA, generator=generator)
     top_p = torch.rand(rows, device=CUDA, generator=generator, dtype=torch.float64) * 0.7 + 0.3
     min_p = torch.rand(rows, device=CUDA, generator=generator, dtype=torch.float64) * 0.1
     top_k[: rows // 2] = vocab
-    here = choose_filtered(logits.clone(), numbers, top_k, top_p, min_p, scratch)
-    there = choose_filtered(on_cpu, numbers.cpu(), top_k.cpu(), top_p.cpu(), min_p.cpu(), cpu_scratch)
+    here = sample_filtered(logits.clone(), numbers, top_k, top_p, min_p, scratch)
+    there = sample_filtered(on_cpu, numbers.cpu(), top_k.cpu(), top_p.cpu(), min_p.cpu(), cpu_scratch)
     assert (here[0].cpu() != there[0]).float().mean() <= 0.02, (
         "sums of other orders may differ in the last bit"
     )
-    here = choose_random(logits.clone(), numbers, scratch)
-    there = choose_random(on_cpu, numbers.cpu(), cpu_scratch)
+    here = sample_random(logits.clone(), numbers, scratch)
+    there = sample_random(on_cpu, numbers.cpu(), cpu_scratch)
     assert (here[0].cpu() != there[0]).float().mean() <= 0.02
     torch.testing.assert_close(here[1].cpu(), token_logprobs(on_cpu, here[0].cpu()), atol=1e-3, rtol=1e-3)
     ids, values = top_logprobs(logits, 20)

@@ -45,7 +45,7 @@ def test_rotary_positions_turn_queries_and_keys_whatever_the_context_index_is(tm
         batch: Batch = make_batch(
             torch.tensor(PROMPT), [0], [count], [count], 0, driver.req_to_token, driver.kv
         )
-        batch.rope_positions, batch.max_kv_len = rope_positions, 100
+        batch.rope_positions, batch.attention.max_kv_len = rope_positions, 100
         return model.forward(batch)
 
     indices = torch.arange(len(PROMPT))

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from support import broken_logits
-from support.references import choose_filtered as reference_filtered
+from support.references import sample_filtered as reference_filtered
 
 from lightllm.ops import sample
 from lightllm.ops.sample import (
-    choose_filtered,
-    choose_greedy,
-    choose_random,
-    choose_rows,
+    sample_filtered,
+    sample_greedy,
+    sample_random,
+    sample_rows,
     token_logprobs,
     top_logprobs,
 )
@@ -31,7 +31,7 @@ def scratch(logits):
 @pytest.mark.parametrize("vocab", VOCABS)
 def test_greedy_is_the_first_maximum_with_its_log_softmax(vocab):
     logits = make_logits(5, vocab, ties=True)
-    token_ids, logprobs = choose_greedy(logits, scratch(logits))
+    token_ids, logprobs = sample_greedy(logits, scratch(logits))
     assert token_ids.tolist() == [row.index(max(row)) for row in logits.tolist()]
     expected = logits.log_softmax(1).gather(1, token_ids[:, None]).squeeze(1)
     torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=1e-5)
@@ -41,7 +41,7 @@ def test_greedy_is_the_first_maximum_with_its_log_softmax(vocab):
 def test_random_is_the_inverse_distribution_function_by_token_id(vocab):
     logits = make_logits(64, vocab)
     uniforms = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    token_ids, logprobs = choose_random(logits, uniforms, scratch(logits))
+    token_ids, logprobs = sample_random(logits, uniforms, scratch(logits))
     sums = logits.double().softmax(1).cumsum(1)
     expected = (sums <= uniforms[:, None]).sum(1)
     close = (sums - uniforms[:, None]).abs().amin(1) < 1e-6
@@ -56,7 +56,7 @@ def test_random_at_the_ends_never_takes_an_impossible_token(uniform):
     logits = torch.full((1, 300), -torch.inf)
     logits[0, [7, 140, 290]] = torch.tensor([1.0, 0.0, -1.0])
     uniforms = torch.tensor([uniform], dtype=torch.float64)
-    token_ids, _ = choose_random(logits, uniforms, scratch(logits))
+    token_ids, _ = sample_random(logits, uniforms, scratch(logits))
     assert token_ids.tolist() == [7 if uniform < 0.5 else 290]
 
 
@@ -75,7 +75,7 @@ def test_random_at_the_ends_never_takes_an_impossible_token(uniform):
 def test_filtered_choice_equals_sort_cut_walk(top_k, top_p, min_p, ties):
     logits = make_logits(40, 300, seed=3, ties=ties)
     uniforms = torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    token_ids, logprobs = choose_filtered(
+    token_ids, logprobs = sample_filtered(
         logits, uniforms, torch.full((40,), top_k), torch.full((40,), top_p, dtype=torch.float64),
         torch.full((40,), min_p, dtype=torch.float64), scratch(logits),
     )  # fmt: skip
@@ -93,7 +93,7 @@ def test_filter_that_keeps_more_than_the_first_candidates_is_still_exact():
     top_k = torch.tensor([2**31, 2**31, 3000, 5, 2**31, 700])
     top_p = torch.tensor([0.99, 0.3, 1.0, 0.9, 0.9, 1.0], dtype=torch.float64)
     min_p = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.2, 0.0], dtype=torch.float64)
-    token_ids, _ = choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch(logits))
+    token_ids, _ = sample_filtered(logits, uniforms, top_k, top_p, min_p, scratch(logits))
     for i, row in enumerate(logits.double().tolist()):
         token, _ = reference_filtered(
             row, uniforms[i].item(), top_k[i].item(), top_p[i].item(), min_p[i].item()
@@ -107,10 +107,10 @@ def test_rows_do_not_influence_each_other():
     top_k = torch.arange(1, 33) * 30
     top_p = torch.linspace(0.1, 1.0, 32, dtype=torch.float64)
     min_p = torch.zeros(32, dtype=torch.float64)
-    together, _ = choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch(logits))
+    together, _ = sample_filtered(logits, uniforms, top_k, top_p, min_p, scratch(logits))
     for i in range(32):
         one = slice(i, i + 1)
-        alone, _ = choose_filtered(
+        alone, _ = sample_filtered(
             logits[one], uniforms[one], top_k[one], top_p[one], min_p[one], scratch(logits[one])
         )
         assert alone[0] == together[i]
@@ -122,12 +122,12 @@ def test_every_row_is_chosen_as_it_says():
     kinds, scales = torch.arange(9, dtype=torch.int32) % 3, 0.5 + torch.rand(9)
     top_k, top_p = torch.arange(9) + 1, torch.linspace(0.2, 1.0, 9, dtype=torch.float64)
     min_p = torch.zeros(9, dtype=torch.float64)
-    chosen = choose_rows(logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch(logits))
+    chosen = sample_rows(logits, kinds, scales, uniforms, top_k, top_p, min_p, scratch(logits))
     scaled = logits * scales[:, None]
     expected = [
-        choose_greedy(scaled, scratch(logits)),
-        choose_random(scaled, uniforms, scratch(logits)),
-        choose_filtered(scaled, uniforms, top_k, top_p, min_p, scratch(logits)),
+        sample_greedy(scaled, scratch(logits)),
+        sample_random(scaled, uniforms, scratch(logits)),
+        sample_filtered(scaled, uniforms, top_k, top_p, min_p, scratch(logits)),
     ]
     for row in range(9):
         assert chosen[0][row] == expected[row % 3][0][row] and chosen[1][row] == expected[row % 3][1][row]
@@ -137,9 +137,9 @@ def test_choices_follow_the_distribution():
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
     uniforms = torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     batch = logits.expand(20000, 5).contiguous()
-    token_ids, _ = choose_random(batch, uniforms, scratch(batch))
+    token_ids, _ = sample_random(batch, uniforms, scratch(batch))
     assert chi_square(token_ids, logits.softmax(0)) < 23.5  # 4 degrees of freedom, p = 0.0001
-    token_ids, _ = choose_filtered(
+    token_ids, _ = sample_filtered(
         batch, uniforms, torch.full((20000,), 3), torch.ones(20000, dtype=torch.float64),
         torch.zeros(20000, dtype=torch.float64), scratch(batch),
     )  # fmt: skip

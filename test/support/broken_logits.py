@@ -45,9 +45,9 @@ def choices(op: Any, logits: torch.Tensor) -> dict[str, tuple[torch.Tensor, torc
     filters = top_k, top_p, min_p
     return {
         "greedy, silent": op.greedy_tokens(logits),
-        "greedy": op.choose_greedy(logits.clone(), scratch),
-        "random": op.choose_random(logits.clone(), uniforms, scratch),
-        "filtered": op.choose_rows(logits.clone(), kinds, scales, uniforms, *filters, scratch),
+        "greedy": op.sample_greedy(logits.clone(), scratch),
+        "random": op.sample_random(logits.clone(), uniforms, scratch),
+        "filtered": op.sample_rows(logits.clone(), kinds, scales, uniforms, *filters, scratch),
     }
 
 

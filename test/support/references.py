@@ -50,7 +50,7 @@ def rotated_as_complex(
     return torch.cat((rotated, x[..., rotary_dim:].double()), dim=-1)
 
 
-def choose_filtered(
+def sample_filtered(
     logits: list[float], uniform: float, top_k: int, top_p: float, min_p: float
 ) -> tuple[int, float]:
     """One row, in Python floats: sort by (-logit, id), cut, walk. The token and its log-probability."""

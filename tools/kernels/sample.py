@@ -9,7 +9,7 @@ import torch
 
 from kernels.compile_case import CompileCase
 from kernels.tuning_case import TuningCase, grid
-from lightllm.ops.triton.sample import EACH, FILTERED, GREEDY, RANDOM, choose_filtered, choose_kernel
+from lightllm.ops.triton.sample import EACH, FILTERED, GREEDY, RANDOM, sample_filtered, sample_kernel
 
 
 def _case(label: str, kind: int, vocab: int, logprobs: bool = True, short: bool = True) -> CompileCase:
@@ -18,7 +18,7 @@ def _case(label: str, kind: int, vocab: int, logprobs: bool = True, short: bool 
 
     filtered = kind >= FILTERED
     return CompileCase(
-        kernel=choose_kernel,
+        kernel=sample_kernel,
         label=label,
         arguments={
             "logits_ptr": "*fp32:16", "scratch_ptr": given(kind != GREEDY, "*fp32:16"),
@@ -52,7 +52,7 @@ def _problem(vocab: int) -> Callable[[torch.device], Callable[[], object]]:
         scratch, uniforms = torch.empty_like(logits), torch.rand(rows, dtype=torch.float64, device=device)
         top_k = torch.full((rows,), 50, device=device)
         top_p, min_p = (torch.full((rows,), p, dtype=torch.float64, device=device) for p in (0.9, 0.0))
-        return lambda: choose_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
+        return lambda: sample_filtered(logits, uniforms, top_k, top_p, min_p, scratch)
 
     return make
 

@@ -8,14 +8,14 @@ import triton
 import triton.language as tl
 
 from lightllm.ops.triton.launch import launch_config
-from lightllm.ops.triton.sample_filtered import choose_filtered_token
+from lightllm.ops.triton.sample_filtered import sample_filtered_token
 from lightllm.ops.triton.sample_row import load_block, row_mass
 
 GREEDY, RANDOM, FILTERED, EACH = 0, 1, 2, 3
 
 
 @triton.jit
-def choose_kernel(
+def sample_kernel(
     logits_ptr, scratch_ptr, kinds_ptr, scales_ptr, uniforms_ptr, top_k_ptr, top_p_ptr, min_p_ptr,
     tokens_ptr, logprobs_ptr, stride, scratch_stride, vocab,
     KIND: tl.constexpr, SCALED: tl.constexpr, LOGPROBS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -41,7 +41,7 @@ def choose_kernel(
             uniform = tl.load(uniforms_ptr + row)
             token, total = _random(logits_ptr, scratch_ptr, vocab, scale, peak, uniform, ROWS, COLUMNS, SUMS)
         elif kind == 2:
-            token, total = choose_filtered_token(
+            token, total = sample_filtered_token(
                 logits_ptr, scratch_ptr, vocab, scale, peak,
                 uniforms_ptr + row, top_k_ptr + row, top_p_ptr + row, min_p_ptr + row, ROWS, COLUMNS,
             )  # fmt: skip
@@ -49,7 +49,7 @@ def choose_kernel(
             total = row_mass(logits_ptr, vocab, scale, peak, ROWS, COLUMNS)
     elif KIND == 2:
         scratch_ptr += row * scratch_stride
-        token, total = choose_filtered_token(
+        token, total = sample_filtered_token(
             logits_ptr, scratch_ptr, vocab, scale, peak,
             uniforms_ptr + row, top_k_ptr + row, top_p_ptr + row, min_p_ptr + row, ROWS, COLUMNS,
         )  # fmt: skip
@@ -123,17 +123,17 @@ def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return _launch(logits, GREEDY, logprobs=False)
 
 
-def choose_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_greedy(logits: torch.Tensor, scratch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return _launch(logits, GREEDY)
 
 
-def choose_random(
+def sample_random(
     logits: torch.Tensor, uniforms: torch.Tensor, scratch: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return _launch(logits, RANDOM, scratch, uniforms=uniforms)
 
 
-def choose_filtered(
+def sample_filtered(
     logits: torch.Tensor,
     uniforms: torch.Tensor,
     top_k: torch.Tensor,
@@ -144,7 +144,7 @@ def choose_filtered(
     return _launch(logits, FILTERED, scratch, uniforms=uniforms, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
-def choose_rows(
+def sample_rows(
     logits: torch.Tensor,
     kinds: torch.Tensor,
     scales: torch.Tensor,
@@ -184,7 +184,7 @@ def _launch(
     assert all(parameter.is_contiguous() for parameter in parameters.values())
     config = launch_config("sample", logits.device, vocab=vocab)
     names = ("kinds", "scales", "uniforms", "top_k", "top_p", "min_p")
-    choose_kernel[(count,)](
+    sample_kernel[(count,)](
         logits, scratch, *(parameters.get(name) for name in names), tokens, values,
         logits.stride(0), 0 if scratch is None else scratch.stride(0), vocab,
         KIND=kind, SCALED="scales" in parameters, LOGPROBS=logprobs, SUMS=_sums(vocab, config), **config,

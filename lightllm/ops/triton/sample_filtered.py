@@ -20,7 +20,7 @@ BELOW_ALL = tl.constexpr(-2139095042)
 
 
 @triton.jit
-def choose_filtered_token(
+def sample_filtered_token(
     row_ptr, scratch_ptr, vocab, scale, peak, uniform_ptr, top_k_ptr, top_p_ptr, min_p_ptr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip

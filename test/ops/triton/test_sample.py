@@ -7,15 +7,15 @@ import pytest
 import torch
 from support import broken_logits
 from support.kernels import DEVICE
-from support.references import choose_filtered as reference_filtered
+from support.references import sample_filtered as reference_filtered
 
 from lightllm.ops.triton import sample
 from lightllm.ops.triton.sample import (
-    choose_filtered,
-    choose_greedy,
-    choose_random,
-    choose_rows,
     greedy_tokens,
+    sample_filtered,
+    sample_greedy,
+    sample_random,
+    sample_rows,
 )
 
 VOCABS = [3, 300, 2050]
@@ -59,7 +59,7 @@ def expected_filtered(
 @pytest.mark.parametrize("vocab", VOCABS)
 def test_greedy_is_the_first_maximum_with_its_log_softmax(vocab: int) -> None:
     logits = make_logits(5, vocab, ties=True)
-    token_ids, logprobs = choose_greedy(logits, torch.empty_like(logits))
+    token_ids, logprobs = sample_greedy(logits, torch.empty_like(logits))
     assert token_ids.tolist() == [row.index(max(row)) for row in logits.tolist()]
     expected = logits.log_softmax(1).gather(1, token_ids[:, None]).squeeze(1)
     torch.testing.assert_close(logprobs, expected, atol=1e-6, rtol=1e-5)
@@ -69,7 +69,7 @@ def test_greedy_is_the_first_maximum_with_its_log_softmax(vocab: int) -> None:
 @pytest.mark.parametrize("vocab", VOCABS)
 def test_random_is_the_inverse_distribution_function_by_token_id(vocab: int) -> None:
     logits, uniforms = make_logits(33, vocab), numbers(33)
-    token_ids, logprobs = choose_random(logits, uniforms, torch.empty_like(logits))
+    token_ids, logprobs = sample_random(logits, uniforms, torch.empty_like(logits))
     sums = logits.double().softmax(1).cumsum(1)
     expected = (sums <= uniforms[:, None]).sum(1)
     close = (sums - uniforms[:, None]).abs().amin(1) < 1e-6
@@ -85,8 +85,8 @@ def test_the_ends_of_the_interval_never_give_an_impossible_token(uniform: float)
     uniforms = torch.tensor([uniform], dtype=torch.float64, device=DEVICE)
     scratch = torch.empty_like(logits)
     expected = [7 if uniform < 0.5 else 2900]
-    assert choose_random(logits, uniforms, scratch)[0].tolist() == expected
-    assert choose_filtered(logits, uniforms, *filters(1, NO_LIMIT, 1.0, 0.0), scratch)[0].tolist() == expected
+    assert sample_random(logits, uniforms, scratch)[0].tolist() == expected
+    assert sample_filtered(logits, uniforms, *filters(1, NO_LIMIT, 1.0, 0.0), scratch)[0].tolist() == expected
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -94,7 +94,7 @@ def test_the_ends_of_the_interval_never_give_an_impossible_token(uniform: float)
 def test_filtered_choice_equals_sort_cut_walk(top_k: int, top_p: float, min_p: float, ties: bool) -> None:
     logits, uniforms = make_logits(3, 300, ties), numbers(3)
     before = logits.clone()
-    chosen = choose_filtered(logits, uniforms, *filters(3, top_k, top_p, min_p), torch.empty_like(logits))
+    chosen = sample_filtered(logits, uniforms, *filters(3, top_k, top_p, min_p), torch.empty_like(logits))
     expected = expected_filtered(logits, uniforms, top_k, top_p, min_p)
     assert chosen[0].tolist() == [token for token, _ in expected]
     np.testing.assert_allclose(chosen[1].cpu().numpy(), [lp for _, lp in expected], atol=1e-5)
@@ -109,7 +109,7 @@ def test_flat_distributions_that_keep_more_than_half_of_the_vocabulary(
 ) -> None:
     logits, uniforms = make_logits(2, 3000) / 6, numbers(2)
     scratch = torch.empty_like(logits)
-    token_ids, _ = choose_filtered(logits, uniforms, *filters(2, top_k, top_p, min_p), scratch)
+    token_ids, _ = sample_filtered(logits, uniforms, *filters(2, top_k, top_p, min_p), scratch)
     assert token_ids.tolist() == [t for t, _ in expected_filtered(logits, uniforms, top_k, top_p, min_p)]
 
 
@@ -120,12 +120,12 @@ def test_vocabularies_of_models(vocab: int, ties: bool) -> None:
     logits, uniforms = make_logits(2, vocab, ties), numbers(2)
     scratch = torch.empty_like(logits)
     for top_k, top_p, min_p in ((50, 0.9, 0.0), (NO_LIMIT, 0.95, 0.0), (NO_LIMIT, 1.0, 0.1), (5, 1.0, 0.0)):
-        token_ids, _ = choose_filtered(logits, uniforms, *filters(2, top_k, top_p, min_p), scratch)
+        token_ids, _ = sample_filtered(logits, uniforms, *filters(2, top_k, top_p, min_p), scratch)
         expected = expected_filtered(logits, uniforms, top_k, top_p, min_p)
         assert token_ids.tolist() == [token for token, _ in expected]
-    assert torch.equal(choose_greedy(logits, scratch)[0], logits.argmax(1))
+    assert torch.equal(sample_greedy(logits, scratch)[0], logits.argmax(1))
     sums = logits.double().softmax(1).cumsum(1)
-    token_ids, _ = choose_random(logits, uniforms, scratch)
+    token_ids, _ = sample_random(logits, uniforms, scratch)
     at = sums.gather(1, token_ids[:, None]).squeeze(1)
     before = at - logits.double().softmax(1).gather(1, token_ids[:, None]).squeeze(1)
     assert ((before - 1e-6 <= uniforms) & (uniforms <= at + 1e-6)).all()
@@ -138,7 +138,7 @@ def test_all_logits_equal_are_kept_and_chosen_by_token_id() -> None:
     logits[:, 3::4] = 0.0
     uniforms = torch.tensor([0.001, 0.26, 0.5, 0.77, 0.999], dtype=torch.float64, device=DEVICE)
     scratch = torch.empty_like(logits)
-    token_ids, _ = choose_filtered(logits, uniforms, *filters(5, 10, 1.0, 0.0), scratch)
+    token_ids, _ = sample_filtered(logits, uniforms, *filters(5, 10, 1.0, 0.0), scratch)
     assert token_ids.tolist() == [0, 2, 5, 7, 9]
 
 
@@ -150,9 +150,9 @@ def test_of_equal_logits_at_the_cut_only_the_first_are_kept() -> None:
     top_k = torch.tensor([2, 3, NO_LIMIT, NO_LIMIT], device=DEVICE)
     limits = [1.0, 1.0, share[0] + 0.5 * share[1], share[0] + 1.5 * share[1]]
     top_p = torch.tensor(limits, dtype=torch.float64, device=DEVICE)
-    token_ids, _ = choose_filtered(logits, uniforms, top_k, top_p, top_p * 0, torch.empty_like(logits))
+    token_ids, _ = sample_filtered(logits, uniforms, top_k, top_p, top_p * 0, torch.empty_like(logits))
     assert token_ids.tolist() == [0, 1, 0, 1]
-    token_ids, _ = choose_filtered(logits, uniforms * 0.5, top_k, top_p, top_p * 0, torch.empty_like(logits))
+    token_ids, _ = sample_filtered(logits, uniforms * 0.5, top_k, top_p, top_p * 0, torch.empty_like(logits))
     assert token_ids.tolist() == [3, 3, 3, 3]
 
 
@@ -165,13 +165,13 @@ def test_every_row_is_chosen_as_it_says_alone_and_in_a_batch(rows: int, vocab: i
     top_p = torch.linspace(0.1, 1.0, rows, dtype=torch.float64).to(DEVICE)
     min_p = torch.zeros(rows, dtype=torch.float64, device=DEVICE)
     parameters = (kinds, scales, uniforms, top_k, top_p, min_p)
-    together = choose_rows(logits, *parameters, torch.empty_like(logits))
+    together = sample_rows(logits, *parameters, torch.empty_like(logits))
     scaled = logits * scales[:, None]
     scratch = torch.empty_like(logits)
     expected = [
-        choose_greedy(scaled, scratch),
-        choose_random(scaled, uniforms, scratch),
-        choose_filtered(scaled, uniforms, top_k, top_p, min_p, scratch),
+        sample_greedy(scaled, scratch),
+        sample_random(scaled, uniforms, scratch),
+        sample_filtered(scaled, uniforms, top_k, top_p, min_p, scratch),
     ]
     for row in range(rows):
         token_ids, logprobs = expected[row % 3]
@@ -179,16 +179,16 @@ def test_every_row_is_chosen_as_it_says_alone_and_in_a_batch(rows: int, vocab: i
         # A GPU scales and subtracts the peak with one rounding.
         torch.testing.assert_close(together[1][row], logprobs[row], rtol=1e-6, atol=1e-6)
     one = slice(5, 6)
-    alone = choose_rows(logits[one], *(parameter[one] for parameter in parameters), scratch[one])
+    alone = sample_rows(logits[one], *(parameter[one] for parameter in parameters), scratch[one])
     assert alone[0] == together[0][5] and alone[1] == together[1][5]
 
 
 def test_rows_may_be_a_slice_of_a_wider_tensor() -> None:
     wide = make_logits(4, 500)
     logits = wide[:, 100:400]
-    token_ids, _ = choose_greedy(logits, torch.empty_like(wide))
+    token_ids, _ = sample_greedy(logits, torch.empty_like(wide))
     assert torch.equal(token_ids, logits.argmax(1))
-    chosen, _ = choose_filtered(logits, numbers(4), *filters(4, 1, 1.0, 0.0), torch.empty_like(wide))
+    chosen, _ = sample_filtered(logits, numbers(4), *filters(4, 1, 1.0, 0.0), torch.empty_like(wide))
     assert torch.equal(chosen, token_ids)
 
 
@@ -202,9 +202,9 @@ def test_logits_that_are_not_numbers_give_some_token() -> None:
     logits[1, 7] = 1.0
     scratch = torch.empty_like(logits)
     for token_ids, _ in (
-        choose_greedy(logits, scratch),
-        choose_random(logits, numbers(2), scratch),
-        choose_filtered(logits, numbers(2), *filters(2, 5, 0.9, 0.0), scratch),
+        sample_greedy(logits, scratch),
+        sample_random(logits, numbers(2), scratch),
+        sample_filtered(logits, numbers(2), *filters(2, 5, 0.9, 0.0), scratch),
     ):
         assert ((token_ids >= 0) & (token_ids < 300)).all()
 
