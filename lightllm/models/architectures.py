@@ -82,6 +82,7 @@ ARCHITECTURES = {
     "Gemma3ForCausalLM": Architecture(
         "gemma", "gemma3_text", "Gemma 3 1B and other text models",
         "four norms a layer; normalised q and k heads; two thetas; local and global layers; GeGLU",
+        class_name="Gemma2ForCausalLM",
     ),
     "CohereForCausalLM": Architecture(
         "cohere", "cohere", "Command-R, Command-R+, Aya 23",
@@ -118,7 +119,8 @@ ARCHITECTURES = {
     ),
     "MixtralForCausalLM": Architecture("mixtral", "mixtral", "Mixtral 8x7B, 8x22B", "experts; sliding window"),
     "Qwen3MoeForCausalLM": Architecture(
-        "qwen3_moe", "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts; normalised q and k heads"
+        "qwen3", "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts; normalised q and k heads",
+        class_name="Qwen3ForCausalLM",
     ),
     "DeepseekV2ForCausalLM": Architecture(
         "deepseek", "deepseek_v2", "DeepSeek-V2, -V2.5, -V2-Lite, Coder-V2",

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
-from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.batch import Batch
 from lightllm.ops.linear import PackedLinear
@@ -24,23 +22,25 @@ class Attention:
     def __init__(
         self,
         config: ModelConfig,
-        backends: AttentionBackends,
+        build: Builder,
         layer: int,
-        qkv_proj: PackedLinear,
-        o_proj: RowLinear,
+        qkv_proj: PackedLinear | None = None,
+        o_proj: str = "o_proj",
         *,
         qk_norm: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rope: int = 0,
         spec: AttentionSpec | None = None,
         query_scale: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """qk_norm: of queries and keys [T, heads + kv_heads, head_dim] before the rotation; rope: which of
-        `config.ropes`, if there are any; spec: of the scores, if the config does not say it all; query_scale: from
-        positions [T] to what each token's queries are multiplied with [T]."""
-        self.layer, self.head_dim, self.backends = layer, config.head_dim, backends
+        """qkv_proj: from Llama's q_proj, k_proj and v_proj if it is not given; o_proj: its name; qk_norm: of queries and keys
+        [T, heads + kv_heads, head_dim] before the rotation; rope: which of `config.ropes`, if there are any; spec: of the
+        scores, if the config does not say it all; query_scale: from positions [T] to what each token's queries are
+        multiplied with [T]."""
+        self.layer, self.head_dim, self.backends = layer, config.head_dim, build.attention_backends
         self.qk_heads = config.num_heads + config.num_kv_heads
         self.num_heads = config.num_heads
-        self.qkv_proj, self.o_proj = qkv_proj, o_proj
+        self.qkv_proj = qkv_proj or build.qkv_linear("q_proj", "k_proj", "v_proj")
+        self.o_proj = build.o_linear(o_proj)
         self.query_scale = query_scale
         self.rope = rope if config.ropes else None
         # An RMSNorm of each head is part of the rotation's kernel.
@@ -73,23 +73,3 @@ class Attention:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
         own = (k, v) if dense else None
         return self.o_proj(self.backends.attend(q, kv, batch.attention, self.spec, own))
-
-
-def separate_attention(
-    config: ModelConfig,
-    build: Builder,
-    layer: int,
-    qk_norm: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    rope: int = 0,
-) -> Attention:
-    """With Llama's names: q_proj, k_proj, v_proj, o_proj."""
-    qkv_proj = build.qkv_linear("q_proj", "k_proj", "v_proj")
-    return Attention(
-        config,
-        build.attention_backends,
-        layer,
-        qkv_proj,
-        build.o_linear("o_proj"),
-        qk_norm=qk_norm,
-        rope=rope,
-    )

@@ -34,9 +34,7 @@ class BloomForCausalLM(TpPartBaseModel):
         query_key_value = weights.fused_qkv_linear("query_key_value", "grouped")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(
-                config, build.attention_backends, index, query_key_value, weights.o_linear("dense"), spec=spec
-            ),
+            Attention(config, weights, index, query_key_value, "dense", spec=spec),
             build.norm("post_attention_layernorm"),
             plain_mlp(config, build.at("mlp"), "dense_h_to_4h", "dense_4h_to_h"),
         )

@@ -25,7 +25,7 @@ class ChatGLMModel(TpPartBaseModel):
         query_key_value = weights.fused_qkv_linear("query_key_value", "stacked")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, build.attention_backends, index, query_key_value, weights.o_linear("dense")),
+            Attention(config, weights, index, query_key_value, "dense"),
             build.norm("post_attention_layernorm"),
             fused_gated_mlp(config, build.at("mlp"), "dense_h_to_4h", "dense_4h_to_h"),
         )

@@ -4,7 +4,7 @@ logits. R+ normalises each head of q and k with weights of its own.
 
 from __future__ import annotations
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -24,6 +24,6 @@ class CohereForCausalLM(TpPartBaseModel):
             qk_norm = weights.each_head_norm(lambda kind, head: per_head[kind][head])
         return ParallelLayer(
             build.norm("input_layernorm"),
-            separate_attention(config, weights, index, qk_norm),
+            Attention(config, weights, index, qk_norm=qk_norm),
             gated_mlp(config, build.at("mlp")),
         )

@@ -5,7 +5,7 @@ normalises q and k, and its local layers rotate with a theta of their own.
 
 from __future__ import annotations
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -25,13 +25,9 @@ class Gemma2ForCausalLM(TpPartBaseModel):
             rope = LOCAL_ROPE if config.window(index) else GLOBAL_ROPE
         return SandwichLayer(
             build.norm("input_layernorm"),
-            separate_attention(config, weights, index, qk_norm, rope),
+            Attention(config, weights, index, qk_norm=qk_norm, rope=rope),
             build.norm("post_attention_layernorm"),
             build.norm("pre_feedforward_layernorm"),
             gated_mlp(config, build.at("mlp")),
             build.norm("post_feedforward_layernorm"),
         )
-
-
-class Gemma3ForCausalLM(Gemma2ForCausalLM):
-    """The same layers; its config gives them two kinds of rotary embedding."""

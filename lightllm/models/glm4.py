@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -17,7 +17,7 @@ class GlmForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         return PreNormLayer(
             build.norm("input_layernorm"),
-            separate_attention(config, build.at("self_attn"), index),
+            Attention(config, build.at("self_attn"), index),
             build.norm("post_attention_layernorm"),
             fused_gated_mlp(config, build.at("mlp")),
         )
@@ -27,7 +27,7 @@ class Glm4ForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         return SandwichLayer(
             build.norm("input_layernorm"),
-            separate_attention(config, build.at("self_attn"), index),
+            Attention(config, build.at("self_attn"), index),
             build.norm("post_self_attn_layernorm"),
             build.norm("post_attention_layernorm"),
             fused_gated_mlp(config, build.at("mlp")),

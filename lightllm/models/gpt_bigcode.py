@@ -33,7 +33,7 @@ class GPTBigCodeForCausalLM(TpPartBaseModel):
         c_attn = weights.fused_qkv_linear("c_attn", layout)
         return PreNormLayer(
             build.norm("ln_1"),
-            Attention(config, build.attention_backends, index, c_attn, weights.o_linear("c_proj")),
+            Attention(config, weights, index, c_attn, "c_proj"),
             build.norm("ln_2"),
             plain_mlp(config, build.at("mlp"), "c_fc", "c_proj"),
         )

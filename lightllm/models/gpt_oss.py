@@ -26,12 +26,9 @@ class GptOssForCausalLM(TpPartBaseModel):
         heads = build.config.num_heads
         sinks = weights.vector("sinks", (heads,), [weights.even_part(heads)]).float()
         spec = AttentionSpec(config.attention_scale, window=config.window(index), sinks=sinks)
-        qkv_proj = weights.qkv_linear("q_proj", "k_proj", "v_proj")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(
-                config, build.attention_backends, index, qkv_proj, weights.o_linear("o_proj"), spec=spec
-            ),
+            Attention(config, weights, index, spec=spec),
             build.norm("post_attention_layernorm"),
             _experts(config, build.at("mlp")),
         )
@@ -43,10 +40,8 @@ def _experts(config: ModelConfig, build: Builder) -> MoE:
     count, hidden, width = shape.routing.num_experts, config.hidden_size, whole.width
     router = build.whole_linear("router", hidden, count, True)
     weights = build.at("experts")
-    gate_up, down = (
-        weights.interleaved("gate_up_proj", width),
-        weights.row_spec("down_proj", width, hidden, True),
-    )
+    gate_up = weights.interleaved("gate_up_proj", width)
+    down = weights.row_spec("down_proj", width, hidden, True)
     experts = weights.experts(
         count,
         lambda number: LinearSpec((gate_up,), hidden, bias=True, stack=Stack(number, count)),

@@ -15,10 +15,9 @@ class InternLM2ForCausalLM(TpPartBaseModel):
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("attention")
-        wqkv = weights.fused_qkv_linear("wqkv", "grouped")
         return PreNormLayer(
             build.norm("attention_norm"),
-            Attention(config, build.attention_backends, index, wqkv, weights.o_linear("wo")),
+            Attention(config, weights, index, weights.fused_qkv_linear("wqkv", "grouped"), "wo"),
             build.norm("ffn_norm"),
             gated_mlp(config, build.at("feed_forward"), "w1", "w3", "w2"),
         )

@@ -6,7 +6,7 @@ Mistral (arXiv 2310.06825) adds a sliding window, Qwen 2 (arXiv 2407.10671) bias
 
 from __future__ import annotations
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -18,7 +18,7 @@ class LlamaForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         return PreNormLayer(
             build.norm("input_layernorm"),
-            separate_attention(config, build.at("self_attn"), index),
+            Attention(config, build.at("self_attn"), index),
             build.norm("post_attention_layernorm"),
             gated_mlp(config, build.at("mlp")),
             config.residual_scale,

@@ -27,25 +27,13 @@ _PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class GatedMLP:
-    """down(activation(gate(x)) * up(x))"""
-
-    def __init__(self, activation: str, gate_up_proj: PackedLinear, down_proj: RowLinear) -> None:
-        """activation: a value of `config.ACTIVATIONS`; gate_up_proj: the gate's output in the first half."""
-        self.gate_up_proj, self.down_proj = gate_up_proj, down_proj
-        self.activation_and_mul = GATED[activation]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [T, hidden]. Returns the same shape, added up over all ranks."""
-        return self.down_proj(self.activation_and_mul(self.gate_up_proj(x)))
-
-
 class MLP:
-    """down(activation(up(x)))"""
+    """down(activation(up(x))); with a gate, up's outputs are the gate's and its own side by side: see `GATED`."""
 
-    def __init__(self, activation: str, up_proj: PackedLinear, down_proj: RowLinear) -> None:
-        self.up_proj, self.down_proj = up_proj, down_proj
-        self.activation = _PLAIN[activation]
+    def __init__(
+        self, activation: Callable[[torch.Tensor], torch.Tensor], up_proj: PackedLinear, down_proj: RowLinear
+    ) -> None:
+        self.activation, self.up_proj, self.down_proj = activation, up_proj, down_proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: [T, hidden]. Returns the same shape, added up over all ranks."""
@@ -60,24 +48,24 @@ def gated_mlp(
     down: str = "down_proj",
     width: int | None = None,
     reduce: bool = True,
-) -> GatedMLP:
+) -> MLP:
     """Gate and up from two tensors. width: if it is not `intermediate_size`; reduce: see `RowLinear`."""
     hidden, inner = config.hidden_size, width or build.config.intermediate_size
     gate_up_proj = build.column_linear((gate, up), hidden, inner, config.mlp_bias)
     down_proj = build.row_linear(down, inner, hidden, config.mlp_bias, reduce)
-    return GatedMLP(config.activation, gate_up_proj, down_proj)
+    return MLP(GATED[config.activation], gate_up_proj, down_proj)
 
 
 def fused_gated_mlp(
     config: ModelConfig, build: Builder, gate_up: str = "gate_up_proj", down: str = "down_proj"
-) -> GatedMLP:
+) -> MLP:
     """Gate and up from one tensor, the gate first."""
     hidden, inner = config.hidden_size, build.config.intermediate_size
     gate_up_proj = build.column_linear((gate_up,), hidden, inner, config.mlp_bias, each=2)
-    return GatedMLP(config.activation, gate_up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
+    return MLP(GATED[config.activation], gate_up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
 
 
 def plain_mlp(config: ModelConfig, build: Builder, up: str, down: str) -> MLP:
     hidden, inner = config.hidden_size, build.config.intermediate_size
     up_proj = build.column_linear((up,), hidden, inner, config.mlp_bias)
-    return MLP(config.activation, up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
+    return MLP(_PLAIN[config.activation], up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -20,7 +20,8 @@ class Olmo2ForCausalLM(TpPartBaseModel):
 class Olmo2DecoderLayer:
     def __init__(self, config: ModelConfig, build: Builder, index: int) -> None:
         weights = build.at("self_attn")
-        self.self_attn = separate_attention(config, weights, index, weights.whole_qk_norm("q_norm", "k_norm"))
+        qk_norm = weights.whole_qk_norm("q_norm", "k_norm")
+        self.self_attn = Attention(config, weights, index, qk_norm=qk_norm)
         self.post_attention_layernorm = build.norm("post_attention_layernorm")
         self.mlp = gated_mlp(config, build.at("mlp"))
         self.post_feedforward_layernorm = build.norm("post_feedforward_layernorm")

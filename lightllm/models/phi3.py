@@ -16,10 +16,9 @@ from lightllm.models.mlp import fused_gated_mlp
 class Phi3ForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("self_attn")
-        qkv_proj = weights.fused_qkv_linear("qkv_proj", "stacked")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(config, build.attention_backends, index, qkv_proj, weights.o_linear("o_proj")),
+            Attention(config, weights, index, weights.fused_qkv_linear("qkv_proj", "stacked")),
             build.norm("post_attention_layernorm"),
             fused_gated_mlp(config, build.at("mlp")),
         )

@@ -36,9 +36,7 @@ class Phi3SmallForCausalLM(TpPartBaseModel):
         query_key_value = weights.fused_qkv_linear("query_key_value", "grouped")
         return PreNormLayer(
             build.norm("input_layernorm"),
-            Attention(
-                config, build.attention_backends, index, query_key_value, weights.o_linear("dense"), spec=spec
-            ),
+            Attention(config, weights, index, query_key_value, "dense", spec=spec),
             build.norm("post_attention_layernorm"),
             Phi3SmallMLP(config, build.at("mlp")),
         )

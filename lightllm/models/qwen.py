@@ -22,18 +22,11 @@ class QWenLMHeadModel(TpPartBaseModel):
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         weights = build.at("attn")
-        c_attn, c_proj = weights.fused_qkv_linear("c_attn", "stacked"), weights.o_linear("c_proj")
+        c_attn, query_scale = weights.fused_qkv_linear("c_attn", "stacked"), log_n_scale(config.extra.log_n)
         # Named the other way round than elsewhere: w2 is the gate.
         return PreNormLayer(
             build.norm("ln_1"),
-            Attention(
-                config,
-                build.attention_backends,
-                index,
-                c_attn,
-                c_proj,
-                query_scale=log_n_scale(config.extra.log_n),
-            ),
+            Attention(config, weights, index, c_attn, "c_proj", query_scale=query_scale),
             build.norm("ln_2"),
             gated_mlp(config, build.at("mlp"), "w2", "w1", "c_proj"),
         )

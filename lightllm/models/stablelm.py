@@ -5,7 +5,7 @@ The 12B form computes attention and MLP side by side, and normalises each head o
 
 from __future__ import annotations
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -21,7 +21,7 @@ class StableLmForCausalLM(TpPartBaseModel):
                 lambda kind, head: weights.vector(f"{kind}_layernorm.norms.{head}.weight", (config.head_dim,))
             )
         norm = build.norm("input_layernorm")
-        self_attn = separate_attention(config, weights, index, qk_norm)
+        self_attn = Attention(config, weights, index, qk_norm=qk_norm)
         mlp = gated_mlp(config, build.at("mlp"))
         if config.extra.parallel:
             return ParallelLayer(norm, self_attn, mlp)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightllm.models.attention import separate_attention
+from lightllm.models.attention import Attention
 from lightllm.models.base import DecoderLayer, TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
@@ -14,7 +14,7 @@ class Starcoder2ForCausalLM(TpPartBaseModel):
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         return PreNormLayer(
             build.norm("input_layernorm"),
-            separate_attention(config, build.at("self_attn"), index),
+            Attention(config, build.at("self_attn"), index),
             build.norm("post_attention_layernorm"),
             plain_mlp(config, build.at("mlp"), "c_fc", "c_proj"),
         )
