@@ -19,10 +19,10 @@ from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.linear import PackedLinear, activation_dtype, pack_linear
 from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 from lightllm.ops.weight_rows import WeightRows
+from lightllm.quantization.formats import WeightFormat
 from lightllm.quantization.linear_spec import LinearSpec, Matrix
-from lightllm.quantization.weight_format import WeightFormat
 from lightllm.weights.freed_memory import give_back_freed_memory
-from lightllm.weights.module_tensors import ModuleTensors
+from lightllm.weights.reader import ModuleTensors
 from lightllm.weights.split import (
     Part,
     even_part,

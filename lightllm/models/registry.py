@@ -20,8 +20,7 @@ from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.quantization.formats import make_format
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
-from lightllm.weights.module_tensors import ModuleTensors
-from lightllm.weights.reader import WeightReader
+from lightllm.weights.reader import ModuleTensors, WeightReader
 from lightllm.weights.source import TensorSource
 
 _SURELY_KEPT = 0.9

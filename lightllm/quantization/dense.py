@@ -11,7 +11,7 @@ from lightllm.ops.packed_experts import Expert, PackedExperts, StackedExperts, p
 from lightllm.ops.weight_rows import WeightRows
 from lightllm.quantization.linear_spec import LinearSpec, bias_of, matrix_rows, transposed_rows
 from lightllm.weights.freed_memory import give_back_freed_memory
-from lightllm.weights.module_tensors import ModuleTensors
+from lightllm.weights.reader import ModuleTensors
 
 
 class Dense:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from lightllm.ops.weight_rows import WeightRows
-from lightllm.weights.module_tensors import ModuleTensors
+from lightllm.weights.reader import ModuleTensors
 from lightllm.weights.split import Part
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import threading
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from lightllm.errors import InvalidModel
+from lightllm.ops.weight_rows import WeightRows
 from lightllm.weights.memory_budget import MemoryBudget
 from lightllm.weights.source import TensorSource
 from lightllm.weights.split import Part
@@ -33,7 +35,7 @@ class WeightReader:
         prefix: str = "",
     ) -> None:
         """prefix: what the names in the checkpoint may have in front, or may not."""
-        self._source = source
+        self.source = source
         self.release_pages = source.release_pages
         """Is told what of a tensor has been copied."""
         self.budget = MemoryBudget(source.largest())
@@ -55,37 +57,13 @@ class WeightReader:
             file=sys.stderr,
         )
 
-    def read(
-        self,
-        name: str,
-        shape: Sequence[int],
-        parts: Sequence[Part] = (),
-        within: Sequence[Part] = (),
-        dtype: torch.dtype | None = None,
-    ) -> list[torch.Tensor]:
-        """Parts of the tensor `name`, or all of it, where they lie in the checkpoint; it has `shape` there.
-
-        within: parts of other dimensions, of which alone the rest is taken; dtype: see `TensorSource.read`. The same
-        within a tensor is read once.
-        """
-        spelling = self._spelt(name)
-        tensors = []
-        for part in parts or (None,):
-            ranges = [*within] if part is None else [*within, part._replace(step=1)]
-            tensor = self._source.read(spelling, shape, ranges, dtype)
-            if part is not None and part.step != 1:
-                tensor = part._replace(start=0, stop=tensor.shape[part.dim]).of(tensor)
-            tensors.append(tensor)
-        self._count(name, within)
-        return tensors
-
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds it; random weights hold nothing and can be read under any name."""
         return name in self._present
 
     def holds_same(self, name: str, other: str, shape: Sequence[int], dtype: torch.dtype) -> bool:
         """Whether two tensors of one shape are the same, rounded to `dtype`. Neither counts as read."""
-        first, second = (self._source.read(self._spelt(spelling), shape) for spelling in (name, other))
+        first, second = (self.source.read(self.spelt(spelling), shape) for spelling in (name, other))
         if first.data_ptr() == second.data_ptr() and first.dtype == second.dtype:
             return True  # one storage under two names, as torch.save keeps it
         step = max(1, _COMPARED_BYTES // max(1, first[:1].nbytes))
@@ -98,11 +76,12 @@ class WeightReader:
                 return False
         return True
 
-    def _spelt(self, name: str) -> str:
+    def spelt(self, name: str) -> str:
         """Some checkpoints of a model leave out the first part of all names."""
         return self._prefix + name if self._prefix and self._prefix + name in self._present_in_file else name
 
-    def _count(self, name: str, within: Sequence[Part]) -> None:
+    def count(self, name: str, within: Sequence[Part]) -> None:
+        """What lies within these parts of a tensor has been read."""
         with self._lock:
             if (name, *within) in self._reads:
                 raise AssertionError(f"tensor {name} is read twice")
@@ -134,3 +113,53 @@ class WeightReader:
                 f"The checkpoint holds tensors that this architecture has no place for: {', '.join(left[:5])}{more}.",
                 "config.json and the weights do not belong together, or this variant is not supported yet.",
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleTensors:
+    """The tensors of one module of a model, whose names begin with its prefix, for the device that computes with them."""
+
+    reader: WeightReader
+    dtype: torch.dtype
+    """What the model's dense weights are rounded to."""
+    device: torch.device
+    prefix: str = ""
+
+    def at(self, name: str) -> ModuleTensors:
+        """Those of the module `name` inside this one."""
+        return dataclasses.replace(self, prefix=f"{self.prefix}{name}.")
+
+    def has(self, name: str) -> bool:
+        return self.reader.has(self.prefix + name)
+
+    def read(
+        self,
+        name: str,
+        shape: Sequence[int],
+        parts: Sequence[Part] = (),
+        within: Sequence[Part] = (),
+        dtype: torch.dtype | None = None,
+    ) -> list[torch.Tensor]:
+        """Parts of the tensor `name`, or all of it, where they lie in the checkpoint; it has `shape` there.
+
+        within: parts of other dimensions, of which alone the rest is taken; dtype: see `TensorSource.read`. The same
+        within a tensor is read once.
+        """
+        reader, name = self.reader, self.prefix + name
+        tensors = []
+        for part in parts or (None,):
+            ranges = [*within] if part is None else [*within, part._replace(step=1)]
+            tensor = reader.source.read(reader.spelt(name), shape, ranges, dtype)
+            if part is not None and part.step != 1:
+                tensor = part._replace(start=0, stop=tensor.shape[part.dim]).of(tensor)
+            tensors.append(tensor)
+        reader.count(name, within)
+        return tensors
+
+    def rows(self, parts: Sequence[torch.Tensor], dtype: torch.dtype | None = None) -> WeightRows:
+        """What was read, or views of it, one below the other; to be rounded to `dtype`, None: the model's."""
+        reader = self.reader
+        return WeightRows(
+            parts, dtype or self.dtype, self.device, reader.release_pages, reader.budget,
+            budget_bytes=reader.budget.limit,
+        )  # fmt: skip

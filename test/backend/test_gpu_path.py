@@ -42,13 +42,13 @@ def gpu_code(monkeypatch):
     asked = []
 
     class Watched(TritonAttention):
-        def decode(self, q, kv, metadata, spec, out):
-            asked.append(metadata)
-            super().decode(q, kv, metadata, spec, out)
+        def decode(self, call):
+            asked.append(call.metadata)
+            super().decode(call)
 
-        def prefill(self, q, kv, metadata, spec, out, dense):
-            asked.append(metadata)
-            super().prefill(q, kv, metadata, spec, out, dense)
+        def prefill(self, call):
+            asked.append(call.metadata)
+            super().prefill(call)
 
     backends = AttentionBackends(Watched(), Watched(), Watched())
     monkeypatch.setattr(mode_backend, "make_attention_backends", lambda *_: backends)

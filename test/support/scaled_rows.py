@@ -17,7 +17,7 @@ from lightllm.ops.linear import PackedLinear
 from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 from lightllm.quantization.dense import Dense
 from lightllm.quantization.linear_spec import LinearSpec, bias_of, matrix_rows, output_values, transposed_rows
-from lightllm.weights.module_tensors import ModuleTensors
+from lightllm.weights.reader import ModuleTensors
 from support.model_zoo import read_tensors, write_checkpoint
 
 METHOD = "int8-rows"

@@ -117,18 +117,8 @@ def decode_attention_kernel(
             # Of a part that a head sees nothing of, the weight is 2^-inf.
             divisor = tl.where(total == 0.0, 1.0, total)
         earlier = leave_part(
-            acc,
-            divisor,
-            top,
-            partial_heads,
-            lse_heads,
-            arrived,
-            part,
-            head_mask,
-            row_mask,
-            all_heads,
-            HEAD_DIM,
-        )
+            acc, divisor, top, partial_heads, lse_heads, arrived, part, head_mask, row_mask, all_heads, HEAD_DIM
+        )  # fmt: skip
         if earlier < parts - 1:
             return
         top, total, acc = merge_parts(

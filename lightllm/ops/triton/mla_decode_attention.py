@@ -92,18 +92,8 @@ def mla_decode_attention_kernel(
         if earlier < parts - 1:
             return
         top, total, acc = merge_parts(
-            partial_heads,
-            lse_heads,
-            arrived,
-            first,
-            parts,
-            head_mask,
-            row_mask,
-            HEADS,
-            LATENT,
-            BLOCK_H,
-            BLOCK_L,
-        )
+            partial_heads, lse_heads, arrived, first, parts, head_mask, row_mask, HEADS, LATENT, BLOCK_H, BLOCK_L
+        )  # fmt: skip
     out_heads = out_ptr + entry.to(tl.int64) * out_stride + heads[:, None] * out_head_stride
     tl.store(out_heads + offs_l[None, :], (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=row_mask)
 

@@ -1,4 +1,4 @@
-"""What RMSNorm and LayerNorm share: one program a row, how rows are launched, what is compiled and what is tuned."""
+"""What RMSNorm and LayerNorm share: how rows are launched, one program a row."""
 
 from __future__ import annotations
 

@@ -154,17 +154,8 @@ def sample_rows(
     min_p: torch.Tensor,
     scratch: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _launch(
-        logits,
-        EACH,
-        scratch,
-        kinds=kinds,
-        scales=scales,
-        uniforms=uniforms,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-    )
+    filters = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    return _launch(logits, EACH, scratch, kinds=kinds, scales=scales, uniforms=uniforms, **filters)
 
 
 def _launch(

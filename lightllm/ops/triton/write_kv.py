@@ -41,29 +41,11 @@ def write_kv_kernel(
         gdc_wait()
         gdc_launch_dependents()
     target = kv_ptr + tl.load(slots_ptr + token).to(tl.int64) * kv_stride
-    copy_heads(
-        k_ptr + token * k_stride,
-        k_head_stride,
-        target,
-        kv_head_stride,
-        first,
-        kv_heads,
-        head_dim,
-        HEADS,
-        HEAD_BLOCK,
-    )
+    k_ptr += token * k_stride
+    v_ptr += token * v_stride
+    copy_heads(k_ptr, k_head_stride, target, kv_head_stride, first, kv_heads, head_dim, HEADS, HEAD_BLOCK)
     target += kv_heads * kv_head_stride
-    copy_heads(
-        v_ptr + token * v_stride,
-        v_head_stride,
-        target,
-        kv_head_stride,
-        first,
-        kv_heads,
-        head_dim,
-        HEADS,
-        HEAD_BLOCK,
-    )
+    copy_heads(v_ptr, v_head_stride, target, kv_head_stride, first, kv_heads, head_dim, HEADS, HEAD_BLOCK)
 
 
 def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor) -> None:
