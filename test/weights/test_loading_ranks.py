@@ -17,7 +17,7 @@ from support.model_zoo import make_zoo_model
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.registry import load_model
-from lightllm.weights.checkpoint import SafetensorsCheckpoint
+from lightllm.weights.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
 
@@ -27,14 +27,14 @@ def test_each_of_four_ranks_reads_a_quarter_and_the_norms(
 ) -> None:
     path = make_checkpoint(tmp_path / "model", num_key_value_heads=4, tie_word_embeddings=True)
     whole = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    read, counted = SafetensorsCheckpoint.read, []
+    read, counted = Checkpoint.read, []
 
     def counting(self, *arguments):  # type: ignore[no-untyped-def]
         tensor = read(self, *arguments)
         counted.append(tensor.nbytes)
         return tensor
 
-    monkeypatch.setattr(SafetensorsCheckpoint, "read", counting)
+    monkeypatch.setattr(Checkpoint, "read", counting)
     for rank in range(4):
         counted.clear()
         load_model(str(path), data_type=None, device=CPU, group=TpGroup(rank, 4))

@@ -106,8 +106,14 @@ def decode_work(
     """What a decode kernel with `programs` programs a part is launched with: parts of contexts, room for their results,
     and options: right behind the kernel that makes its parts it must not start early."""
     parts, known = decode_parts(metadata, window, programs, block)
-    results = partial_results(metadata, len(parts.entry_of), heads, value_dim)
-    return parts, results, pdl_options(metadata.req_to_token.device) if known else {"PDL": False}
+    shape, device = (len(parts.entry_of), heads, value_dim), metadata.req_to_token.device
+
+    def make_room() -> PartialResults:
+        out, lse = (torch.empty(size, dtype=torch.float32, device=device) for size in (shape, shape[:2]))
+        return PartialResults(out, lse)
+
+    results = metadata.once(("partial results", *shape), make_room)
+    return parts, results, pdl_options(device) if known else {"PDL": False}
 
 
 def decode_parts(
@@ -140,17 +146,6 @@ def context_parts(metadata: AttentionMetadata, tokens: int) -> AttentionParts:
     return metadata.once(
         ("context parts", tokens),
         lambda: _cut_rows(metadata.context_start, int(metadata.prefill_lens[1].sum()), tokens),
-    )
-
-
-def partial_results(metadata: AttentionMetadata, parts: int, heads: int, value_dim: int) -> PartialResults:
-    device = metadata.req_to_token.device
-    return metadata.once(
-        ("partial results", parts, heads, value_dim),
-        lambda: PartialResults(
-            torch.empty((parts, heads, value_dim), dtype=torch.float32, device=device),
-            torch.empty((parts, heads), dtype=torch.float32, device=device),
-        ),
     )
 
 
