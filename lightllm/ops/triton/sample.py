@@ -154,8 +154,9 @@ def sample_rows(
     min_p: torch.Tensor,
     scratch: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    filters = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
-    return _launch(logits, EACH, scratch, kinds=kinds, scales=scales, uniforms=uniforms, **filters)
+    return _launch(
+        logits, EACH, scratch, kinds=kinds, scales=scales, uniforms=uniforms, top_k=top_k, top_p=top_p, min_p=min_p
+    )  # fmt: skip
 
 
 def _launch(
