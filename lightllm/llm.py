@@ -7,7 +7,6 @@ import gc
 import os
 import secrets
 from collections.abc import Generator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -168,9 +167,7 @@ class LLM:
     def __enter__(self) -> "LLM":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _generate(

@@ -33,13 +33,12 @@ from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler
 from lightllm.backend.sampling_plan import SamplingPlan
 from lightllm.backend.shape_caches import bound_shape_caches
-from lightllm.backend.sizing import activation_bytes, measure_gpu
+from lightllm.backend.sizing import activation_bytes, measure_gpu, warm_up
 from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
-from lightllm.backend.warm_up import warm_up
 from lightllm.backend.warmup_rounds import ROWS, SLOTS, warmup_rounds
 from lightllm.config import ServerConfig, round_sizes
-from lightllm.distributed.memory_sync import agree_on_slots
 from lightllm.distributed.rendezvous import Rendezvous
+from lightllm.distributed.tp_group import agree_on_slots
 from lightllm.errors import InvalidModel
 from lightllm.model_folder.lengths import context_length, longest_request
 from lightllm.models.registry import load_model

@@ -15,6 +15,7 @@ What sampling needs of the parameters goes to the device when it changes, and st
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,6 +90,9 @@ class RowState:
         self.prompt_logprobs: dict[int, int] = {}
         self.refused: dict[int, str] = {}
         """Rows of requests that cannot be prepared -> why. They compute along until the Router has heard of it."""
+        self._held: tuple[dict[int, Any], ...] = (
+            self.end_token_ids, self.logit_bias, self.allowed_tokens, self.prompt_ids, self.prompt_logprobs, self.refused
+        )  # fmt: skip
         self.counts = TokenCounts(max_rows, vocab_size, device)
         self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
         """The token of each row that has no KV yet; the place after the last row belongs to the hold row."""
@@ -117,10 +121,8 @@ class RowState:
             features &= ~(Feature.DECAY | Feature.MIN_NEW)
         if params.logit_bias:
             biased = self._token_ids(list(params.logit_bias))
-            self.logit_bias[row] = (
-                biased,
-                np.array([params.logit_bias[i] for i in biased.tolist()], dtype=np.float32),
-            )
+            values = np.array([params.logit_bias[i] for i in biased.tolist()], dtype=np.float32)
+            self.logit_bias[row] = biased, values
         if params.allowed_token_ids:
             allowed = self._token_ids(params.allowed_token_ids)
             if len(allowed):
@@ -156,15 +158,8 @@ class RowState:
         self.features[row] = 0
         self.inverse_temperature[row] = 1.0
         self.top_k[row] = self.vocab_size
-        for held in (
-            self.end_token_ids,
-            self.logit_bias,
-            self.allowed_tokens,
-            self.prompt_ids,
-            self.prompt_logprobs,
-            self.refused,
-        ):
-            held.pop(row, None)  # type: ignore[attr-defined]
+        for held in self._held:
+            held.pop(row, None)
 
     def keep_tokens(
         self,

@@ -1,8 +1,9 @@
 """What rounds need beside weights and KV memory: on a GPU measured by running the largest round and the largest decode
-batch, on a CPU computed from shapes."""
+batch, on a CPU computed from shapes. Those rounds, and the first ones that warm up, use the hold row and the hold slot."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOGIT_COPIES = 3
 """The logits of a round, and the sampler's two scratch buffers of their size."""
+_WARM_UP_TOKENS = 16
 
 
 def measure_gpu(
@@ -35,13 +37,17 @@ def measure_gpu(
     """
     device.release_cached()  # what loading the weights left behind
     before = device.memory()
-    round_peak, graph_peak = _peaks(device, model, shape, tokens, min(tokens, rows), graph_rows, longest)
+    memory, logits = KvMemory(shape, 1, 1, longest, device.torch_device), min(tokens, rows)
+    round_peak, graph_peak = device.peak_during(partial(run_largest_round, model, memory, tokens, logits)), 0
+    if graph_rows:
+        graph_peak = device.peak_during(partial(decode_hold_rows, model, memory, graph_rows))
+    del memory
     device.release_cached()
     one_row = model.config.vocab_size * 4
     return GpuMemory(
         total=before.total,
         free=before.free,
-        activation_peak=round_peak + (_LOGIT_COPIES - 1) * min(tokens, rows) * one_row,
+        activation_peak=round_peak + (_LOGIT_COPIES - 1) * logits * one_row,
         graph_bytes=graph_peak + graph_rows * one_row,
     )
 
@@ -60,20 +66,14 @@ def activation_bytes(model: "TpPartBaseModel", tokens: int, rows: int, longest: 
     return size
 
 
-def _peaks(
-    device: Device,
-    model: "TpPartBaseModel",
-    shape: KvShape,
-    tokens: int,
-    logits: int,
-    graph_rows: int,
-    longest: int,
-) -> tuple[int, int]:
-    memory = KvMemory(shape, 1, 1, longest, device.torch_device)
-    round_peak = device.peak_during(lambda: run_largest_round(model, memory, tokens, logits))
-    if not graph_rows:
-        return round_peak, 0
-    return round_peak, device.peak_during(lambda: decode_hold_rows(model, memory, graph_rows))
+def warm_up(model: "TpPartBaseModel", memory: KvMemory, device: Device, largest_round: int) -> None:
+    """First runs at start: lazy libraries, packed weights and thread pools are paid for before the first request. One prefill
+    and one decode round; before them the largest round, where memory can run out. No request's memory is touched."""
+    length = min(_WARM_UP_TOKENS, memory.max_len)
+    if device.measures:
+        run_largest_round(model, memory, largest_round)
+    run_hold_rows(model, memory, length)
+    decode_hold_rows(model, memory, 1, length)
 
 
 def run_largest_round(

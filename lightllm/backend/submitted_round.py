@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -21,62 +22,52 @@ _NOT_FINITE = RowError(
 )
 
 
+@dataclasses.dataclass(frozen=True)
 class SubmittedRound:
     """A round on the device, whose results are on their way."""
 
-    def __init__(
-        self,
-        took: Callable[[float], float],
-        seq: int,
-        sampled_entries: np.ndarray,
-        started: float,
-        arrival: HostCopy,
-        sampled: Sampled,
-        spans: list[PromptSpan],
-        prompts: list[tuple[torch.Tensor, TopTokens | None]],
-        errors: dict[int, RowError],
-    ) -> None:
-        """took: called when the results are there, with `started`; answers how long the device had for this round.
-        sampled_entries: int64, which entries of the round sample. errors: what is known already, by entry."""
-        self._took = took
-        self._seq = seq
-        self._sampled_entries = sampled_entries
-        self._started = started
-        self._arrival = arrival
-        self._sampled = sampled
-        self._spans = spans
-        self._prompts = prompts
-        self._errors = errors
+    took: Callable[[float], float]
+    """Called when the results are there, with `started`; answers how long the device had for this round."""
+    seq: int
+    sampled_entries: np.ndarray
+    """int64: which entries of the round sample."""
+    started: float
+    arrival: HostCopy
+    sampled: Sampled
+    spans: list[PromptSpan]
+    prompts: list[tuple[torch.Tensor, TopTokens | None]]
+    errors: dict[int, RowError]
+    """What is known already, by entry."""
 
     def ready(self) -> bool:
-        return self._arrival.ready()
+        return self.arrival.ready()
 
     def wait(self) -> None:
-        self._arrival.wait()
+        self.arrival.wait()
 
     def result(self) -> RoundResult:
-        arrays = iter(self._arrival.arrays())
-        seconds = self._took(self._started)
+        arrays = iter(self.arrival.arrays())
+        seconds = self.took(self.started)
         token_ids, logprobs = next(arrays), next(arrays)
         finite = np.isfinite(logprobs)
-        broken = [] if finite.all() else self._sampled_entries[~finite].tolist()
+        broken = [] if finite.all() else self.sampled_entries[~finite].tolist()
         top: dict[int, TopLogprobs] = {}
-        for part in self._sampled.top:
+        for part in self.sampled.top:
             top.update(zip(part.positions, list_top(part.counts, next(arrays), next(arrays)), strict=True))
         prompt_logprobs = []
-        for span, (_, alternatives) in zip(self._spans, self._prompts, strict=True):
+        for span, (_, alternatives) in zip(self.spans, self.prompts, strict=True):
             values = next(arrays)
             if not (values < np.inf).all():  # -inf is the log-probability of a token that the model rules out
                 broken.append(span.entry)
             lists = list_top(alternatives.counts, next(arrays), next(arrays)) if alternatives else []
             prompt_logprobs.append(RowPromptLogprobs(span.entry, span.start, values, lists))
         return RoundResult(
-            seq=self._seq,
+            seq=self.seq,
             token_ids=token_ids.astype(np.int32),
             logprobs=logprobs,
             top=dict(sorted(top.items())),
             prompt_logprobs=prompt_logprobs,
-            errors=dict.fromkeys(broken, _NOT_FINITE) | self._errors,
+            errors=dict.fromkeys(broken, _NOT_FINITE) | self.errors,
             seconds=seconds,
         )
 

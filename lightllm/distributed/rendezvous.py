@@ -48,7 +48,7 @@ class RankStore:
     def __init__(self, rendezvous: Rendezvous) -> None:
         """Raises `InvalidOption` when the port is taken, `PeerLost` when rank 0 cannot be reached."""
         self.rendezvous = rendezvous
-        self._store = _file_store(rendezvous) if rendezvous.file else _tcp_store(rendezvous)
+        self._store = dist.FileStore(rendezvous.file) if rendezvous.file else _tcp_store(rendezvous)
 
     def arrive(self, generation: int) -> dist.Store:
         """Waits until every rank has come for this generation and returns its store; `PeerLost` names the missing."""
@@ -98,10 +98,6 @@ def name_ranks(ranks: list[int]) -> str:
 
 def _key(what: str, rank: int) -> str:
     return f"{what}/here-{rank}"
-
-
-def _file_store(rendezvous: Rendezvous) -> dist.Store:
-    return dist.FileStore(rendezvous.file)
 
 
 def _tcp_store(rendezvous: Rendezvous) -> dist.Store:

@@ -10,10 +10,13 @@ import torch
 
 from lightllm.distributed.collectives import Collectives, PeerLost
 from lightllm.distributed.gloo import GlooCollectives
-from lightllm.distributed.rendezvous import RankStore, Rendezvous
+from lightllm.distributed.rendezvous import RankStore, Rendezvous, name_ranks
+from lightllm.errors import DeviceError
 
 _FAILURE_SECONDS = 1.0
 """How long a rank whose operation failed waits to hear why another one left."""
+IMBALANCE = 2 << 30
+"""Bytes of free memory by which ranks may differ: beyond it something else runs on one of the devices."""
 
 
 class TpGroup:
@@ -51,21 +54,13 @@ class TpGroup:
         self._generation += 1
         rendezvous = self._store.rendezvous
         store = self._store.arrive(self._generation)
+        joining = (store, self.rank, self.world_size, rendezvous.address, rendezvous.operation_timeout)
         if self._device.type == "cpu":
-            self._links = GlooCollectives(
-                store, self.rank, self.world_size, rendezvous.address, rendezvous.operation_timeout
-            )
+            self._links = GlooCollectives(*joining)
         else:
             from lightllm.distributed.nccl import NcclCollectives
 
-            self._links = NcclCollectives(
-                store,
-                self.rank,
-                self.world_size,
-                rendezvous.address,
-                rendezvous.operation_timeout,
-                not rendezvous.host,
-            )
+            self._links = NcclCollectives(*joining, not rendezvous.host)
 
     def drop(self, reason: str = "") -> None:
         """Leaves the group; operations of the others fail instead of waiting for this rank. `reason`: what they are told."""
@@ -122,3 +117,23 @@ class TpGroup:
         if self._links is None:
             raise PeerLost("this rank has left its tensor parallel group")
         return self._links
+
+
+def agree_on_slots(group: TpGroup, slots: int, free: int | None) -> int:
+    """The smallest number of KV slots of any rank, on every rank.
+
+    free: bytes of this rank's device that were free before its KV memory; None on a CPU, whose ranks share a memory.
+    Raises `DeviceError`, on every rank, if the ranks' free memory differs by more than `IMBALANCE`.
+    """
+    if group.world_size == 1:
+        return slots
+    answers = group.gather_numbers(slots, free or 0)
+    frees = [free for _, free in answers]
+    if max(frees) - min(frees) > IMBALANCE:
+        least = [rank for rank, free in enumerate(frees) if max(frees) - free > IMBALANCE]
+        table = ", ".join(f"rank {rank} {free / 2**30:.1f} GiB" for rank, free in enumerate(frees))
+        raise DeviceError(
+            f"The devices of {name_ranks(least)} have far less free memory than the others: {table}.",
+            "See what else runs there.",
+        )
+    return min(slots for slots, _ in answers)

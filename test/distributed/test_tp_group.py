@@ -11,9 +11,8 @@ import torch
 from support.ranks import make_rendezvous, run_ranks
 
 from lightllm.distributed.collectives import PeerLost
-from lightllm.distributed.memory_sync import agree_on_slots
 from lightllm.distributed.rendezvous import RankStore
-from lightllm.distributed.tp_group import TpGroup
+from lightllm.distributed.tp_group import TpGroup, agree_on_slots
 from lightllm.errors import DeviceError
 
 GIB = 1 << 30
