@@ -40,6 +40,8 @@ def _at_least(low: int) -> dict[str, Any]:
     return {"type": int, "check": lambda v: v >= low, "expects": f"at least {low}"}
 
 
+_FROM_0: dict[str, Any] = {"type": float, "check": lambda v: v >= 0, "expects": "0 or more"}
+_ABOVE_0: dict[str, Any] = {"type": float, "check": lambda v: v > 0, "expects": "more than 0"}
 _SERVER, _MODEL, _MEMORY, _SCHEDULING = "Server", "Model", "Memory and lengths", "Scheduling"
 _GPU, _PARALLEL, _TESTING = "GPU", "Parallelism", "Testing"
 
@@ -76,24 +78,18 @@ class ServerConfig:
         _SERVER, **_at_least(1),
     )  # fmt: skip
     request_timeout: float = _option(
-        0.0, "Seconds from acceptance until a request is aborted; 0 waits for ever.", _SERVER, type=float,
-        check=lambda v: v >= 0, expects="0 or more",
+        0.0, "Seconds from acceptance until a request is aborted; 0 waits for ever.", _SERVER, **_FROM_0,
     )  # fmt: skip
-    drain_timeout: float = _option(30.0, "Seconds that running requests get after SIGTERM.", _SERVER, type=float,
-                                   check=lambda v: v >= 0, expects="0 or more")  # fmt: skip
-    startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, type=float,
-                                     check=lambda v: v > 0, expects="more than 0")  # fmt: skip
+    drain_timeout: float = _option(30.0, "Seconds that running requests get after SIGTERM.", _SERVER, **_FROM_0)  # fmt: skip
+    startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, **_ABOVE_0)  # fmt: skip
     stream_interval: int = _option(1, "Send streamed tokens in groups of this many; the first one always at once.", _SERVER,
                                    **_at_least(1))  # fmt: skip
     profile_dir: str | None = _option(
-        None,
-        "Folder for the traces of /start_profile; without it there are no profiles.",
-        _SERVER,
-        metavar="FOLDER",
-    )
+        None, "Folder for the traces of /start_profile; without it there are no profiles.", _SERVER, metavar="FOLDER",
+    )  # fmt: skip
     sse_keep_alive: float = _option(
         0.0, "Seconds without a token after which a stream carries a comment (`: keep-alive`), so that proxies do not take it "
-        "for dead; 0: never.", _SERVER, type=float, check=lambda v: v >= 0, expects="0 or more",
+        "for dead; 0: never.", _SERVER, **_FROM_0,
     )  # fmt: skip
     timeout_keep_alive: int = _option(
         130, "Seconds an idle connection is kept. More than clients and proxies keep theirs, lest one is closed just as a "
@@ -112,10 +108,9 @@ class ServerConfig:
         None, "Model folder or Hugging Face hub id; without it the embedded demo model.", _MODEL
     )
     model_name: str | None = _option(
-        None,
-        "Name that clients use (/v1/models, /get_model_name); default: the hub id, or the last part of the folder.",
+        None, "Name that clients use (/v1/models, /get_model_name); default: the hub id, or the last part of the folder.",
         _MODEL,
-    )
+    )  # fmt: skip
     tokenizer_mode: str = _option("auto", "Kept for compatibility: all modes use the fast tokenizer where there is one.",
                                   _MODEL, choices=("fast", "slow", "auto"))  # fmt: skip
     trust_remote_code: bool = _option(
@@ -144,32 +139,23 @@ class ServerConfig:
     eos_id: list[int] | None = _option(None, "EOS token ids; default: generation_config.json, then config.json.", _MODEL,
                                        type=int, nargs="+")  # fmt: skip
     cpu_threads: int = _option(
-        0,
-        "Compute threads of each rank on a CPU; 0: all physical cores, divided among the ranks.",
-        _MODEL,
-        **_at_least(0),
-    )
+        0, "Compute threads of each rank on a CPU; 0: all physical cores, divided among the ranks.", _MODEL, **_at_least(0),
+    )  # fmt: skip
 
     # -- memory and lengths
     max_total_token_num: int | None = _option(
-        None,
-        "KV slots (tokens); default: measured from free memory with --mem_fraction.",
-        _MEMORY,
-        **_at_least(2),
-    )
+        None, "KV slots (tokens); default: measured from free memory with --mem_fraction.", _MEMORY, **_at_least(2),
+    )  # fmt: skip
     mem_fraction: float | None = _option(
         None, "Share of device memory to use when measuring; default 0.9 of a GPU, 0.4 of a CPU's available memory.",
         _MEMORY, type=float, aliases=("--mem_faction",), check=lambda v: 0 < v < 1, expects="between 0 and 1",
     )  # fmt: skip
     max_req_total_len: int | None = _option(
-        None,
-        "Longest prompt + output in tokens; default: the model's context length, at most 16384.",
-        _MEMORY,
+        None, "Longest prompt + output in tokens; default: the model's context length, at most 16384.", _MEMORY,
         **_at_least(2),
-    )
+    )  # fmt: skip
     max_req_input_len: int | None = _option(
-        None, "Longest prompt in tokens; default: whatever --max_req_total_len leaves room for.", _MEMORY,
-        **_at_least(1),
+        None, "Longest prompt in tokens; default: whatever --max_req_total_len leaves room for.", _MEMORY, **_at_least(1),
     )  # fmt: skip
     default_max_tokens: int = _option(
         4096, "Cap on the output of a chat that names no limit.", _MEMORY, **_at_least(1)
@@ -196,8 +182,7 @@ class ServerConfig:
     )  # fmt: skip
     router_max_wait_tokens: int = _option(
         6, "With --round_policy decode_first: rounds of decode between two rounds of prefill; with "
-        "--disable_aggressive_schedule: between two rounds in which requests enter.", _SCHEDULING,
-        **_at_least(0),
+        "--disable_aggressive_schedule: between two rounds in which requests enter.", _SCHEDULING, **_at_least(0),
     )  # fmt: skip
     router_token_ratio: float = _option(
         0.0,
@@ -213,22 +198,17 @@ class ServerConfig:
         False, "While streams decode, requests enter only every --router_max_wait_tokens rounds.", _SCHEDULING
     )
     max_overtakes: int = _option(
-        8,
-        "How many requests may enter before a waiting one that does not fit yet, if they do; 0: strictly first come, "
-        "first served. A request that has paused is never passed.",
-        _SCHEDULING, **_at_least(0),
+        8, "How many requests may enter before a waiting one that does not fit yet, if they do; 0: strictly first come, "
+        "first served. A request that has paused is never passed.", _SCHEDULING, **_at_least(0),
     )  # fmt: skip
     ttft_slo: float = _option(
-        0.0,
-        "Seconds to the first token: a request that is predicted to wait longer is refused at once, with 503 and "
-        "Retry-After. 0: none is.",
-        _SCHEDULING, type=float, check=lambda v: v >= 0, expects="0 or more",
+        0.0, "Seconds to the first token: a request that is predicted to wait longer is refused at once, with 503 and "
+        "Retry-After. 0: none is.", _SCHEDULING, **_FROM_0,
     )  # fmt: skip
     tpot_slo: float = _option(
         0.0,
         "Seconds from one token of a stream to the next: prefill chunks shrink, and requests wait, so that rounds take no "
-        "longer. 0: no such limit.",
-        _SCHEDULING, type=float, check=lambda v: v >= 0, expects="0 or more",
+        "longer. 0: no such limit.", _SCHEDULING, **_FROM_0,
     )  # fmt: skip
     running_max_req_size: int = _option(
         1000, "Requests that may run at once (rows).", _SCHEDULING, **_at_least(1)
@@ -237,28 +217,22 @@ class ServerConfig:
         4096, "Requests that may wait; beyond it 503 with Retry-After.", _SCHEDULING, **_at_least(1)
     )
     batch_max_tokens: int | None = _option(
-        None,
-        "Tokens computed in one round; default: on a GPU the chunk size plus a quarter (at least 256), on a CPU 512.",
-        _SCHEDULING,
-        **_at_least(1),
-    )
+        None, "Tokens computed in one round; default: on a GPU the chunk size plus a quarter (at least 256), on a CPU 512.",
+        _SCHEDULING, **_at_least(1),
+    )  # fmt: skip
     chunked_prefill_size: int | None = _option(
         None, "Tokens of one prefill chunk; default 4096 on a GPU, 512 on a CPU.", _SCHEDULING, **_at_least(1)
     )
     disable_chunked_prefill: bool = _option(False, "Prefill whole prompts in one round.", _SCHEDULING)
     disable_dynamic_prompt_cache: bool = _option(
-        False,
-        "Compute every prompt anew: no prefix cache, and no prompt shared by the `n` answers to it.",
-        _SCHEDULING,
-    )
+        False, "Compute every prompt anew: no prefix cache, and no prompt shared by the `n` answers to it.", _SCHEDULING,
+    )  # fmt: skip
 
     attention_backend: str = _option(
         "triton",
         "What computes attention: triton, flashinfer or fa3 (packages that must be installed); two names, separated by a "
-        "comma, for prefill and for decode.",
-        _GPU,
-        metavar="PREFILL[,DECODE]",
-    )
+        "comma, for prefill and for decode.", _GPU, metavar="PREFILL[,DECODE]",
+    )  # fmt: skip
 
     # -- decode graphs
     disable_cudagraph: bool = _option(
@@ -283,18 +257,16 @@ class ServerConfig:
     nnodes: int = _option(1, "Machines (nodes) that share the ranks evenly.", _PARALLEL, **_at_least(1))
     node_rank: int = _option(0, "Number of this machine; node 0 serves HTTP.", _PARALLEL, **_at_least(0))
     cluster_secret_file: str | None = _option(
-        None, "File with the secret that the nodes share; else the environment variable LIGHTLLM_CLUSTER_SECRET.",
-        _PARALLEL,
+        None, "File with the secret that the nodes share; else the environment variable LIGHTLLM_CLUSTER_SECRET.", _PARALLEL,
     )  # fmt: skip
     nodes_timeout: float = _option(
-        300.0, "Seconds that the nodes wait for each other at the start.", _PARALLEL, type=float,
-        check=lambda v: v > 0, expects="more than 0",
+        300.0, "Seconds that the nodes wait for each other at the start.", _PARALLEL, **_ABOVE_0,
     )  # fmt: skip
     round_timeout: float = _option(
         60.0,
         "Seconds that a rank waits for the others within a round; a rank that keeps them waiting longer counts as hanging. "
         "When the model, the Router or the Detokenizer makes no progress for twice as long, /health answers 503.",
-        _PARALLEL, type=float, check=lambda v: v > 0, expects="more than 0",
+        _PARALLEL, **_ABOVE_0,
     )  # fmt: skip
     nccl_host: str = _option(
         "127.0.0.1", "Address of node 0, where the other nodes find it; not used by one node.", _PARALLEL
