@@ -15,24 +15,11 @@ import urllib.request
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from http.client import HTTPException
-from typing import Protocol
 
 from lightllm.errors import LightLLMError, RequestError
 
 Messages = list[dict[str, str]]
 _HELP = "/reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer."
-
-
-class Talker(Protocol):
-    """What answers: a model in this process or a server."""
-
-    name: str
-
-    def answer(self, messages: Messages) -> Generator[str, None, None]:
-        """The next answer, piece by piece."""
-
-    def close(self) -> None:
-        """Gives everything back."""
 
 
 class LocalModel:
@@ -45,6 +32,7 @@ class LocalModel:
         self.name = self._llm.model_dir
 
     def answer(self, messages: Messages) -> Generator[str, None, None]:
+        """The next answer, piece by piece."""
         return self._llm.stream(self._llm.chat_prompt(messages))
 
     def close(self) -> None:
@@ -91,6 +79,9 @@ class RemoteServer:
             raise RequestError(f"{error.code}: {_error_message(error.read())}") from error
         except OSError as error:
             raise RequestError(f"{self._base} does not answer: {error}") from error
+
+
+Talker = LocalModel | RemoteServer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import selectors
 import threading
@@ -23,7 +22,7 @@ from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
 from lightllm.protocol.control import Attach, Command, ModelReady
 from lightllm.protocol.rounds import Resync, Round, RoundResult
-from lightllm.server.child_process import ChildProcess
+from lightllm.server.child_process import ChildProcess, find_cause
 from lightllm.server.plan import plan_backends
 
 _END_SECONDS = 2.0
@@ -123,11 +122,10 @@ class OfflineRanks:
             process.reap()
 
     def _lost(self) -> str:
-        """Why a rank cannot go on; "" if all can. Of several one that was killed is the cause, then the first to say so."""
-        lost = [process for process in self._processes if process.failure or not process.running]
-        if not lost:
+        """Why a rank cannot go on; "" if all can."""
+        cause = find_cause(self._processes)
+        if cause is None:
             return ""
-        cause = min(lost, key=lambda p: ((p.returncode or 0) >= 0, p.seconds_until.get("failed", math.inf)))
         if cause.failure:
             return f"{cause.failure.detail} {cause.failure.remedy}".strip()
         return f"tensor parallel rank {self._processes.index(cause)} has ended; what it wrote says why"

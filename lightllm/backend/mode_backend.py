@@ -220,7 +220,8 @@ class ModeBackend:
         self.rows.keep_tokens(plan.rows_on_device, plan.counted, token_ids)
         self.constraints.expect(masks, arrival)
         sampled_entries = round.samples.nonzero()[0]
-        errors = {} if masks is None else _by_entry(masks.errors, sampled_entries)
+        refused = {} if masks is None else masks.errors
+        errors = {int(sampled_entries[i]): RowError(reason, "constraint") for i, reason in refused.items()}
         for row, reason in self.rows.refused.items():
             errors |= dict.fromkeys((round.rows == row).nonzero()[0].tolist(), RowError(reason))
         return SubmittedRound(
@@ -366,13 +367,6 @@ class ModeBackend:
         with explained(detail, remedy, lambda: dataclasses.astuple(self.device.memory())):
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-def _by_entry(errors: dict[int, str], sampled_entries: np.ndarray) -> dict[int, RowError]:
-    """What is wrong with constraints, by position among the rows that sample, as the Router is told it."""
-    return {
-        int(sampled_entries[position]): RowError(reason, "constraint") for position, reason in errors.items()
-    }
 
 
 _LOWER = "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, --chunked_prefill_size."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -203,6 +204,15 @@ class ChildProcess:
     def _unregister(self, source: "socket.socket | int") -> None:
         if source in self._selector.get_map():
             self._selector.unregister(source)
+
+
+def find_cause(children: Iterable[ChildProcess]) -> ChildProcess | None:
+    """Of those that have failed or ended the probable cause: one that was killed, then in the order of their reports; None:
+    there is none."""
+    ended = (child for child in children if child.failure or not child.running)
+    return min(
+        ended, default=None, key=lambda c: ((c.returncode or 0) >= 0, c.seconds_until.get("failed", math.inf))
+    )
 
 
 def _remove_openmp_registration(pid: int) -> None:

@@ -19,7 +19,7 @@ from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.ipc.stalls import stall_seconds
 from lightllm.protocol.control import Command
-from lightllm.server.child_process import ChildProcess, remove_stale_openmp_registrations
+from lightllm.server.child_process import ChildProcess, find_cause, remove_stale_openmp_registrations
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
 from lightllm.server.signals import STOPS, SignalPipe
@@ -209,21 +209,14 @@ class Supervisor:
 
     def _raise_failure(self) -> None:
         """Raises `ProcessFailed` for the child that is the cause, if one has failed."""
-        if not self._failed():
+        if find_cause(self._children) is None:
             return
         deadline = time.monotonic() + _SETTLE_SECONDS
         while (remaining := deadline - time.monotonic()) > 0 and self._interrupts < 2:
             self._turn(remaining)
-        raise ProcessFailed(self._failed()[0])
-
-    def _failed(self) -> list[ChildProcess]:
-        """Failed children, the probable cause first: one that was killed, then in the order of their reports."""
-
-        def rank(child: ChildProcess) -> tuple[bool, float]:
-            killed = child.returncode is not None and child.returncode < 0
-            return not killed, child.seconds_until.get("failed", float("inf"))
-
-        return sorted((c for c in self._children if c.failure or not c.running), key=rank)
+        cause = find_cause(self._children)
+        assert cause is not None  # none that had failed goes on
+        raise ProcessFailed(cause)
 
     def _too_slow(self) -> StartupError:
         late = [f"{c.name} ({c.status.detail or c.status.state})" for c in self._children if not c.ready]
