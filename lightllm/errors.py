@@ -155,19 +155,10 @@ class RequestTimeout(RequestError):
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     cls.__name__: cls
     for cls in (
-        RequestError,
-        InvalidParameter,
-        PromptTooLong,
-        Unauthorized,
-        UnknownModel,
-        BodyTooLarge,
-        MalformedBody,
-        ServerOverloaded,
-        ServerStopping,
-        BackendFailed,
-        RequestTimeout,
+        RequestError, InvalidParameter, PromptTooLong, Unauthorized, UnknownModel, BodyTooLarge, MalformedBody,
+        ServerOverloaded, ServerStopping, BackendFailed, RequestTimeout,
     )
-}
+}  # fmt: skip
 """Errors by name: how a refusal crosses a process border (`protocol.messages.Refused.error`)."""
 
 

@@ -107,7 +107,7 @@ class OfflineRanks:
 
     def _attach_rank(self, rank: int) -> ModelReady | None:
         """In a thread. None: the rank has ended."""
-        request = Attach(0, rank, self._config.tp, self._config.to_json())
+        request = Attach(0, rank, self._config.to_json())
         path = self._runtime.backend_control(rank)
         try:
             return call_when_there(path, "attach", request, ModelReady, self._stopping)

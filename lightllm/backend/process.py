@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import importlib
 import logging
 import os
 import queue
@@ -86,9 +87,8 @@ class BackendProcess:
         self._child.on_command(self._on_command)
         try:
             self._child.report("loading", "importing the model code")
-            make_backend = _backend_factory(self._child.config, self._child.runtime)
-            imported = time.monotonic()
-            loaded = self._load(make_backend, imported - started)
+            _import_backend(self._child.config)
+            loaded = self._load(time.monotonic() - started)
             if loaded is not None:
                 backend, self._ready = loaded
                 self._run_rounds(RoundRunner(backend, self._stopping.is_set), backend)
@@ -103,11 +103,7 @@ class BackendProcess:
             return NodeLink(self._child, self._rank, self._stop)
         return LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
 
-    def _load(
-        self,
-        make_backend: Callable[[ServerConfig, int, int, Callable[[str], None]], Backend],
-        import_seconds: float,
-    ) -> tuple[Backend, ModelReady] | None:
+    def _load(self, import_seconds: float) -> tuple[Backend, ModelReady] | None:
         """Waits for a Router to attach, and answers it when the model is loaded; None: `stop` came first. An error is not
         answered: it ends this process, and the Supervisor hears it from here and not from the Router."""
         waited_from = time.monotonic()
@@ -117,9 +113,8 @@ class BackendProcess:
         waited = time.monotonic() - waited_from
         config = _with_own_paths(ServerConfig.from_json(request.config_json), self._child.config)
         self._child.report("loading", "loading the model")
-        backend = make_backend(
-            config, request.rank, request.world_size, lambda detail: self._child.report("loading", detail)
-        )
+        progress = functools.partial(self._child.report, "loading")
+        backend = _make_backend(config, request.rank, self._child.runtime, progress)
         ready = backend.init_model(self._show_bar)
         gc.collect()
         gc.freeze()  # the model stays: full collections need not walk over it
@@ -321,17 +316,19 @@ def failed_result(seq: int, error: Exception) -> RoundResult:
     return RoundResult(seq, failed=reason, out_of_memory=is_out_of_memory(error))
 
 
-def _backend_factory(
-    config: ServerConfig, runtime: RuntimeDir
-) -> Callable[[ServerConfig, int, int, Callable[[str], None]], Backend]:
+def _import_backend(config: ServerConfig) -> None:
     """Imports the code that this config needs (torch takes more than a second, and only the real backend wants it)."""
+    importlib.import_module(f"lightllm.backend.{'mode_backend' if config.mock_backend is None else 'mock'}")
+
+
+def _make_backend(
+    config: ServerConfig, rank: int, runtime: RuntimeDir, progress: Callable[[str], None]
+) -> Backend:
     if config.mock_backend is not None:
         from lightllm.backend.mock import MockBackend
 
-        return lambda config, rank, world_size, progress: MockBackend(config, progress)
+        return MockBackend(config, progress)
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.ranks import make_rendezvous
 
-    return lambda config, rank, world_size, progress: ModeBackend(
-        config, rank, world_size, progress, make_rendezvous(config, rank, runtime.path)
-    )
+    return ModeBackend(config, rank, config.tp, progress, make_rendezvous(config, rank, runtime.path))

@@ -13,7 +13,6 @@ class Attach(msgspec.Struct, frozen=True):
 
     epoch: int
     rank: int
-    world_size: int
     config_json: bytes
     """The resolved `ServerConfig` as JSON."""
 

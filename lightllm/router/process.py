@@ -132,8 +132,7 @@ class RouterProcess:
         return answers[0]
 
     def _attach_request(self, rank: int) -> Attach:
-        config = self._child.config
-        return Attach(self._epoch.number, rank, world_size=config.tp, config_json=config.to_json())
+        return Attach(self._epoch.number, rank, self._child.config.to_json())
 
     def _attach_rank(self, rank: int) -> None:
         """In a thread of its own. The Supervisor watches over the time that all this takes."""

@@ -44,15 +44,14 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _explained(error: OSError, host: str, port: int) -> StartupError:
-    if error.errno == errno.EADDRINUSE:
-        return StartupError(
-            f"Port {port} on {host} is in use.",
-            "Stop what listens there, or choose another --port (0 takes a free one).",
-        )
-    if error.errno == errno.EACCES:
-        return StartupError(f"Port {port} needs privileges.", "Choose a --port from 1024 on.")
-    if error.errno == errno.EADDRNOTAVAIL:
-        return InvalidOption(
+    known = {
+        errno.EADDRINUSE: (
+            f"Port {port} on {host} is in use.", "Stop what listens there, or choose another --port (0 takes a free one)."
+        ),
+        errno.EACCES: (f"Port {port} needs privileges.", "Choose a --port from 1024 on."),
+        errno.EADDRNOTAVAIL: (
             f"--host {host} is not an address of this machine.", "127.0.0.1 and 0.0.0.0 always work."
-        )
-    return StartupError(f"Cannot listen on {host}:{port}: {error.strerror}.")
+        ),
+    }  # fmt: skip
+    otherwise = (f"Cannot listen on {host}:{port}: {error.strerror}.", "")
+    return StartupError(*known.get(error.errno or 0, otherwise))

@@ -72,7 +72,7 @@ class BackendUnderTest:
 
     def attach(self) -> ModelReady:
         client = RpcClient(self.runtime.backend_control(0))
-        return client.call("attach", Attach(self.epoch.number, 0, 1, self.config.to_json()), ModelReady)
+        return client.call("attach", Attach(self.epoch.number, 0, self.config.to_json()), ModelReady)
 
     def result(self) -> RoundResult:
         while (result := self.results.receive()) is None:  # what woke it may be of an earlier epoch

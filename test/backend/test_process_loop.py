@@ -161,7 +161,7 @@ def test_a_new_router_is_answered_between_two_rounds_and_those_of_the_one_before
     first.done.set()
     assert link.results.get(timeout=10).failed  # rounds are skipped from here on
     for epoch in (2, 3):  # the second of three Routers died while it waited for the answer
-        link.attaches.put(Attach(epoch, 0, 1, b""))
+        link.attaches.put(Attach(epoch, 0, b""))
     link.wake()
     assert [link.answers.get(timeout=10) for _ in range(2)] == [(2, "ready"), (3, "ready")]
     assert backend.attached == [first_seq(2), first_seq(3)]

@@ -19,7 +19,7 @@ def path(tmp_path):
 def server(path):
     def attach(payload: bytes) -> bytes:
         request = codec.Decoder(Attach).decode(payload)
-        return codec.encode(ModelReady(request.rank, request.world_size, "float32", "cpu", {"all": 1.0}))
+        return codec.encode(ModelReady(request.rank, request.epoch, "float32", "cpu", {"all": 1.0}))
 
     def fail(payload: bytes) -> bytes:
         raise ValueError("no such luck")
@@ -31,7 +31,7 @@ def server(path):
 
 def test_call_sends_and_returns_messages(server, path):
     client = RpcClient(path)
-    ready = client.call("attach", Attach(1, 3, 4, b"{}"), ModelReady)
+    ready = client.call("attach", Attach(4, 3, b"{}"), ModelReady)
     assert (ready.max_total_token_num, ready.vocab_size, ready.seconds) == (3, 4, {"all": 1.0})
     assert client.call("nothing", None, None) is None
     client.close()
