@@ -22,6 +22,10 @@ class RequestError(LightLLMError):
     code: str | None = "invalid_value"
     kind = "invalid_request_error"
 
+    def __init_subclass__(cls, status: int = 0, code: str = "", kind: str = "") -> None:
+        """What a class statement says beside its base are the attributes that differ from the base's."""
+        cls.status, cls.code, cls.kind = status or cls.status, code or cls.code, kind or cls.kind
+
     def __init__(self, message: str, param: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -33,123 +37,76 @@ class InvalidParameter(RequestError):
     """A value outside its range, or a combination that makes no sense."""
 
 
-class PromptTooLong(RequestError):
+class PromptTooLong(RequestError, code="context_length_exceeded"):
     """The prompt, or prompt + max_new_tokens, exceeds what the server can ever hold."""
 
-    code = "context_length_exceeded"
+
+class Unauthorized(RequestError, status=401, code="invalid_api_key", kind="authentication_error"):
+    """No API key, or none that opens this route."""
 
 
-class Unauthorized(RequestError):
-    status = 401
-    code = "invalid_api_key"
-    kind = "authentication_error"
-
-
-class Forbidden(RequestError):
+class Forbidden(RequestError, status=403, code="forbidden", kind="permission_error"):
     """Known or not, this caller may not do that."""
 
-    status = 403
-    code = "forbidden"
-    kind = "permission_error"
 
-
-class NotFound(RequestError):
+class NotFound(RequestError, status=404, code="not_found"):
     """No such route."""
 
-    status = 404
-    code = "not_found"
+
+class MethodNotAllowed(RequestError, status=405, code="method_not_allowed"):
+    """The route does not take this method."""
 
 
-class MethodNotAllowed(RequestError):
-    status = 405
-    code = "method_not_allowed"
+class UnknownModel(RequestError, status=404, code="model_not_found"):
+    """No such model."""
 
 
-class UnknownModel(RequestError):
-    status = 404
-    code = "model_not_found"
+class BodyTooLarge(RequestError, status=413, code="request_too_large"):
+    """A body of more than `--max_body_mb`."""
 
 
-class BodyTooLarge(RequestError):
-    status = 413
-    code = "request_too_large"
-
-
-class UnsupportedMediaType(RequestError):
+class UnsupportedMediaType(RequestError, status=415, code="unsupported_media_type"):
     """A body of a type or an encoding that is not taken."""
 
-    status = 415
-    code = "unsupported_media_type"
 
-
-class MalformedBody(RequestError):
+class MalformedBody(RequestError, status=422, code="malformed_body"):
     """Not JSON, not UTF-8, nested too deeply, or fields of the wrong type."""
 
-    status = 422
-    code = "malformed_body"
 
-
-class MalformedRequest(RequestError):
+class MalformedRequest(RequestError, code="malformed_request"):
     """Not HTTP, or HTTP that servers may understand in different ways."""
 
-    code = "malformed_request"
 
-
-class HeadersTooLarge(RequestError):
+class HeadersTooLarge(RequestError, status=431, code="headers_too_large"):
     """More headers, or more of what frames a body, than any client needs."""
 
-    status = 431
-    code = "headers_too_large"
+
+class UnsupportedTransferCoding(RequestError, status=501, code="unsupported_transfer_coding"):
+    """A Transfer-Encoding other than chunked."""
 
 
-class UnsupportedTransferCoding(RequestError):
-    status = 501
-    code = "unsupported_transfer_coding"
-
-
-class BodyTooSlow(RequestError):
+class BodyTooSlow(RequestError, status=408, code="body_too_slow"):
     """The client did not go on sending its body."""
 
-    status = 408
-    code = "body_too_slow"
 
-
-class ServerOverloaded(RequestError):
+class ServerOverloaded(RequestError, status=503, code="server_overloaded", kind="server_error"):
     """The waiting list is full; the client may try again after `retry_after` seconds."""
 
-    status = 503
-    code = "server_overloaded"
-    kind = "server_error"
 
-
-class ServerStopping(ServerOverloaded):
+class ServerStopping(ServerOverloaded, code="server_stopping"):
     """The server drains: nothing new is accepted."""
 
-    code = "server_stopping"
 
-
-class InternalError(RequestError):
+class InternalError(RequestError, status=500, code="internal_error", kind="server_error"):
     """Something unexpected; the log holds the traceback under the error id in the message."""
 
-    status = 500
-    code = "internal_error"
-    kind = "server_error"
 
-
-class BackendFailed(RequestError):
+class BackendFailed(RequestError, status=500, code="backend_failed", kind="server_error"):
     """The model backend could not finish an accepted request."""
 
-    status = 500
-    code = "backend_failed"
-    kind = "server_error"
 
-
-class RequestTimeout(RequestError):
+class RequestTimeout(RequestError, status=408, code="request_timeout", kind="timeout_error"):
     """The request took longer than `--request_timeout` or its own `timeout`."""
-
-    status = 408
-    code = "request_timeout"
-    kind = "timeout_error"
 
 
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
