@@ -1,6 +1,7 @@
 """The offline engine end to end, on small random checkpoints, against transformers."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -324,8 +325,12 @@ def test_closed_engine_says_so(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
+    """Its ranks outlive the thread that made it."""
     path = make_checkpoint(tmp_path_factory.mktemp("ranks") / "model", "llama", num_key_value_heads=1)
-    with LLM(str(path), tp=2, check_rounds=True, chunked_prefill_size=16, **OPTIONS) as llm:
+    with ThreadPoolExecutor(1) as maker:
+        options = {"tp": 2, "check_rounds": True, "chunked_prefill_size": 16, **OPTIONS}
+        making = maker.submit(LLM, str(path), **options)
+    with making.result() as llm:
         yield llm
 
 

@@ -107,9 +107,7 @@ class Sampler:
                 keep_allowed_(logits, plan.constrained.entries, upload(self._device, masks.bits)[0])
         token_ids, logprobs = self._choose(logits, plan, on_device)
         if plan.raw is not None:
-            choice = logprobs[
-                plan.raw
-            ]  # times 0 it adds nothing, or NaN where the changed logits are no numbers
+            choice = logprobs[plan.raw]  # times 0: nothing, or NaN where the changed logits are no numbers
             logprobs[plan.raw] = token_logprobs(raw[plan.raw], token_ids[plan.raw]) + choice * 0.0
         return Sampled(token_ids, logprobs, self._alternatives(raw, logits, plan))
 
