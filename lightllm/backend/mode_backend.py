@@ -8,7 +8,6 @@ until its result is asked for.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import time
@@ -364,7 +363,7 @@ class ModeBackend:
         detail, remedy = _PHASES[name]
         self._progress(detail)
         started = time.perf_counter()
-        with explained(detail, remedy, lambda: dataclasses.astuple(self.device.memory())):
+        with explained(detail, remedy, self.device.memory):
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 

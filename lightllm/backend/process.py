@@ -83,7 +83,10 @@ class BackendProcess:
 
     def run(self) -> None:
         started = time.monotonic()
-        self._link = self._connect()
+        if self._child.config.node_rank:
+            self._link: RouterLink = NodeLink(self._child, self._rank, self._stop)
+        else:
+            self._link = LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
         self._child.on_command(self._on_command)
         try:
             self._child.report("loading", "importing the model code")
@@ -97,11 +100,6 @@ class BackendProcess:
             raise
         finally:
             self._link.close()
-
-    def _connect(self) -> RouterLink:
-        if self._child.config.node_rank:
-            return NodeLink(self._child, self._rank, self._stop)
-        return LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
 
     def _load(self, import_seconds: float) -> tuple[Backend, ModelReady] | None:
         """Waits for a Router to attach, and answers it when the model is loaded; None: `stop` came first. An error is not

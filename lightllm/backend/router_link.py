@@ -40,8 +40,7 @@ _LAST_WORDS_SECONDS = 0.1
 class RouterLink(Protocol):
     """What a backend's main thread needs of the Router. `socket` becomes readable when `receive` has something."""
 
-    @property
-    def socket(self) -> zmq.Socket: ...
+    socket: zmq.Socket
 
     def wait_for_attach(self) -> Attach | None:
         """The first Router's request to be attached to; None: `stop` was called before. Raises `StartupError`."""
@@ -82,6 +81,7 @@ class LocalLink:
         context = make_context()
         self._epoch = Epoch(runtime.epoch)
         self._rounds = PullChannel(context, runtime.backend_rounds(rank), codec.to_backend, self._epoch)
+        self.socket = self._rounds.socket
         self._results = None if rank else PushChannel(context, runtime.round_results, self._epoch)
         self._requests: queue.SimpleQueue[tuple[Attach, Future[bytes]] | None] = queue.SimpleQueue()
         self._answer: Future[bytes] = Future()
@@ -92,10 +92,6 @@ class LocalLink:
             "stop_profile": lambda payload: codec.encode(profile(None)),
         }
         self._server = RpcServer(runtime.backend_control(rank), handlers)
-
-    @property
-    def socket(self) -> zmq.Socket:
-        return self._rounds.socket
 
     def wait_for_attach(self) -> Attach | None:
         asked = self._requests.get()
@@ -155,15 +151,12 @@ class NodeLink:
         self._connection = NodeConnection(
             make_context(), node_address(config), NodeKeys.derive(read_secret(config))
         )
+        self.socket = self._connection.socket
         hello = RankHello(
             rank=rank, node_rank=config.node_rank, host=socket.gethostname(), version=__version__,
             nnodes=config.nnodes, tp=config.tp, model=model_fingerprint(config.model_dir),
         )  # fmt: skip
         self._connection.send(codec.encode(hello))
-
-    @property
-    def socket(self) -> zmq.Socket:
-        return self._connection.socket
 
     def wait_for_attach(self) -> Attach | None:
         poller = zmq.Poller()

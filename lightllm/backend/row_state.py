@@ -201,14 +201,12 @@ class RowState:
 
 
 def _features(params: SamplingParams, vocab_size: int) -> int:
-    features = 0
-    if not params.greedy:
-        features |= Feature.RANDOM
-        if 0 < params.top_k < vocab_size or params.top_p < 1.0 or params.min_p > 0.0:
-            features |= Feature.FILTER
-    if params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0:
-        features |= Feature.COUNTS
+    filters = 0 < params.top_k < vocab_size or params.top_p < 1.0 or params.min_p > 0.0
+    penalties = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
     wanted = {
+        Feature.RANDOM: not params.greedy,
+        Feature.FILTER: not params.greedy and filters,
+        Feature.COUNTS: penalties != (1.0, 0.0, 0.0),
         Feature.DECAY: params.exponential_decay_length_penalty[1] != 1.0,
         Feature.MIN_NEW: params.min_new_tokens > 1,
         Feature.BIAS: bool(params.logit_bias),
@@ -219,7 +217,4 @@ def _features(params: SamplingParams, vocab_size: int) -> int:
         Feature.PROMPT: params.prompt_logprobs >= 0,
         Feature.SILENT: params.logprobs < 0,
     }
-    for feature, asked in wanted.items():
-        if asked:
-            features |= feature
-    return features
+    return sum(feature for feature, asked in wanted.items() if asked)

@@ -72,22 +72,17 @@ class PullChannel:
     """The receiving end; owns (binds) its address."""
 
     def __init__(self, context: zmq.Context, address: str, decoder: codec.Decoder, epoch: Epoch) -> None:
-        self._socket = context.socket(zmq.PULL)
-        self._socket.set_hwm(0)
-        self._socket.bind(address)
+        self.socket = context.socket(zmq.PULL)
+        self.socket.set_hwm(0)
+        self.socket.bind(address)
         self._decoder = decoder
         self._epoch = epoch
-
-    @property
-    def socket(self) -> zmq.Socket:
-        """For a `zmq.Poller`."""
-        return self._socket
 
     def receive_bytes(self) -> bytes | None:
         """The next message, still encoded; None if there is none now."""
         while True:
             try:
-                frame = self._socket.recv(zmq.NOBLOCK)
+                frame = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return None
             if len(frame) > _EPOCH.size and _EPOCH.unpack_from(frame)[0] >= self._epoch.number:
@@ -103,7 +98,7 @@ class PullChannel:
 
     def wait(self, timeout_ms: int | None) -> bool:
         """Waits for a message; None waits for ever."""
-        return bool(self._socket.poll(timeout_ms))
+        return bool(self.socket.poll(timeout_ms))
 
     def on_message(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None]) -> None:
         """Calls back in the event loop for every message, draining the socket at each wake-up (its descriptor is
@@ -120,8 +115,8 @@ class PullChannel:
                     break
                 callback(message)
 
-        loop.add_reader(self._socket.getsockopt(zmq.FD), drain)
+        loop.add_reader(self.socket.getsockopt(zmq.FD), drain)
         loop.call_soon(drain)
 
     def close(self) -> None:
-        self._socket.close(linger=0)
+        self.socket.close(linger=0)

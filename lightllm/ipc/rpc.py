@@ -45,8 +45,7 @@ class RpcServer:
         )
         self._server.listener.listen()
         os.replace(starting, path)
-        self._thread = threading.Thread(target=self._server.start, name="rpc", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.start, name="rpc", daemon=True).start()
 
     def close(self) -> None:
         self._server.close()

@@ -115,6 +115,3 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     counts: Array = EMPTY_INT32
     """int32 [number of rows with samples == 1]: tokens of each, from 1 to the `q_len` of a decode row. Empty: one of each.
     Of a decode row's new slots, as many as tokens hold KV that counts; the others are written anew."""
-
-
-FromBackend = RoundResult

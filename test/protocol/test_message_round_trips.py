@@ -20,7 +20,7 @@ UNIONS = {
     "to_detokenizer": messages.ToDetokenizer,
     "to_http": messages.ToHttp,
     "to_backend": rounds.ToBackend,
-    "from_backend": rounds.FromBackend,
+    "from_backend": rounds.RoundResult,
 }
 MEMBERS = [
     (decoder, kind) for decoder, union in UNIONS.items() for kind in (typing.get_args(union) or (union,))
