@@ -328,8 +328,7 @@ def two_ranks(tmp_path_factory):
     """Its ranks outlive the thread that made it."""
     path = make_checkpoint(tmp_path_factory.mktemp("ranks") / "model", "llama", num_key_value_heads=1)
     with ThreadPoolExecutor(1) as maker:
-        options = {"tp": 2, "check_rounds": True, "chunked_prefill_size": 16, **OPTIONS}
-        making = maker.submit(LLM, str(path), **options)
+        making = maker.submit(LLM, str(path), tp=2, check_rounds=True, chunked_prefill_size=16, **OPTIONS)
     with making.result() as llm:
         yield llm
 
