@@ -333,16 +333,12 @@ def two_ranks(tmp_path_factory):
         yield llm
 
 
-def rank_processes(llm):
-    return llm._engine._runner._processes
-
-
 def test_two_ranks_give_the_answers_of_one(two_ranks):
     prompts = make_prompts(9)
     params = [GREEDY] * 4 + [SamplingParams(max_new_tokens=12, seed=i, top_p=0.9) for i in range(5)]
     with LLM(two_ranks.model_dir, chunked_prefill_size=16, **OPTIONS) as one:
         expected = [r.outputs[0].token_ids for r in one.generate(prompts, params, use_tqdm=False)]
-    assert len(rank_processes(two_ranks)) == 2
+    assert len(two_ranks._engine._runner._processes) == 2
     for _ in range(2):  # again, with the prefix cache
         answers = two_ranks.generate(prompts, params, use_tqdm=False)
         assert [r.outputs[0].token_ids for r in answers] == expected
@@ -368,7 +364,7 @@ def test_an_interrupt_leaves_several_ranks_usable(two_ranks, monkeypatch):
 
 def test_a_rank_that_dies_is_named_and_leaves_no_process(tmp_path):
     llm = LLM(str(make_checkpoint(tmp_path / "model")), tp=2, **OPTIONS)
-    processes = rank_processes(llm)
+    processes = llm._engine._runner._processes
     processes[1].kill()
     with pytest.raises(BackendFailed, match="tensor parallel rank 1 has ended"):
         llm.generate([[5, 6]], GREEDY, use_tqdm=False)
