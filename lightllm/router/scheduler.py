@@ -28,7 +28,6 @@ from lightllm.router.outputs import Outputs
 from lightllm.router.planning.new_tokens import NewTokens, is_answer
 from lightllm.router.planning.planned_round import PlannedRound
 from lightllm.router.planning.planner import Planner
-from lightllm.router.planning.round_policy import RoundPolicy
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request, State
 from lightllm.router.scheduler_config import SchedulerConfig
@@ -325,11 +324,10 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running = Running(self.config)
         self._waiting = WaitingList()
-        rounds = RoundPolicy(self.config.options.round_policy, self.config.options.router_max_wait_tokens)
         self._slo = SloController(self.config, self._lengths, self._running, self._waiting)
         self._admission = AdmissionController(
-            self.config, self._policy, self._lengths, rounds, self._running, self._waiting, self._slo
+            self.config, self._policy, self._lengths, self._running, self._waiting, self._slo
         )
         self._planner = Planner(
-            self.config, rounds, self._running, self._waiting, self._admission, self._slo, self._in_flight
+            self.config, self._running, self._waiting, self._admission, self._slo, self._in_flight
         )

@@ -44,6 +44,17 @@ class SchedulerConfig:
     def whole_prompts(self) -> bool:
         return self.chunked_prefill_size >= self.batch_max_tokens >= self.max_req_total_len
 
+    @property
+    def mixes(self) -> bool:
+        """Decode rows and prefill chunks share rounds: no stream stalls. Otherwise prompts have rounds of their own: their first
+        tokens come early, streams stall."""
+        return self.options.round_policy == "mixed"
+
+    @property
+    def decode_rounds(self) -> int:
+        """Rounds without prefill, while any request decodes, between two of prompts alone."""
+        return self.options.router_max_wait_tokens if self.options.round_policy == "decode_first" else 0
+
     def with_options(self, **changes: object) -> SchedulerConfig:
         """The same numbers under other options."""
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **changes))  # type: ignore[arg-type]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from lightllm.router.admission.demand import Demand
-from lightllm.router.admission.forecast import Forecast, RoundShape
+from lightllm.router.admission.forecast import Forecast
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import AdmissionPolicy, Conservative
 from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingGroup, WaitingList
-from lightllm.router.planning.round_policy import RoundPolicy
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request
 from lightllm.router.scheduler_config import SchedulerConfig
@@ -33,7 +32,6 @@ class AdmissionController:
         config: SchedulerConfig,
         policy: AdmissionPolicy,
         lengths: OutputLengths,
-        rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,
         slo: SloController,
@@ -41,7 +39,6 @@ class AdmissionController:
         self._config = config
         self._policy = policy
         self._lengths = lengths
-        self._rounds = rounds
         self._running = running
         self._waiting = waiting
         self._slo = slo
@@ -114,7 +111,7 @@ class AdmissionController:
         for group, _ in zip(self._waiting.in_turn(), range(SCANNED), strict=False):
             if queued >= room or len(refused) > TRIED:
                 break
-            if not running.rows.free:
+            if not running.free_rows:
                 passed.append(group)  # and so would be all that follow
                 break
             fits = False
@@ -122,7 +119,7 @@ class AdmissionController:
                 demand, unlocked = self._demand(group.requests)
                 if whole and queued and queued + int(demand.work[0]) > room:
                     break  # it enters as soon as it can have a round
-                if demand.size <= running.rows.free and running.kv.available - unlocked >= reserve:
+                if demand.size <= len(running.free_rows) and running.kv.available - unlocked >= reserve:
                     forecast = forecast or self.forecast()
                     fits = forecast.admit(demand)
                 if not fits:
@@ -160,7 +157,8 @@ class AdmissionController:
     def fits_alone(self, demand: Demand) -> bool:
         """Whether these fit into an empty server, with all the tokens that they may say. A token budget that is reduced for
         a while does not count: what intake accepted must be able to enter, and requests can pause meanwhile."""
-        return self._forecast(Conservative(), self._config.max_total_token_num).admit(demand)
+        config = self._config
+        return Forecast(Conservative(), self._lengths, config, config.max_total_token_num).admit(demand)
 
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round. What several of them read stays
@@ -180,7 +178,7 @@ class AdmissionController:
         limit, exact = running.max_new_tokens[rows], running.exact[rows]
         generated = limit - running.remaining[rows]
         self._lengths.update(generated[~exact], self._seq)
-        forecast = self._forecast(self._policy, capacity, common, used)
+        forecast = Forecast(self._policy, self._lengths, self._config, capacity, common, used)
         forecast.add_decoding(Demand.decoding(held, generated, limit, exact))
         forecast.add_prefilling(
             Demand.of(
@@ -191,19 +189,6 @@ class AdmissionController:
             )
         )
         return forecast
-
-    def _forecast(
-        self, policy: AdmissionPolicy, capacity: int, common: int = 0, used: float = 0.0
-    ) -> Forecast:
-        """As if nothing ran."""
-        config, rounds = self._config, self._rounds
-        shape = RoundShape(
-            config.batch_max_tokens,
-            config.chunked_prefill_size,
-            config.whole_prompts,
-            None if rounds.mixes else rounds.decode_rounds,
-        )
-        return Forecast(policy, self._lengths, shape, capacity, common, used)
 
     def estimate_peak(self) -> int:
         """The most slots that the running requests will need, worked out anew every `PEAK_ROUNDS` rounds."""

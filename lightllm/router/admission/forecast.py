@@ -10,6 +10,7 @@ from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import AdmissionPolicy
 from lightllm.router.admission.usage import peak
+from lightllm.router.scheduler_config import SchedulerConfig
 
 
 class _Queue(NamedTuple):
@@ -26,17 +27,6 @@ class _Queue(NamedTuple):
     """One of them may sit out rounds."""
 
 
-class RoundShape(NamedTuple):
-    """How rounds are filled, as far as it says when a prompt has been prefilled."""
-
-    token_budget: int
-    chunk: int
-    """Tokens of one prompt in one round, at most."""
-    whole_prompts: bool = False
-    decode_rounds: int | None = None
-    """Those between two rounds of prefill alone; None: chunks and decode rows share rounds."""
-
-
 class Forecast:
     """The memory that the running requests will need, as seen in one round before anything is planned in it.
 
@@ -47,7 +37,7 @@ class Forecast:
         self,
         policy: AdmissionPolicy,
         lengths: OutputLengths,
-        shape: RoundShape,
+        config: SchedulerConfig,
         capacity: int,
         common: int = 0,
         used: float = 0.0,
@@ -55,7 +45,7 @@ class Forecast:
         """`common`: slots that several requests read, and that count for none of them; `used`: the share of the memory that
         requests need now."""
         self._policy = policy
-        self._shape = shape
+        self._config = config
         self._capacity = capacity - common
         self._common = common
         self._used = used
@@ -80,7 +70,9 @@ class Forecast:
 
     def admit(self, demand: Demand) -> bool:
         """Adds these candidates, all or none; False if they do not fit."""
-        return self._running + demand.size <= self._shape.token_budget and self._add(demand, certain=False)
+        return self._running + demand.size <= self._config.batch_max_tokens and self._add(
+            demand, certain=False
+        )
 
     @property
     def peak(self) -> int:
@@ -94,11 +86,11 @@ class Forecast:
         # context - 1 slots and one a round for every output to come: the first output comes with the last prompt
         # token's slot, and the last one needs none.
         to_come = np.maximum(self._policy.outputs_to_come(demand, self._used), 1)
-        if self._shape.decode_rounds is None:
+        if self._config.mixes:
             demand = demand._replace(held=demand.held - 1)
         else:
             # Memory grows in decode rounds alone, so these are the clock: the first output has come before the first.
-            to_come, rounds = to_come - 1, rounds * self._shape.decode_rounds + 1
+            to_come, rounds = to_come - 1, rounds * self._config.decode_rounds + 1
         usage = self._usage.plus(demand, to_come, rounds)
         held = self._held + int(demand.held.sum())
         most = self._most + int((demand.held + demand.limit - demand.generated).sum())
@@ -116,26 +108,26 @@ class Forecast:
     def _prefill_rounds(self, demand: Demand) -> tuple[np.ndarray, _Queue]:
         """int64 [n]: rounds with prefill until each of these has been prefilled, at most; and the queue with them. Prefill is
         first come, first served: only those ahead delay it, with their chunks, and as decode rows afterwards."""
-        shape = self._shape
+        config = self._config
         work, longest, count, one_by_one, waits = self._queue
         rounds: list[int] = []
         for ahead, (tokens, may_wait) in enumerate(
             zip(demand.work.tolist(), demand.waits.tolist(), strict=True)
         ):
-            decode_rows = self._running + ahead if shape.decode_rounds is None else 0
-            room = max(shape.token_budget - decode_rows, 1)
+            decode_rows = self._running + ahead if config.mixes else 0
+            room = max(config.batch_max_tokens - decode_rows, 1)
+            chunk = min(room, config.chunked_prefill_size)
             count += 1
             work += tokens
             longest = max(longest, tokens)
-            one_by_one += -(-tokens // min(room, shape.chunk))
+            one_by_one += -(-tokens // chunk)
             waits |= may_wait
-            if shape.whole_prompts:
+            if config.whole_prompts:
                 rounds.append(count)
             elif waits:
                 # A prompt that sits out leaves budget unused; only the first in the row is certain to have its chunk.
                 rounds.append(one_by_one)
             else:
                 # So does one with more work than a chunk; only chunks are certain behind it.
-                chunk = min(room, shape.chunk)
-                rounds.append(-(-work // (chunk if longest > shape.chunk else room)))
+                rounds.append(-(-work // (chunk if longest > config.chunked_prefill_size else room)))
         return np.array(rounds, dtype=np.int64), _Queue(work, longest, count, one_by_one, waits)

@@ -9,7 +9,6 @@ worse priority. A better priority always goes first: under a steady stream of it
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from collections.abc import Iterator
 
 from lightllm.router.request import Request, State
@@ -43,10 +42,8 @@ class WaitingGroup:
 
     def clean(self) -> bool:
         """Forgets those that ended while they waited; whether any is left."""
-        for request in self.requests:
-            if request.state not in WAITS:
-                self.requests = [r for r in self.requests if r.state in WAITS]
-                break
+        if any(request.state not in WAITS for request in self.requests):
+            self.requests = [request for request in self.requests if request.state in WAITS]
         return bool(self.requests)
 
 
@@ -54,10 +51,8 @@ class WaitingList:
     """`count` and `paused` are exact; requests that ended while they waited are skipped when their turn comes."""
 
     def __init__(self) -> None:
-        self._classes: dict[int, deque[WaitingGroup]] = {}
-        """Priority -> groups in the order of their arrival; no deque is empty."""
-        self._priorities: list[int] = []
-        """The keys of `_classes`, sorted."""
+        self._groups: list[WaitingGroup] = []
+        """In the order of their turn; empty ones among them until somebody looks at them."""
         self._siblings: dict[int, int] = {}
         """Number of a group of siblings -> how many of it wait."""
         self._loads: dict[int, tuple[int, int]] = {}
@@ -69,16 +64,15 @@ class WaitingList:
         self.put_back_requests = 0
         self.put_back_context = 0
         """How many have been put back so far, and their context in tokens."""
-        self._gone = 0
 
     def __bool__(self) -> bool:
         return self.count > 0
 
     def add(self, group: list[Request]) -> None:
         """Siblings that have just arrived."""
-        if self._gone > 64 + self.count:
-            self._sweep()
-        self._class(group[0].priority).append(WaitingGroup(group))
+        if len(self._groups) > 64 + 2 * self.count:
+            self._groups = [other for other in self._groups if other.clean()]
+        insort(self._groups, WaitingGroup(group), key=_turn)
         for request in group:
             self._count(request, 1)
 
@@ -87,15 +81,10 @@ class WaitingList:
         self._count(request, 1)
         self.put_back_requests += 1
         self.put_back_context += request.known_tokens
-        groups = self._class(request.priority)
-        place = 0
-        while place < len(groups) and (not groups[place].clean() or groups[place].serial < request.serial):
-            place += 1
-        groups.insert(place, WaitingGroup([request]))
+        insort(self._groups, WaitingGroup([request]), key=_turn)
 
     def discard(self, request: Request) -> None:
         """To be called before a waiting or paused request changes its state for another reason than its turn."""
-        self._gone += 1
         self._count(request, -1)
 
     def ahead_of(self, priority: int) -> tuple[int, int]:
@@ -105,26 +94,20 @@ class WaitingList:
 
     def in_turn(self) -> Iterator[WaitingGroup]:
         """The groups, those first whose turn is first. `enter` for the one just yielded is allowed on the way."""
-        for priority in list(self._priorities):
-            groups = self._classes[priority]
-            place = 0
-            while place < len(groups):
-                group = groups[place]
-                if not group.clean():
-                    del groups[place]
-                    continue
-                yield group
-                place += place < len(groups) and groups[place] is group
-            if not groups:
-                del self._classes[priority]
-                del self._loads[priority]
-                self._priorities.remove(priority)
+        groups, place = self._groups, 0
+        while place < len(groups):
+            group = groups[place]
+            if not group.clean():
+                del groups[place]
+                continue
+            yield group
+            place += place < len(groups) and groups[place] is group
 
     def enter(self, group: WaitingGroup, passed: list[WaitingGroup]) -> None:
         """Removes a group whose requests get their rows now; it goes before `passed`, whose turn was earlier."""
         for other in passed:
             other.overtaken += 1
-        self._classes[group.requests[0].priority].remove(group)
+        self._groups.remove(group)
         for request in group.requests:
             self._count(request, -1)
 
@@ -138,17 +121,11 @@ class WaitingList:
         if siblings + sign:
             self._siblings[request.group] = siblings + sign
         self.context += sign * tokens
-        count, context = self._loads.get(request.priority, (0, 0))
-        self._loads[request.priority] = count + sign, context + sign * tokens
+        count, context = self._loads.pop(request.priority, (0, 0))
+        if count + sign:
+            self._loads[request.priority] = count + sign, context + sign * tokens
 
-    def _class(self, priority: int) -> deque[WaitingGroup]:
-        groups = self._classes.get(priority)
-        if groups is None:
-            groups = self._classes[priority] = deque()
-            insort(self._priorities, priority)
-        return groups
 
-    def _sweep(self) -> None:
-        for _ in self.in_turn():
-            pass
-        self._gone = 0
+def _turn(group: WaitingGroup) -> tuple[int, int]:
+    first = group.requests[0]
+    return first.priority, first.serial

@@ -9,8 +9,6 @@ The Router hands out slots; backends only write where they are told. Every slot 
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
@@ -127,24 +125,3 @@ class TokenMemory:
                 f"{int((owners > 1).sum())} slots are owned twice, the first is {int(np.argmax(owners > 1))}"
             )
         return found
-
-
-class RowMemory:
-    """Which rows are taken. The lowest free row first, so that the tables stay dense."""
-
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
-        self._free = list(range(max_rows))
-
-    @property
-    def free(self) -> int:
-        return len(self._free)
-
-    def take(self) -> int:
-        return heapq.heappop(self._free)
-
-    def release(self, row: int) -> None:
-        heapq.heappush(self._free, row)
-
-    def free_rows(self) -> list[int]:
-        return sorted(self._free)

@@ -8,7 +8,6 @@ from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
-from lightllm.router.planning.round_policy import RoundPolicy
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request, State
 from lightllm.router.scheduler_config import SchedulerConfig
@@ -25,7 +24,6 @@ class Planner:
     def __init__(
         self,
         config: SchedulerConfig,
-        rounds: RoundPolicy,
         running: Running,
         waiting: WaitingList,
         admission: AdmissionController,
@@ -33,7 +31,6 @@ class Planner:
         in_flight: list[PlannedRound],
     ) -> None:
         self._config = config
-        self._rounds = rounds
         self._running = running
         self._waiting = waiting
         self._admission = admission
@@ -41,6 +38,7 @@ class Planner:
         self._in_flight = in_flight
         self._token_budget = config.batch_max_tokens
         self._successes = 0
+        self._rounds_without_prefill = 0
         self.pauses = 0
         """How often a request had to pause."""
 
@@ -51,10 +49,11 @@ class Planner:
             if batch is None:
                 return None
             chunks: list[Chunk] = []
-            if self._rounds.may_prefill(decoding=len(batch) > 0):
+            config = self._config
+            if config.mixes or not len(batch) or self._rounds_without_prefill >= config.decode_rounds:
                 batch, chunks = self._fill(batch, now)
             if len(batch) or chunks:
-                self._rounds.planned(prefill=bool(chunks))
+                self._rounds_without_prefill = 0 if chunks else self._rounds_without_prefill + 1
                 if self._config.decode_tokens > 1:
                     taken = len(batch) + sum(chunk.end - chunk.start for chunk in chunks)
                     batch = self._running.widened(
@@ -91,7 +90,7 @@ class Planner:
     def _fill(self, batch: DecodeBatch, now: float) -> tuple[DecodeBatch, list[Chunk]]:
         """The round with prefill chunks for what the decode rows leave of the token budget, admitting what fits. Where
         prompts have rounds of their own, the decode rows sit this one out; their slots stay available."""
-        running, mixes = self._running, self._rounds.mixes
+        running, mixes = self._running, self._config.mixes
         whole = self._whole
         rows, room = len(batch), self._token_budget
         if not whole:

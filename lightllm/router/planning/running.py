@@ -7,6 +7,7 @@ undo rounds is to copy. Both are arrays by row: a round of pure decode costs no 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from bisect import insort
 from itertools import islice
 
@@ -16,7 +17,6 @@ import numpy as np
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.rounds import Round
 from lightllm.router.memory.kv_cache_manager import KvCacheManager
-from lightllm.router.memory.token_memory import RowMemory
 from lightllm.router.planning.end_tokens import EndTokens
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.planning.recent_outputs import RecentOutputs
@@ -31,7 +31,8 @@ class Running:
     def __init__(self, config: SchedulerConfig) -> None:
         max_rows = config.max_rows
         self.kv = KvCacheManager(config)
-        self.rows = RowMemory(max_rows)
+        self.free_rows = list(range(max_rows))
+        """A heap: the lowest one is taken first, so that the tables stay dense."""
         self.requests: dict[int, Request] = {}
         self.prefilling: list[Request] = []
         """In the order in which they are served."""
@@ -72,7 +73,7 @@ class Running:
     def enter(self, request: Request, may_wait: bool) -> None:
         """Gives the request a row and a place in memory; its prefill is planned from now on."""
         request.transition(State.PREFILLING)
-        row = self.rows.take()
+        row = heapq.heappop(self.free_rows)
         request.row = row
         self.by_row[row], self.ids[row] = request, request.id
         request.begin_prefill()
@@ -98,7 +99,7 @@ class Running:
         self.end_tokens.remove(request.end_token_ids)
         row = request.row
         self.left += 1
-        self.rows.release(row)
+        heapq.heappush(self.free_rows, row)
         self._leaves.append(row)
         self._generation[row] += 1
         self._prefilled[row] = False
@@ -363,8 +364,8 @@ class Running:
     def check(self) -> list[str]:
         """What is wrong with the books of rows and slots; empty if nothing is."""
         found = self.kv.check(self.requests.values())
-        taken = sorted([r.row for r in self.requests.values()] + self.rows.free_rows())
-        if taken != list(range(self.rows.max_rows)):
+        taken = sorted([r.row for r in self.requests.values()] + self.free_rows)
+        if taken != list(range(len(self.by_row))):
             found.append(f"rows are lost or owned twice: {taken}")
         if np.flatnonzero(self._decodes).tolist() != sorted(self._decoding):
             found.append(f"rows {sorted(self._decoding)} decode, but others are planned")

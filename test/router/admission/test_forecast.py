@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.router_device import make_limits
 
 from lightllm.router.admission.demand import Demand
-from lightllm.router.admission.forecast import Forecast, RoundShape
+from lightllm.router.admission.forecast import Forecast
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import Conservative, PastFuture
 from lightllm.router.admission.usage import KnownUsage, peak
@@ -56,7 +57,9 @@ def test_peak_with_delays_is_what_a_simulation_finds(triples):
 
 
 def forecast(capacity, budget=1000, chunk=1000, policy=None, lengths=None):
-    return Forecast(policy or Conservative(), lengths or OutputLengths(), RoundShape(budget, chunk), capacity)
+    """In rounds of `budget` tokens, with prefill chunks of `chunk`."""
+    config = make_limits(batch_max_tokens=budget, chunked_prefill_size=chunk, max_req_total_len=budget + 1)
+    return Forecast(policy or Conservative(), lengths or OutputLengths(), config, capacity)
 
 
 def prompts(*asked):

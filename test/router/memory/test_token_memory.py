@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lightllm.router.memory.token_memory import RowMemory, TokenMemory
+from lightllm.router.memory.token_memory import TokenMemory
 
 
 def is_one_run(slots: np.ndarray) -> bool:
@@ -135,13 +135,6 @@ def test_a_row_may_begin_again_as_often_as_it_must(own, neighbours):
         memory.reclaim(donated)
         assert memory.free == 40 and memory.check() == []
     assert len(set(take(memory, 0, 10).tolist())) == 10
-
-
-def test_rows_are_given_out_lowest_first():
-    rows = RowMemory(3)
-    assert [rows.take(), rows.take()] == [0, 1]
-    rows.release(0)
-    assert rows.take() == 0 and rows.free == 1
 
 
 @both
