@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from lightllm.protocol.messages import Finish, FinishReason, PromptLogprobs, RoundTokens, TopLogprobs
+from lightllm.protocol.messages import Finish, FinishReason, PromptLogprobs, RoundTokens
 from lightllm.protocol.rounds import RowPromptLogprobs
 from lightllm.router.planning.new_tokens import NewTokens
 from lightllm.router.request import Request
@@ -15,27 +15,23 @@ class Outputs:
     """New tokens and finishes since the last `drain`, in order."""
 
     def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self.request_ids: list[int] = []
-        self.token_ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.top: dict[int, TopLogprobs] = {}
-        self.prompt_logprobs: list[PromptLogprobs] = []
-        self.finished: list[Finish] = []
-        self.cached_tokens: dict[int, int] = {}
+        self._next = RoundTokens([], [], [])
 
     def add(self, request_ids: np.ndarray, new: NewTokens) -> None:
         """The tokens of a round, with the request of each."""
-        first = len(self.token_ids)
-        self.top |= {first + place: alternatives for place, alternatives in new.top.items()}
-        self.request_ids += request_ids.tolist()
-        self.token_ids += new.token_ids.tolist()
-        self.logprobs += new.logprobs.tolist()
+        first = len(self._next.token_ids)
+        self._next.top.update({first + place: alternatives for place, alternatives in new.top.items()})
+        self._next.request_ids.extend(request_ids.tolist())
+        self._next.token_ids.extend(new.token_ids.tolist())
+        self._next.logprobs.extend(new.logprobs.tolist())
+
+    def add_cached_tokens(self, request: Request) -> None:
+        """Comes with the first token of a request."""
+        if request.cached_spans:
+            self._next.cached_tokens[request.id] = request.cached_tokens
 
     def finish(self, request: Request, reason: FinishReason, error: str, error_type: str) -> None:
-        self.finished.append(
+        self._next.finished.append(
             Finish(
                 request.id, reason, request.prompt_len, len(request.output_ids), request.cached_tokens, error,
                 error_type,
@@ -52,14 +48,11 @@ class Outputs:
                 part, start=part.start + known, logprobs=part.logprobs[known:], top=part.top[known:]
             )
         request.prompt_logprobs_sent = part.start + len(part.logprobs)
-        self.prompt_logprobs.append(PromptLogprobs(request.id, part.start, part.logprobs, part.top))
+        self._next.prompt_logprobs.append(PromptLogprobs(request.id, part.start, part.logprobs, part.top))
 
     def drain(self) -> RoundTokens | None:
-        if not (self.request_ids or self.finished or self.prompt_logprobs):
+        tokens = self._next
+        if not (tokens.request_ids or tokens.finished or tokens.prompt_logprobs):
             return None
-        tokens = RoundTokens(
-            self.request_ids, self.token_ids, self.logprobs, self.top, self.prompt_logprobs, self.finished,
-            self.cached_tokens,
-        )  # fmt: skip
-        self._clear()
+        self._next = RoundTokens([], [], [])
         return tokens

@@ -17,7 +17,7 @@ from array import array
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
-from lightllm.protocol.messages import Choice
+from lightllm.protocol.messages import AddRequest, Choice
 from lightllm.protocol.rounds import JoinRow
 from lightllm.router.memory.radix_cache import Node
 from lightllm.sampling_params import SamplingParams
@@ -63,16 +63,9 @@ class Request:
     )  # fmt: skip
 
     def __init__(
-        self,
-        choice: Choice,
-        serial: int,
-        group: int,
-        prompt_ids: np.ndarray,
-        params: SamplingParams,
-        end_token_ids: frozenset[int],
-        restored: bool = False,
-        uncut: np.ndarray = EMPTY_INT32,
+        self, message: AddRequest, choice: Choice, serial: int, group: int, end_token_ids: frozenset[int]
     ) -> None:
+        params = message.params
         self.id = choice.request_id
         self.index = choice.index
         self.serial = serial
@@ -81,13 +74,13 @@ class Request:
         """Siblings, the choices of one request, have the same number."""
         self.priority = params.priority
         """The lower the earlier."""
-        self.prompt_ids = prompt_ids
+        self.prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
         self.params = params
         self.max_new_tokens = params.max_new_tokens
         self.end_token_ids = end_token_ids
-        self.restored = restored
+        self.restored = message.restored
         """A Router that is gone had accepted it."""
-        self.uncut = uncut
+        self.uncut = message.uncut
         """int32 [2 * spans]: see `AddRequest.uncut`."""
         self.runs_to_limit = not end_token_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
@@ -107,7 +100,7 @@ class Request:
         """Its prefill may skip rounds, in which others compute what both need."""
         self.prompt_done = len(choice.output_ids) > 0
         """An output has been confirmed: what was computed of the prompt and what was cached is settled."""
-        self.seen = len(prompt_ids) if self.prompt_done else 0
+        self.seen = len(self.prompt_ids) if self.prompt_done else 0
         """Prompt tokens below this were once in its context, computed or cached."""
         self.cached_spans = [(0, choice.cached_tokens)] if choice.cached_tokens else []
         """[start, end): prompt tokens that the cache held when they came into its context."""
@@ -130,10 +123,6 @@ class Request:
     def cached_tokens(self) -> int:
         """Prompt tokens that it did not compute."""
         return sum(end - start for start, end in self.cached_spans)
-
-    def is_sibling(self, other: Request) -> bool:
-        """Whether both are choices of one request."""
-        return self.group == other.group
 
     def mark_in_context(self, start: int, end: int, cached: bool) -> None:
         """Tokens [start, end) are in its context from the next round on."""

@@ -12,8 +12,6 @@ import logging
 from collections import OrderedDict
 from typing import NamedTuple
 
-import numpy as np
-
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
 from lightllm.protocol.rounds import Round, RoundResult, RowError, first_seq
@@ -95,18 +93,8 @@ class Scheduler:
         end_token_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             end_token_ids |= frozenset(self.config.eos_token_ids)
-        prompt_ids = np.ascontiguousarray(message.prompt_ids, dtype=np.int32)
         group = [
-            Request(
-                choice,
-                self._serial + number,
-                self._serial,
-                prompt_ids,
-                params,
-                end_token_ids,
-                message.restored,
-                message.uncut,
-            )
+            Request(message, choice, self._serial + number, self._serial, end_token_ids)
             for number, choice in enumerate(message.choices)
         ]
         self._serial += len(group)
@@ -206,8 +194,7 @@ class Scheduler:
             self._running.kv.vouch(request)
             if not request.prompt_done:
                 request.prompt_done = True
-                if request.cached_spans:
-                    self._outputs.cached_tokens[request.id] = request.cached_tokens
+                self._outputs.add_cached_tokens(request)
 
     def _undo(self, reason: str, out_of_memory: bool) -> int:
         """Planned state returns to what results have confirmed; the same work is planned anew. Returns the sequence number

@@ -10,13 +10,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 
 from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.output_lengths import OutputLengths
-from lightllm.router.admission.usage import ExpectedUsage, KnownUsage, Usage
+from lightllm.router.admission.usage import ExpectedUsage, KnownUsage
 from lightllm.router.scheduler_config import SchedulerConfig
 
 CAUTION = 2.0
@@ -24,47 +23,38 @@ CAUTION = 2.0
 makes five times as many requests pause, for no more throughput; 120 slots in 1000 are left free, or 90."""
 
 
-class AdmissionPolicy(Protocol):
-    """What a forecast expects of outputs. Policies keep nothing: what is known of recent outputs comes with the call."""
+class AdmissionPolicy:
+    """What a forecast expects of outputs; unless a policy says otherwise, that each is as long as it may be. Policies keep
+    nothing: what is known of recent outputs comes with the call."""
 
-    @property
-    def may_err(self) -> bool:
-        """Predictions may fail, so that requests pause: nothing need be certain."""
+    may_err = True
+    """Predictions may fail, so that requests pause: nothing need be certain."""
 
     def outputs_to_come(self, demand: Demand, used: float) -> np.ndarray:
         """int64 [n]: further outputs of each request, from 0 to limit - generated. `used`: the share of the memory that
         requests need now."""
+        return demand.limit - demand.generated
 
-    def usage(self, lengths: OutputLengths) -> Usage:
+    def usage(self, lengths: OutputLengths) -> KnownUsage | ExpectedUsage:
         """How memory is foreseen, with no request in it yet."""
+        return KnownUsage()
 
 
-class Conservative:
+class Conservative(AdmissionPolicy):
     """Every request runs to max_new_tokens."""
 
     may_err = False
 
-    def outputs_to_come(self, demand: Demand, used: float) -> np.ndarray:
-        return demand.limit - demand.generated
 
-    def usage(self, lengths: OutputLengths) -> Usage:
-        return KnownUsage()
-
-
-class Aggressive:
+class Aggressive(AdmissionPolicy):
     """What is held now counts, and one token more for each request."""
-
-    may_err = True
 
     def outputs_to_come(self, demand: Demand, used: float) -> np.ndarray:
         return np.minimum(demand.limit - demand.generated, 1)
 
-    def usage(self, lengths: OutputLengths) -> Usage:
-        return KnownUsage()
-
 
 @dataclasses.dataclass(frozen=True)
-class PastFuture:
+class PastFuture(AdmissionPolicy):
     """Outputs will be as long as recent ones were, given what has been generated already.
 
     The idea is that of "Past-Future Scheduler for LLM Serving under SLA Guarantees" (ASPLOS 2025), where in every round
@@ -74,23 +64,18 @@ class PastFuture:
     """
 
     caution: float = CAUTION
-    may_err = True
 
-    def outputs_to_come(self, demand: Demand, used: float) -> np.ndarray:
-        return demand.limit - demand.generated
-
-    def usage(self, lengths: OutputLengths) -> Usage:
+    def usage(self, lengths: OutputLengths) -> ExpectedUsage:
         return ExpectedUsage(lengths, self.caution)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenRatio:
+class TokenRatio(AdmissionPolicy):
     """While less than `ratio` of the memory is in use, outputs are expected to have no more than `max_new_token_len`
     tokens, or a tenth more than they have; from there on, and where EOS is ignored, as many as they may."""
 
     ratio: float
     max_new_token_len: int
-    may_err = True
 
     def outputs_to_come(self, demand: Demand, used: float) -> np.ndarray:
         generated, limit = demand.generated, demand.limit
@@ -98,9 +83,6 @@ class TokenRatio:
             return limit - generated
         expected = np.maximum(generated * 11 // 10, self.max_new_token_len)
         return np.where(demand.exact, limit, np.minimum(limit, expected)) - generated
-
-    def usage(self, lengths: OutputLengths) -> Usage:
-        return KnownUsage()
 
 
 def make_policy(config: SchedulerConfig) -> AdmissionPolicy:

@@ -14,7 +14,6 @@ Without the second a long decode would run into the memory of a prompt that shou
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 
@@ -25,26 +24,17 @@ TIMES = 2 ** np.arange(1, 12)
 """Rounds from now at which `ExpectedUsage` looks at requests whose ends are not known."""
 
 
-class Usage(Protocol):
-    """What some requests will hold; a value, which adding does not change."""
-
-    def plus(self, demand: Demand, to_come: np.ndarray, delay: np.ndarray) -> Usage:
-        """With these on top. int64 [n]: `to_come` slots that each takes beside `held`, as far as that is foreseen; `delay`."""
-
-    @property
-    def peak(self) -> int:
-        """The most slots in use at any time."""
-
-
 @dataclasses.dataclass(frozen=True)
 class KnownUsage:
-    """Every request takes `to_come` more slots; int64 [n] each."""
+    """What requests will hold, each of which takes `to_come` more slots; int64 [n] each. A value, which adding does not
+    change."""
 
     held: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     to_come: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     delay: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def plus(self, demand: Demand, to_come: np.ndarray, delay: np.ndarray) -> KnownUsage:
+        """With these on top. int64 [n]: `to_come` slots that each takes beside `held`, as far as that is foreseen; `delay`."""
         return KnownUsage(
             np.concatenate([self.held, demand.held]),
             np.concatenate([self.to_come, to_come]),
@@ -53,6 +43,7 @@ class KnownUsage:
 
     @property
     def peak(self) -> int:
+        """The most slots in use at any time."""
         return int(self.at(self.ends).max(initial=0))
 
     @property

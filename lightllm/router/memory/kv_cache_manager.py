@@ -203,7 +203,7 @@ class KvCacheManager:
         """Whether it is worth while for `request`, of whose context `known` tokens are there, to wait until `other`, which
         prefills, has computed its context up to `end`."""
         limit = min(self._match_limit(request, request.known_tokens), end)
-        least = 1 if request.is_sibling(other) else self._worth_waiting
+        least = 1 if request.group == other.group else self._worth_waiting
         if limit - known < least:
             return False
         mine = request.context if request.node is not None else request.all_ids()

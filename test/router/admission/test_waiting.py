@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from support.router_device import Engine, add_request, make_limits
 
 from lightllm.protocol.arrays import int32
-from lightllm.protocol.messages import Choice
+from lightllm.protocol.messages import AddRequest, Choice
 from lightllm.router.admission.schedule_policy import Conservative
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.request import Request, State
@@ -16,7 +15,13 @@ from lightllm.sampling_params import SamplingParams
 
 def request(serial, priority=0):
     params = SamplingParams(max_new_tokens=5, priority=priority)
-    return Request(Choice(serial, 0), serial, serial, np.array([1], np.int32), params, frozenset())
+    return requests(AddRequest(int32([1]), params, [Choice(serial, 0)]), serial)[0]
+
+
+def requests(message, serial):
+    return [
+        Request(message, choice, serial + i, serial, frozenset()) for i, choice in enumerate(message.choices)
+    ]
 
 
 def serials(waiting):
@@ -69,9 +74,8 @@ def test_list_forgets_those_that_ended_behind_a_head_that_stays():
 
 
 def test_the_prompt_of_siblings_counts_once_whichever_of_them_waits():
-    shared = np.arange(1, 11, dtype=np.int32)
-    params = SamplingParams(max_new_tokens=5)
-    group = [Request(Choice(i, i, int32([7] * i)), i, 0, shared, params, frozenset()) for i in range(3)]
+    choices = [Choice(i, i, int32([7] * i)) for i in range(3)]
+    group = requests(AddRequest(int32(range(1, 11)), SamplingParams(max_new_tokens=5), choices), 0)
     waiting = WaitingList()
     waiting.add(group)
     contexts = [waiting.context]
@@ -87,7 +91,7 @@ def test_a_restored_request_is_not_passed():
     waiting = WaitingList()
     waiting.add([request(0)])
     params = SamplingParams(max_new_tokens=5)
-    waiting.add([Request(Choice(1, 0), 1, 1, np.array([1], np.int32), params, frozenset(), restored=True)])
+    waiting.add(requests(AddRequest(int32([1]), params, [Choice(1, 0)], restored=True), 1))
     assert [group.may_be_passed(1) for group in waiting.in_turn()] == [True, False]
 
 
