@@ -8,17 +8,15 @@ import numpy as np
 
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
 from lightllm.protocol.messages import AddRequest
-from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.demand import Demand
+from lightllm.router.admission.forecast import Forecast
+from lightllm.router.admission.output_lengths import OutputLengths
+from lightllm.router.admission.schedule_policy import Conservative
 from lightllm.router.scheduler_config import SchedulerConfig
 
 
 def check_request(
-    message: AddRequest,
-    config: SchedulerConfig,
-    known_ids: Collection[int],
-    waiting: int,
-    admission: AdmissionController,
+    message: AddRequest, config: SchedulerConfig, known_ids: Collection[int], waiting: int
 ) -> None:
     """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
     ids = [choice.request_id for choice in message.choices]
@@ -26,7 +24,7 @@ def check_request(
         raise InvalidParameter("the prompt must have at least one token", param="prompt")
     if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
         raise InvalidParameter("a request needs choices with ids of their own")
-    _check_lengths(message, config, admission)
+    _check_lengths(message, config)
     # A group larger than the list may wait alone.
     if waiting and not message.restored and waiting + len(ids) > config.options.max_waiting_requests:
         raise ServerOverloaded(
@@ -35,7 +33,7 @@ def check_request(
         )
 
 
-def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: AdmissionController) -> None:
+def _check_lengths(message: AddRequest, config: SchedulerConfig) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
     _check_uncut(message.uncut, prompt, config.batch_max_tokens)
     if prompt + new > config.max_req_total_len:
@@ -54,7 +52,8 @@ def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: Admi
         raise InvalidParameter(f"{n} answers at once are more than this server can run: {rows}", param="n")
     if n == 1:
         return
-    # Whatever the policy expects, full length must fit: then no request waits for ever.
+    # Whatever the policy expects, full length must fit an empty server: then no request waits for ever. A token budget that
+    # is reduced for a while does not count: requests can pause meanwhile.
     restored = [len(choice.output_ids) for choice in message.choices]
     demand = Demand.of(
         [
@@ -62,7 +61,7 @@ def _check_lengths(message: AddRequest, config: SchedulerConfig, admission: Admi
             for i, g in enumerate(restored)
         ]
     )
-    if not admission.fits_alone(demand):
+    if not Forecast(Conservative(), OutputLengths(), config, config.max_total_token_num).admit(demand):
         raise PromptTooLong(
             f"{n} answers of up to {prompt + new} tokens each need more than the {config.max_total_token_num} tokens "
             "that this server holds (max_total_token_num)",

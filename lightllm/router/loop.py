@@ -5,11 +5,14 @@ A turn: take results and requests, send the backends their next round (they wait
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import socket
+import threading
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import msgspec
 import zmq
@@ -30,7 +33,7 @@ from lightllm.protocol.messages import (
     worker_of,
 )
 from lightllm.router.due import Due
-from lightllm.router.remote_ranks import RemoteRanks
+from lightllm.router.remote_ranks import RemoteRank, RemoteRanks
 from lightllm.router.round_pump import RoundPump
 from lightllm.router.scheduler import InvariantError, Scheduler
 from lightllm.router.stats import StatsLine
@@ -45,51 +48,32 @@ CHECK_SECONDS = 10.0
 logger = logging.getLogger("router")
 
 
-class Stopping(Protocol):
-    def is_set(self) -> bool: ...
-
-
-class RoundSender(Protocol):
-    """The way to one rank: a `PushChannel`, or a rank of another node."""
-
-    def send_bytes(self, data: bytes) -> None: ...
-
-
+@dataclasses.dataclass(eq=False)
 class RouterLoop:
     """Drives a `Scheduler` between its sockets."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        intake: PullChannel,
-        results: PullChannel,
-        detokenizer: PushChannel,
-        workers: Sequence[PushChannel],
-        backends: Sequence[RoundSender],
-        snapshots: SnapshotWriter,
-        vocab_size: int,
-        stats_interval: float | None,
-    ) -> None:
-        self.scheduler = scheduler
-        self.breaches = 0
-        """How often the books were found wrong."""
-        self._pump = RoundPump(scheduler, self._to_backends)
-        self._intake = intake
-        self._results = results
-        self._detokenizer = detokenizer
-        self._workers = workers
-        self._backends = backends
-        self._snapshots = snapshots
-        self._vocab_size = vocab_size
-        self._stats = None if stats_interval is None else StatsLine(stats_interval, time.monotonic())
-        self._pending: list[RoundTokens] = []
-        self._last_snapshot = 0.0
-        self._due = Due()
-        self._unpublished = True
-        self._unchecked = False
-        self._last_check = float("-inf")
+    scheduler: Scheduler
+    _intake: PullChannel
+    _results: PullChannel
+    _detokenizer: PushChannel
+    _workers: Sequence[PushChannel]
+    _backends: Sequence[PushChannel | RemoteRank]
+    _snapshots: SnapshotWriter
+    _vocab_size: int
+    _stats: StatsLine | None
+    breaches: int = 0
+    """How often the books were found wrong."""
+    _pending: list[RoundTokens] = dataclasses.field(default_factory=list)
+    _last_snapshot: float = 0.0
+    _due: Due = dataclasses.field(default_factory=Due)
+    _unpublished: bool = True
+    _unchecked: bool = False
+    _last_check: float = float("-inf")
 
-    def run(self, stopping: Stopping, wake: socket.socket, remote: RemoteRanks | None = None) -> None:
+    def __post_init__(self) -> None:
+        self._pump = RoundPump(self.scheduler, self._to_backends)
+
+    def run(self, stopping: threading.Event, wake: socket.socket, remote: RemoteRanks | None = None) -> None:
         """Until `stopping` is set; a byte on `wake` ends a sleep. Raises `StartupError` when one of `remote` is lost."""
         poller = zmq.Poller()
         for source in (self._intake.socket, self._results.socket, wake, *(remote.sockets if remote else ())):
@@ -111,13 +95,8 @@ class RouterLoop:
 
     def _take_results(self) -> bool:
         taken = False
-        while (data := self._results.receive_bytes()) is not None:
+        for result, _ in _received(self._results, "round result"):
             taken = True
-            try:
-                result = self._results.decode(data)
-            except msgspec.MsgspecError as error:
-                logger.error("dropped a malformed round result: %s", error)
-                continue
             tokens = self._pump.take(result)
             if tokens is not None:
                 self._pending.append(tokens)
@@ -126,15 +105,9 @@ class RouterLoop:
         return taken
 
     def _take_intake(self) -> bool:
-        for count in range(INTAKE_PER_TURN):
-            data = self._intake.receive_bytes()
-            if data is None:
-                return count > 0
-            try:
-                message = self._intake.decode(data)
-            except msgspec.MsgspecError as error:
-                logger.error("dropped a malformed request: %s", error)
-                continue
+        taken = False
+        for message, data in islice(_received(self._intake, "request"), INTAKE_PER_TURN):
+            taken = True
             if isinstance(message, AbortRequest):
                 self.scheduler.abort(message.request_id, message.reason)
             elif isinstance(message, FlushCache):
@@ -143,7 +116,7 @@ class RouterLoop:
                 self._due.echo_came(message)
             else:
                 self._add(message, data)
-        return True
+        return taken
 
     def _add(self, message: AddRequest, data: bytes) -> None:
         ids = [choice.request_id for choice in message.choices]
@@ -233,3 +206,14 @@ class RouterLoop:
                 "token memory was inconsistent and has been reset (breach %d): %s", self.breaches, error
             )
             self.scheduler.repair()
+
+
+def _received(channel: PullChannel, kind: str) -> Iterator[tuple[Any, bytes]]:
+    """The messages that have come, with their bytes; malformed ones are dropped."""
+    while (data := channel.receive_bytes()) is not None:
+        try:
+            message = channel.decode(data)
+        except msgspec.MsgspecError as error:
+            logger.error("dropped a malformed %s: %s", kind, error)
+            continue
+        yield message, data

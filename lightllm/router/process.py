@@ -24,6 +24,7 @@ from lightllm.router.loop import RouterLoop
 from lightllm.router.remote_ranks import RemoteRanks
 from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import resolve
+from lightllm.router.stats import StatsLine
 
 _REMOTE_POLL_SECONDS = 0.1
 _BACKEND_GONE_SECONDS = 5.0
@@ -68,7 +69,7 @@ class RouterProcess:
                 scheduler = self._make_scheduler(ready)
                 loop = RouterLoop(
                     scheduler, intake, results, detokenizer, workers, senders, snapshots, ready.vocab_size,
-                    None if config.disable_log_stats else config.log_stats_interval,
+                    None if config.disable_log_stats else StatsLine(config.log_stats_interval, time.monotonic()),
                 )  # fmt: skip
                 detokenizer.send(Hello(epoch.number))
                 loop.publish(time.monotonic())

@@ -24,7 +24,7 @@ from lightllm.protocol.control import Attach, ModelReady
 from lightllm.protocol.nodes import Goodbye, RankFailed, RankHello, RankReady, Refusal, StartRank
 from lightllm.weights.fingerprint import model_fingerprint
 
-_POLL_MS = 100
+_POLL_SECONDS = 0.1
 _PROBE = b""
 """A frame that says nothing: sending it tells whether the connection is there."""
 _PROBE_SECONDS = 3.0
@@ -90,8 +90,7 @@ class RemoteRanks:
             if came != len(self._ranks):
                 came = len(self._ranks)
                 report(f"waiting for {self._missing()}")
-            self._poll()
-            self.check()
+            self._wait()
         return True
 
     def start(self, attach: Callable[[int], Attach]) -> None:
@@ -105,8 +104,7 @@ class RemoteRanks:
             answers = [remote.ready for remote in self.ranks if remote.ready is not None]
             if len(answers) == len(self._expected):
                 return answers
-            self._poll()
-            self.check()
+            self._wait()
         return None
 
     @property
@@ -174,11 +172,10 @@ class RemoteRanks:
             return f"The nodes are unequal: the model folder of {who} differs from node 0's (config.json or weight files)."
         return ""
 
-    def _poll(self) -> None:
-        poller = zmq.Poller()
-        for source in self.sockets:
-            poller.register(source, zmq.POLLIN)
-        poller.poll(_POLL_MS)
+    def _wait(self) -> None:
+        """For something to `check`, and that."""
+        zmq.select(self.sockets, [], [], _POLL_SECONDS)
+        self.check()
 
     def _missing(self) -> str:
         missing = [rank for rank in self._expected if rank not in self._ranks]

@@ -84,7 +84,7 @@ class Scheduler:
     def add(self, message: AddRequest, now: float = 0.0) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
-            check_request(message, self.config, self._requests.keys(), self._waiting.count, self._admission)
+            check_request(message, self.config, self._requests.keys(), self._waiting.count)
             self._slo.check(message, now)
         except Exception:
             self._counts.refused += len(message.choices)
@@ -120,14 +120,12 @@ class Scheduler:
 
     def next_round(self, now: float = 0.0) -> Round | None:
         """Plans one more round; None if two are in flight already or there is nothing to compute now."""
-        if (
-            len(self._in_flight) >= (MAX_IN_FLIGHT if self.config.decode_tokens == 1 else 1)
-            or not self._requests
-        ):
+        most = MAX_IN_FLIGHT if self.config.decode_tokens == 1 else 1
+        if len(self._in_flight) >= most or not self._requests:
             return None
         if self._isolation and self._in_flight:
             return None  # what runs next depends on how that round ends
-        self._admission.begin_round(self._next_seq)
+        self._admission.seq = self._next_seq
         chosen = None
         while chosen is None and (suspects := self._isolation.next_group()):
             chosen = self._planner.choose_of(suspects)
@@ -168,7 +166,6 @@ class Scheduler:
             for part in result.prompt_logprobs:
                 if alive[part.entry] and (request := running.by_row[planned.rows[part.entry]]) is not None:
                     outputs.add_prompt_logprobs(request, part)
-        running.kv.cache.confirm(planned.seq)
         new = NewTokens.of(result, planned, running)
         if len(planned.rows) > planned.num_decode:
             chunks = slice(planned.num_decode, None)

@@ -44,10 +44,10 @@ def test_it_is_refused_and_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Odd(Request):
-        def __init__(self, choice: Any, *arguments: Any) -> None:
+        def __init__(self, message: Any, choice: Any, *arguments: Any) -> None:
             if choice.request_id == 3:  # the second of two siblings
                 raise OverflowError("injected")
-            super().__init__(choice, *arguments)
+            super().__init__(message, choice, *arguments)
 
     monkeypatch.setattr(scheduler_module, "Request", Odd)
     scheduler = Scheduler(make_limits())

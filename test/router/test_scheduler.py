@@ -29,7 +29,7 @@ def run_without_pausing(engine: Engine) -> None:
     while engine.scheduler.has_work:
         running = engine.scheduler._running
         while engine.scheduler.in_flight < 2:
-            decoding = len(running._decoding)
+            decoding = int(running._decodes.sum())
             if not engine.plan():
                 assert not decoding and not running.prefilling, "the memory is too small for who runs"
                 break

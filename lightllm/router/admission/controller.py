@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.forecast import Forecast
 from lightllm.router.admission.output_lengths import OutputLengths
-from lightllm.router.admission.schedule_policy import AdmissionPolicy, Conservative
+from lightllm.router.admission.schedule_policy import AdmissionPolicy
 from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingGroup, WaitingList
 from lightllm.router.planning.running import Running
@@ -24,41 +26,30 @@ TRIED = 2
 """Groups beside the first one that may turn out not to fit, before a round looks at no more."""
 
 
+@dataclasses.dataclass(eq=False)
 class AdmissionController:
     """Works on the books of its `Scheduler`."""
 
-    def __init__(
-        self,
-        config: SchedulerConfig,
-        policy: AdmissionPolicy,
-        lengths: OutputLengths,
-        running: Running,
-        waiting: WaitingList,
-        slo: SloController,
-    ) -> None:
-        self._config = config
-        self._policy = policy
-        self._lengths = lengths
-        self._running = running
-        self._waiting = waiting
-        self._slo = slo
-        self._seq = 0
-        self._stuck_at: tuple[int, int, int] | None = None
-        """Admission found no group that fits, with (serial of the front one, requests waiting, requests that have left their
-        row so far)."""
-        self._skipped = 0
-        self._peak = 0
-        self._peak_at = -PEAK_ROUNDS
-        self._rounds_alone = 0
-
-    def begin_round(self, seq: int) -> None:
-        """What follows is for round `seq`."""
-        self._seq = seq
+    _config: SchedulerConfig
+    _policy: AdmissionPolicy
+    _lengths: OutputLengths
+    _running: Running
+    _waiting: WaitingList
+    _slo: SloController
+    seq: int = 0
+    """The round that is planned next."""
+    _stuck_at: tuple[int, int, int] | None = None
+    """Admission found no group that fits, with (serial of the front one, requests waiting, requests that have left their
+    row so far)."""
+    _skipped: int = 0
+    _peak: int = 0
+    _peak_at: int = -PEAK_ROUNDS
+    _rounds_alone: int = 0
 
     def record_output(self, length: int, ended: bool) -> None:
         """An output that might have ended early had `length` tokens; not `ended`: it was cut off, by its limit or by its
         client."""
-        self._lengths.add(length, ended, self._seq)
+        self._lengths.add(length, ended, self.seq)
 
     def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
         """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
@@ -92,14 +83,14 @@ class AdmissionController:
 
     def _holds_back(self) -> bool:
         """LightLLM's --disable_aggressive_schedule: whether the streams have this round to themselves."""
-        if not self._config.options.disable_aggressive_schedule or not self._running.requests:
-            self._rounds_alone = 0
-            return False
-        self._rounds_alone += 1
-        if self._rounds_alone <= self._config.options.router_max_wait_tokens:
-            return True
-        self._rounds_alone = 0
-        return False
+        options = self._config.options
+        alone = (
+            options.disable_aggressive_schedule
+            and len(self._running.requests) > 0
+            and self._rounds_alone < options.router_max_wait_tokens
+        )
+        self._rounds_alone = self._rounds_alone + 1 if alone else 0
+        return alone
 
     def _in_turn(self, room: int, whole: bool, reserve: int) -> WaitingGroup | None:
         """The first group that was left because it did not fit."""
@@ -129,12 +120,10 @@ class AdmissionController:
                 for request, waits in zip(group.requests, demand.waits.tolist(), strict=True):
                     running.enter(request, waits)
                 queued += int(np.minimum(demand.work, config.chunked_prefill_size).sum())
-                if not all(other.may_be_passed(config.options.max_overtakes) for other in passed):
-                    break
             else:
                 passed.append(group)
-                if not group.may_be_passed(config.options.max_overtakes):
-                    break
+            if not all(other.may_be_passed(config.options.max_overtakes) for other in passed):
+                break
         return passed[0] if passed else None
 
     def _demand(self, group: list[Request]) -> tuple[Demand, int]:
@@ -154,12 +143,6 @@ class AdmissionController:
             demands.append(_prefilling(request, context - counted, context - prefix.length, waits))
         return Demand.of(demands), unlocked
 
-    def fits_alone(self, demand: Demand) -> bool:
-        """Whether these fit into an empty server, with all the tokens that they may say. A token budget that is reduced for
-        a while does not count: what intake accepted must be able to enter, and requests can pause meanwhile."""
-        config = self._config
-        return Forecast(Conservative(), self._lengths, config, config.max_total_token_num).admit(demand)
-
     def forecast(self) -> Forecast:
         """What the running requests will need, before anything is planned in this round. What several of them read stays
         as long as one of them does: it counts once, and for none of them."""
@@ -177,17 +160,14 @@ class AdmissionController:
             common = kv.in_use - int(held.sum()) - sum(taken) + sum(counted)
         limit, exact = running.max_new_tokens[rows], running.exact[rows]
         generated = limit - running.remaining[rows]
-        self._lengths.update(generated[~exact], self._seq)
+        self._lengths.update(generated[~exact], self.seq)
         forecast = Forecast(self._policy, self._lengths, self._config, capacity, common, used)
         forecast.add_decoding(Demand.decoding(held, generated, limit, exact))
-        forecast.add_prefilling(
-            Demand.of(
-                [
-                    _prefilling(r, len(r.context) - c, running.work(r), r.may_wait)
-                    for r, c in zip(prefilling, counted, strict=True)
-                ]
-            )
-        )
+        prompts = [
+            _prefilling(r, len(r.context) - c, running.work(r), r.may_wait)
+            for r, c in zip(prefilling, counted, strict=True)
+        ]
+        forecast.add_prefilling(Demand.of(prompts))
         return forecast
 
     def estimate_peak(self) -> int:
@@ -195,8 +175,8 @@ class AdmissionController:
         if not self._running.requests:
             self._peak_at = -PEAK_ROUNDS
             return 0
-        if self._seq - self._peak_at >= PEAK_ROUNDS:
-            self._peak, self._peak_at = self.forecast().peak, self._seq
+        if self.seq - self._peak_at >= PEAK_ROUNDS:
+            self._peak, self._peak_at = self.forecast().peak, self.seq
         return self._peak
 
 
@@ -207,7 +187,4 @@ def _prefilling(request: Request, held: int, work: int, waits: bool) -> tuple[in
 
 def _asks_for_more(group: WaitingGroup, refused: list[WaitingGroup]) -> bool:
     """Whether `group` needs no less than one of `refused` in every respect: then it fits no better."""
-    if not refused:
-        return False
-    asks = group.asks
-    return any(all(a >= b for a, b in zip(asks, other.asks, strict=True)) for other in refused)
+    return any(all(a >= b for a, b in zip(group.asks, other.asks, strict=True)) for other in refused)

@@ -11,6 +11,7 @@ rounds give the same weights.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 import numpy as np
 
@@ -85,19 +86,8 @@ class StepTimeModel:
         if not self.known:
             return limit
         most = int(min(limit, max(2 * self._largest, BENDS[1])))
-        left = seconds - self._weights[0] - self._weights[-1] * held / _HELD
-        if left < 0.0:
-            return 0
-        slope, at = 0.0, 0.0
-        for i, bend in enumerate(BENDS):
-            following = BENDS[i + 1] if i + 1 < len(BENDS) else most
-            slope += self._weights[i + 1] / _TOKENS
-            stretch = following - bend
-            if following >= most or slope * stretch > left:
-                at = bend + (left / slope if slope > 0.0 else stretch)
-                break
-            left -= slope * stretch
-        return max(0, min(most, int(at)))
+        fitting = bisect_right(range(most + 1), seconds, key=lambda tokens: self.seconds(tokens, held))
+        return max(0, fitting - 1)
 
     def most_held(self, tokens: float, seconds: float) -> float:
         """The most tokens that the requests of such a round may hold; infinite where they seem to cost nothing."""

@@ -12,11 +12,10 @@ runs never has to be remapped, and duplicates are freed when they are not read a
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
 
 import numpy as np
 
-from lightllm.router.memory.radix_cache import RadixCache, common_length
+from lightllm.router.memory.radix_cache import CachedPrefix, RadixCache, common_length
 from lightllm.router.memory.token_memory import TokenMemory
 from lightllm.router.request import Request
 from lightllm.router.scheduler_config import SchedulerConfig
@@ -24,16 +23,6 @@ from lightllm.router.scheduler_config import SchedulerConfig
 EVICT_LEAST, EVICT_MOST = 1024, 8192
 """Cached tokens that are evicted at once: 1/128 of the memory within these bounds, but 1/64 of a small one. Evicting in
 smaller amounts would fragment the memory, and happen in every round."""
-
-
-class CachedPrefix(NamedTuple):
-    """What the cache has of a context, in tokens."""
-
-    length: int
-    read: int
-    """By running requests."""
-    shared: int
-    """By several of them."""
 
 
 class KvCacheManager:
@@ -71,9 +60,8 @@ class KvCacheManager:
                 continue
             ids = request.all_ids()
             limit = self._match_limit(request, len(ids))
-            length, free, shared = self.cache.peek(ids[:limit]) if limit else (0, 0, 0)
-            found.append(CachedPrefix(length, length - free, shared))
-            unlocked += free
+            found.append(self.cache.peek(ids[:limit]))
+            unlocked += found[-1].length - found[-1].read
         return found, min(unlocked, self.cache.evictable)
 
     def open(self, request: Request) -> int:
@@ -213,15 +201,7 @@ class KvCacheManager:
 
     def may_wait(self, request: Request, known: int, prefilling: list[Request]) -> bool:
         """Whether the request, of whose context `known` tokens are cached, may ever wait for one that prefills."""
-        if not prefilling or known >= request.known_tokens:
-            return False
-        token = request.all_ids()[known]
-        return any(
-            known < len(other.context)
-            and other.context[known] == token  # as for few
-            and self.overlap(request, known, other, len(other.context))
-            for other in prefilling
-        )
+        return any(self.overlap(request, known, other, len(other.context)) for other in prefilling)
 
     def siblings_wait(self, request: Request, known: int) -> bool:
         """Whether the siblings of a request wait for its prompt if they enter with it."""

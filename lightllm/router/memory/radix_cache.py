@@ -13,9 +13,10 @@ with all above it; of a request that fails, `drop` takes what is not sound out o
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,12 +45,14 @@ class Node:
         """When it was last locked or unlocked."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CacheStats:
-    tokens: int
-    evictable: int
-    """Tokens that are not locked."""
-    nodes: int
+class CachedPrefix(NamedTuple):
+    """What the cache has of a context, in tokens."""
+
+    length: int
+    read: int
+    """By running requests."""
+    shared: int
+    """By several of them."""
 
 
 class RadixCache:
@@ -61,6 +64,7 @@ class RadixCache:
         self.root.sound = True
         self.tokens = 0
         self.evictable = 0
+        """Tokens that are not locked."""
         self._nodes = 0
         self._clock = 0
         self._pushes = 0
@@ -68,37 +72,25 @@ class RadixCache:
         """Heap of (stamp, order, node); holds every leaf that may be evicted, and stale entries."""
         self._dropped: set[Node] = set()
         """Tops of what is out of the tree, but locked or not yet evicted: no way leads there from the root."""
-        self._fresh: dict[int, list[Node]] = {}
-        """Round in flight -> nodes that it computes."""
-
-    def stats(self) -> CacheStats:
-        return CacheStats(self.tokens, self.evictable, self._nodes)
 
     # -- reading
 
     def match(self, tokens: np.ndarray, start: Node | None = None) -> tuple[Node, int]:
         """(last node, length) of the longest prefix of `tokens` below `start`; splits a node that ends beyond it."""
         node, length = start or self.root, 0
-        if not len(tokens) or int(tokens[0]) not in node.children:
-            return node, 0  # as most
         for child, common in self._walk(tokens, node):
             length += common
             node = child if common == len(child.key) else self._split(child, common)
         return node, length
 
-    def peek(self, tokens: np.ndarray) -> tuple[int, int, int]:
-        """(length of the longest prefix, how many of its tokens are not locked, how many are locked more than once),
-        changing nothing."""
-        length = unlocked = shared = 0
-        if len(tokens) and int(tokens[0]) not in self.root.children:
-            return 0, 0, 0  # as most
+    def peek(self, tokens: np.ndarray) -> CachedPrefix:
+        """The longest prefix of `tokens`, changing nothing."""
+        length = read = shared = 0
         for child, common in self._walk(tokens, self.root):
             length += common
-            if not child.locks:
-                unlocked += common
-            elif child.locks > 1:
-                shared += common
-        return length, unlocked, shared
+            read += common if child.locks else 0
+            shared += common if child.locks > 1 else 0
+        return CachedPrefix(length, read, shared)
 
     def unshared(self, node: Node) -> int:
         """How many tokens of the prefix that ends with `node`, which is locked, no other reader locks."""
@@ -111,8 +103,7 @@ class RadixCache:
 
     def path_slots(self, node: Node) -> np.ndarray:
         """int32: the slots of the prefix that ends with `node`."""
-        parts = [part.slots for part in _upwards(node)]
-        return np.concatenate(parts[::-1]) if parts else EMPTY_INT32
+        return _slots_of(reversed(list(_upwards(node))))
 
     def lock(self, node: Node) -> None:
         """Keeps the prefix that ends with `node`, for one more reader."""
@@ -144,25 +135,20 @@ class RadixCache:
     def drop(self, node: Node) -> np.ndarray:
         """Takes what is not sound of the prefix that ends with `node` out of the tree, with all that hangs on it; a reader of
         it goes on reading. int32: the slots of what is not read."""
-        top = None
-        for part in _upwards(node):
-            if part.sound:
-                break
-            top = part
-        if top is None or top in self._dropped:
+        unsound = [part for part in _upwards(node) if not part.sound]
+        if not unsound or unsound[-1] in self._dropped:
             return EMPTY_INT32
+        top = unsound[-1]
         assert top.parent is not None
         del top.parent.children[int(top.key[0])]
         self._dropped.add(top)
         unread = [part for part in _downwards(top) if not part.locks]
         for part in reversed(unread):
-            self._forget(part, len(part.key))
             self._remove(part)
-        return np.concatenate([part.slots for part in unread]) if unread else EMPTY_INT32
+        return _slots_of(unread)
 
-    def insert(self, tokens: np.ndarray, slots: np.ndarray, start: Node | None = None, seq: int = CONFIRMED
-               ) -> tuple[Node, int]:  # fmt: skip
-        """Adds `tokens` below `start` with their `slots`, computed by round `seq`.
+    def insert(self, tokens: np.ndarray, slots: np.ndarray, start: Node | None = None) -> tuple[Node, int]:
+        """Adds `tokens`, which have been computed, below `start` with their `slots`.
 
         Returns (their last node, how many were there already). The slots of those remain the caller's. Both arrays are
         kept: they must not change.
@@ -170,20 +156,14 @@ class RadixCache:
         node, known = self.match(tokens, start)
         if known == len(tokens):
             return node, known
-        if seq != CONFIRMED:
-            self._fresh.setdefault(seq, [])
-        leaf = self._add_leaf(node, tokens[known:], slots[known:], max(seq, node.seq))
-        leaf.sound = node.sound and seq == CONFIRMED
+        leaf = self._add_leaf(node, tokens[known:], slots[known:], node.seq)
+        leaf.sound = node.sound
         return leaf, known
 
     def append(self, node: Node, tokens: np.ndarray, slots: np.ndarray, seq: int) -> Node:
-        """As `insert` where no child of `node` begins like `tokens`; a lock on `node` moves to the new node."""
-        self._fresh.setdefault(seq, [])
+        """As `insert` of what round `seq` computes, where no child of `node` begins like `tokens`; a lock on `node` moves to
+        the new node."""
         return self._add_leaf(node, tokens, slots, max(seq, node.seq), locks=1)
-
-    def confirm(self, seq: int) -> None:
-        """Round `seq` has been computed."""
-        self._fresh.pop(seq, None)
 
     def survivor(self, node: Node, seq: int) -> tuple[Node, int]:
         """(deepest part of the prefix that no round from `seq` on computes, tokens behind it)."""
@@ -195,13 +175,11 @@ class RadixCache:
         return node, lost
 
     def take_back(self, seq: int) -> np.ndarray:
-        """Removes what rounds from `seq` on would have computed, which are not locked any more; int32: its slots."""
-        fresh = [node for s in sorted(self._fresh) if s >= seq for node in self._fresh.pop(s)]
-        void = [node for node in fresh if node.parent is not None]  # the others have been evicted
+        """Removes what rounds from `seq` on would have computed, which is not locked any more; int32: its slots."""
+        void = [node for node in self.nodes() if node.seq >= seq]
         for node in void:
-            self._forget(node, len(node.key))
             self._remove(node)
-        return np.concatenate([node.slots for node in void]) if void else EMPTY_INT32
+        return _slots_of(void)
 
     def evict(self, count: int) -> np.ndarray:
         """Removes up to `count` tokens, least recently used first; int32: their slots."""
@@ -210,17 +188,17 @@ class RadixCache:
             stamp, _, node = heapq.heappop(self._leaves)
             if not _is_free_leaf(node) or node.stamp != stamp:
                 continue
-            cut = min(count, len(node.key))
-            count -= cut
-            self._forget(node, cut)
-            keep = len(node.key) - cut
+            keep = max(len(node.key) - count, 0)
             freed.append(node.slots[keep:])
+            count -= len(freed[-1])
             if keep:
+                self.tokens -= len(freed[-1])
+                self.evictable -= len(freed[-1])
                 node.key, node.slots = node.key[:keep].copy(), node.slots[:keep].copy()
                 self._push_leaf(node)
             else:
                 self._remove(node)
-        return np.concatenate(freed) if freed else EMPTY_INT32
+        return np.concatenate([EMPTY_INT32, *freed])
 
     # -- nodes
 
@@ -250,8 +228,6 @@ class RadixCache:
         node.parent = upper
         node.key, node.slots = node.key[length:].copy(), node.slots[length:].copy()
         self._nodes += 1
-        if node.seq in self._fresh:
-            self._fresh[node.seq].append(upper)
         return upper
 
     def _add_leaf(self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int, locks: int = 0) -> Node:
@@ -262,14 +238,13 @@ class RadixCache:
         node.stamp = self._clock
         self._nodes += 1
         self.tokens += len(key)
-        if seq in self._fresh:
-            self._fresh[seq].append(node)
         if not locks:
             self.evictable += len(key)
             self._push_leaf(node)
         return node
 
     def _remove(self, node: Node) -> None:
+        """Which nothing locks."""
         parent, node.parent = node.parent, None
         assert parent is not None
         if node in self._dropped:
@@ -277,11 +252,9 @@ class RadixCache:
         else:
             del parent.children[int(node.key[0])]
         self._nodes -= 1
+        self.tokens -= len(node.key)
+        self.evictable -= len(node.key)
         self._push_leaf(parent)
-
-    def _forget(self, node: Node, count: int) -> None:
-        self.tokens -= count
-        self.evictable -= count
 
     def _push_leaf(self, node: Node) -> None:
         """Every leaf that is not locked has an entry with its stamp."""
@@ -303,15 +276,11 @@ class RadixCache:
 
     def all_slots(self) -> np.ndarray:
         """int32: every slot in the tree."""
-        parts = [node.slots for node in self.nodes()]
-        return np.concatenate(parts) if parts else EMPTY_INT32
+        return _slots_of(self.nodes())
 
     def check(self, readers: Iterable[Node]) -> list[str]:
         """What is wrong with the tree, if `readers` are the locked nodes, each as often as it is locked."""
-        locks: dict[int, int] = {}
-        for reader in readers:
-            for node in _upwards(reader):
-                locks[id(node)] = locks.get(id(node), 0) + 1
+        locks = Counter(node for reader in readers for node in _upwards(reader))
         found, tokens, evictable, count = [], 0, 0, 0
         entries = {(id(node), stamp) for stamp, _, node in self._leaves}
         for node in self.nodes():
@@ -319,8 +288,8 @@ class RadixCache:
             tokens += len(node.key)
             evictable += 0 if node.locks else len(node.key)
             assert node.parent is not None
-            if node.locks != locks.get(id(node), 0):
-                found.append(f"a node has {node.locks} locks, but {locks.get(id(node), 0)} readers")
+            if node.locks != locks[node]:
+                found.append(f"a node has {node.locks} locks, but {locks[node]} readers")
             hangs = node.parent.children.get(int(node.key[0])) is node
             if not len(node.key) == len(node.slots) > 0 or hangs == (node in self._dropped):
                 found.append("a node of the prefix cache is malformed")
@@ -329,7 +298,10 @@ class RadixCache:
             if _is_free_leaf(node) and (id(node), node.stamp) not in entries:
                 found.append("a leaf can never be evicted")
         if (tokens, evictable, count) != (self.tokens, self.evictable, self._nodes):
-            found.append(f"the prefix cache counts {self.stats()}, but has {tokens}, {evictable}, {count}")
+            found.append(
+                f"the prefix cache counts {self.tokens} tokens, {self.evictable} evictable, in {self._nodes} nodes, but has "
+                f"{tokens}, {evictable}, {count}"
+            )
         return found
 
 
@@ -357,6 +329,11 @@ def _downwards(node: Node) -> Iterator[Node]:
         node = stack.pop()
         yield node
         stack.extend(node.children.values())
+
+
+def _slots_of(nodes: Iterable[Node]) -> np.ndarray:
+    """int32: in the order of the nodes."""
+    return np.concatenate([EMPTY_INT32, *(node.slots for node in nodes)])
 
 
 def _is_free_leaf(node: Node) -> bool:

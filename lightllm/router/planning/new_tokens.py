@@ -48,14 +48,10 @@ class NewTokens:
             if keep[place] and request is not None and int(tokens[place]) in request.end_token_ids:
                 ended.append(entry)
                 keep[place + 1 :] &= entries[place + 1 :] != entry
-        top = result.top
-        if keep.all():
-            counts = np.bincount(entries, minlength=len(alive)) if len(result.counts) else planned.samples
-            return cls(planned.rows[entries], tokens, result.logprobs, top, counts, ended, alive)
+        top, counts = result.top, np.bincount(entries[keep], minlength=len(alive))
         if top:
             place_of = np.cumsum(keep) - 1
             top = {int(place_of[i]): alternatives for i, alternatives in top.items() if keep[i]}
-        counts = np.bincount(entries[keep], minlength=len(alive))
         return cls(
             planned.rows[entries[keep]], tokens[keep], result.logprobs[keep], top, counts, ended, alive
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 from lightllm.router.admission.controller import AdmissionController
@@ -18,29 +19,23 @@ RECOVERY_ROUNDS = 64
 logger = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(eq=False)
 class Planner:
-    """Works on the books of its `Scheduler`; `in_flight` is that object's own list."""
+    """Works on the books of its `Scheduler`; `_in_flight` is that object's own list."""
 
-    def __init__(
-        self,
-        config: SchedulerConfig,
-        running: Running,
-        waiting: WaitingList,
-        admission: AdmissionController,
-        slo: SloController,
-        in_flight: list[PlannedRound],
-    ) -> None:
-        self._config = config
-        self._running = running
-        self._waiting = waiting
-        self._admission = admission
-        self._slo = slo
-        self._in_flight = in_flight
-        self._token_budget = config.batch_max_tokens
-        self._successes = 0
-        self._rounds_without_prefill = 0
-        self.pauses = 0
-        """How often a request had to pause."""
+    _config: SchedulerConfig
+    _running: Running
+    _waiting: WaitingList
+    _admission: AdmissionController
+    _slo: SloController
+    _in_flight: list[PlannedRound]
+    _successes: int = 0
+    _rounds_without_prefill: int = 0
+    pauses: int = 0
+    """How often a request had to pause."""
+
+    def __post_init__(self) -> None:
+        self._token_budget = self._config.batch_max_tokens
 
     def choose(self, now: float) -> tuple[DecodeBatch, list[Chunk]] | None:
         """Decode rows and prefill chunks of the next round, with slots for all; None if nothing can run now."""
@@ -68,7 +63,8 @@ class Planner:
         """A round of these alone, which prefill. Others pause if there is no slot for them; None if they had to themselves."""
         running = self._running
         while any(request.state is State.PREFILLING for request in requests):
-            chunks = self._chunks(self._token_budget, running.kv.available, self._whole, 0, requests)
+            turn = [request for request in running.prefilling if request in requests]
+            chunks = self._chunks(turn, self._token_budget, running.kv.available, 0)
             if chunks:
                 return running.decode_batch(0), chunks
             self._pause_newest()
@@ -105,7 +101,7 @@ class Planner:
         if whole and mixes and running.work(running.prefilling[0]) > room:
             # a prompt that needs a round of its own
             batch, room, beside = running.decode_batch(0), self._token_budget, 0
-        chunks = self._chunks(room, running.kv.available - len(batch), whole, beside)
+        chunks = self._chunks(running.prefilling, room, running.kv.available - len(batch), beside)
         return (running.decode_batch(0) if chunks and not mixes else batch), chunks
 
     @property
@@ -113,22 +109,17 @@ class Planner:
         """Whether prompts are not to be split."""
         return self._config.whole_prompts and self._token_budget == self._config.batch_max_tokens
 
-    def _chunks(
-        self, room: int, free: int, whole: bool, decoding: int, only: list[Request] | None = None
-    ) -> list[Chunk]:
-        """Prefill chunks of `room` tokens in all at most, in `free` slots, beside `decoding` rows, in the order of the prompts'
-        turn; of `only` these requests, if that is given. What must not be cut may take more than `room` and than
+    def _chunks(self, requests: list[Request], room: int, free: int, decoding: int) -> list[Chunk]:
+        """Prefill chunks of these, in this order, of `room` tokens in all at most, in `free` slots, beside `decoding` rows. What must not be cut may take more than `room` and than
         `chunked_prefill_size`: all that the round's budget leaves, and more than a budget that was halved for want of memory
         where nothing else is computed."""
         running = self._running
         chunks: list[Chunk] = []
         left = self._token_budget - decoding
-        for request in running.prefilling:
-            if only is not None and request not in only:
-                continue
+        for request in requests:
             work = running.work(request)
             count = min(work, self._config.chunked_prefill_size, room, free)
-            if count <= 0 or (whole and count < work):
+            if count <= 0 or (self._whole and count < work):
                 break
             start = int(running.kv_len[request.row])
             if request.may_wait and self._waits(request, start, chunks):
@@ -148,14 +139,10 @@ class Planner:
         """Whether the request sits out this round, in which one of `chunks` computes what it needs too. It waits only for
         requests ahead of it that get on meanwhile, so it does not wait for ever."""
         kv = self._running.kv
-        if known != request.shared:
-            return False
-        for chunk in chunks:
-            if kv.would_share(chunk.request, chunk.start) and kv.overlap(
-                request, known, chunk.request, chunk.end
-            ):
-                return True
-        return False
+        return known == request.shared and any(
+            kv.would_share(other, start) and kv.overlap(request, known, other, end)
+            for other, start, end in chunks
+        )
 
     def _pause_newest(self) -> None:
         request = self._running.newest()
@@ -181,8 +168,7 @@ class Planner:
 
     def round_succeeded(self) -> None:
         """A smaller budget recovers step by step."""
-        if self._token_budget < self._config.batch_max_tokens:
-            self._successes += 1
-            if self._successes >= RECOVERY_ROUNDS:
-                self._token_budget = min(self._token_budget * 2, self._config.batch_max_tokens)
-                self._successes = 0
+        self._successes += 1
+        if self._successes >= RECOVERY_ROUNDS:
+            self._token_budget = min(self._token_budget * 2, self._config.batch_max_tokens)
+            self._successes = 0

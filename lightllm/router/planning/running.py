@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from bisect import insort
-from itertools import islice
 
 import msgspec
 import numpy as np
@@ -60,10 +59,11 @@ class Running:
         """Rows whose prefill has been planned to its end, or will not be (`pausing`)."""
         self.exact = np.zeros(max_rows, dtype=bool)
         """Whether nothing but its limit ends the output, by row."""
-        self._decoding: dict[int, None] = {}
-        """Rows, in the order in which they take turns if there are too many for one round."""
         self._decodes = np.zeros(max_rows, dtype=bool)
-        """The same rows."""
+        """Rows that decode and have outputs to plan."""
+        self._turn = np.zeros(max_rows, dtype=np.int64)
+        """Of these, a count of when each began or had its last turn: if there are too many for one round, the lowest are next."""
+        self._turns = 0
         self._batch: DecodeBatch | None = None
         self._no_rows = self._batch_of(self._decodes.nonzero()[0])
         self._leaves: list[int] = []
@@ -114,19 +114,18 @@ class Running:
 
     def newest(self) -> Request | None:
         """The first to pause: of those that still want memory the worst priority, in it the latest arrival."""
-        decoding = (request for row in self._decoding if (request := self.by_row[row]) is not None)
-        wanting = [*self.prefilling, *decoding]
+        wanting = self.prefilling + self.in_rows(self._decodes.nonzero()[0])
         return max(wanting, key=lambda r: (r.priority, r.serial)) if wanting else None
 
     def decode_batch(self, limit: int) -> DecodeBatch:
         """At most `limit` of the decoding requests; more than that take turns."""
         if not limit:
             return self._no_rows
-        if len(self._decoding) > limit:
-            first = list(islice(self._decoding, limit))
-            return self._batch_of(np.array(first), partial=True)
         if self._batch is None:
             self._batch = self._batch_of(self._decodes.nonzero()[0])
+        if len(self._batch) > limit:
+            rows = self._batch.rows
+            return self._batch_of(rows[np.argsort(self._turn[rows])[:limit]], partial=True)
         return self._batch
 
     def _batch_of(self, rows: np.ndarray, partial: bool = False) -> DecodeBatch:
@@ -219,13 +218,10 @@ class Running:
         """Planned state of these (int64 [n]), of which no other round is in flight, becomes what is confirmed."""
         self.kv_len[rows] = self.confirmed_kv_len[rows]
         self.remaining[rows] = self.confirmed_remaining[rows]
-        self._batch = None
         for request in self.in_rows(rows):
-            row = request.row
-            self.kv.keep(request, int(self.kv_len[row]))
-            if request.state is State.DECODING and self.remaining[row]:
-                self._decoding[row] = None
-                self._decodes[row] = True
+            self.kv.keep(request, int(self.kv_len[request.row]))
+            if request.state is State.DECODING:
+                self._decode(request.row)
 
     def work(self, request: Request) -> int:
         """Tokens that a prefilling request has still to compute."""
@@ -328,10 +324,15 @@ class Running:
         self.prefilling.remove(request)
         self._prefilled[row] = True
         self.remaining[row] -= 1
-        if self.remaining[row]:
-            self._decoding[row] = None
+        self._decode(row)
+
+    def _decode(self, row: int) -> None:
+        """It takes part in what is planned from now on, if it has outputs to plan."""
+        self._batch = None
+        if self.remaining[row] and not self._decodes[row]:
             self._decodes[row] = True
-            self._batch = None
+            self._turn[row] = self._turns
+            self._turns += 1
 
     def _after_decode(self, batch: DecodeBatch) -> None:
         """Those whose last output this round plans decode no more: a length end is known when planning. A row that had a turn goes
@@ -340,26 +341,18 @@ class Running:
             return
         batch.rounds_left -= 1
         if not batch.rounds_left:
+            self._decodes[batch.rows[self.remaining[batch.rows] == 0]] = False
             self._batch = None
-            for row in batch.rows[self.remaining[batch.rows] == 0].tolist():
-                self._decode_no_more(row)
         if batch.partial:
-            for row in batch.rows.tolist():
-                if row in self._decoding:
-                    del self._decoding[row]
-                    self._decoding[row] = None
-            self._batch = None
+            self._turn[batch.rows] = self._turns + np.arange(len(batch))
+            self._turns += len(batch)
 
     def _out_of_plan(self, request: Request) -> None:
-        if request.row in self._decoding:
-            self._decode_no_more(request.row)
+        if self._decodes[request.row]:
+            self._decodes[request.row] = False
             self._batch = None
         elif request in self.prefilling:
             self.prefilling.remove(request)
-
-    def _decode_no_more(self, row: int) -> None:
-        del self._decoding[row]
-        self._decodes[row] = False
 
     def check(self) -> list[str]:
         """What is wrong with the books of rows and slots; empty if nothing is."""
@@ -367,8 +360,6 @@ class Running:
         taken = sorted([r.row for r in self.requests.values()] + self.free_rows)
         if taken != list(range(len(self.by_row))):
             found.append(f"rows are lost or owned twice: {taken}")
-        if np.flatnonzero(self._decodes).tolist() != sorted(self._decoding):
-            found.append(f"rows {sorted(self._decoding)} decode, but others are planned")
         own = 0
         for request in self.requests.values():
             held, kv_len = self.kv.own.held(request.row), int(self.kv_len[request.row])

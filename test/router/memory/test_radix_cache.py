@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,8 +13,17 @@ from lightllm.protocol.arrays import int32
 from lightllm.router.memory.radix_cache import RadixCache, common_length
 
 
-def add(cache: RadixCache, tokens: list[int], first_slot: int, seq: int = -1):
-    return cache.insert(int32(tokens), int32(range(first_slot, first_slot + len(tokens))), seq=seq)
+def add(cache: RadixCache, tokens: list[int], first_slot: int, seq: int | None = None):
+    """As a request does that leaves or, with `seq`, one whose prefill that round computes, and that leaves then."""
+    slots = int32(range(first_slot, first_slot + len(tokens)))
+    if seq is None:
+        return cache.insert(int32(tokens), slots)
+    node, known = cache.match(int32(tokens))
+    if known < len(tokens):
+        cache.lock(node)
+        node = cache.append(node, int32(tokens[known:]), slots[known:], seq)
+        cache.unlock(node)
+    return node, known
 
 
 def slots_of(cache: RadixCache, tokens: list[int]) -> list[int]:
@@ -41,7 +49,7 @@ def test_inserting_what_is_known_keeps_the_old_slots_and_says_how_many():
     assert add(cache, [1, 2, 3], 20)[1] == 3
     assert add(cache, [1, 2, 7, 8], 30)[1] == 2
     assert slots_of(cache, [1, 2, 7, 8]) == [10, 11, 32, 33]
-    assert cache.stats().tokens == 5
+    assert cache.tokens == 5
 
 
 def test_a_lock_stays_on_the_same_prefix_when_its_node_is_split():
@@ -53,7 +61,7 @@ def test_a_lock_stays_on_the_same_prefix_when_its_node_is_split():
     assert cache.evict(100).tolist() == [22]
     cache.unlock(node)
     assert sorted(cache.evict(100).tolist()) == [10, 11, 12, 13]
-    assert cache.stats().tokens == cache.stats().nodes == 0 and cache.check([]) == []
+    assert cache.tokens == len(list(cache.nodes())) == 0 and cache.check([]) == []
 
 
 def test_a_reader_takes_its_lock_along_to_what_is_appended():
@@ -93,7 +101,6 @@ def test_a_confirmed_round_is_not_taken_back():
     cache = RadixCache()
     add(cache, [1, 2, 3], 10, seq=5)
     add(cache, [1, 2, 3, 4], 20, seq=6)
-    cache.confirm(5)
     node, _ = cache.match(int32([1, 2, 3, 4]))
     assert cache.survivor(node, 6)[1] == 1
     assert cache.take_back(6).tolist() == [23]
@@ -116,7 +123,7 @@ def test_evicting_costs_no_walk_of_the_tree():
     for _ in range(30_000):
         assert len(cache.evict(1)) == 1
     assert time.process_time() - start < 10
-    assert cache.stats().tokens == 0 and len(cache._leaves) < 100
+    assert cache.tokens == 0 and len(cache._leaves) < 100
 
 
 def test_stale_heap_entries_do_not_pile_up():
@@ -146,7 +153,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.readers: list[tuple[object, tuple[int, ...]]] = []
         self.rounds: dict[tuple[int, ...], int] = {}
         self.next_slot = 0
-        self.seq = 0
+        self.seq = self.confirmed = 0
 
     def known(self, tokens):
         return max(i for i in range(len(tokens) + 1) if not i or tuple(tokens[:i]) in self.model)
@@ -161,8 +168,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(tokens=tokens, confirmed=st.booleans())
     def insert(self, tokens, confirmed):
         seq = -1 if confirmed else self.seq
-        slots = np.arange(self.next_slot, self.next_slot + len(tokens), dtype=np.int32)
-        _, known = self.cache.insert(int32(tokens), slots, seq=seq)
+        _, known = add(self.cache, tokens, self.next_slot, None if confirmed else seq)
         assert known == self.known(tokens)
         for i in range(known, len(tokens)):
             prefix = tuple(tokens[: i + 1])
@@ -172,12 +178,12 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(tokens=tokens)
     def match(self, tokens):
-        length, unlocked, _ = self.cache.peek(int32(tokens))
+        length, read, _ = self.cache.peek(int32(tokens))
         node, matched = self.cache.match(int32(tokens))
         assert matched == length == self.known(tokens)
         prefixes = [tuple(tokens[: i + 1]) for i in range(matched)]
         assert self.cache.path_slots(node).tolist() == [self.model[p] for p in prefixes]
-        assert unlocked == len(set(prefixes) - self.read())
+        assert read == len(set(prefixes) & self.read())
 
     @rule(tokens=tokens)
     def lock(self, tokens):
@@ -205,13 +211,11 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.seq)
     @rule()
     def confirm(self):
-        for seq in range(self.seq):
-            self.cache.confirm(seq)
-        self.rounds = {p: seq if seq >= self.seq else -1 for p, seq in self.rounds.items()}
+        self.confirmed = self.seq
 
     @rule(back=st.integers(0, 3))
     def fail(self, back):
-        first = max(0, self.seq - back)
+        first = max(self.confirmed, self.seq - back)
         for i, (node, tokens) in enumerate(self.readers):
             survivor, lost = self.cache.survivor(node, first)
             if lost:
