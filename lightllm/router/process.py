@@ -80,11 +80,9 @@ class RouterProcess:
                     seconds={"waiting for the model backend": time.monotonic() - started},
                 )
                 loop.run(self._stopping, self._wake_reader, remote)
-        pulls, pushes = (intake, results), (detokenizer, *workers, *backends)
-        for pull in pulls:
-            pull.close()
-        for push in pushes:
-            push.close()
+        channels: list[PullChannel | PushChannel] = [intake, results, detokenizer, *workers, *backends]
+        for channel in channels:
+            channel.close()
 
     def _on_command(self, command: Command) -> None:
         """In the channel's thread. Draining is the Http Servers' business: what they pass on is still served."""

@@ -34,8 +34,6 @@ class State(enum.Enum):
     FINISHED = "finished"
     ABORTED = "aborted"
 
-    __hash__ = object.__hash__  # of Enum's own, which is Python, there would be several a request
-
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.PREFILLING, State.FINISHED, State.ABORTED}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from lightllm.protocol.messages import RoundTokens
@@ -9,14 +10,13 @@ from lightllm.protocol.rounds import Resync, Round, RoundResult
 from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
 
 
+@dataclasses.dataclass(eq=False)
 class RoundPump:
-    def __init__(
-        self, scheduler: Scheduler, send: Callable[[Round | Resync], None], depth: int = MAX_IN_FLIGHT
-    ) -> None:
-        """send: passes a message on to every rank; depth: rounds that may be in flight."""
-        self._scheduler = scheduler
-        self._send = send
-        self._depth = depth
+    _scheduler: Scheduler
+    _send: Callable[[Round | Resync], None]
+    """Passes a message on to every rank."""
+    _depth: int = MAX_IN_FLIGHT
+    """Rounds that may be in flight."""
 
     def fill(self, now: float = 0.0) -> bool:
         """Sends rounds until `depth` are in flight or there is nothing to compute now; False if none was sent."""

@@ -135,7 +135,6 @@ class Scheduler:
         round_, planned = self._running.plan(self._next_seq, *chosen)
         self._next_seq += 1
         self._in_flight.append(planned)
-        self._slo.round_planned(round_)
         return round_
 
     # -- results
@@ -152,7 +151,7 @@ class Scheduler:
             resync = self._undo(f"round {planned.seq} has no valid result", False)
         else:
             del self._in_flight[0]
-            self._slo.round_done(planned.seq, result.seconds)
+            self._slo.round_done(planned, result.seconds)
             self._confirm(planned, result)
         self._planner.settle_pausing()
         return Applied(self.drain_outputs(), resync)
@@ -199,7 +198,6 @@ class Scheduler:
         failed = self._in_flight[0]
         concerned = self._running.requests_of(failed)
         self._running.undo(self._in_flight)
-        self._slo.rounds_undone()
         self._in_flight.clear()
         self._failures += 1
         if out_of_memory:
@@ -247,7 +245,7 @@ class Scheduler:
         aborted = reason in ("abort", "timeout", "error")
         request.transition(State.ABORTED if aborted else State.FINISHED)
         if not request.runs_to_limit:
-            self._admission.record_output(len(request.output_ids), ended=reason == "stop")
+            self._lengths.add(len(request.output_ids), reason == "stop", self._admission.seq)
         self._counts.aborted += aborted
         self._counts.finished += not aborted
         del self._requests[request.id]

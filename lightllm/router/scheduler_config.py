@@ -72,8 +72,7 @@ def resolve(
 
     Raises `InvalidOption` for options that contradict each other or the memory.
     """
-    longest = longest_request(options.max_req_total_len, context_length)
-    longest = min(longest, max_total_token_num)
+    longest = min(longest_request(options.max_req_total_len, context_length), max_total_token_num)
     chunk, batch = round_sizes(options, device, longest)
     if options.disable_chunked_prefill and batch < longest:
         raise InvalidOption(
@@ -83,12 +82,6 @@ def resolve(
     if batch < chunk:
         raise InvalidOption(f"--batch_max_tokens {batch} is below the prefill chunk of {chunk} tokens.")
     return SchedulerConfig(
-        max_total_token_num,
-        longest,
-        batch,
-        chunk,
-        list(eos_token_ids),
-        options,
-        neighbouring_slots=device == "cpu",
-        decode_tokens=decode_tokens,
-    )
+        max_total_token_num, longest, batch, chunk, list(eos_token_ids), options,
+        neighbouring_slots=device == "cpu", decode_tokens=decode_tokens,
+    )  # fmt: skip

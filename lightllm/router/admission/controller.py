@@ -46,11 +46,6 @@ class AdmissionController:
     _peak_at: int = -PEAK_ROUNDS
     _rounds_alone: int = 0
 
-    def record_output(self, length: int, ended: bool) -> None:
-        """An output that might have ended early had `length` tokens; not `ended`: it was cut off, by its limit or by its
-        client."""
-        self._lengths.add(length, ended, self.seq)
-
     def admit(self, room: int, whole: bool, reserve: int, now: float) -> None:
         """Lets requests enter in the order of their turn, as long as their prefill can begin in this round and `reserve`
         slots stay available. A group that does not fit may be passed by others that do, within `max_overtakes`. `room`:

@@ -13,14 +13,15 @@ by `StepTimeModel`. No clock here: `now` comes with the calls.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from lightllm.errors import ServerOverloaded
 from lightllm.protocol.messages import AddRequest
-from lightllm.protocol.rounds import Round
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.step_time import StepTimeModel
 from lightllm.router.admission.waiting import WaitingList
+from lightllm.router.planning.planned_round import PlannedRound
 from lightllm.router.planning.running import Running
 from lightllm.router.scheduler_config import SchedulerConfig
 
@@ -41,20 +42,18 @@ FULL = 0.9
 """Share of the memory that counts as usable while no request waits for it."""
 
 
+@dataclasses.dataclass(eq=False)
 class SloController:
     """Works on the books of its `Scheduler`; costs nothing where neither option is given."""
 
-    def __init__(
-        self, config: SchedulerConfig, lengths: OutputLengths, running: Running, waiting: WaitingList
-    ) -> None:
-        self._config = config
-        self._lengths = lengths
-        self._running = running
-        self._waiting = waiting
-        self._ttft, self._tpot = config.options.ttft_slo, config.options.tpot_slo
+    _config: SchedulerConfig
+    _lengths: OutputLengths
+    _running: Running
+    _waiting: WaitingList
+
+    def __post_init__(self) -> None:
+        self._ttft, self._tpot = self._config.options.ttft_slo, self._config.options.tpot_slo
         self._times = StepTimeModel()
-        self._flying: dict[int, tuple[int, int]] = {}
-        """Round in flight -> (tokens computed, tokens held)"""
         self._blocked_at: float | None = None
         """When a request was last found to wait for memory; None if none was in the round planned last."""
         self._seconds = self._requests = self._context = 0.0
@@ -63,18 +62,10 @@ class SloController:
 
     # -- what has happened
 
-    def round_planned(self, round_: Round) -> None:
-        if self._ttft or self._tpot:
-            self._flying[round_.seq] = len(round_.slots), int(round_.kv_len.sum())
-
-    def round_done(self, seq: int, seconds: float) -> None:
+    def round_done(self, planned: PlannedRound, seconds: float) -> None:
         """`seconds`: its compute time; 0 if unknown."""
-        if seq in self._flying:
-            self._times.record(*self._flying.pop(seq), seconds)
-
-    def rounds_undone(self) -> None:
-        """Those in flight were not computed."""
-        self._flying.clear()
+        if self._ttft or self._tpot:
+            self._times.record(planned.tokens, int(planned.kv_len.sum()), seconds)
 
     def admitted(self, requests: int, context: int, blocked: bool, now: float) -> None:
         """So many requests with so many tokens of context have entered; `blocked`: others wait for memory."""

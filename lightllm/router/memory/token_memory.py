@@ -104,24 +104,13 @@ class TokenMemory:
     def check(self, cached: np.ndarray = EMPTY_INT32) -> list[str]:
         """What is wrong with the books, if the prefix cache has the slots `cached` (int32): every slot must be in exactly
         one place. Costs O(capacity)."""
-        owners = np.bincount(cached, minlength=self.capacity)
-        owners += np.bincount(self._free.slots(), minlength=self.capacity)
-        used = 0
-        for row in range(len(self._count)):
-            own = self.slots(row)
-            used += len(own)
-            np.add.at(owners, own, 1)
+        used = np.concatenate([self.slots(row) for row in range(len(self._count))])
+        owners = np.bincount(np.concatenate([used, cached, self._free.slots()]), minlength=self.capacity)
         found = []
-        if used != self.used:
-            found.append(f"{used} slots are used, the books say {self.used}")
-        if len(cached) != self.cached:
-            found.append(f"{len(cached)} slots are cached, the books say {self.cached}")
-        if (owners == 0).any():
-            found.append(
-                f"{int((owners == 0).sum())} slots are lost, the first is {int(np.argmax(owners == 0))}"
-            )
-        if (owners > 1).any():
-            found.append(
-                f"{int((owners > 1).sum())} slots are owned twice, the first is {int(np.argmax(owners > 1))}"
-            )
+        for what, slots, booked in (("used", used, self.used), ("cached", cached, self.cached)):
+            if len(slots) != booked:
+                found.append(f"{len(slots)} slots are {what}, the books say {booked}")
+        for what, wrong in (("lost", owners == 0), ("owned twice", owners > 1)):
+            if wrong.any():
+                found.append(f"{int(wrong.sum())} slots are {what}, the first is {int(wrong.argmax())}")
         return found

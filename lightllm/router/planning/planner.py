@@ -110,9 +110,9 @@ class Planner:
         return self._config.whole_prompts and self._token_budget == self._config.batch_max_tokens
 
     def _chunks(self, requests: list[Request], room: int, free: int, decoding: int) -> list[Chunk]:
-        """Prefill chunks of these, in this order, of `room` tokens in all at most, in `free` slots, beside `decoding` rows. What must not be cut may take more than `room` and than
-        `chunked_prefill_size`: all that the round's budget leaves, and more than a budget that was halved for want of memory
-        where nothing else is computed."""
+        """Prefill chunks of these, in this order, of `room` tokens in all at most, in `free` slots, beside `decoding` rows. What
+        must not be cut may take more than `room` and than `chunked_prefill_size`: all that the round's budget leaves, and more
+        than a budget that was halved for want of memory where nothing else is computed."""
         running = self._running
         chunks: list[Chunk] = []
         left = self._token_budget - decoding
