@@ -75,18 +75,6 @@ def test_two_rounds_are_in_flight_and_not_more():
     assert engine.scheduler.in_flight == 2
 
 
-def test_a_request_enters_the_lowest_free_row():
-    engine = Engine(make_limits(running_max_req_size=3))
-    for i, outputs in enumerate([1, 9, 9], 1):
-        engine.add(add_request(i, prompt(3, 100 * i), outputs, ignore_eos=True))
-    engine.plan(), engine.execute(), engine.apply()
-    assert engine.sent[0].rows.tolist() == [0, 1, 2] and list(engine.finished) == [1]
-    engine.add(add_request(4, prompt(3, 400), 9, ignore_eos=True))
-    engine.plan()
-    assert engine.sent[1].rows.tolist() == [1, 2, 0]
-    engine.run()
-
-
 def test_length_end_is_known_when_planning_and_runs_no_surplus_round():
     engine = Engine(make_limits())
     engine.add(add_request(1, prompt(3), 4, ignore_eos=True))
