@@ -115,10 +115,12 @@ class AdmissionController:
                 for request, waits in zip(group.requests, demand.waits.tolist(), strict=True):
                     running.enter(request, waits)
                 queued += int(np.minimum(demand.work, config.chunked_prefill_size).sum())
+                if not all(other.may_be_passed(config.options.max_overtakes) for other in passed):
+                    break
             else:
                 passed.append(group)
-            if not all(other.may_be_passed(config.options.max_overtakes) for other in passed):
-                break
+                if not group.may_be_passed(config.options.max_overtakes):
+                    break
         return passed[0] if passed else None
 
     def _demand(self, group: list[Request]) -> tuple[Demand, int]:
@@ -182,4 +184,5 @@ def _prefilling(request: Request, held: int, work: int, waits: bool) -> tuple[in
 
 def _asks_for_more(group: WaitingGroup, refused: list[WaitingGroup]) -> bool:
     """Whether `group` needs no less than one of `refused` in every respect: then it fits no better."""
-    return any(all(a >= b for a, b in zip(group.asks, other.asks, strict=True)) for other in refused)
+    asks = group.asks
+    return any(all(a >= b for a, b in zip(asks, other.asks, strict=True)) for other in refused)

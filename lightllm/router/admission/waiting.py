@@ -42,8 +42,7 @@ class WaitingGroup:
 
     def clean(self) -> bool:
         """Forgets those that ended while they waited; whether any is left."""
-        if any(request.state not in WAITS for request in self.requests):
-            self.requests = [request for request in self.requests if request.state in WAITS]
+        self.requests = [request for request in self.requests if request.state in WAITS]
         return bool(self.requests)
 
 

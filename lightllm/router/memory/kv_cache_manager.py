@@ -201,7 +201,15 @@ class KvCacheManager:
 
     def may_wait(self, request: Request, known: int, prefilling: list[Request]) -> bool:
         """Whether the request, of whose context `known` tokens are cached, may ever wait for one that prefills."""
-        return any(self.overlap(request, known, other, len(other.context)) for other in prefilling)
+        if not prefilling or known >= request.known_tokens:
+            return False
+        token = request.all_ids()[known]
+        return any(
+            known < len(other.context)
+            and other.context[known] == token  # as for few
+            and self.overlap(request, known, other, len(other.context))
+            for other in prefilling
+        )
 
     def siblings_wait(self, request: Request, known: int) -> bool:
         """Whether the siblings of a request wait for its prompt if they enter with it."""
