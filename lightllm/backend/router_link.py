@@ -34,7 +34,10 @@ _START_PROFILE = codec.Decoder(StartProfile)
 _POLL_MS = 200
 _REFUSALS = 3
 """Handshakes that may fail before node 0 counts as having another secret: it may just be starting."""
-_LAST_WORDS_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 0.5
+"""What was said last leaves before the process ends."""
+_GOODBYE_SECONDS = 2.0
+"""A connection that has ended may have brought a `Goodbye`, which is read between rounds."""
 
 
 class RouterLink(Protocol):
@@ -226,8 +229,7 @@ class NodeLink:
         """In a thread: when node 0 is lost this process ends at once, also in the middle of a round."""
         while not self._ended.is_set():
             if self._connection.monitor.poll(_POLL_MS) and self._connection.events()[1]:
-                time.sleep(_LAST_WORDS_SECONDS)
-                if not self._ended.is_set():
+                if not self._ended.wait(_GOODBYE_SECONDS):
                     self._child.report(
                         "failed", f"The connection to {self._node_0} was lost.", "See its log."
                     )

@@ -29,7 +29,7 @@ _PROBE = b""
 """A frame that says nothing: sending it tells whether the connection is there."""
 _PROBE_SECONDS = 3.0
 """A connection is known to have ended a moment before sending to it fails."""
-_LAST_WORDS_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 0.5
 """What was said last leaves before the socket closes."""
 
 logger = logging.getLogger("router")
