@@ -8,8 +8,9 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightllm.constraints import limits
-from lightllm.constraints.key_patterns import names_of
 from lightllm.constraints.schema_rewriting import rewritten
 from lightllm.sampling_params import CONSTRAINTS, SamplingParams
 
@@ -25,6 +26,10 @@ _NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 would choose them, and work out all of the text first, however long it is."""
 KEPT_TEXTS = 256
 """Constraints whose check is remembered, and patterns whose names are."""
+MAX_NAMES = 64
+"""Of a pattern of patternProperties."""
+MAX_BYTES = 400
+"""Of those names, beginnings that several share counted once."""
 
 
 def is_installed() -> bool:
@@ -92,5 +97,37 @@ def _with_schemas_rewritten(lark: str) -> str:
 
 @functools.lru_cache(KEPT_TEXTS)
 def _names_of(pattern: str) -> list[str] | None:
-    """For `rewritten`, which must come to the same wherever it is done."""
-    return names_of(pattern, lambda schema: _matcher_of(bytes_tokenizer(), _json_grammar(schema), True))
+    """All names that a pattern of patternProperties matches, in order; None if there are more than `MAX_NAMES`, or if that is not to be
+    seen within `MAX_BYTES`. For `rewritten`, which must come to the same wherever it is done.
+
+    The library itself is asked, byte by byte, so that the answer is what it would let an output say."""
+    only = {
+        "type": "object", "additionalProperties": False, "patternProperties": {pattern: {}}, "minProperties": 1,
+    }  # fmt: skip
+    start = _matcher_of(bytes_tokenizer(), _json_grammar(json.dumps(only)), True)
+    if not start.consume_tokens([*b'{"']):
+        return [] if not start.is_error() or "satisf" in start.get_error() else None
+    names: set[str] = set()
+    todo = [(start, b"")]
+    for _ in range(MAX_BYTES):
+        if not todo:
+            return sorted(names)
+        matcher, said = todo.pop()
+        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        if matcher.is_error():
+            return None
+        for byte in np.flatnonzero(np.unpackbits(mask, bitorder="little")[:256]).tolist():
+            if byte == ord('"') and not _escaped(said):
+                names.add(json.loads(b'"%b"' % said))
+                continue
+            after = matcher.deep_copy()
+            after.consume_token(byte)
+            todo.append((after, said + bytes([byte])))
+            if len(names) + len(todo) > MAX_NAMES:
+                return None
+    return None
+
+
+def _escaped(said: bytes) -> bool:
+    """Whether the next character is part of an escape sequence."""
+    return (len(said) - len(said.rstrip(b"\\"))) % 2 == 1

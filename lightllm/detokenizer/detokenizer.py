@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
 
@@ -31,9 +32,9 @@ logger = logging.getLogger("lightllm.detokenizer")
 class Output:
     """What one message leads to."""
 
-    deltas: dict[int, TextDeltas]
+    deltas: defaultdict[int, TextDeltas] = dataclasses.field(default_factory=lambda: defaultdict(_empty))
     """Http worker -> its text; workers with nothing new are left out."""
-    aborts: list[AbortRequest]
+    aborts: list[AbortRequest] = dataclasses.field(default_factory=list)
     """For the Router: requests that a stop string has ended."""
 
 
@@ -67,7 +68,7 @@ class Detokenizer:
         for choice in request.choices:
             if not 0 <= worker_of(choice.request_id) < self._workers:
                 raise MalformedMessage(f"request {choice.request_id} belongs to no Http worker")
-        output = Output({}, [])
+        output = Output()
         try:
             rules = Rules.of(request, self._tokenizer, self._eos_token_ids)
             prompt_ids = cast(
@@ -91,21 +92,18 @@ class Detokenizer:
         """One round: the text of its tokens, then its finishes."""
         if not len(message.request_ids) == len(message.token_ids) == len(message.logprobs):
             raise MalformedMessage("the lists of a round differ in length")
-        deltas: dict[int, TextDeltas] = {}
-        output = Output(deltas, [])
-        streams = self._streams
+        output = Output()
+        deltas, streams = output.deltas, self._streams
         for request_id, count in message.cached_tokens.items():
             stream = streams.get(request_id)
             if stream is not None and not stream.stopped:
                 stream.cached_tokens = count
-                deltas.setdefault(stream.worker, _empty()).cached_tokens[request_id] = count
+                deltas[stream.worker].cached_tokens[request_id] = count
         for i, request_id in enumerate(message.request_ids):
             stream = streams.get(request_id)
             if stream is None or stream.stopped:
                 continue
-            to = deltas.get(stream.worker)
-            if to is None:
-                to = deltas[stream.worker] = _empty()
+            to = deltas[stream.worker]
             token_id = message.token_ids[i]
             try:
                 text = stream.push(token_id)
@@ -124,7 +122,7 @@ class Detokenizer:
         for prompt in message.prompt_logprobs:
             stream = streams.get(prompt.request_id)
             if stream is not None and not stream.stopped:
-                deltas.setdefault(stream.worker, _empty()).prompt_logprobs.append(prompt)
+                deltas[stream.worker].prompt_logprobs.append(prompt)
         for finish in message.finished:
             self._finish(finish, output)
         if output.aborts:
@@ -134,8 +132,7 @@ class Detokenizer:
 
     def _stop(self, request_id: int, stream: ChoiceStream, output: Output) -> None:
         """A stop string was found: the stream ends here, whatever the Router still sends for it."""
-        finish = _finish_of(request_id, "stop", stream)
-        output.deltas.setdefault(stream.worker, _empty()).finished.append(finish)
+        output.deltas[stream.worker].finished.append(_finish_of(request_id, "stop", stream))
         output.aborts.append(AbortRequest(request_id, "stop"))
 
     def _fail(self, finish: Finish, output: Output) -> None:
@@ -146,8 +143,7 @@ class Detokenizer:
             reason="error",
             error="the text of this answer could not be made; the server's log says why",
         )
-        worker = worker_of(finish.request_id)
-        output.deltas.setdefault(worker, _empty()).finished.append(finish)
+        output.deltas[worker_of(finish.request_id)].finished.append(finish)
         output.aborts.append(AbortRequest(finish.request_id, "error"))
 
     def _finish(self, finish: Finish, output: Output) -> None:
@@ -164,7 +160,7 @@ class Detokenizer:
             return
         if stream.stopped and finish.reason == "length":
             finish = msgspec.structs.replace(finish, reason="stop")
-        to = output.deltas.setdefault(stream.worker, _empty())
+        to = output.deltas[stream.worker]
         if tail:
             to.tails[len(to.finished)] = tail
         to.finished.append(finish)

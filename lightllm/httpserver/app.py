@@ -10,8 +10,6 @@ ErrorMiddleware  request id, errors in the shape of the API
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -51,7 +49,16 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(openai_routes(state))
     app.include_router(health_routes(state))
     app.include_router(profile_routes(state))
-    app.add_api_route("/", _where_to_look(state), include_in_schema=False)
+
+    @app.get("/", include_in_schema=False)
+    async def where_to_look() -> Response:
+        """For the server's address opened in a browser."""
+        message = (
+            f"LightLLM {__version__} serves {state.model_name}. OpenAI's API is under /v1, LightLLM's own at "
+            "/generate; /docs shows all routes."
+        )
+        return JSONResponse({"message": message})
+
     app.add_exception_handler(HTTPException, _http_exception)
     config = state.config
     if config.api_key or config.admin_api_key:
@@ -69,19 +76,6 @@ def create_app(state: ServerState) -> FastAPI:
     app.add_middleware(ErrorMiddleware, draining=lambda: state.view.draining)  # added last: outermost
     openapi.install(app, _BODIES)
     return app
-
-
-def _where_to_look(state: ServerState) -> Callable[[], Awaitable[Response]]:
-    async def where_to_look() -> Response:
-        """For the server's address opened in a browser."""
-        return JSONResponse(
-            {
-                "message": f"LightLLM {__version__} serves {state.model_name}. OpenAI's API is under /v1, LightLLM's own at "
-                "/generate; /docs shows all routes."
-            }
-        )
-
-    return where_to_look
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

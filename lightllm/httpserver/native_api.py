@@ -17,10 +17,11 @@ from lightllm.httpserver.native_models import (
     Parameters,
     ScoreRequest,
     TokensRequest,
+    refuse_media,
 )
 from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_text, check_vocabulary, last
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import GenerationResponse
 from lightllm.httpserver.state import ServerState
@@ -57,8 +58,7 @@ def native_routes(state: ServerState) -> APIRouter:
     async def tokens(request: Request) -> Response:
         """Counts the tokens of a text."""
         body = await parse_body(request, TokensRequest, state.bodies)
-        if body.multimodal_params is not None:
-            body.multimodal_params.refuse_items()
+        refuse_media(body.multimodal_params)
         parameters = body.parameters or Parameters()
         special = parameters.add_special_tokens is not False
         ids = await state.encoder.encode(body.text, special, MAX_COUNTED_TOKENS, "text")
@@ -88,12 +88,12 @@ async def _get_score(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ScoreRequest, state.bodies)
     state.require_admission(scoring=True)
     limits = state.limits
-    if body.multimodal_params is not None:
-        body.multimodal_params.refuse_items()
+    refuse_media(body.multimodal_params)
     text = body.chat
     if not isinstance(text, str):
         text = await state.encoder.render_chat(text, add_generation_prompt=False)
-    check_text(text, "chat")
+    if not text:  # the tokenizer might put a BOS in its place
+        raise InvalidParameter("the prompt is empty", param="chat")
     prompt_ids = await state.encoder.encode(text, False, limits.max_req_total_len, "chat")
     end = state.reward_token_id
     if end is not None and prompt_ids[-1:] != [end]:
@@ -112,8 +112,7 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     body = await parse_body(request, GenerateRequest, state.bodies)
     body.refuse_others(stream)
     parameters = body.parameters or Parameters()
-    if body.multimodal_params is not None:
-        body.multimodal_params.refuse_items()
+    refuse_media(body.multimodal_params)
     with error_field(parameters.asked.field):
         params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
         await state.check_constraint(params)

@@ -140,9 +140,11 @@ class MultimodalParams(Body):
     images: _NoItems | None = None
     audios: _NoItems | None = None
 
-    def refuse_items(self) -> None:
-        if self.images or self.audios:
-            raise InvalidParameter("images and audios are not supported yet", param="multimodal_params")
+
+def refuse_media(params: MultimodalParams | None) -> None:
+    """Raises `InvalidParameter` where there are any."""
+    if params is not None and (params.images or params.audios):
+        raise InvalidParameter("images and audios are not supported yet", param="multimodal_params")
 
 
 class GenerateRequest(Body):

@@ -126,7 +126,7 @@ class PromptEncoder:
         """Ahead of the first chat, which is then answered sooner; what is wrong with a template is in the log at once."""
         try:
             await asyncio.get_running_loop().run_in_executor(
-                self._chat_threads, self.tokenizer.check_chat_templates
+                self._chat_threads, self.tokenizer.chat_templates.check
             )
         except RequestError as error:
             logging.getLogger(__name__).warning(
@@ -180,12 +180,6 @@ class PromptEncoder:
 def last(ids: list[int], keep: int | None) -> list[int]:
     """The last `keep` token ids, or all."""
     return ids if keep is None else ids[-keep:]
-
-
-def check_text(text: str, param: str) -> None:
-    """Raises `InvalidParameter` for an empty prompt, also where the tokenizer would put a BOS in its place."""
-    if not text:
-        raise InvalidParameter("the prompt is empty", param=param)
 
 
 def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None:

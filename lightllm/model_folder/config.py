@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,21 @@ def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(config.get(key), dict):
             return config[key]
     return {}
+
+
+def rope_parameters(get: Callable[[str], Any]) -> dict[str, Any]:
+    """The description of a rotary embedding as transformers 5 reads it: `rope_scaling`, its older name, if it holds anything, else
+    `rope_parameters`; without nulls. An original length that stands beside it goes before the one inside.
+
+    get: a field of config.json. Raises `InvalidModel` for a description that is no object."""
+    found = {name: get(name) for name in ("rope_scaling", "rope_parameters")}
+    for name, value in found.items():
+        if not isinstance(value, dict | None):
+            raise InvalidModel(f"config.json: {name} must be an object, got {value!r}.")
+    taken = found["rope_scaling"] or found["rope_parameters"] or {}
+    given = {name: value for name, value in taken.items() if value is not None}
+    original = "original_max_position_embeddings"
+    return given | {original: get(original)} if original in given and get(original) is not None else given
 
 
 def eos_token_ids(model_dir: str, override: list[int] | None = None) -> list[int]:

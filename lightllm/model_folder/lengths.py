@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightllm.model_folder.config import read_model_config
+from lightllm.model_folder.config import read_model_config, rope_parameters
 from lightllm.model_folder.json_files import read_json_object
 
 _LENGTH_KEYS = (
@@ -61,9 +61,7 @@ def _length(value: Any) -> int | None:
 
 
 def _extended(stated: int, config: dict[str, Any]) -> int:
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if not isinstance(scaling, dict):
-        return stated
+    scaling = rope_parameters(config.get)
     kind = scaling.get("rope_type") or scaling.get("type")
     factor = scaling.get("factor")
     if not isinstance(factor, (int, float)) or isinstance(factor, bool) or factor <= 1:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightllm.errors import InvalidModel
+from lightllm.model_folder.config import rope_parameters
 from lightllm.models.config_fields import Fields
 
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -55,10 +56,10 @@ def read_rope(fields: Fields, head_dim: int, interleaved: bool = False) -> RopeC
 
 
 def stated_rope(fields: Fields) -> dict[str, Any]:
-    """The description of a rotary embedding as transformers 5 reads it: `rope_scaling`, its older name, if it holds
-    anything, else `rope_parameters`; what stands inside before what stands beside it, but for the original length."""
-    old, new = _mapping(fields, "rope_scaling"), _mapping(fields, "rope_parameters")
-    given = {name: value for name, value in (old or new).items() if value is not None}
+    """The description of a rotary embedding (`rope_parameters`); what stands inside goes before what stands beside it, but for the
+    original length."""
+    given = rope_parameters(fields.get)
+    old, new = fields.get("rope_scaling"), fields.get("rope_parameters")
     where = "rope_scaling" if old else "rope_parameters"
     if old and new and old != new:
         fields.overrule(f"rope_scaling {old!r} is taken, rope_parameters {new!r} is not")
@@ -67,10 +68,8 @@ def stated_rope(fields: Fields) -> dict[str, Any]:
         if name in given and outside is not None and outside != given[name]:
             fields.overrule(f"{name} {given[name]!r} of {where} is taken, {outside!r} beside it is not")
     original = "original_max_position_embeddings"
-    outside = fields.get(original)
-    if outside is not None and given.get(original, outside) != outside:
-        fields.overrule(f"{original} {outside!r} is taken, {given[original]!r} of {where} is not")
-        given[original] = outside
+    if original in given and (inside := (old or new)[original]) != given[original]:
+        fields.overrule(f"{original} {given[original]!r} is taken, {inside!r} of {where} is not")
     if "rope_type" in given and given.get("type", given["rope_type"]) != given["rope_type"]:
         fields.overrule(f"rope_type {given['rope_type']!r} is taken, type {given['type']!r} is not")
     for name in sorted(given.keys() & _OTHER_COMPUTATION.keys()):
@@ -112,13 +111,6 @@ def make_rope(
         if name in scaling and len(scaling[name]) != dim // 2:
             raise InvalidModel(f"config.json: rope's {name} must hold {dim // 2} numbers.")
     return RopeConfig(dim, float(_checked("rope_theta", theta)), scaling, interleaved)
-
-
-def _mapping(fields: Fields, name: str) -> dict[str, Any]:
-    value = fields.get(name, {})
-    if not isinstance(value, dict):
-        raise InvalidModel(f"config.json: {name} must be an object, got {value!r}.")
-    return value
 
 
 def _positive(name: str, value: Any) -> float:

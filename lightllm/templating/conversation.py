@@ -129,9 +129,7 @@ def canonical(messages: list[Any]) -> list[Message]:
         elif copy.get("role") == "function":
             copy.setdefault("tool_call_id", function_call_id)
         if not copy.get("tool_calls"):
-            copy.pop(
-                "tool_calls", None
-            )  # an empty list says what no list says, but templates ask whether there is one
+            copy.pop("tool_calls", None)  # empty it says the same, but templates ask whether there is one
         result.append(copy)
     return result
 
@@ -165,14 +163,12 @@ def _formed_message(message: Message, traits: Traits) -> list[Message]:
     if not isinstance(calls, list):
         return [message]
     calls = [_formed_call(call, traits) for call in calls]
+    empty = None if traits.null_content else content("", traits)
     if not text:
-        return [
-            {**message, "content": None if traits.null_content else content("", traits), "tool_calls": calls}
-        ]
+        return [{**message, "content": empty, "tool_calls": calls}]
     if not traits.calls_apart:
         return [{**message, "tool_calls": calls}]
     before = {name: value for name, value in message.items() if name != "tool_calls"}
-    empty = None if traits.null_content else content("", traits)
     return [before, {"role": message.get("role"), "content": empty, "tool_calls": calls}]
 
 
@@ -277,6 +273,14 @@ def _count(calls: Any) -> int:
     return len(calls) if isinstance(calls, list) else 0
 
 
+_REMEDIES = {
+    ("system", "developer"): "Send it as the first message, or as a user message",
+    ("tool", "function"): "Send the result as a user message",
+    ("user", "assistant"): "Another template can be given with --chat_template FILE",
+}
+_OTHER_ROLE = "Roles are system, user, assistant and tool"
+
+
 def _explained(message: Message, loss: _Loss) -> str:
     role = str(message.get("role"))[:64]
     if loss.place != _TEXT:
@@ -284,14 +288,7 @@ def _explained(message: Message, loss: _Loss) -> str:
             f"messages.{loss.index}.tool_calls.{loss.place}: the model's chat template leaves this tool call out, so the model "
             "would never see it. Send it in a message of its own, or as text"
         )
-    remedy = {
-        "system": "Send it as the first message, or as a user message",
-        "developer": "Send it as the first message, or as a user message",
-        "tool": "Send the result as a user message",
-        "function": "Send the result as a user message",
-        "user": "Another template can be given with --chat_template FILE",
-        "assistant": "Another template can be given with --chat_template FILE",
-    }.get(role, "Roles are system, user, assistant and tool")
+    remedy = next((remedy for roles, remedy in _REMEDIES.items() if role in roles), _OTHER_ROLE)
     return (
         f"messages.{loss.index}: the model's chat template leaves out a message of role {role!r} in this place, so the model "
         f"would never see it. {remedy}"

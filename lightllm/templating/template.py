@@ -54,9 +54,7 @@ class Template:
                 parts.append(part)
         except (InvalidParameter, MemoryError):
             raise
-        except (
-            Exception
-        ) as error:  # a template is a program: it can raise anything, and the request is to blame
+        except Exception as error:  # a template can raise anything, and the request is to blame
             raise InvalidParameter(
                 f"the chat template refused the messages: {safe(error)}", param="messages"
             ) from error

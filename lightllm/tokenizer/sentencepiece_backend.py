@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from lightllm.errors import InvalidModel
 from lightllm.tokenizer import pieces
+from lightllm.tokenizer.backends import Backend
 from lightllm.tokenizer.special_tokens import SpecialTokens
 
 _WITHOUT_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
@@ -21,7 +21,7 @@ CHATGLM_TOKENS = (
 _CHATGLM_PREFIX = ("[gMASK]", "sop")
 
 
-class SentencePieceBackend:
+class SentencePieceBackend(Backend):
     """A sentencepiece model. Special and added tokens are cut out of the text before it sees the rest."""
 
     def __init__(self, path: Path, special: SpecialTokens, chatglm: bool = False) -> None:
@@ -71,7 +71,7 @@ class SentencePieceBackend:
             + [i for c, i in self._cut.items() if c in contents]
         )
         drops = [i for i in self._model.encode("a") if self._model.id_to_piece(i).startswith("\u2581")] != []
-        self.token_bytes: pieces.TokenBytes | None = pieces.TokenBytes(self._bytes, drops)
+        self.token_bytes = pieces.TokenBytes(self._bytes, drops)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         text.encode()
@@ -85,15 +85,6 @@ class SentencePieceBackend:
         if add_special_tokens and self._add_eos:
             ids.append(self._model.eos_id())
         return ids
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        kept = [i for i in ids if not (skip_special_tokens and i in self.special_ids)]
-        text = b"".join(map(self._bytes, kept)).decode(errors="replace")
-        drops = self.token_bytes is not None and self.token_bytes.drops_first_space
-        return text.removeprefix(" ") if drops else text
-
-    def stream_step(self, context: list[int], skip_special_tokens: bool) -> None:
-        return None
 
     def token_id(self, token: str) -> int | None:
         if token in self._cut:

@@ -10,6 +10,7 @@ from lightllm.errors import InvalidModel
 from lightllm.model_folder.json_files import read_json_object
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _EXTRA_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -53,10 +54,8 @@ def read_special_tokens(model_dir: Path) -> SpecialTokens:
     for source in (config, token_map):
         for key in _EXTRA_LISTS:
             values = source.get(key) or []
-            for value in values.values() if isinstance(values, dict) else values:
-                token = _content(value)
-                if token:
-                    extra[token] = None
+            tokens = map(_content, values.values() if isinstance(values, dict) else values)
+            extra |= dict.fromkeys(token for token in tokens if token)
     return SpecialTokens(
         named=named,
         extra=tuple(extra),
@@ -94,12 +93,5 @@ def _added_tokens(model_dir: Path, config: dict[str, Any]) -> dict[int, AddedTok
         if text is None or not key.isdigit():
             continue
         flags = value if isinstance(value, dict) else {}
-        added[int(key)] = AddedToken(
-            text,
-            special=bool(flags.get("special", False)),
-            lstrip=bool(flags.get("lstrip", False)),
-            rstrip=bool(flags.get("rstrip", False)),
-            single_word=bool(flags.get("single_word", False)),
-            normalized=bool(flags.get("normalized", False)),
-        )
+        added[int(key)] = AddedToken(text, **{name: bool(flags.get(name, False)) for name in _FLAGS})
     return added

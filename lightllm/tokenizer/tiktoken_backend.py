@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 from lightllm.errors import InvalidModel
 from lightllm.tokenizer import pieces
+from lightllm.tokenizer.backends import Backend
 
 _PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How text is cut into words before their bytes are merged."""
@@ -21,7 +21,7 @@ _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" fo
 """Their ids follow the vocabulary's."""
 
 
-class TiktokenBackend:
+class TiktokenBackend(Backend):
     """Text is normalised to NFC first. Special tokens in it count as such; none is put in front or behind."""
 
     def __init__(self, path: Path) -> None:
@@ -44,18 +44,11 @@ class TiktokenBackend:
         self._bytes |= {token_id: token.encode() for token, token_id in self._special.items()}
         self.vocab_size = len(self._bytes)
         self.special_ids = frozenset(self._special.values())
-        self.token_bytes: pieces.TokenBytes | None = pieces.TokenBytes(self._of_id, False)
+        self.token_bytes = pieces.TokenBytes(self._of_id, False)
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         text.encode()
         return self._encoding.encode(unicodedata.normalize("NFC", text), allowed_special="all")
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        kept = [i for i in ids if not (skip_special_tokens and i in self.special_ids)]
-        return b"".join(map(self._of_id, kept)).decode(errors="replace")
-
-    def stream_step(self, context: list[int], skip_special_tokens: bool) -> None:
-        return None
 
     def token_id(self, token: str) -> int | None:
         if token in self._special:

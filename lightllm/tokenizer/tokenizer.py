@@ -21,7 +21,7 @@ class Tokenizer:
         self, backend: Backend, special_tokens: SpecialTokens, chat_templates: ChatTemplates
     ) -> None:
         self._backend = backend
-        self._chat_templates = chat_templates
+        self.chat_templates = chat_templates
         self.vocab_size = backend.vocab_size
         """Largest token id + 1; a model may have more rows than that (padding), which decode to nothing."""
         self.special_ids = backend.special_ids
@@ -90,17 +90,9 @@ class Tokenizer:
         """The id of a token given by its content, e.g. "<|im_end|>"."""
         return self._backend.token_id(token)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(self._chat_templates)
-
-    def check_chat_templates(self) -> None:
-        """Compiles and tries the templates ahead of the first conversation; what is wrong is logged."""
-        self._chat_templates.check()
-
     def close(self) -> None:
         """Ends the processes that render chats; another chat would start one again."""
-        self._chat_templates.close()
+        self.chat_templates.close()
 
     def apply_chat_template(
         self,
@@ -121,7 +113,7 @@ class Tokenizer:
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
         variables = {**self.special_tokens, **kwargs}
-        return self._chat_templates.render(
+        return self.chat_templates.render(
             messages, tools, add_generation_prompt, variables, continue_final_message, must_read
         )
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lightllm.errors import InvalidModel
-from lightllm.tokenizer.pieces import TokenBytes
+from lightllm.tokenizer.backends import Backend
 
 
-class TransformersBackend:
+class TransformersBackend(Backend):
     """`AutoTokenizer`; runs code from the model folder only with `trust_remote_code`."""
-
-    token_bytes: TokenBytes | None = None
 
     def __init__(self, model_dir: Path, trust_remote_code: bool) -> None:
         logging.getLogger(__name__).info("reading the tokenizer of %s with transformers", model_dir)
@@ -42,9 +40,6 @@ class TransformersBackend:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
-
-    def stream_step(self, context: list[int], skip_special_tokens: bool) -> None:
-        return None
 
     def token_id(self, token: str) -> int | None:
         token_id = self._tokenizer.convert_tokens_to_ids(token)

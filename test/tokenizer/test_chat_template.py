@@ -108,7 +108,7 @@ def test_template_of_tokenizer_config_gets_the_special_tokens(tmp_path):
         tmp_path, chat_template="{{ bos_token }}{{ messages[0].role }}{{ eos_token }}{{ greeting }}" + SHOWN
     )
     tokenizer = load_tokenizer(str(model))
-    assert tokenizer.has_chat_template
+    assert tokenizer.chat_templates
     assert tokenizer.apply_chat_template([HI], greeting="hey") == "<s>user</s>heyHi"
 
 
@@ -154,7 +154,7 @@ def test_bad_override_ends_the_launch(tmp_path, override):
 
 def test_model_without_template_cannot_chat_and_says_what_to_do(tmp_path):
     tokenizer = load_tokenizer(str(folder(tmp_path, chat_template=None)))
-    assert not tokenizer.has_chat_template
+    assert not tokenizer.chat_templates
     with pytest.raises(InvalidParameter, match="no chat template.*--chat_template FILE"):
         tokenizer.apply_chat_template([USER])
 

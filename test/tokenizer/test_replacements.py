@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 
 from lightllm.errors import InvalidModel, InvalidParameter
 from lightllm.tokenizer import load_tokenizer
-from lightllm.tokenizer.replacements import growth
+from lightllm.tokenizer.json_backend import growth
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_stream_gives_the_text_piece_by_piece(tokenizer: Tokenizer) -> None:
 def test_a_chat_of_qwen_1_is_chatml_and_ends_at_its_end_token(tmp_path: Path) -> None:
     path = tokenizers.qwen_tiktoken(tmp_path, chat_template=None)
     tokenizer = load_tokenizer(str(path))
-    assert not tokenizer.has_chat_template
+    assert not tokenizer.chat_templates
     end = tokenizer.token_id("<|endoftext|>")
     (path / "config.json").write_text(json.dumps({"eos_token_id": end}))
     assert eos_token_ids(str(path)) == [end]
