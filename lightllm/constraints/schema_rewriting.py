@@ -55,11 +55,11 @@ def rewritten(text: str, names_of: NamesOf) -> str:
 def _children(node: Node) -> Iterator[tuple[str, Any, Any, Any]]:
     """The places of the schemas directly within one: (keyword, container, key or index, schema)."""
     for keyword in _NAMED:
-        if isinstance(named := node.get(keyword), dict):
-            yield from ((keyword, named, name, schema) for name, schema in named.items())
+        named = _object(node.get(keyword))
+        yield from ((keyword, named, name, schema) for name, schema in named.items())
     for keyword in _LISTED:
-        if isinstance(listed := node.get(keyword), list):
-            yield from ((keyword, listed, index, schema) for index, schema in enumerate(listed))
+        listed = _list(node.get(keyword))
+        yield from ((keyword, listed, index, schema) for index, schema in enumerate(listed))
     for keyword in _SINGLE:
         if isinstance(schema := node.get(keyword), dict):
             yield keyword, node, keyword, schema
@@ -187,29 +187,19 @@ def _is_finite(node: Node, root: Node, finite: set[int]) -> bool:
 
 def _required_properties(node: Node) -> list[Any]:
     """The schemas of the values that every object has."""
-    properties, required = node.get("properties"), node.get("required")
-    properties = properties if isinstance(properties, dict) else {}
+    properties, required = _object(node.get("properties")), _list(node.get("required"))
     others = True if node.get("patternProperties") else node.get("additionalProperties", True)
-    return (
-        [properties.get(name, others) for name in required if isinstance(name, str)]
-        if isinstance(required, list)
-        else []
-    )
+    return [properties.get(name, others) for name in required if isinstance(name, str)]
 
 
 def _has_enough_properties(node: Node, fits: Callable[[Any], bool]) -> bool:
-    required, least = node.get("required"), node.get("minProperties", 0)
-    required = required if isinstance(required, list) else []
+    required, least = _list(node.get("required")), node.get("minProperties", 0)
     if not isinstance(least, int | float) or least <= len(required):
         return True
     candidates = [node.get("additionalProperties", True)]
     for keyword in ("properties", "patternProperties"):
-        named = node.get(keyword)
-        candidates += (
-            [value for name, value in named.items() if name not in required]
-            if isinstance(named, dict)
-            else []
-        )
+        named = _object(node.get(keyword))
+        candidates += [value for name, value in named.items() if name not in required]
     return any(candidate is not False and fits(candidate) for candidate in candidates)
 
 
@@ -218,7 +208,15 @@ def _required_items(node: Node) -> list[Any]:
     least, items, first = node.get("minItems", 0), node.get("items", True), node.get("prefixItems", [])
     if isinstance(items, list):  # drafts before 2020-12
         first, items = items, node.get("additionalItems", True)
-    first = first if isinstance(first, list) else []
+    first = _list(first)
     if not isinstance(least, int | float) or least <= 0:
         return []
     return [*first[: int(min(least, len(first)))], *([items] if least > len(first) else [])]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

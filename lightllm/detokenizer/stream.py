@@ -39,14 +39,7 @@ class Rules:
                 texts.append(text)
             else:
                 ids.append(tuple(stop))
-        return cls(
-            prompt_tokens=len(request.prompt_ids),
-            params=params,
-            end_token_ids=end_token_ids,
-            hidden_ids=hidden_ids,
-            stop_texts=tuple(texts),
-            stop_ids=tuple(ids),
-        )
+        return cls(len(request.prompt_ids), params, end_token_ids, hidden_ids, tuple(texts), tuple(ids))
 
 
 class ChoiceStream:
@@ -82,9 +75,7 @@ class ChoiceStream:
         self._min_tokens = params.min_new_tokens
         self._matcher = StopMatcher(rules.stop_texts) if rules.stop_texts else None
         self._ids = TokenMatcher(rules.stop_ids) if rules.stop_ids else None
-        self._text: TextStream = tokenizer.stream(
-            prompt_ids, params.skip_special_tokens, params.add_spaces_between_special_tokens
-        )
+        self._text: TextStream = tokenizer.stream(prompt_ids, params.skip_special_tokens)
         self._push = self._text.push
         for token_id in output_ids:
             self.push(token_id)

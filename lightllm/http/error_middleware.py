@@ -71,7 +71,5 @@ class ErrorMiddleware:
 
 def _request_id(scope: Scope) -> str:
     """The client's `X-Request-Id` if it is harmless, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return value.decode() if _VALID_ID.fullmatch(value) else secrets.token_hex(16)
-    return secrets.token_hex(16)
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _VALID_ID.fullmatch(given) else secrets.token_hex(16)

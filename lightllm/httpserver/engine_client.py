@@ -19,6 +19,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
+from lightllm.config import ServerConfig
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord
@@ -45,23 +46,12 @@ class EngineClient:
     """All requests of one Http worker that are not yet answered to their last byte."""
 
     def __init__(
-        self,
-        runtime: RuntimeDir,
-        store: MetricStore,
-        *,
-        worker: int = 0,
-        workers: int = 1,
-        request_timeout: float = 0.0,
-        stream_interval: int = 1,
-        sse_keep_alive: float = 0.0,
+        self, runtime: RuntimeDir, store: MetricStore, config: ServerConfig, worker: int = 0
     ) -> None:
         self.runtime = runtime
         self.store = store
-        self.stream_interval = stream_interval
-        self.sse_keep_alive = sse_keep_alive
+        self.config = config
         self._worker = worker
-        self._workers = workers
-        self._request_timeout = request_timeout
         self._serial = time.time_ns() // 10_000  # above every serial of a former life of this worker
         self._choices: dict[int, ChoiceRecord] = {}
         self._named: dict[str, set[RequestRecord]] = {}
@@ -109,7 +99,7 @@ class EngineClient:
             self._choices[choice.request_id] = choice
         for name in record.names:
             self._named.setdefault(name, set()).add(record)
-        timeouts = [p.params.timeout or self._request_timeout for p in record.prompts]
+        timeouts = [p.params.timeout or self.config.request_timeout for p in record.prompts]
         if min(timeouts) > 0:
             record.timer = self._loop.call_later(min(timeouts), self.abort, record, "timeout")
         for prompt in record.prompts:
@@ -137,7 +127,7 @@ class EngineClient:
         for record in records:
             self.abort(record)
         if not records and not here_only:
-            for worker in range(self._workers):
+            for worker in range(self.config.httpserver_workers):
                 if worker != self._worker:
                     self._sibling(worker).send(AbortNamed(name, owner))
         return len(records)
@@ -316,7 +306,7 @@ class EngineClient:
                 self.fail(record, RequestError("the client reads too slowly; its stream was cut off"))
                 if record.drop_connection is not None:
                     record.drop_connection()
-            elif record.wants_sending(self.stream_interval):
+            elif record.wants_sending(self.config.stream_interval):
                 record.wake()
 
     def _on_abort_named(self, message: AbortNamed) -> None:

@@ -16,13 +16,10 @@ class TextOffsets:
     anew, as the Detokenizer decodes them, because what it sends may be held back for a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: PromptRecord, start: int) -> None:
-        params = prompt.params
         self.count = 0
         """Tokens so far."""
         self._offset = start
-        self._stream = tokenizer.stream(
-            prompt.prompt_ids, params.skip_special_tokens, params.add_spaces_between_special_tokens
-        )
+        self._stream = tokenizer.stream(prompt.prompt_ids, prompt.params.skip_special_tokens)
 
     def next(self, token_id: int) -> int:
         """The offset of the next token."""

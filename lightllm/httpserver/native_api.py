@@ -9,7 +9,6 @@ from starlette.responses import JSONResponse, Response
 from lightllm.errors import InvalidParameter
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.http.error_middleware import REQUEST_ID
 from lightllm.httpserver.constraints import error_field
 from lightllm.httpserver.native_models import (
     AbortBody,
@@ -22,8 +21,8 @@ from lightllm.httpserver.native_models import (
 from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary, last
-from lightllm.httpserver.record import PromptRecord, RequestRecord
-from lightllm.httpserver.responses import GenerationResponse
+from lightllm.httpserver.record import PromptRecord
+from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.sampling_params import SamplingParams
 
@@ -100,10 +99,8 @@ async def _get_score(state: ServerState, request: Request) -> Response:
         prompt_ids.append(end)
     prompt_ids, _ = state.encoder.fit(prompt_ids, 1, limits, 1, prompt_field="chat")
     params = SamplingParams(do_sample=False, max_new_tokens=1, ignore_eos=True)
-    record = RequestRecord(
-        [PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), False, caller(request).owner
-    )
-    return GenerationResponse(state.engine, record, ScoreRenderer(state.encoder.tokenizer))
+    renderer = ScoreRenderer(state.encoder.tokenizer)
+    return respond(state.engine, request, [PromptRecord(prompt_ids, params)], renderer, stream=False)
 
 
 async def _generate(state: ServerState, request: Request, stream: bool) -> Response:
@@ -132,8 +129,5 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     )
     if length != params.max_new_tokens:
         params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)
-    record = RequestRecord(
-        [PromptRecord(prompt_ids, params)], (request.scope[REQUEST_ID],), stream, caller(request).owner
-    )
     renderer = NativeRenderer(state.encoder.tokenizer, bool(parameters.return_details))
-    return GenerationResponse(state.engine, record, renderer)
+    return respond(state.engine, request, [PromptRecord(prompt_ids, params)], renderer, stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 from lightllm.errors import RequestError
@@ -71,27 +72,21 @@ class NativeRenderer:
         )  # fmt: skip
 
     def _tokens(self, choice: ChoiceRecord) -> list[dict[str, Any]]:
-        tokens = []
-        total = 0.0
-        for index, token_id in enumerate(choice.token_ids):
-            logprob = finite(choice.logprobs[index])
-            total += logprob
-            text = choice.texts[index]
-            if index == len(choice.token_ids) - 1:
-                text += choice.tail
-            tokens.append(
-                {
-                    "id": token_id,
-                    "logprob": logprob,
-                    "cumlogprob": total / (index + 1),
-                    "special": token_id in self._special,
-                    "count_output_tokens": index + 1,
-                    "mtp_accepted_token_num": 0,
-                    "prompt_tokens": len(choice.prompt.prompt_ids),
-                    "text": text,
-                }
-            )
-        return tokens
+        logprobs = [*map(finite, choice.logprobs)]
+        texts = [*choice.texts[:-1], *(text + choice.tail for text in choice.texts[-1:])]
+        return [
+            {
+                "id": token_id,
+                "logprob": logprobs[index],
+                "cumlogprob": total / (index + 1),
+                "special": token_id in self._special,
+                "count_output_tokens": index + 1,
+                "mtp_accepted_token_num": 0,
+                "prompt_tokens": len(choice.prompt.prompt_ids),
+                "text": texts[index],
+            }
+            for index, (token_id, total) in enumerate(zip(choice.token_ids, accumulate(logprobs)))
+        ]
 
 
 class ScoreRenderer(NativeRenderer):

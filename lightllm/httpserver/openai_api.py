@@ -11,9 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
-from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.http.error_middleware import REQUEST_ID
 from lightllm.httpserver.chat_messages import (
     note_tools,
     read_conversation,
@@ -27,8 +25,8 @@ from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
 from lightllm.httpserver.openai_shapes import CHAT, COMPLETION
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
-from lightllm.httpserver.record import PromptRecord, RequestRecord
-from lightllm.httpserver.responses import GenerationResponse
+from lightllm.httpserver.record import PromptRecord
+from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.sampling_params import SamplingParams
 
@@ -111,13 +109,10 @@ async def _chat(state: ServerState, request: Request) -> Response:
         params = msgspec.structs.replace(params, skip_special_tokens=False)
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    record = RequestRecord(
-        [prompt], (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
-    )
     answer = Answer(answer_id, int(time.time()), model)
     extras = _extras(body, _logprobs(state, body, logprobs))
     renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
-    return GenerationResponse(state.engine, record, renderer)
+    return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
 
 
 async def _complete(state: ServerState, request: Request) -> Response:
@@ -135,13 +130,10 @@ async def _complete(state: ServerState, request: Request) -> Response:
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
     answer_id = f"cmpl-{secrets.token_hex(12)}"
-    record = RequestRecord(
-        records, (request.scope[REQUEST_ID], answer_id), body.streamed, caller(request).owner
-    )
     logprobs = _logprobs(state, body, body.logprobs)
     extras = _extras(body, logprobs, Echo(logprobs, body.echo_only) if body.echo else None)
     renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), COMPLETION, extras)
-    return GenerationResponse(state.engine, record, renderer)
+    return respond(state.engine, request, records, renderer, body.streamed, answer_id)
 
 
 async def _encoded(

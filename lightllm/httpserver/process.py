@@ -53,15 +53,8 @@ def load_state(child: Child, worker: int) -> ServerState:
     )
     if worker == 0:
         log_overruled(config.model_dir, tokenizer, config.eos_id)
-    engine = EngineClient(
-        child.runtime,
-        MetricStore(child.runtime.metrics_dir / f"http-{worker}", HTTP_METRICS),
-        worker=worker,
-        workers=config.httpserver_workers,
-        request_timeout=config.request_timeout,
-        stream_interval=config.stream_interval,
-        sse_keep_alive=config.sse_keep_alive,
-    )
+    store = MetricStore(child.runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
+    engine = EngineClient(child.runtime, store, config, worker)
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
     view = ServerView(child.runtime.snapshot_file, stall_seconds(config))
     reward_token_id = None

@@ -11,6 +11,7 @@ their seed, token ids so far.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -23,32 +24,27 @@ MAX_PENDING_TOKENS = 4096
 """Tokens that may wait for a slow reader of a stream before it is cut off."""
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class ChoiceRecord:
     """One answer: parallel lists, one entry a token; `sent` of them have gone to the client."""
 
-    __slots__ = (
-        "request_id", "index", "prompt", "request", "token_ids", "texts", "logprobs", "top", "cached_tokens", "finish",
-        "tail", "sent", "ended",
-    )  # fmt: skip
-
-    def __init__(self, request_id: int, index: int, prompt: "PromptRecord", request: "RequestRecord") -> None:
-        self.request_id = request_id
-        self.index = index
-        """Position among all choices of the HTTP request: prompt * n + choice."""
-        self.prompt = prompt
-        self.request = request
-        self.token_ids: list[int] = []
-        self.texts: list[str] = []
-        self.logprobs: list[float] = []
-        self.top: dict[int, TopLogprobs] = {}
-        self.cached_tokens = 0
-        """Prompt tokens that the cache held, known from the first token on."""
-        self.finish: Finish | None = None
-        self.tail = ""
-        """Text that came with the finish after the last token had been sent already."""
-        self.sent = 0
-        self.ended = False
-        """The client has been told the finish reason."""
+    request_id: int
+    index: int
+    """Position among all choices of the HTTP request: prompt * n + choice."""
+    prompt: PromptRecord
+    request: RequestRecord
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    texts: list[str] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    top: dict[int, TopLogprobs] = dataclasses.field(default_factory=dict)
+    cached_tokens: int = 0
+    """Prompt tokens that the cache held, known from the first token on."""
+    finish: Finish | None = None
+    tail: str = ""
+    """Text that came with the finish after the last token had been sent already."""
+    sent: int = 0
+    ended: bool = False
+    """The client has been told the finish reason."""
 
     @property
     def text(self) -> str:
@@ -88,19 +84,17 @@ class ChoiceRecord:
         return text
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class PromptRecord:
     """One prompt with its parameters; its choices are accepted or refused together."""
 
-    __slots__ = ("prompt_ids", "params", "choices", "accepted", "logprobs", "text")
-
-    def __init__(self, prompt_ids: list[int], params: SamplingParams, text: str = "") -> None:
-        self.prompt_ids = prompt_ids
-        self.params = params
-        self.text = text
-        """The prompt as the client wrote it; of token ids, or of a prompt that was cut, only if it is wanted back."""
-        self.choices: list[ChoiceRecord] = []
-        self.accepted = False
-        self.logprobs: list[PromptLogprobs] = []
+    prompt_ids: list[int]
+    params: SamplingParams
+    text: str = ""
+    """The prompt as the client wrote it; of token ids, or of a prompt that was cut, only if it is wanted back."""
+    choices: list[ChoiceRecord] = dataclasses.field(default_factory=list)
+    accepted: bool = False
+    logprobs: list[PromptLogprobs] = dataclasses.field(default_factory=list)
 
     def add_request(self) -> AddRequest:
         """The message to the Router: the choices that are not finished, as far as they have come."""

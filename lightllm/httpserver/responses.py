@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
-from lightllm.http.error_middleware import ABORT_CONNECTION
+from lightllm.http.auth import caller
+from lightllm.http.error_middleware import ABORT_CONNECTION, REQUEST_ID
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.record import RequestRecord
+from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
@@ -46,7 +48,20 @@ class Renderer(Protocol):
         """The events that close a stream."""
 
 
-class GenerationResponse(Response):
+def respond(
+    engine: EngineClient,
+    request: Request,
+    prompts: list[PromptRecord],
+    renderer: Renderer,
+    stream: bool,
+    *names: str,
+) -> Response:
+    """The answer to a request. names: by which `/abort_request` knows it, besides its X-Request-Id."""
+    record = RequestRecord(prompts, (request.scope[REQUEST_ID], *names), stream, caller(request).owner)
+    return _GenerationResponse(engine, record, renderer)
+
+
+class _GenerationResponse(Response):
     """Submits the record when it is called, and forgets it when it is done, however that comes about."""
 
     def __init__(self, engine: EngineClient, record: RequestRecord, renderer: Renderer) -> None:
@@ -120,7 +135,7 @@ class GenerationResponse(Response):
             }
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
-        keep_alive = _KeepAlive(record.wake, self._engine.sse_keep_alive)
+        keep_alive = _KeepAlive(record.wake, self._engine.config.sse_keep_alive)
         try:
             await self._send_events(send, keep_alive)
         finally:
@@ -128,7 +143,7 @@ class GenerationResponse(Response):
 
     async def _send_events(self, send: Send, keep_alive: _KeepAlive) -> None:
         record, renderer = self._record, self._renderer
-        interval = self._engine.stream_interval
+        interval = self._engine.config.stream_interval
         while not record.disconnected and record.error is None:
             if record.wants_sending(interval):
                 events = await self._events()

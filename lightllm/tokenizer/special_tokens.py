@@ -45,11 +45,7 @@ def read_special_tokens(model_dir: Path) -> SpecialTokens:
     """Reads the three files; `tokenizer_config.json` wins where they differ."""
     config = read_json_object(model_dir / "tokenizer_config.json")
     token_map = read_json_object(model_dir / "special_tokens_map.json")
-    named: dict[str, str] = {}
-    for name in NAMES:
-        token = _content(config.get(name)) or _content(token_map.get(name))
-        if token:
-            named[name] = token
+    stated = {name: _content(config.get(name)) or _content(token_map.get(name)) for name in NAMES}
     extra: dict[str, None] = {}
     for source in (config, token_map):
         for key in _EXTRA_LISTS:
@@ -57,7 +53,7 @@ def read_special_tokens(model_dir: Path) -> SpecialTokens:
             tokens = map(_content, values.values() if isinstance(values, dict) else values)
             extra |= dict.fromkeys(token for token in tokens if token)
     return SpecialTokens(
-        named=named,
+        named={name: token for name, token in stated.items() if token},
         extra=tuple(extra),
         added=_added_tokens(model_dir, config),
         add_bos=_flag(config, "add_bos_token"),

@@ -45,23 +45,13 @@ class Tokenizer:
                 "the text is not valid Unicode: it holds a surrogate without its partner", param="prompt"
             ) from error
 
-    def decode(
-        self, ids: Sequence[int], skip_special_tokens: bool = True, spaces_between_special_tokens: bool = True
-    ) -> str:
-        """Text of token ids, U+FFFD where bytes are no character. Ids outside the vocabulary count for nothing.
-
-        `spaces_between_special_tokens` is part of the interface of slow tokenizers; fast ones put no spaces there,
-        and neither does this.
-        """
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids, U+FFFD where bytes are no character. Ids outside the vocabulary count for nothing. No spaces are put
+        between special tokens, as fast tokenizers have it."""
         reader = self._readers[skip_special_tokens]
         return reader.text([*filter(reader.has_text, map(int, ids))])
 
-    def stream(
-        self,
-        prompt_ids: Sequence[int],
-        skip_special_tokens: bool = True,
-        spaces_between_special_tokens: bool = True,
-    ) -> TextStream:
+    def stream(self, prompt_ids: Sequence[int], skip_special_tokens: bool = True) -> TextStream:
         """A stream for the output that follows `prompt_ids` (which decide about a leading space)."""
         reader = self._readers[skip_special_tokens]
         last = itertools.islice(filter(reader.has_text, map(int, reversed(prompt_ids))), CONTEXT_TOKENS)

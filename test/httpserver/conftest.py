@@ -39,11 +39,7 @@ class Worker:
         chat_parser: type[DeltaParser] = ContentParser,
     ) -> None:  # fmt: skip
         store = MetricStore(runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
-        self.engine = EngineClient(
-            runtime, store, worker=worker, workers=config.httpserver_workers,
-            request_timeout=config.request_timeout, stream_interval=config.stream_interval,
-            sse_keep_alive=config.sse_keep_alive,
-        )  # fmt: skip
+        self.engine = EngineClient(runtime, store, config, worker)
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
         self.view = ServerView(runtime.snapshot_file, stall_seconds(config))
         self.state = ServerState(config, self.engine, self.view, self.encoder, {}, chat_parser=chat_parser)

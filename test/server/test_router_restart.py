@@ -124,7 +124,7 @@ class Client:
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         store = MetricStore(processes.runtime.metrics_dir / "http-0", HTTP_METRICS)
-        self.engine = EngineClient(processes.runtime, store)
+        self.engine = EngineClient(processes.runtime, store, ServerConfig())
         self.engine.connect(processes.context, asyncio.get_running_loop())
 
     async def until(self, condition: Callable[[], object]) -> None:
