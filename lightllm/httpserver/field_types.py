@@ -11,7 +11,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from lightllm.errors import InvalidParameter
 from lightllm.sampling_params import MAX_STOP_SEQUENCES
 
 MAX_TOKEN_ID = 2**31 - 1
@@ -46,10 +45,3 @@ class Body(BaseModel):
     """Base of request models: unknown fields are ignored unless a model keeps them (`other_fields`), null means the default (each field is `X | None = None`)."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def require_range(name: str, value: int, low: int, high: int) -> int:
-    """`value`, from `low` to `high`; else raises `InvalidParameter` for the field `name`."""
-    if not low <= value <= high:
-        raise InvalidParameter(f"{name} must be in [{low}, {high}], got {value}", param=name)
-    return value

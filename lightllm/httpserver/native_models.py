@@ -8,19 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver import other_fields
-from lightllm.httpserver.constraints import (
-    NO_CONSTRAINT,
-    ConstraintRequest,
-    JsonSchema,
-    asked,
-    schema_text,
-    the_one_of,
-)  # fmt: skip
-from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds, require_range
+from lightllm.httpserver import constraints, other_fields
+from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
 from lightllm.httpserver.sampling_fields import sampling_fields, stated
-from lightllm.parameter_spec import MAX_INT
+from lightllm.parameter_spec import MAX_INT, Range
 from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, SamplingParams
 
 _LAX_INT: TypeAdapter[int] = TypeAdapter(int)
@@ -31,7 +23,7 @@ class Grammar(Body):
     """TGI's way to ask for a constraint."""
 
     type: Literal["json", "json_schema", "regex"]
-    value: JsonSchema
+    value: constraints.JsonSchema
 
 
 _Sampling: Any = sampling_fields(
@@ -61,7 +53,9 @@ class Parameters(_Sampling):
     )
     regex: Text | None = Field(default=None, description="regular_constraint, as SGLang calls it.")
     ebnf: Text | None = Field(default=None, description="guided_grammar, as SGLang calls it.")
-    json_schema: JsonSchema | None = Field(default=None, description="guided_json, as SGLang calls it.")
+    json_schema: constraints.JsonSchema | None = Field(
+        default=None, description="guided_json, as SGLang calls it."
+    )
 
     def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
         """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json)."""
@@ -76,10 +70,10 @@ class Parameters(_Sampling):
         if stop is not None:
             values["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         if self.guided_json is not None:
-            values["guided_json"] = schema_text(self.guided_json)
+            values["guided_json"] = constraints.schema_text(self.guided_json)
         if self.asked.field:
             given = [name for name in CONSTRAINTS if values.get(name)]
-            the_one_of(self.asked, *(ConstraintRequest(name, {}) for name in given))
+            constraints.the_one_of(self.asked, *(constraints.ConstraintRequest(name, {}) for name in given))
             values |= self.asked.values
         if self.exponential_decay_length_penalty is not None:
             values["exponential_decay_length_penalty"] = self._decay()
@@ -87,9 +81,9 @@ class Parameters(_Sampling):
         return SamplingParams(**values)
 
     @functools.cached_property
-    def asked(self) -> ConstraintRequest:
+    def asked(self) -> constraints.ConstraintRequest:
         """A constraint under another server's name."""
-        grammar = NO_CONSTRAINT
+        grammar = constraints.NO_CONSTRAINT
         if self.grammar is not None:
             value = self.grammar.value
             if self.grammar.type == "json_schema" and isinstance(value, dict) and "schema" in value:
@@ -97,17 +91,19 @@ class Parameters(_Sampling):
             if self.grammar.type == "regex" and not isinstance(value, str):
                 raise InvalidParameter("grammar: a regex is a text", param="grammar")
             kind = "regular_constraint" if self.grammar.type == "regex" else "guided_json"
-            grammar = asked("grammar", kind, value)
-        return the_one_of(
+            grammar = constraints.asked("grammar", kind, value)
+        return constraints.the_one_of(
             grammar,
-            asked("regex", "regular_constraint", self.regex),
-            asked("ebnf", "guided_grammar", self.ebnf),
-            asked("json_schema", "guided_json", self.json_schema),
+            constraints.asked("regex", "regular_constraint", self.regex),
+            constraints.asked("ebnf", "guided_grammar", self.ebnf),
+            constraints.asked("json_schema", "guided_json", self.json_schema),
         )
 
     def kept_prompt(self, limit: int) -> int | None:
         """How many tokens at the prompt's end are kept; None: all."""
-        return None if self.truncate is None else require_range("truncate", self.truncate, 1, limit)
+        if self.truncate is not None:
+            Range(1, limit).require("truncate", self.truncate, "truncate")
+        return self.truncate
 
     def _best_of(self) -> int:
         best_of = self.best_of if self.best_of is not None else self.n

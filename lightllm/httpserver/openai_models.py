@@ -9,31 +9,10 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver import other_fields
-from lightllm.httpserver.constraints import (
-    NO_CONSTRAINT,
-    Choices,
-    ConstraintRequest,
-    JsonSchema,
-    ResponseFormat,
-    StructuredOutputs,
-    asked,
-    of_choice,
-    of_response_format,
-    of_structured_outputs,
-    the_one_of,
-)  # fmt: skip
-from lightllm.httpserver.field_types import (
-    MAX_STRINGS,
-    Body,
-    Bool,
-    Int,
-    Scalar,
-    Text,
-    TokenIds,
-    require_range,
-)  # fmt: skip
+from lightllm.httpserver import constraints, other_fields
+from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Int, Scalar, Text, TokenIds
 from lightllm.httpserver.sampling_fields import sampling_fields, stated
+from lightllm.parameter_spec import Range
 from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, MAX_SEED, SamplingParams
 
 
@@ -71,13 +50,13 @@ class OpenAIRequest(_Sampling):
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
     user: Any = None
-    response_format: ResponseFormat | None = None
+    response_format: constraints.ResponseFormat | None = None
     add_special_tokens: Bool | None = None
-    guided_choice: Choices | None = None
-    structured_outputs: StructuredOutputs | None = None
+    guided_choice: constraints.Choices | None = None
+    structured_outputs: constraints.StructuredOutputs | None = None
     regex: Text | None = None
     ebnf: Text | None = None
-    json_schema: JsonSchema | None = None
+    json_schema: constraints.JsonSchema | None = None
     no_stop_trim: Bool | None = None
     truncate_prompt_tokens: Int | None = None
     return_token_ids: Bool | None = None
@@ -110,7 +89,8 @@ class OpenAIRequest(_Sampling):
         values |= self.constraint.values
         if self.stop is not None:
             values["stop_sequences"] = [self.stop] if isinstance(self.stop, str) else self.stop
-        n = require_range("n", 1 if self.n is None else self.n, 1, MAX_BEST_OF)
+        n = 1 if self.n is None else self.n
+        Range(1, MAX_BEST_OF).require("n", n, "n")
         values |= {"n": n, "max_new_tokens": max_new_tokens}
         values |= {"min_new_tokens": self._min_new_tokens(max_new_tokens)}
         return SamplingParams(
@@ -125,23 +105,23 @@ class OpenAIRequest(_Sampling):
         """OpenAI's seeds are signed; -1 is none, as in vLLM. Raises `InvalidParameter`."""
         if self.seed is None or self.seed >= 0:
             return {}  # too large ones are found with the other limits
-        require_range("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
+        Range(-MAX_SEED - 1, MAX_SEED).require("seed", self.seed, "seed")
         return {"seed": None if self.seed == -1 else self.seed & MAX_SEED}
 
     @functools.cached_property
-    def constraint(self) -> ConstraintRequest:
+    def constraint(self) -> constraints.ConstraintRequest:
         """Raises `InvalidParameter` for more than one, and for what is not supported."""
-        return the_one_of(
-            of_response_format(self.response_format),
-            of_structured_outputs(self.structured_outputs),
-            asked("guided_json", "guided_json", self.guided_json),
-            asked("guided_regex", "regular_constraint", self.guided_regex),
-            of_choice("guided_choice", self.guided_choice),
-            asked("guided_grammar", "guided_grammar", self.guided_grammar),
-            asked("json_schema", "guided_json", self.json_schema),
-            asked("regex", "regular_constraint", self.regex),
-            asked("ebnf", "guided_grammar", self.ebnf),
-            ConstraintRequest("allowed_token_ids", {}) if self.allowed_token_ids else NO_CONSTRAINT,
+        return constraints.the_one_of(
+            constraints.of_response_format(self.response_format),
+            constraints.of_structured_outputs(self.structured_outputs),
+            constraints.asked("guided_json", "guided_json", self.guided_json),
+            constraints.asked("guided_regex", "regular_constraint", self.guided_regex),
+            constraints.of_choice("guided_choice", self.guided_choice),
+            constraints.asked("guided_grammar", "guided_grammar", self.guided_grammar),
+            constraints.asked("json_schema", "guided_json", self.json_schema),
+            constraints.asked("regex", "regular_constraint", self.regex),
+            constraints.asked("ebnf", "guided_grammar", self.ebnf),
+            constraints.ConstraintRequest("allowed_token_ids" if self.allowed_token_ids else "", {}),
         )
 
     def kept_prompt(self, output: int | None, limit: int) -> int | None:
@@ -201,7 +181,9 @@ class CompletionRequest(OpenAIRequest):
         return 1 if self.echo_only else self.checked_max_tokens(self.max_tokens)
 
     def checked_logprobs(self) -> int | None:
-        return None if self.logprobs is None else require_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.logprobs is not None:
+            Range(0, MAX_LOGPROBS).require("logprobs", self.logprobs, "logprobs")
+        return self.logprobs
 
 
 _Source = SkipJsonSchema[Any]
@@ -295,4 +277,5 @@ class ChatRequest(OpenAIRequest):
             return 0 if self.logprobs else None
         if not self.logprobs:
             raise InvalidParameter("top_logprobs needs logprobs to be true", param="top_logprobs")
-        return require_range("top_logprobs", self.top_logprobs, 0, MAX_LOGPROBS)
+        Range(0, MAX_LOGPROBS).require("top_logprobs", self.top_logprobs, "top_logprobs")
+        return self.top_logprobs

@@ -13,9 +13,10 @@ from starlette.responses import JSONResponse, Response
 from lightllm.errors import Forbidden, RequestError
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.httpserver.field_types import Body, Int, require_range
+from lightllm.httpserver.field_types import Body, Int
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.state import ServerState
+from lightllm.parameter_spec import Range
 from lightllm.protocol.control import ProfileAnswer, StartProfile
 
 DEFAULT_ROUNDS = 20
@@ -47,7 +48,7 @@ def profile_routes(state: ServerState) -> APIRouter:
         check(request)
         rounds = (await parse_body(request, StartProfileBody, state.bodies, empty=b"{}")).num_steps
         rounds = DEFAULT_ROUNDS if rounds is None else rounds
-        require_range("num_steps", rounds, 1, MAX_ROUNDS)
+        Range(1, MAX_ROUNDS).require("num_steps", rounds, "num_steps")
         await _ask_backends(state, "start_profile", StartProfile(rounds))
         return JSONResponse({"message": "Ok"})
 
