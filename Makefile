@@ -10,8 +10,9 @@ PYTHON ?= python3
 # Another package index for torch alone: TORCH_INDEX=URL, e.g. of the CPU builds (small, no CUDA).
 TORCH_INDEX ?=
 ARGS ?=
-# Workers of the test run. Files stay whole, so that what they share is made once.
-JOBS ?= 2
+# Workers of the test run, for two cores: servers' tests wait most of their time. Files stay whole, so that what they
+# share is made once, and are run in the order of test/conftest.py.
+JOBS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -46,7 +47,7 @@ kind: env
 	@$(PY) -m lightllm.ops.cpu_kind
 
 test: kind lint
-	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: env
 	$(PY) -m pytest -m slow test/soak test/api test/constraints test/httpserver $(ARGS)

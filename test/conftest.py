@@ -25,6 +25,53 @@ hypothesis.settings.load_profile("lightllm")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+LONG_FILES = (
+    "server/test_two_nodes.py",
+    "ops/triton/test_compile.py",
+    "router/test_scheduler_properties.py",
+    "server/test_mock_server.py",
+    "models/test_architectures.py",
+    "backend/test_gpu_path.py",
+    "server/test_surroundings.py",
+    "server/test_tensor_parallel.py",
+    "ops/triton/test_decode_attention.py",
+    "end_to_end/test_constrained_output.py",
+    "server/test_supervisor_lifecycle.py",
+    "server/test_stalled_process.py",
+    "ops/triton/test_sample.py",
+    "end_to_end/test_without_constraints.py",
+    "weights/test_loading_ranks.py",
+    "benchmark/test_gpu_report.py",
+    "ops/triton/test_mla_attention.py",
+    "ops/triton/test_moe.py",
+    "constraints/test_hostile_constraints.py",
+    "test_llm.py",
+    "server/test_memory_limit.py",
+    "router/memory/test_token_memory.py",
+    "soak/test_simulated_soak.py",
+    "soak/test_soak.py",
+    "models/test_gpu_code.py",
+    "backend/test_same_tokens.py",
+    "api/test_parameters_in_batches.py",
+    "end_to_end/test_constraint_errors.py",
+    "ops/test_attention_backends.py",
+    "server/test_broken_model_folder.py",
+    "ops/triton/test_rotary.py",
+    "test_adding_a_parameter.py",
+    "ops/triton/test_prefill_attention.py",
+    "simulate/test_simulator.py",
+    "simulate/test_compare.py",
+    "simulate/test_simulate_cli.py",
+)
+"""Files that take longest, longest first: workers take whole files in this order, so that none is left with a long one
+at the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        place = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+        items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @pytest.fixture
 def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
