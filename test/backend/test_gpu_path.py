@@ -63,13 +63,13 @@ def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
         model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
         max_req_total_len=60, cpu_threads=1, graph_max_batch_size=3, graph_split_batch_size=1, graph_grow_step_size=2,
     )  # fmt: skip
-    greedy = {"temperature": 0.0, "max_new_tokens": 5, "ignore_eos": True}
+    greedy = {"temperature": 0.0, "max_new_tokens": 4, "ignore_eos": True}
     wanted = [
         Wanted([10, 20, 30], SamplingParams(**greedy)),
         Wanted(list(range(6, 27)), SamplingParams(**greedy), after_rounds=1),
         Wanted([50], SamplingParams(**greedy | {"frequency_penalty": 0.8}), after_rounds=2),
-        Wanted([7, 8, 9, 10], SamplingParams(temperature=0.8, top_p=0.9, seed=5, max_new_tokens=4, ignore_eos=True)),
-        Wanted([11, 12], SamplingParams(temperature=1.0, seed=6, max_new_tokens=4, ignore_eos=True), after_rounds=3),
+        Wanted([7, 8, 9, 10], SamplingParams(temperature=0.8, top_p=0.9, seed=5, max_new_tokens=3, ignore_eos=True)),
+        Wanted([11, 12], SamplingParams(temperature=1.0, seed=6, max_new_tokens=3, ignore_eos=True), after_rounds=3),
     ]  # fmt: skip
     plain = ModeBackend(config, 0, 1)
     plain.init_model()
@@ -91,7 +91,7 @@ def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, r
         model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
         max_req_total_len=60, cpu_threads=1, disable_cudagraph=True,
     )  # fmt: skip
-    params = SamplingParams(temperature=0.0, max_new_tokens=4, ignore_eos=True)
+    params = SamplingParams(temperature=0.0, max_new_tokens=3, ignore_eos=True)
     prompt = list(range(6, 27))
     wanted = [
         Wanted([10, 20, 30], params),

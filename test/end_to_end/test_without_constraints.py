@@ -22,10 +22,11 @@ importlib.machinery.PathFinder.find_spec = find_spec
     ("hidden", "options", "words"),
     [
         (True, [], "pip install 'lightllm[constraints]'"),
-        (False, ["--output_constraint_mode", "none"], "--output_constraint_mode none"),
+        # The Http Server alone: test/httpserver/test_constraints.py.
+        pytest.param(False, ["--output_constraint_mode", "none"], "--output_constraint_mode none", marks=pytest.mark.slow),
     ],
     ids=["no package", "switched off"],
-)
+)  # fmt: skip
 def test_constraints_get_400_and_the_rest_is_served(
     tmp_path: Path, hidden: bool, options: list[str], words: str
 ) -> None:

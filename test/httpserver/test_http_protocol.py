@@ -122,7 +122,7 @@ def test_a_client_that_left_an_idle_stream_is_noticed(
 ) -> None:
     """Nothing is written to it any more, so nothing but its end of file could tell."""
     engine.script.endless, engine.script.hold = True, moment != "streaming"
-    engine.script.pause = 0.005
+    engine.script.pause = 0.05
     raw = socket.create_connection(("127.0.0.1", worker.port), timeout=10)
     raw.sendall(generate(True, version, tokens=400))
     assert raw.recv(15) == b"HTTP/1.1 200 OK"

@@ -35,7 +35,7 @@ def open_stream(port: int, path: str = "/generate_stream", **parameters: Any) ->
 def test_client_gone_aborts_the_request(
     client: httpx.Client, worker: Any, engine: FakeEngine, path: str
 ) -> None:
-    engine.script.endless, engine.script.pause = True, 0.005
+    engine.script.endless, engine.script.pause = True, 0.05
     raw = open_stream(worker.port, path, max_new_tokens=400, best_of=1)
     engine.wait_for(lambda: engine.active == 1)
     if path == "/generate_stream":
@@ -87,6 +87,7 @@ def test_time_limit(client: httpx.Client, engine: FakeEngine) -> None:
     body = {"inputs": "x", "parameters": {"timeout": 0.05}}
     response = client.post("/generate", json=body)
     assert response.status_code == 408 and "time limit" in response.json()["message"]
+    engine.wait_for(lambda: engine.aborted)
     assert engine.aborted[0].reason == "timeout"
     response = client.post("/generate_stream", json=body)
     assert response.status_code == 200 and b'"error"' in response.content
@@ -100,7 +101,7 @@ def test_time_limit_of_the_server(start_worker: Callable[..., Any], engine: Fake
 
 
 def test_abort_by_request_id_ends_all_choices(client: httpx.Client, engine: FakeEngine) -> None:
-    engine.script.endless, engine.script.pause = True, 0.005
+    engine.script.endless, engine.script.pause = True, 0.05
     body = {"inputs": "x", "parameters": {"best_of": 3, "max_new_tokens": 400}}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.post, "/generate", json=body, headers={"x-request-id": "mine"})
@@ -111,7 +112,7 @@ def test_abort_by_request_id_ends_all_choices(client: httpx.Client, engine: Fake
 
 
 def test_abort_by_the_id_in_the_answer(client: httpx.Client, engine: FakeEngine) -> None:
-    engine.script.endless, engine.script.pause = True, 0.005
+    engine.script.endless, engine.script.pause = True, 0.05
     with client.stream(
         "POST", "/v1/completions", json={"prompt": "x", "stream": True, "max_tokens": 400}
     ) as r:
@@ -126,7 +127,7 @@ def test_abort_by_the_id_in_the_answer(client: httpx.Client, engine: FakeEngine)
 def test_abort_reaches_the_worker_that_has_the_request(
     start_worker: Callable[..., Any], engine: FakeEngine
 ) -> None:
-    engine.script.endless, engine.script.pause = True, 0.005
+    engine.script.endless, engine.script.pause = True, 0.05
     first, second = (start_worker(worker=number, httpserver_workers=6) for number in (4, 5))
     body = {"inputs": "x", "parameters": {"max_new_tokens": 400}}
     with ThreadPoolExecutor(1) as pool:

@@ -88,8 +88,8 @@ def test_serves_drains_and_stops(own_runtime: RuntimeDir, model_folder: Path, to
             engine.script.hold = True
             before = time.monotonic()
             process.command("stop")
-            assert process.process.wait(5) == 0
-            assert time.monotonic() - before < 2
+            assert process.process.wait(20) == 0
+            assert time.monotonic() - before < 5
         finally:
             engine.close()
         assert process.status()["state"] == "stopped"
@@ -150,7 +150,7 @@ def test_lost_supervisor_ends_streams_with_an_error_event_and_whole_answers_with
     try:
         while process.status()["state"] != "ready":
             pass
-        engine.script.endless, engine.script.pause = True, 0.01
+        engine.script.endless, engine.script.pause = True, 0.05
         body = {"inputs": "x", "parameters": {"max_new_tokens": 450}}
         with ThreadPoolExecutor(1) as pool:
             whole = pool.submit(httpx.post, f"{process.url}/generate", json=body, timeout=30)
@@ -163,8 +163,8 @@ def test_lost_supervisor_ends_streams_with_an_error_event_and_whole_answers_with
                 events = [line for line in lines if line]
             assert whole.result().status_code == 503 and "retry-after" in whole.result().headers
         assert '"code":"server_stopping"' in events[-2] and events[-1] == "data: [DONE]"
-        assert process.process.wait(5) == 0
-        assert time.monotonic() - before < 2
+        assert process.process.wait(20) == 0
+        assert time.monotonic() - before < 5
         assert "Traceback" not in capfd.readouterr().err
     finally:
         engine.close()
@@ -188,10 +188,9 @@ def test_clients_that_do_not_read_do_not_hold_up_the_stop(
         raw.sendall(
             b"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        engine.wait_for(lambda: engine.active == 1)
-        engine.wait_for(lambda: engine.active == 0)
+        engine.wait_for(lambda: engine.added and engine.active == 0)
         process.command("stop")
-        assert process.process.wait(5) == 0
+        assert process.process.wait(20) == 0
         assert "Traceback" not in capfd.readouterr().err
     finally:
         raw.close()

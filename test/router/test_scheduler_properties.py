@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from support.router_device import Engine, add_request, cut_at_eos, generate_alone, make_limits
 
 from lightllm.errors import PromptTooLong, RequestError
@@ -278,7 +279,7 @@ class PastFutureMachine(CrowdedMachine):
 
 
 _settings = settings(
-    max_examples=120,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -289,12 +290,22 @@ TestConservative.settings = _settings
 TestFailing = FailingMachine.TestCase
 TestFailing.settings = _settings
 TestNoCache = NoCacheMachine.TestCase
-TestNoCache.settings = settings(_settings, max_examples=40)
+TestNoCache.settings = settings(_settings, max_examples=25)
 TestCrowded = CrowdedMachine.TestCase
 TestCrowded.settings = _settings
 TestPausing = PausingMachine.TestCase
 TestPausing.settings = _settings
 TestPausingWithoutCache = PausingWithoutCacheMachine.TestCase
-TestPausingWithoutCache.settings = settings(_settings, max_examples=40)
+TestPausingWithoutCache.settings = settings(_settings, max_examples=25)
 TestPastFuture = PastFutureMachine.TestCase
-TestPastFuture.settings = settings(_settings, max_examples=60)
+TestPastFuture.settings = settings(_settings, max_examples=40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "machine",
+    [SchedulerMachine, FailingMachine, NoCacheMachine, CrowdedMachine, PausingMachine, PausingWithoutCacheMachine,
+     PastFutureMachine],
+)  # fmt: skip
+def test_many_more_interleavings(machine: type[SchedulerMachine]) -> None:
+    run_state_machine_as_test(machine, settings=settings(_settings, max_examples=1000))

@@ -145,7 +145,7 @@ def test_a_drain_that_takes_too_long_is_ended(launch):
     assert "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("victim", ["router", "http-0"])
+@pytest.mark.parametrize("victim", ["router", pytest.param("http-0", marks=pytest.mark.slow)])
 def test_a_child_killed_while_streaming_ends_the_server_with_its_name(launch, victim):
     server = launch("step_ms=10")
     stream = Stream(server, 1000)
@@ -169,6 +169,7 @@ def test_a_backend_that_dies_in_a_round_ends_the_server_with_its_name(launch):
     server.check_nothing_left()
 
 
+@pytest.mark.slow  # with children that do nothing: test_supervisor_lifecycle.py
 def test_kill_9_of_the_launch_command_leaves_no_process(launch):
     server = launch("step_ms=10")
     stream = Stream(server, 1000)
@@ -178,6 +179,7 @@ def test_kill_9_of_the_launch_command_leaves_no_process(launch):
     server.check_nothing_left(files=False)
 
 
+@pytest.mark.slow  # with children that do nothing: test_supervisor_lifecycle.py
 def test_sigterm_while_the_model_loads_stops_at_once(model_dir):
     server = LightLLMServer(["--model_dir", model_dir, "--mock_backend", "init_ms=60000"])
     try:

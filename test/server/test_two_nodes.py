@@ -108,6 +108,7 @@ def test_two_nodes_give_the_tokens_of_one_rank_and_end_together(tmp_path: Path) 
         check_serves(nodes, path)
 
 
+@pytest.mark.slow
 def test_a_wrong_secret_is_refused_and_both_launches_end(mock: list[str]) -> None:
     wrong = {"LIGHTLLM_CLUSTER_SECRET": "the nodes do not share this"}
     with TwoNodes([*mock, "--nodes_timeout", "8"], node_1_secret=wrong) as nodes:
@@ -156,7 +157,7 @@ class Strangers(threading.Thread):
 def test_strangers_at_the_port_of_the_nodes_disturb_neither_start_nor_traffic(mock: list[str]) -> None:
     port = free_port()
     strangers = Strangers(port + 1)
-    with TwoNodes([*mock, "--nccl_port", str(port)]) as nodes:
+    with TwoNodes([*mock, "--nccl_port", str(port), "--drain_timeout", "0.5"]) as nodes:
         stream = Stream(nodes.wait_ready())
         stream.wait_for_tokens()
         came = strangers.came
@@ -166,6 +167,7 @@ def test_strangers_at_the_port_of_the_nodes_disturb_neither_start_nor_traffic(mo
         assert len(answers) == 4
         strangers.stop()
         assert strangers.came > came
+        assert "error" not in stream.text and not stream.done.done()
         assert nodes.node_0.stop() == 0
         assert nodes.node_1.wait() == 0
 
@@ -175,6 +177,8 @@ def test_a_node_with_a_wrong_secret_does_not_end_the_launch_of_the_right_one(moc
     wrong = {"LIGHTLLM_CLUSTER_SECRET": "the nodes do not share this"}
     with TwoNodes(mock, node_1_secret=wrong) as nodes:
         assert nodes.node_1.wait() == 2
+        assert "refused this node: its cluster secret differs" in last_error(nodes.node_1)
+        nodes.node_0.wait_for("does not know the cluster secret")
         options = [*nodes.common, "--node_rank", "1"]
         right = LightLLMServer(options, environment=SECRET)
         try:
@@ -190,9 +194,12 @@ def test_a_node_with_a_wrong_secret_does_not_end_the_launch_of_the_right_one(moc
     ("options", "message"),
     [
         (("--tp", "4"), "The nodes are unequal: node 1 ({host}) has --tp 4, node 0 has 2."),
-        (("--model_dir", "OTHER"), "The nodes are unequal: the model folder of node 1 ({host}) differs"),
+        pytest.param(
+            ("--model_dir", "OTHER"), "The nodes are unequal: the model folder of node 1 ({host}) differs",
+            marks=pytest.mark.slow,
+        ),
     ],
-)
+)  # fmt: skip
 def test_unequal_nodes_end_both_launches_with_one_line(
     mock: list[str], tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:

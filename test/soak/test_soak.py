@@ -81,8 +81,8 @@ def _soak(
 def test_streams_with_random_cancels_leave_nothing_behind() -> None:
     _soak(
         ["--mock_backend", "step_ms=2", "--model_name", "demo"],
-        clients=64,
-        seconds=8,
+        clients=48,
+        seconds=5,
         resident_growth_kib=30_000,
     )
 

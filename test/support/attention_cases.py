@@ -73,6 +73,8 @@ FORMS = {
     },
     "everything": {"window": 17, "softcap": 1.5, "alibi": True, "sinks": True},
 }  # fmt: skip
+WITHIN_OTHERS = ("plain", "blocks left out", "window and sinks", "window and softcap")
+"""Forms whose parts the others have too."""
 
 
 def make_spec(

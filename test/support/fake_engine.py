@@ -79,7 +79,9 @@ class Script:
 
 
 class FakeEngine:
-    """Starts on construction; `close` ends it. `added` and `aborted` hold what has arrived."""
+    """Starts on construction; `close` ends it. `added` and `aborted` hold what has arrived: a request is in
+    `added` as soon as it runs or, when it is refused,
+    before its client hears of it, and an abort in `aborted` when it has been obeyed or not heard."""
 
     def __init__(self, runtime: RuntimeDir, tokenizer: Tokenizer, eos_token_id: int = 2) -> None:
         self.script = Script()
@@ -168,15 +170,15 @@ class FakeEngine:
                 self._push(message.worker).send(Flushed(message.ticket, 42))
             return
         if isinstance(message, AbortRequest):
-            self.aborted.append(message)
             running = None if self.script.deaf else self._running.pop(message.request_id, None)
+            self.aborted.append(message)
             if running is not None:
                 self._finish_alone(message.request_id, running, message.reason)
             return
-        self.added.append(message)
         ids = [choice.request_id for choice in message.choices]
         worker = worker_of(ids[0])
         if self.script.refuse is not None:
+            self.added.append(message)
             refuse = self.script.refuse
             self._push(worker).send(
                 Refused(ids, refuse.error, refuse.message, refuse.param, refuse.retry_after)
@@ -186,6 +188,7 @@ class FakeEngine:
             self._push(worker).send(Accepted(ids))
         for choice in message.choices:
             self._running[choice.request_id] = self._start(message, choice)
+        self.added.append(message)
 
     def _start(self, request: AddRequest, choice: Choice) -> _Running:
         script, limit = self.script, request.params.max_new_tokens

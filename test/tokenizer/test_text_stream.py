@@ -66,7 +66,7 @@ def split(text, cuts):
     return [text[a:b] for a, b in zip(borders, borders[1:])]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(prompt=scripts, text=scripts, cuts=cuts, skip=st.booleans())
 @pytest.mark.parametrize("name", [*BYTE_TABLE, *LIBRARY_DECODE])
 def test_texts_in_many_scripts_and_token_splits(loaded, name, prompt, text, cuts, skip):
@@ -78,7 +78,7 @@ def test_texts_in_many_scripts_and_token_splits(loaded, name, prompt, text, cuts
     assert streamed == after_prompt(tokenizer.decode(prompt_ids, skip_special_tokens=skip), whole)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data(), skip=st.booleans())
 @pytest.mark.parametrize("name", [*BYTE_TABLE, "unigram", "word_piece"])
 def test_random_token_ids_in_prompt_and_output(loaded, name, data, skip):
@@ -90,7 +90,7 @@ def test_random_token_ids_in_prompt_and_output(loaded, name, data, skip):
     assert "".join(streamed) == after_prompt(tokenizer.decode(prompt_ids, skip_special_tokens=skip), whole)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data())
 @pytest.mark.parametrize("name", BYTE_TABLE)
 def test_long_runs_of_broken_utf8_between_and_within_words(loaded, name, data):
@@ -108,7 +108,7 @@ def test_long_runs_of_broken_utf8_between_and_within_words(loaded, name, data):
     assert streamed == after_prompt(tokenizer.decode(ids[:cut]), tokenizer.decode(ids))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(data=st.data(), skip=st.booleans())
 def test_byte_level_decode_equals_the_tokenizers_library_for_any_ids(loaded, folders, data, skip):
     tokenizer = loaded["byte_level"]

@@ -1,8 +1,10 @@
 """The decode attention kernel against a loop over tokens and heads in float64."""
 
+import itertools
+
 import pytest
 import torch
-from support.attention_cases import FORMS, AttentionCase
+from support.attention_cases import FORMS, WITHIN_OTHERS, AttentionCase
 from support.kernels import DEVICE, DTYPES, assert_close
 
 from lightllm.ops.attention_backends.protocol import AttentionCall
@@ -27,8 +29,7 @@ class Case(AttentionCase):
             assert_close(self.compute(metadata).cpu(), expected)
 
 
-@pytest.mark.parametrize("layout", ["run", "shuffled"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "layout"), zip(DTYPES, itertools.cycle(["run", "shuffled"])))
 def test_ragged_contexts_beside_a_prefill_chunk(dtype: torch.dtype, layout: str) -> None:
     Case([1, 129, 64, 2, 37, 90], [1, 1, 1, 1, 1, 5], 5, layout, dtype=dtype).check()
 
@@ -43,12 +44,14 @@ def test_head_dims(head_dim: int) -> None:
     Case([70, 3], [1, 1], 2, "shuffled", head_dim=head_dim, dtype=torch.float16).check()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.slow if form in WITHIN_OTHERS else ()) for form in FORMS]
+)
 def test_every_form_of_score(form: str) -> None:
     Case([70, 1, 17, 18, 7, 8], [1] * 6, 6, "shuffled", form=form).check(num_sms=16)
 
 
-@pytest.mark.parametrize("form", ["plain", "window", "everything"])
+@pytest.mark.parametrize("form", ["plain", pytest.param("window", marks=pytest.mark.slow), "everything"])
 def test_entries_of_one_to_four_tokens_beside_a_prefill_chunk(form: str) -> None:
     kv_lens, q_lens = [70, 4, 17, 1, 90, 33], [3, 4, 1, 1, 2, 5]
     Case(kv_lens, q_lens, 5, "shuffled", form=form).check(num_sms=16, layers=2)

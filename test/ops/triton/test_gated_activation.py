@@ -17,9 +17,12 @@ ACTIVATIONS = {
 }
 
 
+SLOW_SHAPES = [pytest.param(*shape, marks=pytest.mark.slow) for shape in ((1, 513), (129, 1))]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("tokens", "size"), [(0, 16), (1, 1), (1, 513), (33, 24), (129, 1), (2, 2049)])
+@pytest.mark.parametrize(("tokens", "size"), [(0, 16), (1, 1), (33, 24), (2, 2049), *SLOW_SHAPES])
 def test_gates_equal_their_formula(tokens: int, size: int, activation: str, dtype: torch.dtype) -> None:
     gate_up = (torch.randn(tokens, 2 * size) * 3).to(DEVICE, dtype)
     result = ACTIVATIONS[activation](gate_up)

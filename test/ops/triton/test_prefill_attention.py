@@ -1,8 +1,10 @@
 """The prefill attention kernel against a loop over tokens and heads in float64."""
 
+import itertools
+
 import pytest
 import torch
-from support.attention_cases import FORMS, AttentionCase
+from support.attention_cases import FORMS, WITHIN_OTHERS, AttentionCase
 from support.kernels import DEVICE, DTYPES, assert_close
 
 from lightllm.ops.attention_backends.protocol import AttentionCall
@@ -34,14 +36,15 @@ class Case(AttentionCase):
         assert_close(self.compute(dense), self.expected()[self.num_decode :])
 
 
-@pytest.mark.parametrize("layout", ["run", "shuffled"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "layout"), zip(DTYPES, itertools.cycle(["run", "shuffled"])))
 def test_chunks_with_and_without_a_prefix_beside_decode_entries(dtype: torch.dtype, layout: str) -> None:
     Case([9, 40, 129, 1, 90, 2], [1, 1, 129, 1, 7, 1], 2, layout, dtype=dtype).check()
 
 
-@pytest.mark.parametrize("heads", [(1, 1), (8, 8), (10, 2), (7, 1), (71, 1), (16, 2)])
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "dense"),
+    [((1, 1), True), ((8, 8), False), ((10, 2), True), ((7, 1), False), ((71, 1), True), ((16, 2), False)],
+)
 def test_heads_and_groups(heads: tuple[int, int], dense: bool) -> None:
     Case([5, 37, 1], [1, 37, 1], 1, "shuffled", heads=heads).check(dense)
 
@@ -52,7 +55,9 @@ def test_head_dims(head_dim: int, dense: bool) -> None:
     case.check(dense)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.slow if form in WITHIN_OTHERS else ()) for form in FORMS]
+)
 def test_every_form_of_score(form: str) -> None:
     Case([70, 1, 90], [33, 1, 50], 0, "shuffled", heads=(4, 2), form=form).check()
 

@@ -156,7 +156,7 @@ def test_of_equal_logits_at_the_cut_only_the_first_are_kept() -> None:
     assert token_ids.tolist() == [3, 3, 3, 3]
 
 
-@pytest.mark.parametrize(("rows", "vocab"), [(7, 300), (33, 40)])
+@pytest.mark.parametrize(("rows", "vocab"), [(7, 300), pytest.param(33, 40, marks=pytest.mark.slow)])
 def test_every_row_is_chosen_as_it_says_alone_and_in_a_batch(rows: int, vocab: int) -> None:
     logits, uniforms = make_logits(rows, vocab), numbers(rows)
     kinds = (torch.arange(rows) % 3).to(torch.int32).to(DEVICE)
