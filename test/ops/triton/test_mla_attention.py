@@ -40,7 +40,9 @@ def test_decode_entries_of_one_to_four_tokens() -> None:
     check(MlaCase([40, 4, 129, 1, 25], [2, 4, 3, 1, 9], 4, "shuffled"), rounds=2)
 
 
-@pytest.mark.parametrize("heads", [1, pytest.param(8, marks=pytest.mark.slow), 71])
+@pytest.mark.parametrize(
+    "heads", [1, pytest.param(8, marks=pytest.mark.slow), 17, pytest.param(71, marks=pytest.mark.slow)]
+)
 def test_heads(heads: int) -> None:
     check(MlaCase([40, 3, 19, 1], [1, 1, 5, 1], 2, "shuffled", heads))
 
