@@ -29,7 +29,7 @@ class Case(AttentionCase):
             assert_close(self.compute(metadata).cpu(), expected)
 
 
-@pytest.mark.parametrize(("dtype", "layout"), zip(DTYPES, itertools.cycle(["run", "shuffled"])))
+@pytest.mark.parametrize(("dtype", "layout"), list(zip(DTYPES, itertools.cycle(["run", "shuffled"]))))
 def test_ragged_contexts_beside_a_prefill_chunk(dtype: torch.dtype, layout: str) -> None:
     Case([1, 129, 64, 2, 37, 90], [1, 1, 1, 1, 1, 5], 5, layout, dtype=dtype).check()
 

@@ -26,7 +26,7 @@ def check(case: MlaCase, num_sms: int = 8, rounds: int = 1, expanded: int = 1 <<
         assert_close(case.computed(KERNELS, metadata, DEVICE, expanded), expected, factor=3)
 
 
-@pytest.mark.parametrize(("dtype", "layout"), zip(DTYPES, itertools.cycle(["run", "shuffled"])))
+@pytest.mark.parametrize(("dtype", "layout"), list(zip(DTYPES, itertools.cycle(["run", "shuffled"]))))
 def test_decode_and_prefill_side_by_side(dtype: torch.dtype, layout: str) -> None:
     check(MlaCase([40, 1, 129, 7, 25, 33, 1], [1, 1, 1, 1, 25, 10, 1], 4, layout, dtype=dtype), rounds=2)
 

@@ -36,7 +36,7 @@ class Case(AttentionCase):
         assert_close(self.compute(dense), self.expected()[self.num_decode :])
 
 
-@pytest.mark.parametrize(("dtype", "layout"), zip(DTYPES, itertools.cycle(["run", "shuffled"])))
+@pytest.mark.parametrize(("dtype", "layout"), list(zip(DTYPES, itertools.cycle(["run", "shuffled"]))))
 def test_chunks_with_and_without_a_prefix_beside_decode_entries(dtype: torch.dtype, layout: str) -> None:
     Case([9, 40, 129, 1, 90, 2], [1, 1, 129, 1, 7, 1], 2, layout, dtype=dtype).check()
 
