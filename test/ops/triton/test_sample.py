@@ -89,8 +89,14 @@ def test_the_ends_of_the_interval_never_give_an_impossible_token(uniform: float)
     assert sample_filtered(logits, uniforms, *filters(1, NO_LIMIT, 1.0, 0.0), scratch)[0].tolist() == expected
 
 
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(("top_k", "top_p", "min_p"), FILTERS)
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p", "ties"),
+    [
+        pytest.param(*each, ties, marks=pytest.mark.slow if ties == number % 2 else ())
+        for number, each in enumerate(FILTERS)
+        for ties in (False, True)
+    ],
+)
 def test_filtered_choice_equals_sort_cut_walk(top_k: int, top_p: float, min_p: float, ties: bool) -> None:
     logits, uniforms = make_logits(3, 300, ties), numbers(3)
     before = logits.clone()
