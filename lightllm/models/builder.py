@@ -278,6 +278,10 @@ class Builder:
         """The tensor, or some parts of it, below each other; still in the checkpoint."""
         return self.tensors.rows(self.tensors.read(name, shape, parts))
 
+    def ignore_under(self, prefix: str) -> None:
+        """The checkpoint may hold tensors whose names begin so without need."""
+        self.tensors.reader.ignore_under(self.tensors.prefix + prefix)
+
     def keep(self, layer: _Layer) -> _Layer:
         """Counts a layer's bytes (`nbytes`) among the model's."""
         self.layers.append(layer)

@@ -20,11 +20,13 @@ GATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu_tanh": functools.partial(gelu_and_mul, approximate="tanh"),
 }
 """From [T, 2 * width], the gate in the first half, to [T, width]."""
-_PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "gelu": functools.partial(F.gelu, approximate="none"),
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
+"""From [T, width] to [T, width]; quick_gelu is CLIP's."""
 
 
 class MLP:
@@ -68,4 +70,4 @@ def fused_gated_mlp(
 def plain_mlp(config: ModelConfig, build: Builder, up: str, down: str) -> MLP:
     hidden, inner = config.hidden_size, build.config.intermediate_size
     up_proj = build.column_linear((up,), hidden, inner, config.mlp_bias)
-    return MLP(_PLAIN[config.activation], up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))
+    return MLP(PLAIN[config.activation], up_proj, build.row_linear(down, inner, hidden, config.mlp_bias))

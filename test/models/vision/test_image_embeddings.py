@@ -1,0 +1,69 @@
+"""Every family embeds images as transformers does, from checkpoints in each of its published formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
+from support.near_tie import assert_rounded_like, relative_error
+from support.ranks import run_ranks
+from support.vision_models import CASES, make_vision_model, random_images
+
+from lightllm.distributed.tp_group import TpGroup
+from lightllm.models.vision.preprocess import load_preprocessor
+from lightllm.models.vision.registry import load_vision_model
+
+CPU = torch.device("cpu")
+PLAIN = [name for name in CASES if "," not in name]
+"""One case of each family."""
+
+
+def embed(path: Path, images: list[Image.Image], group: TpGroup | None = None) -> list[torch.Tensor]:
+    model = load_vision_model(str(path), data_type=None, device=CPU, group=group)
+    preprocess = load_preprocessor(str(path))
+    return [each.float() for each in model.encode([preprocess(image) for image in images])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_embeddings_of_one_two_and_four_images_of_odd_sizes_equal_transformers(
+    tmp_path: Path, name: str
+) -> None:
+    reference = make_vision_model(tmp_path, name)
+    model = load_vision_model(str(tmp_path), data_type=None, device=CPU)
+    preprocess = load_preprocessor(str(tmp_path))
+    images = random_images(4)
+    expected = reference.embeddings(images)
+    assert (
+        max(relative_error(expected[0], other) for other in expected[1:] if other.shape == expected[0].shape)
+        > 0.05
+    )
+    for batch in ([0], [2, 1], [0, 1, 2, 3]):
+        embeddings = model.encode([preprocess(images[number]) for number in batch])
+        for number, embedding in zip(batch, embeddings, strict=True):
+            assert relative_error(embedding, expected[number]) < 1e-4
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("name", PLAIN)
+def test_embeddings_in_bfloat16_are_rounded_no_more_than_those_of_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, arithmetic: str
+) -> None:
+    compute_bf16_weights_in(monkeypatch, arithmetic)
+    reference, images = make_vision_model(tmp_path, name, "bfloat16"), random_images(2)
+    embeddings = torch.cat(embed(tmp_path, images))
+    assert_rounded_like(
+        embeddings, torch.cat(reference.half(images)), torch.cat(reference.embeddings(images))
+    )
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_two_ranks_embed_what_one_does(tmp_path: Path, name: str) -> None:
+    make_vision_model(tmp_path, name)
+    images = random_images(2)
+    (tmp_path / "group").mkdir()
+    for rank in run_ranks(tmp_path / "group", 2, lambda group: embed(tmp_path, images, group)):
+        for ours, alone in zip(rank, embed(tmp_path, images), strict=True):
+            assert relative_error(ours, alone) < 1e-4

@@ -1,0 +1,166 @@
+"""Small random checkpoints of vision-language models in their published formats, and transformers' embeddings of images.
+
+model = make_vision_model(tmp_path, "llava, original")
+model.embeddings(random_images(2))      # of each image float32 [tokens, hidden]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from support.model_zoo import in_dtype, randomise, write_checkpoint
+
+ODD_SIZES = [(57, 43), (33, 91), (120, 31), (70, 70)]
+TEXT: dict[str, Any] = {
+    "vocab_size": 384, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 256,
+}  # fmt: skip
+"""Of the language model, of which only the hidden size counts."""
+ENCODER: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 28,
+    "patch_size": 7,
+}  # fmt: skip
+
+Tensors = dict[str, torch.Tensor]
+Config = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionCase:
+    make: Callable[[], tuple[Any, Any]]
+    """transformers' config and image processor."""
+    repack: Callable[[Tensors, Config, Path], tuple[Tensors, Config]] | None = None
+    """From transformers' tensors and config.json to the published ones, which lie in the folder."""
+    weight_format: str = "safetensors"
+    has_processor: bool = True
+    """The published checkpoint has a file of the processor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionReference:
+    path: Path
+    model: Any
+    """transformers' model, in float32."""
+    processor: Any
+    dtype: torch.dtype
+
+    def embeddings(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        return _embeddings(self.model, self.processor, images)
+
+    def half(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        """The same computed in the checkpoint's dtype."""
+        return _embeddings(in_dtype(self.model, self.dtype), self.processor, images)
+
+
+def random_images(count: int) -> list[Image.Image]:
+    """Of different odd sizes, smooth enough for resizing to leave something of them."""
+    made = []
+    for number in range(count):
+        small = np.random.default_rng(number).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        made.append(Image.fromarray(small).resize(ODD_SIZES[number], Image.Resampling.BICUBIC))
+    return made
+
+
+def make_vision_model(path: Path, name: str, dtype: str = "float32", std: float = 0.1) -> VisionReference:
+    """Writes the checkpoint; std: of its weights."""
+    from transformers import AutoModelForImageTextToText
+
+    case = CASES[name]
+    config, processor = case.make()
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    randomise(model, getattr(torch, dtype), std)
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
+    raw = {**json.loads(config.to_json_string(use_diff=False)), "dtype": dtype}
+    path.mkdir(parents=True, exist_ok=True)
+    if case.repack is not None:
+        tensors, raw = case.repack(tensors, raw, path)
+    write_checkpoint(path, tensors, raw, case.weight_format)
+    if case.has_processor:
+        processor.save_pretrained(path)
+    return VisionReference(path, model, processor, getattr(torch, dtype))
+
+
+@torch.inference_mode()
+def _embeddings(model: Any, processor: Any, images: Sequence[Image.Image]) -> list[torch.Tensor]:
+    inputs = processor(images=list(images), return_tensors="pt")
+    known = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+    known["pixel_values"] = known["pixel_values"].to(next(model.parameters()).dtype)
+    return [each.float() for each in model.get_image_features(**known).pooler_output]
+
+
+def renamed(tensors: Tensors, *rules: tuple[str, str]) -> Tensors:
+    """Names that begin with a rule's expression get its replacement; the first that fits counts."""
+    result = {}
+    for name, tensor in tensors.items():
+        rule = next((rule for rule in rules if re.match(rule[0], name)), ("", ""))
+        result[re.sub("^" + rule[0], rule[1], name)] = tensor
+    return result
+
+
+# -- LLaVA-1.5
+
+
+def llava(padded: bool = False) -> tuple[Any, Any]:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    size, crop_size = {"shortest_edge": 28}, {"height": 28, "width": 28}
+    if padded:
+        processor = LlavaImageProcessorPil(size=size, crop_size=crop_size, do_pad=True)
+    else:
+        processor = CLIPImageProcessorPil(size=size, crop_size=crop_size)
+    return LlavaConfig(vision_config=CLIPVisionConfig(**ENCODER), text_config=LlamaConfig(**TEXT)), processor
+
+
+def converted_llava(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    """Of llava-hf."""
+    return renamed(
+        tensors, (r"model\.vision_tower\.", "vision_tower.vision_model."), (r"model\.multi", "multi"),
+        (r"model\.language_model\.", "language_model.model."), ("lm_head", "language_model.lm_head"),
+    ), raw  # fmt: skip
+
+
+def original_llava(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    """Of liuhaotian, with the encoder in the same checkpoint."""
+    (path / "clip").mkdir()
+    (path / "clip" / "config.json").write_text(
+        json.dumps({"model_type": "clip", "vision_config": raw["vision_config"]})
+    )
+    flat = {**raw["text_config"], "dtype": raw["dtype"], "model_type": "llava", "mm_vision_tower": "clip",
+            "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch",
+            "mm_hidden_size": 32, "image_aspect_ratio": "pad", "architectures": ["LlavaLlamaForCausalLM"]}  # fmt: skip
+    return renamed(
+        tensors, (r"model\.vision_tower\.", "model.vision_tower.vision_tower.vision_model."),
+        (r"model\.multi_modal_projector\.linear_1", "model.mm_projector.0"),
+        (r"model\.multi_modal_projector\.linear_2", "model.mm_projector.2"), (r"model\.language_model\.", "model."),
+    ), flat  # fmt: skip
+
+
+def original_llava_beside_clip(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    """Of liuhaotian, with the encoder in the checkpoint of CLIP that `mm_vision_tower` names, beside CLIP's text encoder."""
+    tensors, raw = original_llava(tensors, raw, path)
+    prefix = "model.vision_tower.vision_tower."
+    clip = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    clip |= {"text_model.final_layer_norm.weight": torch.ones(3), "logit_scale": torch.ones(())}
+    torch.save(clip, path / "clip" / "pytorch_model.bin")
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}, raw
+
+
+CASES = {
+    "llava": VisionCase(llava),
+    "llava, converted": VisionCase(llava, converted_llava),
+    "llava, original": VisionCase(lambda: llava(padded=True), original_llava, "bin", has_processor=False),
+    "llava, beside clip": VisionCase(
+        lambda: llava(padded=True), original_llava_beside_clip, has_processor=False
+    ),
+}
