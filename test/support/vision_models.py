@@ -94,7 +94,9 @@ def _embeddings(model: Any, processor: Any, images: Sequence[Image.Image]) -> li
     inputs = processor(images=list(images), return_tensors="pt")
     known = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
     known["pixel_values"] = known["pixel_values"].to(next(model.parameters()).dtype)
-    return [each.float() for each in model.get_image_features(**known).pooler_output]
+    features = model.get_image_features(**known)
+    levels = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+    return [torch.cat(parts, dim=-1).float() for parts in zip(*levels, strict=True)]
 
 
 def renamed(tensors: Tensors, *rules: tuple[str, str]) -> Tensors:
@@ -156,6 +158,48 @@ def original_llava_beside_clip(tensors: Tensors, raw: Config, path: Path) -> tup
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}, raw
 
 
+# -- Qwen2-VL and later
+
+SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+
+
+def qwen(model_type: str, patch_size: int = 6, **vision: Any) -> tuple[Any, Any]:
+    from transformers import AutoConfig
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    vision = {"depth": 3, "num_heads": 2, "patch_size": patch_size, **vision}
+    text = {**TEXT, "rope_parameters": SECTIONS}
+    processor = Qwen2VLImageProcessorPil(patch_size=patch_size, min_pixels=144, max_pixels=144 * 60)
+    return AutoConfig.for_model(model_type, vision_config=vision, text_config=text), processor
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    return qwen("qwen2_vl", embed_dim=32, mlp_ratio=2, hidden_size=TEXT["hidden_size"])
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    """Windows of 3 x 3 tokens."""
+    return qwen(
+        "qwen2_5_vl", hidden_size=32, intermediate_size=48, out_hidden_size=TEXT["hidden_size"], window_size=36,
+        fullatt_block_indexes=[1],
+    )  # fmt: skip
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    return qwen(
+        "qwen3_vl", hidden_size=32, intermediate_size=48, out_hidden_size=TEXT["hidden_size"],
+        num_position_embeddings=25, deepstack_visual_indexes=[0, 1],
+    )  # fmt: skip
+
+
+def published_qwen2_vl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    flat = {**raw["text_config"], "model_type": raw["model_type"], "dtype": raw["dtype"]}
+    names = {"embed_dim", "depth", "num_heads", "hidden_size", "mlp_ratio", "patch_size", "temporal_patch_size",
+             "intermediate_size", "out_hidden_size", "window_size", "fullatt_block_indexes"}  # fmt: skip
+    flat["vision_config"] = {name: value for name, value in raw["vision_config"].items() if name in names}
+    return renamed(tensors, (r"model\.visual", "visual"), (r"model\.language_model", "model")), flat
+
+
 CASES = {
     "llava": VisionCase(llava),
     "llava, converted": VisionCase(llava, converted_llava),
@@ -163,4 +207,9 @@ CASES = {
     "llava, beside clip": VisionCase(
         lambda: llava(padded=True), original_llava_beside_clip, has_processor=False
     ),
+    "qwen2-vl": VisionCase(qwen2_vl),
+    "qwen2-vl, published": VisionCase(qwen2_vl, published_qwen2_vl),
+    "qwen2.5-vl": VisionCase(qwen2_5_vl),
+    "qwen2.5-vl, published": VisionCase(qwen2_5_vl, published_qwen2_vl, "bin"),
+    "qwen3-vl": VisionCase(qwen3_vl),
 }

@@ -20,8 +20,14 @@ from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.quantization.formats import make_format
 from lightllm.weights.reader import ModuleTensors, WeightReader
 
-_FAMILIES = {"llava": ("llava", "LlavaVision"), "llava_llama": ("llava", "LlavaVision")}
-"""`model_type` of a config.json -> module in this folder, and its class."""
+_FAMILIES = {
+    "llava": "llava.LlavaVision",
+    "llava_llama": "llava.LlavaVision",
+    "qwen2_vl": "qwen2_vl.Qwen2VLVision",
+    "qwen2_5_vl": "qwen2_5_vl.Qwen25VLVision",
+    "qwen3_vl": "qwen3_vl.Qwen3VLVision",
+}
+"""`model_type` of a config.json -> module in this folder, imported when needed, and its class."""
 
 
 def vision_model_of(config: Mapping[str, Any]) -> type[VisionModel] | None:
@@ -29,7 +35,7 @@ def vision_model_of(config: Mapping[str, Any]) -> type[VisionModel] | None:
     known = _FAMILIES.get(config.get("model_type", ""))
     if known is None:
         return None
-    module, name = known
+    module, _, name = known.partition(".")
     return getattr(importlib.import_module(f"lightllm.models.vision.{module}"), name)
 
 
