@@ -95,6 +95,11 @@ def _embeddings(model: Any, processor: Any, images: Sequence[Image.Image]) -> li
     known = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
     known["pixel_values"] = known["pixel_values"].to(next(model.parameters()).dtype)
     features = model.get_image_features(**known)
+    if "num_patches" in inputs:
+        return [
+            tiles.flatten(0, 1).float()
+            for tiles in features.pooler_output.split(inputs["num_patches"].tolist())
+        ]
     levels = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
     return [torch.cat(parts, dim=-1).float() for parts in zip(*levels, strict=True)]
 
@@ -200,6 +205,78 @@ def published_qwen2_vl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tenso
     return renamed(tensors, (r"model\.visual", "visual"), (r"model\.language_model", "model")), flat
 
 
+# -- Gemma 3
+
+
+def gemma3() -> tuple[Any, Any]:
+    """Squares of 2 x 2 patches become one token."""
+    from transformers import Gemma3Config
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    vision = {"model_type": "siglip_vision_model", **ENCODER, "vision_use_head": False}
+    config = Gemma3Config(vision_config=vision, text_config=TEXT, mm_tokens_per_image=4)
+    return config, Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+
+
+def published_gemma3(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    return renamed(
+        tensors, (r"model\.vision_tower\.", "vision_tower.vision_model."), (r"model\.multi", "multi"),
+        (r"model\.language_model\.", "language_model.model."), ("lm_head", "language_model.lm_head"),
+    ), raw  # fmt: skip
+
+
+# -- InternVL
+
+
+def internvl(max_tiles: int = 6, **vision: Any) -> tuple[Any, Any]:
+    from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    encoder = InternVLVisionConfig(**{**ENCODER, "attention_bias": True, **vision})
+    processor = GotOcr2ImageProcessorPil(
+        size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=max_tiles,
+        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+    )  # fmt: skip
+    return InternVLConfig(vision_config=encoder, text_config=Qwen2Config(**TEXT)), processor
+
+
+def internvit_6b() -> tuple[Any, Any]:
+    return internvl(norm_type="rms_norm", use_qk_norm=True, attention_bias=False)
+
+
+def published_internvl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    """Of OpenGVLab: the names of the model's own code."""
+    tensors = renamed(
+        tensors,
+        (r"model\.vision_tower\.embeddings\.cls_token", "vision_model.embeddings.class_embedding"),
+        (r"model\.vision_tower\.embeddings\.position_embeddings", "vision_model.embeddings.position_embedding"),
+        (r"model\.vision_tower\.embeddings\.patch_embeddings\.projection", "vision_model.embeddings.patch_embedding"),
+        (r"model\.vision_tower\.encoder\.layer\.", "vision_model.encoder.layers."),
+        (r"model\.multi_modal_projector\.layer_norm", "mlp1.0"), (r"model\.multi_modal_projector\.linear_1", "mlp1.1"),
+        (r"model\.multi_modal_projector\.linear_2", "mlp1.3"), (r"model\.language_model", "language_model.model"),
+    )  # fmt: skip
+    parts = (("attention.projection_layer", "attn.proj"), ("attention.", "attn."), ("layernorm_before", "norm1"),
+             ("layernorm_after", "norm2"), ("lambda_", "ls"))  # fmt: skip
+    published: Tensors = {}
+    for name, tensor in tensors.items():
+        if name.startswith("vision_model.encoder"):
+            for theirs, ours in parts:
+                name = name.replace(theirs, ours)
+        published[name] = tensor
+    for name in [name for name in published if ".q_proj." in name and name.startswith("vision_model")]:
+        names = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
+        published[name.replace(".q_proj.", ".qkv.")] = torch.cat([published.pop(each) for each in names])
+    vision = raw["vision_config"]
+    own = {name: vision[name] for name in ENCODER | {"hidden_act": 0, "layer_norm_eps": 0, "norm_type": 0}}
+    own |= {"image_size": 28, "patch_size": 7, "model_type": "intern_vit_6b", "qk_normalization": vision["use_qk_norm"],
+            "qkv_bias": vision["attention_bias"]}  # fmt: skip
+    return published, {
+        "model_type": "internvl_chat", "dtype": raw["dtype"], "vision_config": own, "llm_config": raw["text_config"],
+        "downsample_ratio": 0.5, "ps_version": "v2", "select_layer": -1, "force_image_size": 28, "max_dynamic_patch": 6,
+        "min_dynamic_patch": 1, "use_thumbnail": True, "dynamic_image_size": True,
+    }  # fmt: skip
+
+
 CASES = {
     "llava": VisionCase(llava),
     "llava, converted": VisionCase(llava, converted_llava),
@@ -212,4 +289,9 @@ CASES = {
     "qwen2.5-vl": VisionCase(qwen2_5_vl),
     "qwen2.5-vl, published": VisionCase(qwen2_5_vl, published_qwen2_vl, "bin"),
     "qwen3-vl": VisionCase(qwen3_vl),
+    "gemma3": VisionCase(gemma3),
+    "gemma3, published": VisionCase(gemma3, published_gemma3),
+    "internvl": VisionCase(internvl),
+    "internvl, published": VisionCase(internvl, published_internvl, has_processor=False),
+    "internvit-6b": VisionCase(internvit_6b, published_internvl, has_processor=False),
 }

@@ -11,7 +11,7 @@ from lightllm.weights.source import TensorSource
 from lightllm.weights.split import Part
 
 Renaming = tuple[tuple[str, str], ...]
-"""(regular expression that a name begins with, what takes its place); the first that fits counts."""
+"""(regular expression that a name begins with, what takes its place, in which \\g<group> stands for a group's text); the first that fits counts."""
 
 
 class RenamedTensors:
@@ -59,5 +59,5 @@ def renamed(spelling: str, renaming: Renaming) -> str | None:
     """None: the tensor is of another part of the model."""
     for pattern, name in renaming:
         if match := re.match(pattern, spelling):
-            return name + spelling[match.end() :]
+            return match.expand(name) + spelling[match.end() :]
     return None

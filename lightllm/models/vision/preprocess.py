@@ -6,30 +6,39 @@ pixels = preprocess(image)                   # PIL, RGB
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from PIL import Image
 
 from lightllm.errors import InvalidModel
 from lightllm.model_folder.config import read_whole_config
+from lightllm.models.vision.internvl import InternVLVision
 from lightllm.models.vision.llava import LlavaVision
 from lightllm.models.vision.model import Pixels
 
-Preprocess = Callable[[Image.Image], Pixels]
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's red, green and blue, of 1: InternVL's."""
+
+
+class Preprocess(Protocol):
+    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> Pixels:
+        """image: RGB; max_tiles: of families that cut images into tiles, None: as many as the model was made for."""
 
 
 def load_preprocessor(model_dir: str) -> Preprocess:
     """Raises `InvalidModel`."""
-    own = _OWN.get(read_whole_config(model_dir).get("model_type", ""))
-    if own is not None and (preprocess := own(read_whole_config(model_dir), Path(model_dir))) is not None:
-        return preprocess
-    return load_transformers_processor(model_dir)
+    raw = read_whole_config(model_dir)
+    own = _OWN.get(raw.get("model_type", ""))
+    preprocess = None if own is None else own(raw, Path(model_dir))
+    return preprocess or _load_transformers_processor(model_dir, raw)
 
 
-def load_transformers_processor(model_dir: str) -> Preprocess:
-    """With the implementation in PIL and numpy: the other, in torchvision, resizes otherwise."""
+def _load_transformers_processor(model_dir: str, raw: Mapping[str, Any]) -> Preprocess:
+    """In the implementation in PIL and numpy: the other, in torchvision, resizes otherwise."""
     from transformers import AutoImageProcessor
 
     try:
@@ -40,8 +49,25 @@ def load_transformers_processor(model_dir: str) -> Preprocess:
             f"{model_dir} has no image processor that can be loaded: {first_line}",
             "Is the download complete?",
         ) from error
+    return TransformersPreprocess(processor, cuts=raw.get("model_type") == "internvl")
 
-    return _with(processor)
+
+class TransformersPreprocess:
+    """An image processor of transformers, one image at a time."""
+
+    def __init__(self, processor: Any, cuts: bool = False) -> None:
+        """cuts: it cuts images into tiles if it is told so."""
+        self.processor, self.cuts = processor, cuts
+
+    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> Pixels:
+        options: dict[str, Any] = {}
+        if self.cuts:
+            options = {"crop_to_patches": True} | ({} if max_tiles is None else {"max_patches": max_tiles})
+        made = self.processor(images=[image], return_tensors="pt", **options)
+        grid = made.get("image_grid_thw")
+        return Pixels(
+            made["pixel_values"].float(), None if grid is None else (int(grid[0, 1]), int(grid[0, 2]))
+        )
 
 
 def original_llava(raw: Mapping[str, Any], folder: Path) -> Preprocess | None:
@@ -53,23 +79,58 @@ def original_llava(raw: Mapping[str, Any], folder: Path) -> Preprocess | None:
 
     side = LlavaVision.read_config(raw, folder).extra.clip.image_size
     pads = raw.get("image_aspect_ratio") == "pad"
-    return _with(LlavaImageProcessorPil(
+    return TransformersPreprocess(LlavaImageProcessorPil(
         do_pad=pads, size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     ))  # fmt: skip
 
 
-def _with(processor: Any) -> Preprocess:
-    def preprocess(image: Image.Image) -> Pixels:
-        made = processor(images=[image], return_tensors="pt")
-        grid = made.get("image_grid_thw")
-        size = None if grid is None else (int(grid[0, 1]), int(grid[0, 2]))
-        return Pixels(made["pixel_values"].float(), size)
+class InternVLPreprocess:
+    """`dynamic_preprocess` of the published model's description: tiles of one size, and with more than one a thumbnail."""
 
-    return preprocess
+    def __init__(self, raw: Mapping[str, Any], folder: Path) -> None:
+        self.side = raw.get("force_image_size") or InternVLVision.read_config(raw, folder).extra.image_size
+        self.min_tiles, self.max_tiles = raw.get("min_dynamic_patch", 1), raw.get("max_dynamic_patch", 12)
+        if not raw.get("dynamic_image_size", True):
+            self.min_tiles = self.max_tiles = 1
+        self.use_thumbnail = raw.get("use_thumbnail", True)
+
+    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> Pixels:
+        most = min(self.max_tiles, max_tiles or self.max_tiles)
+        columns, rows = tile_grid(image.width, image.height, self.side, min(self.min_tiles, most), most)
+        side = self.side
+        whole = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+        tiles = [
+            whole.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        if self.use_thumbnail and len(tiles) > 1:
+            tiles.append(image.resize((side, side), Image.Resampling.BICUBIC))
+        return Pixels(normalised(tiles, *_IMAGENET))
+
+
+def tile_grid(width: int, height: int, side: int, fewest: int, most: int) -> tuple[int, int]:
+    """(columns, rows) whose ratio is nearest to width / height. Of grids that are equally near, a larger one is taken while the
+    image has more than half of its pixels."""
+    grids = [(i, j) for i in range(1, most + 1) for j in range(1, most + 1) if fewest <= i * j <= most]
+    best, best_distance = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(width / height - columns / rows)
+        large_enough = width * height > 0.5 * side * side * columns * rows
+        if distance < best_distance or (distance == best_distance and large_enough):
+            best, best_distance = (columns, rows), distance
+    return best
+
+
+def normalised(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """float32 [tiles, 3, height, width]: (value / 255 - mean) / std of each colour."""
+    values = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).float().div_(255)
+    return values.sub_(torch.tensor(mean)).div_(torch.tensor(std)).permute(0, 3, 1, 2)
 
 
 _OWN: dict[str, Callable[[Mapping[str, Any], Path], Preprocess | None]] = {
     "llava": original_llava,
     "llava_llama": original_llava,
+    "internvl_chat": InternVLPreprocess,
 }
 """`model_type` -> from config.json and the model folder to our own preprocessing; None: there is a processor of transformers."""

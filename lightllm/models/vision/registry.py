@@ -26,6 +26,9 @@ _FAMILIES = {
     "qwen2_vl": "qwen2_vl.Qwen2VLVision",
     "qwen2_5_vl": "qwen2_5_vl.Qwen25VLVision",
     "qwen3_vl": "qwen3_vl.Qwen3VLVision",
+    "gemma3": "gemma3.Gemma3Vision",
+    "internvl_chat": "internvl.InternVLVision",
+    "internvl": "internvl.InternVLVision",
 }
 """`model_type` of a config.json -> module in this folder, imported when needed, and its class."""
 
