@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from support.model_zoo import in_dtype, randomise, write_checkpoint
+from support.model_zoo import RoundedResults, in_dtype, randomise, write_checkpoint
 
 ODD_SIZES = [(57, 43), (33, 91), (120, 31), (70, 70)]
 TEXT: dict[str, Any] = {
@@ -30,6 +30,7 @@ ENCODER: dict[str, Any] = {
     "patch_size": 7,
 }  # fmt: skip
 
+Encode = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
 Tensors = dict[str, torch.Tensor]
 Config = dict[str, Any]
 
@@ -48,17 +49,10 @@ class VisionCase:
 @dataclasses.dataclass(frozen=True)
 class VisionReference:
     path: Path
-    model: Any
-    """transformers' model, in float32."""
-    processor: Any
-    dtype: torch.dtype
-
-    def embeddings(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        return _embeddings(self.model, self.processor, images)
-
-    def half(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """The same computed in the checkpoint's dtype."""
-        return _embeddings(in_dtype(self.model, self.dtype), self.processor, images)
+    embeddings: Encode
+    """In float32."""
+    half: Encode
+    """The same computed in the checkpoint's dtype."""
 
 
 def random_images(count: int) -> list[Image.Image]:
@@ -74,6 +68,8 @@ def make_vision_model(path: Path, name: str, dtype: str = "float32", std: float 
     """Writes the checkpoint; std: of its weights."""
     from transformers import AutoModelForImageTextToText
 
+    if name in OWN_REFERENCES:
+        return OWN_REFERENCES[name](path, dtype, std)
     case = CASES[name]
     config, processor = case.make()
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
@@ -86,7 +82,11 @@ def make_vision_model(path: Path, name: str, dtype: str = "float32", std: float 
     write_checkpoint(path, tensors, raw, case.weight_format)
     if case.has_processor:
         processor.save_pretrained(path)
-    return VisionReference(path, model, processor, getattr(torch, dtype))
+    return VisionReference(
+        path,
+        lambda images: _embeddings(model, processor, images),
+        lambda images: _embeddings(in_dtype(model, getattr(torch, dtype)), processor, images),
+    )
 
 
 @torch.inference_mode()
@@ -277,6 +277,58 @@ def published_internvl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tenso
     }  # fmt: skip
 
 
+# -- Qwen-VL
+
+
+def qwen_vl(path: Path, dtype: str, std: float) -> VisionReference:
+    from models.references import qwen_vl
+
+    width, inner, size, queries, layers = 32, 64, 256, 9, 2
+    visual = {"width": width, "layers": layers, "heads": 4, "mlp_ratio": 2.0, "output_dim": size, "patch_size": 4,
+              "image_size": 72, "n_queries": queries}  # fmt: skip
+    shapes = {"conv1.weight": (width, 3, 4, 4), "positional_embedding": (256, width), "proj": (size, size),
+              "attn_pool.query": (queries, size), "attn_pool.pos_embed": (queries, size),
+              "attn_pool.kv_proj.weight": (size, width), "attn_pool.attn.in_proj_weight": (3 * size, size),
+              "attn_pool.attn.in_proj_bias": (3 * size,)}  # fmt: skip
+    linear = {"attn_pool.attn.out_proj": (size, size)}
+    norms = {"ln_pre": width, "ln_post": size, "attn_pool.ln_q": size, "attn_pool.ln_kv": size}
+    for layer in range(layers):
+        block = f"transformer.resblocks.{layer}."
+        linear |= {block + "attn.in_proj": (3 * width, width), block + "attn.out_proj": (width, width),
+                   block + "mlp.c_fc": (inner, width), block + "mlp.c_proj": (width, inner)}  # fmt: skip
+        norms |= {block + "ln_1": width, block + "ln_2": width}
+    for name, shape in linear.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for name, width in norms.items():
+        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"transformer.wte.weight": torch.zeros(384, size)}
+    for name, shape in shapes.items():
+        is_norm = name.endswith("weight") and len(shape) == 1
+        tensors[qwen_vl.PREFIX + name] = torch.randn(shape, generator=generator) * std + is_norm
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    write_checkpoint(path, tensors, {"model_type": "qwen", "torch_dtype": dtype, "visual": visual}, "bin")
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+
+    def embeddings(images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        mean, std = (
+            torch.tensor([0.48145466, 0.4578275, 0.40821073]),
+            torch.tensor([0.26862954, 0.26130258, 0.27577711]),
+        )
+        resized = [np.asarray(image.resize((72, 72), Image.Resampling.BICUBIC)) / 255 for image in images]
+        pixels = torch.from_numpy(np.stack(resized)).float().sub(mean).div(std).permute(0, 3, 1, 2)
+        return list(qwen_vl.embeddings(visual, weights, pixels))
+
+    def half(images: Sequence[Image.Image]) -> list[torch.Tensor]:
+        with RoundedResults(getattr(torch, dtype)):
+            return embeddings(images)
+
+    return VisionReference(path, embeddings, half)
+
+
+OWN_REFERENCES: dict[str, Callable[[Path, str, float], VisionReference]] = {"qwen-vl": qwen_vl}
+"""What has a plain torch reference in `test/models/references/`."""
+
 CASES = {
     "llava": VisionCase(llava),
     "llava, converted": VisionCase(llava, converted_llava),
@@ -295,3 +347,5 @@ CASES = {
     "internvl, published": VisionCase(internvl, published_internvl, has_processor=False),
     "internvit-6b": VisionCase(internvit_6b, published_internvl, has_processor=False),
 }
+
+NAMES = [*CASES, *OWN_REFERENCES]

@@ -19,7 +19,10 @@ from lightllm.model_folder.config import read_whole_config
 from lightllm.models.vision.internvl import InternVLVision
 from lightllm.models.vision.llava import LlavaVision
 from lightllm.models.vision.model import Pixels
+from lightllm.models.vision.qwen_vl import QwenVLVision
 
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Mean and standard deviation of CLIP's red, green and blue, of 1: Qwen-VL's."""
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's red, green and blue, of 1: InternVL's."""
 
@@ -109,6 +112,16 @@ class InternVLPreprocess:
         return Pixels(normalised(tiles, *_IMAGENET))
 
 
+class QwenVLPreprocess:
+    """Every image is stretched to one size, whatever its proportions are."""
+
+    def __init__(self, raw: Mapping[str, Any], folder: Path) -> None:
+        self.side = QwenVLVision.read_config(raw, folder).extra.image_size
+
+    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> Pixels:
+        return Pixels(normalised([image.resize((self.side, self.side), Image.Resampling.BICUBIC)], *_CLIP))
+
+
 def tile_grid(width: int, height: int, side: int, fewest: int, most: int) -> tuple[int, int]:
     """(columns, rows) whose ratio is nearest to width / height. Of grids that are equally near, a larger one is taken while the
     image has more than half of its pixels."""
@@ -132,5 +145,6 @@ _OWN: dict[str, Callable[[Mapping[str, Any], Path], Preprocess | None]] = {
     "llava": original_llava,
     "llava_llama": original_llava,
     "internvl_chat": InternVLPreprocess,
+    "qwen": QwenVLPreprocess,
 }
 """`model_type` -> from config.json and the model folder to our own preprocessing; None: there is a processor of transformers."""

@@ -29,6 +29,7 @@ _FAMILIES = {
     "gemma3": "gemma3.Gemma3Vision",
     "internvl_chat": "internvl.InternVLVision",
     "internvl": "internvl.InternVLVision",
+    "qwen": "qwen_vl.QwenVLVision",
 }
 """`model_type` of a config.json -> module in this folder, imported when needed, and its class."""
 
@@ -36,7 +37,7 @@ _FAMILIES = {
 def vision_model_of(config: Mapping[str, Any]) -> type[VisionModel] | None:
     """The class for a config.json; None: it describes no model that sees, or none of these families."""
     known = _FAMILIES.get(config.get("model_type", ""))
-    if known is None:
+    if known is None or (known.startswith("qwen_vl") and "visual" not in config):
         return None
     module, _, name = known.partition(".")
     return getattr(importlib.import_module(f"lightllm.models.vision.{module}"), name)

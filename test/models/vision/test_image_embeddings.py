@@ -10,14 +10,14 @@ from PIL import Image
 from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.near_tie import assert_rounded_like, relative_error
 from support.ranks import run_ranks
-from support.vision_models import CASES, make_vision_model, random_images
+from support.vision_models import NAMES, make_vision_model, random_images
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.vision.preprocess import load_preprocessor
 from lightllm.models.vision.registry import load_vision_model
 
 CPU = torch.device("cpu")
-PLAIN = [name for name in CASES if "," not in name]
+PLAIN = [name for name in NAMES if "," not in name]
 """One case of each family."""
 
 
@@ -27,7 +27,7 @@ def embed(path: Path, images: list[Image.Image], group: TpGroup | None = None) -
     return [each.float() for each in model.encode([preprocess(image) for image in images])]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_embeddings_of_one_two_and_four_images_of_odd_sizes_equal_transformers(
     tmp_path: Path, name: str
 ) -> None:
