@@ -6,6 +6,7 @@ x = [class token,] patches + positions; CLIP: x = norm(x); then layers h += Atte
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from lightllm.models.vision.layers import (
     EncoderLayer,
     Segments,
     VisionAttention,
+    encoder_layers,
+    layers_until,
     patch_linear,
     patches_of,
     read_encoder,
@@ -41,15 +44,14 @@ class ClipFields:
         return self.image_size // self.patch_size
 
 
-def read_clip(fields: Fields, layer: int) -> ModelConfig:
-    """fields: of a `vision_config`; layer: the one whose output counts, -1 the last, -2 the one before it, as in `hidden_states`
-    of transformers, where 0 is the input of the first."""
+def read_clip(fields: Fields, layer: Any) -> ModelConfig:
+    """fields: of a `vision_config`; layer: the one whose output counts, see `layers_until`."""
     is_clip = fields.get("model_type", "clip_vision_model") != "siglip_vision_model"
     fields = fields.with_defaults(
         hidden_act="quick_gelu" if is_clip else "gelu_pytorch_tanh", layer_norm_eps=1e-5 if is_clip else 1e-6
     )
     config = read_encoder(fields)
-    layers_run = layer if layer >= 0 else config.num_layers + 1 + layer
+    layers_run = layers_until(layer, config.num_layers)
     extra = ClipFields(side_of(fields, "image_size"), side_of(fields, "patch_size"), is_clip, layers_run)
     return dataclasses.replace(config, extra=extra)
 
@@ -78,11 +80,9 @@ class ClipEncoder:
                 plain_mlp(config, build.at("mlp"), "fc1", "fc2"),
             )
 
-        self.layers = build.in_parallel(
-            [lambda i=i: make_layer(build.at(f"encoder.layers.{i}")) for i in range(fields.layers_run)]  # type: ignore[misc]
+        self.layers = encoder_layers(
+            build, "encoder.layers", make_layer, fields.layers_run, config.num_layers
         )
-        for left in range(fields.layers_run, config.num_layers):
-            build.ignore_under(f"encoder.layers.{left}.")
         build.ignore_under("head.")  # SigLIP's pooling head
         build.ignore_under("embeddings.position_ids")
 

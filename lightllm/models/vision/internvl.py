@@ -25,7 +25,9 @@ from lightllm.models.mlp import MLP, plain_mlp
 from lightllm.models.vision.layers import (
     Segments,
     VisionAttention,
+    encoder_layers,
     layer_norm,
+    layers_until,
     part_of,
     patch_linear,
     patches_of,
@@ -107,14 +109,9 @@ class InternVLVision(VisionModel):
         self.patch_embedding = patch_linear(embeddings, "patch_embedding", hidden, (3, size, size), bias=True)
         self.class_token = embeddings.vector("class_embedding", (1, 1, hidden))
         self.positions = embeddings.vector("position_embedding", (1, fields.side**2 + 1, hidden))
-        self.layers = build.in_parallel(
-            [
-                lambda i=i: self._make_layer(build.at(f"encoder.layers.{i}"))  # type: ignore[misc]
-                for i in range(fields.layers_run)
-            ]
+        self.layers = encoder_layers(
+            build, "encoder.layers", self._make_layer, fields.layers_run, config.num_layers
         )
-        for left in range(fields.layers_run, config.num_layers):
-            build.ignore_under(f"encoder.layers.{left}.")
         projector, width = build.at("mlp1"), hidden * fields.merge**2
         self.norm = layer_norm(projector, "0", width, _PROJECTOR_EPS)
         self.linear_1 = projector.column_linear(("1",), width, fields.text_size, bias=True)
@@ -155,7 +152,7 @@ class InternVLVision(VisionModel):
         extra = InternFields(
             image_size=side_of(vision, "image_size"),
             patch_size=side_of(vision, "patch_size"),
-            layers_run=layer if layer >= 0 else config.num_layers + 1 + layer,
+            layers_run=layers_until(layer, config.num_layers),
             merge=merge,
             qk_norm=vision.flag("qk_normalization", vision.flag("use_qk_norm")),
             text_size=Fields(language_part(raw)).positive("hidden_size"),

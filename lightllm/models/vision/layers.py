@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +19,8 @@ from lightllm.models.decoder_layers import FeedForward
 from lightllm.ops.linear import PackedLinear, pack_linear
 from lightllm.ops.rotary import rotary_embedding
 from lightllm.ops.segment_attention import segment_attention
+
+_Layer = TypeVar("_Layer")
 
 _ACTIVATIONS = {**ACTIVATIONS, "quick_gelu": "quick_gelu"}
 
@@ -67,6 +70,15 @@ class EncoderLayer:
         """x: [T, hidden]. Returns a tensor of the same shape."""
         x = x + self.attention.forward(self.norm1(x), segments)
         return x + self.mlp.forward(self.norm2(x))
+
+
+def encoder_layers(
+    build: Builder, name: str, make: Callable[[Builder], _Layer], run: int, total: int | None = None
+) -> list[_Layer]:
+    """The first `run` of the layers `<name>.<number>`; total: layers in the checkpoint, None: no more than these."""
+    for left in range(run, total or run):
+        build.ignore_under(f"{name}.{left}.")
+    return build.in_parallel([functools.partial(make, build.at(f"{name}.{i}")) for i in range(run)])
 
 
 def patch_linear(
@@ -134,6 +146,17 @@ def part_of(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(part, dict):
         raise InvalidModel(f"config.json lacks {name}.")
     return part
+
+
+def layers_until(layer: Any, total: int) -> int:
+    """How many layers are run for the output of `layer` of `total`: -1 the last one's, -2 that of the one before it; 0 is the input of
+    the first, as in `hidden_states` of transformers."""
+    run = None if not isinstance(layer, int) else layer if layer >= 0 else total + 1 + layer
+    if run is None or not 0 <= run <= total:
+        raise InvalidModel(
+            f"config.json: the vision encoder's layer {layer!r} must be one number of {-total - 1} to {total}."
+        )
+    return run
 
 
 def side_of(fields: Fields, name: str) -> int:

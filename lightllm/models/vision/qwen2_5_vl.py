@@ -24,7 +24,7 @@ from lightllm.models.vision.grids import (
     patch_positions,
     read_grid_encoder,
 )
-from lightllm.models.vision.layers import EncoderLayer, Segments, part_of
+from lightllm.models.vision.layers import EncoderLayer, Segments, encoder_layers, part_of
 from lightllm.models.vision.model import VisionModel
 
 
@@ -52,9 +52,7 @@ class Qwen25VLVision(VisionModel):
                 gated_mlp(config, build.at("mlp")),
             )
 
-        self.layers = build.in_parallel(
-            [lambda i=i: make_layer(build.at(f"blocks.{i}")) for i in range(config.num_layers)]  # type: ignore[misc]
-        )
+        self.layers = encoder_layers(build, "blocks", make_layer, config.num_layers)
         norm = build.norm("merger.ln_q")
         self.merger = patch_merger(
             config, self.fields, build.at("merger.mlp"), norm, config.hidden_size, "0", "2"

@@ -21,7 +21,7 @@ from lightllm.models.vision.grids import (
     read_grid_encoder,
     whole_images,
 )
-from lightllm.models.vision.layers import EncoderLayer, part_of
+from lightllm.models.vision.layers import EncoderLayer, encoder_layers, part_of
 from lightllm.models.vision.model import VisionModel
 
 
@@ -41,9 +41,7 @@ class Qwen2VLVision(VisionModel):
                 plain_mlp(config, build.at("mlp"), "fc1", "fc2"),
             )
 
-        self.layers = build.in_parallel(
-            [lambda i=i: make_layer(build.at(f"blocks.{i}")) for i in range(config.num_layers)]  # type: ignore[misc]
-        )
+        self.layers = encoder_layers(build, "blocks", make_layer, config.num_layers)
         norm = build.norm("merger.ln_q")
         self.merger = patch_merger(
             config, self.fields, build.at("merger.mlp"), norm, config.hidden_size, "0", "2"

@@ -29,7 +29,7 @@ from lightllm.models.vision.grids import (
     read_grid_encoder,
     whole_images,
 )
-from lightllm.models.vision.layers import EncoderLayer, layer_norm, part_of
+from lightllm.models.vision.layers import EncoderLayer, encoder_layers, layer_norm, part_of
 from lightllm.models.vision.model import VisionModel
 
 
@@ -64,9 +64,7 @@ class Qwen3VLVision(VisionModel):
             norm = layer_norm(at, "norm", norm_size, config.norm_eps)
             return patch_merger(config, self.fields, at, norm, norm_size, "linear_fc1", "linear_fc2")
 
-        self.layers = build.in_parallel(
-            [lambda i=i: make_layer(build.at(f"blocks.{i}")) for i in range(config.num_layers)]  # type: ignore[misc]
-        )
+        self.layers = encoder_layers(build, "blocks", make_layer, config.num_layers)
         self.merger = merger("merger", hidden)
         self.deepstack = {
             layer: merger(f"deepstack_merger_list.{number}", hidden * square)

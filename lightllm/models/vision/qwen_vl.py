@@ -23,6 +23,7 @@ from lightllm.models.vision.layers import (
     EncoderLayer,
     Segments,
     VisionAttention,
+    encoder_layers,
     layer_norm,
     part_of,
     patch_linear,
@@ -114,12 +115,7 @@ class QwenVLVision(VisionModel):
                 plain_mlp(config, build.at("mlp"), "c_fc", "c_proj"),
             )
 
-        self.layers = build.in_parallel(
-            [
-                lambda i=i: make_layer(build.at(f"transformer.resblocks.{i}"))  # type: ignore[misc]
-                for i in range(config.num_layers)
-            ]
-        )
+        self.layers = encoder_layers(build, "transformer.resblocks", make_layer, config.num_layers)
         self.resampler = Resampler(width, fields, config.norm_eps, build.at("attn_pool"))
         self.post_norm = layer_norm(build, "ln_post", fields.out_size, config.norm_eps)
         self.projection = build.vector("proj", (fields.out_size, fields.out_size))

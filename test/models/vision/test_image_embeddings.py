@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from support.arithmetic import ARITHMETICS, compute_bf16_weights_in
 from support.near_tie import assert_rounded_like, relative_error
 from support.ranks import run_ranks
 from support.vision_models import NAMES, make_vision_model, random_images
 
 from lightllm.distributed.tp_group import TpGroup
+from lightllm.errors import InvalidModel
 from lightllm.models.vision.preprocess import load_preprocessor
-from lightllm.models.vision.registry import load_vision_model
+from lightllm.models.vision.registry import load_vision_model, vision_model_of
 
 CPU = torch.device("cpu")
 PLAIN = [name for name in NAMES if "," not in name]
@@ -68,3 +71,23 @@ def test_two_ranks_embed_what_one_does(tmp_path: Path, name: str) -> None:
     for rank in run_ranks(tmp_path / "group", 2, lambda group: embed(tmp_path, images, group)):
         for ours, alone in zip(rank, embed(tmp_path, images), strict=True):
             assert relative_error(ours, alone) < 1e-4
+
+
+def test_a_text_model_has_no_vision_model(tmp_path: Path) -> None:
+    assert vision_model_of({"model_type": "llama"}) is None
+    assert vision_model_of({"model_type": "qwen"}) is None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(InvalidModel, match="no vision encoder"):
+        load_vision_model(str(tmp_path), data_type=None, device=CPU)
+
+
+def test_a_tensor_that_the_encoder_has_no_place_for_is_named(tmp_path: Path) -> None:
+    """Those of the language model are not looked at, whatever they are."""
+    make_vision_model(tmp_path, "qwen2-vl")
+    own = torch.zeros(3)
+    shard = next(tmp_path.glob("model-00001*.safetensors"))
+    save_file(
+        load_file(shard) | {"model.visual.blocks.7.norm1.weight": own, "model.language_model.x": own}, shard
+    )
+    with pytest.raises(InvalidModel, match=r"no place for: blocks\.7\.norm1\.weight\."):
+        load_vision_model(str(tmp_path), data_type=None, device=CPU)
