@@ -16,11 +16,14 @@ CONSTRAINTS = ["llguidance>=1.9,<2"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
 # An OpenMP runtime whose waiting threads yield the core: see lightllm/server/environment.py.
 CPU = ['intel-openmp>=2024.2,<2025; sys_platform == "linux" and platform_machine == "x86_64"']
+# Older versions of Pillow have known faults; httpcore2 comes with huggingface_hub.
+VISION = ["httpcore2>=2.16,<3", "pillow>=12"]
 TEST = [
     *BENCH,
     *CONSTRAINTS,
     *CPU,
     *TOKENIZERS,
+    *VISION,
     "httpx>=0.27",
     "hypothesis>=6.100",
     "jsonschema-rs>=0.20",
@@ -73,5 +76,6 @@ setup(
         "docs": [],
         "test": TEST,
         "tokenizers": TOKENIZERS,
+        "vision": VISION,
     },
 )

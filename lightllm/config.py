@@ -8,42 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any
 
 from lightllm.errors import InvalidOption
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """The description of one option; kept in the field's metadata."""
-
-    help: str
-    group: str
-    type: Callable[[str], Any] = str
-    choices: tuple[str, ...] | None = None
-    nargs: str | None = None
-    aliases: tuple[str, ...] = ()
-    check: Callable[[Any], bool] | None = None
-    expects: str = ""
-    """What `check` wants, in words: "at least 1"."""
-    metavar: str | None = None
-    const: Any = None
-    """Value when the option is given without one (with nargs="?")."""
-
-
-def _option(default: Any, help: str, group: str, **more: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"option": Option(help=help, group=group, **more)})
-
-
-def _at_least(low: int) -> dict[str, Any]:
-    return {"type": int, "check": lambda v: v >= low, "expects": f"at least {low}"}
-
+from lightllm.option_spec import Option
+from lightllm.option_spec import at_least as _at_least
+from lightllm.option_spec import option as _option
 
 _FROM_0: dict[str, Any] = {"type": float, "check": lambda v: v >= 0, "expects": "0 or more"}
 _ABOVE_0: dict[str, Any] = {"type": float, "check": lambda v: v > 0, "expects": "more than 0"}
 _SERVER, _MODEL, _MEMORY, _SCHEDULING = "Server", "Model", "Memory and lengths", "Scheduling"
-_GPU, _PARALLEL, _TESTING = "GPU", "Parallelism", "Testing"
+_GPU, _PARALLEL, _IMAGES, _TESTING = "GPU", "Parallelism", "Images", "Testing"
+
+MOST_PIXELS = 178_956_970
+"""Of an image: Pillow's own limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +251,27 @@ class ServerConfig:
     )
     nccl_port: int = _option(28765, "Port of torch's store on node 0; the next port is the Router's for the other nodes.",
                              _PARALLEL, type=int, check=lambda v: 0 < v < 65535, expects="a port number, 1 to 65534")  # fmt: skip
+
+    # -- images
+    allowed_media_domains: list[str] | None = _option(
+        None, "Hosts, with all below them, that images are fetched from; an address counts even if it is not public. Default: "
+        "all with public addresses.", _IMAGES, nargs="+", metavar="HOST",
+        check=lambda v: isinstance(v, list) and not any("/" in host or "*" in host for host in v),
+        expects="host names or addresses, without scheme, port and *",
+    )  # fmt: skip
+    allowed_local_media_path: str | None = _option(
+        None, "Folder whose files clients may send as file:// URLs; without it none.", _IMAGES, metavar="FOLDER",
+    )  # fmt: skip
+    max_image_mb: int = _option(32, "Largest encoded image in MiB.", _IMAGES, **_at_least(1))
+    max_image_pixels: int = _option(
+        50_000_000, "Largest image in pixels, width x height.", _IMAGES, type=int,
+        check=lambda v: 0 < v <= MOST_PIXELS, expects=f"1 to {MOST_PIXELS}",
+    )  # fmt: skip
+    max_images: int = _option(64, "Images of one request.", _IMAGES, **_at_least(1))
+    image_fetch_timeout: float = _option(
+        10.0, "Seconds within which an image must be downloaded.", _IMAGES, type=float,
+        check=lambda v: v > 0, expects="more than 0",
+    )  # fmt: skip
 
     # -- testing
     check_rounds: bool = _option(

@@ -37,6 +37,10 @@ class InvalidParameter(RequestError):
     """A value outside its range, or a combination that makes no sense."""
 
 
+class InvalidImage(InvalidParameter, code="invalid_image"):
+    """An image that cannot be had (malformed or forbidden source, failed download), or that is none; or their number."""
+
+
 class PromptTooLong(RequestError, code="context_length_exceeded"):
     """The prompt, or prompt + max_new_tokens, exceeds what the server can ever hold."""
 

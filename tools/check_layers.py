@@ -34,9 +34,11 @@ FLOORS: list[tuple[str, list[str]]] = [
             "tokenizer",
             "templating",
             "constraints",
+            "images",
             "config",
             "config_sources",
             "foreign_options",
+            "option_spec",
             "sampling_params",
             "parameter_spec",
             "errors",
@@ -54,8 +56,8 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 
 TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "config", "config_sources",
-    "foreign_options", "sampling_params", "parameter_spec", "errors", "demo", "backend.mock",
+    "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources",
+    "foreign_options", "option_spec", "sampling_params", "parameter_spec", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""
