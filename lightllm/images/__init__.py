@@ -10,3 +10,20 @@ intake       sources -> bytes, content hash, width and height: many at once, off
 layouts/     a family's images in its prompts: marker, number of tokens, grid
 prompt       prompt ids with markers -> with the images' ids in their places
 """
+
+from __future__ import annotations
+
+import importlib.util
+
+from lightllm.errors import StartupError
+
+
+def check_installed() -> None:
+    """Raises `StartupError` if a library is missing that only images need (the extra `vision`)."""
+    packages = (("pillow", "PIL"), ("httpcore2", "httpcore2"))
+    missing = [package for package, module in packages if importlib.util.find_spec(module) is None]
+    if missing:
+        raise StartupError(
+            f"The model takes images, for which a package is missing: {', '.join(missing)}.",
+            "Install it: pip install 'lightllm[vision]'.",
+        )

@@ -68,8 +68,7 @@ class Fetcher:
                 ) as pool,
             ):
                 for _ in range(MAX_REDIRECTS + 1):
-                    target = self._parse(url, field)
-                    body, location = await self._step(pool, target, field)
+                    body, location = await self._step(pool, self._parse(url, field), field)
                     if location is None:
                         return body
                     url = urljoin(url, location)
@@ -79,8 +78,8 @@ class Fetcher:
                 param=field,
             ) from error
         except (
-            httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError, OSError
-        ) as error:  # fmt: skip
+            httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError, OSError, ValueError
+        ) as error:  # ValueError: a redirect to what is no URL, a host that TLS cannot name  # fmt: skip
             raise InvalidImage(
                 f"{field}: the download failed ({type(error).__name__})", param=field
             ) from error

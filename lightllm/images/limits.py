@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from lightllm.config import ServerConfig
+from lightllm.errors import InvalidOption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +26,15 @@ class ImageLimits:
 
     @classmethod
     def of(cls, config: ServerConfig) -> ImageLimits:
-        domains = config.allowed_media_domains
+        """Raises `InvalidOption` if --allowed_local_media_path is no folder."""
+        domains, local = config.allowed_media_domains, config.allowed_local_media_path
+        if local is not None and not os.path.isdir(local):
+            raise InvalidOption(f"--allowed_local_media_path {local} is no folder.")
         return cls(
             max_bytes=config.max_image_mb << 20,
             max_pixels=config.max_image_pixels,
             max_images=config.max_images,
             fetch_timeout=config.image_fetch_timeout,
             allowed_domains=None if domains is None else tuple(d.lower().strip("[].") for d in domains),
-            local_path=config.allowed_local_media_path,
+            local_path=local,
         )

@@ -121,7 +121,8 @@ def test_redirects_are_followed_and_each_is_checked() -> None:
         ("http://10.0.0.1/", "no public address"), ("http://[::1]/", "no public address"), ("http://0x7f.1/", "no valid host"),
         ("http://inside.example/", "no public address"), ("//127.0.0.2/", "no public address"),
         ("file:///etc/passwd", "not http or https"), ("data:image/png;base64,AAAA", "not http or https"),
-        ("http://user@images.example/", "user name"), ("/a.png", f"more than {MAX_REDIRECTS} redirects"),
+        ("http://user@images.example/", "user name"), ("http://[::1", "download failed"), ("", "more than"),
+        ("http://images.example:x/", "no valid URL"), ("\xff\xfe", "download failed|no valid"), ("/a.png", f"more than {MAX_REDIRECTS} redirects"),
     ],
 )  # fmt: skip
 def test_redirects_to_where_no_url_may_lead_are_refused(location: str, message: str) -> None:
