@@ -49,7 +49,8 @@ def _backend(path: Path, special: SpecialTokens, trust_remote_code: bool) -> Bac
         kind = read_json_object(path / "tokenizer_config.json").get("tokenizer_class")
         return SentencePieceBackend(path / "tokenizer.model", special, chatglm=kind == "ChatGLMTokenizer")
     if (path / "qwen.tiktoken").is_file():
-        return TiktokenBackend(path / "qwen.tiktoken")
+        vision = "visual" in read_json_object(path / "config.json")
+        return TiktokenBackend(path / "qwen.tiktoken", vision)
     if _has_own_code(path) and not trust_remote_code:
         raise InvalidModel(
             f"The tokenizer of {path} is code in the model folder.",

@@ -19,12 +19,15 @@ _PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\
 """How text is cut into words before their bytes are merged."""
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205))]
 """Their ids follow the vocabulary's."""
+_VISION_SPECIAL = ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"]
+"""Qwen-VL's, behind those."""
 
 
 class TiktokenBackend(Backend):
-    """Text is normalised to NFC first. Special tokens in it count as such; none is put in front or behind."""
+    """Text is normalised to NFC first. Special tokens in it count as such; none is put in front or behind.
+    `vision`: the model is Qwen-VL."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vision: bool = False) -> None:
         try:
             from tiktoken import Encoding
         except ImportError as error:
@@ -33,7 +36,8 @@ class TiktokenBackend(Backend):
                 "Run `pip install tiktoken`, or put a tokenizer.json into the folder.",
             ) from error
         self._ranks = ranks = _read_ranks(path)
-        self._special = {token: len(ranks) + i for i, token in enumerate(_SPECIAL)}
+        special = [*_SPECIAL, *(_VISION_SPECIAL if vision else ())]
+        self._special = {token: len(ranks) + i for i, token in enumerate(special)}
         try:
             self._encoding = Encoding(
                 path.name, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=self._special

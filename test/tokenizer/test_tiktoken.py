@@ -98,3 +98,15 @@ def test_a_chat_of_qwen_1_is_chatml_and_ends_at_its_end_token(tmp_path: Path) ->
     )
     assert tokenizer.encode(text, add_special_tokens=False).count(tokenizer.token_id("<|im_end|>")) == 2
     assert eos_token_ids(str(path)) == [tokenizer.token_id(token) for token in SPECIAL]
+
+
+def test_qwen_vl_has_nine_tokens_more_that_a_text_model_reads_as_text(tmp_path: Path) -> None:
+    path = tokenizers.qwen_tiktoken(tmp_path)
+    text = load_tokenizer(str(path))
+    (path / "config.json").write_text('{"visual": {"image_size": 448}}')
+    vision = load_tokenizer(str(path))
+    first = text.vocab_size
+    names = ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>"]
+    assert [vision.token_id(name) for name in names] == list(range(first, first + 9))
+    assert vision.encode("<img></img>a") == [first + 6, first + 7, *text.encode("a")]
+    assert text.token_id("<img>") is None and len(text.encode("<img></img>a")) > 3
