@@ -32,17 +32,19 @@ _WHITE = (255, 255, 255, 255)
 def probe(data: bytes, max_pixels: int, field: str) -> tuple[int, int]:
     """(width, height), from the header alone. Raises `InvalidImage` for what is no image, or too large."""
     with _opened(data, max_pixels, field) as image:
-        return _upright_size(image)
+        if image.format == "PNG" and _tells_more_behind_pixels(data):
+            image.load()
+        return _upright_size(image, image.size)
 
 
 def check(data: bytes, max_pixels: int, field: str) -> tuple[int, int]:
     """As `probe`, of an image that can be decoded to its end. A JPEG is decoded at an eighth of its size, which is faster."""
     with _opened(data, max_pixels, field) as image:
-        size = _upright_size(image)
         _refuse_depth(image, field)
+        size = image.size
         image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
-        return size
+        return _upright_size(image, size)
 
 
 def decode(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
@@ -90,16 +92,24 @@ def _guess(data: bytes) -> str:
     return ", but a text" if head.startswith((b"<", b"{")) else ""
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    # Pillow tells the size of a TIFF as it will be when it is upright
+def _upright_size(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """`size`: as it was told when the image was opened; that of a TIFF is upright."""
     turned = image.format != "TIFF" and _orientation(image) >= 5
-    return (image.height, image.width) if turned else image.size
+    return size[::-1] if turned else size
+
+
+def _tells_more_behind_pixels(png: bytes) -> bool:
+    """Whether chunks that may hold the orientation follow the pixels of a PNG."""
+    pixels = png.find(b"IDAT")
+    return any(png.find(chunk, pixels) >= 0 for chunk in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
 
 
 def _orientation(image: Image.Image) -> int:
     """1 to 8; 1 (upright) also where the EXIF data is broken or says something else."""
     try:
-        told = image.getexif().get(ExifTags.Base.Orientation)
+        # not a PNG's own method, which decodes the pixels to look behind them
+        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
+        told = exif.get(ExifTags.Base.Orientation)
     except Exception:  # the pixels may be sound all the same
         return 1
     return told if isinstance(told, int) and told in _TURNS else 1

@@ -101,6 +101,21 @@ def test_the_camera_was_held_in_any_way_and_the_image_is_upright(orientation: in
     assert np.median(difference) <= 2 and (difference > 60).mean() < 0.1
 
 
+def test_the_orientation_of_a_png_may_follow_its_pixels() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(halves(), exif=exif)
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    moved = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    for png in (data, moved):
+        assert probe(png, LIMIT, "here") == check(png, LIMIT, "here") == decode(png, LIMIT).size == (20, 40)
+
+
+def test_the_header_tells_the_size_of_an_image_whose_pixels_are_missing() -> None:
+    assert probe(png_header(700, 900), LIMIT, "here") == (700, 900)
+
+
 def test_a_broken_exif_block_leaves_the_image_as_it_is() -> None:
     data = encoded(halves(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 4)
     assert probe(data, LIMIT, "here") == decode(data, LIMIT).size == (40, 20)
