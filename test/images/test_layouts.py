@@ -19,8 +19,8 @@ TOKENS = {
 }  # fmt: skip
 
 
-def layout(architecture: str, processor: dict[str, Any] | None = None, **config: Any) -> Layout:
-    return LAYOUTS[architecture](VisionFolder(config, processor or {}, TOKENS.get))
+def layout(family: str, processor: dict[str, Any] | None = None, **config: Any) -> Layout:
+    return LAYOUTS[family](VisionFolder(Path(), config, processor or {}, TOKENS.get))
 
 
 def counts(of: Layout, width: int, height: int) -> Footprint:
@@ -50,7 +50,7 @@ def test_qwen2_vl_counts_as_its_processor_does(name: str) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     processor = Qwen2VLImageProcessorPil(**PROCESSORS[name])
-    ours = layout("Qwen2_5_VLForConditionalGeneration", PROCESSORS[name])
+    ours = layout("qwen2_5_vl", PROCESSORS[name])
     for width, height in SIZES:
         if max(width, height) > 200 * min(width, height):
             with pytest.raises(InvalidImage, match=f"{width} x {height} pixels is too narrow"):
@@ -69,7 +69,7 @@ def test_the_grid_of_qwen2_vl_is_that_of_its_pixels(size: tuple[int, int]) -> No
     settings = PROCESSORS["Qwen2-VL"]
     made = Qwen2VLImageProcessorPil(**settings)(Image.new("RGB", size), return_tensors="np")
     t, h, w = made["image_grid_thw"][0].tolist()
-    footprint = counts(layout("Qwen2VLForConditionalGeneration", settings), *size)
+    footprint = counts(layout("qwen2_vl", settings), *size)
     assert footprint.grid == (t, h // 2, w // 2) and footprint.tokens == len(made["pixel_values"]) // 4
 
 
@@ -86,7 +86,7 @@ def test_llava_counts_as_its_processor_does(config: dict[str, Any], tokens: int)
 
     side = config.get("vision_config", {}).get("image_size", 336)
     processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    ours = layout("LlavaForConditionalGeneration", image_token_index=32000, **config)
+    ours = layout("llava", image_token_index=32000, **config)
     for size in ((1, 1), (640, 333), (17, 900)):
         height, width = processor(Image.new("RGB", size), return_tensors="np")["pixel_values"].shape[2:]
         # LlavaProcessor: patches, with CLIP's class token unless the strategy is "default"
@@ -95,12 +95,17 @@ def test_llava_counts_as_its_processor_does(config: dict[str, Any], tokens: int)
     assert ours.placeholder == 32000 and ours.written == "<image>"
 
 
-@pytest.mark.parametrize(
-    ("tower", "tokens"), [("openai/clip-vit-large-patch14-336", 576), ("openai/clip-vit-large-patch14", 256)]
-)
-def test_the_original_llava_is_told_by_its_encoders_name(tower: str, tokens: int) -> None:
-    ours = layout("LlavaLlamaForCausalLM", mm_vision_tower=tower, mm_vision_select_feature="patch")
-    assert counts(ours, 640, 480).tokens == tokens and ours.written is None
+def test_the_original_llava_has_the_encoder_that_it_names(tmp_path: Path) -> None:
+    """A folder beside it, or CLIP ViT-L/14-336."""
+    config = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
+    ours = layout_of(folder(tmp_path, config=config), TOKENS.get)
+    assert ours is not None and counts(ours, 640, 480).tokens == 576 and ours.written is None
+    (tmp_path / "clip").mkdir()
+    folder(tmp_path / "clip", config={"vision_config": {"image_size": 224, "patch_size": 14}})
+    for select, tokens in (("patch", 256), ("cls_patch", 257)):
+        config |= {"mm_vision_tower": "clip", "mm_vision_select_feature": select}
+        ours = layout_of(folder(tmp_path, config=config), TOKENS.get)
+        assert ours is not None and counts(ours, 640, 480).tokens == tokens
 
 
 def published_tiles(width: int, height: int, min_num: int, max_num: int, image_size: int) -> tuple[int, int]:
@@ -121,7 +126,7 @@ def published_tiles(width: int, height: int, min_num: int, max_num: int, image_s
 
 @pytest.mark.parametrize("most", [1, 6, 12])
 def test_internvl_tiles_by_the_published_formula(most: int) -> None:
-    ours = layout("InternVLChatModel", max_dynamic_patch=most, force_image_size=448, downsample_ratio=0.5)
+    ours = layout("internvl_chat", max_dynamic_patch=most, force_image_size=448, downsample_ratio=0.5)
     for width, height in SIZES:
         columns, rows = published_tiles(width, height, 1, most, 448)
         footprint = counts(ours, width, height)
@@ -136,7 +141,7 @@ def test_internvl_tiles_as_the_processor_of_its_converted_checkpoints() -> None:
     processor = GotOcr2ImageProcessorPil(
         size={"height": 448, "width": 448}, crop_to_patches=True, min_patches=1, max_patches=12
     )
-    ours = layout("InternVLChatModel")
+    ours = layout("internvl_chat")
     for width, height in SIZES[::3]:
         assert counts(ours, width, height).tokens == 256 * processor.get_number_of_image_patches(
             height, width, {}
@@ -144,20 +149,15 @@ def test_internvl_tiles_as_the_processor_of_its_converted_checkpoints() -> None:
 
 
 def test_internvl_of_low_detail_is_one_tile_with_a_key_of_its_own() -> None:
-    ours = layout("InternVLChatModel")
+    ours = layout("internvl_chat")
     low, high = ours.footprint(2000, 1000, "low"), ours.footprint(2000, 1000, "high")
     assert low.tokens == 256 and high.tokens > 256 and high == ours.footprint(2000, 1000, "auto")
     assert ours.content_key("abc", low) != ours.content_key("abc", high)
 
 
 def test_families_of_one_size_have_their_number() -> None:
-    assert (
-        counts(
-            layout("QWenLMHeadModel", visual={"image_start_id": 151857, "image_size": 448}), 1, 5000
-        ).tokens
-        == 256
-    )
-    gemma = layout("Gemma3ForConditionalGeneration", mm_tokens_per_image=256, image_token_index=262144)
+    assert counts(layout("qwen", visual={"image_start_id": 151857, "image_size": 448}), 1, 5000).tokens == 256
+    gemma = layout("gemma3", mm_tokens_per_image=256, image_token_index=262144)
     assert counts(gemma, 640, 480).tokens == 256 and gemma.bidirectional and gemma.placeholder == 262144
 
 
@@ -173,15 +173,13 @@ def test_gemma3_writes_what_its_processor_writes() -> None:
         TypeError, AttributeError, ValueError
     ):  # what comes behind needs a whole tokenizer
         Gemma3Processor.__init__(made, None, Tokens, image_seq_length=1)
-    assert layout("Gemma3ForConditionalGeneration").written == made.full_image_sequence
+    assert layout("gemma3").written == made.full_image_sequence
 
 
 def test_the_key_names_content_and_processing() -> None:
-    one, other = (
-        layout("Qwen2VLForConditionalGeneration", {"max_pixels": pixels}) for pixels in (10**6, 10**5)
-    )
+    one, other = (layout("qwen2_vl", {"max_pixels": pixels}) for pixels in (10**6, 10**5))
     assert one.content_key("abc", counts(one, 9, 9)) != other.content_key("abc", counts(other, 9, 9))
-    again = layout("Qwen2VLForConditionalGeneration", {"max_pixels": 10**6})
+    again = layout("qwen2_vl", {"max_pixels": 10**6})
     assert again.fingerprint == one.fingerprint
 
 
@@ -196,7 +194,7 @@ def test_a_model_folder_gives_its_layout(tmp_path: Path, where: str) -> None:
     settings = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
     made = folder(
         tmp_path,
-        config={"architectures": ["Qwen3VLForConditionalGeneration"], "image_token_id": 7},
+        config={"model_type": "qwen3_vl", "image_token_id": 7},
         **{where: settings if where == "preprocessor_config" else {"image_processor": settings}},
     )
     found = layout_of(made, TOKENS.get)
@@ -204,26 +202,24 @@ def test_a_model_folder_gives_its_layout(tmp_path: Path, where: str) -> None:
 
 
 def test_a_text_model_has_none(tmp_path: Path) -> None:
-    assert layout_of(folder(tmp_path, config={"architectures": ["LlamaForCausalLM"]}), TOKENS.get) is None
-    assert not sees({"architectures": ["QWenLMHeadModel"]}) and sees(
-        {"architectures": ["QWenLMHeadModel"], "visual": {}}
-    )
+    assert layout_of(folder(tmp_path, config={"model_type": "llama"}), TOKENS.get) is None
+    assert not sees({"model_type": "qwen"}) and sees({"model_type": "qwen", "visual": {}})
     assert not sees({})
 
 
 @pytest.mark.parametrize(
-    ("architecture", "config", "message"),
+    ("family", "config", "message"),
     [
-        ("LlavaForConditionalGeneration", {"vision_config": {"patch_size": 0}}, "patch_size"),
-        ("LlavaLlamaForCausalLM", {"mm_vision_tower": "my-tower"}, "my-tower"), ("InternVLChatModel", {"max_dynamic_patch": "x"}, "'x'"),
-        ("Gemma3ForConditionalGeneration", {"mm_tokens_per_image": None}, "mm_tokens_per_image"),
+        ("llava", {"vision_config": {"patch_size": 0}}, "patch_size"),
+        ("internvl_chat", {"max_dynamic_patch": "x"}, "'x'"),
+        ("gemma3", {"mm_tokens_per_image": None}, "mm_tokens_per_image"),
     ],
 )  # fmt: skip
-def test_a_broken_model_folder_is_one_line(architecture: str, config: dict[str, Any], message: str) -> None:
+def test_a_broken_model_folder_is_one_line(family: str, config: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidModel, match=message):
-        layout(architecture, **config)
+        layout(family, **config)
 
 
 def test_a_tokenizer_without_the_marker_is_named() -> None:
     with pytest.raises(InvalidModel, match="no token <IMG_CONTEXT>"):
-        LAYOUTS["InternVLChatModel"](VisionFolder({}, {}, lambda token: None))
+        LAYOUTS["internvl_chat"](VisionFolder(Path(), {}, {}, lambda token: None))

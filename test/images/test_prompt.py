@@ -1,6 +1,7 @@
 """Markers become ids of images, in the texts of every family."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -28,16 +29,16 @@ def chars(text: str) -> list[int]:
     return [1000 + ord(character) for character in text]
 
 
-def layout(architecture: str, **config: object) -> Layout:
-    return LAYOUTS[architecture](VisionFolder(config, {}, IDS.get))
+def layout(family: str, **config: object) -> Layout:
+    return LAYOUTS[family](VisionFolder(Path(), config, {}, IDS.get))
 
 
-LLAVA = layout("LlavaForConditionalGeneration")
-ORIGINAL = layout("LlavaLlamaForCausalLM", mm_vision_tower="openai/clip-vit-large-patch14-336")
-QWEN = layout("QWenLMHeadModel", visual={"image_start_id": 14})
-QWEN2 = layout("Qwen2VLForConditionalGeneration")
-INTERN = layout("InternVLChatModel")
-GEMMA = layout("Gemma3ForConditionalGeneration")
+LLAVA = layout("llava")
+ORIGINAL = layout("llava", mm_vision_tower="openai/clip-vit-large-patch14-336")
+QWEN = layout("qwen", visual={"image_start_id": 14})
+QWEN2 = layout("qwen2_vl")
+INTERN = layout("internvl_chat")
+GEMMA = layout("gemma3")
 AROUND = {
     "llava": (LLAVA, [], []), "original": (ORIGINAL, [], []), "qwen": (QWEN, [14], [15]), "qwen2": (QWEN2, [11], [13]),
     "intern": (INTERN, [14], [15]), "gemma": (GEMMA, [20, 17], [19, 20]),

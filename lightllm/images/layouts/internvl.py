@@ -7,34 +7,55 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from lightllm.images.layouts.layout import Footprint, Layout, VisionFolder, positive
+from lightllm.images.layouts.layout import Footprint, Layout, VisionFolder, positive, side
 from lightllm.images.source import Detail
 
-MARKER = "<image>"
 CONTEXT = "<IMG_CONTEXT>"
 
 
 def layout(folder: VisionFolder) -> Layout:
+    """Of the published checkpoints, whose limits are in config.json."""
     config = folder.config
-    vision = config.get("vision_config") or {}
-    side = positive(config.get("force_image_size") or vision.get("image_size", 448), "force_image_size")
-    patch = positive(vision.get("patch_size", 14), "vision_config.patch_size")
-    a_tile = int((side // patch) ** 2 * config.get("downsample_ratio", 0.5) ** 2)
-    fewest = positive(config.get("min_dynamic_patch", 1), "min_dynamic_patch")
-    most = positive(config.get("max_dynamic_patch", 12), "max_dynamic_patch")
-    dynamic, thumbnail = config.get("dynamic_image_size", True), config.get("use_thumbnail", True)
+    return _layout(
+        folder, "<image>", config.get("force_image_size"), config.get("min_dynamic_patch", 1),
+        config.get("max_dynamic_patch", 12), config.get("dynamic_image_size", True), config.get("use_thumbnail", True),
+    )  # fmt: skip
+
+
+def converted(folder: VisionFolder) -> Layout:
+    """Of transformers' conversion, whose limits are the processor's."""
+    processor = folder.processor
+    return _layout(
+        folder, CONTEXT, None, processor.get("min_patches", 1), processor.get("max_patches", 12), True, True
+    )
+
+
+def _layout(
+    folder: VisionFolder,
+    marker: str,
+    forced: int | None,
+    fewest: int,
+    most: int,
+    dynamic: bool,
+    thumbnail: bool,
+) -> Layout:
+    vision = folder.config.get("vision_config") or {}
+    tile = side(forced or vision.get("image_size", 448), "image_size")
+    patch = side(vision.get("patch_size", 14), "patch_size")
+    tokens = int((tile // patch) ** 2 * folder.config.get("downsample_ratio", 0.5) ** 2)
+    fewest, most = positive(fewest, "fewest tiles"), positive(most, "most tiles")
 
     def footprint(width: int, height: int, detail: Detail) -> Footprint:
         if not dynamic or detail == "low":
-            return Footprint(a_tile, variant="-low" if dynamic else "")
-        columns, rows = tile_grid(width, height, side, fewest, most)
-        tiles = columns * rows
-        return Footprint((tiles + (thumbnail and tiles > 1)) * a_tile, tiles=(columns, rows))
+            return Footprint(tokens, max_tiles=1 if dynamic else None)
+        columns, rows = tile_grid(width, height, tile, fewest, most)
+        count = columns * rows
+        return Footprint((count + (thumbnail and count > 1)) * tokens, tiles=(columns, rows))
 
     return Layout(
-        "internvl", MARKER, footprint,
-        folder.fingerprint("internvl", side, patch, a_tile, fewest, most, dynamic, thumbnail),
-        written=f"<img>{CONTEXT}</img>", placeholder=folder.id_of(CONTEXT, "img_context_token_id"),
+        "internvl", marker, footprint,
+        folder.fingerprint("internvl", tile, patch, tokens, fewest, most, dynamic, thumbnail),
+        written=f"<img>{CONTEXT}</img>", placeholder=folder.id_of(CONTEXT, "img_context_token_id", "image_token_id"),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lightllm.errors import InvalidModel
@@ -22,8 +23,8 @@ class Footprint:
     """(t, h, w) of its tokens, t * h * w = tokens, for rope positions of three axes (M-RoPE)."""
     tiles: tuple[int, int] = (1, 1)
     """(columns, rows) that the image is cut into; with more than one, a thumbnail follows the tiles."""
-    variant: str = ""
-    """How `detail` changes what the encoder sees; part of the content key."""
+    max_tiles: int | None = None
+    """The limit that `detail` sets, for the preprocessing; part of the content key. None: the model's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,15 @@ class Layout:
 
     def content_key(self, sha256: str, footprint: Footprint) -> str:
         """Of the image's embedding in the cache: the same bytes processed in the same way."""
-        return f"{sha256}-{self.fingerprint}{footprint.variant}"
+        limit = "" if footprint.max_tiles is None else f"-{footprint.max_tiles}"
+        return f"{sha256}-{self.fingerprint}{limit}"
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionFolder:
     """What a layout is made from."""
 
+    path: Path
     config: Mapping[str, Any]
     """config.json as it is."""
     processor: Mapping[str, Any]
@@ -77,6 +80,13 @@ class VisionFolder:
         """16 hexadecimal digits of the family, its processor's settings and `numbers`."""
         told = json.dumps([family, self.processor, numbers], sort_keys=True, default=str)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def side(value: Any, name: str) -> int:
+    """Of squares: a number, or the same number twice."""
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]
+    return positive(value, name)
 
 
 def positive(value: Any, name: str) -> int:

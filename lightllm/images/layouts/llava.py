@@ -5,43 +5,41 @@ The converted checkpoints (llava-hf) have a token <image>; the original ones hav
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from typing import Any
 
-from lightllm.errors import InvalidModel
-from lightllm.images.layouts.layout import Footprint, Layout, VisionFolder, positive
+from lightllm.images.layouts.layout import Footprint, Layout, VisionFolder, side
+from lightllm.model_folder.json_files import read_json_object
 
 MARKER = "<image>"
 
 
-def converted(folder: VisionFolder) -> Layout:
-    """`LlavaForConditionalGeneration`."""
+def layout(folder: VisionFolder) -> Layout:
+    return _original(folder) if "mm_vision_tower" in folder.config else _converted(folder)
+
+
+def _converted(folder: VisionFolder) -> Layout:
     vision = folder.config.get("vision_config") or {}
-    # config.json leaves out what equals CLIP's defaults
-    side = positive(vision.get("image_size", 336), "vision_config.image_size")
-    patch = positive(vision.get("patch_size", 14), "vision_config.patch_size")
-    tokens = (side // patch) ** 2
-    if folder.config.get("vision_feature_select_strategy", "default") != "default":
-        tokens += 1
+    tokens = _tokens(vision, folder.config.get("vision_feature_select_strategy", "default"))
     return Layout(
-        "llava", MARKER, lambda width, height, detail: Footprint(tokens),
-        folder.fingerprint("llava", side, patch, tokens),
+        "llava", MARKER, lambda width, height, detail: Footprint(tokens), folder.fingerprint("llava", vision, tokens),
         written=MARKER, placeholder=folder.id_of(MARKER, "image_token_index", "image_token_id"),
     )  # fmt: skip
 
 
-def original(folder: VisionFolder) -> Layout:
-    """`LlavaLlamaForCausalLM` (liuhaotian). The encoder is another checkpoint, whose name tells its sizes."""
-    tower = str(folder.config.get("mm_vision_tower"))
-    sizes = re.search(r"patch(\d+)(?:-(\d+))?", tower)
-    if sizes is None:
-        raise InvalidModel(
-            f"mm_vision_tower of the model is {tower!r}: no name that tells patch and image size.",
-            "LLaVA-1.5 has openai/clip-vit-large-patch14-336.",
-        )
-    patch, side = int(sizes[1]), int(sizes[2] or 224)
-    tokens = (side // patch) ** 2 + (folder.config.get("mm_vision_select_feature", "patch") == "cls_patch")
-    aspect = folder.config.get("image_aspect_ratio")
-    return Layout(
-        "llava", MARKER, lambda width, height, detail: Footprint(tokens),
-        folder.fingerprint("llava-original", side, patch, tokens, aspect),
-    )  # fmt: skip
+def _original(folder: VisionFolder) -> Layout:
+    """Of liuhaotian. The encoder is a folder that `mm_vision_tower` names, or CLIP ViT-L/14-336."""
+    tower = read_json_object(folder.path / str(folder.config["mm_vision_tower"]) / "config.json")
+    vision = tower.get("vision_config") or tower
+    tokens = _tokens(vision, folder.config.get("mm_vision_select_feature", "patch"))
+    processing = folder.fingerprint("llava-original", vision, tokens, folder.config.get("image_aspect_ratio"))
+    return Layout("llava", MARKER, lambda width, height, detail: Footprint(tokens), processing)
+
+
+def _tokens(vision: Mapping[str, Any], select: str) -> int:
+    """Patches, with CLIP's class token where the model keeps it. config.json leaves out what equals CLIP's defaults."""
+    patches = side(vision.get("image_size", 336), "image_size") // side(
+        vision.get("patch_size", 14), "patch_size"
+    )
+    has_class_token = vision.get("model_type", "clip_vision_model") != "siglip_vision_model"
+    return patches**2 + (has_class_token and select in ("full", "cls_patch"))

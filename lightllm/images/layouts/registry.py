@@ -12,31 +12,31 @@ from lightllm.model_folder.config import read_whole_config
 from lightllm.model_folder.json_files import read_json_object
 
 LAYOUTS: Mapping[str, Callable[[VisionFolder], Layout]] = {
-    "LlavaForConditionalGeneration": llava.converted,
-    "LlavaLlamaForCausalLM": llava.original,
-    "QWenLMHeadModel": qwen_vl.layout,
-    "Qwen2VLForConditionalGeneration": qwen2_vl.layout,
-    "Qwen2_5_VLForConditionalGeneration": qwen2_vl.layout,
-    "Qwen3VLForConditionalGeneration": qwen2_vl.layout,
-    "Qwen3VLMoeForConditionalGeneration": qwen2_vl.layout,
-    "InternVLChatModel": internvl.layout,
-    "Gemma3ForConditionalGeneration": gemma3.layout,
+    "llava": llava.layout,
+    "llava_llama": llava.layout,
+    "qwen": qwen_vl.layout,
+    "qwen2_vl": qwen2_vl.layout,
+    "qwen2_5_vl": qwen2_vl.layout,
+    "qwen3_vl": qwen2_vl.layout,
+    "internvl_chat": internvl.layout,
+    "internvl": internvl.converted,
+    "gemma3": gemma3.layout,
 }
-"""By architecture; a model sees if its own is here (and, of Qwen 1, if config.json has `visual`)."""
+"""By config.json's `model_type`; Qwen 1 sees if there is `visual` too. The encoders' registry has the same families."""
 
 
 def sees(config: Mapping[str, Any]) -> bool:
     """Whether a model with this config.json takes images."""
-    return _architecture(config) is not None
+    return _family(config) is not None
 
 
 def layout_of(model_dir: str, token_id: Callable[[str], int | None]) -> Layout | None:
     """`token_id`: of the model's tokenizer. None for a model that takes no images. Raises `InvalidModel`."""
     config = read_whole_config(model_dir)
-    architecture = _architecture(config)
-    if architecture is None:
+    family = _family(config)
+    if family is None:
         return None
-    return LAYOUTS[architecture](VisionFolder(config, read_processor(model_dir), token_id))
+    return LAYOUTS[family](VisionFolder(Path(model_dir), config, read_processor(model_dir), token_id))
 
 
 def read_processor(model_dir: str) -> dict[str, Any]:
@@ -46,8 +46,6 @@ def read_processor(model_dir: str) -> dict[str, Any]:
     return settings or read_json_object(folder / "processor_config.json").get("image_processor") or {}
 
 
-def _architecture(config: Mapping[str, Any]) -> str | None:
-    for name in config.get("architectures") or ():
-        if name in LAYOUTS and (name != "QWenLMHeadModel" or "visual" in config):
-            return name
-    return None
+def _family(config: Mapping[str, Any]) -> str | None:
+    name = config.get("model_type", "")
+    return name if name in LAYOUTS and (name != "qwen" or "visual" in config) else None

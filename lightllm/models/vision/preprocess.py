@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from lightllm.errors import InvalidModel
+from lightllm.images.layouts.internvl import tile_grid
 from lightllm.model_folder.config import read_whole_config
 from lightllm.models.vision.internvl import InternVLVision
 from lightllm.models.vision.llava import LlavaVision
@@ -120,19 +121,6 @@ class QwenVLPreprocess:
 
     def __call__(self, image: Image.Image, max_tiles: int | None = None) -> Pixels:
         return Pixels(normalised([image.resize((self.side, self.side), Image.Resampling.BICUBIC)], *_CLIP))
-
-
-def tile_grid(width: int, height: int, side: int, fewest: int, most: int) -> tuple[int, int]:
-    """(columns, rows) whose ratio is nearest to width / height. Of grids that are equally near, a larger one is taken while the
-    image has more than half of its pixels."""
-    grids = [(i, j) for i in range(1, most + 1) for j in range(1, most + 1) if fewest <= i * j <= most]
-    best, best_distance = (1, 1), float("inf")
-    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
-        distance = abs(width / height - columns / rows)
-        large_enough = width * height > 0.5 * side * side * columns * rows
-        if distance < best_distance or (distance == best_distance and large_enough):
-            best, best_distance = (columns, rows), distance
-    return best
 
 
 def normalised(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

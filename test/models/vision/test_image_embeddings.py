@@ -16,6 +16,7 @@ from support.vision_models import NAMES, make_vision_model, random_images
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.errors import InvalidModel
+from lightllm.images.layouts.registry import layout_of
 from lightllm.models.vision.preprocess import load_preprocessor
 from lightllm.models.vision.registry import load_vision_model, vision_model_of
 
@@ -39,6 +40,12 @@ def test_embeddings_of_one_two_and_four_images_of_odd_sizes_equal_transformers(
     preprocess = load_preprocessor(str(tmp_path))
     images = random_images(4)
     expected = reference.embeddings(images)
+    layout = layout_of(str(tmp_path), lambda token: 1)
+    assert layout is not None
+    counted = [layout.footprint(*image.size, "auto").tokens for image in images]
+    assert counted == [len(embedding) for embedding in expected], (
+        "prompts have as many tokens as the encoder gives"
+    )
     means = torch.stack([embedding.mean(0) for embedding in expected])
     assert relative_error(means[:1].expand(3, -1), means[1:]) > 0.02, "all images look alike"
     assert relative_error(expected[0].mean(0).expand_as(expected[0]), expected[0]) > 0.02, (
