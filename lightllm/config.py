@@ -272,6 +272,28 @@ class ServerConfig:
         10.0, "Seconds within which an image must be downloaded.", _IMAGES, type=float,
         check=lambda v: v > 0, expects="more than 0",
     )  # fmt: skip
+    enable_multimodal: bool = _option(
+        False, "Kept for compatibility: a vision-language checkpoint is recognised by itself.", _IMAGES
+    )
+    disable_vision: bool = _option(
+        False, "Serve a vision-language model for texts alone: no vision encoder, no image cache.", _IMAGES
+    )
+    cache_capacity: int = _option(
+        200, "Images that the image cache holds, those in use included.", _IMAGES, **_at_least(1)
+    )
+    cache_capacity_bytes: int | None = _option(
+        None,
+        "Bytes of shared memory for the images and their embeddings; default: half of what is free, at most 8 GiB.",
+        _IMAGES,
+        **_at_least(1),
+    )
+    image_wait: float = _option(
+        10.0, "Seconds that a request waits while all of the image cache is in use; then 503 with Retry-After.", _IMAGES,
+        **_FROM_0,
+    )  # fmt: skip
+    visual_infer_batch_size: int = _option(
+        4, "Images, of any requests, that the vision encoder takes at once.", _IMAGES, **_at_least(1)
+    )
 
     # -- testing
     check_rounds: bool = _option(
