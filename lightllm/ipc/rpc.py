@@ -18,9 +18,22 @@ from rpyc.utils.server import ThreadedServer
 
 from lightllm.protocol import codec
 
-_CONFIG = {"allow_pickle": False, "allow_public_attrs": False, "sync_request_timeout": None}
+CONFIG = {"allow_pickle": False, "allow_public_attrs": False, "sync_request_timeout": None}
 _POLL_SECONDS = 0.01
 _Answer = TypeVar("_Answer")
+
+
+class Service(rpyc.Service):
+    """What a connection can reach."""
+
+    def __init__(self, handlers: dict[str, Callable[[bytes], bytes]]) -> None:
+        self._handlers = handlers
+
+    def exposed_call(self, name: str, payload: bytes) -> tuple[bool, bytes]:
+        try:
+            return True, self._handlers[name](payload)
+        except Exception as error:  # it belongs to the caller; the server must go on
+            return False, f"{type(error).__name__}: {error}".encode()
 
 
 class RpcServer:
@@ -28,20 +41,13 @@ class RpcServer:
     raises reaches the caller as `RpcError` with the text."""
 
     def __init__(self, path: str, handlers: dict[str, Callable[[bytes], bytes]]) -> None:
-        class Service(rpyc.Service):
-            def exposed_call(self, name: str, payload: bytes) -> tuple[bool, bytes]:
-                try:
-                    return True, handlers[name](payload)
-                except Exception as error:  # it belongs to the caller; the server thread must go on
-                    return False, f"{type(error).__name__}: {error}".encode()
-
         logger = logging.getLogger("rpyc")
         logger.setLevel(logging.WARNING)
         # The final name appears only once the socket listens: a process that sees the file can connect.
         starting = f"{path}.new"
         self._path = path
         self._server = ThreadedServer(
-            Service, socket_path=starting, protocol_config=dict(_CONFIG), logger=logger
+            Service(handlers), socket_path=starting, protocol_config=dict(CONFIG), logger=logger
         )
         self._server.listener.listen()
         os.replace(starting, path)
@@ -74,15 +80,24 @@ class RpcClient:
 
     def __init__(self, path: str) -> None:
         self._connection = rpyc.connect_channel(
-            rpyc.Channel(rpyc.SocketStream.unix_connect(path)), config=dict(_CONFIG)
+            rpyc.Channel(rpyc.SocketStream.unix_connect(path)), config=dict(CONFIG)
         )
+        self._call = self._connection.root.call
 
     def call(self, name: str, request: msgspec.Struct | None, answer: type | None) -> Any:
         """Sends `request`, returns the answer decoded as `answer` (None: nothing is expected)."""
-        ok, payload = self._connection.root.call(name, b"" if request is None else codec.encode(request))
+        ok, payload = self._call(name, b"" if request is None else codec.encode(request))
         if not ok:
             raise RpcError(payload.decode(errors="replace"))
         return None if answer is None else codec.Decoder(answer).decode(payload)
+
+    def fileno(self) -> int:
+        """Readable between two calls: the server is gone, as `check` finds out."""
+        return self._connection.fileno()
+
+    def check(self) -> None:
+        """Raises `EOFError` if the server is gone."""
+        self._connection.poll()
 
     def close(self) -> None:
         self._connection.close()

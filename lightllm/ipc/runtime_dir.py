@@ -35,6 +35,8 @@ class RuntimeDir:
         self.config_file = self.path / "config.json"
         self.snapshot_file = self.path / "snapshot"
         self.metrics_dir = self.path / "metrics"
+        self.images_dir = self.path / "images"
+        """Files of the image cache; made by `ipc.image_folder`."""
         self._epoch_file = self.path / "epoch"
         self.router_intake = self._socket("router")
         """Http Servers and Detokenizer -> Router."""
@@ -42,6 +44,8 @@ class RuntimeDir:
         """Router -> Detokenizer."""
         self.round_results = self._socket("results")
         """Model Backend rank 0 -> Router."""
+        self.cache_control = str(self.path / "cache")
+        """Unix socket path of the Cache Manager's rpyc server."""
         self._lock: int | None = None
 
     @classmethod
@@ -117,6 +121,10 @@ class RuntimeDir:
     def backend_control(self, rank: int) -> str:
         """Unix socket path of the rpyc server of Model Backend `rank`."""
         return str(self.path / f"control-{rank}")
+
+    def visual_intake(self, rank: int) -> str:
+        """Http Servers -> Visual Server `rank`."""
+        return self._socket(f"visual-{rank}")
 
 
 def remove_stale(root: Path) -> list[Path]:

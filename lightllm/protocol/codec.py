@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from lightllm.protocol import messages, nodes, rounds
+from lightllm.protocol import images, messages, nodes, rounds
 from lightllm.protocol.arrays import decode_array, encode_array
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_array)
@@ -32,6 +32,7 @@ class Decoder:
 to_router = Decoder(messages.ToRouter)
 to_detokenizer = Decoder(messages.ToDetokenizer)
 to_http = Decoder(messages.ToHttp)
+to_visual = Decoder(images.ToVisual)
 to_backend = Decoder(rounds.ToBackend)
 from_backend = Decoder(rounds.RoundResult)
 to_rank = Decoder(nodes.ToRank)

@@ -8,6 +8,7 @@
     Detokenizer --Hello (as received)-->                 Http Server  (same result socket)
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
+    Visual Server --Encoded, EncoderReady-->             Http Server  (same result socket; see `images`)
 
 Every accepted request ends with exactly one finish, which travels Router -> Detokenizer -> Http Server behind its last
 token. A `request_id` holds the Http worker that owns it: `request_id >> WORKER_SHIFT`.
@@ -20,6 +21,7 @@ from typing import Literal
 import msgspec
 
 from lightllm.protocol.arrays import EMPTY_INT32, Array
+from lightllm.protocol.images import Encoded, EncoderReady
 from lightllm.sampling_params import SamplingParams
 
 WORKER_SHIFT = 48
@@ -195,4 +197,4 @@ class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"
     """Only requests of this caller; None: of anybody."""
 
 
-ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed | Hello
+ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed | Hello | Encoded | EncoderReady

@@ -158,4 +158,5 @@ def test_every_address_fits_into_a_unix_socket_path():
     runtime = RuntimeDir("/" + "x" * 91)
     addresses = [runtime.router_intake, runtime.detokenizer_intake, runtime.round_results]
     addresses += [runtime.http_results(999), runtime.backend_rounds(99), runtime.backend_control(99) + ".new"]
+    addresses += [runtime.visual_intake(99), runtime.cache_control + ".new"]
     assert max(len(a.removeprefix("ipc://")) for a in addresses) <= 107

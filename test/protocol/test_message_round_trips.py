@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightllm.protocol import codec, control, messages, rounds
+from lightllm.protocol import codec, control, images, messages, rounds
 from lightllm.protocol.arrays import encode_array
 
 UNIONS = {
     "to_router": messages.ToRouter,
     "to_detokenizer": messages.ToDetokenizer,
     "to_http": messages.ToHttp,
+    "to_visual": images.ToVisual,
     "to_backend": rounds.ToBackend,
     "from_backend": rounds.RoundResult,
 }
@@ -26,6 +27,15 @@ MEMBERS = [
     (decoder, kind) for decoder, union in UNIONS.items() for kind in (typing.get_args(union) or (union,))
 ]
 CONTROL = [control.Attach, control.ModelReady, control.Status, control.Command]
+CONTROL += [
+    images.Hold,
+    images.HeldItems,
+    images.Full,
+    images.Introduce,
+    images.Welcome,
+    images.ItemIds,
+    images.CacheStats,
+]
 INTS = st.integers(-(2**63), 2**64 - 1)
 ARRAYS = st.one_of(
     st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(lambda v: np.array(v, np.int32)),
