@@ -1,0 +1,6 @@
+"""Visual Server: images become embeddings, which Model Backends read from the image cache.
+
+process.py       sockets and the main loop
+encode_queue.py  what is to be encoded, and which requests wait for it
+encoder.py       what a model's vision encoder looks like from here
+"""

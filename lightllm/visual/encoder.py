@@ -1,0 +1,32 @@
+"""What a vision encoder looks like to the Visual Server: bytes and parameters in, raw tensors out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from lightllm.ipc.image_files import Buffer
+from lightllm.protocol.images import Parameters
+
+
+class EncoderInput(msgspec.Struct, frozen=True):
+    data: bytes
+    """What the Http Server stored."""
+    params: Parameters
+    tokens: int
+    """Positions that the image takes in the prompt."""
+
+
+class EncoderOutput(msgspec.Struct, frozen=True):
+    """A tensor in C order: [tokens, ...]."""
+
+    dtype: str
+    """float32, float16 or bfloat16."""
+    shape: list[int]
+    data: Buffer
+
+
+class Encoder(Protocol):
+    def encode(self, images: list[EncoderInput]) -> list[EncoderOutput]:
+        """One output an image, in order. Any exception means that one of them cannot be encoded."""

@@ -1,0 +1,153 @@
+"""The Visual Server: the vision encoder between sockets and files.
+
+Http Server --Encode--> here --embedding file, then Encoded--> Http Server
+                        here --encoded, failed (rpyc)--> Cache Manager
+
+One image is encoded once: what is asked for while it is being encoded is found done afterwards. Requests for text pass this
+process by.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import zmq
+
+from lightllm.config import ServerConfig
+from lightllm.ipc.channels import EVERY_EPOCH, PullChannel, PushChannel, make_context
+from lightllm.ipc.child import Child
+from lightllm.ipc.image_cache import ImageCache
+from lightllm.ipc.image_files import EmbeddingHeader
+from lightllm.protocol import codec
+from lightllm.protocol.control import Command
+from lightllm.protocol.images import EncodeItem, EncoderReady
+from lightllm.visual.encode_queue import Answers, EncodeQueue
+from lightllm.visual.encoder import Encoder, EncoderInput, EncoderOutput
+
+log = logging.getLogger("visual")
+
+_STOP_SECONDS = 1.0
+"""Seconds that a running encode gets after `stop` before the process ends under it."""
+
+
+def run_visual(child: Child, rank: int, make_encoder: Callable[[ServerConfig], Encoder]) -> None:
+    """The main of a Visual Server: runs until the Supervisor says stop (or is gone).
+
+    make_encoder: loads the model; called once the process can be told to stop.
+    """
+    start = time.perf_counter()
+    stop_read, stop_write = os.pipe()
+
+    def obey(command: Command) -> None:
+        if command.action == "stop":
+            os.write(stop_write, b"s")
+            threading.Thread(target=_end_anyway, args=(child,), daemon=True).start()
+
+    config = child.config
+    child.report("loading", "vision encoder")
+    encoder = make_encoder(config)
+    context = make_context()
+    intake = PullChannel(context, child.runtime.visual_intake(rank), codec.to_visual, EVERY_EPOCH)
+    workers = [
+        PushChannel(context, child.runtime.http_results(worker), EVERY_EPOCH)
+        for worker in range(config.httpserver_workers)
+    ]
+    server = VisualServer(encoder, ImageCache(child.runtime), intake, workers, config.visual_infer_batch_size)
+    child.on_command(obey)
+    child.report("ready", seconds={"vision encoder": time.perf_counter() - start})
+    for channel in workers:
+        channel.send(EncoderReady(rank))
+    server.serve(stop_read)
+    context.destroy(linger=0)
+
+
+def _end_anyway(child: Child) -> None:
+    """An encode must not hold up the stop."""
+    time.sleep(_STOP_SECONDS)
+    child.report("stopped")
+    os._exit(0)
+
+
+class VisualServer:
+    def __init__(
+        self,
+        encoder: Encoder,
+        cache: ImageCache,
+        intake: PullChannel,
+        workers: Sequence[PushChannel],
+        batch_size: int,
+    ) -> None:
+        """workers: the Http Servers' result sockets, by number. batch_size: most images of one encode."""
+        self._encoder = encoder
+        self._cache = cache
+        self._files = cache.files
+        self._intake = intake
+        self._workers = workers
+        self._batch_size = batch_size
+        self._queue = EncodeQueue(self._files.has_embedding)
+
+    def serve(self, stop_descriptor: int) -> None:
+        """Blocks when there is nothing to do, ends when `stop_descriptor` becomes readable."""
+        poller = zmq.Poller()
+        poller.register(self._intake.socket, zmq.POLLIN)
+        poller.register(stop_descriptor, zmq.POLLIN)
+        while stop_descriptor not in dict(poller.poll(0 if self._queue else None)):
+            self._receive()
+            self._encode(self._queue.next_batch(self._batch_size))
+
+    def _receive(self) -> None:
+        """Takes all messages that are there. One that makes no sense is logged and dropped."""
+        while (data := self._intake.receive_bytes()) is not None:
+            try:
+                self._answer(self._queue.add(self._intake.decode(data)))
+            except msgspec.MsgspecError as error:
+                log.error("dropped a malformed message of %d bytes: %s", len(data), error)
+
+    def _encode(self, items: list[EncodeItem]) -> None:
+        errors: dict[int, str] = {}
+        inputs: list[tuple[EncodeItem, EncoderInput]] = []
+        for item in items:
+            try:
+                data = self._files.read_data(item.item_id)
+                inputs.append((item, EncoderInput(data, item.params, item.tokens)))
+            except OSError as error:
+                errors[item.item_id] = f"its bytes are gone from the image cache: {error.strerror}"
+        errors |= self._encode_together(inputs)
+        if done := [item.item_id for item in items if item.item_id not in errors]:
+            self._cache.encoded(done)
+        if errors:
+            self._cache.failed(list(errors))
+        for item in items:
+            self._answer(self._queue.finish(item.item_id, errors.get(item.item_id)))
+
+    def _encode_together(self, inputs: list[tuple[EncodeItem, EncoderInput]]) -> dict[int, str]:
+        """Errors by item. What cannot be encoded together is encoded one by one: only the image to blame fails."""
+        if not inputs:
+            return {}
+        try:
+            outputs = self._encoder.encode([content for _, content in inputs])
+            for (item, _), output in zip(inputs, outputs, strict=True):
+                self._write(item, output)
+            return {}
+        except Exception as error:  # whatever an encoder raises ends these images, not the process
+            if len(inputs) > 1:
+                alone = (self._encode_together([one]) for one in inputs)
+                return {item_id: text for errors in alone for item_id, text in errors.items()}
+            item = inputs[0][0]
+            log.error("image %s cannot be encoded", item.key, exc_info=error)
+            return {item.item_id: f"{type(error).__name__}: {error}"}
+
+    def _write(self, item: EncodeItem, output: EncoderOutput) -> None:
+        if output.shape[0] != item.tokens:
+            raise ValueError(f"the encoder made {output.shape[0]} tokens of an image that has {item.tokens}")
+        header = EmbeddingHeader(item.key, item.first_id, item.tokens, output.dtype, output.shape)
+        self._files.write_embedding(item.item_id, header, output.data)
+
+    def _answer(self, answers: Answers) -> None:
+        for worker, message in answers:
+            self._workers[worker].send(message)
