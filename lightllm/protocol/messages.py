@@ -51,6 +51,19 @@ class Choice(msgspec.Struct, array_like=True, frozen=True):
     """Of a restored request with outputs: prompt tokens that the cache held when they were computed first."""
 
 
+class ImageSpan(msgspec.Struct, array_like=True, frozen=True):
+    """The place of one image in a prompt: tokens [start, start + tokens), whose ids are the image's own (virtual ids), in no
+    vocabulary."""
+
+    start: int
+    tokens: int
+    item_id: int
+    """Of the image's embedding in the image cache: float [tokens, hidden size, or a multiple of it]."""
+    grid: tuple[int, int, int] | None = None
+    """(t, h, w) of its tokens, t * h * w = tokens, in row-major order; only for models whose rotary positions have three axes
+    (M-RoPE)."""
+
+
 class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
     """A validated request. Its choices are accepted or refused together."""
 
@@ -63,6 +76,8 @@ class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
     uncut: Array = EMPTY_INT32
     """int32 [2 * spans]: start and end of prompt tokens that one chunk must complete, ascending and disjoint: an image whose
     tokens attend to each other in both directions."""
+    images: list[ImageSpan] = []
+    """Ascending and disjoint."""
 
 
 class AbortRequest(msgspec.Struct, array_like=True, frozen=True, tag="abort"):

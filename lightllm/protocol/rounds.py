@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from lightllm.protocol.arrays import EMPTY_FLOAT32, EMPTY_INT32, Array
-from lightllm.protocol.messages import TopLogprobs
+from lightllm.protocol.messages import ImageSpan, TopLogprobs
 from lightllm.sampling_params import SamplingParams
 
 
@@ -38,6 +38,8 @@ class JoinRow(msgspec.Struct, array_like=True, frozen=True):
     history_ids: Array = EMPTY_INT32
     """int32: all token ids, prompt and generated; only where sampling needs them (penalties, constraints, prompt
     log-probabilities)."""
+    images: list[ImageSpan] = []
+    """As in `AddRequest`: where embeddings take the place of token ids, and, for M-RoPE, what decides the rotary positions."""
 
 
 class Round(msgspec.Struct, array_like=True, frozen=True, tag="round"):

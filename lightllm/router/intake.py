@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
-from lightllm.protocol.messages import AddRequest
+from lightllm.protocol.messages import AddRequest, ImageSpan
 from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.forecast import Forecast
 from lightllm.router.admission.output_lengths import OutputLengths
@@ -36,6 +37,7 @@ def check_request(
 def _check_lengths(message: AddRequest, config: SchedulerConfig) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
     _check_uncut(message.uncut, prompt, config.batch_max_tokens)
+    _check_images(message.images, prompt)
     if prompt + new > config.max_req_total_len:
         raise PromptTooLong(
             f"the prompt has {prompt} tokens; with max_new_tokens {new} that is {prompt + new}, but a request may have "
@@ -84,3 +86,15 @@ def _check_uncut(uncut: np.ndarray, prompt: int, most: int) -> None:
             f"{longest} tokens of the prompt have to be computed together, but a round has at most {most} (batch_max_tokens)",
             param="prompt",
         )
+
+
+def _check_images(images: Sequence[ImageSpan], prompt: int) -> None:
+    """Images lie in the prompt, one behind the other; a grid has as many places as its image has tokens."""
+    end = 0
+    for image in images:
+        grid = (image.tokens,) if image.grid is None else image.grid
+        if image.start < end or image.tokens < 1 or min(grid) < 1 or math.prod(grid) != image.tokens:
+            raise InvalidParameter("images are no ascending spans of the prompt", param="prompt")
+        end = image.start + image.tokens
+    if end > prompt:
+        raise InvalidParameter(f"an image ends behind the prompt of {prompt} tokens", param="prompt")

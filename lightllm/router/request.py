@@ -57,7 +57,7 @@ class Request:
     __slots__ = (
         "cached_spans", "context", "group", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
         "params", "priority", "prompt_done", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
-        "state", "end_token_ids", "uncut",
+        "state", "end_token_ids", "uncut", "images",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class Request:
         """A Router that is gone had accepted it."""
         self.uncut = message.uncut
         """int32 [2 * spans]: see `AddRequest.uncut`."""
+        self.images = message.images
         self.runs_to_limit = not end_token_ids and not params.stop_sequences
         """Nothing but `max_new_tokens` or an abort ends it."""
         self.output_ids = array("i", choice.output_ids.astype(np.int32).tobytes())
@@ -183,6 +184,7 @@ class Request:
             end_token_ids=sorted(self.end_token_ids),
             prefix_slots=prefix_slots,
             history_ids=self.context if _needs_history(self.params) else EMPTY_INT32,
+            images=self.images,
         )
 
     def finish_reason(self) -> str | None:
