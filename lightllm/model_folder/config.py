@@ -12,13 +12,29 @@ from lightllm.model_folder.json_files import read_json_object
 
 
 def read_model_config(model_dir: str) -> dict[str, Any]:
-    """`config.json`; the language model's part of it (`text_config`) lies over the outer keys.
+    """`config.json`; the language model's part of it (`text_config`) lies over the outer keys, and what it leaves out is
+    what transformers takes it for.
 
     Raises `InvalidModel` if the file is missing or broken.
     """
     config = read_whole_config(model_dir)
     # null in the inner part does not hide a value of the outer one
-    return {**config, **{name: value for name, value in language_part(config).items() if value is not None}}
+    inner = {name: value for name, value in language_part(config).items() if value is not None}
+    return {**_LEFT_OUT.get(inner.get("model_type", ""), {}), **config, **inner}
+
+
+_LEFT_OUT: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "max_position_embeddings": 2048,
+    },
+    "gemma3_text": {
+        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "max_position_embeddings": 131072,
+    },
+}  # fmt: skip
+"""`model_type` of a `text_config` -> defaults of transformers that published files (LLaVA-1.5, Gemma 3) do not state; a
+config.json without such a part states everything."""
 
 
 def read_whole_config(model_dir: str) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class ModelConfig:
     """Experts in place of some or all MLPs."""
     mla: MlaConfig | None = None
     """Latent attention; `num_kv_heads` is 1."""
+    sees: bool = False
+    """The checkpoint holds a vision encoder beside the language model, whose shape this is."""
     extra: Any = None
     overruled: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     """A line for each thing that config.json says and that has no effect, because it says something else as well."""

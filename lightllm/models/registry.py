@@ -15,6 +15,7 @@ from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig, dtype_name
 from lightllm.models.hf_configs import load_config
+from lightllm.models.hf_configs.vision_language import language_name
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.quantization.formats import make_format
@@ -67,7 +68,9 @@ def load_model(
             logger.warning("%s", line)
         _say_served_length(whole, max_len)
     model_class = find_class(whole.architecture)
-    reader = WeightReader(source, progress, show_bar, model_class.optional_prefix)
+    prefix = model_class.optional_prefix
+    name_of = language_name if whole.sees else lambda spelling: spelling.removeprefix(prefix)
+    reader = WeightReader(source, progress, show_bar, name_of)
     tensors = ModuleTensors(reader, getattr(torch, name), device)
     build = Builder(tensors, make_format(whole.quantization), whole, group, backends, max_len)
     model = model_class(whole.for_rank(group.world_size), build)

@@ -32,19 +32,17 @@ class WeightReader:
         source: TensorSource,
         progress: Callable[[str], None] = lambda text: None,
         show_bar: bool = False,
-        prefix: str = "",
+        name_of: Callable[[str], str | None] = lambda spelling: spelling,
     ) -> None:
-        """prefix: what the names in the checkpoint may have in front, or may not."""
+        """name_of: from a tensor's name in the checkpoint to the one that it is read under; None: it is of another model."""
         self.source = source
         self.release_pages = source.release_pages
         """Is told what of a tensor has been copied."""
         self.budget = MemoryBudget(source.largest())
         """Of copies: loading holds no more than one tensor beside what it keeps."""
-        self._prefix = prefix
-        self._present_in_file = source.names()
-        self._present = {
-            name.removeprefix(prefix) for name in self._present_in_file if not _BUFFERS.search(name)
-        }
+        names = {spelling: name_of(spelling) for spelling in source.names() if not _BUFFERS.search(spelling)}
+        self._spellings = {name: spelling for spelling, name in names.items() if name is not None}
+        self._present = set(self._spellings)
         self._read: set[str] = set()
         self._reads: set[tuple[str | Part, ...]] = set()
         self._lock = threading.Lock()
@@ -77,8 +75,8 @@ class WeightReader:
         return True
 
     def spelt(self, name: str) -> str:
-        """Some checkpoints of a model leave out the first part of all names."""
-        return self._prefix + name if self._prefix and self._prefix + name in self._present_in_file else name
+        """Its name in the checkpoint."""
+        return self._spellings.get(name, name)
 
     def count(self, name: str, within: Sequence[Part]) -> None:
         """What lies within these parts of a tensor has been read."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightllm.model_folder.config import language_part, read_model_config, read_whole_config
-from lightllm.models.architectures import find_architecture
 from lightllm.models.config import ModelConfig, read_llama_like
 from lightllm.models.config_fields import Fields
 from lightllm.models.hf_configs import experts, gemma, layer_norm, like_llama, own_formats
+from lightllm.models.hf_configs.vision_language import language_architecture, sees
 
 DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen2ForCausalLM": like_llama.qwen2,
@@ -46,16 +46,21 @@ DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
 
 
 def load_config(model_dir: str) -> ModelConfig:
-    """The shape that a model folder's config.json states. Raises `InvalidModel` that names the field."""
+    """The shape of the language model that a model folder's config.json states. Raises `InvalidModel` that names the field."""
     whole = read_whole_config(model_dir)
-    inner = language_part(whole)
-    fields = Fields(read_model_config(model_dir))
-    for name in sorted(inner.keys() & whole.keys() - {"architectures", "model_type"}):
+    inner, raw, outer = language_part(whole), read_model_config(model_dir), {"architectures", "model_type"}
+    if sees(whole) and whole.get("tie_word_embeddings") is not None:
+        # transformers ties by the outer field, and writes the language model's default into the inner one.
+        raw["tie_word_embeddings"] = whole["tie_word_embeddings"]
+        outer.add("tie_word_embeddings")
+    fields = Fields(raw)
+    for name in sorted(inner.keys() & whole.keys() - outer):
         if None not in (inner[name], whole[name]) and inner[name] != whole[name]:
             fields.overrule(
                 f"{name} {inner[name]!r} of the text_config is taken, {whole[name]!r} beside it is not"
             )
-    return _normalise(fields, find_architecture(whole, fields.overrule))
+    config = _normalise(fields, language_architecture(whole, fields.overrule))
+    return dataclasses.replace(config, sees=sees(whole))
 
 
 def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:
