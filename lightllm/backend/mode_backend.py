@@ -27,6 +27,7 @@ from lightllm.backend.out_of_memory import explained, is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
+from lightllm.backend.round_images import EmbeddingSource, NoEmbeddings, RoundImages
 from lightllm.backend.round_inputs import Prepared, RoundInputs
 from lightllm.backend.row_state import RowState
 from lightllm.backend.sampler import Sampled, Sampler
@@ -47,6 +48,9 @@ from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
 
 logger = logging.getLogger(__name__)
 
+_UNPREPARED = "the model backend could not prepare this request; its log says why"
+_UNREAD = "the embedding of an image could not be read; the model backend's log says why"
+
 _ONE_THREAD_BYTES = 32 << 20
 """Weights below which one CPU thread is faster: a parallel region takes longer to start than to compute."""
 
@@ -62,9 +66,10 @@ class ModeBackend:
         progress: Callable[[str], None] = lambda _: None,
         rendezvous: Rendezvous | None = None,
         open_device: Callable[[str, int], Device] = open_device,
+        embeddings: EmbeddingSource | None = None,
     ) -> None:
         """rendezvous: where the ranks meet, if there are several. open_device: makes the device of a name and a number; tests
-        bring their own."""
+        bring their own. embeddings: of images; None: rows with images are refused."""
         self.ranks = Ranks(config, rank, world_size, rendezvous)
         if config.model_dir is None:
             raise InvalidModel("The backend needs a model folder.", "Give --model_dir.")
@@ -72,6 +77,7 @@ class ModeBackend:
         self._model_dir = config.model_dir
         self._progress = progress
         self._open_device = open_device
+        self._embeddings = embeddings or NoEmbeddings()
         self._seconds: dict[str, float] = {}
         self._shape_cache_bytes = 0
         self._last_done = 0.0
@@ -159,9 +165,19 @@ class ModeBackend:
 
     def prefill_batch(self, round: Round) -> tuple[Prepared, torch.Tensor]:
         """A round with prefill chunks, decode rows beside them; with its logits, float32 [len(logit_index), V]."""
-        prepared = self._inputs.chunks(round)
-        self._inputs.complete(prepared.batch)
-        return prepared, self.model.forward(prepared.batch)
+        images = RoundImages(round, self.rows)
+        prepared = self._inputs.chunks(images.round)
+        batch = prepared.batch
+        self._inputs.complete(batch)
+        if images.parts:
+            batch.embeds, unread = images.read(
+                self._embeddings, self.device, self.model.activation_dtype, self.model.config.hidden_size
+            )
+            self.ranks.check_same(unread)
+            for row, error in unread.items():
+                self._refuse(row, int(self.rows.prompt_len[row]), error, _UNREAD)
+        images.turn(batch, self.device)
+        return prepared, self.model.forward(batch)
 
     def decode_batch(self, round: Round) -> tuple[Prepared, torch.Tensor]:
         """A round of decode rows only, through a captured graph if there is one of its size."""
@@ -251,14 +267,12 @@ class ModeBackend:
                 self._refuse(row, int(self.rows.prompt_len[row]), error)
         return self.sampler.plan(rows)
 
-    def _refuse(self, row: int, prompt_len: int, error: Exception) -> None:
+    def _refuse(self, row: int, prompt_len: int, error: Exception, reason: str = _UNPREPARED) -> None:
         if is_out_of_memory(error):
             raise error
         logger.error("the request in row %d cannot be prepared", row, exc_info=error)
         self.constraints.leave(row)
-        self.rows.refuse(
-            row, prompt_len, "the model backend could not prepare this request; its log says why"
-        )
+        self.rows.refuse(row, prompt_len, reason)
 
     def start_profile(self, rounds: int) -> None:
         self._profiler.start(rounds)

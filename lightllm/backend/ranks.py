@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -84,6 +85,14 @@ class Ranks:
             raise RuntimeError(
                 f"round {round.seq}: ranks {different} were given other rounds or hold other tokens than rank 0"
             )
+
+    def check_same(self, rows: Collection[int]) -> None:
+        """Raises unless every rank has the same rows: those whose images it could not read. A rank that computes with other
+        inputs than the others would spoil the rows of all."""
+        if self.world_size > 1:
+            mine = zlib.crc32(repr(sorted(rows)).encode())
+            if any(theirs != [mine] for theirs in self.group.gather_numbers(mine)):
+                raise RuntimeError("some ranks have read embeddings of images that others could not")
 
     def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
         """A round has failed here: lets go of the other ranks, which wait for this one. Returns the result with the

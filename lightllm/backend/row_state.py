@@ -6,7 +6,7 @@
 | token id lists, prompt ids            | host dicts  | join        | leave, join  |
 | why a request cannot be served        | host dict   | refuse      | leave, join  |
 | last token                            | device      | each sample | —            |
-| rope delta                            | device      | (always 0)  | —            |
+| images, rope delta                    | host, device| join        | leave, join  |
 | token counts (rows with penalties)    | device      | join        | leave, join  |
 
 What sampling needs of the parameters goes to the device when it changes, and stays there (`sampling_plan.py`).
@@ -21,7 +21,9 @@ import numpy as np
 import torch
 
 from lightllm.backend.device import Device
+from lightllm.backend.rope_positions import rope_delta
 from lightllm.backend.token_counts import TokenCounts
+from lightllm.protocol.messages import ImageSpan
 from lightllm.protocol.rounds import JoinRow
 from lightllm.sampling_params import PARAMETERS, SamplingParams
 
@@ -86,23 +88,29 @@ class RowState:
         self.logit_bias: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.allowed_tokens: dict[int, np.ndarray] = {}
         self.prompt_ids: dict[int, np.ndarray] = {}
-        """Only rows whose prompt log-probabilities are wanted."""
+        """Only rows whose prompt log-probabilities are wanted; a token of an image counts as token 0."""
         self.prompt_logprobs: dict[int, int] = {}
         self.refused: dict[int, str] = {}
         """Rows of requests that cannot be prepared -> why. They compute along until the Router has heard of it."""
+        self.images: dict[int, list[ImageSpan]] = {}
+        """Only rows whose prompt has any."""
         self._held: tuple[dict[int, Any], ...] = (
-            self.end_token_ids, self.logit_bias, self.allowed_tokens, self.prompt_ids, self.prompt_logprobs, self.refused
+            self.end_token_ids, self.logit_bias, self.allowed_tokens, self.prompt_ids, self.prompt_logprobs, self.refused,
+            self.images,
         )  # fmt: skip
         self.counts = TokenCounts(max_rows, vocab_size, device)
         self.last_token = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
         """The token of each row that has no KV yet; the place after the last row belongs to the hold row."""
         self.rope_delta = torch.zeros(max_rows + 1, dtype=torch.int64, device=device.torch_device)
-        """What is added to a context index to get the position that rotary embeddings turn by; 0 for all rows."""
+        """What is added to a context index behind the prompt's images to get the position that rotary embeddings turn by."""
 
     def join(self, join: JoinRow) -> None:
         """A request enters a row; nothing of the former one remains."""
         row, params = join.row, join.params
         self.leave(row)
+        if join.images:
+            self.images[row] = join.images
+            self.rope_delta[row : row + 1].fill_(rope_delta(join.images))
         features = Feature.JOINED | _features(params, self.vocab_size)
         self.prompt_len[row] = join.prompt_len
         self.seed[row] = join.seed
@@ -135,7 +143,8 @@ class RowState:
         if features & Feature.COUNTS:
             self._join_counts(join)
         if params.prompt_logprobs >= 0:
-            self.prompt_ids[row] = join.history_ids[: join.prompt_len]
+            prompt = join.history_ids[: join.prompt_len]
+            self.prompt_ids[row] = np.where(prompt < self.vocab_size, prompt, 0)
             self.prompt_logprobs[row] = min(params.prompt_logprobs, self.vocab_size)
         self.features[row] = features
         self.version += 1
@@ -156,6 +165,8 @@ class RowState:
         if self.features[row] & Feature.COUNTS:
             self.counts.clear(row)
         self.features[row] = 0
+        if row in self.images:
+            self.rope_delta[row : row + 1].fill_(0)
         self.inverse_temperature[row] = 1.0
         self.top_k[row] = self.vocab_size
         for held in self._held:
@@ -189,8 +200,8 @@ class RowState:
 
     def _join_counts(self, join: JoinRow) -> None:
         params = join.params
-        prompt, generated = join.history_ids[: join.prompt_len], join.history_ids[join.prompt_len :]
-        history = np.concatenate([prompt, generated])
+        generated = join.history_ids[join.prompt_len :]
+        history = join.history_ids[join.history_ids < self.vocab_size]  # without tokens of images
         listed = history if params.input_penalty or params.repetition_counts_prompt else generated
         self.counts.set(join.row, listed, history if params.input_penalty else generated)
 

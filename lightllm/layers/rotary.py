@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,17 +21,23 @@ class RotaryTable:
         dtype: torch.dtype,
         device: torch.device,
         length: int | None = None,
+        axes: Sequence[int] = (),
     ) -> None:
-        """dim, theta, scaling, length: see `inverse_frequencies`."""
+        """dim, theta, scaling, length: see `inverse_frequencies`; axes: see `RopeConfig`."""
         inverse, self._factor = inverse_frequencies(dim, theta, scaling, length)
         self._inverse = inverse.to(device)
         self._table = rotary_table(self._inverse, 0, 2048, dtype, self._factor)
+        self._axes = torch.tensor([*axes, *axes], dtype=torch.int64, device=device)
 
     def lookup(self, positions: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [T, 1, dim] of positions int64 [T], all below `longest`."""
+        """Cosines and sines [T, 1, dim] of positions, int64 [T] or, of a table with axes, [3, T], all below `longest`."""
         size = self._table.shape[0]
         if longest > size:
             more = rotary_table(self._inverse, size, max(longest, 2 * size), self._table.dtype, self._factor)
             self._table = torch.cat((self._table, more))
-        cos, sin = self._table.index_select(0, positions).chunk(2, dim=1)
+        found = self._table.index_select(0, positions.flatten())
+        if positions.dim() == 2:
+            by_axis = found.view(3, positions.shape[1], *found.shape[1:])
+            found = by_axis.gather(0, self._axes.expand(1, *by_axis.shape[1:]))[0]
+        cos, sin = found.chunk(2, dim=1)
         return cos, sin

@@ -65,7 +65,13 @@ class TpPartBaseModel:
         self.norm = build.norm(names.norm)
         self.rotary = [
             RotaryTable(
-                rope.dim, rope.theta, rope.scaling, self.activation_dtype, build.device, build.max_len
+                rope.dim,
+                rope.theta,
+                rope.scaling,
+                self.activation_dtype,
+                build.device,
+                build.max_len,
+                rope.axes,
             )
             for rope in config.ropes
         ]
@@ -88,8 +94,10 @@ class TpPartBaseModel:
         self.prepare(batch)
         residual = self.embed(batch)
         x: torch.Tensor | None = None
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             x = layer.forward(x, residual, batch)
+            if batch.embeds is not None:
+                batch.embeds.add_behind(index, residual)
         assert x is not None
         residual.add_(x)
         if batch.logit_index is not None:
@@ -109,7 +117,7 @@ class TpPartBaseModel:
         if self.config.embedding_scale != 1:
             x.mul_(self.config.embedding_scale)
         if batch.embeds is not None:
-            x.index_copy_(0, batch.embeds.where, batch.embeds.what.to(x.dtype))
+            x.index_copy_(0, batch.embeds.where, batch.embeds.what[:, : x.shape[1]].to(x.dtype))
         return x
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:

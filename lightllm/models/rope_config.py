@@ -30,7 +30,7 @@ _OTHER_COMPUTATION = {"llama_4_scaling_beta": "it scales queries by their positi
 
 _KNOWN = {
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "finetuned",
-    "mrope_section", *(name for names in (*REQUIRED.values(), *_OPTIONAL.values()) for name in names),
+    "mrope_section", "mrope_interleaved", *(name for names in (*REQUIRED.values(), *_OPTIONAL.values()) for name in names),
 }  # fmt: skip
 """Fields that have an effect, or are known to need none."""
 
@@ -48,6 +48,9 @@ class RopeConfig:
     """`rope_type` and its fields: numbers, or a list of dim / 2 numbers."""
     interleaved: bool = False
     """In the checkpoint element 2i is paired with 2i + 1; else i with i + dim / 2."""
+    axes: tuple[int, ...] = ()
+    """M-RoPE: which of a token's three positions (0 time, 1 row, 2 column) turns each of the dim / 2 pairs; empty: tokens have
+    one position."""
 
 
 def read_rope(fields: Fields, head_dim: int, interleaved: bool = False) -> RopeConfig:
@@ -110,7 +113,24 @@ def make_rope(
     for name in ("short_factor", "long_factor"):
         if name in scaling and len(scaling[name]) != dim // 2:
             raise InvalidModel(f"config.json: rope's {name} must hold {dim // 2} numbers.")
-    return RopeConfig(dim, float(_checked("rope_theta", theta)), scaling, interleaved)
+    return RopeConfig(dim, float(_checked("rope_theta", theta)), scaling, interleaved, _axes(given, dim // 2))
+
+
+def _axes(given: Mapping[str, Any], pairs: int) -> tuple[int, ...]:
+    """Of `mrope_section`: how many pairs each axis turns. Qwen2-VL (arXiv 2409.12191) has them one after the other; with
+    `mrope_interleaved` (Qwen3-VL, arXiv 2511.21631) they take turns from the first pair on, and time has what is left."""
+    sections = given.get("mrope_section")
+    if sections is None:
+        return ()
+    whole = isinstance(sections, list) and all(type(size) is int and size >= 0 for size in sections)
+    if not whole or len(sections) != 3 or sum(sections) != pairs:
+        raise InvalidModel(
+            f"config.json: rope's mrope_section must hold three numbers of {pairs} pairs, got {sections!r}."
+        )
+    if not given.get("mrope_interleaved"):
+        return tuple(axis for axis, size in enumerate(sections) for _ in range(size))
+    turns = [axis if pair < 3 * sections[axis] else 0 for pair in range(pairs) for axis in (pair % 3,)]
+    return tuple(turns)
 
 
 def _positive(name: str, value: Any) -> float:

@@ -19,7 +19,14 @@ class Embeds:
     where: torch.Tensor
     """int64 [E]: which of the batch's T tokens; their `input_ids` are any ids of the vocabulary."""
     what: torch.Tensor
-    """[E, hidden], as the model's token embedding would give it, scale included."""
+    """[E, (1 + n) * hidden]: each token's vector as the model's token embedding would give it, scale included; then, in
+    Qwen3-VL, what is added to its residual stream behind the first n layers (DeepStack, arXiv 2406.04334)."""
+
+    def add_behind(self, layer: int, residual: torch.Tensor) -> None:
+        """residual: [T, hidden]"""
+        size = residual.shape[1]
+        if (start := (layer + 1) * size) < self.what.shape[1]:
+            residual.index_add_(0, self.where, self.what[:, start : start + size].to(residual.dtype))
 
 
 @dataclasses.dataclass
@@ -36,7 +43,8 @@ class Batch:
     """int64 [T]: index of each new token in its context, which is where `req_to_token` lists its slot."""
     rope_positions: torch.Tensor
     """int64 [T]: what rotary embeddings turn each new token by. As `positions`, with the row's `rope_delta` added, which is
-    never above 0: where one position stands for several tokens (images), later ones lie behind their index."""
+    never above 0: where one position stands for several tokens (images), later ones lie behind their index. int64 [3, T] of a
+    model with M-RoPE where a prompt has images: time, row and column."""
     slots: torch.Tensor
     """int64 [T]: KV slot that each new token's K and V are written to."""
     attention: AttentionMetadata

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lightllm.backend.process import Backend, RoundRunner
 from lightllm.protocol.arrays import int32
-from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
+from lightllm.protocol.messages import AddRequest, Choice, Finish, ImageSpan, RoundTokens
 from lightllm.protocol.rounds import Resync, first_seq
 from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import SchedulerConfig
@@ -22,6 +22,7 @@ class Wanted:
     """It is added when so many rounds have been planned, or when nothing else is left to do."""
     abort_after: int | None = None
     """It is aborted so many rounds later, if it still runs."""
+    images: list[ImageSpan] = dataclasses.field(default_factory=list)
 
 
 class Serving:
@@ -78,12 +79,16 @@ class Serving:
             if request_id not in self.finished:
                 choices = [Choice(request_id, 0, int32(output_ids))]
                 former = wanted[request_id]
-                self.scheduler.add(AddRequest(int32(former.prompt), former.params, choices, restored=True))
+                self.scheduler.add(
+                    AddRequest(
+                        int32(former.prompt), former.params, choices, restored=True, images=former.images
+                    )
+                )
 
     def _add(self, request_id: int, wanted: Wanted) -> None:
         self.tokens[request_id] = []
         choices = [Choice(request_id, 0)]
-        self.scheduler.add(AddRequest(int32(wanted.prompt), wanted.params, choices))
+        self.scheduler.add(AddRequest(int32(wanted.prompt), wanted.params, choices, images=wanted.images))
         if wanted.abort_after is not None:
             self._aborts.setdefault(self.submitted + wanted.abort_after, []).append(request_id)
 
