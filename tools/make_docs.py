@@ -19,6 +19,7 @@ from folder_rules import RULES
 from lightllm import config, foreign_options
 from lightllm.models import rope_config
 from lightllm.models.architectures import ARCHITECTURES
+from lightllm.models.hf_configs.vision_language import LANGUAGE_MODELS
 from lightllm.parameter_spec import Parameter, Range
 from lightllm.protocol import metrics
 from lightllm.sampling_params import PARAMETERS, SamplingParams
@@ -274,6 +275,15 @@ def models_page() -> str:
             "prefixes stay valid, and a request has the same answer alone and among others. A server whose longest context is "
             "within the model's original one computes what the original does; one that serves more computes short requests "
             "too with the long factors (transformers chooses anew for each prompt), and says so at the start."
+        ),
+        "",
+        "## Models that see",
+        "",
+        _paragraph(
+            "A checkpoint with a vision encoder is recognised by its `model_type`: "
+            f"{', '.join(f'`{name}`' for name in LANGUAGE_MODELS)}, and `qwen` with a `visual` part. Its language model is one of "
+            "the architectures above, the one that its `text_config` (`llm_config`) names; greedy tokens of prompts with images "
+            "are compared with transformers (`test/backend/test_images.py`). See [images.md](images.md#in-the-language-model)."
         ),
         "",
         "## A folder that contradicts itself",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightllm.protocol.messages import ImageSpan
 from lightllm.protocol.rounds import Round
 
 
@@ -21,6 +22,7 @@ class RoundChecker:
         self._contexts: dict[int, list[np.ndarray]] = {}
         """Row -> its KV slots in order, in pieces."""
         self._lengths: dict[int, int] = {}
+        self._images: dict[int, list[ImageSpan]] = {}
         self._pending: set[int] = set()
         """Rows whose last entry sampled: a decode entry may follow."""
         self._readers = np.zeros(self._slots, np.int32)
@@ -44,7 +46,8 @@ class RoundChecker:
             self._contexts[join.row] = [join.prefix_slots]
             self._lengths[join.row] = len(join.prefix_slots)
             self._readers[join.prefix_slots] += 1
-        error = self._entries_error(round)
+            self._images[join.row] = join.images
+        error = self._ids_error(round) or self._entries_error(round)
         if not error:
             self._next_seq = round.seq + 1
         return error
@@ -76,16 +79,27 @@ class RoundChecker:
             return "an entry computes nothing"
         if not round.samples[: round.num_decode].all():
             return "a decode entry does not sample"
-        if (
-            len(round.token_ids)
-            and not 0 <= round.token_ids.min() <= round.token_ids.max() < self._vocab_size
-        ):
-            return f"token ids outside [0, {self._vocab_size})"
         if self._out_of_range(round.slots):
             return f"slots outside [0, {self._slots})"
         if len(np.unique(round.slots)) != total:
             return "a slot is written twice"
         return ""
+
+    def _ids_error(self, round: Round) -> str:
+        """Ids of images are in no vocabulary."""
+        outside = (round.token_ids < 0) | (round.token_ids >= self._vocab_size)
+        begin = 0
+        for row, q_len, kv_len in zip(
+            *(array[round.num_decode :].tolist() for array in (round.rows, round.q_len, round.kv_len))
+        ):
+            chunk = outside[begin : begin + q_len]
+            for image in self._images.get(row, []):
+                first, last = (
+                    place - (kv_len - q_len) for place in (image.start, image.start + image.tokens)
+                )
+                chunk[max(first, 0) : max(last, 0)] = False
+            begin += q_len
+        return f"token ids outside [0, {self._vocab_size})" if outside.any() else ""
 
     def _entries_error(self, round: Round) -> str:
         busy = round.slots[self._readers[round.slots] > 0]

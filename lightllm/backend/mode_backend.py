@@ -167,17 +167,14 @@ class ModeBackend:
         """A round with prefill chunks, decode rows beside them; with its logits, float32 [len(logit_index), V]."""
         images = RoundImages(round, self.rows)
         prepared = self._inputs.chunks(images.round)
-        batch = prepared.batch
-        self._inputs.complete(batch)
+        self._inputs.complete(prepared.batch)
         if images.parts:
-            batch.embeds, unread = images.read(
-                self._embeddings, self.device, self.model.activation_dtype, self.model.config.hidden_size
-            )
+            unread = images.place(prepared.batch, self.model, self._embeddings, self.device)
             self.ranks.check_same(unread)
             for row, error in unread.items():
                 self._refuse(row, int(self.rows.prompt_len[row]), error, _UNREAD)
-        images.turn(batch, self.device)
-        return prepared, self.model.forward(batch)
+        images.turn(prepared.batch, self.device)
+        return prepared, self.model.forward(prepared.batch)
 
     def decode_batch(self, round: Round) -> tuple[Prepared, torch.Tensor]:
         """A round of decode rows only, through a captured graph if there is one of its size."""

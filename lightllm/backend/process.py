@@ -326,7 +326,10 @@ def _make_backend(
         from lightllm.backend.mock import MockBackend
 
         return MockBackend(config, progress)
+    from lightllm.backend.image_embeddings import ImageEmbeddings
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.ranks import make_rendezvous
 
-    return ModeBackend(config, rank, config.tp, progress, make_rendezvous(config, rank, runtime.path))
+    rendezvous = make_rendezvous(config, rank, runtime.path)
+    embeddings = ImageEmbeddings(runtime.images_dir)
+    return ModeBackend(config, rank, config.tp, progress, rendezvous, embeddings=embeddings)

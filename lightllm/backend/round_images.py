@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -14,9 +14,13 @@ import torch
 from lightllm.backend.device import Device, upload
 from lightllm.backend.rope_positions import end_of_images, prompt_positions
 from lightllm.backend.row_state import RowState
+from lightllm.ops.attention_metadata import BidirectionalSpan
 from lightllm.ops.batch import Batch, Embeds
 from lightllm.protocol.messages import ImageSpan
 from lightllm.protocol.rounds import Round
+
+if TYPE_CHECKING:
+    from lightllm.models.base import TpPartBaseModel
 
 PLACEHOLDER_ID = 0
 """What the embedding lookup reads where an image's embedding will be."""
@@ -41,6 +45,7 @@ class _Chunk:
     """A prefill chunk: tokens [start, end) of its context, which are the batch's from `first` on."""
 
     row: int
+    entry: int
     first: int
     start: int
     end: int
@@ -51,10 +56,20 @@ class _Part:
     """Tokens [start, end) of an image, which are the batch's from `first` on."""
 
     row: int
+    entry: int
     image: ImageSpan
     first: int
     start: int
     end: int
+
+    def span(self) -> BidirectionalSpan:
+        if self.end < self.image.tokens:
+            raise ValueError(
+                f"image {self.image.item_id}: a chunk ends inside it, but its tokens see each other"
+            )
+        return BidirectionalSpan(
+            self.entry, self.first, self.end - self.start, self.image.start + self.image.tokens
+        )
 
 
 class RoundImages:
@@ -78,8 +93,8 @@ class RoundImages:
                 if start < end:
                     chunk_ids[start - chunk.start : end - chunk.start] = PLACEHOLDER_ID
                     first = chunk.first + start - chunk.start
-                    part = _Part(chunk.row, image, first, start - image.start, end - image.start)
-                    self.parts.append(part)
+                    inside = start - image.start, end - image.start
+                    self.parts.append(_Part(chunk.row, chunk.entry, image, first, *inside))
             if chunk.start < end_of_images(images):
                 self._turned.append((chunk, images))
         self.round = msgspec.structs.replace(round, token_ids=ids)
@@ -94,29 +109,34 @@ class RoundImages:
         for (chunk, _), turned in zip(self._turned, upload(device, *positions), strict=True):
             batch.rope_positions[:, chunk.first : chunk.first + turned.shape[1]] = turned
 
-    def read(
-        self, source: EmbeddingSource, device: Device, dtype: torch.dtype, hidden: int
-    ) -> tuple[Embeds | None, dict[int, Exception]]:
-        """Embeddings in `dtype` of the parts of images that this round computes; and why those of some rows could not be read.
-        What is computed for these rows means nothing."""
+    def place(
+        self, batch: Batch, model: TpPartBaseModel, source: EmbeddingSource, device: Device
+    ) -> dict[int, Exception]:
+        """Gives a batch the embeddings of the parts of images that it computes. Returns why those of some rows could not be
+        read: what is computed for these rows means nothing."""
         errors: dict[int, Exception] = {}
         found: list[tuple[int, torch.Tensor]] = []
         for part in self.parts:
             try:
-                vectors = _read(source, part, hidden)
+                vectors = _read(source, part, model.config.hidden_size)
                 if found and found[0][1].shape[1] != vectors.shape[1]:
                     raise ValueError(f"image {part.image.item_id}: its embedding is as wide as no other")
+                if model.config.bidirectional_images:
+                    batch.attention.bidirectional.append(part.span())
                 found.append((part.first, vectors))
             except Exception as error:  # of this request, not of the round
                 errors.setdefault(part.row, error)
-        return _embeds(found, device, dtype) if found else None, errors
+        if found:
+            batch.embeds = _embeds(found, device, model.activation_dtype)
+        return errors
 
 
 def _chunks(round: Round) -> Iterator[_Chunk]:
     starts = np.cumsum(round.q_len) - round.q_len
     for entry in range(round.num_decode, len(round.rows)):
         end = int(round.kv_len[entry])
-        yield _Chunk(int(round.rows[entry]), int(starts[entry]), end - int(round.q_len[entry]), end)
+        start = end - int(round.q_len[entry])
+        yield _Chunk(int(round.rows[entry]), entry, int(starts[entry]), start, end)
 
 
 def _read(source: EmbeddingSource, part: _Part, hidden: int) -> torch.Tensor:

@@ -74,6 +74,8 @@ class ModelConfig:
     """Latent attention; `num_kv_heads` is 1."""
     sees: bool = False
     """The checkpoint holds a vision encoder beside the language model, whose shape this is."""
+    bidirectional_images: bool = False
+    """Tokens of an image see each other in both directions."""
     extra: Any = None
     overruled: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     """A line for each thing that config.json says and that has no effect, because it says something else as well."""

@@ -26,6 +26,8 @@ from lightllm.weights.source import TensorSource
 
 _SURELY_KEPT = 0.9
 """Part of a checkpoint that is loaded in any case; a head that is the embedding again, or layers for several tokens, are not."""
+_SURELY_LANGUAGE = 0.6
+"""The same of a checkpoint that holds a vision encoder too: in Qwen2-VL-2B that is 30 %."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ def load_model(
     else:
         source = open_checkpoint(model_dir)
         name = given or str(source.dtype()).removeprefix("torch.")
-        _check_memory(source, getattr(torch, name), group.world_size, memory)
+        kept = _SURELY_LANGUAGE if whole.sees else _SURELY_KEPT
+        _check_memory(source.nbytes(getattr(torch, name)) * kept, group.world_size, memory)
     if group.rank == 0:
         for line in (*whole.overruled, *source.overruled):
             logger.warning("%s", line)
@@ -90,9 +93,9 @@ def _say_served_length(config: ModelConfig, max_len: int | None) -> None:
             )  # fmt: skip
 
 
-def _check_memory(source: TensorSource, dtype: torch.dtype, world_size: int, memory: int | None) -> None:
-    """Refuses at once what can never fit: a rank keeps its share of the weights, dense ones in `dtype` or wider."""
-    needed = int(source.nbytes(dtype) * _SURELY_KEPT) // world_size
+def _check_memory(kept: float, world_size: int, memory: int | None) -> None:
+    """Refuses at once what can never fit: a rank keeps its share of the weights. kept: bytes of all ranks together."""
+    needed = int(kept) // world_size
     if memory is not None and needed > memory:
         raise InvalidModel(
             f"The weights take {needed >> 20} MiB{' a rank' if world_size > 1 else ''}, there are {memory >> 20} MiB.",

@@ -5,12 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 T = TypeVar("T")
+
+
+class BidirectionalSpan(NamedTuple):
+    """New tokens of one entry, the last of positions [.., end) of its context, each of which sees all up to `end`."""
+
+    entry: int
+    first: int
+    """Of them, among the batch's tokens."""
+    tokens: int
+    end: int
+
+
 NO_LENS = np.zeros((2, 0), dtype=np.int64)
 
 
@@ -46,6 +58,8 @@ class AttentionMetadata:
     prefill_lens: np.ndarray = dataclasses.field(default_factory=lambda: NO_LENS)
     """int64 [2, num_prefill], of the host: q_len and kv_len of the prefill entries; only multi-head latent attention
     asks."""
+    bidirectional: list[BidirectionalSpan] = dataclasses.field(default_factory=list)
+    """In prefill chunks; all other tokens see causally."""
     num_sms: int = 0
     """Multiprocessors to fill; 0: those of the device."""
 

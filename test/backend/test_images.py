@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from support.vision_language import (
     make_vision_language,
 )
 
+from lightllm.backend.image_embeddings import ImageEmbeddings
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
+from lightllm.ipc.image_files import EmbeddingHeader, ImageFiles
 from lightllm.sampling_params import SamplingParams
 
 ROWS, SLOTS, NEW_TOKENS = 6, 700, 48
@@ -31,14 +34,24 @@ GREEDY = SamplingParams(temperature=0.0, max_new_tokens=NEW_TOKENS, ignore_eos=T
 SHORT = SamplingParams(temperature=0.0, max_new_tokens=8, ignore_eos=True).verify()
 
 
-class Embeddings(dict[int, torch.Tensor]):
-    """An image cache; counts what is read."""
+class Embeddings:
+    """Files of the image cache; counts what is read."""
 
-    reads = 0
+    def __init__(self, folder: Path) -> None:
+        self._files = ImageFiles(folder)
+        self._source = ImageEmbeddings(folder)
+        self.reads = 0
+
+    def write(self, item_id: int, embedding: torch.Tensor) -> None:
+        header = EmbeddingHeader("key", 0, len(embedding), "float32", list(embedding.shape))
+        self._files.write_embedding(item_id, header, embedding.contiguous().numpy().tobytes())
+
+    def remove(self, item_id: int) -> None:
+        self._files.remove(item_id)
 
     def read(self, item_id: int) -> torch.Tensor:
         self.reads += 1
-        return self[item_id]
+        return self._source.read(item_id)
 
 
 @dataclasses.dataclass
@@ -48,6 +61,11 @@ class Case:
     embeddings: Embeddings
     cat: Image
     dog: Image
+
+    def wanted(self, prompt: list[int | Image], params: SamplingParams = GREEDY) -> Wanted:
+        ids, spans = ids_and_spans(prompt)
+        uncut = self.backend.model.config.bidirectional_images
+        return Wanted(ids, params, images=spans, uncut=uncut)
 
     @functools.cached_property
     def expected(self) -> list[list[int]]:
@@ -71,7 +89,9 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The language model of Qwen2.5-VL is that of Qwen2-VL."""
     reference = make_vision_language(tmp_path_factory.mktemp("vl") / "model", request.param)
     cat, dog = reference.image(1, 3, 5), reference.image(2, 7, 4)
-    embeddings = Embeddings({image.item_id: image.embedding for image in (cat, dog)})
+    embeddings = Embeddings(tmp_path_factory.mktemp("images"))
+    for image in (cat, dog):
+        embeddings.write(image.item_id, image.embedding)
     config = ServerConfig(
         model_dir=str(reference.path), data_type="fp32", device="cpu", max_total_token_num=SLOTS,
         running_max_req_size=ROWS, cpu_threads=1, max_req_total_len=200,
@@ -81,29 +101,26 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(reference, backend, embeddings, cat, dog)
 
 
-def wanted(prompt: list[int | Image], params: SamplingParams = GREEDY, after: int = 0) -> Wanted:
-    ids, spans = ids_and_spans(prompt)
-    return Wanted(ids, params, after, images=spans)
-
-
 def test_greedy_tokens_equal_transformers_whole_and_in_chunks_together_and_from_the_prefix_cache(
     case: Case,
 ) -> None:
     expected = case.expected
     assert len({tuple(tokens) for tokens in expected}) == len(expected)
     serving = Serving(case.backend, LIMITS)
-    assert serving.run([wanted(prompt) for prompt in case.prompts()]) == expected  # together, a cold cache
+    assert (
+        serving.run([case.wanted(prompt) for prompt in case.prompts()]) == expected
+    )  # together, a cold cache
     for prompt, tokens in zip(case.prompts(), expected, strict=True):  # alone, a warm one
-        assert serving.run([wanted(prompt, SHORT)]) == [tokens[:8]]
+        assert serving.run([case.wanted(prompt, SHORT)]) == [tokens[:8]]
     assert not serving.failures and serving.scheduler.snapshot().slots_used == 0
     whole = Serving(case.backend, changed(LIMITS, batch_max_tokens=128, chunked_prefill_size=128))
     for prompt, tokens in zip(case.prompts(), expected, strict=True):
-        assert whole.run([wanted(prompt, SHORT)]) == [tokens[:8]]
+        assert whole.run([case.wanted(prompt, SHORT)]) == [tokens[:8]]
 
 
 def test_requests_with_images_go_on_where_a_scheduler_that_was_lost_had_left_them(case: Case) -> None:
     serving = Serving(case.backend, LIMITS)
-    requests = [wanted(prompt) for prompt in case.prompts()[:3]]
+    requests = [case.wanted(prompt) for prompt in case.prompts()[:3]]
     assert serving.run(requests, restarts=[2, 20]) == case.expected[:3]
 
 
@@ -111,34 +128,34 @@ def test_an_image_in_the_prefix_cache_is_not_read_again_and_other_images_do_not_
     first, second = [*range(20, 29), case.cat, 9], [*range(20, 29), case.cat, 8, 7]
     other = [*range(20, 29), case.dog, 9]
     serving = Serving(case.backend, LIMITS)
-    serving.run([wanted(first, SHORT)])
+    serving.run([case.wanted(first, SHORT)])
     before = case.embeddings.reads
-    tokens = serving.run([wanted(second, SHORT)])
+    tokens = serving.run([case.wanted(second, SHORT)])
     assert case.embeddings.reads == before
     assert serving.finished[0].cached_tokens == 9 + len(case.cat.ids)
     assert tokens == [case.reference.greedy(second, 8)]
-    assert serving.run([wanted(other, SHORT)]) == [case.reference.greedy(other, 8)]
+    assert serving.run([case.wanted(other, SHORT)]) == [case.reference.greedy(other, 8)]
     assert serving.finished[0].cached_tokens == 9 and case.embeddings.reads > before
 
 
 def test_an_image_whose_embedding_is_missing_or_of_another_shape_ends_its_request_alone(case: Case) -> None:
-    neighbours = [wanted(prompt, SHORT) for prompt in case.prompts()[:3]]
+    neighbours = [case.wanted(prompt, SHORT) for prompt in case.prompts()[:3]]
     lost = dataclasses.replace(case.cat, item_id=3)
-    broken = wanted([*range(30, 50), lost, *range(50, 90)])  # in two chunks
+    broken = case.wanted([*range(30, 50), lost, *range(50, 90)])  # in two chunks
     again = [*range(30, 50), lost, 5]
     expected = case.reference.greedy(again, 8)
     for wrong in (None, case.cat.embedding[:-1], case.cat.embedding[:, :-1]):
-        case.embeddings.pop(3, None)
+        case.embeddings.remove(3)
         if wrong is not None:
-            case.embeddings[3] = wrong
+            case.embeddings.write(3, wrong)
         serving = Serving(case.backend, LIMITS)
         tokens = serving.run([*neighbours, broken])
         assert tokens[:3] == [tokens[:8] for tokens in case.expected[:3]] and not serving.failures
         finish = serving.finished[3]
         assert finish.reason == "error" and "embedding of an image" in finish.error
         assert serving.scheduler.snapshot().slots_used == 0
-        case.embeddings[3] = case.cat.embedding
-        assert serving.run([wanted(again, SHORT)]) == [expected]  # nothing wrong was kept
+        case.embeddings.write(3, case.cat.embedding)
+        assert serving.run([case.wanted(again, SHORT)]) == [expected]  # nothing wrong was kept
 
 
 def test_penalties_ignore_image_tokens_and_prompt_log_probabilities_are_those_of_the_texts(
@@ -160,7 +177,7 @@ def test_penalties_ignore_image_tokens_and_prompt_log_probabilities_are_those_of
         record(tokens)
 
     serving._record = keep
-    (tokens,) = serving.run([wanted(prompt, params)])
+    (tokens,) = serving.run([case.wanted(prompt, params)])
     assert len(tokens) == 12 and not serving.failures
     logits = case.reference.logits(prompt).log_softmax(-1)
     texts = [place for place in range(1, len(ids)) if ids[place] < VOCAB]
@@ -170,7 +187,16 @@ def test_penalties_ignore_image_tokens_and_prompt_log_probabilities_are_those_of
 
 
 def test_an_id_outside_the_vocabulary_that_is_in_no_image_is_refused(case: Case) -> None:
-    request = wanted([*range(20, 29), case.cat, 9])
+    request = case.wanted([*range(20, 29), case.cat, 9])
     serving = Serving(case.backend, LIMITS)
     serving.run([dataclasses.replace(request, images=[])])
     assert serving.finished[0].reason == "error" and "outside the vocabulary" in serving.failures[0]
+
+
+def test_a_chunk_that_ends_inside_an_image_is_an_error_where_its_tokens_see_each_other(case: Case) -> None:
+    request = dataclasses.replace(case.wanted([*range(20, 50), case.cat, 9], SHORT), uncut=False)
+    serving = Serving(case.backend, LIMITS)
+    other = case.wanted(case.prompts()[4], SHORT)
+    assert serving.run([request, other])[1] == case.expected[4][:8]
+    reason = "error" if case.backend.model.config.bidirectional_images else "length"
+    assert serving.finished[0].reason == reason and not serving.failures

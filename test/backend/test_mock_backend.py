@@ -13,7 +13,7 @@ from lightllm.backend.mock_spec import MockSpec
 from lightllm.backend.process import RoundRunner
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
-from lightllm.protocol.messages import AddRequest, Choice, Finish
+from lightllm.protocol.messages import AddRequest, Choice, Finish, ImageSpan
 from lightllm.protocol.rounds import JoinRow, Resync, Round
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
@@ -219,6 +219,15 @@ def decode(seq: int, row: int, slot: int, kv_len: int, **more) -> Round:
 
 def change(round_: Round, **values) -> Round:
     return msgspec.structs.replace(round_, **values)
+
+
+@pytest.mark.parametrize(("start", "wrong"), [(1, False), (2, True), (0, True)])
+def test_ids_outside_the_vocabulary_are_those_of_images(make_backend, start, wrong):
+    ids = np.array([5, 2**24, 2**24 + 1, 5], np.int32)
+    round_ = change(prefill(0, 0, [0, 1, 2, 3]), token_ids=ids)
+    joins = [msgspec.structs.replace(round_.joins[0], images=[ImageSpan(start, 2, item_id=7)])]
+    result = make_backend("slots=500").execute(change(round_, joins=joins))
+    assert ("token ids outside" in result.failed) == wrong
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,15 @@ class Wanted:
     abort_after: int | None = None
     """It is aborted so many rounds later, if it still runs."""
     images: list[ImageSpan] = dataclasses.field(default_factory=list)
+    uncut: bool = False
+    """A chunk holds an image whole."""
+
+    def message(self, choice: Choice, restored: bool = False) -> AddRequest:
+        bounds = [bound for span in self.images for bound in (span.start, span.start + span.tokens)]
+        uncut = int32(bounds if self.uncut else [])
+        return AddRequest(
+            int32(self.prompt), self.params, [choice], restored=restored, uncut=uncut, images=self.images
+        )
 
 
 class Serving:
@@ -77,18 +86,12 @@ class Serving:
         self.runner.attach(first_seq(self._epoch))
         for request_id, output_ids in self.tokens.items():
             if request_id not in self.finished:
-                choices = [Choice(request_id, 0, int32(output_ids))]
-                former = wanted[request_id]
-                self.scheduler.add(
-                    AddRequest(
-                        int32(former.prompt), former.params, choices, restored=True, images=former.images
-                    )
-                )
+                choice = Choice(request_id, 0, int32(output_ids))
+                self.scheduler.add(wanted[request_id].message(choice, restored=True))
 
     def _add(self, request_id: int, wanted: Wanted) -> None:
         self.tokens[request_id] = []
-        choices = [Choice(request_id, 0)]
-        self.scheduler.add(AddRequest(int32(wanted.prompt), wanted.params, choices, images=wanted.images))
+        self.scheduler.add(wanted.message(Choice(request_id, 0)))
         if wanted.abort_after is not None:
             self._aborts.setdefault(self.submitted + wanted.abort_after, []).append(request_id)
 

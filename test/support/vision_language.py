@@ -39,8 +39,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
                    "vision_config": {**QWEN_VISION, "fullatt_block_indexes": [1], "window_size": 16}},
     "qwen3_vl": {"text_config": {**TEXT, "rope_parameters": {**SECTIONS, "mrope_interleaved": True}},
                  "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}},
+    "gemma3": {"text_config": {**TEXT, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"] * 2,
+                               "num_hidden_layers": 4, "query_pre_attn_scalar": 16},
+               "vision_config": {**CLIP, "model_type": "siglip_vision_model"}, "mm_tokens_per_image": 25,
+               "boi_token_index": 381, "eoi_token_index": 382, "image_token_index": IMAGE_ID},
 }  # fmt: skip
 """`model_type` -> what its config says beside transformers' defaults."""
+ONE_SIZE = {"llava", "gemma3"}
+"""Families whose images are all of one size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ class VisionLanguage:
     def image(self, item_id: int, rows: int, columns: int) -> Image:
         """A random picture; rows, columns: of its tokens, where images of the family have their own sizes."""
         generator = torch.Generator().manual_seed(item_id)
-        if self.model.config.model_type == "llava":
+        if self.model.config.model_type in ONE_SIZE:
             pixels, grid = torch.randn(1, 3, 20, 20, generator=generator), None
         else:
             pixels = torch.randn(4 * rows * columns, 3 * 2 * 4 * 4, generator=generator)
@@ -107,8 +113,10 @@ class VisionLanguage:
         images = [part for part in prompt if isinstance(part, Image)]
         if not images:
             return {}
-        types = {} if images[0].grid is None else {"mm_token_type_ids": (ids == IMAGE_ID).int()}
-        return self._inputs(images) | types
+        types = {"gemma3": "token_type_ids", "llava": ""}.get(
+            self.model.config.model_type, "mm_token_type_ids"
+        )
+        return self._inputs(images) | ({types: (ids == IMAGE_ID).int()} if types else {})
 
     @staticmethod
     def _inputs(images: list[Image]) -> dict[str, torch.Tensor]:
@@ -141,7 +149,7 @@ def vision_language_class(family: str) -> tuple[type, type]:
 
 def make_vision_language(path: Path, family: str) -> VisionLanguage:
     config_class, model_class = vision_language_class(family)
-    ids = {} if family == "llava" else {"image_token_id": IMAGE_ID}
+    ids = {} if family in ONE_SIZE else {"image_token_id": IMAGE_ID}
     config = config_class(**FAMILIES[family], **ids)
     model = model_class(config).eval()
     randomise(model, torch.float32, 0.3)

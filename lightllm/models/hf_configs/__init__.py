@@ -10,7 +10,7 @@ from lightllm.model_folder.config import language_part, read_model_config, read_
 from lightllm.models.config import ModelConfig, read_llama_like
 from lightllm.models.config_fields import Fields
 from lightllm.models.hf_configs import experts, gemma, layer_norm, like_llama, own_formats
-from lightllm.models.hf_configs.vision_language import language_architecture, sees
+from lightllm.models.hf_configs.vision_language import BIDIRECTIONAL, language_architecture, sees
 
 DIALECTS: dict[str, Callable[[Fields, str], ModelConfig]] = {
     "Qwen2ForCausalLM": like_llama.qwen2,
@@ -60,7 +60,8 @@ def load_config(model_dir: str) -> ModelConfig:
                 f"{name} {inner[name]!r} of the text_config is taken, {whole[name]!r} beside it is not"
             )
     config = _normalise(fields, language_architecture(whole, fields.overrule))
-    return dataclasses.replace(config, sees=sees(whole))
+    bidirectional = whole.get("model_type") in BIDIRECTIONAL
+    return dataclasses.replace(config, sees=sees(whole), bidirectional_images=bidirectional)
 
 
 def normalise(raw: Mapping[str, Any], architecture: str) -> ModelConfig:

@@ -19,6 +19,9 @@ LANGUAGE_MODELS = {
 """`model_type` of a model that sees -> that of its language model, unless the part of config.json on the language model says
 another."""
 
+BIDIRECTIONAL = frozenset({"gemma3"})
+"""`model_type` of models in which tokens of an image see each other in both directions."""
+
 _SAME = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
 """`model_type` of a language model inside a model that sees -> that of the same computation alone."""
 

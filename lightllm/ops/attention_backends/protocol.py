@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from lightllm.ops.attention_backends.bidirectional import attend_bidirectionally
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
@@ -72,6 +73,8 @@ class AttentionBackends:
             self.decode_for(spec, kv).decode(call)
         if metadata.num_prefill:
             self.prefill_for(spec, kv).prefill(call)
+        if metadata.bidirectional:
+            attend_bidirectionally(q, kv, metadata, spec, out)
         return out.view(q.shape[0], -1)
 
     def decode_for(self, spec: AttentionSpec, kv: KvLayer) -> AttentionBackend:
