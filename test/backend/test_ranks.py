@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
 from lightllm.protocol import codec
 from lightllm.protocol.control import ModelReady
+from lightllm.protocol.messages import ImageSpan
 from lightllm.protocol.rounds import JoinRow, Resync, Round, RoundResult
 from lightllm.sampling_params import SamplingParams
 
@@ -89,8 +90,17 @@ class RankZero:
         self.backend.resync(seq)
 
 
+class Vectors(dict[int, torch.Tensor]):
+    """An `EmbeddingSource`."""
+
+    def read(self, item_id: int) -> torch.Tensor:
+        return self[item_id]
+
+
 class Ranks:
-    def __init__(self, config: ServerConfig, folder: Path, operation_timeout: float) -> None:
+    def __init__(
+        self, config: ServerConfig, folder: Path, operation_timeout: float, embeddings: Sequence[Vectors]
+    ) -> None:
         self.inbox: queue.Queue[bytes | None] = queue.Queue()
         self.backends = [
             ModeBackend(
@@ -98,6 +108,7 @@ class Ranks:
                 rank,
                 2,
                 rendezvous=make_rendezvous(folder, rank, 2, operation_timeout=operation_timeout),
+                embeddings=embeddings[rank],
             )
             for rank in range(2)
         ]
@@ -115,15 +126,20 @@ class Ranks:
         except Exception as error:  # the test looks at it
             self.error = error
 
-    def serve(self) -> tuple[list[list[int]], list[str]]:
+    def serve(self, wanted: list[Wanted] = WANTED) -> tuple[list[list[int]], list[str]]:
         """The tokens of every request, and the reasons of failed rounds."""
         serving = Serving(self.zero, LIMITS)
-        return serving.run(WANTED), serving.failures
+        return serving.run(wanted), serving.failures
 
 
 @contextmanager
-def two_ranks(config: ServerConfig, folder: Path, operation_timeout: float = 10.0) -> Iterator[Ranks]:
-    ranks = Ranks(config, folder, operation_timeout)
+def two_ranks(
+    config: ServerConfig,
+    folder: Path,
+    operation_timeout: float = 10.0,
+    embeddings: Sequence[Vectors] = (Vectors(), Vectors()),
+) -> Iterator[Ranks]:
+    ranks = Ranks(config, folder, operation_timeout, embeddings)
     ranks.thread.start()
     ranks.zero.init_model()
     try:
@@ -152,6 +168,22 @@ def fail_once(backend: ModeBackend, call: int, error: Exception) -> None:
 def test_two_ranks_give_the_tokens_of_one(config, expected, tmp_path) -> None:
     with two_ranks(config, tmp_path) as ranks:
         assert ranks.serve() == (expected, [])
+
+
+def test_two_ranks_read_the_same_images_or_fail_the_round(config, tmp_path) -> None:
+    vectors = torch.randn(20, 64, generator=torch.Generator().manual_seed(1))
+    ids = [7, 8, *range(2**24, 2**24 + 20), 9]
+    seen, lost, alone = (Wanted(ids, PARAMS[0], images=[ImageSpan(2, 20, item)]) for item in (1, 2, 3))
+    one = ModeBackend(dataclasses.replace(config, tp=1), 0, 1, embeddings=Vectors({1: vectors}))
+    one.init_model()
+    expected = Serving(one, LIMITS).run([seen])
+    embeddings = Vectors({1: vectors, 3: vectors}), Vectors({1: vectors})
+    with two_ranks(config, tmp_path, embeddings=embeddings) as ranks:
+        assert ranks.serve([seen]) == (expected, [])
+        assert ranks.serve([seen, lost]) == ([*expected, []], [])
+        tokens, failures = ranks.serve([alone, WANTED[0]])
+        assert not tokens[0] and len(tokens[1]) == 20
+        assert failures and all("read embeddings of images that others could not" in why for why in failures)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
