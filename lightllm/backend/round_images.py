@@ -119,8 +119,11 @@ class RoundImages:
         for part in self.parts:
             try:
                 vectors = _read(source, part, model.config.hidden_size)
-                if found and found[0][1].shape[1] != vectors.shape[1]:
-                    raise ValueError(f"image {part.image.item_id}: its embedding is as wide as no other")
+                width, others = vectors.shape[1], found[0][1].shape[1] if found else vectors.shape[1]
+                if width != others:
+                    raise ValueError(
+                        f"image {part.image.item_id}: its embedding is {width} wide, another {others}"
+                    )
                 if model.config.bidirectional_images:
                     batch.attention.bidirectional.append(part.span())
                 found.append((part.first, vectors))

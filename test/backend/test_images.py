@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.recording_device import RecordingDevice
 from support.rounds_to_end import Serving, Wanted
 from support.scheduler_config import changed, scheduler_config
 from support.vision_language import (
@@ -56,6 +57,7 @@ class Embeddings:
 
 @dataclasses.dataclass
 class Case:
+    config: ServerConfig
     reference: VisionLanguage
     backend: ModeBackend
     embeddings: Embeddings
@@ -98,7 +100,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )  # fmt: skip
     backend = ModeBackend(config, 0, 1, embeddings=embeddings)
     backend.init_model()
-    return Case(reference, backend, embeddings, cat, dog)
+    return Case(config, reference, backend, embeddings, cat, dog)
 
 
 def test_greedy_tokens_equal_transformers_whole_and_in_chunks_together_and_from_the_prefix_cache(
@@ -156,6 +158,23 @@ def test_an_image_whose_embedding_is_missing_or_of_another_shape_ends_its_reques
         assert serving.scheduler.snapshot().slots_used == 0
         case.embeddings.write(3, case.cat.embedding)
         assert serving.run([case.wanted(again, SHORT)]) == [expected]  # nothing wrong was kept
+
+
+def test_images_with_captured_graphs_and_a_round_in_flight_behind_the_one_that_lacks_an_image(
+    case: Case,
+) -> None:
+    device = RecordingDevice(late=True)
+    backend = ModeBackend(
+        case.config, 0, 1, open_device=lambda name, index: device, embeddings=case.embeddings
+    )
+    backend.init_model()
+    device.under_way.clear()
+    lost = dataclasses.replace(case.cat, item_id=4)
+    broken = case.wanted([*range(30, 50), lost, *range(50, 120)])
+    serving = Serving(backend, LIMITS, late=device.deliver)
+    tokens = serving.run([broken, *map(case.wanted, case.prompts())])
+    assert tokens[1:] == case.expected and not serving.failures and device.replays > NEW_TOKENS
+    assert serving.finished[0].reason == "error" and "embedding of an image" in serving.finished[0].error
 
 
 def test_penalties_ignore_image_tokens_and_prompt_log_probabilities_are_those_of_the_texts(
