@@ -1,5 +1,5 @@
 """Images of a round: where its prefill chunks overlap images, embeddings take the place of token ids, and tokens get their
-M-RoPE positions. A round without images costs one look at two dictionaries."""
+M-RoPE positions. A round without images costs one look at a dictionary."""
 
 from __future__ import annotations
 
@@ -80,13 +80,11 @@ class RoundImages:
         """The same, with ids of the vocabulary alone."""
         self.parts: list[_Part] = []
         self._turned: list[tuple[_Chunk, list[ImageSpan]]] = []
-        if not state.images and not state.refused:
+        if not state.images:
             return
         ids = round.token_ids.copy()
         for chunk in _chunks(round):
             chunk_ids = ids[chunk.first - round.num_decode :][: chunk.end - chunk.start]
-            if chunk.row in state.refused:  # its images are forgotten
-                chunk_ids[:] = PLACEHOLDER_ID
             images = state.images.get(chunk.row, [])
             for image in images:
                 start, end = max(chunk.start, image.start), min(chunk.end, image.start + image.tokens)

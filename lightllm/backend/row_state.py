@@ -150,12 +150,16 @@ class RowState:
         self.version += 1
 
     def refuse(self, row: int, prompt_len: int, reason: str) -> None:
-        """The request in a row cannot be prepared: of what it asks nothing is done, so that it harms no other."""
+        """The request in a row cannot be prepared: of what it asks nothing is done, so that it harms no other. Its ids are those
+        of its images still."""
+        images = self.images.pop(row, [])
         self.features[row] = Feature.JOINED | Feature.COUNTS  # whatever of it was taken in is forgotten
         self.leave(row)
         self.prompt_len[row] = prompt_len
         self.features[row] = Feature.JOINED | Feature.SILENT
         self.refused[row] = reason
+        if images:
+            self.images[row] = images
 
     def leave(self, row: int) -> None:
         """Forgets what is in a row; a row that is free already stays so."""
