@@ -244,6 +244,14 @@ def internvit_6b() -> tuple[Any, Any]:
     return internvl(norm_type="rms_norm", use_qk_norm=True, attention_bias=False)
 
 
+def published_internvit_6b(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
+    """Its config.json is silent where the model's own code has the value by default."""
+    tensors, raw = published_internvl(tensors, raw, path)
+    silent = {"norm_type", "qk_normalization", "qkv_bias"}
+    raw["vision_config"] = {name: value for name, value in raw["vision_config"].items() if name not in silent}
+    return tensors, raw
+
+
 def published_internvl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
     """Of OpenGVLab: the names of the model's own code."""
     tensors = renamed(
@@ -345,7 +353,7 @@ CASES = {
     "gemma3, published": VisionCase(gemma3, published_gemma3),
     "internvl": VisionCase(internvl),
     "internvl, published": VisionCase(internvl, published_internvl, has_processor=False),
-    "internvit-6b": VisionCase(internvit_6b, published_internvl, has_processor=False),
+    "internvit-6b": VisionCase(internvit_6b, published_internvit_6b, has_processor=False),
 }
 
 NAMES = [*CASES, *OWN_REFERENCES]

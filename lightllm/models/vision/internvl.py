@@ -138,6 +138,8 @@ class InternVLVision(VisionModel):
     @staticmethod
     def read_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
         fields, vision = Fields(raw), Fields(part_of(raw, "vision_config")).with_defaults(hidden_act="gelu")
+        if vision.get("model_type") == "intern_vit_6b":  # what the published model's own code has by default
+            vision = vision.with_defaults(norm_type="rms_norm", qk_normalization=True, qkv_bias=False)
         norm = vision.get("norm_type", "layer_norm")
         if norm not in ("layer_norm", "rms_norm"):
             raise InvalidModel(
