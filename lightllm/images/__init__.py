@@ -6,6 +6,7 @@ fetch        http(s) URL -> bytes
 local_files  file:// URL -> bytes
 decode       bytes -> width and height, or pixels
 limits       the limits of all that, from the options
+serving      whether a server takes images at all
 intake       sources -> bytes, content hash, width and height: many at once, off the event loop
 layouts/     a family's images in its prompts: marker, number of tokens, grid
 prompt       prompt ids with markers -> with the images' ids in their places

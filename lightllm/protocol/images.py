@@ -115,6 +115,9 @@ class CacheStats(msgspec.Struct, array_like=True, frozen=True):
 Parameters = dict[str, int | float | str | bool]
 """How an image is processed, in the words of its model's family."""
 
+MAX_TILES = "max_tiles"
+"""`Parameters`: the most tiles that an image is cut into; without it as many as the model was made for."""
+
 
 class EncodeItem(msgspec.Struct, array_like=True, frozen=True):
     item_id: int
@@ -142,6 +145,8 @@ class Encoded(msgspec.Struct, array_like=True, frozen=True, tag="encoded"):
     ticket: int
     errors: dict[int, str] = {}
     """Item id -> what went wrong."""
+    encoded: int = 0
+    """Items that were encoded for this ticket first; other tickets that waited for them do not count them."""
 
 
 class EncoderReady(msgspec.Struct, array_like=True, frozen=True, tag="encoder_ready"):

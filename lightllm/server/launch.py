@@ -13,6 +13,7 @@ from lightllm import __version__
 from lightllm.config import ServerConfig
 from lightllm.config_sources import parse
 from lightllm.errors import StartupError
+from lightllm.images.serving import serves_images
 from lightllm.ipc.child import set_up_logging
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
@@ -24,6 +25,7 @@ from lightllm.server.plan import ChildSpec, plan_backends, plan_children
 from lightllm.server.prepare import resolve_config
 from lightllm.server.start_table import PhaseClock, Phases, format_table
 from lightllm.server.supervisor import ProcessFailed, Supervisor
+from lightllm.server.vision import make_cache_folder
 
 
 def launch(argv: Sequence[str]) -> int:
@@ -83,7 +85,11 @@ class _Launch:
         """Runs the children until they are stopped. ready: what to say when all are; url: where they serve, "": not here."""
         clock, served = self._clock, False
         runtime = RuntimeDir.create()
+        images = None
         try:
+            if serves_images(config):
+                images = make_cache_folder(config, runtime)
+                config = dataclasses.replace(config, cache_capacity_bytes=images.capacity_bytes)
             runtime.write_config(config.to_json())
             logging.getLogger("supervisor").info("processor: %s", cpu_kind.described())
             _raise_descriptor_limit()
@@ -104,6 +110,8 @@ class _Launch:
             self._report_failure(failure, served)
             return 1 if served else 2
         finally:
+            if images is not None:
+                images.remove()
             runtime.remove()
 
     def _report_failure(self, failure: ProcessFailed, served: bool) -> None:

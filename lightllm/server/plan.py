@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 from lightllm.config import ServerConfig
+from lightllm.images.serving import serves_images
 from lightllm.server.environment import backend_environment, helper_environment
 
 
 @dataclasses.dataclass(frozen=True)
 class ChildSpec:
     name: str
-    """As the child reports itself: "router", "detokenizer", "http-0", "backend-0"."""
+    """As the child reports itself: "router", "detokenizer", "http-0", "backend-0", "cache", "visual-0"."""
     module: str
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
     """File descriptors that it inherits, besides its channel."""
+    restarts: bool = False
+    """Where it ends by itself after it was ready, it is started again: the server goes on without it meanwhile."""
 
     @property
     def serves_http(self) -> bool:
@@ -46,7 +49,16 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
     ]
     return [
         *plan_backends(config),
+        *(_plan_vision(config) if serves_images(config) else ()),
         *workers,
         ChildSpec("router", "lightllm.router", environment=helpers),
         ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers),
+    ]
+
+
+def _plan_vision(config: ServerConfig) -> list[ChildSpec]:
+    """The Visual Server loads a model; the Cache Manager moves no data."""
+    return [
+        ChildSpec("visual-0", "lightllm.visual", ("--rank", "0"), backend_environment(config), restarts=True),
+        ChildSpec("cache", "lightllm.cache", environment=helper_environment(), restarts=True),
     ]

@@ -17,6 +17,7 @@ from lightllm.model_folder.location import resolve_model_dir
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.hf_configs import load_config
 from lightllm.ops import cpu_kind
+from lightllm.server.vision import check_vision
 
 DEMO_MODEL_NAME = "lightllm-demo"
 
@@ -38,7 +39,9 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         shape.for_rank(config.tp)
         _check_kind(shape.architecture, config.use_reward_model)
     name = config.model_name or default_model_name(config.model_dir)
-    return dataclasses.replace(config, model_dir=model_dir, model_name=name)
+    config = dataclasses.replace(config, model_dir=model_dir, model_name=name)
+    check_vision(config)
+    return config
 
 
 def _check_names(config: ServerConfig) -> None:

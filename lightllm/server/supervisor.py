@@ -87,12 +87,13 @@ class Supervisor:
 
     def _start(self, specs: list[ChildSpec]) -> None:
         remove_stale_openmp_registrations()
-        for spec in specs:
-            self._children.append(
-                ChildProcess(spec, str(self._runtime.path), self._selector, self._output.write_bytes)
-            )
-            log.debug("%s: process %d", spec.name, self._children[-1].pid)
+        self._children += map(self._start_child, specs)
         self._clock.end("starting processes")
+
+    def _start_child(self, spec: ChildSpec) -> ChildProcess:
+        child = ChildProcess(spec, str(self._runtime.path), self._selector, self._output.write_bytes)
+        log.debug("%s: process %d", spec.name, child.pid)
+        return child
 
     def _wait_until_ready(self) -> bool:
         """False: a signal asked for the end before."""
@@ -118,16 +119,25 @@ class Supervisor:
             raise
 
     def _watch(self) -> None:
-        """Until a signal asks for the end. A death ends the server; a restart of single processes would be here."""
+        """Until a signal asks for the end. A death ends the server, unless the process may be started again."""
         stalls = None
         if not self._config.node_rank:
             reader = SnapshotReader(self._runtime.snapshot_file)
             stalls = StallWatch(reader, stall_seconds(self._config))
         while not self._terminate and not self._node_0_stopped():
+            self._restart_ended()
             self._raise_failure()
             self._turn(stalls.poll_seconds if stalls else None)
             if stalls:
                 stalls.check(time.monotonic())
+
+    def _restart_ended(self) -> None:
+        """One that ends before it is ready again is a failure like any other."""
+        for index, child in enumerate(self._children):
+            if child.spec.restarts and not child.running and child.status.state == "ready":
+                log.error("%s %s: it is started again", child.name, child.how_it_ended())
+                child.close()
+                self._children[index] = self._start_child(child.spec)
 
     def _node_0_stopped(self) -> bool:
         """Its Router says so to every backend of another node, and they end."""
@@ -141,6 +151,7 @@ class Supervisor:
         for child in self._http_servers():
             child.send(Command(action="drain"))
         while self._interrupts < 2 and not drain.finished(time.monotonic()):
+            self._restart_ended()
             self._raise_failure()
             self._turn(drain.poll_seconds)
             if self._interrupts:

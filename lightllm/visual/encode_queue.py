@@ -17,6 +17,7 @@ class _Ticket:
     number: int
     open_items: set[int]
     errors: dict[int, str] = dataclasses.field(default_factory=dict)
+    encoded: int = 0
 
 
 @dataclasses.dataclass
@@ -57,10 +58,12 @@ class EncodeQueue:
     def finish(self, item_id: int, error: str | None = None) -> Answers:
         """The item is encoded, or cannot be: answers to requests that waited for nothing else."""
         answers: Answers = []
-        for ticket in self._waiting.pop(item_id).tickets:
+        tickets = self._waiting.pop(item_id).tickets
+        tickets[0].encoded += error is None
+        for ticket in tickets:
             ticket.open_items.discard(item_id)
             if error is not None:
                 ticket.errors[item_id] = error
             if not ticket.open_items:
-                answers.append((ticket.worker, Encoded(ticket.number, ticket.errors)))
+                answers.append((ticket.worker, Encoded(ticket.number, ticket.errors, ticket.encoded)))
         return answers

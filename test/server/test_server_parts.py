@@ -1,5 +1,6 @@
 """What the Supervisor is made of: environment, plan, drain, listener, start-up table."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -125,6 +126,16 @@ def test_the_plan_has_a_process_for_every_rank_and_worker():
     assert sorted(names) == ["backend-0", "backend-1", "detokenizer", "http-0", "http-1", "router"]
     assert len({(spec.module, *spec.arguments) for spec in specs}) == 6
     assert [spec.descriptors for spec in specs if spec.serves_http] == [(7,), (7,)]
+
+
+def test_a_model_that_sees_gets_two_processes_more_unless_only_its_language_model_is_served(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    config = ServerConfig(model_dir=str(tmp_path))
+    added = [spec for spec in plan_children(config, 7) if spec.restarts]
+    assert sorted(spec.name for spec in added) == ["cache", "visual-0"]
+    for other in ({"disable_vision": True}, {"mock_backend": ""}, {"nnodes": 2, "tp": 2}):
+        names = [spec.name for spec in plan_children(dataclasses.replace(config, **other), 7)]
+        assert not {"cache", "visual-0"} & set(names)
 
 
 def test_other_nodes_run_their_ranks_only():

@@ -18,7 +18,7 @@ def test_ten_requests_with_one_image_are_one_item_and_ten_answers():
         assert not queue.add(encode(ticket % 2, ticket, 5))
     assert queue.next_batch(8) == [item(5)]
     assert sorted(queue.finish(5), key=lambda answer: answer[1].ticket) == [
-        (ticket % 2, Encoded(ticket)) for ticket in range(10)
+        (ticket % 2, Encoded(ticket, encoded=int(ticket == 0))) for ticket in range(10)
     ]
     assert not queue
 
@@ -30,14 +30,14 @@ def test_a_request_is_answered_when_its_last_image_is_done_with_the_errors_of_it
     queue.add(encode(0, 3, 5, 5))
     assert queue.next_batch(1) == [item(5)]
     assert queue.finish(5, "no image") == [(0, Encoded(3, {5: "no image"}))]
-    assert queue.finish(6) == [(0, Encoded(1, {5: "no image"})), (0, Encoded(2))]
+    assert queue.finish(6) == [(0, Encoded(1, {5: "no image"}, 1)), (0, Encoded(2))]
 
 
 def test_what_has_its_embedding_is_answered_at_once():
     queue = EncodeQueue({5}.__contains__)
     assert queue.add(encode(3, 1, 5)) == [(3, Encoded(1))]
     assert not queue.add(encode(3, 2, 5, 6))
-    assert queue.next_batch(8) == [item(6)] and queue.finish(6) == [(3, Encoded(2))]
+    assert queue.next_batch(8) == [item(6)] and queue.finish(6) == [(3, Encoded(2, {}, 1))]
 
 
 def test_batches_take_what_has_waited_longest_and_may_mix_requests():
