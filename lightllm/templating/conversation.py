@@ -45,10 +45,15 @@ class Conversations:
         self._traits = traits
         self._known: dict[str, dict[str, str]] = {}
 
-    def arrange(self, messages: list[Any], context: dict[str, Any]) -> list[Message]:
-        """Raises `InvalidParameter`, naming the message, for one that the template leaves out."""
+    def arrange(
+        self, messages: list[Any], context: dict[str, Any], image_marker: str | None = None
+    ) -> list[Message]:
+        """image_marker: what stands for an image in a text, for templates that read texts only. Raises `InvalidParameter`, naming
+        the message, for one that the template leaves out."""
         plain = canonical(messages)
         if not self._traits.parts:
+            if image_marker is not None:
+                plain = [_with_markers(message, image_marker) for message in plain]
             _refuse_media(plain)
         shape = _shape(plain, context)
         roles = self._known.get(shape)
@@ -132,6 +137,15 @@ def canonical(messages: list[Any]) -> list[Message]:
             copy.pop("tool_calls", None)  # empty it says the same, but templates ask whether there is one
         result.append(copy)
     return result
+
+
+def _with_markers(message: Message, marker: str) -> Message:
+    """A content of texts and images as one text, each in a line of its own."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    lines = [marker if part == {"type": "image"} else part.get("text") for part in content]
+    return message if None in lines else {**message, "content": "\n".join(lines)}
 
 
 def _refuse_media(messages: list[Message]) -> None:

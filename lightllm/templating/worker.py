@@ -76,7 +76,7 @@ def _rendered(loaded: _Loaded, asked: dict[str, Any]) -> dict[str, Any]:
             raise InvalidParameter(
                 f"{name}: the model's chat template does not read it, so it would have no effect", param=name
             )
-    messages = conversations.arrange(asked["messages"], context)
+    messages = conversations.arrange(asked["messages"], context, asked["image_marker"])
     render = template.render_open if asked["continued"] else template.render
     unread = sorted(name for name in asked["variables"] if name not in template.names)
     return {"text": render(messages, context), "unread": unread}

@@ -55,8 +55,9 @@ class ChatTemplates:
         variables: dict[str, Any],
         continue_final_message: bool = False,
         must_read: Sequence[str] = (),
+        image_marker: str | None = None,
     ) -> str:
-        """Raises `InvalidParameter` with a message for the client: also for what the template would leave out, and for one of the
+        """image_marker: what stands for an image where the template reads texts only; None: an image is refused there. Raises `InvalidParameter` with a message for the client: also for what the template would leave out, and for one of the
         variables in `must_read` that it does not read."""
         if continue_final_message and add_generation_prompt:
             raise InvalidParameter(
@@ -74,6 +75,7 @@ class ChatTemplates:
                 continued=continue_final_message,
                 variables={"documents": None} | {k: v for k, v in variables.items() if k not in _RESERVED},
                 must_read=list(must_read),
+                image_marker=image_marker,
             )
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidParameter(f"messages must be plain JSON data: {error}", param="messages") from error

@@ -91,20 +91,21 @@ class Tokenizer:
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
         must_read: Sequence[str] = (),
+        image_marker: str | None = None,
         **kwargs: Any,
     ) -> str:
         """The conversation as one string; encode it with `add_special_tokens=False`, it has its own BOS.
 
         Everything in `messages`, `tools` and `kwargs` (variables for the template; those in `must_read` may not be without
         effect) must be plain JSON data. `add_generation_prompt`: begin the answer; by default unless the last message is to be
-        continued. Raises `InvalidParameter` if the model has no template, if its template refuses the conversation, takes too
+        continued. `image_marker`: what stands for an image where the template reads texts only. Raises `InvalidParameter` if the model has no template, if its template refuses the conversation, takes too
         much time or memory for it, or would leave a message out.
         """
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
         variables = {**self.special_tokens, **kwargs}
         return self.chat_templates.render(
-            messages, tools, add_generation_prompt, variables, continue_final_message, must_read
+            messages, tools, add_generation_prompt, variables, continue_final_message, must_read, image_marker
         )
 
     def _named_id(self, name: str) -> int | None:

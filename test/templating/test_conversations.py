@@ -297,6 +297,11 @@ def test_an_image_has_its_place_where_a_template_reads_parts():
     )
 
 
+def test_an_image_is_a_marker_in_a_line_where_a_template_reads_texts():
+    text = render(published.CHATML, [USER, ASSISTANT, PICTURE], image_marker="<image>")
+    assert "What\n<image>\n?" in text
+
+
 @pytest.mark.parametrize("source", [published.CHATML, published.LLAMA_3, "{{ messages | tojson }}"])
 def test_an_image_is_refused_where_a_template_reads_texts(source):
     error = refusal(source, [USER, ASSISTANT, PICTURE])
