@@ -71,9 +71,7 @@ class Detokenizer:
         output = Output()
         try:
             rules = Rules.of(request, self._tokenizer, self._eos_token_ids)
-            prompt_ids = cast(
-                Sequence[int], request.prompt_ids
-            )  # no list of it: only its last tokens are read
+            prompt_ids = cast(Sequence[int], request.text_ids)  # no list of it: only its last tokens are read
             for choice in request.choices:
                 stream = ChoiceStream(
                     choice.request_id, rules, self._tokenizer, prompt_ids, choice.output_ids.tolist()

@@ -15,7 +15,7 @@ from lightllm.errors import InvalidParameter
 from lightllm.httpserver.openai_models import ChatRequest, ContentPart, Message, Tool, ToolCall
 
 RESERVED_VARIABLES = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "must_read", "tokenize",
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "must_read", "image_marker", "tokenize",
      "chat_template", "conversation", "self", "return_dict", "return_tensors", "bos_token", "eos_token", "pad_token", "unk_token",
      "raise_exception", "strftime_now", "tojson"}
 )  # fmt: skip

@@ -15,6 +15,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -22,10 +23,12 @@ import zmq
 from lightllm.config import ServerConfig
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
+from lightllm.httpserver.encode_tickets import EncodeTickets
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord
 from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec, metrics
+from lightllm.protocol.images import Encoded, EncoderReady
 from lightllm.protocol.messages import (
     AbortNamed,
     AbortRequest,
@@ -38,6 +41,9 @@ from lightllm.protocol.messages import (
     TextDeltas,
     make_request_id,
 )
+
+if TYPE_CHECKING:
+    from lightllm.httpserver.images import Images
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ class EngineClient:
         self._ended: RequestError | None = None
         """What every request is told from `fail_all` on."""
         self._flushes: dict[int, asyncio.Future[int]] = {}
+        self.images: Images | None = None
+        """Of a model that sees; set before `connect`."""
 
     def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
         """Opens the sockets; to be called in the event loop's thread."""
@@ -69,12 +77,18 @@ class EngineClient:
         self._results = PullChannel(
             context, self.runtime.http_results(self._worker), codec.to_http, self._epoch
         )
+        if self.images is not None:
+            self._visual = PushChannel(context, self.runtime.visual_intake(0), EVERY_EPOCH)
+            self.images.encodes = EncodeTickets(self._worker, self._visual.send)
         self._results.on_message(loop, self._receive)
 
     def close(self) -> None:
         self._loop.remove_reader(self._results.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
         self._router.close(linger_ms=100)
         self._results.close()
+        if self.images is not None:
+            self._visual.close()
+            self.images.close()
         for channel in self._siblings.values():
             channel.close(linger_ms=100)
 
@@ -88,6 +102,7 @@ class EngineClient:
     def submit(self, record: RequestRecord) -> None:
         """Gives ids and seeds to a record and sends it to the Router. Raises what `fail_all` was called with."""
         if self._ended is not None:
+            self._release_images(record)
             raise self._ended
         for prompt in record.prompts:
             if prompt.params.seed is None:
@@ -177,6 +192,7 @@ class EngineClient:
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or the client is gone: aborts what still runs and drops the record."""
         self.abort(record)
+        self._release_images(record)
         for choice in record.choices:
             self._choices.pop(choice.request_id, None)
         if record.timer is not None:
@@ -187,6 +203,11 @@ class EngineClient:
                 records.discard(record)
                 if not records:
                     del self._named[name]
+
+    def _release_images(self, record: RequestRecord) -> None:
+        items = [image.item_id for prompt in record.prompts for image in prompt.images]
+        if items and self.images is not None:
+            self.images.cache.release(items)
 
     def _unfinished(self) -> list[RequestRecord]:
         """In the order in which they came."""
@@ -317,6 +338,15 @@ class EngineClient:
         if done is not None and not done.done():
             done.set_result(message.tokens)
 
+    def _on_encoded(self, message: Encoded) -> None:
+        if self.images is not None:
+            self.store.add(metrics.IMAGE_ENCODES, message.encoded)
+            self.images.encodes.on_encoded(message)
+
+    def _on_encoder_ready(self, message: EncoderReady) -> None:
+        if self.images is not None:
+            self.images.encodes.on_ready(message)
+
     _handlers: dict[type, Callable[..., None]] = {
         Accepted: _on_accepted,
         Refused: _on_refused,
@@ -324,4 +354,6 @@ class EngineClient:
         AbortNamed: _on_abort_named,
         Flushed: _on_flushed,
         Hello: _on_hello,
+        Encoded: _on_encoded,
+        EncoderReady: _on_encoder_ready,
     }

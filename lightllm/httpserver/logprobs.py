@@ -19,7 +19,7 @@ class TextOffsets:
         self.count = 0
         """Tokens so far."""
         self._offset = start
-        self._stream = tokenizer.stream(prompt.prompt_ids, prompt.params.skip_special_tokens)
+        self._stream = tokenizer.stream(prompt.text_ids, prompt.params.skip_special_tokens)
 
     def next(self, token_id: int) -> int:
         """The offset of the next token."""

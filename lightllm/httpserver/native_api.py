@@ -16,7 +16,7 @@ from lightllm.httpserver.native_models import (
     Parameters,
     ScoreRequest,
     TokensRequest,
-    refuse_media,
+    image_sources,
 )
 from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
@@ -26,6 +26,7 @@ from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.sampling_params import SamplingParams
 
+_IMAGES = "multimodal_params.images"
 MAX_COUNTED_TOKENS = 1 << 18
 """`/tokens` refuses texts that have far more."""
 
@@ -57,11 +58,14 @@ def native_routes(state: ServerState) -> APIRouter:
     async def tokens(request: Request) -> Response:
         """Counts the tokens of a text."""
         body = await parse_body(request, TokensRequest, state.bodies)
-        refuse_media(body.multimodal_params)
+        images = state.images
+        sources = image_sources(body.multimodal_params, images is not None)
         parameters = body.parameters or Parameters()
         special = parameters.add_special_tokens is not False
-        ids = await state.encoder.encode(body.text, special, MAX_COUNTED_TOKENS, "text")
-        return JSONResponse({"ntokens": len(ids)})
+        layout = images.layout if images else None
+        ids = await state.encoder.encode(body.text, special, MAX_COUNTED_TOKENS, "text", layout=layout)
+        counted = await images.count(ids, sources, _IMAGES) if images else None
+        return JSONResponse({"ntokens": len(ids) + (counted.extra if counted else 0)})
 
     @router.post("/abort_request", **documented(AbortBody, "Done, whether or not it was still running."))
     async def abort_request(request: Request) -> Response:
@@ -87,7 +91,7 @@ async def _get_score(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ScoreRequest, state.bodies)
     state.require_admission(scoring=True)
     limits = state.limits
-    refuse_media(body.multimodal_params)
+    image_sources(body.multimodal_params, sees=False)
     text = body.chat
     if not isinstance(text, str):
         text = await state.encoder.render_chat(text, add_generation_prompt=False)
@@ -108,26 +112,34 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     limits = state.limits
     body = await parse_body(request, GenerateRequest, state.bodies)
     body.refuse_others(stream)
-    parameters = body.parameters or Parameters()
-    refuse_media(body.multimodal_params)
+    parameters, images = body.parameters or Parameters(), state.images
+    sources = image_sources(body.multimodal_params, images is not None)
     with error_field(parameters.asked.field):
         params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
         await state.check_constraint(params)
     keep = parameters.kept_prompt(limits.max_req_total_len)
+    if sources and keep is not None:
+        raise InvalidParameter("a prompt with images cannot be cut", param="truncate")
     if stream and params.n != 1:
         raise InvalidParameter("stream api only support best_of == 1", param="best_of")
     if isinstance(body.inputs, str):
         special = parameters.add_special_tokens is not False
+        layout = images.layout if images else None
         prompt_ids = await state.encoder.encode(
-            body.inputs, special, limits.max_req_total_len, "inputs", keep
+            body.inputs, special, limits.max_req_total_len, "inputs", keep, layout
         )
     else:
         prompt_ids = last(body.inputs, keep)
         check_vocabulary(prompt_ids, limits.vocab_size, "inputs")
+    counted = await images.count(prompt_ids, sources, _IMAGES) if images else None
+    extra = counted.extra if counted else None
     prompt_ids, length = state.encoder.fit(
-        prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS, params.n
+        prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS, params.n, extra=extra
     )
     if length != params.max_new_tokens:
         params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)
     renderer = NativeRenderer(state.encoder.tokenizer, bool(parameters.return_details))
-    return respond(state.engine, request, [PromptRecord(prompt_ids, params)], renderer, stream)
+    prompt = PromptRecord(prompt_ids, params)
+    if images and counted:
+        await images.hold(prompt, counted)
+    return respond(state.engine, request, [prompt], renderer, stream)

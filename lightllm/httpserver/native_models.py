@@ -12,6 +12,7 @@ from lightllm.httpserver import constraints, other_fields
 from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
 from lightllm.httpserver.sampling_fields import sampling_fields, stated
+from lightllm.images.source import ImageSource, native_sources
 from lightllm.parameter_spec import MAX_INT, Range
 from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, SamplingParams
 
@@ -129,18 +130,26 @@ class Parameters(_Sampling):
 
 
 _NoItems = Annotated[list[Any], WithJsonSchema({"type": "array", "maxItems": 0})]
-"""The schema demands what is taken; the error is our own."""
+"""The schema demands what every model takes; the error is our own."""
 
 
 class MultimodalParams(Body):
-    images: _NoItems | None = None
+    images: _NoItems | None = Field(
+        default=None,
+        description="Of a model that sees: objects with type (base64, url or image_size) and data.",
+    )
     audios: _NoItems | None = None
 
 
-def refuse_media(params: MultimodalParams | None) -> None:
-    """Raises `InvalidParameter` where there are any."""
-    if params is not None and (params.images or params.audios):
-        raise InvalidParameter("images and audios are not supported yet", param="multimodal_params")
+def image_sources(params: MultimodalParams | None, sees: bool) -> list[ImageSource]:
+    """sees: whether the model takes images. Raises `InvalidParameter` for what it does not take."""
+    if params is None:
+        return []
+    if params.audios:
+        raise InvalidParameter("audios are not supported yet", param="multimodal_params")
+    if params.images and not sees:
+        raise InvalidParameter("this model takes no images", param="multimodal_params")
+    return native_sources(params.images)
 
 
 class GenerateRequest(Body):

@@ -28,8 +28,11 @@ from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vo
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
+from lightllm.images.source import openai_source
 from lightllm.sampling_params import SamplingParams
 
+_SEEN = frozenset({"image"})
+"""Kinds of media that a model that sees takes."""
 MAX_CHOICES = 2048
 """prompts * n of one request."""
 
@@ -84,27 +87,34 @@ async def _chat(state: ServerState, request: Request) -> Response:
     with error_field(body.constraint.field):
         params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
         await state.check_constraint(params)
-    encoder = state.encoder
+    encoder, images = state.encoder, state.images
+    layout = images.layout if images else None
     tools = template_tools(body)
+    conversation = read_conversation(body, _SEEN if images else frozenset())
+    sources = [openai_source(medium.source, f"messages.{medium.message}") for medium in conversation.media]
+    keep = body.kept_prompt(limit, limits.max_req_total_len)
+    if sources and keep is not None:
+        raise InvalidParameter("a prompt with images cannot be cut", param="truncate_prompt_tokens")
     text = await encoder.render_chat(
-        read_conversation(body).messages,
+        conversation.messages,
         tools=tools,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
         must_read=["reasoning_effort"] if body.reasoning_effort is not None else [],
+        image_marker=layout.marker if layout else None,
         **template_variables(body),
     )
     if tools:
         note_tools()
     prompt_ids = await encoder.encode(
-        text,
-        bool(body.add_special_tokens),
-        limits.max_req_total_len,
-        "messages",
-        body.kept_prompt(limit, limits.max_req_total_len),
+        text, bool(body.add_special_tokens), limits.max_req_total_len, "messages", keep, layout
     )
+    counted = await images.count(prompt_ids, sources, "messages") if images else None
     length_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    prompt_ids, length = encoder.fit(prompt_ids, limit, limits, default, params.n, "messages", length_field)
+    extra = counted.extra if counted else None
+    prompt_ids, length = encoder.fit(
+        prompt_ids, limit, limits, default, params.n, "messages", length_field, extra
+    )
     if state.chat_parser.reads_special_tokens:
         params = msgspec.structs.replace(params, skip_special_tokens=False)
     prompt = PromptRecord(prompt_ids, _with_length(params, length))
@@ -112,6 +122,8 @@ async def _chat(state: ServerState, request: Request) -> Response:
     answer = Answer(answer_id, int(time.time()), model)
     extras = _extras(body, _logprobs(state, body, logprobs))
     renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
+    if images and counted:
+        await images.hold(prompt, counted)
     return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
 
 

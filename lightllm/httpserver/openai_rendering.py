@@ -223,7 +223,7 @@ class OpenAIRenderer:
         """The fields with the ids of the prompt in one of the two places where they may stand."""
         if not self._extras.token_ids or beside != self._shape.prompt_ids_beside:
             return {}
-        return {"prompt_token_ids": choice.prompt.prompt_ids}
+        return {"prompt_token_ids": choice.prompt.text_ids}
 
     def _echoed(self, choice: ChoiceRecord) -> int:
         """Characters before the first one of the answer."""

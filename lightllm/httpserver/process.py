@@ -10,6 +10,7 @@ import time
 
 import uvloop
 
+from lightllm.config import ServerConfig
 from lightllm.errors import ServerStopping, StartupError
 from lightllm.http.body import give_back_large_blocks
 from lightllm.http.metric_store import MetricStore
@@ -18,8 +19,11 @@ from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
+from lightllm.images.layouts.registry import layout_of
+from lightllm.images.serving import embedding_width, serves_images
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import stall_seconds
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.generation import generation_defaults
@@ -27,6 +31,7 @@ from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
 from lightllm.tokenizer import load_tokenizer
 from lightllm.tokenizer.overruled import log_overruled
+from lightllm.tokenizer.tokenizer import Tokenizer
 
 _LAG_INTERVAL = 0.5
 
@@ -55,6 +60,8 @@ def load_state(child: Child, worker: int) -> ServerState:
         log_overruled(config.model_dir, tokenizer, config.eos_id)
     store = MetricStore(child.runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
     engine = EngineClient(child.runtime, store, config, worker)
+    if serves_images(config):
+        _open_images(engine, child.runtime, config, worker, tokenizer)
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
     view = ServerView(child.runtime.snapshot_file, stall_seconds(config))
     reward_token_id = None
@@ -62,6 +69,20 @@ def load_state(child: Child, worker: int) -> ServerState:
         reward_token_id = read_model_config(config.model_dir).get("reward_token_id")
     defaults = generation_defaults(config.model_dir)
     return ServerState(config, engine, view, encoder, defaults, reward_token_id)
+
+
+def _open_images(
+    engine: EngineClient, runtime: RuntimeDir, config: ServerConfig, worker: int, tokenizer: Tokenizer
+) -> None:
+    """For a model that sees."""
+    from lightllm.httpserver.images import Images  # loads Pillow
+    from lightllm.ipc.image_cache import ImageCache
+
+    assert config.model_dir is not None
+    layout = layout_of(config.model_dir, tokenizer.token_id)
+    assert layout is not None
+    width, cache = embedding_width(config.model_dir), ImageCache(runtime, worker)
+    engine.images = Images(config, layout, width, cache, engine.store, engine.flush_cache)
 
 
 async def _serve(

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter, PromptTooLong, RequestError
+from lightllm.images.layouts.layout import Layout
+from lightllm.images.prompt import encode as encode_markers
 from lightllm.templating.process import MAX_PROCESSES
 from lightllm.tokenizer.tokenizer import Tokenizer
 
@@ -63,23 +65,38 @@ class PromptEncoder:
         self.tokenizer.close()
 
     async def encode(
-        self, text: str, add_special_tokens: bool, limit: int, field: str, keep: int | None = None
+        self,
+        text: str,
+        add_special_tokens: bool,
+        limit: int,
+        field: str,
+        keep: int | None = None,
+        layout: Layout | None = None,
     ) -> list[int]:
-        """Token ids of a text, maybe none: all, or the last `keep`. Raises `PromptTooLong` if there are far more than
-        `limit`."""
-        (ids,) = await self.encode_all([text], add_special_tokens, limit, field, keep)
+        """Token ids of a text, maybe none: all, or the last `keep`. layout: of a text that may have markers of images, which
+        become placeholders. Raises `PromptTooLong` if there are far more than `limit`."""
+        (ids,) = await self.encode_all([text], add_special_tokens, limit, field, keep, layout)
         return ids
 
     async def encode_all(
-        self, texts: Sequence[str], add_special_tokens: bool, limit: int, field: str, keep: int | None = None
+        self,
+        texts: Sequence[str],
+        add_special_tokens: bool,
+        limit: int,
+        field: str,
+        keep: int | None = None,
+        layout: Layout | None = None,
     ) -> list[list[int]]:
         """The same for several texts; where they are long together, in a thread."""
 
+        def encode_one(text: str) -> list[int]:
+            text, tokenize = self._bounded(text, limit, field, keep), self.tokenizer.encode
+            if layout is None:
+                return last(tokenize(text, add_special_tokens), keep)
+            return last(encode_markers(text, layout, tokenize, add_special_tokens), keep)
+
         def encode() -> list[list[int]]:
-            return [
-                last(self.tokenizer.encode(self._bounded(text, limit, field, keep), add_special_tokens), keep)
-                for text in texts
-            ]
+            return [encode_one(text) for text in texts]
 
         if self._encodes_inline and sum(map(len, texts)) <= INLINE_CHARACTERS:
             started = time.thread_time()
@@ -142,8 +159,11 @@ class PromptEncoder:
         n: int = 1,
         prompt_field: str = "inputs",
         length_field: str = "max_new_tokens",
+        extra: int | None = None,
     ) -> tuple[list[int], int]:
         """Checks a prompt against the limits; returns it, truncated if the server is set so, with its output length.
+
+        extra: how many tokens more it will have when images take the places of their markers; it is never truncated then.
 
         Without `max_new_tokens` each of the `n` outputs gets `default` tokens, or what the prompt leaves. Raises `InvalidParameter`
         for an empty prompt, `PromptTooLong` with the numbers.
@@ -155,25 +175,26 @@ class PromptEncoder:
                 f"the prompt holds token id {max(prompt_ids)}, the model has {limits.vocab_size}",
                 param=prompt_field,
             )
-        limit = limits.max_req_total_len
+        limit, length = limits.max_req_total_len, len(prompt_ids) + (extra or 0)
+        truncation = self._truncation if extra is None else None
         if max_new_tokens is None:
             room = min(limit, limits.slots // n)
-            max_new_tokens = max(1, min(default, room - len(prompt_ids)))
+            max_new_tokens = max(1, min(default, room - length))
         room = limit - max_new_tokens
-        if self._max_input is not None and self._max_input < min(room, len(prompt_ids)):
-            if self._truncation is None:
+        if self._max_input is not None and self._max_input < min(room, length):
+            if truncation is None:
                 raise PromptTooLong(
-                    f"the input prompt token len {len(prompt_ids)} > {self._max_input} (max_req_input_len)",
+                    f"the input prompt token len {length} > {self._max_input} (max_req_input_len)",
                     param=prompt_field,
                 )
             room = self._max_input
-        if len(prompt_ids) > room:
-            if self._truncation is None or room < 1:
+        if length > room:
+            if truncation is None or room < 1:
                 raise PromptTooLong(
-                    _too_long(len(prompt_ids), max_new_tokens, limit, prompt_field),
-                    param=length_field if len(prompt_ids) < limit else prompt_field,
+                    _too_long(length, max_new_tokens, limit, prompt_field),
+                    param=length_field if length < limit else prompt_field,
                 )
-            prompt_ids = _truncate(prompt_ids, room, self._truncation)
+            prompt_ids = _truncate(prompt_ids, room, truncation)
         return prompt_ids, max_new_tokens
 
 

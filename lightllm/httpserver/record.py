@@ -16,8 +16,16 @@ import time
 from collections.abc import Callable
 
 from lightllm.errors import RequestError
-from lightllm.protocol.arrays import int32
-from lightllm.protocol.messages import AddRequest, Choice, Finish, FinishReason, PromptLogprobs, TopLogprobs
+from lightllm.protocol.arrays import EMPTY_INT32, Array, int32
+from lightllm.protocol.messages import (
+    AddRequest,
+    Choice,
+    Finish,
+    FinishReason,
+    ImageSpan,
+    PromptLogprobs,
+    TopLogprobs,
+)
 from lightllm.sampling_params import SamplingParams
 
 MAX_PENDING_TOKENS = 4096
@@ -92,6 +100,10 @@ class PromptRecord:
     params: SamplingParams
     text: str = ""
     """The prompt as the client wrote it; of token ids, or of a prompt that was cut, only if it is wanted back."""
+    images: list[ImageSpan] = dataclasses.field(default_factory=list)
+    """Each with one reference to its item in the image cache, until the request is forgotten."""
+    uncut: Array = dataclasses.field(default_factory=lambda: EMPTY_INT32)
+    """As in `AddRequest`."""
     choices: list[ChoiceRecord] = dataclasses.field(default_factory=list)
     accepted: bool = False
     logprobs: list[PromptLogprobs] = dataclasses.field(default_factory=list)
@@ -107,7 +119,21 @@ class PromptRecord:
                 if choice.finish is None
             ],
             restored=self.accepted,
+            uncut=self.uncut,
+            images=self.images,
         )
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The token ids but for those of images, which no tokenizer knows."""
+        if not self.images:
+            return self.prompt_ids
+        ids: list[int] = []
+        copied = 0
+        for image in self.images:
+            ids += self.prompt_ids[copied : image.start]
+            copied = image.start + image.tokens
+        return ids + self.prompt_ids[copied:]
 
 
 class RequestRecord:

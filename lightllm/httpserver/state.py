@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightllm.config import ServerConfig
 from lightllm.constraints.check import check_here, check_threads
@@ -21,6 +21,9 @@ from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.ipc.stalls import Stall, find_stall
 from lightllm.parsers.deltas import ContentParser, DeltaParser
 from lightllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from lightllm.httpserver.images import Images
 
 _NOT_READY = Snapshot()
 
@@ -97,6 +100,11 @@ class ServerState:
                 else "this server has a reward model, which gives scores only: use /get_score"
             )
         self.view.require_ready()
+
+    @property
+    def images(self) -> Images | None:
+        """None: the model takes no images."""
+        return self.engine.images
 
     @property
     def limits(self) -> Limits:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32, Array
 from lightllm.protocol.images import Encoded, EncoderReady
@@ -78,6 +79,14 @@ class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
     tokens attend to each other in both directions."""
     images: list[ImageSpan] = []
     """Ascending and disjoint."""
+
+    @property
+    def text_ids(self) -> Array:
+        """The prompt's token ids but for those of images."""
+        if not self.images:
+            return self.prompt_ids
+        bounds = [(image.start, image.start + image.tokens) for image in self.images]
+        return np.delete(self.prompt_ids, np.concatenate([np.arange(*span) for span in bounds]))
 
 
 class AbortRequest(msgspec.Struct, array_like=True, frozen=True, tag="abort"):

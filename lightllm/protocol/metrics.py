@@ -56,6 +56,12 @@ CACHED_TOKENS = Metric(
 MAX_NEW_TOKENS = Metric(
     "lightllm_request_max_new_tokens", "max_new_tokens of a request.", "histogram", _TOKENS
 )
+IMAGE_COUNT = Metric("lightllm_image_count", "Images of generation requests.", "counter")
+IMAGE_ENCODES = Metric(
+    "lightllm_image_encodes",
+    "Images that were encoded: content that the image cache did not hold.",
+    "counter",
+)
 LOOP_LAG_SECONDS = Metric(
     "lightllm_event_loop_lag", "Seconds by which the Http Server's event loop runs late.", "histogram", _SHORT
 )
@@ -66,7 +72,7 @@ LOOP_LAG_LATEST = Metric(
 HTTP_METRICS = (
     REQUEST_COUNT, REQUEST_SUCCESS, REQUEST_FAILURE, REQUEST_REFUSED, REQUEST_DISCONNECTED, FIRST_TOKEN_SECONDS,
     MEAN_TOKEN_SECONDS, INTER_TOKEN_SECONDS, INFERENCE_SECONDS, INPUT_LENGTH, GENERATED_TOKENS, CACHED_TOKENS,
-    MAX_NEW_TOKENS, LOOP_LAG_SECONDS, LOOP_LAG_LATEST,
+    MAX_NEW_TOKENS, IMAGE_COUNT, IMAGE_ENCODES, LOOP_LAG_SECONDS, LOOP_LAG_LATEST,
 )  # fmt: skip
 
 # -- read from the Router's snapshot when /metrics is asked for: (metric, field of ipc.snapshot.Snapshot)

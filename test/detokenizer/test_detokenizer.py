@@ -14,6 +14,7 @@ from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import (
     AbortRequest,
     Finish,
+    ImageSpan,
     PromptLogprobs,
     RoundTokens,
     TopLogprobs,
@@ -38,6 +39,16 @@ def test_text_of_all_tokens_and_one_finish(tokenizer):
     assert client.text[1] == "Hello wörld 🙂!"
     assert client.finished[1] == Finish(1, "length", 1, len(ids))
     assert client.token_ids[1] == ids
+
+
+def test_ids_of_images_in_the_prompt_are_no_text(tokenizer):
+    ids = tokenizer.encode("a wörld", add_special_tokens=False)
+    prompt = [5, *range(2**24, 2**24 + 9), 5, *range(2**24 + 20, 2**24 + 24)]
+    images = [ImageSpan(1, 9, 1), ImageSpan(11, 4, 2)]
+    client = Client(make(tokenizer))
+    client.take(msgspec.structs.replace(request([1], prompt), images=images))
+    client.take(tokens(1, ids, [Finish(1, "length", len(prompt), len(ids))]))
+    assert client.text[1] == "a wörld"
 
 
 def test_half_a_character_at_the_end_is_sent_with_the_finish(tokenizer):
