@@ -50,7 +50,7 @@ test: kind lint
 	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: env
-	$(PY) -m pytest -m slow test/soak test/api test/constraints test/httpserver test/router test/end_to_end $(ARGS)
+	$(PY) -m pytest -m slow test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py $(ARGS)
 
 test-models: env
 	$(PY) -m pytest -m slow test/models test/server/test_broken_model_folder.py $(ARGS)

@@ -171,10 +171,15 @@ def test_more_images_than_the_cache_holds_pass_through_it_and_none_that_is_held_
     assert ids_of(answers[0].json()) == served.expected(f"A {MARKER}.", files[0])
 
 
-def test_a_visual_server_and_a_cache_manager_that_are_killed_come_back(served: Served) -> None:
-    text, old, new = f"After {MARKER} that", picture(8), picture(9)
+@pytest.mark.parametrize(
+    "names", [["cache"], pytest.param(["visual-0", "cache"], marks=pytest.mark.slow)], ids=str
+)
+def test_a_cache_manager_and_a_visual_server_that_are_killed_come_back(
+    served: Served, names: list[str]
+) -> None:
+    text, old, new = f"After {MARKER} that", picture(8), picture(8 + len(names))
     first = served.answer(text, old)
-    killed = [served.server.child(name) for name in ("visual-0", "cache")]
+    killed = [served.server.child(name) for name in names]
     for process in killed:
         process.kill()
     with ThreadPoolExecutor(2) as pool:
