@@ -3,15 +3,26 @@
 import http.server
 import io
 import json
+import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 from support.checkpoints import make_checkpoint
 
 from lightllm import chat
 from lightllm.errors import RequestError
+
+
+@pytest.fixture(autouse=True)
+def warnings_of_later_tests() -> Iterator[None]:
+    """The terminal client makes the loggers of its process silent."""
+    logger = logging.getLogger("lightllm")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 class Echo:

@@ -245,9 +245,15 @@ class _Builder:
         return rows, *self._upload(entries, rows)
 
     def entries_on_device(self, feature: int) -> torch.Tensor | None:
-        """Which of the S rows have a feature; None if no row has it."""
+        found = self.values_on_device(feature)
+        return found[0] if found else None
+
+    def values_on_device(self, feature: int, *names: str) -> tuple[torch.Tensor, ...] | None:
+        """Which of the S rows have a feature, and of each named parameter their values; None if no row has it."""
         entries = self._entries(feature)
-        return self._upload(entries)[0] if len(entries) else None
+        if not len(entries):
+            return None
+        return tuple(self._upload(entries, *self._values(self._rows[entries], *names)))
 
     def _values(self, rows: np.ndarray, *names: str) -> list[np.ndarray]:
         """Of each parameter, its value in each of the rows."""
