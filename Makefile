@@ -53,7 +53,7 @@ soak: env
 	$(PY) -m pytest -m slow test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py $(ARGS)
 
 test-models: env
-	$(PY) -m pytest -m slow test/models test/server/test_broken_model_folder.py $(ARGS)
+	$(PY) -m pytest -m slow test/models test/backend test/server/test_broken_model_folder.py test/server/test_images.py $(ARGS)
 
 test-ranks: env
 	$(PY) -m pytest -m slow test/server test/weights $(ARGS)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from support.recording_device import RecordingDevice
@@ -26,12 +27,11 @@ from lightllm.config import ServerConfig
 from lightllm.ipc.image_files import EmbeddingHeader, ImageFiles
 from lightllm.sampling_params import SamplingParams
 
-ROWS, SLOTS, NEW_TOKENS = 6, 700, 48
+ROWS, SLOTS = 6, 700
 LIMITS = scheduler_config(
     max_total_token_num=SLOTS, max_req_total_len=200, running_max_req_size=ROWS, batch_max_tokens=64,
     chunked_prefill_size=37, max_waiting_requests=100, eos_token_ids=[2], worth_waiting=2,
 )  # fmt: skip
-GREEDY = SamplingParams(temperature=0.0, max_new_tokens=NEW_TOKENS, ignore_eos=True).verify()
 SHORT = SamplingParams(temperature=0.0, max_new_tokens=8, ignore_eos=True).verify()
 
 
@@ -63,15 +63,17 @@ class Case:
     embeddings: Embeddings
     cat: Image
     dog: Image
+    new_tokens: int
 
-    def wanted(self, prompt: list[int | Image], params: SamplingParams = GREEDY) -> Wanted:
+    def wanted(self, prompt: list[int | Image], params: SamplingParams | None = None) -> Wanted:
+        params = params or msgspec.structs.replace(SHORT, max_new_tokens=self.new_tokens)
         ids, spans = ids_and_spans(prompt)
         uncut = self.backend.model.config.bidirectional_images
         return Wanted(ids, params, images=spans, uncut=uncut)
 
     @functools.cached_property
     def expected(self) -> list[list[int]]:
-        return [self.reference.greedy(prompt, NEW_TOKENS) for prompt in self.prompts()]
+        return [self.reference.greedy(prompt, self.new_tokens) for prompt in self.prompts()]
 
     def prompts(self) -> list[list[int | Image]]:
         """Images between texts, at the start, one twice, a text alone. None ends with an image: transformers' `generate` would
@@ -86,10 +88,19 @@ class Case:
         ]
 
 
-@pytest.fixture(scope="module", params=[name for name in FAMILIES if name != "qwen2_5_vl"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((name, tokens), marks=[pytest.mark.slow] if tokens > 24 else [], id=f"{name}-{tokens}")
+        for name in FAMILIES
+        for tokens in (24, 48)
+        if name != "qwen2_5_vl"
+    ],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """The language model of Qwen2.5-VL is that of Qwen2-VL."""
-    reference = make_vision_language(tmp_path_factory.mktemp("vl") / "model", request.param)
+    family, new_tokens = request.param
+    reference = make_vision_language(tmp_path_factory.mktemp("vl") / "model", family)
     cat, dog = reference.image(1, 3, 5), reference.image(2, 7, 4)
     embeddings = Embeddings(tmp_path_factory.mktemp("images"))
     for image in (cat, dog):
@@ -100,7 +111,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     )  # fmt: skip
     backend = ModeBackend(config, 0, 1, embeddings=embeddings)
     backend.init_model()
-    return Case(config, reference, backend, embeddings, cat, dog)
+    return Case(config, reference, backend, embeddings, cat, dog, new_tokens)
 
 
 def test_greedy_tokens_equal_transformers_whole_and_in_chunks_together_and_from_the_prefix_cache(
@@ -173,7 +184,7 @@ def test_images_with_captured_graphs_and_a_round_in_flight_behind_the_one_that_l
     broken = case.wanted([*range(30, 50), lost, *range(50, 120)])
     serving = Serving(backend, LIMITS, late=device.deliver)
     tokens = serving.run([broken, *map(case.wanted, case.prompts())])
-    assert tokens[1:] == case.expected and not serving.failures and device.replays > NEW_TOKENS
+    assert tokens[1:] == case.expected and not serving.failures and device.replays > case.new_tokens
     assert serving.finished[0].reason == "error" and "embedding of an image" in serving.finished[0].error
 
 
