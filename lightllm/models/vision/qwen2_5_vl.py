@@ -13,19 +13,10 @@ from lightllm.errors import InvalidModel
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.config_fields import Fields
-from lightllm.models.mlp import gated_mlp
-from lightllm.models.vision.grids import (
-    Grid,
-    GridFields,
-    axial_rotary,
-    grid_attention,
-    grid_patch_linear,
-    patch_merger,
-    patch_positions,
-    read_grid_encoder,
-)
-from lightllm.models.vision.layers import EncoderLayer, Segments, encoder_layers, part_of
-from lightllm.models.vision.model import VisionModel
+from lightllm.models.mlp import MLP, gated_mlp
+from lightllm.models.vision.grids import Grid, GridFields, axial_rotary, patch_positions, read_grid_encoder
+from lightllm.models.vision.layers import Segments, part_of
+from lightllm.models.vision.qwen2_vl import Qwen2VLVision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,27 +27,11 @@ class WindowFields(GridFields):
     """Layers in which patches see all of their image."""
 
 
-class Qwen25VLVision(VisionModel):
-    renaming = ((r"(model\.)?visual\.", ""),)
+class Qwen25VLVision(Qwen2VLVision):
+    fields: WindowFields
 
-    def __init__(self, config: ModelConfig, build: Builder) -> None:
-        super().__init__(config, build)
-        self.fields: WindowFields = config.extra
-        self.patch_embedding = grid_patch_linear(config, self.fields, build, bias=False)
-
-        def make_layer(build: Builder) -> EncoderLayer:
-            return EncoderLayer(
-                build.norm("norm1"),
-                grid_attention(config, build.at("attn")),
-                build.norm("norm2"),
-                gated_mlp(config, build.at("mlp")),
-            )
-
-        self.layers = encoder_layers(build, "blocks", make_layer, config.num_layers)
-        norm = build.norm("merger.ln_q")
-        self.merger = patch_merger(
-            config, self.fields, build.at("merger.mlp"), norm, config.hidden_size, "0", "2"
-        )
+    def make_mlp(self, build: Builder) -> MLP:
+        return gated_mlp(self.config, build)
 
     @staticmethod
     def read_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:

@@ -11,7 +11,7 @@ import torch
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.config_fields import Fields
-from lightllm.models.mlp import plain_mlp
+from lightllm.models.mlp import MLP, plain_mlp
 from lightllm.models.vision.grids import (
     Grid,
     GridFields,
@@ -38,7 +38,7 @@ class Qwen2VLVision(VisionModel):
                 build.norm("norm1"),
                 grid_attention(config, build.at("attn")),
                 build.norm("norm2"),
-                plain_mlp(config, build.at("mlp"), "fc1", "fc2"),
+                self.make_mlp(build.at("mlp")),
             )
 
         self.layers = encoder_layers(build, "blocks", make_layer, config.num_layers)
@@ -46,6 +46,9 @@ class Qwen2VLVision(VisionModel):
         self.merger = patch_merger(
             config, self.fields, build.at("merger.mlp"), norm, config.hidden_size, "0", "2"
         )
+
+    def make_mlp(self, build: Builder) -> MLP:
+        return plain_mlp(self.config, build, "fc1", "fc2")
 
     @staticmethod
     def read_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
