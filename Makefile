@@ -3,7 +3,7 @@
 #   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
 #   make test                 every check, short forms
 #   make env                  only the environment
-#   make soak, make test-models, make test-ranks, make test-kernels, make bench     long forms, by hand
+#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make bench     long forms, by hand
 #   make docs, make clean
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-.PHONY: env serve kind test lint soak test-models test-ranks test-kernels bench docs clean
+.PHONY: env serve kind test lint soak chaos test-models test-ranks test-kernels bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -50,7 +50,10 @@ test: kind lint
 	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: env
-	$(PY) -m pytest -m slow test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py $(ARGS)
+	$(PY) -m pytest -m slow --ignore test/soak/test_chaos.py test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py $(ARGS)
+
+chaos: env
+	$(PY) -m pytest -s -m slow test/soak/test_chaos.py test/server/test_restarts.py test/server/test_stalled_process.py $(ARGS)
 
 test-models: env
 	$(PY) -m pytest -m slow test/models test/backend test/server/test_broken_model_folder.py test/server/test_images.py $(ARGS)

@@ -60,6 +60,10 @@ class ServerConfig:
     )  # fmt: skip
     drain_timeout: float = _option(30.0, "Seconds that running requests get after SIGTERM.", _SERVER, **_FROM_0)  # fmt: skip
     startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, **_ABOVE_0)  # fmt: skip
+    max_restarts: int = _option(
+        5, "How often a process of the server that ends is started again within five minutes before the server gives up; 0: the "
+        "end of any process ends the server. Not with several nodes.", _SERVER, **_at_least(0),
+    )  # fmt: skip
     stream_interval: int = _option(1, "Send streamed tokens in groups of this many; the first one always at once.", _SERVER,
                                    **_at_least(1))  # fmt: skip
     profile_dir: str | None = _option(
@@ -242,8 +246,8 @@ class ServerConfig:
     )  # fmt: skip
     round_timeout: float = _option(
         60.0,
-        "Seconds that a rank waits for the others within a round; a rank that keeps them waiting longer counts as hanging. "
-        "When the model, the Router or the Detokenizer makes no progress for twice as long, /health answers 503.",
+        "Seconds that a round may take (with several ranks: that a rank waits for the others within it). A process that takes "
+        "longer, or does not run for so long, counts as hanging: it is ended and started again.",
         _PARALLEL, **_ABOVE_0,
     )  # fmt: skip
     nccl_host: str = _option(

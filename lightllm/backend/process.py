@@ -88,6 +88,7 @@ class BackendProcess:
         else:
             self._link = LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
         self._child.on_command(self._on_command)
+        self._child.beat.beat_in_thread()
         try:
             self._child.report("loading", "importing the model code")
             _import_backend(self._child.config)
@@ -330,6 +331,6 @@ def _make_backend(
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.ranks import make_rendezvous
 
-    rendezvous = make_rendezvous(config, rank, runtime.path)
+    rendezvous = make_rendezvous(config, rank, runtime.ranks_file)
     embeddings = ImageEmbeddings(runtime.images_dir)
     return ModeBackend(config, rank, config.tp, progress, rendezvous, embeddings=embeddings)

@@ -21,15 +21,15 @@ from lightllm.protocol.rounds import Round, RoundResult
 logger = logging.getLogger(__name__)
 
 
-def make_rendezvous(config: ServerConfig, rank: int, folder: Path) -> Rendezvous:
-    """Where the ranks of this server find each other; `folder` is private to it."""
+def make_rendezvous(config: ServerConfig, rank: int, file: Path) -> Rendezvous:
+    """Where the ranks of this server find each other; `file` is private to them."""
     alone = config.nnodes == 1
     return Rendezvous(
         rank=rank,
         world_size=config.tp,
         join_timeout=config.startup_timeout if alone else config.nodes_timeout,
         operation_timeout=config.round_timeout,
-        file=str(folder / "ranks") if alone else "",
+        file=str(file) if alone else "",
         host="" if alone else config.nccl_host,
         port=config.nccl_port,
     )

@@ -17,6 +17,7 @@ import msgspec
 
 from lightllm.cache.table import ImageTable
 from lightllm.cache.virtual_ids import END_OF_VIRTUAL_IDS, VirtualIds
+from lightllm.ipc.beats import BEAT_SECONDS
 from lightllm.ipc.child import Child
 from lightllm.ipc.image_files import ImageFiles
 from lightllm.ipc.rpc_loop import Handler, RpcLoop
@@ -51,7 +52,13 @@ def main(child: Child) -> None:
     loop = RpcLoop(child.runtime.cache_control, manager.handlers, manager.drop_client)
     child.on_command(obey)
     child.report("ready")
-    loop.run(stop_read, manager.tick)
+
+    def tick() -> float:
+        child.beat.beat()
+        wait = manager.tick()
+        return BEAT_SECONDS if wait is None else min(wait, BEAT_SECONDS)
+
+    loop.run(stop_read, tick)
 
 
 class CacheManager:

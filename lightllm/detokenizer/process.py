@@ -2,7 +2,7 @@
 
 Router --AddRequest, RoundTokens--> here --TextDeltas--> Http Server (one message a worker and round)
 Router --Hello-->                   here --Hello--> Http Servers
-Router --Echo-->                    here --AbortRequest(reason="stop"), Echo--> Router
+                                    here --AbortRequest(reason="stop")--> Router
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import msgspec
 import zmq
 
 from lightllm.detokenizer.detokenizer import Detokenizer, MalformedMessage
+from lightllm.ipc.beats import BEAT_SECONDS, Beat
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.model_folder.location import resolve_model_dir
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
-from lightllm.protocol.messages import Echo, Hello
+from lightllm.protocol.messages import Hello
 from lightllm.tokenizer import load_tokenizer
 
 logger = logging.getLogger("lightllm.detokenizer")
@@ -53,7 +54,7 @@ def main(child: Child) -> None:
     ]
     child.on_command(obey)
     child.report("ready", seconds={"tokenizer": time.perf_counter() - start})
-    serve(detokenizer, epoch, intake, router, workers, stop_read)
+    serve(detokenizer, epoch, intake, router, workers, stop_read, child.beat)
     context.destroy(linger=0)
 
 
@@ -64,17 +65,19 @@ def serve(
     router: PushChannel,
     workers: list[PushChannel],
     stop_descriptor: int,
+    beat: Beat,
 ) -> None:
-    """The main loop: blocks when there is nothing to do, ends when `stop_descriptor` becomes readable."""
+    """The main loop: sleeps when there is nothing to do, ends when `stop_descriptor` becomes readable."""
     poller = zmq.Poller()
     poller.register(intake.socket, zmq.POLLIN)
     poller.register(stop_descriptor, zmq.POLLIN)
     while True:
-        ready = dict(poller.poll())
+        beat.beat()
+        ready = dict(poller.poll(int(BEAT_SECONDS * 1000)))
         if stop_descriptor in ready:
             return
         while step(detokenizer, epoch, intake, router, workers):
-            pass
+            beat.beat()
 
 
 def step(
@@ -90,9 +93,6 @@ def step(
         return False
     try:
         message = intake.decode(data)
-        if isinstance(message, Echo):
-            router.send(message)
-            return True
         if isinstance(message, Hello):
             if message.epoch > epoch.number:
                 detokenizer.drop_streams()

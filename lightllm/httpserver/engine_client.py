@@ -39,6 +39,7 @@ from lightllm.protocol.messages import (
     Hello,
     Refused,
     TextDeltas,
+    WorkerStarted,
     make_request_id,
 )
 
@@ -81,6 +82,7 @@ class EngineClient:
             self._visual = PushChannel(context, self.runtime.visual_intake(0), EVERY_EPOCH)
             self.images.encodes = EncodeTickets(self._worker, self._visual.send)
         self._results.on_message(loop, self._receive)
+        self._router.send(WorkerStarted(make_request_id(self._worker, self._serial)))
 
     def close(self) -> None:
         self._loop.remove_reader(self._results.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]

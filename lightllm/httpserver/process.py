@@ -21,10 +21,11 @@ from lightllm.httpserver.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.images.layouts.registry import layout_of
 from lightllm.images.serving import embedding_width, serves_images
+from lightllm.ipc.beats import Beat
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.ipc.stalls import stall_seconds
+from lightllm.ipc.stalls import round_seconds
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.generation import generation_defaults
 from lightllm.protocol.control import Command
@@ -63,7 +64,7 @@ def load_state(child: Child, worker: int) -> ServerState:
     if serves_images(config):
         _open_images(engine, child.runtime, config, worker, tokenizer)
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
-    view = ServerView(child.runtime.snapshot_file, stall_seconds(config))
+    view = ServerView(child.runtime, round_seconds(config))
     reward_token_id = None
     if config.use_reward_model:
         reward_token_id = read_model_config(config.model_dir).get("reward_token_id")
@@ -115,7 +116,7 @@ async def _serve(
             loop.call_soon_threadsafe(obey, command)
 
     child.on_command(pass_on)
-    lag = loop.create_task(_measure_lag(state.engine.store))
+    lag = loop.create_task(_measure_lag(state.engine.store, child.beat))
     templates = loop.create_task(state.encoder.check_chat_templates())
     try:
         await server.serve(sockets=[listener])
@@ -127,10 +128,11 @@ async def _serve(
         context.term()
 
 
-async def _measure_lag(store: MetricStore) -> None:
-    """How late the event loop runs: what every client waits besides its own work."""
+async def _measure_lag(store: MetricStore, beat: Beat) -> None:
+    """How late the event loop runs: what every client waits besides its own work; and that it runs."""
     loop = asyncio.get_running_loop()
     while True:
+        beat.beat()
         before = loop.time()
         await asyncio.sleep(_LAG_INTERVAL)
         lag = max(0.0, loop.time() - before - _LAG_INTERVAL)

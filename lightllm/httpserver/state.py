@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import time
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from lightllm.config import ServerConfig
@@ -17,6 +17,8 @@ from lightllm.errors import InvalidParameter, ServerOverloaded, ServerStopping, 
 from lightllm.http.body import BodyBudget
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
+from lightllm.ipc.beats import read_beats
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.ipc.stalls import Stall, find_stall
 from lightllm.parsers.deltas import ContentParser, DeltaParser
@@ -31,19 +33,19 @@ _NOT_READY = Snapshot()
 class ServerView:
     """Reads shared memory; cheap enough for every request."""
 
-    def __init__(self, snapshot_file: Path, stall_seconds: float = math.inf) -> None:
-        """stall_seconds: how long a process may take before the server calls itself unhealthy."""
+    def __init__(self, runtime: RuntimeDir, round_seconds: float = math.inf) -> None:
+        """round_seconds: that a round may take before the server calls itself unhealthy."""
         self.draining = False
         """Set when the server is to stop: nothing new is taken."""
-        self._file = snapshot_file
-        self._stall_seconds = stall_seconds
+        self._runtime = runtime
+        self._round_seconds = round_seconds
         self._reader: SnapshotReader | None = None
 
     def snapshot(self) -> Snapshot:
         """The Router's state; all zero before it has written one."""
         if self._reader is None:
             try:
-                self._reader = SnapshotReader(self._file)
+                self._reader = SnapshotReader(self._runtime.snapshot_file)
             except FileNotFoundError:  # not there yet
                 return _NOT_READY
         return self._reader.read()
@@ -63,7 +65,8 @@ class ServerView:
 
     def stall(self) -> Stall | None:
         """The process that makes no progress."""
-        return find_stall(self.snapshot(), time.monotonic(), self._stall_seconds)
+        beats = read_beats(self._runtime.beats_dir)
+        return find_stall(self.snapshot(), beats, time.monotonic(), self._round_seconds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ writes `Status` lines and reads `Command` lines; end of file means that the Supe
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import functools
 import logging
 import os
 import signal
@@ -22,6 +24,7 @@ import setproctitle
 
 from lightllm.config import ServerConfig
 from lightllm.errors import StartupError
+from lightllm.ipc.beats import Beat
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.control import Command, Status
 
@@ -32,6 +35,8 @@ CHANNEL_VARIABLE = "LIGHTLLM_CHANNEL_FD"
 RUNTIME_VARIABLE = "LIGHTLLM_RUNTIME_DIR"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+STACKS_SIGNAL = signal.SIGUSR1
+"""Makes a child write the stacks of all its threads to its log."""
 
 
 class Child:
@@ -45,6 +50,11 @@ class Child:
         self._lock = threading.Lock()
         self._obey: Callable[[Command], None] = self._end_early
         threading.Thread(target=self._read_commands, name="supervisor-channel", daemon=True).start()
+
+    @functools.cached_property
+    def beat(self) -> Beat:
+        """Shows that this process runs; what uses it first must go on using it. Raises `StartupError`."""
+        return Beat(self.runtime.beats_dir / self.name)
 
     def report(
         self, state: str, detail: str = "", remedy: str = "", seconds: dict[str, float] | None = None
@@ -82,6 +92,7 @@ def start_child(name: str) -> Child:
     setproctitle.setproctitle(f"lightllm {name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     channel = socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
     die_with_parent()
     if _closed(channel):

@@ -46,6 +46,8 @@ class RpcServer:
         # The final name appears only once the socket listens: a process that sees the file can connect.
         starting = f"{path}.new"
         self._path = path
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(starting)  # of a process that was killed just then
         self._server = ThreadedServer(
             Service(handlers), socket_path=starting, protocol_config=dict(CONFIG), logger=logger
         )

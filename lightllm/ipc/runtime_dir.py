@@ -35,8 +35,11 @@ class RuntimeDir:
         self.config_file = self.path / "config.json"
         self.snapshot_file = self.path / "snapshot"
         self.metrics_dir = self.path / "metrics"
+        self.beats_dir = self.path / "beats"
         self.images_dir = self.path / "images"
         """Files of the image cache; made by `ipc.image_folder`."""
+        self.ranks_file = self.path / "ranks"
+        """Where the Model Backends of one machine find each other; another one for those that are started again."""
         self._epoch_file = self.path / "epoch"
         self.router_intake = self._socket("router")
         """Http Servers and Detokenizer -> Router."""

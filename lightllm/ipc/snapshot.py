@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from lightllm.ipc.mapped_file import map_file
+from lightllm.protocol.metrics import SNAPSHOT_METRICS
 
 _CHECKSUM = struct.Struct("<I")
 
@@ -50,14 +51,11 @@ class Snapshot(msgspec.Struct, kw_only=True):
     row_failures: int = 0
     """Requests that ended because their row could not be prepared."""
     in_flight_rounds: int = 0
-    heartbeat: float = 0.0
-    """time.monotonic() of the Router's last turn, at least once a second; 0: it has had none."""
     round_due_since: float = 0.0
     """time.monotonic(): there is work since then, and no result of a round has come; 0: there is no work."""
-    text_due_since: float = 0.0
-    """time.monotonic(): the Detokenizer has not answered an `Echo` since then; 0: it has answered all."""
 
 
+_COUNTERS = [field for metric, field in SNAPSHOT_METRICS if metric.kind == "counter"]
 _FIELDS = msgspec.structs.fields(Snapshot)
 _RECORD = struct.Struct("<" + "".join("d" if field.type is float else "q" for field in _FIELDS))
 _PART = _RECORD.size + _CHECKSUM.size
@@ -69,6 +67,11 @@ class SnapshotWriter:
 
     def __init__(self, path: Path) -> None:
         self._map = map_file(path, _SIZE)
+
+    def counts(self) -> Snapshot:
+        """The counters of the latest record, which another life of the engine goes on from; all else is zero."""
+        last = _read(self._map)
+        return Snapshot(**{field: getattr(last, field) for field in _COUNTERS})
 
     def write(self, snapshot: Snapshot) -> None:
         record = _RECORD.pack(*(getattr(snapshot, field.name) for field in _FIELDS))
@@ -83,16 +86,20 @@ class SnapshotReader:
             self._map = mmap.mmap(file.fileno(), _SIZE, prot=mmap.PROT_READ)
 
     def read(self) -> Snapshot:
-        """The latest record, always a whole one; all zero before there is one. Copies again if the writer came round
-        meanwhile: a copy takes a microsecond, and two writes milliseconds."""
-        while latest := self._map[0]:
-            part = self._map[_place(latest)]
-            record, (checksum,) = part[: _RECORD.size], _CHECKSUM.unpack_from(part, _RECORD.size)
-            if zlib.crc32(record) == checksum:
-                return Snapshot(
-                    **dict(zip((field.name for field in _FIELDS), _RECORD.unpack(record), strict=True))
-                )
-        return Snapshot()
+        """The latest record, always a whole one; all zero before there is one."""
+        return _read(self._map)
+
+
+def _read(memory: mmap.mmap) -> Snapshot:
+    """Copies again if the writer came round meanwhile: a copy takes a microsecond, and two writes milliseconds."""
+    while latest := memory[0]:
+        part = memory[_place(latest)]
+        record, (checksum,) = part[: _RECORD.size], _CHECKSUM.unpack_from(part, _RECORD.size)
+        if zlib.crc32(record) == checksum:
+            return Snapshot(
+                **dict(zip((field.name for field in _FIELDS), _RECORD.unpack(record), strict=True))
+            )
+    return Snapshot()
 
 
 def _place(record: int) -> slice:

@@ -58,6 +58,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """Supervisor -> child, one JSON line. drain: accept nothing new, finish what runs. stop: end now, tidily."""
+    """Supervisor -> child, one JSON line. drain: accept nothing new, finish what runs. stop: end now, tidily. attach (to the
+    Router): the Model Backends or the Detokenizer are others now, begin a new epoch with them."""
 
-    action: Literal["drain", "stop"]
+    action: Literal["drain", "stop", "attach"]

@@ -3,8 +3,7 @@
     Http Server --AddRequest, AbortRequest, FlushCache--> Router      (one intake socket, bound by the Router)
     Detokenizer --AbortRequest(reason="stop")-->         Router       (same socket)
     Router      --Accepted, Refused, Flushed-->          Http Server  (one result socket a worker, bound by it)
-    Router      --Hello, AddRequest (as received), RoundTokens, Echo--> Detokenizer
-    Detokenizer --Echo (as received)-->                  Router       (same socket as the Http Servers')
+    Router      --Hello, AddRequest (as received), RoundTokens--> Detokenizer
     Detokenizer --Hello (as received)-->                 Http Server  (same result socket)
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
@@ -114,13 +113,13 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     epoch: int
 
 
-class Echo(msgspec.Struct, array_like=True, frozen=True, tag="echo"):
-    """Router -> Detokenizer, which sends it back: whatever was sent before it has been handled."""
+class WorkerStarted(msgspec.Struct, array_like=True, frozen=True, tag="worker_started"):
+    """An Http Server is there: what its worker asked for before, under ids below `first_id`, has no reader any more."""
 
-    number: int
+    first_id: int
 
 
-ToRouter = AddRequest | AbortRequest | FlushCache | Echo
+ToRouter = AddRequest | AbortRequest | FlushCache | WorkerStarted
 
 
 class Accepted(msgspec.Struct, array_like=True, frozen=True, tag="accepted"):
@@ -189,7 +188,7 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
 
 
-ToDetokenizer = AddRequest | RoundTokens | Echo | Hello
+ToDetokenizer = AddRequest | RoundTokens | Hello
 
 
 class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):

@@ -18,6 +18,7 @@ import msgspec
 import zmq
 
 from lightllm.errors import BackendFailed, RequestError
+from lightllm.ipc.beats import BEAT_SECONDS, Beat
 from lightllm.ipc.channels import PullChannel, PushChannel
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
@@ -25,11 +26,11 @@ from lightllm.protocol.messages import (
     AbortRequest,
     Accepted,
     AddRequest,
-    Echo,
     FlushCache,
     Flushed,
     Refused,
     RoundTokens,
+    WorkerStarted,
     worker_of,
 )
 from lightllm.router.due import Due
@@ -41,7 +42,6 @@ from lightllm.router.stats import StatsLine
 INTAKE_PER_TURN = 256
 """Messages taken before the backends get their next round."""
 SNAPSHOT_SECONDS = 0.005
-HEARTBEAT_SECONDS = 1.0
 CHECK_SECONDS = 10.0
 """Between two checks of the books, which look at every slot: tens of milliseconds for millions of them."""
 
@@ -59,6 +59,7 @@ class RouterLoop:
     _workers: Sequence[PushChannel]
     _backends: Sequence[PushChannel | RemoteRank]
     _snapshots: SnapshotWriter
+    _beat: Beat
     _vocab_size: int
     _stats: StatsLine | None
     breaches: int = 0
@@ -66,6 +67,8 @@ class RouterLoop:
     _pending: list[RoundTokens] = dataclasses.field(default_factory=list)
     _last_snapshot: float = 0.0
     _due: Due = dataclasses.field(default_factory=Due)
+    _first_ids: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Http worker -> first request id of its present life."""
     _unpublished: bool = True
     _unchecked: bool = False
     _last_check: float = float("-inf")
@@ -80,7 +83,7 @@ class RouterLoop:
             poller.register(source, zmq.POLLIN)
         while not stopping.is_set():
             if not self.turn():
-                poller.poll(int(HEARTBEAT_SECONDS * 1000))
+                poller.poll(int(BEAT_SECONDS * 1000))
                 if remote is not None:
                     remote.check()
 
@@ -112,8 +115,8 @@ class RouterLoop:
                 self.scheduler.abort(message.request_id, message.reason)
             elif isinstance(message, FlushCache):
                 self._flush(message)
-            elif isinstance(message, Echo):
-                self._due.echo_came(message)
+            elif isinstance(message, WorkerStarted):
+                self._worker_started(message)
             else:
                 self._add(message, data)
         return taken
@@ -123,6 +126,8 @@ class RouterLoop:
         if not ids or not 0 <= worker_of(ids[0]) < len(self._workers):
             logger.error("dropped a request of an unknown Http worker: %s", ids)
             return
+        if ids[0] < self._first_ids.get(worker_of(ids[0]), 0):
+            return  # it was on its way when its Http Server ended
         answer: Accepted | Refused
         try:
             self.scheduler.add(message, time.monotonic())
@@ -134,9 +139,17 @@ class RouterLoop:
                 ids, BackendFailed.__name__, "the router could not take in this request; its log says why"
             )
         else:
-            self._to_detokenizer(data)
+            self._detokenizer.send_bytes(data)
             answer = Accepted(ids)
         self._workers[worker_of(ids[0])].send(answer)
+
+    def _worker_started(self, message: WorkerStarted) -> None:
+        worker = worker_of(message.first_id)
+        self._first_ids[worker] = message.first_id
+        if aborted := self.scheduler.abort_former(message.first_id):
+            logger.warning(
+                "http-%d is another process: %d requests of the one before it end", worker, aborted
+            )
 
     def _flush(self, message: FlushCache) -> None:
         if not 0 <= message.worker < len(self._workers):
@@ -156,12 +169,8 @@ class RouterLoop:
         if tokens is not None:
             self._pending.append(tokens)
         for tokens in self._pending:
-            self._to_detokenizer(codec.encode(tokens))
+            self._detokenizer.send(tokens)
         self._pending.clear()
-
-    def _to_detokenizer(self, data: bytes) -> None:
-        self._detokenizer.send_bytes(data)
-        self._due.text_sent()
 
     def _publish(self, busy: bool) -> None:
         """Snapshot, statistics, and the check of the books while nothing runs."""
@@ -172,7 +181,7 @@ class RouterLoop:
         self._unchecked |= busy
         elapsed = now - self._last_snapshot
         wanted = self._unpublished and (empty or elapsed >= SNAPSHOT_SECONDS)
-        if wanted or elapsed >= HEARTBEAT_SECONDS:
+        if wanted or elapsed >= BEAT_SECONDS:
             self.publish(now)
         idle = empty and not self.scheduler.in_flight and not busy
         if idle and self._unchecked and now - self._last_check >= CHECK_SECONDS:
@@ -185,12 +194,8 @@ class RouterLoop:
         state = self.scheduler.snapshot()
         state.ready = 1
         state.vocab_size = self._vocab_size
-        echo = self._due.next_echo(now)
-        if echo is not None:
-            self._detokenizer.send(echo)
-        state.heartbeat = now
+        self._beat.beat()
         state.round_due_since = self._due.round_since
-        state.text_due_since = self._due.text_since
         self._snapshots.write(state)
         self._last_snapshot = now
         self._unpublished = False

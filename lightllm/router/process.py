@@ -14,7 +14,7 @@ from lightllm.errors import StartupError
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.rpc import RpcError, call_when_there
-from lightllm.ipc.snapshot import SnapshotWriter
+from lightllm.ipc.snapshot import Snapshot, SnapshotWriter
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.model_folder.lengths import context_length
 from lightllm.protocol import codec
@@ -26,7 +26,9 @@ from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import resolve
 from lightllm.router.stats import StatsLine
 
-_REMOTE_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.1
+_NOT_READY_SECONDS = 1.0
+"""When attaching takes longer, the model is being loaded: new requests are refused meanwhile. In a shorter pause they wait."""
 _BACKEND_GONE_SECONDS = 5.0
 """How long a lost backend may take to tell the Supervisor why, before the Router reports the loss itself."""
 
@@ -38,19 +40,34 @@ def run_router(child: Child) -> None:
     RouterProcess(child).run()
 
 
+class _Life:
+    """From an attachment to the Model Backends until there are others, or until the end."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.answers: queue.SimpleQueue[ModelReady | Exception | None] = queue.SimpleQueue()
+        """Of the ranks; None: it is over."""
+
+    def end(self) -> None:
+        self.over.set()
+        self.answers.put(None)
+
+
 class RouterProcess:
+    """One life after another: each begins a new epoch, in which nothing of the one before it counts."""
+
     def __init__(self, child: Child) -> None:
         self._child = child
         self._stopping = threading.Event()
+        self._life = _Life()
         self._wake_reader, self._wake_writer = socket.socketpair()
-        self._answers: queue.SimpleQueue[ModelReady | Exception | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         config, runtime = self._child.config, self._child.runtime
         self._child.on_command(self._on_command)
-        snapshots = SnapshotWriter(runtime.snapshot_file)
+        self._snapshots = snapshots = SnapshotWriter(runtime.snapshot_file)
         context = make_context()
-        self._epoch = epoch = Epoch(runtime.begin_epoch())
+        epoch = Epoch(runtime.epoch)
         intake = PullChannel(context, runtime.router_intake, codec.to_router, epoch)
         results = PullChannel(context, runtime.round_results, codec.from_backend, epoch)
         detokenizer = PushChannel(context, runtime.detokenizer_intake, epoch)
@@ -62,16 +79,24 @@ class RouterProcess:
             remote = RemoteRanks(context, config) if config.nnodes > 1 else None
             if remote is not None:
                 closing.callback(remote.close)
-            started = time.monotonic()
-            ready = self._attach_backends(remote)
-            if ready is not None:
+            while not self._stopping.is_set():
+                self._life = life = _Life()
+                if self._stopping.is_set():  # said to the one before
+                    break
+                _drain(self._wake_reader)
+                self._epoch = runtime.begin_epoch()
+                epoch.raise_to(self._epoch)
+                started = time.monotonic()
+                ready = self._attach_backends(life, remote)
+                if ready is None:
+                    continue
                 senders = [*backends, *(remote.ranks if remote is not None else ())]
-                scheduler = self._make_scheduler(ready)
+                scheduler = self._make_scheduler(ready, snapshots.counts())
                 loop = RouterLoop(
-                    scheduler, intake, results, detokenizer, workers, senders, snapshots, ready.vocab_size,
+                    scheduler, intake, results, detokenizer, workers, senders, snapshots, self._child.beat, ready.vocab_size,
                     None if config.disable_log_stats else StatsLine(config.log_stats_interval, time.monotonic()),
                 )  # fmt: skip
-                detokenizer.send(Hello(epoch.number))
+                detokenizer.send(Hello(self._epoch))
                 loop.publish(time.monotonic())
                 self._settle_garbage_collector()
                 self._child.report(
@@ -79,7 +104,7 @@ class RouterProcess:
                     f"{scheduler.config.max_total_token_num} slots, {scheduler.config.max_rows} rows",
                     seconds={"waiting for the model backend": time.monotonic() - started},
                 )
-                loop.run(self._stopping, self._wake_reader, remote)
+                loop.run(life.over, self._wake_reader, remote)
         channels: list[PullChannel | PushChannel] = [intake, results, detokenizer, *workers, *backends]
         for channel in channels:
             channel.close()
@@ -88,41 +113,46 @@ class RouterProcess:
         """In the channel's thread. Draining is the Http Servers' business: what they pass on is still served."""
         if command.action == "stop":
             self._stopping.set()
-            self._answers.put(None)
+        if command.action in ("stop", "attach"):
+            self._life.end()
             self._wake_writer.send(b"\0")
 
-    def _attach_backends(self, remote: RemoteRanks | None) -> ModelReady | None:
-        """Attaches to every rank, which loads the model unless it has done so for a Router before; None: `stop` came first.
-        Raises `StartupError`."""
+    def _attach_backends(self, life: "_Life", remote: RemoteRanks | None) -> ModelReady | None:
+        """Attaches to every rank, which loads the model unless it has done so for a Router before; None: the life ended
+        first. Raises `StartupError`."""
         config = self._child.config
         self._child.report("loading", "waiting for the model backend")
         if remote is not None:
-            if not remote.wait_for_all(self._stopping, lambda detail: self._child.report("loading", detail)):
+            if not remote.wait_for_all(life.over, lambda detail: self._child.report("loading", detail)):
                 return None
             remote.start(self._attach_request)
         for rank in config.node_ranks:
             threading.Thread(
-                target=self._attach_rank, args=(rank,), name=f"attach-{rank}", daemon=True
+                target=self._attach_rank, args=(life, rank), name=f"attach-{rank}", daemon=True
             ).start()
         answers: list[ModelReady] = []
+        begin = time.monotonic()
         while len(answers) < len(config.node_ranks):
             try:
-                answer = self._answers.get(timeout=None if remote is None else _REMOTE_POLL_SECONDS)
+                answer = life.answers.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                assert remote is not None
-                remote.check()
+                self._child.beat.beat()
+                if time.monotonic() - begin > _NOT_READY_SECONDS:
+                    self._snapshots.write(self._snapshots.counts())
+                if remote is not None:
+                    remote.check()
                 continue
             if answer is None:
                 return None
             if isinstance(answer, Exception):
-                if self._stopping.wait(_BACKEND_GONE_SECONDS):
+                if life.over.wait(_BACKEND_GONE_SECONDS):
                     return None
                 raise StartupError(
                     f"A model backend failed while it loaded the model: {answer}", "See its log lines."
                 )
             answers.append(answer)
         if remote is not None:
-            if (theirs := remote.wait_until_ready(self._stopping)) is None:
+            if (theirs := remote.wait_until_ready(life.over)) is None:
                 return None
             answers += theirs
         slots = {answer.max_total_token_num for answer in answers}
@@ -131,18 +161,24 @@ class RouterProcess:
         return answers[0]
 
     def _attach_request(self, rank: int) -> Attach:
-        return Attach(self._epoch.number, rank, self._child.config.to_json())
+        return Attach(self._epoch, rank, self._child.config.to_json())
 
-    def _attach_rank(self, rank: int) -> None:
-        """In a thread of its own. The Supervisor watches over the time that all this takes."""
+    def _attach_rank(self, life: "_Life", rank: int) -> None:
+        """In a thread of its own. The Supervisor watches over the time that all this takes. A rank that has ended is started
+        again, or the Supervisor ends this life."""
         path = self._child.runtime.backend_control(rank)
-        try:
-            request = self._attach_request(rank)
-            self._answers.put(call_when_there(path, "attach", request, ModelReady, self._stopping))
-        except (RpcError, EOFError, OSError) as error:
-            self._answers.put(error)
+        request = self._attach_request(rank)
+        while not life.over.is_set():
+            try:
+                life.answers.put(call_when_there(path, "attach", request, ModelReady, life.over))
+                return
+            except RpcError as error:
+                life.answers.put(error)
+                return
+            except (EOFError, OSError) as error:
+                logger.debug("rank %d has gone: %s", rank, error)
 
-    def _make_scheduler(self, ready: ModelReady) -> Scheduler:
+    def _make_scheduler(self, ready: ModelReady, counts: Snapshot) -> Scheduler:
         config = self._child.config
         if config.model_dir is None:
             raise StartupError(
@@ -161,7 +197,7 @@ class RouterProcess:
             scheduling.max_total_token_num, ready.device, scheduling.max_req_total_len, scheduling.batch_max_tokens,
             scheduling.chunked_prefill_size,
         )  # fmt: skip
-        return Scheduler(scheduling, epoch=self._epoch.number)
+        return Scheduler(scheduling, epoch=self._epoch, counts=counts)
 
     @staticmethod
     def _settle_garbage_collector() -> None:
@@ -169,3 +205,8 @@ class RouterProcess:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 1_000)
+
+
+def _drain(reader: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        reader.recv(4096, socket.MSG_DONTWAIT)

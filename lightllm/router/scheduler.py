@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from lightllm.ipc.snapshot import Snapshot
-from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens
+from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens, worker_of
 from lightllm.protocol.rounds import Round, RoundResult, RowError, first_seq
 from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.output_lengths import OutputLengths
@@ -61,9 +61,10 @@ class Scheduler:
         policy: AdmissionPolicy | None = None,
         lengths: OutputLengths | None = None,
         epoch: int = 0,
+        counts: Snapshot | None = None,
     ) -> None:
         """`policy`: that of the options unless given; `lengths`: of the outputs seen before; `epoch`: of the Router, whose
-        rounds are numbered by it."""
+        rounds are numbered by it; `counts`: counters that go on."""
         self.config = config
         self._policy = policy or make_policy(config)
         self._lengths = OutputLengths() if lengths is None else lengths
@@ -75,9 +76,9 @@ class Scheduler:
         self._next_seq = first_seq(epoch)
         self._serial = 0
         self._failures = 0
-        self._counts = Snapshot(
-            slots_total=config.max_total_token_num, max_req_total_len=config.max_req_total_len
-        )
+        self._counts = counts or Snapshot()
+        self._counts.slots_total = config.max_total_token_num
+        self._counts.max_req_total_len = config.max_req_total_len
 
     # -- intake
 
@@ -115,6 +116,13 @@ class Scheduler:
         self._early_aborts[request_id] = reason
         if len(self._early_aborts) > REMEMBERED_ABORTS:
             self._early_aborts.popitem(last=False)
+
+    def abort_former(self, first_id: int) -> int:
+        """Ends the requests that an Http worker sent before its present life, which begins with this request id; how many."""
+        former = [i for i in self._requests if i < first_id and worker_of(i) == worker_of(first_id)]
+        for request_id in former:
+            self.abort(request_id)
+        return len(former)
 
     # -- planning
 

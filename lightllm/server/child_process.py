@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE
+from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE, STACKS_SIGNAL
 from lightllm.ipc.mapped_file import describe_room
 from lightllm.protocol.control import Command, Status
 from lightllm.server.environment import without_empty_values
@@ -128,6 +128,11 @@ class ChildProcess:
             self._channel.sendall(msgspec.json.encode(command) + b"\n")
         except (BrokenPipeError, ConnectionResetError):
             self.reap()
+
+    def write_stacks(self) -> None:
+        """Has it write the stacks of its threads to the log, if it runs at all."""
+        if self.running:
+            self._process.send_signal(STACKS_SIGNAL)
 
     def kill(self) -> None:
         if self.running:

@@ -18,24 +18,36 @@ class ChildSpec:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
     """File descriptors that it inherits, besides its channel."""
-    restarts: bool = False
-    """Where it ends by itself after it was ready, it is started again: the server goes on without it meanwhile."""
+    restarts: bool = True
+    """Where it ends by itself after the server was ready, it is started again, with all of its group."""
 
     @property
     def serves_http(self) -> bool:
         return self.name.startswith("http-")
 
+    @property
+    def group(self) -> str:
+        """What starts and ends together has this in common: the Model Backends."""
+        return "backend" if self.name.startswith("backend-") else self.name
+
 
 def plan_backends(config: ServerConfig) -> list[ChildSpec]:
     """The Model Backends of this machine: all that runs on a node other than node 0."""
     return [
-        ChildSpec(f"backend-{rank}", "lightllm.backend", ("--rank", str(rank)), backend_environment(config))
+        ChildSpec(
+            f"backend-{rank}",
+            "lightllm.backend",
+            ("--rank", str(rank)),
+            backend_environment(config),
+            restarts=config.nnodes == 1,
+        )
         for rank in config.node_ranks
     ]
 
 
 def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
-    """All children of node 0 in the order in which they are started: the slowest first."""
+    """All children of node 0 in the order in which they are started: the slowest first. Ranks of other nodes end with the
+    Router, whose connections they have: with several nodes the engine is not started again."""
     helpers = helper_environment()
     workers = [
         ChildSpec(
@@ -51,14 +63,14 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
         *plan_backends(config),
         *(_plan_vision(config) if serves_images(config) else ()),
         *workers,
-        ChildSpec("router", "lightllm.router", environment=helpers),
-        ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers),
+        ChildSpec("router", "lightllm.router", environment=helpers, restarts=config.nnodes == 1),
+        ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers, restarts=config.nnodes == 1),
     ]
 
 
 def _plan_vision(config: ServerConfig) -> list[ChildSpec]:
     """The Visual Server loads a model; the Cache Manager moves no data."""
     return [
-        ChildSpec("visual-0", "lightllm.visual", ("--rank", "0"), backend_environment(config), restarts=True),
-        ChildSpec("cache", "lightllm.cache", environment=helper_environment(), restarts=True),
+        ChildSpec("visual-0", "lightllm.visual", ("--rank", "0"), backend_environment(config)),
+        ChildSpec("cache", "lightllm.cache", environment=helper_environment()),
     ]

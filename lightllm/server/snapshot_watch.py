@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from lightllm.config import ServerConfig
+from lightllm.ipc.beats import read_beats
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
-from lightllm.ipc.stalls import Stall, find_stall
+from lightllm.ipc.stalls import Stall, find_stall, round_seconds
 
 log = logging.getLogger("supervisor")
 
@@ -41,32 +44,36 @@ class Drain:
     def finished(self, now: float) -> bool:
         if now >= self._deadline:
             return True
-        if any(self.load):
-            self._empty_since = None
+        if any(self.load) or not self._reader.read().ready:
+            self._empty_since = None  # a Router that is not ready has yet to be told what runs
         elif self._empty_since is None:
             self._empty_since = now
         return self._empty_since is not None and now - self._empty_since >= self.settle_seconds
 
 
 class StallWatch:
-    """Says in the log which process hangs, and neither ends nor restarts it. To be asked every `poll_seconds`; one line when a process has made no progress for `limit` seconds, one when it does."""
+    """Finds the process that hangs; to be asked every `poll_seconds`. Says in the log when one stands still, and when it goes
+    on."""
 
     poll_seconds = 1.0
 
-    def __init__(self, reader: SnapshotReader, limit: float) -> None:
-        self._reader = reader
-        self._limit = limit
+    def __init__(self, runtime: RuntimeDir, config: ServerConfig) -> None:
+        self._reader = SnapshotReader(runtime.snapshot_file)
+        self._folder = runtime.beats_dir
+        self._round_seconds = round_seconds(config)
+        self._limit = config.round_timeout
         self._stall: Stall | None = None
 
-    def check(self, now: float) -> None:
-        """`now`: `time.monotonic()`."""
-        stall = find_stall(self._reader.read(), now, self._limit)
+    def check(self, now: float) -> Stall | None:
+        """The one that is to be ended. `now`: `time.monotonic()`."""
+        stall = find_stall(self._reader.read(), read_beats(self._folder), now, self._round_seconds)
         before, self._stall = self._stall, stall
         if before is not None and (stall is None or stall.process != before.process):
-            log.warning("%s makes progress again, after %.0f s", before.process, before.seconds)
+            log.warning("%s makes progress again", before.process)
         if stall is not None and (before is None or stall.process != before.process):
             log.error(
                 "%s has made no progress for %.0f s: /health answers 503 until it does",
                 stall.process,
                 stall.seconds,
             )
+        return stall if stall is not None and stall.seconds > self._limit else None

@@ -6,7 +6,9 @@ to the thread that started it, so everything happens in the main thread.) Never 
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 import selectors
 import signal
@@ -17,11 +19,12 @@ from lightllm.config import ServerConfig
 from lightllm.errors import LightLLMError, StartupError
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
-from lightllm.ipc.stalls import stall_seconds
+from lightllm.ipc.stalls import Stall
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, find_cause, remove_stale_openmp_registrations
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
+from lightllm.server.process_group import WINDOW_SECONDS, GroupLost, ProcessGroup
 from lightllm.server.signals import STOPS, SignalPipe
 from lightllm.server.snapshot_watch import Drain, StallWatch
 from lightllm.server.start_table import PhaseClock, Phases, child_phases
@@ -34,16 +37,24 @@ START_STOP_SECONDS = 1.5
 """The same for a child that is still loading: it has nothing to put in order, but may be in the middle of an import."""
 INTERRUPT_GRACE = 5.0
 """Seconds that running requests get after the first SIGINT (SIGTERM: `--drain_timeout`)."""
+_STACKS_SECONDS = 0.5
+"""How long a process that hangs may take to write the stacks of its threads to the log."""
 _SETTLE_SECONDS = 0.2
 """After a first sign of failure: how long to wait for the others', to name the cause and not a consequence."""
+_NEW_EPOCH = (("backend", "started"), ("detokenizer", "ready"))
+"""What calls for a new epoch. Model Backends wait for a Router that attaches to them. To a Detokenizer nothing must be sent
+before the connection to the one before it is known to be gone: it would be lost."""
 
 
 class ProcessFailed(LightLLMError):
     """A child ended, or reported that it cannot go on."""
 
-    def __init__(self, child: ChildProcess) -> None:
+    def __init__(self, child: ChildProcess, restarts: int = 0) -> None:
+        """restarts: of the child before, lately."""
         reported = child.failure is not None and child.failure.detail
         self.reason = str(reported) if reported else child.how_it_ended()
+        if restarts:
+            self.reason += f" (after {restarts} restarts within {WINDOW_SECONDS:.0f} s: --max_restarts)."
         self.remedy = child.failure.remedy if child.failure is not None else ""
         self.name = child.name
         self.last_lines = [] if self.remedy else child.last_lines
@@ -62,7 +73,7 @@ class Supervisor:
         self._output = output
         self._selector = selectors.DefaultSelector()
         self._signals = SignalPipe()
-        self._children: list[ChildProcess] = []
+        self._groups: list[ProcessGroup] = []
         self._terminate = False
         """A signal that asks for the end has arrived."""
         self._interrupts = 0
@@ -87,8 +98,17 @@ class Supervisor:
 
     def _start(self, specs: list[ChildSpec]) -> None:
         remove_stale_openmp_registrations()
-        self._children += map(self._start_child, specs)
+        for _, group in itertools.groupby(specs, lambda spec: spec.group):
+            self._groups.append(
+                ProcessGroup(
+                    list(group), self._start_child, self._config.max_restarts, self._config.startup_timeout
+                )
+            )
         self._clock.end("starting processes")
+
+    @property
+    def _children(self) -> list[ChildProcess]:
+        return [child for group in self._groups for child in group.children]
 
     def _start_child(self, spec: ChildSpec) -> ChildProcess:
         child = ChildProcess(spec, str(self._runtime.path), self._selector, self._output.write_bytes)
@@ -119,25 +139,49 @@ class Supervisor:
             raise
 
     def _watch(self) -> None:
-        """Until a signal asks for the end. A death ends the server, unless the process may be started again."""
+        """Until a signal asks for the end. What ends is started again, or ends the server."""
         stalls = None
         if not self._config.node_rank:
-            reader = SnapshotReader(self._runtime.snapshot_file)
-            stalls = StallWatch(reader, stall_seconds(self._config))
+            stalls = StallWatch(self._runtime, self._config)
         while not self._terminate and not self._node_0_stopped():
-            self._restart_ended()
-            self._raise_failure()
-            self._turn(stalls.poll_seconds if stalls else None)
-            if stalls:
-                stalls.check(time.monotonic())
+            wait = self._supervise(self._groups)
+            self._turn(min(wait, stalls.poll_seconds if stalls else math.inf))
+            if stalls and (stall := stalls.check(time.monotonic())):
+                self._end_hung(stall)
 
-    def _restart_ended(self) -> None:
-        """One that ends before it is ready again is a failure like any other."""
-        for index, child in enumerate(self._children):
-            if child.spec.restarts and not child.running and child.status.state == "ready":
-                log.error("%s %s: it is started again", child.name, child.how_it_ended())
-                child.close()
-                self._children[index] = self._start_child(child.spec)
+    def _supervise(self, groups: Iterable[ProcessGroup]) -> float:
+        """Starts again what has ended; seconds until the next one is due. Raises `ProcessFailed`."""
+        self._raise_failure(restarting=True)
+        now = time.monotonic()
+        due = math.inf
+        for group in groups:
+            try:
+                event = group.supervise(now)
+            except GroupLost as lost:
+                raise ProcessFailed(lost.cause, lost.restarts) from lost
+            if (group.name, event) == ("backend", "ended"):
+                self._runtime.ranks_file.unlink(missing_ok=True)
+            if (group.name, event) in _NEW_EPOCH:
+                self._begin_epoch()
+            due = min(due, group.next_event(now))
+        return max(0.0, due - now)
+
+    def _end_hung(self, stall: Stall) -> None:
+        """Its whole group ends, after the log has what its threads are doing. A process that is being started again, and has
+        not run yet, does not count."""
+        for group in self._groups:
+            if group.ready and any(child.name == stall.process for child in group.children):
+                for child in group.children:
+                    child.write_stacks()
+                deadline = time.monotonic() + _STACKS_SECONDS
+                while (remaining := deadline - time.monotonic()) > 0 and not self._terminate:
+                    self._turn(remaining)
+                group.give_up(stall.process, f"made no progress for {stall.seconds:.0f} s (--round_timeout)")
+
+    def _begin_epoch(self) -> None:
+        for child in self._children:
+            if child.name == "router" and child.running:
+                child.send(Command(action="attach"))
 
     def _node_0_stopped(self) -> bool:
         """Its Router says so to every backend of another node, and they end."""
@@ -148,11 +192,11 @@ class Supervisor:
         grace = INTERRUPT_GRACE if self._interrupts else self._config.drain_timeout
         drain = Drain(SnapshotReader(self._runtime.snapshot_file), time.monotonic(), grace)
         log.info("draining: %d running, %d waiting, at most %.0f s", *drain.load, grace)
+        http = [group for group in self._groups if group.children[0].spec.serves_http]
         for child in self._http_servers():
             child.send(Command(action="drain"))
         while self._interrupts < 2 and not drain.finished(time.monotonic()):
-            self._restart_ended()
-            self._raise_failure()
+            self._supervise(group for group in self._groups if group not in http)
             self._turn(drain.poll_seconds)
             if self._interrupts:
                 drain.shorten(time.monotonic(), INTERRUPT_GRACE)
@@ -195,9 +239,9 @@ class Supervisor:
         child.kill()
         child.wait()
 
-    def _turn(self, timeout: float | None) -> None:
+    def _turn(self, timeout: float) -> None:
         """Waits for events and handles them; notices deaths."""
-        for key, _ in self._selector.select(timeout):
+        for key, _ in self._selector.select(None if timeout == math.inf else timeout):
             key.data()
         for child in self._children:
             child.reap()
@@ -218,16 +262,24 @@ class Supervisor:
                 )
             self._terminate |= number in STOPS
 
-    def _raise_failure(self) -> None:
-        """Raises `ProcessFailed` for the child that is the cause, if one has failed."""
-        if find_cause(self._children) is None:
+    def _raise_failure(self, restarting: bool = False) -> None:
+        """Raises `ProcessFailed` for the child that is the cause, if one has failed. restarting: those that are started again
+        do not count."""
+
+        def find() -> ChildProcess | None:
+            return find_cause(c for c in self._children if not (restarting and self._restarts(c)))
+
+        if find() is None:
             return
         deadline = time.monotonic() + _SETTLE_SECONDS
         while (remaining := deadline - time.monotonic()) > 0 and self._interrupts < 2:
             self._turn(remaining)
-        cause = find_cause(self._children)
+        cause = find()
         assert cause is not None  # none that had failed goes on
         raise ProcessFailed(cause)
+
+    def _restarts(self, child: ChildProcess) -> bool:
+        return child.spec.restarts and self._config.max_restarts > 0
 
     def _too_slow(self) -> StartupError:
         late = [f"{c.name} ({c.status.detail or c.status.state})" for c in self._children if not c.ready]
@@ -246,11 +298,8 @@ class Supervisor:
         return [child for child in self._children if child.spec.serves_http]
 
     def _kill_all(self) -> None:
-        for child in self._children:
-            child.kill()
-        for child in self._children:
-            child.wait()
-            child.close()
+        for group in self._groups:
+            group.kill()
 
 
 def _stop_seconds(child: ChildProcess) -> float:

@@ -49,6 +49,7 @@ def run_visual(child: Child, rank: int, make_encoder: Callable[[ServerConfig], E
             threading.Thread(target=_end_anyway, args=(child,), daemon=True).start()
 
     config = child.config
+    child.beat.beat_in_thread()
     child.report("loading", "vision encoder")
     encoder = make_encoder(config)
     context = make_context()

@@ -14,15 +14,7 @@ from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
 from lightllm.protocol.arrays import int32
-from lightllm.protocol.messages import (
-    AbortRequest,
-    AddRequest,
-    Choice,
-    Echo,
-    Finish,
-    RoundTokens,
-    make_request_id,
-)
+from lightllm.protocol.messages import AbortRequest, AddRequest, Choice, Finish, RoundTokens, make_request_id
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import load_tokenizer
 
@@ -185,13 +177,3 @@ def test_the_process_loads_neither_torch_nor_transformers(tmp_path):
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert process.returncode == 0, process.stderr
-
-
-def test_an_echo_comes_back_behind_what_was_sent_before_it(server):
-    while server.status()["state"] != "ready":
-        pass
-    server.detokenizer.send(add(make_request_id(0, 1)))
-    server.detokenizer.send(RoundTokens([make_request_id(0, 1)], [7], [0.0]))
-    server.detokenizer.send(Echo(3))
-    assert server.receive(server.router) == Echo(3)
-    assert server.receive(server.http[0]).token_ids == [7]

@@ -25,7 +25,7 @@ from lightllm.httpserver.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.ipc.stalls import stall_seconds
+from lightllm.ipc.stalls import round_seconds
 from lightllm.parsers.deltas import ContentParser, DeltaParser
 from lightllm.protocol.metrics import HTTP_METRICS
 from lightllm.tokenizer import Tokenizer, load_tokenizer
@@ -41,7 +41,7 @@ class Worker:
         store = MetricStore(runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
         self.engine = EngineClient(runtime, store, config, worker)
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
-        self.view = ServerView(runtime.snapshot_file, stall_seconds(config))
+        self.view = ServerView(runtime, round_seconds(config))
         self.state = ServerState(config, self.engine, self.view, self.encoder, {}, chat_parser=chat_parser)
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))

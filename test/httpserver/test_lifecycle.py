@@ -172,41 +172,48 @@ def test_draining_refuses_new_requests_and_finishes_running_ones(
         assert running.result().json()["generated_text"] == [DEFAULT_ANSWER]
 
 
-@pytest.mark.parametrize(
-    ("who", "since"),
-    [
-        ("backend-0", {"round_due_since": 130, "in_flight_rounds": 1}),
-        ("router", {"round_due_since": 130, "in_flight_rounds": 0}),  # it has work and hands out no round
-        ("detokenizer", {"text_due_since": 130}),
-        ("router", {"heartbeat": 130, "round_due_since": 131, "text_due_since": 131}),
-    ],
-)
-def test_a_process_that_makes_no_progress_makes_the_server_unhealthy(
-    client: httpx.Client, engine: FakeEngine, who: str, since: dict[str, float]
-) -> None:
-    """Seconds ago; the limit is 120."""
-    now = time.monotonic()
+def beat(engine: FakeEngine, process: str, ago: float) -> None:
+    folder = engine.runtime.beats_dir
+    folder.mkdir(exist_ok=True)
+    (folder / process).write_bytes(struct.pack("<d", time.monotonic() - ago))
 
-    def publish(ago: dict[str, float]) -> None:
-        engine.ready(
-            **{name: value if name == "in_flight_rounds" else now - value for name, value in ago.items()}
-        )
 
-    publish({"heartbeat": 0} | since)
-    assert client.get("/health").status_code == 503
-    assert re.match(rf"{who} has made no progress for 1[23]\d s$", client.get("/health").json()["status"])
-    assert client.get("/readiness").status_code == 503
+def check_healthy(client: httpx.Client, status: str = "") -> None:
+    """status: why it is not."""
+    code = 503 if status else 200
+    health = client.get("/health")
+    assert health.status_code == client.get("/readiness").status_code == code
     assert client.get("/liveness").status_code == 200
-    assert "lightllm_ready 0.0" in client.get("/metrics").text
-    publish({"heartbeat": 0} | {name: min(value, 60) for name, value in since.items()})
-    assert client.get("/health").status_code == 200
-    assert client.get("/readiness").status_code == 200
-    assert "lightllm_ready 1.0" in client.get("/metrics").text
+    assert f"lightllm_ready {float(not status)}" in client.get("/metrics").text
+    if status:
+        assert re.match(status, health.json()["status"])
 
 
-def test_an_idle_server_is_healthy_however_long_it_idles(client: httpx.Client, engine: FakeEngine) -> None:
-    engine.ready(heartbeat=time.monotonic(), round_due_since=0, text_due_since=0)
-    assert client.get("/health").status_code == 200
+@pytest.mark.parametrize("process", ["backend-0", "router", "detokenizer", "http-1"])
+def test_a_process_that_does_not_run_makes_the_server_unhealthy(
+    client: httpx.Client, engine: FakeEngine, process: str
+) -> None:
+    engine.ready()
+    try:
+        beat(engine, process, 9)
+        check_healthy(client, f"{process} has made no progress for 9 s$")
+        beat(engine, process, 3)
+        check_healthy(client)
+    finally:
+        (engine.runtime.beats_dir / process).unlink()
+
+
+@pytest.mark.parametrize(("in_flight", "process"), [(1, "backend-0"), (0, "router")])
+def test_a_round_that_takes_too_long_makes_the_server_unhealthy(
+    client: httpx.Client, engine: FakeEngine, in_flight: int, process: str
+) -> None:
+    """A Router that has work, and hands out no round, is to blame itself."""
+    engine.ready(round_due_since=time.monotonic() - 70, in_flight_rounds=in_flight)
+    check_healthy(client, rf"{process} has made no progress for 7\d s$")
+    engine.ready(round_due_since=time.monotonic() - 30, in_flight_rounds=in_flight)
+    check_healthy(client)
+    engine.ready(round_due_since=0, in_flight_rounds=0)
+    check_healthy(client)
 
 
 def test_streams_go_on_when_the_engine_has_been_restarted(client: httpx.Client, engine: FakeEngine) -> None:

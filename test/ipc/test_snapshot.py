@@ -14,7 +14,7 @@ print("ready", flush=True)
 number = 0
 while True:
     number += 1
-    writer.write(Snapshot(ready=1, running=number, refused=number, heartbeat=float(number), text_due_since=float(number)))
+    writer.write(Snapshot(ready=1, running=number, refused=number, round_due_since=float(number)))
 """
 
 
@@ -22,7 +22,7 @@ def test_what_is_written_is_read(tmp_path):
     writer = SnapshotWriter(tmp_path / "snapshot")
     reader = SnapshotReader(tmp_path / "snapshot")
     assert reader.read() == Snapshot()
-    snapshot = Snapshot(ready=1, running=2, slots_total=10**12, heartbeat=1.5)
+    snapshot = Snapshot(ready=1, running=2, slots_total=10**12, round_due_since=1.5)
     writer.write(snapshot)
     assert reader.read() == snapshot
 
@@ -36,7 +36,7 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
         seen = set()
         for _ in range(20000):
             snapshot = reader.read()
-            assert snapshot.running == snapshot.refused == snapshot.heartbeat == snapshot.text_due_since
+            assert snapshot.running == snapshot.refused == snapshot.round_due_since
             seen.add(snapshot.running)
         assert len(seen) > 10
     finally:
@@ -47,8 +47,8 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
 
 def test_a_writer_that_dies_in_the_middle_of_a_record_leaves_the_one_before_it(tmp_path):
     old, new = (
-        Snapshot(ready=1, running=1, heartbeat=1.0),
-        Snapshot(ready=0, running=2, waiting=3, heartbeat=2.0),
+        Snapshot(ready=1, running=1, round_due_since=1.0),
+        Snapshot(ready=0, running=2, waiting=3, round_due_since=2.0),
     )
     for earlier in (1, 2):  # the latest record is the first, or the second of the file
         path = tmp_path / str(earlier)

@@ -147,7 +147,7 @@ def test_a_drain_that_takes_too_long_is_ended(launch):
 
 @pytest.mark.parametrize("victim", ["router", pytest.param("http-0", marks=pytest.mark.slow)])
 def test_a_child_killed_while_streaming_ends_the_server_with_its_name(launch, victim):
-    server = launch("step_ms=10")
+    server = launch("step_ms=10", "--max_restarts", "0")
     stream = Stream(server, 1000)
     stream.wait_first()
     server.child(victim).kill()
@@ -161,7 +161,7 @@ def test_a_child_killed_while_streaming_ends_the_server_with_its_name(launch, vi
 
 
 def test_a_backend_that_dies_in_a_round_ends_the_server_with_its_name(launch):
-    server = launch("die_after=3")
+    server = launch("die_after=3", "--max_restarts", "0")
     stream = Stream(server, 100)
     assert server.wait(10) == 1
     assert "lightllm: error: backend-0 failed: ended with exit code 17" in server.log

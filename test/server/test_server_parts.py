@@ -131,11 +131,18 @@ def test_the_plan_has_a_process_for_every_rank_and_worker():
 def test_a_model_that_sees_gets_two_processes_more_unless_only_its_language_model_is_served(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     config = ServerConfig(model_dir=str(tmp_path))
-    added = [spec for spec in plan_children(config, 7) if spec.restarts]
-    assert sorted(spec.name for spec in added) == ["cache", "visual-0"]
+    names = [spec.name for spec in plan_children(config, 7)]
+    assert sorted(names) == ["backend-0", "cache", "detokenizer", "http-0", "router", "visual-0"]
     for other in ({"disable_vision": True}, {"mock_backend": ""}, {"nnodes": 2, "tp": 2}):
         names = [spec.name for spec in plan_children(dataclasses.replace(config, **other), 7)]
         assert not {"cache", "visual-0"} & set(names)
+
+
+def test_all_processes_start_again_but_the_engine_of_several_nodes():
+    alone, node_0 = plan_children(ServerConfig(tp=2), 7), plan_children(ServerConfig(tp=2, nnodes=2), 7)
+    assert all(spec.restarts for spec in alone)
+    assert [spec.name for spec in node_0 if spec.restarts] == ["http-0"]
+    assert {spec.group for spec in alone} == {"backend", "http-0", "router", "detokenizer"}
 
 
 def test_other_nodes_run_their_ranks_only():
@@ -151,23 +158,33 @@ def snapshots(tmp_path):
 
 def test_a_drain_is_finished_when_nothing_ran_or_waited_for_a_while(snapshots):
     writer, reader = snapshots
-    writer.write(Snapshot(running=1))
+    writer.write(Snapshot(ready=1, running=1))
     drain = Drain(reader, now=100.0, grace=30.0)
     assert not drain.finished(101.0)
-    writer.write(Snapshot(waiting=1))
+    writer.write(Snapshot(ready=1, waiting=1))
     assert not drain.finished(102.0)
-    writer.write(Snapshot())
+    writer.write(Snapshot(ready=1))
     assert not drain.finished(103.0)
-    writer.write(Snapshot(running=1))
+    writer.write(Snapshot(ready=1, running=1))
     assert not drain.finished(103.3)
-    writer.write(Snapshot())
+    writer.write(Snapshot(ready=1))
     assert not drain.finished(104.0)
     assert drain.finished(104.0 + drain.settle_seconds)
 
 
+def test_a_drain_goes_on_while_a_router_is_being_started_again(snapshots):
+    writer, reader = snapshots
+    writer.write(Snapshot(ready=0))  # it does not know yet what runs
+    drain = Drain(reader, now=100.0, grace=30.0)
+    assert not drain.finished(101.0) and not drain.finished(105.0)
+    writer.write(Snapshot(ready=1))
+    assert not drain.finished(106.0)
+    assert drain.finished(107.0)
+
+
 def test_a_drain_ends_with_its_time_and_is_shortened_once(snapshots):
     writer, reader = snapshots
-    writer.write(Snapshot(running=1))
+    writer.write(Snapshot(ready=1, running=1))
     assert Drain(reader, 100.0, 30.0).finished(130.0)
     drain = Drain(reader, 100.0, 30.0)
     drain.shorten(110.0, 5.0)

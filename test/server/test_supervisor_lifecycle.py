@@ -149,11 +149,33 @@ def test_a_child_that_finds_no_room_in_shared_memory_is_told_with_the_room(launc
 
 
 def test_a_child_killed_while_serving_ends_the_server_with_its_name(launch):
-    server = launch()
+    server = launch(["--max_restarts", "0"])
     server.wait_ready()
     server.child("router").kill()
     assert server.wait(10) == 1
     assert "lightllm: error: router failed: was killed by SIGKILL" in server.log
+    server.check_nothing_left()
+
+
+def test_a_child_killed_while_serving_is_started_again_until_that_happens_too_often(launch):
+    server = launch(["--max_restarts", "2"], backend_1="ready", detokenizer="ready")
+    server.wait_ready()
+    ranks = [server.child(f"backend-{rank}") for rank in range(2)]
+    ranks[1].kill()
+    server.wait_for("backend-1 was killed by SIGKILL: all 2 of its group are started again\n")
+    server.wait_for("router got attach")
+    psutil.wait_procs(ranks, timeout=10)
+    server.wait_for("(?s)(backend-0 ready.*){2}")
+    server.child("detokenizer").kill()
+    server.wait_for("detokenizer was killed by SIGKILL: it is started again\n")
+    server.wait_for("(?s)(detokenizer ready.*){2}(router got attach.*)")
+    server.child("backend-0").kill()
+    server.wait_for("backend-0 was killed by SIGKILL: all 2 of its group are started again in 0.5 s\n")
+    server.wait_for("(?s)(backend-1 ready.*){3}")
+    server.child("backend-1").kill()
+    assert server.wait(10) == 1
+    last = server.log.splitlines()[-1]
+    assert "backend-1 failed: was killed by SIGKILL (after 2 restarts within 300 s: --max_restarts)." in last
     server.check_nothing_left()
 
 

@@ -68,7 +68,7 @@ def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, ranks: int, shape:
 @pytest.mark.slow
 def test_a_rank_that_dies_is_named_and_clients_get_an_error(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model")
-    server = LightLLMServer(options(path, 2, "--max_req_total_len", "3500"))
+    server = LightLLMServer(options(path, 2, "--max_req_total_len", "3500", "--max_restarts", "0"))
     try:
         stream = Stream(server.wait_ready())
         stream.wait_for_tokens()
@@ -83,7 +83,9 @@ def test_a_rank_that_dies_is_named_and_clients_get_an_error(tmp_path: Path) -> N
 
 def test_a_rank_that_hangs_is_named_and_clients_get_an_error(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model")
-    server = LightLLMServer(options(path, 2, "--max_req_total_len", "3500", "--round_timeout", "1.5"))
+    server = LightLLMServer(
+        options(path, 2, "--max_req_total_len", "3500", "--round_timeout", "1.5", "--max_restarts", "0")
+    )
     try:
         stream = Stream(server.wait_ready())
         stream.wait_for_tokens()

@@ -27,6 +27,7 @@ def main(child: Child) -> None:
             stop.set()
 
     child.on_command(on_command)
+    child.beat.beat_in_thread()
     child.report("loading", "half way")
     if behaviour == "bad-model":
         raise InvalidModel("The model is broken.", "Take another one.")
@@ -58,7 +59,7 @@ def main(child: Child) -> None:
 
 def _snapshot(load: Path | None) -> Snapshot:
     running = int(load.read_text() or 0) if load is not None else 0
-    return Snapshot(ready=1, running=running, slots_total=77, heartbeat=time.monotonic())
+    return Snapshot(ready=1, running=running, slots_total=77)
 
 
 if __name__ == "__main__":

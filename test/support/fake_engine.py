@@ -27,6 +27,7 @@ from lightllm.protocol.messages import (
     Refused,
     TextDeltas,
     TopLogprobs,
+    WorkerStarted,
     worker_of,
 )
 from lightllm.tokenizer import Tokenizer
@@ -174,6 +175,8 @@ class FakeEngine:
             self.aborted.append(message)
             if running is not None:
                 self._finish_alone(message.request_id, running, message.reason)
+            return
+        if isinstance(message, WorkerStarted):
             return
         ids = [choice.request_id for choice in message.choices]
         worker = worker_of(ids[0])

@@ -1,0 +1,120 @@
+"""Processes of a server that start and end together, and when they are started again.
+
+A group is one process, or all Model Backends of a machine: a rank alone is of no use to the others. It is *ready* when
+all of its processes are; when one ends, the others are killed, and the group *waits* for its next start, the longer the
+more often it has been started lately. `GroupLost`: that was once too often.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from lightllm.errors import LightLLMError
+from lightllm.protocol.control import Status
+from lightllm.server.child_process import ChildProcess, find_cause
+from lightllm.server.plan import ChildSpec
+
+log = logging.getLogger("supervisor")
+
+WINDOW_SECONDS = 300.0
+"""Restarts further back are forgotten."""
+PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before the first restart within the window, the second, and so on; the last holds for all that follow."""
+
+
+class GroupLost(LightLLMError):
+    """A process has ended, and is not started again."""
+
+    def __init__(self, cause: ChildProcess, restarts: int) -> None:
+        self.cause = cause
+        self.restarts = restarts
+        """Within the window."""
+        super().__init__(f"{cause.name} has ended")
+
+
+class ProcessGroup:
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        start: Callable[[ChildSpec], ChildProcess],
+        limit: int,
+        startup_timeout: float,
+    ) -> None:
+        """limit: restarts within the window; startup_timeout: seconds from a restart until all must be ready."""
+        self.name = specs[0].group
+        self._specs = specs
+        self._start_child = start
+        self._limit = limit
+        self._startup_timeout = startup_timeout
+        self._restarts: collections.deque[float] = collections.deque()
+        self._due: float | None = None
+        """When it is to be started again."""
+        self._deadline = math.inf
+        """Until when it must be ready; infinite: it has been."""
+        self.children = [start(spec) for spec in specs]
+
+    @property
+    def ready(self) -> bool:
+        return self._due is None and all(child.ready for child in self.children)
+
+    def next_event(self, now: float) -> float:
+        """When `supervise` has something to do although no process has said or done anything."""
+        return self._deadline if self._due is None else self._due
+
+    def supervise(self, now: float) -> str | None:
+        """One step: "ended" (none of it runs now), "started", "ready", or None: nothing has changed. now: `time.monotonic()`.
+        Raises `GroupLost`."""
+        if self._due is not None:
+            if now < self._due:
+                return None
+            self._due = None
+            self._deadline = now + self._startup_timeout
+            self.children = [self._start_child(spec) for spec in self._specs]
+            return "started"
+        if (cause := find_cause(self.children)) is not None:
+            return self._end(cause, now)
+        if self._deadline < math.inf:
+            if self.ready:
+                self._deadline = math.inf
+                return "ready"
+            if now >= self._deadline:
+                late = next(child for child in self.children if not child.ready)
+                self.give_up(late.name, f"not ready after {self._startup_timeout:.0f} s")
+        return None
+
+    def give_up(self, name: str, reason: str) -> None:
+        """Counts a process as failed, whatever it does: `supervise` ends the group."""
+        for child in self.children:
+            if child.name == name:
+                child.failure = Status(name, "failed", reason)
+
+    def _end(self, cause: ChildProcess, now: float) -> str:
+        while self._restarts and self._restarts[0] < now - WINDOW_SECONDS:
+            self._restarts.popleft()
+        count = len(self._restarts)
+        if count >= self._limit:
+            raise GroupLost(cause, count)
+        reason = f"failed: {cause.failure.detail}" if cause.failure else cause.how_it_ended()
+        self.kill()
+        pause = PAUSES[min(count, len(PAUSES) - 1)]
+        self._restarts.append(now)
+        self._due = now + pause
+        self._deadline = math.inf
+        when = f" in {pause:.1f} s" if pause else ""
+        log.error("%s %s: %s started again%s", cause.name, reason, _what(self.children), when)
+        return "ended"
+
+    def kill(self) -> None:
+        """None of it runs afterwards."""
+        for child in self.children:
+            child.kill()
+        for child in self.children:
+            child.wait()
+            child.close()
+
+
+def _what(children: Sequence[ChildProcess]) -> str:
+    return "it is" if len(children) == 1 else f"all {len(children)} of its group are"

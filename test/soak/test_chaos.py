@@ -1,0 +1,151 @@
+"""64 clients read streams while processes are killed at random, or all in turn: no accepted request is lost or changed, but
+those whose own Http Server died.
+
+CHAOS_SECONDS: how long each server is disturbed (60).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.model_folder import make_model_folder
+from support.server import LightLLMServer
+from support.watched_streams import WatchedStream, metric, ports_of, wait_until
+
+pytestmark = pytest.mark.slow
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
+CLIENTS = 64
+EVERY = 3.0
+"""Seconds between two kills."""
+
+
+def requests(model: str) -> list[tuple[str, dict[str, Any]]]:
+    native = {"max_new_tokens": 150, "ignore_eos": True, "return_details": True}
+    openai = {"model": model, "max_tokens": 120, "ignore_eos": True, "stream": True}
+    free = {"ignore_eos": False}
+    return [
+        ("/generate_stream", {"inputs": "count to", "parameters": native | {"do_sample": False, "seed": 1}}),
+        ("/generate_stream", {"inputs": "why is the sky blue " * 9, "parameters": native | {"seed": 2}}),
+        ("/generate_stream", {"inputs": "stop", "parameters": native | {"seed": 3, "stop_sequences": ["e"], "min_new_tokens": 60}}),
+        ("/generate_stream", {"inputs": "a", "parameters": native | free | {"seed": 4, "regular_constraint": "[a-z ]{40,90}[.!]"}}),
+        ("/v1/completions", openai | {"prompt": "several", "n": 2, "seed": 5}),
+        ("/v1/completions", openai | {"prompt": "hello " * 30, "seed": 6, "logprobs": 2}),
+        ("/v1/completions", openai | free | {"prompt": "x", "seed": 7, "guided_json": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}}),
+        ("/v1/completions", openai | {"prompt": "two", "seed": 8, "temperature": 0.7}),
+    ]  # fmt: skip
+
+
+class Clients:
+    """Each sends one request after the other, and compares the answer with the undisturbed one."""
+
+    def __init__(self, server: LightLLMServer, wanted: list[tuple[str, dict[str, Any]]]) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.longest_pause = 0.0
+        self.lost_ports: set[int] = set()
+        """Of connections whose Http Server was killed."""
+        self._url, self._wanted = server.url, wanted
+        self._ended = threading.Event()
+        self._expected = []
+        for path, body in wanted:
+            stream = WatchedStream(self._url, path, body)
+            stream.join(120)
+            assert not stream.error, (body, stream.error)
+            self._expected.append(stream.answer)
+        self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(CLIENTS)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def finish(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(180)
+            assert not thread.is_alive(), "a client waits for ever"
+
+    def _run(self, number: int) -> None:
+        while not self._ended.is_set():
+            number = (number + 1) % len(self._wanted)
+            stream = WatchedStream(self._url, *self._wanted[number])
+            stream.join(180)
+            if not stream.error:
+                self.outcomes["complete"] += 1
+                self.longest_pause = max(self.longest_pause, stream.longest_pause)
+                if stream.answer != self._expected[number]:
+                    self.problems.append(f"{self._wanted[number]} was answered otherwise")
+            elif stream.error.startswith("503") or not stream.local_port:
+                self.outcomes["not accepted"] += 1
+                self._ended.wait(0.3)
+            elif stream.local_port in self.lost_ports:
+                self.outcomes["lost with its Http Server"] += 1
+            else:
+                self.problems.append(f"{self._wanted[number]}: {stream.error}")
+
+
+def killed(server: LightLLMServer, name: str, clients: Clients) -> bool:
+    """Kills a process; False: it is just being started again."""
+    try:
+        process = server.child(name)
+    except AssertionError:
+        return False
+    if name.startswith("http-"):
+        process.suspend()  # it accepts no other connection
+        clients.lost_ports |= ports_of(process)
+    process.kill()
+    return True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_folder(tmp_path_factory.mktemp("model") / "tiny", context_length=2048)
+
+
+@pytest.fixture(
+    params=[(True, 1, 1), (True, 1, 3), (False, 1, 3), (False, 2, 1)],
+    ids=lambda value: f"{'mock' if value[0] else 'demo'}, tp {value[1]}, {value[2]} http",
+)
+def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[LightLLMServer]:
+    mock, ranks, workers = request.param
+    options = ["--httpserver_workers", str(workers), "--max_restarts", "1000", "--disable_log_stats"]
+    if mock:
+        options += ["--model_dir", str(folder), "--mock_backend", "step_ms=10", "--max_total_token_num", "20000"]  # fmt: skip
+    else:
+        options += ["--device", "cpu", "--data_type", "fp32", "--tp", str(ranks), "--max_total_token_num", "16000"]  # fmt: skip
+    with LightLLMServer(options) as server:
+        yield server
+
+
+def test_no_accepted_request_is_lost_or_changed_while_processes_are_killed(server: LightLLMServer) -> None:
+    model = httpx.get(server.url + "/v1/models").json()["data"][0]["id"]
+    clients = Clients(server, requests(model))
+    names = sorted(" ".join(c.cmdline()).strip().removeprefix("lightllm ") for c in server.note_children())
+    names = [name for name in names if name.split("-")[0] in ("router", "detokenizer", "backend", "http")]
+    assert len(names) >= 4
+    rng, kills, turn = random.Random(1), Counter[str](), list(names)
+    clients.start()
+    end = time.monotonic() + SECONDS
+    while turn or time.monotonic() < end:
+        time.sleep(EVERY)
+        name = turn[0] if turn else rng.choice(names)
+        if killed(server, name, clients):
+            kills[name] += 1
+            turn = turn[1:]
+    clients.finish()
+    print(
+        f"kills {dict(kills)}; answers {dict(clients.outcomes)}; longest pause {clients.longest_pause:.1f} s"
+    )
+    assert clients.problems == []
+    assert clients.outcomes["complete"] > CLIENTS
+    wait_until(lambda: metric(server, "lightllm_slots_used") == 0, "slots stay in use")
+    assert metric(server, "lightllm_batch_current_size") == metric(server, "lightllm_queue_size") == 0
