@@ -63,6 +63,7 @@ TORCH_FREE = [
 """Importing these must load none of HEAVY, not even through another module of the package."""
 
 HEAVY = {"torch", "transformers", "triton"}
+UNSAFE_KEYWORDS = {"trust_remote_code", "allow_pickle", "weights_only"}
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "jsonpickle"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -181,10 +182,10 @@ def read_imports(tree: ast.Module, name: str, path: Path, modules: set[str]) -> 
 
 
 def walk_imports(node: ast.AST, at_start: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    for child in ast.iter_child_nodes(node):
+    for child in statements_of(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, at_start
-        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from walk_imports(child, False)
         elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             for statement in child.body:
@@ -192,6 +193,19 @@ def walk_imports(node: ast.AST, at_start: bool) -> Iterator[tuple[ast.Import | a
             yield from walk_imports(ast.Module(child.orelse, []), at_start)
         else:
             yield from walk_imports(child, at_start)
+
+
+def statements_of(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements directly inside a node, and what may hold more of them; expressions, most of a tree, are left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield child
+
+
+def walk_statements(node: ast.AST) -> Iterator[ast.AST]:
+    for child in statements_of(node):
+        yield child
+        yield from walk_statements(child)
 
 
 def room_of(module: str) -> str | None:
@@ -299,7 +313,7 @@ def check_size(tree: ast.Module, source: str) -> Iterator[tuple[int, str]]:
     lines = source.splitlines()
     if len(lines) > MAX_FILE_LINES:
         yield 1, f"the file has {len(lines)} lines, at most {MAX_FILE_LINES}"
-    for node in ast.walk(tree):
+    for node in walk_statements(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             last = node.end_lineno or node.lineno
@@ -316,7 +330,7 @@ def check_safety(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg in UNSAFE_KEYWORDS}
             if name in ("eval", "exec"):
                 yield node.lineno, f"{name}() runs text as code"
             if keywords.get("trust_remote_code") == "True":

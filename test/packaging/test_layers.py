@@ -1,4 +1,4 @@
-"""tools/check_layers.py: the package passes, and every kind of breach is seen on made-up trees."""
+"""tools/check_layers.py: every kind of breach is seen on made-up trees. The package itself is checked by `make lint`."""
 
 import importlib.util
 import subprocess
@@ -33,10 +33,6 @@ def breaches(tmp_path: Path, **files: str) -> list[str]:
         (path.parent / "__init__.py").touch()
         path.write_text(source)
     return checker.check(tmp_path)
-
-
-def test_the_package_itself_has_no_breach() -> None:
-    assert checker.check(ROOT) == []
 
 
 def test_a_lower_part_of_a_room_does_not_import_one_above_it(tmp_path: Path) -> None:
