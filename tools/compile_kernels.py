@@ -1,6 +1,6 @@
 """Compiles the Triton kernels ahead of time, without a GPU, and checks what ptxas made of them.
 
-    python tools/compile_kernels.py               what `make test` compiles: short cases, each for every other architecture
+    python tools/compile_kernels.py               what `make test` compiles: short cases, each for one architecture in turns
     python tools/compile_kernels.py --all         every case of every kernel
     python tools/compile_kernels.py --all --write docs/kernels.json    and keep the figures for docs/kernels.md
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("TRITON_INTERPRET is set: interpreted kernels are not compiled")
     os.environ.setdefault("TRITON_CACHE_DIR", str(CACHE / "triton"))
     modules = options.module or list(kernel_modules(options.kernel))
-    tasks = [task for module in modules for task in find_tasks(module, options.all or bool(options.module))]
+    tasks = find_tasks(modules, options.all or bool(options.module))
     with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
         results = list(pool.map(run, tasks, chunksize=4))
     failures = [f"{describe(result)}: {result.problem}" for result in results if result.problem]
@@ -126,13 +126,18 @@ def kernel_modules(names: list[str] | None) -> Iterator[str]:
                 yield f"{CASES}.{info.name}"
 
 
-def find_tasks(module: str, everything: bool) -> Iterator[Task]:
-    """everything: all cases for all their architectures; else the short ones, in turns for one half of them and the other."""
-    for number, case in enumerate(importlib.import_module(module).COMPILE_CASES):
-        if case.short or everything:
+def find_tasks(modules: Iterable[str], everything: bool) -> list[Task]:
+    """everything: all cases for all their architectures; else the short ones, each for one of them in turns."""
+    tasks, turn = [], 0
+    for module in modules:
+        for number, case in enumerate(importlib.import_module(module).COMPILE_CASES):
+            if not (case.short or everything):
+                continue
             for config, _, architectures in configurations(case):
-                for architecture in architectures if everything else architectures[number % 2 :: 2]:
-                    yield Task(module, number, config, architecture)
+                chosen = architectures if everything else architectures[turn % len(architectures) :][:1]
+                tasks += [Task(module, number, config, architecture) for architecture in chosen]
+                turn += 1
+    return tasks
 
 
 def configurations(case: Any) -> Iterator[tuple[str, dict[str, Any], tuple[int, ...]]]:

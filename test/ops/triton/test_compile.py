@@ -28,7 +28,7 @@ def test_every_kernel_compiles_for_its_architectures_and_spills_no_registers(tmp
 
 
 MUST_NOT_SHIP = {
-    "spilling": ("one warp for 16384 elements", "spills: a stack frame of"),
+    "spilling": ("one warp for 8192 elements", "spills: a stack frame of"),
     "greedy": ("eight stages of 32 KiB", "bytes of shared memory, at most"),
     "broken": ("broken", "Error"),
     "hasty": ("no wait", "dependent launch without griddepcontrol.wait"),

@@ -16,8 +16,8 @@ def kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
 COMPILE_CASES = [
     CompileCase(
         kernel=kernel,
-        label="one warp for 16384 elements",
-        arguments={"x_ptr": "*fp32:16", "out_ptr": "*fp32:16", "BLOCK": 16384},
+        label="one warp for 8192 elements",
+        arguments={"x_ptr": "*fp32:16", "out_ptr": "*fp32:16", "BLOCK": 8192},
         launch={"num_warps": 1},
         architectures=(90,),
     )
