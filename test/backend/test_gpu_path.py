@@ -58,7 +58,7 @@ def gpu_code(monkeypatch):
 
 @pytest.mark.parametrize("architecture", ["qwen3", pytest.param("llama", marks=pytest.mark.slow)])
 def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
-    path = make_checkpoint(tmp_path / "model", architecture, num_key_value_heads=2)
+    path = make_checkpoint(tmp_path / "model", architecture, num_hidden_layers=1, num_key_value_heads=2)
     config = ServerConfig(
         model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
         max_req_total_len=60, cpu_threads=1, graph_max_batch_size=3, graph_split_batch_size=1, graph_grow_step_size=2,
@@ -86,7 +86,7 @@ def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
 @pytest.mark.parametrize("name", ["qwen3", pytest.param("bloom", marks=pytest.mark.slow)])
 def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, request, name):
     """Of models with and without rotary positions; rounds in which a chunk has a prefix are read by slot."""
-    path = make_zoo_model(tmp_path / "model", name).path
+    path = make_zoo_model(tmp_path / "model", name, num_hidden_layers=1).path
     config = ServerConfig(
         model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
         max_req_total_len=60, cpu_threads=1, disable_cudagraph=True,

@@ -279,7 +279,7 @@ class PastFutureMachine(CrowdedMachine):
 
 
 _settings = settings(
-    max_examples=60,
+    max_examples=25,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -290,15 +290,15 @@ TestConservative.settings = _settings
 TestFailing = FailingMachine.TestCase
 TestFailing.settings = _settings
 TestNoCache = NoCacheMachine.TestCase
-TestNoCache.settings = settings(_settings, max_examples=25)
+TestNoCache.settings = settings(_settings, max_examples=12)
 TestCrowded = CrowdedMachine.TestCase
 TestCrowded.settings = _settings
 TestPausing = PausingMachine.TestCase
 TestPausing.settings = _settings
 TestPausingWithoutCache = PausingWithoutCacheMachine.TestCase
-TestPausingWithoutCache.settings = settings(_settings, max_examples=25)
+TestPausingWithoutCache.settings = settings(_settings, max_examples=12)
 TestPastFuture = PastFutureMachine.TestCase
-TestPastFuture.settings = settings(_settings, max_examples=40)
+TestPastFuture.settings = settings(_settings, max_examples=20)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import httpx
 from lightllm import LLM, SamplingParams
 from support.server import LightLLMServer
 
-NEW_TOKENS = 24
+NEW_TOKENS = 12
 
 
 def requests() -> list[tuple[str, dict[str, Any]]]:
