@@ -16,11 +16,12 @@ JOBS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check
+# Modules are compiled when they are first imported: most of torch, sympy and transformers never are.
+INSTALL := $(PY) -m pip --disable-pip-version-check install --no-compile
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-.PHONY: env serve kind test lint soak chaos test-models test-ranks test-kernels bench docs clean
+.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -28,26 +29,33 @@ env: $(STAMP)
 $(STAMP): requirements.txt requirements-dev.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("lightllm needs Python 3.11 to 3.13, this is %d.%d; name another one: make PYTHON=python3.12" % v)'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(PIP) install --quiet -r requirements-dev.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) $(TORCH))
+	$(INSTALL) --quiet -r requirements-dev.txt
+	$(INSTALL) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 serve: env
 	$(PY) -m lightllm.server.api_server --host 127.0.0.1 --port 8080 $(ARGS)
 
-lint: env
+lint: check types
+
+check: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
 	$(PY) tools/check_layers.py
 	$(PY) tools/make_docs.py --check
+
+types: env
+	$(PY) -m mypy
 
 kind: env
 	@$(PY) -m lightllm.ops.cpu_kind
 
-test: kind lint
-	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+# mypy takes one core for most of a minute where nothing is cached: it runs beside the tests, and reports after them.
+test: kind check
+	@nice $(PY) -m mypy >$(VENV)/mypy.log 2>&1 & types=$$!; trap 'kill $$types' INT TERM; \
+	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	wait $$types; types=$$?; echo "$(PY) -m mypy"; cat $(VENV)/mypy.log; exit $$((tests || types))
 
 soak: env
 	$(PY) -m pytest -m slow --ignore test/soak/test_chaos.py test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py $(ARGS)
