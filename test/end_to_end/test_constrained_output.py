@@ -151,7 +151,8 @@ NATIVE_WAYS: dict[str, tuple[dict[str, Any], Callable[[str], bool]]] = {
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.slow if way == "schema as text" else ()) for way in NATIVE_WAYS]
+    "way",
+    [pytest.param(way, marks=pytest.mark.slow if way == "schema as text" else ()) for way in NATIVE_WAYS],
 )
 def test_native_outputs_obey(client: httpx.Client, way: str) -> None:
     parameters, obeys = NATIVE_WAYS[way]

@@ -19,15 +19,18 @@ from lightllm.quantization import dense
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="test/gpu/test_models.py does this on a GPU")
 PROMPT = [(17 * i + 3) % 380 for i in range(20)]
-SHORT = {name: {"num_hidden_layers": 2} for name in ("gemma2", "bloom", "deepseek-v3")}
-"""Of the short form: two layers, one of each kind where a model has two kinds."""
+SHORT = ("gemma2", "bloom", "deepseek-v3")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.slow) for name in NAMES]
+    ("name", "fields"),
+    [pytest.param(name, {"num_hidden_layers": 2}, id=f"{name}, two layers") for name in SHORT]
+    + [pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in NAMES],
 )
-def test_logits_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    zoo_model = make_zoo_model(tmp_path, name, **SHORT.get(name, {}))
+def test_logits_equal_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fields: dict[str, int]
+) -> None:
+    zoo_model = make_zoo_model(tmp_path, name, **fields)
     # What follows changes nothing, but makes the context long enough for "phi3, long".
     expected = zoo_model.reference(PROMPT + PROMPT)[: len(PROMPT)]
     monkeypatch.setattr(dense, "pack_experts", lambda device, count, expert: StackedExperts(count, expert))
