@@ -23,7 +23,7 @@ from lightllm.ipc.image_files import ImageFiles
 from lightllm.ipc.rpc_loop import Handler, RpcLoop
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
-from lightllm.protocol.images import Full, Held, HeldItems, Hold, Introduce, ItemIds, Welcome
+from lightllm.protocol.images import Full, HeldItems, Hold, Introduce, ItemIds, Welcome
 
 log = logging.getLogger("cache")
 
@@ -138,13 +138,8 @@ class CacheManager:
         answer = self._table.hold(client, _HOLD.decode(payload).wants)
         if isinstance(answer, Full):
             return codec.encode(answer)
-        ids = self._table.ids
-        self._ids_file.keep_ahead(ids)
-        held = [
-            Held(item.item_id, ids.first_id(item.item_id), item.tokens, item.has_data, item.has_embedding)
-            for item in answer
-        ]
-        return codec.encode(HeldItems(held, ids.cycle))
+        self._ids_file.keep_ahead(self._table.ids)
+        return codec.encode(HeldItems([*map(self._table.held, answer)], self._table.ids.cycle))
 
     def _release(self, client: int, payload: bytes) -> bytes:
         self._table.release(client, _ITEM_IDS.decode(payload).item_ids)

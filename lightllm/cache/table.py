@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lightllm.cache.virtual_ids import VirtualIds
-from lightllm.protocol.images import CacheStats, Full, Holding, Want
+from lightllm.protocol.images import CacheStats, Full, Held, Holding, Want
 
 RECOVERY = 0
 """The client that holds, for a while after a start, what an earlier Cache Manager left; others have numbers from 1."""
@@ -83,6 +83,16 @@ class ImageTable:
         self._hits += len(wants) - len(new)
         self._misses += len(new)
         return [self._by_key[want.key] for want in wants]
+
+    def never_fits(self, wants: Sequence[Want]) -> Full | None:
+        """Why they do not fit together into the cache, were it empty; None: they do."""
+        sizes = {want.key: want.size for want in wants}
+        return self._exceeds(len(sizes), sum(sizes.values()))
+
+    def held(self, item: Item) -> Held:
+        """What a client is told of an item that it holds."""
+        first_id = self.ids.first_id(item.item_id)
+        return Held(item.item_id, first_id, item.tokens, item.has_data, item.has_embedding)
 
     def release(self, client: int, item_ids: Iterable[int]) -> None:
         """One reference each; of those that the client does not hold nothing happens."""
@@ -170,21 +180,26 @@ class ImageTable:
 
     # -- helpers
 
-    def _lacks_room(self, distinct: dict[str, Want], hits: list[Item], new: list[Want]) -> Full | None:
-        if not new:
-            return None
-        size = sum(want.size for want in new)
-        if len(distinct) > self._capacity:
+    def _exceeds(self, items: int, size: int) -> Full | None:
+        """Whether so many items, of so many bytes together, are more than the whole cache."""
+        if items > self._capacity:
             return Full(
-                f"{len(distinct)} images do not fit into a cache of {self._capacity} (--cache_capacity)",
-                never=True,
+                f"{items} images do not fit into a cache of {self._capacity} (--cache_capacity)", never=True
             )
-        if size + sum(item.size for item in hits) > self._capacity_bytes:
+        if size > self._capacity_bytes:
             return Full(
                 f"{size >> 20} MiB of images do not fit into a cache of {self._capacity_bytes >> 20} MiB "
                 "(--cache_capacity_bytes)",
                 never=True,
             )
+        return None
+
+    def _lacks_room(self, distinct: dict[str, Want], hits: list[Item], new: list[Want]) -> Full | None:
+        if not new:
+            return None
+        size = sum(want.size for want in new)
+        if full := self._exceeds(len(distinct), size + sum(item.size for item in hits)):
+            return full
         if self.recovering:
             return Full("the image cache is starting again")
         spared = [item for item in hits if not item.references]

@@ -9,41 +9,23 @@ What is held is released when the engine's client forgets the request.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 
 from lightllm.config import ServerConfig
-from lightllm.errors import BackendFailed, InvalidImage, ServerOverloaded
+from lightllm.errors import InvalidImage, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.encode_tickets import EncodeTickets
 from lightllm.httpserver.record import PromptRecord
-from lightllm.images.intake import Intake, LoadedImage
-from lightllm.images.layouts.layout import Footprint, Layout
+from lightllm.images.counted import CountedImages, count_images, encode_failure
+from lightllm.images.intake import Intake
+from lightllm.images.layouts.layout import Layout
 from lightllm.images.limits import ImageLimits
-from lightllm.images.prompt import place
+from lightllm.images.prompt import MarkedPrompt
 from lightllm.images.source import ImageSource
 from lightllm.ipc.image_cache import ImageCache
-from lightllm.ipc.image_files import largest_size
 from lightllm.ipc.rpc import RpcError
 from lightllm.protocol import metrics
-from lightllm.protocol.arrays import int32
-from lightllm.protocol.images import MAX_TILES, EncodeItem, Held, HeldItems, Parameters, Want
-from lightllm.protocol.messages import ImageSpan
-
-_LARGEST_DTYPE = "float32"
-"""Of embeddings: room is reserved for it, and given back when the real size is known."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CountedImages:
-    """Images of one prompt, in the order of its markers."""
-
-    loaded: list[LoadedImage]
-    footprints: list[Footprint]
-    field: str
-    """Where in the body they came from."""
-    extra: int
-    """How many tokens more the prompt has with them than with their markers."""
+from lightllm.protocol.images import Held, HeldItems
 
 
 class Images:
@@ -80,13 +62,8 @@ class Images:
     ) -> CountedImages | None:
         """ids: with markers; None: there are none. Raises `InvalidImage`, before anything is loaded where there are not as many
         markers as images."""
-        place(ids, self.layout, [(0, 1)] * len(sources), field)
-        if not sources:
-            return None
-        loaded = await self._intake.load(sources)
-        footprints = [self.layout.footprint(i.width, i.height, i.source.detail) for i in loaded]
-        placed = place(ids, self.layout, [(0, footprint.tokens) for footprint in footprints], field)
-        return CountedImages(loaded, footprints, field, len(placed.ids) - len(ids))
+        (counted,) = await count_images(self._intake, self.layout, [MarkedPrompt(ids, sources, field)])
+        return counted
 
     async def hold(self, prompt: PromptRecord, images: CountedImages) -> None:
         """Gives the record one reference to each image, none if it raises, and their ids in place of their markers.
@@ -97,7 +74,7 @@ class Images:
             raise InvalidImage(
                 f"{sized.source.field} is a size, which is enough for /tokens alone", param=sized.source.field
             )
-        held = await self.cache.hold(self._wants(images), self._wait)
+        held = await self.cache.hold(images.wants(self._width), self._wait)
         try:
             await self._renew(held)
             await self._have_stored(held.items, images)
@@ -106,15 +83,7 @@ class Images:
             self.cache.release([item.item_id for item in held.items])
             raise
         self._store.add(metrics.IMAGE_COUNT, len(held.items))
-        self._place(prompt, held.items, images)
-
-    def _wants(self, images: CountedImages) -> list[Want]:
-        wants = []
-        for image, footprint in zip(images.loaded, images.footprints, strict=True):
-            assert image.data is not None
-            size = largest_size(len(image.data), [footprint.tokens, self._width], _LARGEST_DTYPE)
-            wants.append(Want(self.layout.content_key(image.sha256, footprint), footprint.tokens, size))
-        return wants
+        prompt.prompt_ids, prompt.images, prompt.uncut = images.place(held.items)
 
     async def _renew(self, held: HeldItems) -> None:
         """Virtual ids begin anew: what the prefix cache holds under them belongs to other images."""
@@ -136,34 +105,8 @@ class Images:
             raise ServerOverloaded("the image cache has no room for the images", retry_after=1) from error
 
     async def _have_encoded(self, items: Sequence[Held], images: CountedImages) -> None:
-        new: dict[int, EncodeItem] = {}
-        fields: dict[int, str] = {}
-        for item, image, footprint in zip(items, images.loaded, images.footprints, strict=True):
-            if not item.has_embedding:
-                key = self.layout.content_key(image.sha256, footprint)
-                parameters: Parameters = {}
-                if footprint.max_tiles is not None:
-                    parameters[MAX_TILES] = footprint.max_tiles
-                new[item.item_id] = EncodeItem(item.item_id, key, item.first_id, item.tokens, parameters)
-                fields.setdefault(item.item_id, image.source.field)
-        if not new:
-            return
-        errors = await self.encodes.encode(list(new.values()))
-        for item_id, error in errors.items():
-            raise BackendFailed(
-                f"{fields[item_id]}: the image could not be encoded ({error})", param=fields[item_id]
-            )
-
-    def _place(self, prompt: PromptRecord, items: Sequence[Held], images: CountedImages) -> None:
-        placed = place(
-            prompt.prompt_ids, self.layout, [(item.first_id, item.tokens) for item in items], images.field
-        )
-        prompt.prompt_ids = placed.ids
-        prompt.images = [
-            ImageSpan(start, item.tokens, item.item_id, footprint.grid)
-            for start, item, footprint in zip(placed.starts, items, images.footprints, strict=True)
-        ]
-        if self.layout.bidirectional:
-            prompt.uncut = int32(
-                [border for span in prompt.images for border in (span.start, span.start + span.tokens)]
-            )
+        new = images.to_encode(items)
+        if new:
+            errors = await self.encodes.encode([item for item, _ in new.values()])
+            for item_id, error in errors.items():
+                raise encode_failure(new[item_id][1], error)

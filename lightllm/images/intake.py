@@ -19,7 +19,7 @@ from lightllm.images.decode import check
 from lightllm.images.fetch import Fetcher
 from lightllm.images.limits import ImageLimits
 from lightllm.images.local_files import read_local_file
-from lightllm.images.source import Base64Text, FileUrl, ImageSource, RemoteUrl, Size
+from lightllm.images.source import Base64Text, Bitmap, FileUrl, ImageSource, RemoteUrl, Size
 
 DOWNLOADS_AT_ONCE = 16
 """Of one Http worker. Each holds up to --max_image_mb."""
@@ -53,20 +53,28 @@ class Intake:
 
     async def load(self, sources: Sequence[ImageSource]) -> list[LoadedImage]:
         """One for each source, in order; the same content is loaded once. Raises `InvalidImage`: the first error ends the rest."""
-        if len(sources) > self._limits.max_images:
-            raise InvalidImage(
-                f"the request has {len(sources)} images, at most {self._limits.max_images} (--max_images)",
-                param=sources[0].field.partition(".")[0],
-            )
+        return (await self.load_all([sources]))[0]
+
+    async def load_all(self, requests: Sequence[Sequence[ImageSource]]) -> list[list[LoadedImage]]:
+        """The same for several requests together."""
         firsts: dict[object, ImageSource] = {}
-        for source in sources:
-            firsts.setdefault(source.content, source)
+        for sources in requests:
+            if len(sources) > self._limits.max_images:
+                raise InvalidImage(
+                    f"the request has {len(sources)} images, at most {self._limits.max_images} (--max_images)",
+                    param=sources[0].field.partition(".")[0],
+                )
+            for source in sources:
+                firsts.setdefault(source.content, source)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {key: group.create_task(self._load(source)) for key, source in firsts.items()}
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        return [dataclasses.replace(tasks[source.content].result(), source=source) for source in sources]
+        return [
+            [dataclasses.replace(tasks[source.content].result(), source=source) for source in sources]
+            for sources in requests
+        ]
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -96,6 +104,8 @@ class Intake:
 
     def _read(self, source: ImageSource) -> bytes:
         content, field, limit = source.content, source.field, self._limits.max_bytes
+        if isinstance(content, Bitmap):
+            return content.data
         if isinstance(content, FileUrl):
             return read_local_file(content.url, self._limits, field)
         if isinstance(content, Base64Text):

@@ -10,6 +10,17 @@ from typing import NamedTuple
 
 from lightllm.errors import InvalidImage
 from lightllm.images.layouts.layout import Layout
+from lightllm.images.source import ImageSource
+
+
+class MarkedPrompt(NamedTuple):
+    """A prompt as it was tokenized, with its images."""
+
+    ids: Sequence[int]
+    """With markers."""
+    sources: Sequence[ImageSource]
+    field: str
+    """Where the images came from, for errors."""
 
 
 class PlacedImages(NamedTuple):

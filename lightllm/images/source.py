@@ -32,6 +32,12 @@ class FileUrl(NamedTuple):
     url: str
 
 
+class Bitmap(NamedTuple):
+    """An image that was decoded already: a BMP file of its pixels, which only --max_image_pixels bounds."""
+
+    data: bytes
+
+
 class Size(NamedTuple):
     """An image that is only counted: its size stands for it."""
 
@@ -41,7 +47,7 @@ class Size(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageSource:
-    content: Base64Text | RemoteUrl | FileUrl | Size | bytes
+    content: Base64Text | RemoteUrl | FileUrl | Bitmap | Size | bytes
     field: str
     """Where in the body it stands, for errors: "multimodal_params.images.0"."""
     detail: Detail = "auto"

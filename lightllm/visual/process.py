@@ -22,12 +22,12 @@ from lightllm.config import ServerConfig
 from lightllm.ipc.channels import EVERY_EPOCH, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.image_cache import ImageCache
-from lightllm.ipc.image_files import EmbeddingHeader
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
 from lightllm.protocol.images import EncodeItem, EncoderReady
+from lightllm.visual.encode_items import encode_items
 from lightllm.visual.encode_queue import Answers, EncodeQueue
-from lightllm.visual.encoder import Encoder, EncoderInput, EncoderOutput
+from lightllm.visual.encoder import Encoder, EncoderInput
 
 log = logging.getLogger("visual")
 
@@ -118,36 +118,13 @@ class VisualServer:
                 inputs.append((item, EncoderInput(data, item.params, item.tokens)))
             except OSError as error:
                 errors[item.item_id] = f"its bytes are gone from the image cache: {error.strerror}"
-        errors |= self._encode_together(inputs)
+        errors |= encode_items(self._encoder, self._files, inputs)
         if done := [item.item_id for item in items if item.item_id not in errors]:
             self._cache.encoded(done)
         if errors:
             self._cache.failed(list(errors))
         for item in items:
             self._answer(self._queue.finish(item.item_id, errors.get(item.item_id)))
-
-    def _encode_together(self, inputs: list[tuple[EncodeItem, EncoderInput]]) -> dict[int, str]:
-        """Errors by item. What cannot be encoded together is encoded one by one: only the image to blame fails."""
-        if not inputs:
-            return {}
-        try:
-            outputs = self._encoder.encode([content for _, content in inputs])
-            for (item, _), output in zip(inputs, outputs, strict=True):
-                self._write(item, output)
-            return {}
-        except Exception as error:  # whatever an encoder raises ends these images, not the process
-            if len(inputs) > 1:
-                alone = (self._encode_together([one]) for one in inputs)
-                return {item_id: text for errors in alone for item_id, text in errors.items()}
-            item = inputs[0][0]
-            log.error("image %s cannot be encoded", item.key, exc_info=error)
-            return {item.item_id: f"{type(error).__name__}: {error}"}
-
-    def _write(self, item: EncodeItem, output: EncoderOutput) -> None:
-        if output.shape[0] != item.tokens:
-            raise ValueError(f"the encoder made {output.shape[0]} tokens of an image that has {item.tokens}")
-        header = EmbeddingHeader(item.key, item.first_id, item.tokens, output.dtype, output.shape)
-        self._files.write_embedding(item.item_id, header, output.data)
 
     def _answer(self, answers: Answers) -> None:
         for worker, message in answers:

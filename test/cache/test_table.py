@@ -58,6 +58,9 @@ def test_a_full_cache_says_so_and_changes_nothing():
     assert answer == Full("all 3 images of the cache are in use")
     assert table.stats().referenced == 1 and not gone
     assert table.hold(2, [want(key) for key in "abcd"]).never  # type: ignore[union-attr]
+    assert table.never_fits([want(key) for key in "abcd"]) and not table.never_fits(
+        [want(key) for key in "abca"]
+    )
     assert table.stats().full == 2
 
 
