@@ -12,7 +12,7 @@ from lightllm.tokenizer.tokenizer import Tokenizer
 
 _EVENT = (
     b'data:{"token": {"id": %d, "text": %b, "logprob": %b, "special": %b, "count_output_tokens": %d, '
-    b'"prompt_tokens": %d}, "generated_text": null, "finished": %b, "finish_reason": %b, "details": null}\n\n'
+    b'"prompt_tokens": %d}, "generated_text": null, "finished": %b, "finish_reason": %b, "details": null%b}\n\n'
 )
 _FALSE, _TRUE, _NULL = b"false", b"true", b"null"
 
@@ -32,6 +32,8 @@ class NativeRenderer:
             "finish_reason": [finish_reason(choice.finish) for choice in choices],
             "prompt_tokens": record.prompt_tokens,
         }
+        if usage := _input_usage(record):
+            answer["input_usage"] = usage
         if self._details:
             answer["cached_tokens"] = record.cached_tokens
             answer["tokens"] = [self._tokens(choice) for choice in choices]
@@ -48,11 +50,14 @@ class NativeRenderer:
         one, unless the end let a held-back part go)."""
         (choice,) = record.choices
         count = len(choice.token_ids)
-        events = [self._event(choice, index, choice.texts[index]) for index in range(choice.sent, count)]
+        usage = _event_usage(record)
+        events = [
+            self._event(choice, index, choice.texts[index], usage) for index in range(choice.sent, count)
+        ]
         if choice.finish is not None:
             choice.ended = True
             text = choice.texts[-1] if events else choice.tail
-            events[-1:] = [self._event(choice, count - 1, text, json_bytes(choice.finish.reason))]
+            events[-1:] = [self._event(choice, count - 1, text, usage, json_bytes(choice.finish.reason))]
         choice.sent = count
         return events
 
@@ -62,13 +67,15 @@ class NativeRenderer:
     def end(self, record: RequestRecord) -> list[bytes]:
         return []
 
-    def _event(self, choice: ChoiceRecord, index: int, text: str, reason: bytes = _NULL) -> bytes:
+    def _event(
+        self, choice: ChoiceRecord, index: int, text: str, usage: bytes, reason: bytes = _NULL
+    ) -> bytes:
         """index: of the token; -1: there is none. reason: why the answer is finished, as JSON."""
         token_id, logprob = (choice.token_ids[index], choice.logprobs[index]) if index >= 0 else (-1, 0.0)
         special = index < 0 or token_id in self._special
         return _EVENT % (
             token_id, event_json(text), json_bytes(finite(logprob)), _TRUE if special else _FALSE, index + 1,
-            len(choice.prompt.prompt_ids), _FALSE if reason is _NULL else _TRUE, reason,
+            len(choice.prompt.prompt_ids), _FALSE if reason is _NULL else _TRUE, reason, usage,
         )  # fmt: skip
 
     def _tokens(self, choice: ChoiceRecord) -> list[dict[str, Any]]:
@@ -101,3 +108,18 @@ class ScoreRenderer(NativeRenderer):
                 "finish_reason": finish_reason(choice.finish),
             }
         )
+
+
+def _input_usage(record: RequestRecord) -> dict[str, int]:
+    """What the prompt's tokens stand for, of a request with images; else {}."""
+    images = record.image_tokens
+    if not images:
+        return {}
+    text = record.prompt_tokens - images
+    return {"input_text_tokens": text, "input_audio_tokens": 0, "input_image_tokens": images}
+
+
+def _event_usage(record: RequestRecord) -> bytes:
+    """The same as the last field of an event."""
+    usage = _input_usage(record)
+    return b', "input_usage": ' + json_bytes(usage) if usage else b""

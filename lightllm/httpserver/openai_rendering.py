@@ -237,8 +237,10 @@ class OpenAIRenderer:
 
     def _usage(self, record: RequestRecord) -> dict[str, Any]:
         output = 0 if self._echo_alone else record.output_tokens
-        details = {"prompt_tokens_details": {"cached_tokens": record.cached_tokens}}
-        return _tokens(record.prompt_tokens, output) | details
+        details = {"cached_tokens": record.cached_tokens}
+        if images := record.image_tokens:
+            details["image_tokens"] = images
+        return _tokens(record.prompt_tokens, output) | {"prompt_tokens_details": details}
 
 
 def _tokens(prompt: int, output: int) -> dict[str, Any]:

@@ -188,6 +188,11 @@ class RequestRecord:
         return sum(len(prompt.prompt_ids) for prompt in self.prompts)
 
     @property
+    def image_tokens(self) -> int:
+        """Of the prompt tokens."""
+        return sum(image.tokens for prompt in self.prompts for image in prompt.images)
+
+    @property
     def output_tokens(self) -> int:
         return sum(choice.output_tokens for choice in self.choices)
 

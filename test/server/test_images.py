@@ -28,11 +28,13 @@ class Served:
     def post(self, path: str, body: Any) -> httpx.Response:
         return httpx.post(self.server.url + path, json=body, timeout=SECONDS)
 
-    def generate(self, text: str, *files: bytes, **parameters: Any) -> httpx.Response:
+    def generate(
+        self, text: str, *files: bytes, path: str = "/generate", **parameters: Any
+    ) -> httpx.Response:
         images = [{"type": "base64", "data": base64_text(file)} for file in files]
         parameters = {"max_new_tokens": NEW, "ignore_eos": True, "return_details": True, **parameters}
         body = {"inputs": text, "parameters": parameters, "multimodal_params": {"images": images}}
-        return self.post("/generate", body)
+        return self.post(path, body)
 
     def answer(self, text: str, *files: bytes) -> dict[str, Any]:
         response = self.generate(text, *files)
@@ -83,8 +85,16 @@ def test_pictures_between_texts_are_answered_as_by_transformers(served: Served) 
     for text, files in ((f"What is {MARKER} here?", [one]), (f"{MARKER} and {MARKER} are", [two, one])):
         answer = served.answer(text, *files)
         assert ids_of(answer) == served.expected(text, *files)
-        markers = len(files)
-        assert answer["prompt_tokens"] == len(served.tokenizer.encode(text)) + markers * (IMAGE_TOKENS - 1)
+        images = len(files) * IMAGE_TOKENS
+        usage = {
+            "input_text_tokens": len(served.tokenizer.encode(text)) - len(files),
+            "input_audio_tokens": 0,
+            "input_image_tokens": images,
+        }
+        assert answer["prompt_tokens"] == usage["input_text_tokens"] + images
+        assert answer["input_usage"] == usage
+        events = served.generate(text, *files, path="/generate_stream", max_new_tokens=2).text
+        assert [json.loads(line[5:])["input_usage"] for line in events.splitlines() if line] == [usage] * 2
     assert ids_of(served.answer(f"What is {MARKER} here?", two)) != ids_of(
         served.answer(f"What is {MARKER} here?", one)
     )
@@ -107,7 +117,8 @@ def test_chats_take_image_parts_streamed_and_not_and_count_their_tokens(served: 
     deltas = [c["delta"].get("content") or "" for event in events for c in event["choices"]]
     assert "".join(deltas) == whole["choices"][0]["message"]["content"]
     assert events[-1]["usage"]["prompt_tokens"] == prompt_tokens
-    assert events[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] >= IMAGE_TOKENS
+    details = events[-1]["usage"]["prompt_tokens_details"]
+    assert details["cached_tokens"] >= IMAGE_TOKENS == details["image_tokens"]
 
 
 def test_an_image_that_was_seen_is_not_encoded_again_and_comes_from_the_prefix_cache(served: Served) -> None:
