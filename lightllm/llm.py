@@ -10,7 +10,6 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-import numpy as np
 from tqdm import tqdm
 
 from lightllm.config import ServerConfig, verify
@@ -19,6 +18,7 @@ from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, Pro
 from lightllm.foreign_options import advice
 from lightllm.model_folder.generation import generation_defaults
 from lightllm.model_folder.location import resolve_model_dir
+from lightllm.offline_prompts import AskedPrompt, Message, Prompt, PromptReader, prompts_of
 from lightllm.ops.cpu_kind import library_variables
 from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
 from lightllm.sampling_params import MAX_SEED, SamplingParams
@@ -27,9 +27,6 @@ from lightllm.tokenizer.overruled import log_overruled
 
 if TYPE_CHECKING:
     from lightllm.engine import Engine
-
-Prompt = str | list[int]
-Message = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -59,10 +56,16 @@ class RequestOutput:
     prompt: str | None
     """None if the prompt was given as token ids."""
     prompt_token_ids: list[int]
+    """But for those of images."""
     outputs: list[CompletionOutput]
     prompt_logprobs: list[float | None] = dataclasses.field(default_factory=list)
     """Of each prompt token, None for the first; if `SamplingParams.prompt_logprobs` asked for them."""
     prompt_top_logprobs: list[TopLogprobs | None] = dataclasses.field(default_factory=list)
+    prompt_tokens: int = 0
+    """With those of images."""
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were in the prefix cache."""
 
 
 class LLM:
@@ -90,7 +93,10 @@ class LLM:
             os.environ.setdefault(name, value)
         from lightllm.engine import Engine  # here, because it loads torch
 
-        self._engine: Engine | None = Engine(self.config, self.model_dir, self.tokenizer, show_bar)
+        engine = Engine(self.config, self.model_dir, self.tokenizer, show_bar)
+        self._engine: Engine | None = engine
+        layout = engine.images.layout if engine.images else None
+        self._reader = PromptReader(self.tokenizer, engine.ready.vocab_size, layout)
 
     def generate(
         self,
@@ -98,14 +104,17 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
     ) -> list[RequestOutput]:
-        """Answers to all prompts, in their order. A prompt is a text or a list of token ids.
+        """Answers to all prompts, in their order. A prompt is a text, a list of token ids, or either with images:
+        `{"prompt": "USER: <image> What is it?", "multi_modal_data": {"image": image}}` (`offline_prompts`).
 
-        Every prompt is checked before anything runs: raises `InvalidParameter` or `PromptTooLong`. Raises
+        Every prompt and image is checked before anything runs: raises `InvalidParameter` or `PromptTooLong`. Raises
         `BackendFailed` if the model cannot finish one.
         """
-        several = _as_list(prompts)
+        several = prompts_of(prompts)
+        fields = ["prompt"] if len(several) == 1 else [f"prompts.{index}" for index in range(len(several))]
+        read = [self._reader.read(prompt, field) for prompt, field in zip(several, fields, strict=True)]
         params = self._params(sampling_params, len(several))
-        return self._generate(several, [self._encode(prompt) for prompt in several], params, use_tqdm)
+        return self._generate(self._with_images(read), params, use_tqdm)
 
     def chat(
         self,
@@ -116,28 +125,37 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers to one conversation or several, rendered with the model's chat template. Errors as `generate`.
 
+        A content may have images as parts: OpenAI's `{"type": "image_url", "image_url": {"url": ...}}`, or
+        `{"type": "image", "image": image}` with a Pillow image, bytes, a path or a URL.
+
         `template_variables`: what `Tokenizer.apply_chat_template` takes (`tools`, `add_generation_prompt`,
         `continue_final_message`), and variables of the template.
 
         Without `sampling_params` an answer may take the `default_max_tokens` option, as far as there is room.
         """
-        conversations = [messages] if messages and isinstance(messages[0], dict) else list(messages)
-        prompts = [self.chat_prompt(conversation, **template_variables) for conversation in conversations]  # type: ignore[arg-type]
+        one = bool(messages) and isinstance(messages[0], dict)
+        conversations = cast("list[list[Message]]", [messages] if one else list(messages))
+        fields = ["messages"] if one else [f"messages.{index}" for index in range(len(conversations))]
+        read = [
+            self._reader.read_chat(conversation, field, **template_variables)
+            for conversation, field in zip(conversations, fields, strict=True)
+        ]
+        asked = self._with_images(read)
         params = (
-            [self._chat_params(len(prompt)) for prompt in prompts]
+            [self._chat_params(prompt.tokens) for prompt in asked]
             if sampling_params is None
-            else self._params(sampling_params, len(prompts))
+            else self._params(sampling_params, len(asked))
         )
-        return self._generate([None] * len(prompts), prompts, params, use_tqdm)
+        return self._generate(asked, params, use_tqdm)
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Generator[str, None, None]:
         """The text of one answer, piece by piece. Leaving the loop, or an interrupt, aborts the request."""
-        prompt_ids = self._encode(prompt)
-        params = self._chat_params(len(prompt_ids)) if sampling_params is None else sampling_params
+        (asked,) = self._with_images([self._reader.read(prompt)])
+        params = self._chat_params(asked.tokens) if sampling_params is None else sampling_params
         engine = self._running_engine()
-        (ids,) = engine.add([(prompt_ids, self._checked(params))])
+        (ids,) = engine.add([(asked, self._checked(params))])
         try:
             for deltas in engine.run():
                 yield from filter(None, deltas.texts)
@@ -146,10 +164,13 @@ class LLM:
         finally:
             engine.abort(ids)
 
-    def chat_prompt(self, messages: list[Message], **template_variables: Any) -> list[int]:
-        """Token ids of a conversation; raises `InvalidParameter` if the template refuses it or there is none."""
-        text = self.tokenizer.apply_chat_template(messages, **template_variables)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def chat_prompt(self, messages: list[Message], **template_variables: Any) -> list[int] | dict[str, Any]:
+        """A conversation as a prompt for `stream` and `generate`: token ids, with its images if it has any. Raises
+        `InvalidParameter` if the template refuses it or there is none."""
+        read = self._reader.read_chat(messages, **template_variables)
+        if not read.marked.sources:
+            return list(read.marked.ids)
+        return {"prompt_token_ids": read.marked.ids, "multi_modal_data": {"image": read.marked.sources}}
 
     @property
     def max_request_length(self) -> int:
@@ -170,21 +191,23 @@ class LLM:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _with_images(self, prompts: list[AskedPrompt]) -> list[AskedPrompt]:
+        """Loads the images of all prompts. Raises `InvalidImage`."""
+        images = self._running_engine().images
+        counted = images.count([prompt.marked for prompt in prompts]) if images else [None] * len(prompts)
+        return [dataclasses.replace(prompt, images=own) for prompt, own in zip(prompts, counted, strict=True)]
+
     def _generate(
-        self,
-        prompts: Sequence[Prompt | None],
-        prompt_ids: list[list[int]],
-        params: list[SamplingParams],
-        use_tqdm: bool,
+        self, prompts: list[AskedPrompt], params: list[SamplingParams], use_tqdm: bool
     ) -> list[RequestOutput]:
         engine = self._running_engine()
-        ids = engine.add(list(zip(prompt_ids, params, strict=True)))
+        ids = engine.add(list(zip(prompts, params, strict=True)))
         requests: dict[int, RequestOutput] = {}
         answers: dict[int, CompletionOutput] = {}
         results = []
-        for prompt, tokens, choices in zip(prompts, prompt_ids, ids, strict=True):
+        for prompt, choices in zip(prompts, ids, strict=True):
             outputs = [CompletionOutput(index) for index in range(len(choices))]
-            results.append(RequestOutput(prompt if isinstance(prompt, str) else None, tokens, outputs))
+            results.append(_output(prompt, outputs))
             answers.update(zip(choices, outputs, strict=True))
             requests.update(dict.fromkeys(choices, results[-1]))
         try:
@@ -230,32 +253,10 @@ class LLM:
             return params
         return msgspec.structs.replace(params, seed=secrets.randbelow(MAX_SEED))
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        try:
-            prompt = msgspec.convert(_with_plain_integers(prompt), list[int])
-        except msgspec.ValidationError as error:
-            raise InvalidParameter(
-                f"a prompt must be a text or a list of token ids: {error}", "prompt"
-            ) from error
-        vocab_size = self._running_engine().ready.vocab_size
-        for token_id in prompt:
-            if not 0 <= token_id < vocab_size:
-                raise InvalidParameter(f"prompt token id {token_id} is not in [0, {vocab_size})", "prompt")
-        return prompt
-
     def _running_engine(self) -> Engine:
         if self._engine is None:
             raise RuntimeError("this LLM is closed")
         return self._engine
-
-
-def _with_plain_integers(prompt: Any) -> Any:
-    """Token ids as tokenizers of other libraries give them, numpy's integers too."""
-    if not isinstance(prompt, Sequence | np.ndarray):
-        return prompt
-    return [int(token_id) if isinstance(token_id, np.integer) else token_id for token_id in prompt]
 
 
 def _config_of(options: dict[str, Any]) -> ServerConfig:
@@ -291,15 +292,11 @@ def _typed(params: SamplingParams) -> SamplingParams:
         raise InvalidParameter(f"sampling_params: {error}", "sampling_params") from error
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several: a list of integers is one. Raises `InvalidParameter` for what is neither."""
-    if not isinstance(prompts, str | Sequence):
-        raise InvalidParameter(
-            f"prompts must be texts or lists of token ids, got {type(prompts).__name__}", "prompt"
-        )
-    if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-        return [cast(Prompt, prompts)]
-    return list(cast(Sequence[Prompt], prompts))
+def _output(prompt: AskedPrompt, answers: list[CompletionOutput]) -> RequestOutput:
+    images = prompt.images.tokens if prompt.images else 0
+    return RequestOutput(
+        prompt.text, prompt.text_ids, answers, prompt_tokens=prompt.tokens, image_tokens=images
+    )
 
 
 def _collect(
@@ -318,6 +315,8 @@ def _collect(
     for i, finish in enumerate(deltas.finished):
         answers[finish.request_id].text += deltas.tails.get(i, "")
         answers[finish.request_id].finish_reason = finish.reason
+        if answers[finish.request_id].index == 0:
+            requests[finish.request_id].cached_tokens = finish.cached_tokens
 
 
 def _collect_prompt(part: PromptLogprobs, request: RequestOutput) -> None:

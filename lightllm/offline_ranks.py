@@ -11,7 +11,6 @@ import os
 import selectors
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from lightllm.config import ServerConfig
@@ -34,13 +33,12 @@ _LOOK_SECONDS = 0.05
 class OfflineRanks:
     """To the engine what a `RoundRunner` is with one rank: takes on rounds and gives their results, in order."""
 
-    def __init__(self, config: ServerConfig, show_bar: bool) -> None:
-        """Starts the processes, which load the model. Raises `StartupError`."""
+    def __init__(self, config: ServerConfig, runtime: RuntimeDir, show_bar: bool) -> None:
+        """Starts the processes, which load the model; runtime: stays the caller's. Raises `StartupError`."""
         config = dataclasses.replace(config, log_level="warning")
         self._config = config
         self._stopping = threading.Event()
-        self._runtime = RuntimeDir.create()
-        self._tidy = weakref.finalize(self, self._runtime.remove)
+        self._runtime = runtime
         self._selector = selectors.DefaultSelector()
         self._processes: list[ChildProcess] = []
         # A child dies with the thread that started it: these live as long as the `LLM`, its caller's may not.
@@ -92,7 +90,6 @@ class OfflineRanks:
         self._context.destroy(linger=0)
         self._selector.close()
         self._threads.shutdown()
-        self._tidy()
 
     def _attach(self) -> ModelReady:
         """Has every rank load the model; what rank 0 answers."""

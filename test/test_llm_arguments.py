@@ -61,10 +61,10 @@ def test_a_sampling_parameter_of_another_name_is_answered_with_ours(theirs, ours
         ("x", {"max_new_tokens": 3}, "sampling_params must be SamplingParams, got dict"),
         (["x"], ["greedy"], "sampling_params must be SamplingParams, got str"),
         ("x", SamplingParams(temperature="hot"), "Expected `float`, got `str`"),
-        (5, None, "prompts must be texts or lists of token ids, got int"),
+        (5, None, "prompts must be texts, lists of token ids or dicts, got int"),
         ([None], None, "a prompt must be a text or a list of token ids"),
         ([["a", "b"]], None, "a prompt must be a text or a list of token ids"),
-        ({"prompt": "x"}, None, "got dict"),
+        ({"inputs": "x"}, None, "prompt has no field 'inputs', only prompt, prompt_token_ids"),
     ],
 )
 def test_arguments_of_another_type_say_what_is_wanted(llm, prompts, params, words):

@@ -20,7 +20,21 @@ PACKAGE = "lightllm"
 
 FLOORS: list[tuple[str, list[str]]] = [
     # From the top down. A room may import every floor beneath and, where that makes no circle, its own.
-    ("launch", ["__main__", "server", "cluster", "simulate", "llm", "engine", "offline_ranks", "chat"]),
+    (
+        "launch",
+        [
+            "__main__",
+            "server",
+            "cluster",
+            "simulate",
+            "llm",
+            "engine",
+            "offline_ranks",
+            "offline_images",
+            "offline_prompts",
+            "chat",
+        ],
+    ),
     ("processes", ["httpserver", "router", "backend", "detokenizer", "visual", "cache", "metrics", "health"]),
     ("model side", ["models", "weights", "layers", "quantization", "distributed", "ops"]),
     (
@@ -55,7 +69,7 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 """Sub-rooms, each with the sub-rooms of the same room that lie above it and that it may not import."""
 
 TORCH_FREE = [
-    "server", "cluster", "simulate", "llm", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
+    "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources",
     "foreign_options", "option_spec", "sampling_params", "parameter_spec", "errors", "demo", "backend.mock",
     "models.architectures", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",

@@ -10,6 +10,9 @@ serving      whether a server takes images at all
 intake       sources -> bytes, content hash, width and height: many at once, off the event loop
 layouts/     a family's images in its prompts: marker, number of tokens, grid
 prompt       prompt ids with markers -> with the images' ids in their places
+counted      all of these for one prompt, up to and behind the image cache
+objects      what Python callers give for an image -> `ImageSource`
+blocking_intake  intake for a caller that waits
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `probe` reads the header, `check` decodes once to know that it can be done, `decode` gives the pixels that a model sees:
 the first frame of an animation, upright (EXIF orientation), alpha over white, 16-bit grey scaled to 8. Width and height
-are always those of the upright image. All three block.
+are always those of the upright image. `bitmap` takes an image that is open already. All four block.
 """
 
 from __future__ import annotations
@@ -50,10 +50,27 @@ def check(data: bytes, max_pixels: int, field: str) -> tuple[int, int]:
 def decode(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
     """The image in mode RGB. Raises `InvalidImage`."""
     with _opened(data, max_pixels, field) as image:
-        _refuse_depth(image, field)
-        image.load()  # which makes a TIFF upright
-        turn = _TURNS.get(_orientation(image))
-        return _rgb(image if turn is None else image.transpose(turn))
+        return _seen(image, field)
+
+
+def bitmap(image: Image.Image, field: str) -> bytes:
+    """A BMP file of what a model sees of an image that the caller has opened. Raises `InvalidImage`."""
+    file = io.BytesIO()
+    try:
+        _seen(image, field).save(file, "BMP")
+    except InvalidImage:
+        raise
+    except Exception as error:  # it may not be decoded yet, and Pillow's decoders raise nearly anything
+        raise _broken(field) from error
+    return file.getvalue()
+
+
+def _seen(image: Image.Image, field: str) -> Image.Image:
+    """Upright, in mode RGB."""
+    _refuse_depth(image, field)
+    image.load()  # which makes a TIFF upright
+    turn = _TURNS.get(_orientation(image))
+    return _rgb(image if turn is None else image.transpose(turn))
 
 
 @contextmanager
@@ -79,7 +96,11 @@ def _opened(data: bytes, max_pixels: int, field: str) -> Iterator[Image.Image]:
     except InvalidImage:
         raise
     except Exception as error:  # what a hostile file makes Pillow's decoders raise is not limited to OSError
-        raise InvalidImage(f"{field}: the image is broken or cut short", param=field) from error
+        raise _broken(field) from error
+
+
+def _broken(field: str) -> InvalidImage:
+    return InvalidImage(f"{field}: the image is broken or cut short", param=field)
 
 
 def _guess(data: bytes) -> str:
