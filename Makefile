@@ -64,7 +64,8 @@ chaos: env
 	$(PY) -m pytest -s -m slow test/soak/test_chaos.py test/server/test_restarts.py test/server/test_stalled_process.py $(ARGS)
 
 test-models: env
-	$(PY) -m pytest -m slow test/models test/backend test/server/test_broken_model_folder.py test/server/test_images.py $(ARGS)
+	$(PY) -m pytest -m slow test/models test/backend test/server/test_broken_model_folder.py test/server/test_images.py \
+		test/test_llm_images.py $(ARGS)
 
 test-ranks: env
 	$(PY) -m pytest -m slow test/server test/weights $(ARGS)

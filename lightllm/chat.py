@@ -28,7 +28,8 @@ class LocalModel:
     def __init__(self, model_dir: str | None, options: dict[str, object]) -> None:
         from lightllm.llm import LLM
 
-        self._llm = LLM(model_dir, show_bar=sys.stderr.isatty(), **options)
+        # a line of a terminal is a text: no vision encoder is needed
+        self._llm = LLM(model_dir, show_bar=sys.stderr.isatty(), disable_vision=True, **options)
         self.name = self._llm.model_dir
 
     def answer(self, messages: Messages) -> Generator[str, None, None]:

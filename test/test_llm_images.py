@@ -6,6 +6,8 @@ import asyncio
 import gc
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,9 +150,10 @@ def test_chats_take_images_as_parts(offline: Offline, part: dict[str, Any]) -> N
 
 def test_a_chat_without_parameters_takes_what_room_its_images_leave(offline: Offline) -> None:
     part = {"type": "image", "image": picture(3)}
-    turns = [[{"role": "user", "content": [part, {"type": "text", "text": "x " * n}]}] for n in (1, 60)]
-    for result in offline.llm.chat(turns, use_tqdm=False):
-        assert result.prompt_tokens + len(result.outputs[0].token_ids) <= OPTIONS["max_req_total_len"]
+    text = {"type": "text", "text": "x " * 90}
+    (result,) = offline.llm.chat([{"role": "user", "content": [part, text]}], use_tqdm=False)
+    assert 200 < result.prompt_tokens < 250
+    assert result.prompt_tokens + len(result.outputs[0].token_ids) <= OPTIONS["max_req_total_len"]
     with pytest.raises(PromptTooLong, match="leaves none for an answer"):
         offline.llm.chat([{"role": "user", "content": [part] * 11}], use_tqdm=False)
 
@@ -313,3 +316,32 @@ def test_two_ranks_see_what_one_does(offline: Offline) -> None:
         for _ in range(2):  # again, with both caches
             assert two.tokens(prompts) == expected
         assert two.stats().references == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tp", [1, 2])
+def test_an_interpreter_that_ends_in_an_error_leaves_no_files(llava: Llava, tmp_path: Path, tp: int) -> None:
+    (tmp_path / "x.png").write_bytes(picture(1))
+    program = f"""
+from pathlib import Path
+from lightllm import LLM, SamplingParams
+llm = LLM({str(llava.path)!r}, tp={tp}, max_total_token_num=500, cpu_threads=1)
+prompt = {{"prompt": {ONE!r}, "multi_modal_data": {{"image": {str(tmp_path / "x.png")!r}}}}}
+llm.generate(prompt, SamplingParams(max_new_tokens=2), use_tqdm=False)
+assert list(llm._engine.images._files.folder.glob("*.embedding"))
+print("seen")
+1 / 0
+"""
+    environment = os.environ | {"LIGHTLLM_RUNTIME_BASE": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, errors = process.communicate(timeout=120)
+    assert (out, process.returncode) == ("seen\n", 1) and "ZeroDivisionError" in errors
+    assert not [
+        path for base in ("/dev/shm", tmp_path) for path in Path(base).glob(f"lightllm-*/{process.pid}-*")
+    ]

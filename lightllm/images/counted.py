@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lightllm.errors import BackendFailed
+from lightllm.errors import BackendFailed, InvalidImage
 from lightllm.images.intake import Intake, LoadedImage
 from lightllm.images.layouts.layout import Footprint, Layout
 from lightllm.images.prompt import MarkedPrompt, place
@@ -119,4 +119,8 @@ def encode_failure(image: LoadedImage, error: str) -> BackendFailed:
 
 
 def _footprint(layout: Layout, image: LoadedImage) -> Footprint:
-    return layout.footprint(image.width, image.height, image.source.detail)
+    source = image.source
+    try:
+        return layout.footprint(image.width, image.height, source.detail)
+    except InvalidImage as error:
+        raise InvalidImage(f"{source.field}: {error.message}", param=source.field) from error
