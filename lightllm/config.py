@@ -43,6 +43,16 @@ class ServerConfig:
         None, "Keys without which no client may flush the cache, take profiles or abort other keys' requests; they open all "
         "other routes too.", _SERVER, nargs="+", metavar="KEY",
     )  # fmt: skip
+    api_key_file: str | None = _option(
+        None, "File with such keys, one a line: KEY or sha256:DIGEST, then `admin` for a key of operators. SIGHUP has it read anew.",
+        _SERVER, metavar="FILE",
+    )  # fmt: skip
+    ssl_certfile: str | None = _option(
+        None, "Certificate (PEM, with its chain): the server speaks HTTPS. SIGHUP has it read anew.", _SERVER, metavar="FILE",
+    )  # fmt: skip
+    ssl_keyfile: str | None = _option(
+        None, "Key of the certificate (PEM, without a password); default: it is in the same file.", _SERVER, metavar="FILE",
+    )  # fmt: skip
     allowed_hosts: list[str] | None = _option(
         None, "Names (NAME, *.NAME, *) that requests may call the server by while it listens on a loopback address without "
         "--api_key, besides its address and names of the local network.", _SERVER, nargs="+", metavar="NAME",

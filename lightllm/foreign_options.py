@@ -62,13 +62,12 @@ OUR_OPTIONS = {
 }  # fmt: skip
 """Options of other servers, and ours for the same; all names with underscores."""
 
-_PROXY = "TLS is left to a reverse proxy."
 ANSWERS = {
     "seed": "Every request may carry its own seed.", "random_seed": "Every request may carry its own seed.",
     "enable_prefix_caching": "Leave it out: prefixes are shared anyway.",
     "disable_log_requests": "Leave it out: requests are not logged.",
     "disable_fastapi_docs": "Leave it out: with --api_key the docs need the key too.",
-    "ssl_keyfile": _PROXY, "ssl_certfile": _PROXY, "ssl_ca_certs": _PROXY,
+    "ssl_ca_certs": "Certificates of clients are left to a reverse proxy.",
 }  # fmt: skip
 """Options of other servers that nothing here corresponds to, and what to do."""
 

@@ -14,6 +14,8 @@ import resource
 import socket
 from collections.abc import Callable, Sized
 
+from lightllm.http.tls import HANDSHAKE_SECONDS, ServerTls
+
 _log = logging.getLogger(__name__)
 
 _RESERVED = 64
@@ -41,12 +43,14 @@ class Acceptor:
         make_protocol: Callable[[], asyncio.Protocol],
         connections: Sized,
         limit: int,
+        tls: ServerTls | None = None,
     ) -> None:
-        """connections: those that are open, as the protocols keep it; limit: how many there may be."""
+        """connections: those that are open, as the protocols keep it; limit: how many there may be; tls: what they speak."""
         self._listener = listener
         self._make_protocol = make_protocol
         self._connections = connections
         self._limit = limit
+        self._tls = tls
         self._starting: set[asyncio.Task[None]] = set()
         """Accepted, but their protocols do not count themselves yet."""
         self._told = False
@@ -85,10 +89,13 @@ class Acceptor:
         """From here on the protocol has the connection."""
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context, seconds = (None, None) if self._tls is None else (self._tls.context, HANDSHAKE_SECONDS)
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
-        except OSError:
-            connection.close()  # the client has left already
+            await self._loop.connect_accepted_socket(
+                self._make_protocol, connection, ssl=context, ssl_handshake_timeout=seconds
+            )
+        except OSError:  # also of TLS
+            connection.close()  # the client has left already, or speaks something else
 
     def _wait(self) -> None:
         """Others wait in the backlog until a connection ends."""

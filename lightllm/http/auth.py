@@ -10,15 +10,14 @@ decided in the route itself (`caller(request).require_operator()`).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lightllm.errors import Forbidden, Unauthorized
 from lightllm.http.error_responses import error_response
+from lightllm.http.key_ring import KeyRing, digest_of
 
 OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness", "/ping"})
 CALLER = "lightllm.caller"
@@ -43,7 +42,7 @@ class Caller:
     def require_operator(self) -> None:
         """Raises `Forbidden`."""
         if not self.operator:
-            raise Forbidden("this route needs an admin key (--admin_api_key)")
+            raise Forbidden("this route needs an admin key (--admin_api_key, or `admin` in --api_key_file)")
 
 
 _ANYBODY = Caller(key=None, operator=True)
@@ -55,12 +54,11 @@ def caller(request: Request) -> Caller:
 
 
 class ApiKeys:
-    """ASGI middleware. Keys are kept as digests and each is compared in constant time."""
+    """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], admin_keys: Iterable[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
-        self._keys = [_digest(key.encode()) for key in keys]
-        self._admin_keys = [_digest(key.encode()) for key in admin_keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -77,14 +75,14 @@ class ApiKeys:
 
     def _caller(self, scope: Scope) -> Caller | None:
         """None: a key is needed, and none that is known was presented."""
-        presented = [_digest(key) for key in _presented(scope["headers"])]
-        admin = [_among(self._admin_keys, digest) for digest in presented]
-        known = [_among(self._keys, digest) for digest in presented]
+        presented = [digest_of(key) for key in _presented(scope["headers"])]
+        admin = [self._keys.opens_all(digest) for digest in presented]
+        known = [self._keys.opens(digest) for digest in presented]
         if any(admin):
             return Caller(key=None, operator=True)
         if any(known):
-            return Caller(key=presented[known.index(True)].hex(), operator=not self._admin_keys)
-        return None if self._keys else Caller(key="", operator=False)
+            return Caller(key=presented[known.index(True)].hex(), operator=not self._keys.admin_needed)
+        return None if self._keys.needed else Caller(key="", operator=False)
 
 
 def _presented(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
@@ -101,12 +99,3 @@ def _presented(headers: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
                 continue
         keys.append(key.strip())
     return keys
-
-
-def _among(known: Sequence[bytes], digest: bytes) -> bool:
-    matches = [hmac.compare_digest(digest, one) for one in known]
-    return any(matches)
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

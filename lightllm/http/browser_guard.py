@@ -34,7 +34,7 @@ class BrowserGuard:
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
-        self._guards = not config.api_key
+        self._guards = not config.api_key and not config.api_key_file
         self._check_host = is_loopback(config.host)
         self._hosts = tuple(host.lower() for host in config.allowed_hosts or ())
         self._origins = tuple(config.allowed_origins or ())

@@ -126,8 +126,10 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more. That it has left altogether shows only when something is written (see `_look`):
-        a request that is complete is answered. True: the connection stays."""
+        a request that is complete is answered. True: the connection stays. TLS knows no half-closed connections."""
         self._eof = True
+        if not self.transport.can_write_eof():
+            return False
         if self._state is _State.ANSWER:
             self._look()
             return True
@@ -231,7 +233,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": parser.version,
             "method": parser.method,
-            "scheme": "http",
+            "scheme": "http" if self.transport.get_extra_info("ssl_object") is None else "https",
             "path": parser.path,
             "raw_path": parser.raw_path,
             "query_string": parser.query,
@@ -346,6 +348,9 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._held = b""
         self._enter(_State.CLOSING)
         if self._eof:
+            self._close()
+            return
+        if not self.transport.can_write_eof():  # TLS has one end for both directions
             self._close()
             return
         self.transport.write_eof()

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from lightllm.http.acceptor import Acceptor, connection_limit
 from lightllm.http.http_protocol import BoundedHttpProtocol
+from lightllm.http.tls import ServerTls
 
 LAST_WRITES_SECONDS = 0.8
 """From the beginning of the shutdown: how long clients may take to read the end of their answers."""
@@ -41,17 +42,24 @@ class HttpServer(uvicorn.Server):
     """Leaves signals alone (the Supervisor decides), says when it listens, and ends what is open at its end."""
 
     def __init__(
-        self, config: uvicorn.Config, on_started: Callable[[], None], end_requests: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[], None],
+        end_requests: Callable[[], None],
+        tls: ServerTls | None = None,
     ) -> None:
-        """end_requests: tells every open request that it is over."""
+        """end_requests: tells every open request that it is over; tls: None speaks plain HTTP."""
         super().__init__(config)
         self._on_started = on_started
         self._end_requests = end_requests
+        self._tls = tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
         self._acceptors = [
-            Acceptor(listener, self._make_protocol, self.server_state.connections, connection_limit())
+            Acceptor(
+                listener, self._make_protocol, self.server_state.connections, connection_limit(), self._tls
+            )
             for listener in sockets or []
         ]
         self._on_started()

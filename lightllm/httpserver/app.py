@@ -4,7 +4,7 @@ ErrorMiddleware  request id, errors in the shape of the API
   RequestForms  a slash at the end of the path, and HEAD
     CORS        only with --allowed_origins; answers preflights
       BrowserGuard  keeps pages of other sites away where no key does; says what preflights lack without CORS
-        ApiKeys     only with --api_key or --admin_api_key
+        ApiKeys     only with --api_key, --admin_api_key or --api_key_file
           routes
 """
 
@@ -61,8 +61,8 @@ def create_app(state: ServerState) -> FastAPI:
 
     app.add_exception_handler(HTTPException, _http_exception)
     config = state.config
-    if config.api_key or config.admin_api_key:
-        app.add_middleware(ApiKeys, keys=config.api_key or (), admin_keys=config.admin_api_key or ())
+    if state.keys.needed or state.keys.admin_needed:
+        app.add_middleware(ApiKeys, keys=state.keys)
     app.add_middleware(BrowserGuard, config=config)
     if config.allowed_origins:
         app.add_middleware(

@@ -11,10 +11,12 @@ import time
 import uvloop
 
 from lightllm.config import ServerConfig
-from lightllm.errors import ServerStopping, StartupError
+from lightllm.errors import InvalidOption, ServerStopping, StartupError
 from lightllm.http.body import give_back_large_blocks
+from lightllm.http.key_ring import KeyRing
 from lightllm.http.metric_store import MetricStore
 from lightllm.http.server import HttpServer, make_config
+from lightllm.http.tls import ServerTls
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import PromptEncoder
@@ -102,10 +104,16 @@ async def _serve(
     def end_requests() -> None:
         state.engine.fail_all(ServerStopping("the server is shutting down", retry_after=5))
 
+    tls = None
+    if state.config.ssl_certfile is not None:
+        tls = ServerTls(state.config.ssl_certfile, state.config.ssl_keyfile)
     app = create_app(state)
-    server = HttpServer(make_config(app, state.config.timeout_keep_alive), on_started, end_requests)
+    server = HttpServer(make_config(app, state.config.timeout_keep_alive), on_started, end_requests, tls)
 
     def obey(command: Command) -> None:
+        if command.action == "reload":
+            _reload(state.keys, tls)
+            return
         state.view.draining = True
         server.drain()
         if command.action == "stop":
@@ -126,6 +134,16 @@ async def _serve(
         state.encoder.close()
         state.engine.close()
         context.term()
+
+
+def _reload(*parts: KeyRing | ServerTls | None) -> None:
+    """What cannot be read stays as it is."""
+    for part in parts:
+        try:
+            if part is not None:
+                part.reload()
+        except InvalidOption as error:
+            logging.getLogger("http").error("not read anew: %s", error)
 
 
 async def _measure_lag(store: MetricStore, beat: Beat) -> None:

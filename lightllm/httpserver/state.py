@@ -15,6 +15,7 @@ from lightllm.config import ServerConfig
 from lightllm.constraints.check import check_here, check_threads
 from lightllm.errors import InvalidParameter, ServerOverloaded, ServerStopping, UnknownModel
 from lightllm.http.body import BodyBudget
+from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.ipc.beats import read_beats
@@ -88,6 +89,11 @@ class ServerState:
         if self.config.model_name:
             return self.config.model_name
         return PurePath(self.config.model_dir or "model").name
+
+    @functools.cached_property
+    def keys(self) -> KeyRing:
+        """Raises `InvalidOption`."""
+        return KeyRing(self.config.api_key or (), self.config.admin_api_key or (), self.config.api_key_file)
 
     @functools.cached_property
     def bodies(self) -> BodyBudget:

@@ -59,6 +59,7 @@ class Status(msgspec.Struct, frozen=True):
 
 class Command(msgspec.Struct, frozen=True):
     """Supervisor -> child, one JSON line. drain: accept nothing new, finish what runs. stop: end now, tidily. attach (to the
-    Router): the Model Backends or the Detokenizer are others now, begin a new epoch with them."""
+    Router): the Model Backends or the Detokenizer are others now, begin a new epoch with them. reload (to Http Servers): read
+    the files of keys and certificates anew."""
 
-    action: Literal["drain", "stop", "attach"]
+    action: Literal["drain", "stop", "attach", "reload"]

@@ -76,7 +76,7 @@ class _Launch:
                 slots = SnapshotReader(runtime.snapshot_file).read().slots_total
                 return f"{url} — model {config.model_name} — {slots} slots"
 
-            url = url_of(listener)
+            url = url_of(listener, "https" if config.ssl_certfile else "http")
             return self._supervise(config, plan_children(config, listener.fileno()), ready, url)
 
     def _supervise(

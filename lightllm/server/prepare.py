@@ -11,6 +11,8 @@ from lightllm.backend.mock_spec import MockSpec
 from lightllm.config import ServerConfig
 from lightllm.config_sources import readable_by_others
 from lightllm.errors import InvalidOption
+from lightllm.http.key_ring import read_key_file
+from lightllm.http.tls import ServerTls
 from lightllm.ipc.nodes import read_secret
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.location import resolve_model_dir
@@ -28,6 +30,7 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         MockSpec.parse(config.mock_backend)
     _check_names(config)
     _check_nodes(config)
+    _check_files(config)
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
     log = logging.getLogger("supervisor")
@@ -42,6 +45,22 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     config = dataclasses.replace(config, model_dir=model_dir, model_name=name)
     check_vision(config)
     return config
+
+
+def _check_files(config: ServerConfig) -> None:
+    """Of keys and certificates."""
+    if config.api_key_file is not None:
+        read_key_file(config.api_key_file)
+        if readable_by_others(config.api_key_file):
+            logging.getLogger("supervisor").warning(
+                "--api_key_file %s can be read by others: chmod 600 %s",
+                config.api_key_file,
+                config.api_key_file,
+            )
+    if config.ssl_certfile is not None:
+        ServerTls(config.ssl_certfile, config.ssl_keyfile)
+    elif config.ssl_keyfile is not None:
+        raise InvalidOption("--ssl_keyfile is of no use alone.", "Give --ssl_certfile too.")
 
 
 def _check_names(config: ServerConfig) -> None:

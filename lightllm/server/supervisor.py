@@ -77,6 +77,8 @@ class Supervisor:
         self._terminate = False
         """A signal that asks for the end has arrived."""
         self._interrupts = 0
+        self._reloads = bool(config.api_key_file or config.ssl_certfile)
+        """SIGHUP has files read anew; without them it asks for the end, as when a terminal is closed."""
 
     def run(self, specs: list[ChildSpec], on_ready: Callable[[dict[str, Phases]], None]) -> int:
         """Starts the children, calls back when all are ready, and returns after a requested stop, or when node 0 has
@@ -256,11 +258,15 @@ class Supervisor:
         for number in self._signals.read():
             if number == signal.SIGINT:
                 self._interrupts += 1
+            reload = number == signal.SIGHUP and self._reloads
+            stop = number in STOPS and not reload
             if number != signal.SIGCHLD:
-                log.info(
-                    "received %s%s", number.name, "" if number in STOPS else ", which means nothing here"
-                )
-            self._terminate |= number in STOPS
+                known = stop or reload
+                log.info("received %s%s", number.name, "" if known else ", which means nothing here")
+            if reload:
+                for child in self._http_servers():
+                    child.send(Command(action="reload"))
+            self._terminate |= stop
 
     def _raise_failure(self, restarting: bool = False) -> None:
         """Raises `ProcessFailed` for the child that is the cause, if one has failed. restarting: those that are started again

@@ -24,7 +24,7 @@ from support.watched_streams import WatchedStream, metric, ports_of, wait_until
 pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
-CLIENTS = 64
+CLIENTS = int(os.environ.get("CHAOS_CLIENTS", "64"))
 EVERY = 3.0
 """Seconds between two kills."""
 
@@ -61,7 +61,7 @@ class Clients:
             stream = WatchedStream(self._url, path, body)
             stream.join(120)
             assert not stream.error, (body, stream.error)
-            self._expected.append(stream.answer)
+            self._expected.append(stream)
         self._threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(CLIENTS)]
 
     def start(self) -> None:
@@ -82,8 +82,8 @@ class Clients:
             if not stream.error:
                 self.outcomes["complete"] += 1
                 self.longest_pause = max(self.longest_pause, stream.longest_pause)
-                if stream.answer != self._expected[number]:
-                    self.problems.append(f"{self._wanted[number]} was answered otherwise")
+                if difference := stream.differs(self._expected[number]):
+                    self.problems.append(f"{self._wanted[number]} was answered otherwise: {difference}")
             elif stream.error.startswith("503") or not stream.local_port:
                 self.outcomes["not accepted"] += 1
                 self._ended.wait(0.3)

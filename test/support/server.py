@@ -24,7 +24,7 @@ import psutil
 
 from lightllm.ipc.child import die_with_parent
 
-_READY = re.compile(r"ready: (http://\S+)")
+_READY = re.compile(r"ready: (https?://\S+)")
 SERVER_COMMAND = (sys.executable, "-m", "lightllm.server.api_server")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -23,6 +24,7 @@ class WatchedStream(threading.Thread):
     def __init__(self, url: str, path: str, body: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self.told: list[Any] = []
+        self.logprobs: list[float] = []
         self.error = ""
         """Of the connection, or an error event."""
         self.longest_pause = 0.0
@@ -56,7 +58,8 @@ class WatchedStream(threading.Thread):
             self.error = str(event["error"])
         elif "token" in event:
             token = event["token"]
-            self.told.append((token["id"], token["text"], token["logprob"]))
+            self.told.append((token["id"], token["text"]))
+            self.logprobs.append(token["logprob"])
             if event["finished"]:
                 self.told.append(event["finish_reason"])
         else:
@@ -69,6 +72,17 @@ class WatchedStream(threading.Thread):
     def answer(self) -> list[Any]:
         """Choices come interleaved: in their order they are comparable."""
         return sorted(self.told, key=lambda part: part[0] if self._path.startswith("/v1") else 0)
+
+    def differs(self, other: WatchedStream) -> str:
+        """How two answers to the same request differ; "": not at all. Log-probabilities may by what a batch's size does to the
+        last bits of fp32."""
+        if self.error or other.error:
+            return f"{self.error} | {other.error}"
+        for place, (mine, theirs) in enumerate(itertools.zip_longest(self.answer, other.answer)):
+            if mine != theirs:
+                return f"part {place}: {mine} | {theirs}"
+        gaps = [abs(a - b) for a, b in zip(self.logprobs, other.logprobs, strict=True)]
+        return f"log-probabilities by {max(gaps)}" if gaps and max(gaps) > 1e-3 else ""
 
 
 def start_streams(url: str, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[WatchedStream]:
