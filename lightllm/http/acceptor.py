@@ -14,6 +14,7 @@ import resource
 import socket
 from collections.abc import Callable, Sized
 
+from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.http.tls import HANDSHAKE_SECONDS, ServerTls
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,10 @@ _RESERVED = 64
 _LEAST = 4
 _AT_ONCE = 8
 """Connections taken before the event loop does something else."""
+_TURN_SECONDS = 0.001
+"""How long a worker with more connections than another leaves a waiting one to that, before it looks again."""
+_PATIENCE = 10
+"""Looks, after which it takes the connection itself: the other one is busy, or has ended."""
 _FULL_SECONDS = 0.05
 """Until the next look, while no more connections can be taken."""
 
@@ -44,13 +49,17 @@ class Acceptor:
         connections: Sized,
         limit: int,
         tls: ServerTls | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
-        """connections: those that are open, as the protocols keep it; limit: how many there may be; tls: what they speak."""
+        """connections: those that are open, as the protocols keep it; limit: how many there may be; tls: what they speak;
+        counts: of all workers that share the listener."""
         self._listener = listener
         self._make_protocol = make_protocol
         self._connections = connections
         self._limit = limit
         self._tls = tls
+        self._counts = counts
+        self._patience = _PATIENCE
         self._starting: set[asyncio.Task[None]] = set()
         """Accepted, but their protocols do not count themselves yet."""
         self._told = False
@@ -69,7 +78,17 @@ class Acceptor:
         self._listener.close()
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
+        at_once = _AT_ONCE
+        if self._counts is not None:
+            own = len(self._connections) + len(self._starting)
+            self._counts.publish(own)
+            if own > self._counts.least_of_others() and self._patience:
+                self._patience -= 1
+                self._pause_for(_TURN_SECONDS)
+                return
+            at_once = 1 if self._patience else _AT_ONCE
+            self._patience = _PATIENCE
+        for _ in range(at_once):
             if len(self._connections) + len(self._starting) >= self._limit:
                 self._wait()
                 return
@@ -102,8 +121,11 @@ class Acceptor:
         if not self._told:
             self._told = True
             _log.warning("%d connections are open: more have to wait (ulimit -n allows no more)", self._limit)
+        self._pause_for(_FULL_SECONDS)
+
+    def _pause_for(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener.fileno())
-        self._pause = self._loop.call_later(_FULL_SECONDS, self._go_on)
+        self._pause = self._loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from lightllm.http.acceptor import Acceptor, connection_limit
+from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.http.http_protocol import BoundedHttpProtocol
 from lightllm.http.tls import ServerTls
 
@@ -47,18 +48,26 @@ class HttpServer(uvicorn.Server):
         on_started: Callable[[], None],
         end_requests: Callable[[], None],
         tls: ServerTls | None = None,
+        counts: ConnectionCounts | None = None,
     ) -> None:
-        """end_requests: tells every open request that it is over; tls: None speaks plain HTTP."""
+        """end_requests: tells every open request that it is over; tls: None speaks plain HTTP; counts: of all workers that share
+        the sockets, None: there are no others."""
         super().__init__(config)
         self._on_started = on_started
         self._end_requests = end_requests
         self._tls = tls
+        self._counts = counts
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
         self._acceptors = [
             Acceptor(
-                listener, self._make_protocol, self.server_state.connections, connection_limit(), self._tls
+                listener,
+                self._make_protocol,
+                self.server_state.connections,
+                connection_limit(),
+                self._tls,
+                self._counts,
             )
             for listener in sockets or []
         ]

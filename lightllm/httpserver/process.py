@@ -13,6 +13,7 @@ import uvloop
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption, ServerStopping, StartupError
 from lightllm.http.body import give_back_large_blocks
+from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.http.key_ring import KeyRing
 from lightllm.http.metric_store import MetricStore
 from lightllm.http.server import HttpServer, make_config
@@ -48,7 +49,7 @@ def run(child: Child, worker: int, fd: int) -> None:
     state = load_state(child, worker)
     seconds = {"tokenizer": time.monotonic() - started}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(child, state, socket.socket(fileno=fd), seconds))
+        runner.run(_serve(child, state, worker, socket.socket(fileno=fd), seconds))
 
 
 def load_state(child: Child, worker: int) -> ServerState:
@@ -89,7 +90,7 @@ def _open_images(
 
 
 async def _serve(
-    child: Child, state: ServerState, listener: socket.socket, seconds: dict[str, float]
+    child: Child, state: ServerState, worker: int, listener: socket.socket, seconds: dict[str, float]
 ) -> None:
     started = time.monotonic()
     loop = asyncio.get_running_loop()
@@ -107,8 +108,13 @@ async def _serve(
     tls = None
     if state.config.ssl_certfile is not None:
         tls = ServerTls(state.config.ssl_certfile, state.config.ssl_keyfile)
+    counts = None
+    if state.config.httpserver_workers > 1:
+        counts = ConnectionCounts(child.runtime.connections_file, state.config.httpserver_workers, worker)
     app = create_app(state)
-    server = HttpServer(make_config(app, state.config.timeout_keep_alive), on_started, end_requests, tls)
+    server = HttpServer(
+        make_config(app, state.config.timeout_keep_alive), on_started, end_requests, tls, counts
+    )
 
     def obey(command: Command) -> None:
         if command.action == "reload":

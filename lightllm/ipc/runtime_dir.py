@@ -35,6 +35,7 @@ class RuntimeDir:
         self.config_file = self.path / "config.json"
         self.snapshot_file = self.path / "snapshot"
         self.metrics_dir = self.path / "metrics"
+        self.connections_file = self.path / "connections"
         self.beats_dir = self.path / "beats"
         self.images_dir = self.path / "images"
         """Files of the image cache; made by `ipc.image_folder`."""

@@ -13,6 +13,7 @@ from lightllm import __version__
 from lightllm.config import ServerConfig
 from lightllm.config_sources import parse
 from lightllm.errors import StartupError
+from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.images.serving import serves_images
 from lightllm.ipc.child import set_up_logging
 from lightllm.ipc.runtime_dir import RuntimeDir
@@ -91,6 +92,7 @@ class _Launch:
                 images = make_cache_folder(config, runtime)
                 config = dataclasses.replace(config, cache_capacity_bytes=images.capacity_bytes)
             runtime.write_config(config.to_json())
+            ConnectionCounts(runtime.connections_file, config.httpserver_workers)
             logging.getLogger("supervisor").info("processor: %s", cpu_kind.described())
             _raise_descriptor_limit()
             clock.end("socket and runtime folder")

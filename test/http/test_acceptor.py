@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import uvloop
 
 from lightllm.http.acceptor import Acceptor, connection_limit
+from lightllm.http.connection_counts import ConnectionCounts
 
 
 class Greeter(asyncio.Protocol):
@@ -109,3 +112,58 @@ def test_the_limit_leaves_descriptors_for_the_server_itself(monkeypatch, limit) 
     connections = connection_limit()
     assert 4 <= connections <= limit - 20 - min(8, limit // 4)
     assert connections >= min(4, limit) and (limit < 4096 or connections == limit - 20 - 64)
+
+
+class Others:
+    """The counts of two workers, of which this is one."""
+
+    def __init__(self, other: int) -> None:
+        self.own = 0
+        self.other = other
+
+    def publish(self, connections: int) -> None:
+        self.own = connections
+
+    def least_of_others(self) -> int:
+        return self.other
+
+
+def test_a_worker_with_more_connections_leaves_the_next_one_to_others_and_takes_it_when_they_do_not() -> None:
+    async def main() -> None:
+        connections: set[Greeter] = set()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        address, others = listener.getsockname(), Others(other=1)
+        sibling = socket.socket(fileno=os.dup(listener.fileno()))
+        sibling.setblocking(False)
+        acceptor = Acceptor(listener, lambda: Greeter(connections), connections, 50, counts=others)  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(30):
+                clients = [await connect(address) for _ in range(2)]
+                assert [await heard(client) for client in clients] == [b"hello"] * 2
+                others.other = 0  # has less now, and is quicker than this one's look
+                clients.append(await connect(address))
+                taken, _ = sibling.accept()
+                taken.close()
+                clients.append(await connect(address))  # nobody else takes this one
+                assert await heard(clients[-1]) == b"hello" and len(connections) == 3
+                assert others.own >= 2
+        finally:
+            acceptor.close()
+            sibling.close()
+            for greeter in list(connections):
+                greeter.transport.abort()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def test_counts_are_shared_between_workers(tmp_path: Path) -> None:
+    made = ConnectionCounts(tmp_path / "counts", 3)
+    workers = [ConnectionCounts(tmp_path / "counts", 3, own) for own in range(3)]
+    for worker, number in zip(workers, (5, 2, 7), strict=True):
+        worker.publish(number)
+    assert [worker.least_of_others() for worker in workers] == [2, 5, 2]
+    assert made.least_of_others() == 2
+    alone = ConnectionCounts(tmp_path / "alone", 1)
+    alone.publish(4)
+    assert alone.least_of_others() == 4
