@@ -17,7 +17,9 @@ from lightllm.ops.attention_backends.protocol import AttentionBackends, Attentio
 from lightllm.ops.kv_layer import KvLayer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-COMMON = [name for name, form in FORMS.items() if "alibi" not in form and "sinks" not in form]
+UNKNOWN = {"alibi", "sinks", "sparsity"}
+"""Parts of a form that the packages do not have."""
+COMMON = [name for name, form in FORMS.items() if not UNKNOWN & form.keys()]
 
 
 def test_a_cpu_computes_with_torch_and_knows_no_other_name() -> None:
@@ -168,7 +170,7 @@ def test_flashinfer_decodes_groups_of_any_size(packages: None, heads: tuple[int,
 
 
 @pytest.mark.parametrize("name", ["fa3", "flashinfer"])
-@pytest.mark.parametrize("form", ["sinks", "alibi"])
+@pytest.mark.parametrize("form", ["sinks", "alibi", "blocks left out"])
 def test_what_a_package_does_not_know_is_computed_by_triton(packages: None, name: str, form: str) -> None:
     backends = make_attention_backends(name, CUDA, graphs=False)
     case = AttentionCase([9, 30], [1, 7], 1, form=form)

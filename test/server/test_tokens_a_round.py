@@ -92,7 +92,7 @@ def one_a_round(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[An
     return folder, answers(folder, "1:1")
 
 
-@pytest.mark.parametrize("round_tokens", ["4:4", "1:4"])
+@pytest.mark.parametrize("round_tokens", ["1:4", pytest.param("4:4", marks=pytest.mark.slow)])
 def test_texts_log_probabilities_and_usage_are_those_of_one_token_a_round(
     one_a_round: tuple[Path, list[Any]], round_tokens: str
 ) -> None:

@@ -258,6 +258,7 @@ def test_a_node_whose_node_0_loses_its_router_ends_by_itself(mock: list[str]) ->
         nodes.node_0.check_nothing_left()
 
 
+@pytest.mark.slow  # with a stream under way: test_a_rank_of_another_node_that_dies_gives_clients_an_error
 def test_an_idle_server_notices_the_loss_of_a_node(mock: list[str]) -> None:
     with TwoNodes(mock) as nodes:
         url = nodes.wait_ready()

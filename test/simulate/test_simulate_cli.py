@@ -39,7 +39,7 @@ def test_options_reach_the_scheduler(tmp_path):
 
 def test_overload_with_a_ttft_slo_refuses_and_shortens_the_wait(tmp_path):
     path = tmp_path / "out.json"
-    overload = "--requests 1000 --rate 60 --capacity 12000 --max-new-tokens 600".split() + [
+    overload = "--requests 500 --rate 60 --capacity 12000 --max-new-tokens 600".split() + [
         "--json",
         str(path),
     ]

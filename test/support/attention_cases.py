@@ -47,11 +47,11 @@ def _one_token(
 
 def _left_out(sparsity: BlockSparsity, head: int, distance: torch.Tensor) -> torch.Tensor:
     """Of one query, whose whole context is the keys at these distances: bool [keys]."""
-    last, result = int(distance[0]), []
+    last, offset, result = int(distance[0]), int(sparsity.offsets[head]), []
     for key in range(last + 1):
         query_block, key_block = last // sparsity.block_size, key // sparsity.block_size
         near = query_block - key_block < sparsity.local_blocks
-        in_stride = (key_block + 1 + int(sparsity.offsets[head])) % sparsity.stride == 0
+        in_stride = (key_block + 1 + offset) % sparsity.stride == 0
         result.append(not near and not in_stride)
     return torch.tensor(result)
 

@@ -103,7 +103,7 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else(
     Case(3, heads, kv_heads, dtype=dtype, norm=norm).check()
 
 
-@pytest.mark.parametrize("tokens", [1, 33, 129])
+@pytest.mark.parametrize("tokens", [1, 65])
 def test_batches_of_any_size(tokens: int) -> None:
     Case(tokens, 1, 1, norm="heads").check()
 
@@ -124,7 +124,7 @@ def test_head_norm_covers_the_part_that_is_not_rotated(
 def test_rotated_keys_may_be_kept_behind_the_queries(
     heads: int, kv_heads: int, rotary_dim: int, norm: str, interleaved: bool, dtype: torch.dtype
 ) -> None:
-    case = Case(5, heads, kv_heads, 16, rotary_dim, dtype, norm, interleaved)
+    case = Case(3, heads, kv_heads, 16, rotary_dim, dtype, norm, interleaved)
     case.check()
     cos, sin = angles(case.rotary_dim, case.positions, dtype)
     written, case.kv = case.kv, torch.full_like(case.kv, float("nan"))

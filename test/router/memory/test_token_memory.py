@@ -280,7 +280,7 @@ class LargerMemoryMachine(MemoryMachine):
     CAPACITY = 400
 
 
-_settings = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
+_settings = settings(max_examples=30, stateful_step_count=50, deadline=None, database=None)
 TestMemory = MemoryMachine.TestCase
 TestMemory.settings = _settings
 TestLargerMemory = LargerMemoryMachine.TestCase
