@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from lightllm.router.scheduler_config import SchedulerConfig
 
 
 def check_request(
-    message: AddRequest, config: SchedulerConfig, known_ids: Collection[int], waiting: int
-) -> None:
-    """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
+    message: AddRequest, config: SchedulerConfig, known_ids: Collection[int], waiting: int,
+    retry_after: Callable[[], int] = lambda: 1,
+) -> None:  # fmt: skip
+    """waiting: requests in the list; retry_after: seconds that one which finds it full is told to wait. Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
     ids = [choice.request_id for choice in message.choices]
     if not len(message.prompt_ids):
         raise InvalidParameter("the prompt must have at least one token", param="prompt")
@@ -30,7 +31,7 @@ def check_request(
     if waiting and not message.restored and waiting + len(ids) > config.options.max_waiting_requests:
         raise ServerOverloaded(
             f"{waiting} requests are waiting already, at most {config.options.max_waiting_requests} may (max_waiting_requests)",
-            retry_after=1,
+            retry_after=retry_after(),
         )
 
 

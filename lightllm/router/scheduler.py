@@ -18,6 +18,7 @@ from lightllm.protocol.rounds import Round, RoundResult, RowError, first_seq
 from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import AdmissionPolicy, make_policy
+from lightllm.router.admission.service_rate import ServiceRate
 from lightllm.router.admission.slo import SloController
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
@@ -85,7 +86,12 @@ class Scheduler:
     def add(self, message: AddRequest, now: float = 0.0) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
-            check_request(message, self.config, self._requests.keys(), self._waiting.count)
+            waiting, left = self._waiting.count, self._running.left
+            self._service.sample(now, left)
+            check_request(
+                message, self.config, self._requests.keys(), waiting,
+                lambda: self._service.retry_after(waiting, now, left),
+            )  # fmt: skip
             self._slo.check(message, now)
         except Exception:
             self._counts.refused += len(message.choices)
@@ -314,6 +320,7 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running = Running(self.config)
         self._waiting = WaitingList()
+        self._service = ServiceRate()
         self._slo = SloController(self.config, self._lengths, self._running, self._waiting)
         self._admission = AdmissionController(
             self.config, self._policy, self._lengths, self._running, self._waiting, self._slo
