@@ -34,6 +34,9 @@ _KNOWN = {
 }  # fmt: skip
 """Fields that have an effect, or are known to need none."""
 
+_TAKING_TURNS = frozenset({"qwen3_vl", "qwen3_vl_text"})
+"""`model_type` of models whose M-RoPE is interleaved whether or not `mrope_interleaved` says so."""
+
 _OLD_NAMES = {"su": "longrope", "deepseek_yarn": "yarn", "mrope": "default"}
 
 
@@ -113,12 +116,15 @@ def make_rope(
     for name in ("short_factor", "long_factor"):
         if name in scaling and len(scaling[name]) != dim // 2:
             raise InvalidModel(f"config.json: rope's {name} must hold {dim // 2} numbers.")
-    return RopeConfig(dim, float(_checked("rope_theta", theta)), scaling, interleaved, _axes(given, dim // 2))
+    turns = bool(given.get("mrope_interleaved")) or fields.get("model_type") in _TAKING_TURNS
+    return RopeConfig(
+        dim, float(_checked("rope_theta", theta)), scaling, interleaved, _axes(given, dim // 2, turns)
+    )
 
 
-def _axes(given: Mapping[str, Any], pairs: int) -> tuple[int, ...]:
-    """Of `mrope_section`: how many pairs each axis turns. Qwen2-VL (arXiv 2409.12191) has them one after the other; with
-    `mrope_interleaved` (Qwen3-VL, arXiv 2511.21631) they take turns from the first pair on, and time has what is left."""
+def _axes(given: Mapping[str, Any], pairs: int, turns: bool) -> tuple[int, ...]:
+    """Of `mrope_section`: how many pairs each axis turns. Qwen2-VL (arXiv 2409.12191) has them one after the other; in Qwen3-VL
+    (arXiv 2511.21631) they take turns from the first pair on, and time has what is left."""
     sections = given.get("mrope_section")
     if sections is None:
         return ()
@@ -127,10 +133,9 @@ def _axes(given: Mapping[str, Any], pairs: int) -> tuple[int, ...]:
         raise InvalidModel(
             f"config.json: rope's mrope_section must hold three numbers of {pairs} pairs, got {sections!r}."
         )
-    if not given.get("mrope_interleaved"):
+    if not turns:
         return tuple(axis for axis, size in enumerate(sections) for _ in range(size))
-    turns = [axis if pair < 3 * sections[axis] else 0 for pair in range(pairs) for axis in (pair % 3,)]
-    return tuple(turns)
+    return tuple(pair % 3 if pair < 3 * sections[pair % 3] else 0 for pair in range(pairs))
 
 
 def _positive(name: str, value: Any) -> float:

@@ -94,6 +94,13 @@ def test_the_outer_field_says_whether_the_head_is_the_embedding(tmp_path: Path) 
     ).tie_word_embeddings
 
 
+def test_axes_of_qwen3_vl_take_turns_whether_or_not_the_file_says_so(tmp_path: Path) -> None:
+    raw, expected = PUBLISHED["Qwen/Qwen3-VL-8B-Instruct"]
+    rope = {"mrope_section": [24, 20, 20], "rope_type": "default"}
+    inner = {**raw["text_config"], "rope_scaling": rope}
+    assert load_config(write(tmp_path, {**raw, "text_config": inner})).ropes[0].axes == expected["axes"]
+
+
 @pytest.mark.parametrize("sections", [[16, 24], [16, 24, 23], [16.0, 24, 24], "16", [-1, 41, 24]])
 def test_sections_that_do_not_fit_the_head_are_refused(tmp_path: Path, sections: Any) -> None:
     raw, _ = PUBLISHED["Qwen/Qwen2-VL-7B-Instruct"]
