@@ -40,8 +40,9 @@ PARTS_A_TURN = 256
 MAX_HELD_BYTES = 64 * 1024
 """What has come behind a request that is not answered, before the client is read no further."""
 LINGER_SECONDS = 5.0
-LINGER_BYTES = 1 << 26
-"""A client that sends all before it reads would meet a broken connection in the place of an early answer."""
+"""How long a connection stays after an early answer: a client that sends all before it reads would meet a broken one instead."""
+LINGER_BYTES = 1 << 28
+"""What such a client may still send before its connection is broken."""
 WRITE_SECONDS = 60.0
 """A client that reads nothing for so long, although something waits for it, loses its connection."""
 PROBE_SECONDS = (0.05, 0.2, 1.0, 5.0)
