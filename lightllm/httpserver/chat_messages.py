@@ -43,6 +43,8 @@ class Medium(NamedTuple):
     """As the client sent it: a URL, data, or an object with either."""
     message: int
     """Index of the message."""
+    part: int
+    """Index in the message's content."""
 
 
 class Conversation(NamedTuple):
@@ -153,7 +155,10 @@ class _Reader:
             return ""
         if isinstance(content, str):
             return content
-        parts: list[Any] = [part if isinstance(part, str) else self._part(part, index) for part in content]
+        parts: list[Any] = [
+            part if isinstance(part, str) else self._part(part, index, place)
+            for place, part in enumerate(content)
+        ]
         joined: list[Any] = []
         for texts, group in itertools.groupby(parts, lambda part: isinstance(part, str)):
             run = list(group)
@@ -162,7 +167,7 @@ class _Reader:
             joined += [{"type": "text", "text": "\n".join(run)}] if texts else run
         return joined or ""
 
-    def _part(self, part: ContentPart, index: int) -> str | dict[str, str]:
+    def _part(self, part: ContentPart, index: int, place: int) -> str | dict[str, str]:
         """A text, or what keeps the place of a medium."""
         kind, field = MEDIA_PARTS.get(part.type, ("text", _TEXT_PARTS.get(part.type, "")))
         if not field or kind != "text" and kind not in self._kinds:
@@ -175,7 +180,7 @@ class _Reader:
             raise InvalidParameter(f"messages.{index}: a {part.type} part has no {field}", param="messages")
         if kind == "text":
             return str(value)
-        self.media.append(Medium(kind, value, index))
+        self.media.append(Medium(kind, value, index, place))
         return {"type": kind}
 
 

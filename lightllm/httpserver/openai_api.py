@@ -91,7 +91,10 @@ async def _chat(state: ServerState, request: Request) -> Response:
     layout = images.layout if images else None
     tools = template_tools(body)
     conversation = read_conversation(body, _SEEN if images else frozenset())
-    sources = [openai_source(medium.source, f"messages.{medium.message}") for medium in conversation.media]
+    sources = [
+        openai_source(medium.source, f"messages.{medium.message}.content.{medium.part}")
+        for medium in conversation.media
+    ]
     keep = body.kept_prompt(limit, limits.max_req_total_len)
     if sources and keep is not None:
         raise InvalidParameter("a prompt with images cannot be cut", param="truncate_prompt_tokens")

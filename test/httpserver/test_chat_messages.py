@@ -231,6 +231,6 @@ def test_media_are_set_aside_and_keep_their_places() -> None:
         [{"type": "text", "text": "What is\non"}, {"type": "image"}, {"type": "text", "text": "?"}],
         [{"type": "image"}],
     ]
-    assert conversation.media == [("image", url, 1), ("image", url, 2)]
+    assert conversation.media == [("image", url, 1, 2), ("image", url, 2, 0)]
     with pytest.raises(InvalidParameter, match="messages.1: content of type 'image_url'"):
         read_conversation(request, frozenset({"audio"}))
