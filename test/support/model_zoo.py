@@ -140,7 +140,10 @@ def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float) -> None:
             parameter.copy_(parameter.to(dtype))
 
 
-def write_checkpoint(path: Path, tensors: Tensors, raw: Config, weight_format: str = "safetensors") -> None:
+def write_checkpoint(
+    path: Path, tensors: Tensors, raw: Config, weight_format: str = "safetensors", tokenizer: bool = True
+) -> None:
+    """tokenizer: a small one of `VOCAB` tokens is written too."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(raw))
     (path / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
@@ -158,7 +161,8 @@ def write_checkpoint(path: Path, tensors: Tensors, raw: Config, weight_format: s
         (path / "model.safetensors.index.json").write_text(
             json.dumps({"metadata": {}, "weight_map": weight_map})
         )
-    write_tokenizer(path, VOCAB)
+    if tokenizer:
+        write_tokenizer(path, VOCAB)
 
 
 def qwen_beyond(path: Path, dtype: str, std: float) -> ZooModel:

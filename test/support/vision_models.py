@@ -17,14 +17,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from support.model_zoo import RoundedResults, in_dtype, randomise, write_checkpoint
+from support.model_zoo import in_dtype, randomise, write_checkpoint
+from support.published_formats import to_internlm2
+from support.vision_prompts import write_vision_tokenizer
 
+VOCAB = 448
 ODD_SIZES = [(57, 43), (33, 91), (120, 31), (70, 70)]
 TEXT: dict[str, Any] = {
-    "vocab_size": 384, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 12, "max_position_embeddings": 256,
+    "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0,
 }  # fmt: skip
-"""Of the language model, of which only the hidden size counts."""
+"""Of the language model."""
 ENCODER: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 28,
     "patch_size": 7,
@@ -53,6 +57,8 @@ class VisionReference:
     """In float32."""
     half: Encode
     """The same computed in the checkpoint's dtype."""
+    greedy: Callable[[Sequence[int | Image.Image], int], list[int]]
+    """Prompt, number of tokens -> the tokens that follow, whichever they are; in float32."""
 
 
 def random_images(count: int) -> list[Image.Image]:
@@ -65,36 +71,40 @@ def random_images(count: int) -> list[Image.Image]:
 
 
 def make_vision_model(path: Path, name: str, dtype: str = "float32", std: float = 0.1) -> VisionReference:
-    """Writes the checkpoint; std: of its weights."""
+    """Writes the checkpoint; std: of its weights. At 0.1 rounding stays small enough to be compared, at 0.2 the language model
+    answers to different prompts with different tokens."""
     from transformers import AutoModelForImageTextToText
 
     if name in OWN_REFERENCES:
         return OWN_REFERENCES[name](path, dtype, std)
     case = CASES[name]
     config, processor = case.make()
+    config.image_token_id = write_vision_tokenizer(path, name, VOCAB)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     randomise(model, getattr(torch, dtype), std)
+    if config.tie_word_embeddings:  # else each token is followed by itself
+        model.get_input_embeddings().weight.data /= 8
     tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
     raw = {**json.loads(config.to_json_string(use_diff=False)), "dtype": dtype}
-    path.mkdir(parents=True, exist_ok=True)
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
     if case.repack is not None:
         tensors, raw = case.repack(tensors, raw, path)
-    write_checkpoint(path, tensors, raw, case.weight_format)
+    write_checkpoint(path, tensors, raw, case.weight_format, tokenizer=False)
     if case.has_processor:
         processor.save_pretrained(path)
     return VisionReference(
         path,
         lambda images: _embeddings(model, processor, images),
         lambda images: _embeddings(in_dtype(model, getattr(torch, dtype)), processor, images),
+        lambda prompt, count: _greedy(model, processor, prompt, count),
     )
 
 
 @torch.inference_mode()
 def _embeddings(model: Any, processor: Any, images: Sequence[Image.Image]) -> list[torch.Tensor]:
     inputs = processor(images=list(images), return_tensors="pt")
-    known = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
-    known["pixel_values"] = known["pixel_values"].to(next(model.parameters()).dtype)
-    features = model.get_image_features(**known)
+    features = model.get_image_features(**_pixels(model, inputs))
     if "num_patches" in inputs:
         return [
             tiles.flatten(0, 1).float()
@@ -102,6 +112,32 @@ def _embeddings(model: Any, processor: Any, images: Sequence[Image.Image]) -> li
         ]
     levels = [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
     return [torch.cat(parts, dim=-1).float() for parts in zip(*levels, strict=True)]
+
+
+def _pixels(model: Any, inputs: Any) -> dict[str, torch.Tensor]:
+    known = {name: inputs[name] for name in ("pixel_values", "image_grid_thw") if name in inputs}
+    return {**known, "pixel_values": known["pixel_values"].to(next(model.parameters()).dtype)}
+
+
+@torch.inference_mode()
+def _greedy(model: Any, processor: Any, prompt: Sequence[int | Image.Image], count: int) -> list[int]:
+    images = [part for part in prompt if isinstance(part, Image.Image)]
+    lengths = iter([len(embedding) for embedding in _embeddings(model, processor, images)] if images else [])
+    token = model.config.image_token_id
+    parts = [[part] if isinstance(part, int) else [token] * next(lengths) for part in prompt]
+    ids = torch.tensor([sum(parts, [])])
+    inputs: dict[str, torch.Tensor] = {}
+    if images:
+        inputs = _pixels(model, processor(images=images, return_tensors="pt"))
+        types = {"gemma3": "token_type_ids", "llava": "", "internvl": ""}.get(
+            model.config.model_type, "mm_token_type_ids"
+        )
+        inputs |= {types: (ids == token).int()} if types else {}
+    made = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, eos_token_id=None,
+        pad_token_id=0, **inputs,
+    )  # fmt: skip
+    return made[0, ids.shape[1] :].tolist()
 
 
 def renamed(tensors: Tensors, *rules: tuple[str, str]) -> Tensors:
@@ -165,7 +201,7 @@ def original_llava_beside_clip(tensors: Tensors, raw: Config, path: Path) -> tup
 
 # -- Qwen2-VL and later
 
-SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 
 
 def qwen(model_type: str, patch_size: int = 6, **vision: Any) -> tuple[Any, Any]:
@@ -199,6 +235,11 @@ def qwen3_vl() -> tuple[Any, Any]:
 
 def published_qwen2_vl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
     flat = {**raw["text_config"], "model_type": raw["model_type"], "dtype": raw["dtype"]}
+    del flat["rope_parameters"]
+    flat |= {
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": SECTIONS["mrope_section"]},
+    }
     names = {"embed_dim", "depth", "num_heads", "hidden_size", "mlp_ratio", "patch_size", "temporal_patch_size",
              "intermediate_size", "out_hidden_size", "window_size", "fullatt_block_indexes"}  # fmt: skip
     flat["vision_config"] = {name: value for name, value in raw["vision_config"].items() if name in names}
@@ -214,7 +255,9 @@ def gemma3() -> tuple[Any, Any]:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
     vision = {"model_type": "siglip_vision_model", **ENCODER, "vision_use_head": False}
-    config = Gemma3Config(vision_config=vision, text_config=TEXT, mm_tokens_per_image=4)
+    text = {**TEXT, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 24,
+            "query_pre_attn_scalar": 16}  # fmt: skip
+    config = Gemma3Config(vision_config=vision, text_config=text, mm_tokens_per_image=4)
     return config, Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
 
 
@@ -228,16 +271,18 @@ def published_gemma3(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors
 # -- InternVL
 
 
-def internvl(max_tiles: int = 6, **vision: Any) -> tuple[Any, Any]:
-    from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
+def internvl(text: str = "qwen2", **vision: Any) -> tuple[Any, Any]:
+    """text: `model_type` of the language model in transformers."""
+    from transformers import AutoConfig, InternVLConfig, InternVLVisionConfig
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
     encoder = InternVLVisionConfig(**{**ENCODER, "attention_bias": True, **vision})
     processor = GotOcr2ImageProcessorPil(
-        size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=max_tiles,
+        size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=6,
         image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
     )  # fmt: skip
-    return InternVLConfig(vision_config=encoder, text_config=Qwen2Config(**TEXT)), processor
+    language = AutoConfig.for_model(text, **TEXT)
+    return InternVLConfig(vision_config=encoder, text_config=language, tie_word_embeddings=False), processor
 
 
 def internvit_6b() -> tuple[Any, Any]:
@@ -252,17 +297,28 @@ def published_internvit_6b(tensors: Tensors, raw: Config, path: Path) -> tuple[T
     return tensors, raw
 
 
+_LANGUAGE = re.compile(r"model\.language_model\.|lm_head\.")
+
+
 def published_internvl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tensors, Config]:
-    """Of OpenGVLab: the names of the model's own code."""
+    """Of OpenGVLab: the names of the model's own code, and of its language model's."""
+    language = renamed(
+        {name: tensor for name, tensor in tensors.items() if _LANGUAGE.match(name)},
+        (r"model\.language_model", "model"),
+    )
+    text = raw["text_config"]
+    if text["model_type"] == "llama":
+        language, text = to_internlm2(language, text)
     tensors = renamed(
-        tensors,
+        {name: tensor for name, tensor in tensors.items() if not _LANGUAGE.match(name)},
         (r"model\.vision_tower\.embeddings\.cls_token", "vision_model.embeddings.class_embedding"),
         (r"model\.vision_tower\.embeddings\.position_embeddings", "vision_model.embeddings.position_embedding"),
         (r"model\.vision_tower\.embeddings\.patch_embeddings\.projection", "vision_model.embeddings.patch_embedding"),
         (r"model\.vision_tower\.encoder\.layer\.", "vision_model.encoder.layers."),
         (r"model\.multi_modal_projector\.layer_norm", "mlp1.0"), (r"model\.multi_modal_projector\.linear_1", "mlp1.1"),
-        (r"model\.multi_modal_projector\.linear_2", "mlp1.3"), (r"model\.language_model", "language_model.model"),
+        (r"model\.multi_modal_projector\.linear_2", "mlp1.3"),
     )  # fmt: skip
+    tensors |= {f"language_model.{name}": tensor for name, tensor in language.items()}
     parts = (("attention.projection_layer", "attn.proj"), ("attention.", "attn."), ("layernorm_before", "norm1"),
              ("layernorm_after", "norm2"), ("lambda_", "ls"))  # fmt: skip
     published: Tensors = {}
@@ -279,7 +335,7 @@ def published_internvl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tenso
     own |= {"image_size": 28, "patch_size": 7, "model_type": "intern_vit_6b", "qk_normalization": vision["use_qk_norm"],
             "qkv_bias": vision["attention_bias"]}  # fmt: skip
     return published, {
-        "model_type": "internvl_chat", "dtype": raw["dtype"], "vision_config": own, "llm_config": raw["text_config"],
+        "model_type": "internvl_chat", "dtype": raw["dtype"], "vision_config": own, "llm_config": text,
         "downsample_ratio": 0.5, "ps_version": "v2", "select_layer": -1, "force_image_size": 28, "max_dynamic_patch": 6,
         "min_dynamic_patch": 1, "use_thumbnail": True, "dynamic_image_size": True,
     }  # fmt: skip
@@ -289,49 +345,9 @@ def published_internvl(tensors: Tensors, raw: Config, path: Path) -> tuple[Tenso
 
 
 def qwen_vl(path: Path, dtype: str, std: float) -> VisionReference:
-    from models.references import qwen_vl
+    from support.qwen_vl import make_qwen_vl
 
-    width, inner, size, queries, layers = 32, 64, 256, 9, 2
-    visual = {"width": width, "layers": layers, "heads": 4, "mlp_ratio": 2.0, "output_dim": size, "patch_size": 4,
-              "image_size": 72, "n_queries": queries}  # fmt: skip
-    shapes = {"conv1.weight": (width, 3, 4, 4), "positional_embedding": (256, width), "proj": (size, size),
-              "attn_pool.query": (queries, size), "attn_pool.pos_embed": (queries, size),
-              "attn_pool.kv_proj.weight": (size, width), "attn_pool.attn.in_proj_weight": (3 * size, size),
-              "attn_pool.attn.in_proj_bias": (3 * size,)}  # fmt: skip
-    linear = {"attn_pool.attn.out_proj": (size, size)}
-    norms = {"ln_pre": width, "ln_post": size, "attn_pool.ln_q": size, "attn_pool.ln_kv": size}
-    for layer in range(layers):
-        block = f"transformer.resblocks.{layer}."
-        linear |= {block + "attn.in_proj": (3 * width, width), block + "attn.out_proj": (width, width),
-                   block + "mlp.c_fc": (inner, width), block + "mlp.c_proj": (width, inner)}  # fmt: skip
-        norms |= {block + "ln_1": width, block + "ln_2": width}
-    for name, shape in linear.items():
-        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    for name, width in norms.items():
-        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
-    generator = torch.Generator().manual_seed(0)
-    tensors = {"transformer.wte.weight": torch.zeros(384, size)}
-    for name, shape in shapes.items():
-        is_norm = name.endswith("weight") and len(shape) == 1
-        tensors[qwen_vl.PREFIX + name] = torch.randn(shape, generator=generator) * std + is_norm
-    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
-    write_checkpoint(path, tensors, {"model_type": "qwen", "torch_dtype": dtype, "visual": visual}, "bin")
-    weights = {name: tensor.float() for name, tensor in tensors.items()}
-
-    def embeddings(images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        mean, std = (
-            torch.tensor([0.48145466, 0.4578275, 0.40821073]),
-            torch.tensor([0.26862954, 0.26130258, 0.27577711]),
-        )
-        resized = [np.asarray(image.resize((72, 72), Image.Resampling.BICUBIC)) / 255 for image in images]
-        pixels = torch.from_numpy(np.stack(resized)).float().sub(mean).div(std).permute(0, 3, 1, 2)
-        return list(qwen_vl.embeddings(visual, weights, pixels))
-
-    def half(images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        with RoundedResults(getattr(torch, dtype)):
-            return embeddings(images)
-
-    return VisionReference(path, embeddings, half)
+    return make_qwen_vl(path, dtype, std)
 
 
 OWN_REFERENCES: dict[str, Callable[[Path, str, float], VisionReference]] = {"qwen-vl": qwen_vl}
@@ -353,6 +369,8 @@ CASES = {
     "gemma3, published": VisionCase(gemma3, published_gemma3),
     "internvl": VisionCase(internvl),
     "internvl, published": VisionCase(internvl, published_internvl, has_processor=False),
+    "internvl, internlm2": VisionCase(lambda: internvl("llama"), published_internvl, has_processor=False),
+    "internvl, phi3": VisionCase(lambda: internvl("phi3"), published_internvl, has_processor=False),
     "internvit-6b": VisionCase(internvit_6b, published_internvit_6b, has_processor=False),
 }
 

@@ -15,9 +15,13 @@ def logits(
     config: dict, weights: dict[str, torch.Tensor], token_ids: list[int], alpha: float
 ) -> torch.Tensor:
     """float32 [T, vocab]; alpha: of the interpolation, 1 for none."""
+    return logits_of(config, weights, weights["transformer.wte.weight"][torch.tensor(token_ids)], alpha)
+
+
+def logits_of(config: dict, weights: dict[str, torch.Tensor], h: torch.Tensor, alpha: float) -> torch.Tensor:
+    """h: [T, hidden size], embeddings of tokens or of parts of images."""
     n, heads, size = config["seq_length"], config["num_attention_heads"], config["kv_channels"]
-    length = len(token_ids)
-    h = weights["transformer.wte.weight"][torch.tensor(token_ids)]
+    length = len(h)
     theta = config["rotary_emb_base"] * alpha ** (size / (size - 2))
     angles = torch.outer(torch.arange(length).float(), theta ** -(torch.arange(0, size, 2).float() / size))
     rotation = torch.polar(torch.ones_like(angles), angles)[:, None]
