@@ -19,6 +19,8 @@ from support.vision_server import VisionServer, file_server, image_part, png, te
 
 pytestmark = pytest.mark.slow
 COUNT = 48
+TILE = 4
+"""Tokens of one tile of InternVL: an image of low detail."""
 IMAGES = random_images(4)
 
 
@@ -94,6 +96,15 @@ def test_chats_with_images_in_several_turns(
         assert usage["prompt_tokens"] == served.prompt_tokens(wanted)
         assert usage["prompt_tokens_details"]["cached_tokens"] > served.prompt_tokens(IMAGES[:1])
         assert served.counter("lightllm_image_encodes_total") == 3
+
+        lengths = []
+        for detail in ("low", "high"):
+            content = [image_part(IMAGES[2], detail=detail), text_part("And this?")]
+            lengths.append(served.chat([{"role": "user", "content": content}], 4)["usage"]["prompt_tokens"])
+        tiles = served.prompt_tokens(IMAGES[2:3]) - TILE if name.startswith("internvl") else 0
+        assert lengths[1] - lengths[0] == tiles and served.counter(
+            "lightllm_image_encodes_total"
+        ) == 3 + bool(tiles)
 
 
 # -- the clients of upstream's README

@@ -140,6 +140,13 @@ def randomise(model: torch.nn.Module, dtype: torch.dtype, std: float) -> None:
             parameter.copy_(parameter.to(dtype))
 
 
+def calm(model: torch.nn.Module) -> None:
+    """Of a Gemma whose head is its embedding: smaller embeddings, which it multiplies by the root of its hidden size. Else each
+    token is followed by itself, whatever stands before it."""
+    if "Gemma" in type(model).__name__ and model.config.tie_word_embeddings:
+        model.get_input_embeddings().weight.data /= 8
+
+
 def write_checkpoint(
     path: Path, tensors: Tensors, raw: Config, weight_format: str = "safetensors", tokenizer: bool = True
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from lightllm.protocol.messages import ImageSpan
 from support.checkpoints import write_tokenizer
-from support.model_zoo import randomise
+from support.model_zoo import calm, randomise
 
 VOCAB, IMAGE_ID = 384, 383
 FIRST_VIRTUAL_ID = 2**24
@@ -153,6 +153,7 @@ def make_vision_language(path: Path, family: str) -> VisionLanguage:
     config = config_class(**FAMILIES[family], **ids)
     model = model_class(config).eval()
     randomise(model, torch.float32, 0.3)
+    calm(model)
     model.save_pretrained(path)
     write_tokenizer(path, VOCAB)
     return VisionLanguage(path, model)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from support.model_zoo import in_dtype, randomise, write_checkpoint
+from support.model_zoo import calm, in_dtype, randomise, write_checkpoint
 from support.published_formats import to_internlm2
 from support.vision_prompts import write_vision_tokenizer
 
@@ -82,8 +82,7 @@ def make_vision_model(path: Path, name: str, dtype: str = "float32", std: float 
     config.image_token_id = write_vision_tokenizer(path, name, VOCAB)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     randomise(model, getattr(torch, dtype), std)
-    if config.tie_word_embeddings:  # else each token is followed by itself
-        model.get_input_embeddings().weight.data /= 8
+    calm(model)
     tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
     raw = {**json.loads(config.to_json_string(use_diff=False)), "dtype": dtype}
     if config.tie_word_embeddings:
