@@ -37,10 +37,12 @@ def embedding_width(model_dir: str) -> int:
 def most_tokens(config: ServerConfig) -> int:
     """Of one image, as large as --max_image_pixels allows, of the shape that has most. Raises `InvalidModel`."""
     assert config.model_dir is not None
-    layout = layout_of(config.model_dir, lambda token: 0)
+    layout = layout_of(config.model_dir, lambda token: 1)  # any id: it is not written
     return 0 if layout is None else _most_tokens(layout, config.max_image_pixels)
 
 
 def _most_tokens(layout: Layout, pixels: int) -> int:
-    side = math.isqrt(pixels)
-    return max(layout.footprint(side * n, side // n, "high").tokens for n in (1, 2, 3))
+    """Images that are cut into tiles have most tokens where their proportions are those of a large grid."""
+    ratios = {wide / high for wide in range(1, 13) for high in range(1, wide + 1)}
+    sides = [(math.isqrt(int(pixels * ratio)), math.isqrt(int(pixels / ratio))) for ratio in ratios]
+    return max(layout.footprint(max(1, width), max(1, height), "high").tokens for width, height in sides)

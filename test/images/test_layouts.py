@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from lightllm.config import ServerConfig
 from lightllm.errors import InvalidImage, InvalidModel
 from lightllm.images.layouts.layout import Footprint, Layout, VisionFolder
 from lightllm.images.layouts.registry import LAYOUTS, layout_of, sees
+from lightllm.images.serving import most_tokens
 
 SIDES = (1, 13, 28, 29, 55, 100, 224, 337, 448, 449, 640, 999, 1333, 2048, 5000)
 SIZES = list(itertools.product(SIDES, SIDES))
@@ -174,6 +176,21 @@ def test_gemma3_writes_what_its_processor_writes() -> None:
     ):  # what comes behind needs a whole tokenizer
         Gemma3Processor.__init__(made, None, Tokens, image_seq_length=1)
     assert layout("gemma3").written == made.full_image_sequence
+
+
+@pytest.mark.parametrize("pixels", [1, 50_000_000])
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"model_type": "qwen", "visual": {"image_size": 448}}, 256),
+        ({"model_type": "internvl_chat"}, 256 * 13),
+    ],
+)
+def test_the_largest_image_is_known_before_there_is_a_tokenizer(
+    tmp_path: Path, config: dict[str, Any], tokens: int, pixels: int
+) -> None:
+    server = ServerConfig(model_dir=folder(tmp_path, config=config), max_image_pixels=pixels)
+    assert most_tokens(server) == tokens if pixels > 1 else 0 < most_tokens(server) <= tokens
 
 
 def test_the_key_names_content_and_processing() -> None:
