@@ -283,7 +283,7 @@ def models_page() -> str:
             "A checkpoint with a vision encoder is recognised by its `model_type`: "
             f"{', '.join(f'`{name}`' for name in LANGUAGE_MODELS)}, and `qwen` with a `visual` part. Its language model is one of "
             "the architectures above, the one that its `text_config` (`llm_config`) names; greedy tokens of prompts with images "
-            "are compared with transformers (`test/backend/test_images.py`). See [images.md](images.md#in-the-language-model)."
+            "are compared with a reference (`test/models/vision/test_answers.py`). See [images.md](images.md#in-the-language-model)."
         ),
         "",
         "## A folder that contradicts itself",

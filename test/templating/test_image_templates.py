@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
-from support.chat_templates import CHATML, GEMMA_3, LLAVA_HF, QWEN_2_VL
+from support.chat_templates import GEMMA_3, LLAVA_HF, QWEN_2_VL
 
 from lightllm.errors import InvalidParameter
 from lightllm.images.layouts.qwen2_vl import MARKER
@@ -22,9 +23,14 @@ CONVERSATION: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@functools.cache
+def templates(source: str) -> ChatTemplates:
+    return ChatTemplates({"default": source})
+
+
 def render(source: str, messages: list[dict[str, Any]], marker: str, **variables: Any) -> str:
     tokens = {"bos_token": "<bos>", "eos_token": "</s>", **variables}
-    return ChatTemplates({"default": source}).render(messages, None, True, tokens, image_marker=marker)
+    return templates(source).render(messages, None, True, tokens, image_marker=marker)
 
 
 def test_qwen2_vl_has_parts_in_their_order_and_numbers_pictures_when_asked() -> None:
@@ -50,14 +56,6 @@ def test_gemma_3_has_parts_in_their_order() -> None:
 def test_llava_has_the_images_of_a_message_before_its_texts() -> None:
     assert render(LLAVA_HF, CONVERSATION[1:], "<image>") == (
         "USER: <image>\nWhat is this? ASSISTANT: A fox. USER: <image>\n<image>\nAnd these? ASSISTANT: Dogs. USER: Sure? ASSISTANT:"
-    )
-
-
-def test_chatml_for_texts_has_markers_in_lines_of_their_own() -> None:
-    text = render(CHATML, CONVERSATION, "<image>")
-    assert (
-        "user\nWhat is\n<image>\nthis?<|im_end|>" in text
-        and "user\n<image>\n<image>\nAnd these?<|im_end|>" in text
     )
 
 
