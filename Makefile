@@ -65,7 +65,7 @@ chaos: env
 
 test-models: env
 	$(PY) -m pytest -m slow test/models test/backend test/server/test_broken_model_folder.py test/server/test_images.py \
-		test/test_llm_images.py test/server/test_image_clients.py test/server/test_image_ids.py \
+		test/test_llm_images.py test/server/test_image_clients.py test/server/test_image_ids.py test/server/test_image_restarts.py \
 		test/server/test_vision_families.py $(ARGS)
 
 test-ranks: env
