@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from lightllm.config import ServerConfig
 from lightllm.ipc.beats import read_beats
@@ -51,6 +52,10 @@ class Drain:
         return self._empty_since is not None and now - self._empty_since >= self.settle_seconds
 
 
+_FROZEN_SECONDS = 5.0
+"""The watch is asked every second. Whatever keeps it for so long keeps the others too."""
+
+
 class StallWatch:
     """Finds the process that hangs; to be asked every `poll_seconds`. Says in the log when one stands still, and when it goes
     on."""
@@ -63,10 +68,21 @@ class StallWatch:
         self._round_seconds = round_seconds(config)
         self._limit = config.round_timeout
         self._stall: Stall | None = None
+        self._checked = math.inf
+        self._resumed = 0.0
 
     def check(self, now: float) -> Stall | None:
-        """The one that is to be ended. `now`: `time.monotonic()`."""
-        stall = find_stall(self._reader.read(), read_beats(self._folder), now, self._round_seconds)
+        """The one that is to be ended. `now`: `time.monotonic()`. When the watch itself has not run for a while, the whole machine
+        or container stood still: nothing that was due meanwhile counts as late."""
+        if now - self._checked > _FROZEN_SECONDS:
+            log.warning("nothing ran for %.0f s", now - self._checked)
+            self._resumed = now
+        self._checked = now
+        beats = {process: max(beat, self._resumed) for process, beat in read_beats(self._folder).items()}
+        snapshot = self._reader.read()
+        if snapshot.round_due_since:
+            snapshot.round_due_since = max(snapshot.round_due_since, self._resumed)
+        stall = find_stall(snapshot, beats, now, self._round_seconds)
         before, self._stall = self._stall, stall
         if before is not None and (stall is None or stall.process != before.process):
             log.warning("%s makes progress again", before.process)

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import socket
+import struct
 
 import pytest
 from support.model_folder import make_model_folder
 
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidModel, InvalidOption, StartupError
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 from lightllm.ops.cpu_kind import CpuKind
 from lightllm.server.environment import (
@@ -21,7 +23,7 @@ from lightllm.server.environment import (
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.plan import plan_backends, plan_children
 from lightllm.server.prepare import DEMO_MODEL_NAME, default_model_name, resolve_config
-from lightllm.server.snapshot_watch import Drain
+from lightllm.server.snapshot_watch import Drain, StallWatch
 from lightllm.server.start_table import PhaseClock, child_phases, format_table
 
 
@@ -191,6 +193,26 @@ def test_a_drain_ends_with_its_time_and_is_shortened_once(snapshots):
     drain.shorten(114.0, 5.0)
     assert not drain.finished(114.9)
     assert drain.finished(115.0)
+
+
+def test_what_stood_still_with_the_whole_machine_does_not_hang(tmp_path):
+    runtime = RuntimeDir(tmp_path)
+    writer = SnapshotWriter(runtime.snapshot_file)
+    watch = StallWatch(runtime, ServerConfig(round_timeout=60.0))
+    runtime.beats_dir.mkdir()
+
+    def check(now: float, beat: float) -> str | None:
+        (runtime.beats_dir / "router").write_bytes(struct.pack("<d", beat))
+        writer.write(Snapshot(ready=1, running=1, in_flight_rounds=1, round_due_since=99.0))
+        stall = watch.check(now)
+        return stall and stall.process
+
+    assert check(100.0, 99.9) is None
+    assert check(5000.0, 99.9) is None  # the container was frozen
+    for second in range(1, 60):
+        assert check(5000.0 + second, 99.9) is None
+    assert check(5061.0, 99.9) == "router"  # but this one does not go on
+    assert check(5062.0, 5061.9) == "backend-0"  # and this one has finished no round since
 
 
 def test_the_url_is_one_that_works_from_this_machine():
