@@ -362,13 +362,13 @@ def test_an_interrupt_leaves_several_ranks_usable(two_ranks, monkeypatch):
     assert two_ranks.generate([[50, 51]], GREEDY, use_tqdm=False)[0].outputs[0].token_ids == expected
 
 
-def test_a_rank_that_dies_is_named_and_leaves_no_process(tmp_path):
-    llm = LLM(str(make_checkpoint(tmp_path / "model")), tp=2, **OPTIONS)
-    processes = llm._engine._runner._processes
+def test_a_rank_that_dies_is_named_and_leaves_no_process(two_ranks):
+    """The last test of these ranks: it ends them."""
+    processes = two_ranks._engine._runner._processes
     processes[1].kill()
     with pytest.raises(BackendFailed, match="tensor parallel rank 1 has ended"):
-        llm.generate([[5, 6]], GREEDY, use_tqdm=False)
-    llm.close()
+        two_ranks.generate([[5, 6]], GREEDY, use_tqdm=False)
+    two_ranks.close()
     assert all(process.returncode is not None for process in processes)
 
 

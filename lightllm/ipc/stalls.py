@@ -16,6 +16,10 @@ SILENT_SECONDS = 7.0
 an operation that takes long."""
 
 
+_RANKS_SECONDS = 5.0
+"""For the last words of ranks that have given up."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stall:
     process: str
@@ -26,8 +30,8 @@ class Stall:
 
 def round_seconds(config: ServerConfig) -> float:
     """How long a round may take. Ranks that wait for each other give up after --round_timeout and name the one that hangs, the
-    last of them within twice that time: whatever takes longer is not noticed by them."""
-    return config.round_timeout * (1 if config.tp == 1 else 2)
+    last of them within twice that time: whatever takes clearly longer is not noticed by them."""
+    return config.round_timeout if config.tp == 1 else 2 * config.round_timeout + _RANKS_SECONDS
 
 
 def find_stall(

@@ -47,7 +47,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_model_folder(tmp_path_factory.mktemp("model") / "tiny"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(model_dir: str) -> Iterator[LightLLMServer]:
     options = [
         "--mock_backend",

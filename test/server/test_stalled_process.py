@@ -110,6 +110,7 @@ def test_a_process_that_hangs_is_ended_with_its_stacks_in_the_log(tmp_path):
         server.abandon()
 
 
+@pytest.mark.slow
 def test_a_long_round_and_an_idle_server_are_healthy(tmp_path):
     """A round of a large prompt may take nearly as long as the limit; idleness counts for nothing."""
     folder = make_model_folder(tmp_path / "tiny")
