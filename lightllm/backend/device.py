@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from lightllm.backend.machine import available_memory
 from lightllm.errors import DeviceError
+from lightllm.machine import available_memory
 
 _ALIGNMENT = 16
 """Bytes: what the widest loads of kernels want of an address."""

@@ -28,8 +28,8 @@ def load(model: str, rank: int, world: int) -> None:
     """A rank's main: says when it is ready, waits for a line, loads, says what it found."""
     import torch
 
-    from lightllm.backend.machine import rank_threads
     from lightllm.distributed.tp_group import TpGroup
+    from lightllm.machine import rank_threads
     from lightllm.models.registry import load_model
 
     cpu = torch.device("cpu")

@@ -36,7 +36,7 @@ def test_a_backend_gets_the_threads_that_were_asked_for():
 
 @pytest.mark.parametrize(("tp", "nodes", "threads"), [(1, 1, "8"), (4, 1, "2"), (4, 2, "4"), (16, 1, "1")])
 def test_the_ranks_of_a_machine_share_its_cores(monkeypatch, tp, nodes, threads):
-    monkeypatch.setattr("lightllm.backend.machine.compute_threads", lambda: 8)
+    monkeypatch.setattr("lightllm.machine.compute_threads", lambda: 8)
     config = ServerConfig(tp=tp, nnodes=nodes, device="cpu")
     assert backend_environment(config, {})["OMP_NUM_THREADS"] == threads
 
@@ -135,6 +135,8 @@ def test_a_model_that_sees_gets_two_processes_more_unless_only_its_language_mode
     config = ServerConfig(model_dir=str(tmp_path))
     names = [spec.name for spec in plan_children(config, 7)]
     assert sorted(names) == ["backend-0", "cache", "detokenizer", "http-0", "router", "visual-0"]
+    two = {spec.name for spec in plan_children(dataclasses.replace(config, visual_dp=2), 7)}
+    assert {"visual-0", "visual-1"} < two
     for other in ({"disable_vision": True}, {"mock_backend": ""}, {"nnodes": 2, "tp": 2}):
         names = [spec.name for spec in plan_children(dataclasses.replace(config, **other), 7)]
         assert not {"cache", "visual-0"} & set(names)

@@ -1,4 +1,4 @@
-"""What of this machine's processors and memory the backend may use: affinity, control groups, physical cores."""
+"""What of this machine's processors and memory a process may use: affinity, control groups, physical cores."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lightllm.backend.machine import available_memory, compute_threads
+from lightllm.machine import available_memory, compute_threads
 
 MIB = 1 << 20
 
