@@ -305,9 +305,22 @@ class ServerConfig:
         10.0, "Seconds that a request waits while all of the image cache is in use; then 503 with Retry-After.", _IMAGES,
         **_FROM_0,
     )  # fmt: skip
-    visual_infer_batch_size: int = _option(
-        4, "Images, of any requests, that the vision encoder takes at once.", _IMAGES, **_at_least(1)
+    visual_infer_batch_size: int | None = _option(
+        None, "Images, of any requests, that a vision encoder takes at once; default 4 on a GPU, 1 on a CPU.", _IMAGES,
+        **_at_least(1),
+    )  # fmt: skip
+    visual_dp: int = _option(
+        1,
+        "Visual Servers, each with an encoder of its own; an image is encoded by one of them.",
+        _IMAGES,
+        **_at_least(1),
     )
+    visual_tp: int = _option(1, "Tensor parallel ranks of each encoder.", _IMAGES, **_at_least(1))
+    visual_gpu_ids: list[int] | None = _option(
+        None, "GPUs of the encoders, --visual_tp for each of --visual_dp, in this order; default: 0 and following, which the "
+        "ranks of the language model use too.", _IMAGES, type=int, nargs="+",
+        check=lambda v: isinstance(v, list) and all(number >= 0 for number in v), expects="numbers of GPUs, from 0 on",
+    )  # fmt: skip
 
     # -- testing
     check_rounds: bool = _option(

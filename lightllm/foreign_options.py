@@ -26,9 +26,8 @@ WITHOUT_EFFECT = {
     "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_reserved_ratio": 1,
     "pd_master_ip": 1, "pd_master_port": 1, "pd_decode_rpyc_port": 1, "multinode_httpmanager_port": 1,
     "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1, "job_name": 1, "grouping_key": 1, "push_interval": 1,
-    "enable_monitor_auth": 0, "visual_gpu_ids": -1, "visual_tp": 1, "visual_dp": 1,
-    "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1, "ep_redundancy_expert_config_path": 1,
-    "auto_update_redundancy_expert": 0,
+    "enable_monitor_auth": 0, "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1,
+    "ep_redundancy_expert_config_path": 1, "auto_update_redundancy_expert": 0,
     # LightLLM had these before 2025, and scripts still give them
     "simple_constraint_mode": 0, "splitfuse_mode": 0, "splitfuse_block_size": 1, "beam_mode": 0, "prompt_cache_strs": -1,
     "enable_chunked_prefill": 0, "static_quant": 0, "no_skipping_special_tokens": 0,

@@ -46,7 +46,6 @@ class OfflineImages:
         assert layout is not None
         self.layout = layout
         self._encoder = VisionEncoder(config)
-        self._batch_size = config.visual_infer_batch_size
         self._width = embedding_width(config.model_dir)
         folder = make_cache_folder(config, runtime)
         self._tidy = weakref.finalize(self, folder.remove)
@@ -102,7 +101,7 @@ class OfflineImages:
             for item_id, item_and_image in images.to_encode(held).items()
         }
         waiting = iter(new.values())
-        while batch := list(itertools.islice(waiting, self._batch_size)):
+        while batch := list(itertools.islice(waiting, self._encoder.limits.images)):
             inputs: list[tuple[EncodeItem, EncoderInput]] = []
             for item, image in batch:
                 assert image.data is not None

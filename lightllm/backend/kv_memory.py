@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import torch
 
-from lightllm.backend.machine import available_memory
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
+from lightllm.machine import available_memory
 from lightllm.ops.kv_layer import KvLayer
 
 CPU_FRACTION = 0.4
@@ -103,22 +103,26 @@ def choose_slots(
     free: int | None = None,
     ranks: int = 1,
     rows: Rows = NO_ROWS,
+    encoding: int = 0,
 ) -> int:
     """How many slots: `--max_total_token_num`, or what the memory allows. Raises `DeviceError` if it is too little.
 
     needed: bytes that are needed beside it on a CPU, without those of the rows. On a GPU: measure_gpu finds that out, only when
-    measuring is needed; free: its free bytes. ranks: how many share a CPU's memory.
+    measuring is needed; free: its free bytes. ranks: how many share a CPU's memory. encoding: bytes that vision
+    encoders on this device need beside their weights; on a CPU, where memory is only taken when it is used, never more than half of
+    what is available.
     """
     if measure_gpu is None or free is None:
         available = available_memory() // ranks
-        needed += CPU_RESERVE // ranks
+        needed += CPU_RESERVE // ranks + min(encoding // ranks, available // 2)
         if config.max_total_token_num is not None:
             return _given_slots(config.max_total_token_num, shape, available, needed, rows)
         ceiling = CPU_CEILING // ranks
         return measured_slots_cpu(available, config.mem_fraction, shape, needed, ceiling, rows)
     if config.max_total_token_num is not None:
-        return _given_slots(config.max_total_token_num, shape, free)
-    return measured_slots_gpu(measure_gpu(), config.mem_fraction or GPU_FRACTION, shape, rows)
+        return _given_slots(config.max_total_token_num, shape, free - encoding)
+    memory = dataclasses.replace(measure_gpu(), encoding=encoding)
+    return measured_slots_gpu(memory, config.mem_fraction or GPU_FRACTION, shape, rows)
 
 
 def measured_slots_cpu(
@@ -149,15 +153,19 @@ class GpuMemory:
     activation_peak: int
     graph_bytes: int = 0
     """What decode graphs keep."""
+    encoding: int = 0
+    """What vision encoders on it need beside their weights."""
 
 
 def measured_slots_gpu(memory: GpuMemory, fraction: float, shape: KvShape, rows: Rows = NO_ROWS) -> int:
     """Fills `fraction` of the whole device, less what is in use already and the activation peak."""
     used = memory.total - memory.free
-    budget = int(memory.total * fraction) - used - memory.activation_peak - memory.graph_bytes
+    budget = (
+        int(memory.total * fraction) - used - memory.activation_peak - memory.graph_bytes - memory.encoding
+    )
     what = (
         f"of {gib(memory.total)} of GPU memory {gib(used)} are in use (weights included), a round needs "
-        f"{gib(memory.activation_peak)} and decode graphs {gib(memory.graph_bytes)}"
+        f"{gib(memory.activation_peak)}, decode graphs {gib(memory.graph_bytes)} and encoding images {gib(memory.encoding)}"
     )
     return _checked(_fitting(budget, shape, rows), budget, shape, what)
 
@@ -181,7 +189,7 @@ def _checked(slots: int, budget: int, shape: KvShape, what: str) -> int:
         raise DeviceError(
             f"Too little memory for the KV memory: {what}, which leaves {gib(max(budget, 0))}, but {MIN_SLOTS} tokens "
             f"of {shape.bytes_per_token / 1024:.1f} KiB are the least.",
-            "Free memory, raise --mem_fraction, lower --batch_max_tokens, or take a smaller model.",
+            "Free memory, raise --mem_fraction, lower --batch_max_tokens (of images: --max_image_pixels), or take a smaller model.",
         )
     return slots
 

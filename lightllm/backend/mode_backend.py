@@ -1,9 +1,8 @@
 """The Model Backend's work: `ModeBackend` owns one device with the weights, the KV memory and the sampler.
 
 `backend/process.py` and the offline `LLM` drive it: `init_model` once, then `submit` for every round, in order; `attach`
-when another Router gives the rounds. A round
-that is submitted is enqueued on the device, its inputs behind the tokens of the round before it; nothing waits for it
-until its result is asked for.
+when another Router gives the rounds. A round that is submitted is enqueued on the device, its inputs behind the tokens of the
+round before it; nothing waits for it until its result is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from lightllm.backend.constraint_masks import ConstraintMasks, load_matchers
 from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.kv_memory import KvMemory, KvShape, Rows, choose_slots
-from lightllm.backend.machine import available_memory, rank_threads
 from lightllm.backend.out_of_memory import explained, is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.profiler import Profiler
@@ -40,6 +38,8 @@ from lightllm.config import ServerConfig, round_sizes
 from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.distributed.tp_group import agree_on_slots
 from lightllm.errors import InvalidModel
+from lightllm.ipc.encoder_memory import EncoderMemory
+from lightllm.machine import available_memory, rank_threads
 from lightllm.model_folder.lengths import context_length, longest_request
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.choice import make_attention_backends
@@ -67,9 +67,11 @@ class ModeBackend:
         rendezvous: Rendezvous | None = None,
         open_device: Callable[[str, int], Device] = open_device,
         embeddings: EmbeddingSource | None = None,
+        encoders: Callable[[int | None], EncoderMemory] = lambda gpu: EncoderMemory(),
     ) -> None:
         """rendezvous: where the ranks meet, if there are several. open_device: makes the device of a name and a number; tests
-        bring their own. embeddings: of images; None: rows with images are refused."""
+        bring their own. embeddings: of images; None: rows with images are refused. encoders: what vision encoders take
+        of the GPU of this number, of a CPU's memory (None)."""
         self.ranks = Ranks(config, rank, world_size, rendezvous)
         if config.model_dir is None:
             raise InvalidModel("The backend needs a model folder.", "Give --model_dir.")
@@ -78,6 +80,7 @@ class ModeBackend:
         self._progress = progress
         self._open_device = open_device
         self._embeddings = embeddings or NoEmbeddings()
+        self._encoders = encoders
         self._seconds: dict[str, float] = {}
         self._shape_cache_bytes = 0
         self._last_done = 0.0
@@ -316,6 +319,7 @@ class ModeBackend:
         rows = config.running_max_req_size
         needed = activation_bytes(self.model, round_tokens, rows, max_len) + self._shape_cache_bytes
         kept = Rows(rows, max_len, model.vocab_size)
+        encoders = self._encoders(self.device.torch_device.index)
         measure = None
         if self.device.measures:
             graph_rows = max(self._graph_sizes(), default=0)
@@ -323,8 +327,10 @@ class ModeBackend:
                 measure_gpu, self.device, self.model, shape, round_tokens, rows, graph_rows, max_len,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
-        slots = choose_slots(config, shape, needed, measure, free, len(config.node_ranks), kept)
-        slots = agree_on_slots(self.ranks.group, slots, free)
+        slots = choose_slots(
+            config, shape, needed, measure, free, len(config.node_ranks), kept, encoders.activations
+        )
+        slots = agree_on_slots(self.ranks.group, slots, free and free + encoders.weights)
         max_len = min(max_len, slots)
         self.memory = KvMemory(shape, slots, rows, max_len, self.device.torch_device)
         self.rows = RowState(rows, model.vocab_size, self.device)

@@ -327,10 +327,14 @@ def _make_backend(
         from lightllm.backend.mock import MockBackend
 
         return MockBackend(config, progress)
+    from lightllm.backend.encoders_beside import encoders_beside
     from lightllm.backend.image_embeddings import ImageEmbeddings
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.ranks import make_rendezvous
 
     rendezvous = make_rendezvous(config, rank, runtime.ranks_file)
     embeddings = ImageEmbeddings(runtime.images_dir)
-    return ModeBackend(config, rank, config.tp, progress, rendezvous, embeddings=embeddings)
+    encoders = functools.partial(encoders_beside, config, runtime)
+    return ModeBackend(
+        config, rank, config.tp, progress, rendezvous, embeddings=embeddings, encoders=encoders
+    )

@@ -28,7 +28,7 @@ from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, Request
 from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec, metrics
-from lightllm.protocol.images import Encoded, EncoderReady
+from lightllm.protocol.images import Encoded, EncoderProgress, EncoderReady
 from lightllm.protocol.messages import (
     AbortNamed,
     AbortRequest,
@@ -63,24 +63,28 @@ class EngineClient:
         self._choices: dict[int, ChoiceRecord] = {}
         self._named: dict[str, set[RequestRecord]] = {}
         self._siblings: dict[int, PushChannel] = {}
-        self._ended: RequestError | None = None
-        """What every request is told from `fail_all` on."""
         self._flushes: dict[int, asyncio.Future[int]] = {}
         self.images: Images | None = None
         """Of a model that sees; set before `connect`."""
+        self.ended: asyncio.Future[RequestError]
+        """Done from `fail_all` on, with what every request is told; there from `connect` on."""
 
     def connect(self, context: zmq.Context, loop: asyncio.AbstractEventLoop) -> None:
         """Opens the sockets; to be called in the event loop's thread."""
         self._context = context
         self._loop = loop
+        self.ended = loop.create_future()
         self._epoch = Epoch(self.runtime.epoch)
         self._router = PushChannel(context, self.runtime.router_intake, self._epoch)
         self._results = PullChannel(
             context, self.runtime.http_results(self._worker), codec.to_http, self._epoch
         )
         if self.images is not None:
-            self._visual = PushChannel(context, self.runtime.visual_intake(0), EVERY_EPOCH)
-            self.images.encodes = EncodeTickets(self._worker, self._visual.send)
+            self._visual = [
+                PushChannel(context, self.runtime.visual_intake(rank), EVERY_EPOCH)
+                for rank in range(self.config.visual_dp)
+            ]
+            self.images.encodes = EncodeTickets(self._worker, [channel.send for channel in self._visual])
         self._results.on_message(loop, self._receive)
         self._router.send(WorkerStarted(make_request_id(self._worker, self._serial)))
 
@@ -89,7 +93,8 @@ class EngineClient:
         self._router.close(linger_ms=100)
         self._results.close()
         if self.images is not None:
-            self._visual.close()
+            for channel in self._visual:
+                channel.close()
             self.images.close()
         for channel in self._siblings.values():
             channel.close(linger_ms=100)
@@ -103,9 +108,9 @@ class EngineClient:
 
     def submit(self, record: RequestRecord) -> None:
         """Gives ids and seeds to a record and sends it to the Router. Raises what `fail_all` was called with."""
-        if self._ended is not None:
+        if self.ended.done():
             self._release_images(record)
-            raise self._ended
+            raise self.ended.result()
         for prompt in record.prompts:
             if prompt.params.seed is None:
                 prompt.params = msgspec.structs.replace(prompt.params, seed=secrets.randbits(63))
@@ -159,7 +164,8 @@ class EngineClient:
 
     def fail_all(self, error: RequestError) -> None:
         """The server ends: every request that still runs, and every later one, ends with `error`."""
-        self._ended = error
+        if not self.ended.done():
+            self.ended.set_result(error)
         for record in self._unfinished():
             self.fail(record, error)
 
@@ -345,6 +351,10 @@ class EngineClient:
             self.store.add(metrics.IMAGE_ENCODES, message.encoded)
             self.images.encodes.on_encoded(message)
 
+    def _on_encoder_progress(self, message: EncoderProgress) -> None:
+        if self.images is not None:
+            self.images.encodes.on_progress(message)
+
     def _on_encoder_ready(self, message: EncoderReady) -> None:
         if self.images is not None:
             self.images.encodes.on_ready(message)
@@ -357,5 +367,6 @@ class EngineClient:
         Flushed: _on_flushed,
         Hello: _on_hello,
         Encoded: _on_encoded,
+        EncoderProgress: _on_encoder_progress,
         EncoderReady: _on_encoder_ready,
     }

@@ -23,6 +23,12 @@ def serves_images(config: ServerConfig) -> bool:
     return sees(read_whole_config(config.model_dir))
 
 
+def encoder_gpus(config: ServerConfig, server: int) -> list[int]:
+    """Of each rank of this Visual Server; one GPU may serve several encoders."""
+    ids = config.visual_gpu_ids or list(range(config.visual_dp * config.visual_tp))
+    return ids[server * config.visual_tp : (server + 1) * config.visual_tp]
+
+
 def embedding_width(model_dir: str) -> int:
     """Numbers a token: the language model's hidden size; in Qwen3-VL, whose embeddings are added behind some layers too, a
     multiple of it. Raises `InvalidModel`."""

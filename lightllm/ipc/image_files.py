@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ _TENSOR_START = 4096
 """Offset of the tensor in an embedding file: one page."""
 _LENGTH_BYTES = 4
 _NAME = re.compile(r"(\d+)\.(data|embedding)")
-_UNFINISHED_NAME = re.compile(r"\.(\d+)\.(?:data|embedding)\.(\d+)")
+_UNFINISHED_NAME = re.compile(r"\.(\d+)\.(?:data|embedding)\.(\d+)\.\d+")
+"""Item, kind, and the process and thread that write it: each has a file of its own."""
 
 
 class EmbeddingHeader(msgspec.Struct, frozen=True):
@@ -142,7 +144,7 @@ class ImageFiles:
         return self.folder / f"{item_id}.{kind}"
 
     def _write(self, name: str, *parts: Buffer) -> None:
-        unfinished = self.folder / f".{name}.{os.getpid()}"
+        unfinished = self.folder / f".{name}.{os.getpid()}.{threading.get_native_id()}"
         try:
             with unfinished.open("wb", buffering=0) as file:
                 for part in parts:

@@ -130,6 +130,10 @@ class RuntimeDir:
         """Http Servers -> Visual Server `rank`."""
         return self._socket(f"visual-{rank}")
 
+    def visual_rank(self, server: int, rank: int) -> str:
+        """Visual Server `server` -> its tensor parallel rank `rank`, from 1 on."""
+        return self._socket(f"visual-{server}-{rank}")
+
 
 def remove_stale(root: Path) -> list[Path]:
     """Removes folders under `root` whose owner no longer exists; returns them. The root's lock must be held.

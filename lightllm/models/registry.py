@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 
 from lightllm.distributed.tp_group import TpGroup
-from lightllm.errors import InvalidModel
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.base import TpPartBaseModel
 from lightllm.models.builder import Builder
@@ -21,13 +20,9 @@ from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.quantization.formats import make_format
 from lightllm.weights.checkpoint import open_checkpoint
 from lightllm.weights.dummy import DummyWeights
+from lightllm.weights.memory_check import check_memory
 from lightllm.weights.reader import ModuleTensors, WeightReader
 from lightllm.weights.source import TensorSource
-
-_SURELY_KEPT = 0.9
-"""Part of a checkpoint that is loaded in any case; a head that is the embedding again, or layers for several tokens, are not."""
-_SURELY_LANGUAGE = 0.6
-"""The same of a checkpoint that holds a vision encoder too: in Qwen2-VL-2B that is 30 %."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +52,9 @@ def load_model(
     backends = attention_backends or make_attention_backends("triton", device)
     whole = load_config(model_dir)
     given = dtype_name(data_type) if data_type else whole.dtype
+    model_class = find_class(whole.architecture)
+    prefix = model_class.optional_prefix
+    name_of = language_name if whole.sees else lambda spelling: spelling.removeprefix(prefix)
     source: TensorSource
     if load_way == "dummy":
         name = given or "bfloat16"
@@ -64,15 +62,12 @@ def load_model(
     else:
         source = open_checkpoint(model_dir)
         name = given or str(source.dtype()).removeprefix("torch.")
-        kept = _SURELY_LANGUAGE if whole.sees else _SURELY_KEPT
-        _check_memory(source.nbytes(getattr(torch, name)) * kept, group.world_size, memory)
+        own = {spelling for spelling in source.names() if name_of(spelling) is not None}
+        check_memory(source, own, getattr(torch, name), group.world_size, memory, "weights")
     if group.rank == 0:
         for line in (*whole.overruled, *source.overruled):
             logger.warning("%s", line)
         _say_served_length(whole, max_len)
-    model_class = find_class(whole.architecture)
-    prefix = model_class.optional_prefix
-    name_of = language_name if whole.sees else lambda spelling: spelling.removeprefix(prefix)
     reader = WeightReader(source, progress, show_bar, name_of)
     tensors = ModuleTensors(reader, getattr(torch, name), device)
     build = Builder(tensors, make_format(whole.quantization), whole, group, backends, max_len)
@@ -91,16 +86,6 @@ def _say_served_length(config: ModelConfig, max_len: int | None) -> None:
                 "rope %s: all requests, short ones too, are computed for contexts of up to %d tokens; "
                 "--max_req_total_len %d serves the model's original ones", kind, max_len, original,
             )  # fmt: skip
-
-
-def _check_memory(kept: float, world_size: int, memory: int | None) -> None:
-    """Refuses at once what can never fit: a rank keeps its share of the weights. kept: bytes of all ranks together."""
-    needed = int(kept) // world_size
-    if memory is not None and needed > memory:
-        raise InvalidModel(
-            f"The weights take {needed >> 20} MiB{' a rank' if world_size > 1 else ''}, there are {memory >> 20} MiB.",
-            "Take a smaller model or --data_type, or more GPUs with --tp.",
-        )
 
 
 def find_class(architecture: str) -> type[TpPartBaseModel]:

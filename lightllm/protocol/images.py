@@ -1,9 +1,10 @@
 """Messages about images: calls of the Cache Manager Server, and work of the Visual Server.
 
-    Http Server   --Encode-->                        Visual Server   (ZMQ; bound by the Visual Server)
-    Visual Server --Encoded, EncoderReady-->         Http Server     (ZMQ; its result socket)
+    Http Server   --Encode, Withdraw-->              Visual Server   (ZMQ; bound by the Visual Server)
+    Visual Server --Encoded, EncoderProgress, EncoderReady--> Http Server (ZMQ; its result socket)
     Http Server   --introduce, hold, stored, release--> Cache Manager (rpyc, answered)
     Visual Server --encoded, failed-->               Cache Manager   (rpyc, answered)
+    Visual Server --EncodePixels, Rejoin-->          its other tensor parallel ranks (ZMQ; bound by each)
 
 An item is one content in the cache: an image's bytes together with how they are processed. `item_id` is never used twice.
 """
@@ -11,6 +12,8 @@ An item is one content in the cache: an image's bytes together with how they are
 from __future__ import annotations
 
 import msgspec
+
+from lightllm.protocol.arrays import Array
 
 
 class Want(msgspec.Struct, array_like=True, frozen=True):
@@ -136,7 +139,15 @@ class Encode(msgspec.Struct, array_like=True, frozen=True, tag="encode"):
     items: list[EncodeItem]
 
 
-ToVisual = Encode
+class Withdraw(msgspec.Struct, array_like=True, frozen=True, tag="withdraw"):
+    """No answer is wanted to the `Encode` with this ticket. Its items are not encoded, unless others wait for them or their encode
+    has begun."""
+
+    worker: int
+    ticket: int
+
+
+ToVisual = Encode | Withdraw
 
 
 class Encoded(msgspec.Struct, array_like=True, frozen=True, tag="encoded"):
@@ -149,7 +160,33 @@ class Encoded(msgspec.Struct, array_like=True, frozen=True, tag="encoded"):
     """Items that were encoded for this ticket first; other tickets that waited for them do not count them."""
 
 
+class EncoderProgress(msgspec.Struct, array_like=True, frozen=True, tag="encoder_progress"):
+    """A batch has been encoded, and something of this Http worker's waits still."""
+
+    rank: int
+
+
 class EncoderReady(msgspec.Struct, array_like=True, frozen=True, tag="encoder_ready"):
     """A Visual Server has started, and knows no ticket: what is unanswered is to be sent again."""
 
     rank: int
+
+
+class PixelArray(msgspec.Struct, array_like=True, frozen=True):
+    """One image as the encoder takes it: `models.vision.model.Pixels`."""
+
+    values: Array
+    grid: tuple[int, int] | None
+
+
+class EncodePixels(msgspec.Struct, array_like=True, frozen=True, tag="encode_pixels"):
+    """All ranks compute these images together; rank 0 has the result."""
+
+    images: list[PixelArray]
+
+
+class Rejoin(msgspec.Struct, array_like=True, frozen=True, tag="rejoin"):
+    """A rank has failed: all join their group anew, as its next generation."""
+
+
+ToEncoderRank = EncodePixels | Rejoin

@@ -7,7 +7,7 @@
     Detokenizer --Hello (as received)-->                 Http Server  (same result socket)
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
-    Visual Server --Encoded, EncoderReady-->             Http Server  (same result socket; see `images`)
+    Visual Server --Encoded, EncoderProgress, EncoderReady--> Http Server  (same result socket; see `images`)
 
 Every accepted request ends with exactly one finish, which travels Router -> Detokenizer -> Http Server behind its last
 token. A `request_id` holds the Http worker that owns it: `request_id >> WORKER_SHIFT`.
@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32, Array
-from lightllm.protocol.images import Encoded, EncoderReady
+from lightllm.protocol.images import Encoded, EncoderProgress, EncoderReady
 from lightllm.sampling_params import SamplingParams
 
 WORKER_SHIFT = 48
@@ -220,4 +220,6 @@ class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"
     """Only requests of this caller; None: of anybody."""
 
 
-ToHttp = Accepted | Refused | TextDeltas | AbortNamed | Flushed | Hello | Encoded | EncoderReady
+ToHttp = (
+    Accepted | Refused | TextDeltas | AbortNamed | Flushed | Hello | Encoded | EncoderProgress | EncoderReady
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
 import os
 import selectors
@@ -19,6 +18,7 @@ import msgspec
 
 from lightllm.ipc.child import CHANNEL_VARIABLE, RUNTIME_VARIABLE, STACKS_SIGNAL
 from lightllm.ipc.mapped_file import describe_room
+from lightllm.ipc.openmp_files import remove_openmp_registration
 from lightllm.protocol.control import Command, Status
 from lightllm.server.environment import without_empty_values
 from lightllm.server.plan import ChildSpec
@@ -150,7 +150,7 @@ class ChildProcess:
             self.forward_output()
             self.read_statuses()
             self.returncode = self._process.returncode
-            _remove_openmp_registration(self.pid)
+            remove_openmp_registration(self.pid)
         return not self.running
 
     def read_statuses(self) -> None:
@@ -218,20 +218,6 @@ def find_cause(children: Iterable[ChildProcess]) -> ChildProcess | None:
     return min(
         ended, default=None, key=lambda c: ((c.returncode or 0) >= 0, c.seconds_until.get("failed", math.inf))
     )
-
-
-def _remove_openmp_registration(pid: int) -> None:
-    """Intel's OpenMP runtime holds a file of shared memory, which it removes only where its process ends in order."""
-    with contextlib.suppress(OSError):
-        (_SHARED_MEMORY / f"__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink()
-
-
-def remove_stale_openmp_registrations(folder: Path = _SHARED_MEMORY) -> None:
-    """Removes those of this user's processes that are gone, and left something behind."""
-    for path in folder.glob(f"__KMP_REGISTERED_LIB_*_{os.getuid()}"):
-        pid = path.name.split("_")[-2]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
-            path.unlink(missing_ok=True)
 
 
 def _text(line: bytes) -> str:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightllm.backend.machine import rank_threads
 from lightllm.config import ServerConfig
+from lightllm.machine import rank_threads
 from lightllm.ops.cpu_kind import library_variables
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -26,18 +26,27 @@ def backend_environment(config: ServerConfig, environ: Mapping[str, str] = os.en
     """
     if config.mock_backend is not None:
         return _unless_set({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}, environ)
-    wanted = library_variables(environ) | {
-        "OMP_NUM_THREADS": str(config.cpu_threads or rank_threads(len(config.node_ranks))),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    variables = _torch_environment(
+        config, config.cpu_threads or rank_threads(len(config.node_ranks)), environ
+    )
+    if config.cpu_threads:
+        variables["OMP_NUM_THREADS"] = str(config.cpu_threads)
+    return variables
+
+
+def visual_environment(config: ServerConfig, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables for a Visual Server, and for the ranks that it starts: all encoders together have a thread a core."""
+    return _torch_environment(config, rank_threads(config.visual_dp * config.visual_tp), environ)
+
+
+def _torch_environment(config: ServerConfig, threads: int, environ: Mapping[str, str]) -> dict[str, str]:
+    wanted = library_variables(environ) | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     runtime = None if config.device == "cuda" else intel_openmp()
     if runtime is None:
         wanted["OMP_WAIT_POLICY"] = "passive"
     else:
         wanted["KMP_BLOCKTIME"] = "1"
     variables = _unless_set(wanted, environ)
-    if config.cpu_threads:
-        variables["OMP_NUM_THREADS"] = str(config.cpu_threads)
     if runtime is not None and "iomp" not in environ.get("LD_PRELOAD", ""):
         variables["LD_PRELOAD"] = ":".join(filter(None, [environ.get("LD_PRELOAD"), str(runtime)]))
     return variables

@@ -6,7 +6,7 @@ import dataclasses
 
 from lightllm.config import ServerConfig
 from lightllm.images.serving import serves_images
-from lightllm.server.environment import backend_environment, helper_environment
+from lightllm.server.environment import backend_environment, helper_environment, visual_environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,9 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
 
 
 def _plan_vision(config: ServerConfig) -> list[ChildSpec]:
-    """The Visual Server loads a model; the Cache Manager moves no data."""
-    return [
-        ChildSpec("visual-0", "lightllm.visual", ("--rank", "0"), backend_environment(config)),
-        ChildSpec("cache", "lightllm.cache", environment=helper_environment()),
+    """A Visual Server loads a model; the Cache Manager moves no data."""
+    encoders = [
+        ChildSpec(f"visual-{rank}", "lightllm.visual", ("--rank", str(rank)), visual_environment(config))
+        for rank in range(config.visual_dp)
     ]
+    return [*encoders, ChildSpec("cache", "lightllm.cache", environment=helper_environment())]

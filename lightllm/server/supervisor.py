@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable
 
 from lightllm.config import ServerConfig
 from lightllm.errors import LightLLMError, StartupError
+from lightllm.ipc.openmp_files import remove_stale_openmp_registrations
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.ipc.stalls import Stall
 from lightllm.protocol.control import Command
-from lightllm.server.child_process import ChildProcess, find_cause, remove_stale_openmp_registrations
+from lightllm.server.child_process import ChildProcess, find_cause
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
 from lightllm.server.process_group import WINDOW_SECONDS, GroupLost, ProcessGroup
@@ -306,6 +307,7 @@ class Supervisor:
     def _kill_all(self) -> None:
         for group in self._groups:
             group.kill()
+        remove_stale_openmp_registrations()  # of processes that a killed child had started
 
 
 def _stop_seconds(child: ChildProcess) -> float:

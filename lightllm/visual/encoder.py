@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import msgspec
 
+from lightllm.ipc.encoder_memory import EncoderMemory
 from lightllm.ipc.image_files import Buffer
 from lightllm.protocol.images import Parameters
 
@@ -27,6 +29,21 @@ class EncoderOutput(msgspec.Struct, frozen=True):
     data: Buffer
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchLimits:
+    """What is encoded at once; one image may always be."""
+
+    images: int
+    tokens: int
+    """Of all images together, in prompts."""
+
+
 class Encoder(Protocol):
+    limits: BatchLimits
+    memory: EncoderMemory
+
     def encode(self, images: list[EncoderInput]) -> list[EncoderOutput]:
         """One output an image, in order. Any exception means that one of them cannot be encoded."""
+
+    def close(self) -> None:
+        """Ends the processes that it has started."""

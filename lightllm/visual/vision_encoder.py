@@ -7,39 +7,53 @@ from collections.abc import Sequence
 import torch
 
 from lightllm.config import ServerConfig
-from lightllm.errors import DeviceError, InvalidModel
 from lightllm.images.decode import decode
+from lightllm.images.serving import most_tokens
+from lightllm.ipc.child import Child
+from lightllm.ipc.encoder_memory import EncoderMemory
 from lightllm.models.vision.preprocess import load_preprocessor
-from lightllm.models.vision.registry import load_vision_model
 from lightllm.protocol.images import MAX_TILES, Parameters
-from lightllm.visual.encoder import EncoderInput, EncoderOutput
+from lightllm.visual.encoder import BatchLimits, EncoderInput, EncoderOutput
+from lightllm.visual.other_ranks import EncoderGroup, OtherRanks
+
+GPU_BATCH = 4
+"""Images of one encode on a GPU, unless told. One image fills the cores of a CPU: there more would only wait for each other."""
+BATCH_TOKENS = 8192
+"""Tokens of the images of one encode, unless one image has more: they fill a GPU, and its memory must have room for them."""
+
+
+def make_encoder(child: Child, server: int) -> VisionEncoder:
+    """In a Visual Server: with --visual_tp it starts the other ranks."""
+    others = OtherRanks(child, server) if child.config.visual_tp > 1 else None
+    return VisionEncoder(child.config, server, others)
 
 
 class VisionEncoder:
     """Blocks while it encodes."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        """Loads encoder, projector and preprocessing. Raises `StartupError`."""
-        if config.model_dir is None:
-            raise InvalidModel("The Visual Server needs a model folder.", "Give --model_dir.")
-        device = _choose_device(config.device)
+    def __init__(self, config: ServerConfig, server: int = 0, others: OtherRanks | None = None) -> None:
+        """Loads encoder, projector and preprocessing. server: number of the Visual Server; others: the ranks that the encoder is
+        shared with. Raises `StartupError`."""
+        self._group = EncoderGroup(config, server, others)
+        model = self._group.model
+        assert config.model_dir is not None
         self._max_pixels = config.max_image_pixels
         self._preprocess = load_preprocessor(config.model_dir)
-        self._model = load_vision_model(config.model_dir, data_type=config.data_type, device=device)
+        images = config.visual_infer_batch_size or (1 if model.device.type == "cpu" else GPU_BATCH)
+        most = most_tokens(config)
+        self.limits = BatchLimits(images, max(most, BATCH_TOKENS))
+        largest = min(images * most, self.limits.tokens)
+        self.memory = EncoderMemory(model.weight_bytes, model.activation_bytes(largest))
 
     def encode(self, images: Sequence[EncoderInput]) -> list[EncoderOutput]:
         pixels = [
             self._preprocess(decode(image.data, self._max_pixels), _max_tiles(image.params))
             for image in images
         ]
-        return [_output(embedding) for embedding in self._model.encode(pixels)]
+        return [_output(embedding) for embedding in self._group.encode(pixels)]
 
-
-def _choose_device(name: str) -> torch.device:
-    """name: --device. The GPU is the first one, which rank 0 of the language model has too."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("--device cuda: torch finds no usable GPU.", "Use --device cpu.")
-    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda:0")
+    def close(self) -> None:
+        self._group.close()
 
 
 def _max_tiles(params: Parameters) -> int | None:

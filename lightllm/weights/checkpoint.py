@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -72,9 +72,10 @@ class Checkpoint:
     def largest(self) -> int:
         return max(tensor.nbytes for tensor in self._tensors.values())
 
-    def nbytes(self, dtype: torch.dtype) -> int:
+    def nbytes(self, dtype: torch.dtype, names: Iterable[str]) -> int:
         # Tied tensors of torch.save are one storage under several names.
-        tensors = {tensor.data_ptr(): tensor for tensor in self._tensors.values()}.values()
+        named = (self._tensors[name] for name in names)
+        tensors = {tensor.data_ptr(): tensor for tensor in named}.values()
         return sum(
             tensor.numel() * (dtype if tensor.dtype in _DENSE else tensor.dtype).itemsize
             for tensor in tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -38,7 +38,7 @@ class DummyWeights:
         """About that of a model of 7 billion weights: which tensors there are is not known."""
         return _LARGEST
 
-    def nbytes(self, dtype: torch.dtype) -> int:
+    def nbytes(self, dtype: torch.dtype, names: Iterable[str]) -> int:
         return 0
 
     def release_pages(self, tensor: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -34,8 +34,8 @@ class TensorSource(Protocol):
     def largest(self) -> int:
         """Bytes of the largest tensor."""
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Of all tensors together, dense ones in `dtype` and others as they are; 0 where any name can be read."""
+    def nbytes(self, dtype: torch.dtype, names: Iterable[str]) -> int:
+        """Of these tensors together, dense ones in `dtype` and others as they are."""
 
     def release_pages(self, tensor: torch.Tensor) -> None:
         """What `read` returned, or a view of it, has been copied: it need not stay in memory, though it may be read again."""

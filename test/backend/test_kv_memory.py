@@ -68,6 +68,28 @@ def test_given_size_must_leave_free_what_rounds_need_beside_it(monkeypatch):
         choose_slots(ServerConfig(max_total_token_num=slots), SHAPE, GIB // 2)
 
 
+def test_vision_encoders_on_the_same_device_have_room_for_their_activations(monkeypatch):
+    memory = GpuMemory(total=80 * GIB, free=60 * GIB, activation_peak=2 * GIB)
+    slots = choose_slots(ServerConfig(), SHAPE, 0, lambda: memory, memory.free, encoding=4 * GIB)
+    assert slots == 46 * GIB // SHAPE.bytes_per_token - 1
+    with pytest.raises(DeviceError, match="encoding images 70.00 GiB.*--max_image_pixels"):
+        choose_slots(ServerConfig(), SHAPE, 0, lambda: memory, memory.free, encoding=70 * GIB)
+    most = ServerConfig(max_total_token_num=56 * GIB // SHAPE.bytes_per_token - 1)
+    assert choose_slots(most, SHAPE, 0, lambda: memory, memory.free, encoding=4 * GIB)
+    with pytest.raises(DeviceError, match="max_total_token_num"):
+        choose_slots(most, SHAPE, 0, lambda: memory, memory.free, encoding=5 * GIB)
+
+
+def test_vision_encoders_on_a_cpu_get_half_of_what_is_available_at_most(monkeypatch):
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
+
+    def slots(encoding):
+        return choose_slots(ServerConfig(mem_fraction=1.0), SHAPE, 0, encoding=encoding)
+
+    assert slots(GIB // 4) == (GIB * 3 // 4 - CPU_RESERVE) // SHAPE.bytes_per_token - 1
+    assert slots(9 * GIB) == (GIB // 2 - CPU_RESERVE) // SHAPE.bytes_per_token - 1
+
+
 def test_a_measured_size_leaves_a_reserve_however_large_the_fraction(monkeypatch):
     monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
     slots = choose_slots(ServerConfig(mem_fraction=1.0), SHAPE, GIB // 4)

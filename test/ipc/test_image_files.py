@@ -63,10 +63,10 @@ def test_what_a_dead_process_was_writing_is_removed_and_what_a_living_one_writes
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     for pid in (process.pid, os.getpid()):
-        (files.folder / f".5.data.{pid}").touch()
+        (files.folder / f".5.data.{pid}.{pid}").touch()
     files.write_data(6, b"whole")
     files.remove_unfinished()
-    assert sorted(os.listdir(files.folder)) == [f".5.data.{os.getpid()}", "6.data"]
+    assert sorted(os.listdir(files.folder)) == [f".5.data.{os.getpid()}.{os.getpid()}", "6.data"]
     assert list(files.items()) == [(6, False)] and files.read_data(6) == b"whole"
 
 

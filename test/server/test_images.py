@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 from support.llava import IMAGE_TOKENS, MARKER, Llava, base64_text, data_url, make_llava, picture
 from support.server import LightLLMServer
 
+from lightllm.ipc.image_cache import ImageCache
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 
 NEW = 12
@@ -28,13 +32,15 @@ class Served:
     def post(self, path: str, body: Any) -> httpx.Response:
         return httpx.post(self.server.url + path, json=body, timeout=SECONDS)
 
+    def body(self, text: str, *files: bytes, **parameters: Any) -> dict[str, Any]:
+        images = [{"type": "base64", "data": base64_text(file)} for file in files]
+        parameters = {"max_new_tokens": NEW, "ignore_eos": True, "return_details": True, **parameters}
+        return {"inputs": text, "parameters": parameters, "multimodal_params": {"images": images}}
+
     def generate(
         self, text: str, *files: bytes, path: str = "/generate", **parameters: Any
     ) -> httpx.Response:
-        images = [{"type": "base64", "data": base64_text(file)} for file in files]
-        parameters = {"max_new_tokens": NEW, "ignore_eos": True, "return_details": True, **parameters}
-        body = {"inputs": text, "parameters": parameters, "multimodal_params": {"images": images}}
-        return self.post(path, body)
+        return self.post(path, self.body(text, *files, **parameters))
 
     def answer(self, text: str, *files: bytes) -> dict[str, Any]:
         response = self.generate(text, *files)
@@ -198,3 +204,38 @@ def test_a_cache_manager_and_a_visual_server_that_are_killed_come_back(
         assert ids_of(served.answer(text, new)) == served.expected(text, new)
         assert len(ids_of(other.result())) == NEW
     assert ids_of(served.answer(text, old)) == ids_of(first)
+
+
+def test_a_client_that_leaves_withdraws_its_image_and_releases_it_at_once(served: Served) -> None:
+    """The Visual Server stands still meanwhile; text goes on."""
+    text, staying, left = f"Who sees {MARKER}?", picture(10), picture(11)
+    before, visual = served.encodes(), served.server.child("visual-0")
+    cache = ImageCache(RuntimeDir(served.server.runtime_folders()[0]))
+
+    def wait_for_references(count: int) -> None:
+        deadline = time.monotonic() + SECONDS
+        while cache.stats().result(SECONDS).references != count:
+            assert time.monotonic() < deadline
+
+    with ThreadPoolExecutor(1) as pool:
+        visual.suspend()
+        try:
+            answer = pool.submit(served.answer, text, staying)
+            wait_for_references(1)
+            client = socket.create_connection(("127.0.0.1", httpx.URL(served.server.url).port))
+            body = json.dumps(served.body(text, left)).encode()
+            client.sendall(
+                b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            client.sendall(body)
+            wait_for_references(2)
+            client.close()
+            wait_for_references(1)
+            assert len(ids_of(served.answer("The quick brown fox"))) == NEW
+        finally:
+            visual.resume()
+        assert ids_of(answer.result()) == served.expected(text, staying)
+    assert served.encodes() == before + 1
+    assert ids_of(served.answer(text, left)) == served.expected(text, left)
+    assert served.encodes() == before + 2
+    cache.close()

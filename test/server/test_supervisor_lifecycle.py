@@ -15,9 +15,9 @@ from support.model_folder import make_model_folder
 from support.server import LightLLMServer
 
 from lightllm import __version__
+from lightllm.ipc.openmp_files import remove_stale_openmp_registrations
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ops.cpu_kind import described
-from lightllm.server.child_process import remove_stale_openmp_registrations
 
 GOOD = {"http-0": "ready", "router": "ready", "backend-0": "ready"}
 COMMAND = (sys.executable, "-m", "support.fake_server")

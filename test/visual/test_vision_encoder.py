@@ -13,9 +13,13 @@ from support.vision_models import make_vision_model, random_images
 
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidImage, InvalidModel
+from lightllm.models.hf_configs.vision_language import language_name
+from lightllm.models.registry import load_model
+from lightllm.models.vision.registry import load_vision_model
 from lightllm.protocol.images import MAX_TILES
 from lightllm.visual.encoder import EncoderInput, EncoderOutput
 from lightllm.visual.vision_encoder import VisionEncoder
+from lightllm.weights.checkpoint import open_checkpoint
 
 
 def png(image: Image.Image) -> bytes:
@@ -53,6 +57,22 @@ def test_the_most_tiles_are_a_parameter_of_each_image(tmp_path: Path) -> None:
     outputs = encoder_of(tmp_path).encode([EncoderInput(data, {}, 0), EncoderInput(data, {MAX_TILES: 1}, 0)])
     assert outputs[0].shape == list(whole.shape)
     assert outputs[1].shape[0] < outputs[0].shape[0]
+
+
+def test_only_the_tensors_that_a_process_loads_must_fit(tmp_path: Path) -> None:
+    """The folder as a whole would fit into neither."""
+    make_vision_model(tmp_path, "llava")
+    source = open_checkpoint(str(tmp_path))
+    language = {name for name in source.names() if language_name(name) is not None}
+    sizes = {
+        load_model: source.nbytes(torch.float32, language),
+        load_vision_model: source.nbytes(torch.float32, source.names() - language),
+    }
+    assert min(sizes.values()) > 10_000
+    for load, size in sizes.items():
+        load(str(tmp_path), data_type="fp32", device=torch.device("cpu"), memory=size)  # type: ignore[operator]
+        with pytest.raises(InvalidModel, match="weights.* take 0 MiB, there are 0 MiB"):
+            load(str(tmp_path), data_type="fp32", device=torch.device("cpu"), memory=size * 2 // 3)  # type: ignore[operator]
 
 
 def test_what_is_no_image_and_what_is_no_vision_model_are_errors(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -47,8 +47,12 @@ class RenamedTensors:
     def largest(self) -> int:
         return max(source.largest() for source in self._sources)
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        return sum(source.nbytes(dtype) for source in self._sources)
+    def nbytes(self, dtype: torch.dtype, names: Iterable[str]) -> int:
+        found = [self._found[name] for name in names]
+        return sum(
+            source.nbytes(dtype, [spelling for owner, spelling in found if owner is source])
+            for source in self._sources
+        )
 
     def release_pages(self, tensor: torch.Tensor) -> None:
         for source in self._sources:

@@ -40,6 +40,7 @@ class Gemma3Vision(VisionModel):
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__(config, build)
         self.fields: Gemma3Fields = config.extra
+        self.patches_a_token = self.fields.pooled**2
         hidden, tower, projector = config.hidden_size, build.at("vision_tower"), build.at("projector")
         self.encoder = ClipEncoder(config, self.fields.clip, tower)
         self.post_norm = layer_norm(tower, "post_layernorm", hidden, config.norm_eps)

@@ -105,6 +105,7 @@ class InternVLVision(VisionModel):
         super().__init__(config, build)
         fields: InternFields = config.extra
         self.fields, hidden, size = fields, config.hidden_size, fields.patch_size
+        self.patches_a_token = fields.merge**2
         embeddings = build.at("embeddings")
         self.patch_embedding = patch_linear(embeddings, "patch_embedding", hidden, (3, size, size), bias=True)
         self.class_token = embeddings.vector("class_embedding", (1, 1, hidden))

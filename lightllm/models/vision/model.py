@@ -31,6 +31,10 @@ class VisionModel:
 
     renaming: ClassVar[Renaming] = ()
     """From names of tensors in published checkpoints to those that the family reads them under."""
+    patches_a_token = 1
+    """How many patches of an image become one token of the prompt."""
+    weight_bytes = 0
+    """Of all layers, after packing; set when they are loaded."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         """config: this rank's shape; build: reads the weights."""
@@ -46,6 +50,13 @@ class VisionModel:
     def read_config(raw: Mapping[str, Any], folder: Path) -> ModelConfig:
         """The encoder's shape, and in `extra` what else the family needs. Raises `InvalidModel` that names the field."""
         raise NotImplementedError
+
+    def activation_bytes(self, tokens: int) -> int:
+        """What `encode` needs beside the weights for images of so many tokens together, from shapes: one layer's activations over
+        all patches. An estimate, from above; attention keeps no scores."""
+        config = self.config
+        patch = (12 * config.hidden_size + 4 * config.intermediate_size) * self.activation_dtype.itemsize
+        return tokens * self.patches_a_token * patch
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Pixels]) -> list[torch.Tensor]:

@@ -31,6 +31,7 @@ class Qwen2VLVision(VisionModel):
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__(config, build)
         self.fields: GridFields = config.extra
+        self.patches_a_token = self.fields.square
         self.patch_embedding = grid_patch_linear(config, self.fields, build, bias=False)
 
         def make_layer(build: Builder) -> EncoderLayer:

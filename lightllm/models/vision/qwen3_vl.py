@@ -47,6 +47,7 @@ class Qwen3VLVision(VisionModel):
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__(config, build)
         self.fields: DeepStackFields = config.extra
+        self.patches_a_token = self.fields.square
         hidden, square = config.hidden_size, self.fields.square
         self.patch_embedding = grid_patch_linear(config, self.fields, build, bias=True)
         self.positions = build.vector("pos_embed.weight", (self.fields.table_side**2, hidden))

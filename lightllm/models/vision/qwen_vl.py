@@ -98,6 +98,7 @@ class QwenVLVision(VisionModel):
         super().__init__(config, build)
         fields: QwenVLFields = config.extra
         self.fields, width, size = fields, config.hidden_size, fields.patch_size
+        self.patches_a_token = fields.side**2 // fields.queries
         self.patch_embedding = patch_linear(build, "conv1", width, (3, size, size), bias=False)
         self.positions = stretched(
             build.vector("positional_embedding", (_TRAINED_PATCHES, width)), fields.side

@@ -18,7 +18,10 @@ from lightllm.models.vision.model import VisionModel
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.quantization.formats import make_format
+from lightllm.weights.dummy import DummyWeights
+from lightllm.weights.memory_check import check_memory
 from lightllm.weights.reader import ModuleTensors, WeightReader
+from lightllm.weights.source import TensorSource
 
 _FAMILIES = {
     "llava": "llava.LlavaVision",
@@ -49,24 +52,42 @@ def load_vision_model(
     data_type: str | None,
     device: torch.device,
     group: TpGroup | None = None,
+    load_way: str = "HF",
+    memory: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> VisionModel:
     """This rank's part of the vision encoder and projector in `model_dir`; no tensor of the language model is read.
 
     data_type: overrides the checkpoint's dtype (bf16, fp16, fp32); group: the ranks that share the encoder (None: this one alone);
-    progress: is told in words how far it has come, from several threads. Raises `InvalidModel`.
+    load_way: "HF", or "dummy" for random weights in the shapes of config.json; memory: bytes that there are for this rank's part
+    (None: it is not asked); progress: is told in words how far it has come, from several threads. Raises `InvalidModel`.
     """
     raw, folder, group = read_whole_config(model_dir), Path(model_dir), group or TpGroup()
     model_class = vision_model_of(raw)
     if model_class is None:
         raise InvalidModel(f"{model_dir} has no vision encoder of a supported family.")
-    source, config = model_class.open(raw, folder), model_class.read_config(raw, folder)
-    name = data_type or raw.get("dtype") or raw.get("torch_dtype") or str(source.dtype())
-    dtype = getattr(torch, dtype_name(str(name).removeprefix("torch.")))
+    config, name = (
+        model_class.read_config(raw, folder),
+        data_type or raw.get("dtype") or raw.get("torch_dtype"),
+    )
+    source: TensorSource
+    if load_way == "dummy":
+        dtype = _dtype(name or "bfloat16")
+        source = DummyWeights(dtype, memory)
+    else:
+        source = model_class.open(raw, folder)
+        dtype = _dtype(name or source.dtype())
+        weights = "weights of the vision encoder"
+        check_memory(source, source.names(), dtype, group.world_size, memory, weights)
     reader = WeightReader(source, progress)
     # Encoders attend within images: none of the backends, which attend over KV memory, is used.
     unused = AttentionBackends(TorchAttention(), TorchAttention(), TorchAttention())
     build = Builder(ModuleTensors(reader, dtype, device), make_format(None), config, group, unused)
     model = model_class(config.for_rank(group.world_size), build)
     reader.finish()
+    model.weight_bytes = sum(layer.nbytes for layer in build.layers)
     return model
+
+
+def _dtype(name: object) -> torch.dtype:
+    return getattr(torch, dtype_name(str(name).removeprefix("torch.")))
