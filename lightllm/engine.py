@@ -8,11 +8,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import weakref
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from lightllm.backend.encoders_beside import encoders_beside
 from lightllm.backend.image_embeddings import ImageEmbeddings
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.process import RoundRunner, failed_result
@@ -57,7 +59,8 @@ class Engine:
     def __init__(self, config: ServerConfig, model_dir: str, tokenizer: Tokenizer, show_bar: bool) -> None:
         if config.nnodes > 1:
             raise InvalidOption("--nnodes needs a server.", "Without one a model runs on one machine.")
-        config = dataclasses.replace(config, model_dir=model_dir)
+        # The one encoder is in this process, whatever the options of Visual Servers say.
+        config = dataclasses.replace(config, model_dir=model_dir, visual_dp=1, visual_tp=1)
         self.images: OfflineImages | None = None
         """None: the model takes no images."""
         with contextlib.ExitStack() as opened:
@@ -222,7 +225,11 @@ def _start(
         load_config(config.model_dir or "").for_rank(config.tp)  # says at once if it cannot be split
         ranks = OfflineRanks(config, runtime, show_bar)
         return ranks, ranks.ready
-    embeddings = ImageEmbeddings(runtime.images_dir) if runtime else None
-    backend = ModeBackend(config, rank=0, world_size=1, embeddings=embeddings)
+    if runtime is None:
+        backend = ModeBackend(config, rank=0, world_size=1)
+    else:
+        embeddings = ImageEmbeddings(runtime.images_dir)
+        encoders = functools.partial(encoders_beside, config, runtime)
+        backend = ModeBackend(config, rank=0, world_size=1, embeddings=embeddings, encoders=encoders)
     ready = backend.init_model(show_bar)
     return RoundRunner(backend), ready

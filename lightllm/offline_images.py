@@ -6,7 +6,6 @@ The table, the files and the encoder are theirs. So ranks that are processes of 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -20,6 +19,7 @@ from lightllm.images.layouts.registry import layout_of
 from lightllm.images.limits import ImageLimits
 from lightllm.images.prompt import MarkedPrompt
 from lightllm.images.serving import embedding_width
+from lightllm.ipc.encoder_memory import write_encoder_memory
 from lightllm.ipc.image_files import ImageFiles
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.images import CacheStats, EncodeItem, Full, Held, Want
@@ -46,6 +46,7 @@ class OfflineImages:
         assert layout is not None
         self.layout = layout
         self._encoder = VisionEncoder(config)
+        write_encoder_memory(runtime, 0, self._encoder.memory)
         self._width = embedding_width(config.model_dir)
         folder = make_cache_folder(config, runtime)
         self._tidy = weakref.finalize(self, folder.remove)
@@ -100,14 +101,16 @@ class OfflineImages:
             for images, held in requests
             for item_id, item_and_image in images.to_encode(held).items()
         }
-        waiting = iter(new.values())
-        while batch := list(itertools.islice(waiting, self._encoder.limits.images)):
+        waiting = {item_id: item for item_id, (item, _) in new.items()}
+        while batch := self._encoder.limits.first(waiting.values()):
             inputs: list[tuple[EncodeItem, EncoderInput]] = []
-            for item, image in batch:
-                assert image.data is not None
-                inputs.append((item, EncoderInput(image.data, item.params, item.tokens)))
+            for item in batch:
+                data = new[item.item_id][1].data
+                assert data is not None
+                inputs.append((item, EncoderInput(data, item.params, item.tokens)))
             errors = encode_items(self._encoder, self._files, inputs)
-            for item, _ in batch:
+            for item in batch:
+                del waiting[item.item_id]
                 if item.item_id not in errors:
                     self._table.encoded(item.item_id, self._files.size_of_embedding(item.item_id))
             for item_id, error in errors.items():

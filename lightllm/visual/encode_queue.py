@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 from lightllm.protocol.images import Encode, Encoded, EncodeItem, Withdraw
@@ -75,10 +74,7 @@ class EncodeQueue:
 
     def next_batch(self, limits: BatchLimits) -> list[EncodeItem]:
         """Those that wait longest; they stay until `finish`."""
-        items = [waiting.item for waiting in itertools.islice(self._waiting.values(), limits.images)]
-        totals = itertools.accumulate(item.tokens for item in items)
-        fitting = sum(total <= limits.tokens for total in totals)
-        return items[: max(fitting, 1)]
+        return limits.first(waiting.item for waiting in self._waiting.values())
 
     def finish(self, item_id: int, error: str | None = None) -> Answers:
         """The item is encoded, or cannot be: answers to requests that waited for nothing else."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
 from lightllm.ipc.encoder_memory import EncoderMemory
 from lightllm.ipc.image_files import Buffer
-from lightllm.protocol.images import Parameters
+from lightllm.protocol.images import EncodeItem, Parameters
 
 
 class EncoderInput(msgspec.Struct, frozen=True):
@@ -36,6 +38,12 @@ class BatchLimits:
     images: int
     tokens: int
     """Of all images together, in prompts."""
+
+    def first(self, items: Iterable[EncodeItem]) -> list[EncodeItem]:
+        """As many as are encoded at once."""
+        found = list(itertools.islice(items, self.images))
+        totals = itertools.accumulate(item.tokens for item in found)
+        return found[: max(sum(total <= self.tokens for total in totals), 1)]
 
 
 class Encoder(Protocol):
