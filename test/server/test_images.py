@@ -208,7 +208,7 @@ def test_a_cache_manager_and_a_visual_server_that_are_killed_come_back(
 
 def test_a_client_that_leaves_withdraws_its_image_and_releases_it_at_once(served: Served) -> None:
     """The Visual Server stands still meanwhile; text goes on."""
-    text, staying, left = f"Who sees {MARKER}?", picture(10), picture(11)
+    text, staying, left = f"Who sees {MARKER}?", picture(20), picture(21)
     before, visual = served.encodes(), served.server.child("visual-0")
     cache = ImageCache(RuntimeDir(served.server.runtime_folders()[0]))
 
