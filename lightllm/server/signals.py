@@ -28,7 +28,9 @@ class SignalPipe:
     """Main thread only. From `__enter__` on signals arrive through `read()`; after `__exit__`, when the process is about
     to end, they mean nothing more."""
 
-    def __init__(self) -> None:
+    def __init__(self, reloads: bool = False) -> None:
+        """reloads: SIGHUP has files read anew; then it is taken even if it was ignored, for it ends nothing."""
+        self._also = (signal.SIGHUP,) if reloads else ()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -45,7 +47,7 @@ class SignalPipe:
 
     def __enter__(self) -> "SignalPipe":
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (*_wanted(STOPS), *_NO_MEANING, signal.SIGCHLD):
+        for number in (*_wanted(STOPS), *_NO_MEANING, signal.SIGCHLD, *self._also):
             signal.signal(number, _nothing)
         return self
 

@@ -73,13 +73,13 @@ class Supervisor:
         self._clock = clock
         self._output = output
         self._selector = selectors.DefaultSelector()
-        self._signals = SignalPipe()
+        self._reloads = bool(config.api_key_file or config.ssl_certfile)
+        """SIGHUP has files read anew; without them it asks for the end, as when a terminal is closed."""
+        self._signals = SignalPipe(self._reloads)
         self._groups: list[ProcessGroup] = []
         self._terminate = False
         """A signal that asks for the end has arrived."""
         self._interrupts = 0
-        self._reloads = bool(config.api_key_file or config.ssl_certfile)
-        """SIGHUP has files read anew; without them it asks for the end, as when a terminal is closed."""
 
     def run(self, specs: list[ChildSpec], on_ready: Callable[[dict[str, Phases]], None]) -> int:
         """Starts the children, calls back when all are ready, and returns after a requested stop, or when node 0 has
