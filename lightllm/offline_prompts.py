@@ -133,8 +133,8 @@ class PromptReader:
         if not isinstance(content, list):
             return message
         parts = []
-        for part in content:
-            if (source := self._source(part, field)) is not None:
+        for index, part in enumerate(content):
+            if (source := self._source(part, f"{field}.content.{index}")) is not None:
                 sources.append(source)
                 part = {"type": "image"}
             parts.append(part)

@@ -17,6 +17,9 @@ import pytest
 from PIL import Image
 from support.checkpoints import make_checkpoint
 from support.llava import IMAGE_TOKENS, MARKER, Llava, data_url, make_llava, picture
+from support.vision_models import make_vision_model, random_images
+from support.vision_prompts import WRITINGS
+from support.vision_server import file_server
 
 from lightllm import LLM, SamplingParams
 from lightllm.cache.virtual_ids import FIRST_VIRTUAL_ID, VirtualIds
@@ -266,7 +269,7 @@ def test_models_without_images_and_those_told_so_refuse_them(llava: Llava, tmp_p
             assert images_of(llm) is None
             with pytest.raises(InvalidParameter, match="multi_modal_data: this model takes no images"):
                 llm.generate(asked("What?", picture(1)), GREEDY)
-            with pytest.raises(InvalidParameter, match="messages.0: this model takes no images"):
+            with pytest.raises(InvalidParameter, match="messages.0.content.0: this model takes no images"):
                 llm.chat(message, GREEDY)
             assert llm.generate({"prompt": "What?"}, GREEDY, use_tqdm=False)[0].outputs[0].token_ids
 
@@ -345,3 +348,35 @@ print("seen")
     assert not [
         path for base in ("/dev/shm", tmp_path) for path in Path(base).glob(f"lightllm-*/{process.pid}-*")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2-vl, published", "gemma3, published", "qwen-vl"])
+def test_images_with_a_grid_bidirectional_ones_and_prompts_in_pieces_are_answered_as_by_their_references(
+    tmp_path: Path, name: str
+) -> None:
+    reference, writing, images = make_vision_model(tmp_path, name, std=0.2), WRITINGS[name], random_images(3)
+    marker = writing.marker
+    asks = [
+        (f"What is the quick {marker} here, and {marker}?", [images[0], images[1]]),
+        ("The answer is", []),
+        (f"{marker}\nThe lazy dog {marker}.", [images[2], images[0]]),
+    ]
+    with LLM(tmp_path, **OPTIONS) as llm:
+        expected = [reference.greedy(writing.prompt(llm.tokenizer, text, own), NEW) for text, own in asks]
+        for _ in range(2):  # again, with both caches
+            results = llm.generate([asked(text, *own) for text, own in asks], GREEDY, use_tqdm=False)
+            assert [result.outputs[0].token_ids for result in results] == expected
+        assert images_of(llm).stats().misses == 3
+
+
+def test_a_url_is_loaded_where_its_host_is_permitted(llava: Llava) -> None:
+    file = picture(11)
+    with (
+        file_server({"/x.png": file}) as url,
+        LLM(llava.path, allowed_media_domains=["127.0.0.1"], **OPTIONS) as llm,
+    ):
+        offline = Offline(llm, llava)
+        assert offline.tokens([asked(ONE, f"{url}/x.png")] * 2) == [offline.expected(ONE, file)] * 2
+        with pytest.raises(InvalidImage, match="the server of the image answered 404"):
+            offline.tokens(asked(ONE, f"{url}/y.png"))
