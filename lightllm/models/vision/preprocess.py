@@ -16,6 +16,7 @@ from PIL import Image
 
 from lightllm.errors import InvalidModel
 from lightllm.images.layouts.internvl import tile_grid
+from lightllm.images.layouts.registry import read_processor
 from lightllm.model_folder.config import read_whole_config
 from lightllm.models.vision.internvl import InternVLVision
 from lightllm.models.vision.llava import LlavaVision
@@ -26,6 +27,9 @@ _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757771
 """Mean and standard deviation of CLIP's red, green and blue, of 1: Qwen-VL's."""
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's red, green and blue, of 1: InternVL's."""
+
+_MOST_SCALED = 1 << 24
+"""Pixels of a scaled image; of larger ones only what is not cut off is computed."""
 
 
 class Preprocess(Protocol):
@@ -74,18 +78,76 @@ class TransformersPreprocess:
         )
 
 
-def original_llava(raw: Mapping[str, Any], folder: Path) -> Preprocess | None:
-    """Original checkpoints of LLaVA have no processor's file: `image_aspect_ratio` "pad" makes an image square first, in the
-    colour of the mean; then CLIP's steps follow."""
+def llava(raw: Mapping[str, Any], folder: Path) -> Preprocess | None:
+    """Original checkpoints of LLaVA have no processor's file: `image_aspect_ratio` "pad" makes an image square first; then CLIP's
+    steps follow."""
     if "mm_vision_tower" not in raw:
-        return None
-    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-
+        return ClipPreprocess.of(read_processor(str(folder)))
     side = LlavaVision.read_config(raw, folder).extra.clip.image_size
-    pads = raw.get("image_aspect_ratio") == "pad"
-    return TransformersPreprocess(LlavaImageProcessorPil(
-        do_pad=pads, size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-    ))  # fmt: skip
+    return ClipPreprocess({"size": side, "crop_size": side}, pads=raw.get("image_aspect_ratio") == "pad")
+
+
+class ClipPreprocess:
+    """CLIP's image processor: scale, cut out the middle (black where the image is smaller), normalise. The values are those of
+    transformers' `CLIPImageProcessorPil`, without the seconds that its import takes."""
+
+    def __init__(self, settings: Mapping[str, Any], pads: bool = False) -> None:
+        """settings: of preprocessor_config.json; pads: images become square first, in the colour of the mean."""
+        self.pads = pads
+        size = settings.get("size", 224)
+        self.size = {"shortest_edge": size} if isinstance(size, int) else size
+        crop = settings.get("crop_size", 224)
+        crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+        self.crop = (crop["width"], crop["height"]) if settings.get("do_center_crop", True) else None
+        self.resample = Image.Resampling(settings.get("resample", Image.Resampling.BICUBIC))
+        mean, std = _CLIP
+        self.mean, self.std = settings.get("image_mean", mean), settings.get("image_std", std)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ClipPreprocess | None:
+        """None: the settings are another processor's, or say something that is not computed here."""
+        settings = {name: value for name, value in settings.items() if value is not None}
+        kind = settings.get("image_processor_type") or settings.get("feature_extractor_type", "")
+        if not kind.startswith(("CLIPImageProcessor", "CLIPFeatureExtractor")):
+            return None
+        steps = ("do_resize", "do_rescale", "do_normalize")
+        size = settings.get("size", 224)
+        plain = (
+            all(settings.get(step, True) for step in steps)
+            and not settings.get("do_pad")
+            and abs(settings.get("rescale_factor", 1 / 255) - 1 / 255) < 1e-9
+            and (isinstance(size, int) or set(size) in ({"shortest_edge"}, {"height", "width"}))
+        )
+        return cls(settings) if plain else None
+
+    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> Pixels:
+        if self.pads:
+            image = self._squared(image)
+        width, height = self._scaled(image.width, image.height)
+        wide, high = self.crop or (width, height)
+        left, top = (width - wide) // 2, (height - high) // 2
+        if left >= 0 and top >= 0 and width * height > _MOST_SCALED:
+            # Some values differ by 1 of 255, but scaled as a whole an image of one pixel's width can take all memory.
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + wide) * across, (top + high) * down)
+            cut = image.resize((wide, high), self.resample, box)
+        else:
+            cut = image.resize((width, height), self.resample).crop((left, top, left + wide, top + high))
+        return Pixels(normalised([cut], self.mean, self.std))
+
+    def _squared(self, image: Image.Image) -> Image.Image:
+        side = max(image.width, image.height)
+        square = Image.new("RGB", (side, side), tuple(int(255 * colour) for colour in self.mean))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the whole image."""
+        if "shortest_edge" not in self.size:
+            return self.size["width"], self.size["height"]
+        edge = self.size["shortest_edge"]
+        long = int(edge * max(width, height) / min(width, height))
+        return (edge, long) if width <= height else (long, edge)
 
 
 class InternVLPreprocess:
@@ -130,8 +192,8 @@ def normalised(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequenc
 
 
 _OWN: dict[str, Callable[[Mapping[str, Any], Path], Preprocess | None]] = {
-    "llava": original_llava,
-    "llava_llama": original_llava,
+    "llava": llava,
+    "llava_llama": llava,
     "internvl_chat": InternVLPreprocess,
     "qwen": QwenVLPreprocess,
 }

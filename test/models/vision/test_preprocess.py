@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lightllm.errors import InvalidModel
-from lightllm.models.vision.preprocess import load_preprocessor
+from lightllm.models.vision.preprocess import ClipPreprocess, load_preprocessor
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -110,6 +110,54 @@ def test_original_llava_pads_images_to_squares_in_the_colour_of_the_mean(
     expected = values(square.resize((336, 336), BICUBIC), *CLIP)[None]
     pixels = load_preprocessor(write(tmp_path, LLAVA))(image)
     torch.testing.assert_close(pixels.values, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"shortest_edge": 36}, "crop_size": {"height": 36, "width": 36}},
+        {"size": 40, "crop_size": 30, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.25] * 3},
+        {"size": {"height": 20, "width": 24}, "crop_size": {"height": 30, "width": 21}},
+        {"size": {"height": 20, "width": 24}, "do_center_crop": False},
+    ],
+)
+@pytest.mark.parametrize("size", [(57, 43), (43, 57), (5, 400), (36, 36)])
+def test_clips_own_preprocessing_equals_transformers(
+    tmp_path: Path, settings: dict[str, Any], size: tuple[int, int]
+) -> None:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    written = {"image_processor_type": "CLIPImageProcessor", **settings}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    image = random_image(*size)
+    expected = CLIPImageProcessorPil(**settings)(images=[image], return_tensors="pt")["pixel_values"]
+    preprocess = load_preprocessor(write(tmp_path, {"model_type": "llava", "vision_config": {}}))
+    assert isinstance(preprocess, ClipPreprocess)
+    torch.testing.assert_close(preprocess(image).values, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_normalize": False},
+        {"rescale_factor": 1 / 127},
+        {"size": {"shortest_edge": 36, "longest_edge": 90}},
+    ],
+)
+def test_what_clips_own_preprocessing_does_not_compute_is_left_to_transformers(
+    settings: dict[str, Any],
+) -> None:
+    assert ClipPreprocess.of({"image_processor_type": "CLIPImageProcessor", **settings}) is None
+    assert ClipPreprocess.of({"image_processor_type": "SiglipImageProcessor"}) is None
+
+
+def test_a_line_of_pixels_is_not_scaled_as_a_whole(tmp_path: Path) -> None:
+    """336 x 67 million pixels would not fit into memory."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PUBLISHED["llava"][0]))
+    preprocess = load_preprocessor(write(tmp_path, {"model_type": "llava", "vision_config": {}}))
+    pixels = preprocess(Image.new("RGB", (1, 200_000), (255, 0, 0)))
+    expected = values(Image.new("RGB", (336, 336), (255, 0, 0)), *CLIP)[None]
+    torch.testing.assert_close(pixels.values, expected, rtol=0, atol=1e-6)
 
 
 PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, int] | None]] = {
