@@ -63,11 +63,12 @@ class Engine:
         config = dataclasses.replace(config, model_dir=model_dir, visual_dp=1, visual_tp=1)
         self.images: OfflineImages | None = None
         """None: the model takes no images."""
+        sees = serves_images(config)
         with contextlib.ExitStack() as opened:
-            runtime = RuntimeDir.create() if config.tp > 1 or serves_images(config) else None
+            runtime = RuntimeDir.create() if config.tp > 1 or sees else None
             if runtime:
                 opened.callback(runtime.remove)
-            if runtime and serves_images(config):
+            if runtime and sees:
                 # Before the language model, which measures how much memory is left for KV.
                 self.images = OfflineImages(config, runtime, tokenizer)
                 opened.callback(self.images.close)

@@ -21,6 +21,7 @@ from lightllm.ipc.beats import BEAT_SECONDS
 from lightllm.ipc.child import Child
 from lightllm.ipc.image_files import ImageFiles
 from lightllm.ipc.rpc_loop import Handler, RpcLoop
+from lightllm.ipc.whole_files import write_whole
 from lightllm.protocol import codec
 from lightllm.protocol.control import Command
 from lightllm.protocol.images import Full, HeldItems, Hold, Introduce, ItemIds, Welcome
@@ -205,6 +206,4 @@ class IdsFile:
     def write(self, ids: VirtualIds) -> None:
         ahead = min(ids.next_id + _IDS_AHEAD, END_OF_VIRTUAL_IDS)
         self._written = _State(ids.cycle, ahead, ids.kept)
-        new = self._path.with_name(".ids")
-        new.write_bytes(msgspec.msgpack.encode(self._written))
-        new.replace(self._path)
+        write_whole(self._path, msgspec.msgpack.encode(self._written))

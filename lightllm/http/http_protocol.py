@@ -348,10 +348,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
         """Ends the connection from this side, and drops what the client still sends, so that it sees the answer."""
         self._held = b""
         self._enter(_State.CLOSING)
-        if self._eof:
-            self._close()
-            return
-        if not self.transport.can_write_eof():  # TLS has one end for both directions
+        if self._eof or not self.transport.can_write_eof():  # TLS has one end for both directions
             self._close()
             return
         self.transport.write_eof()

@@ -20,7 +20,7 @@ from lightllm.httpserver.native_models import (
 )
 from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.preparing import prepare
+from lightllm.httpserver.preparing import count_images, hold_images
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
@@ -65,9 +65,7 @@ def native_routes(state: ServerState) -> APIRouter:
         special = parameters.add_special_tokens is not False
         layout = images.layout if images else None
         ids = await state.encoder.encode(body.text, special, MAX_COUNTED_TOKENS, "text", layout=layout)
-        counted = None
-        if images:
-            counted = await prepare(state.engine, request, images.count(ids, sources, _IMAGES))
+        counted = await count_images(state.engine, request, ids, sources, _IMAGES)
         return JSONResponse({"ntokens": len(ids) + (counted.extra if counted else 0)})
 
     @router.post("/abort_request", **documented(AbortBody, "Done, whether or not it was still running."))
@@ -134,9 +132,7 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
     else:
         prompt_ids = last(body.inputs, keep)
         check_vocabulary(prompt_ids, limits.vocab_size, "inputs")
-    counted = None
-    if images:
-        counted = await prepare(state.engine, request, images.count(prompt_ids, sources, _IMAGES))
+    counted = await count_images(state.engine, request, prompt_ids, sources, _IMAGES)
     extra = counted.extra if counted else None
     prompt_ids, length = state.encoder.fit(
         prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS, params.n, extra=extra
@@ -145,6 +141,5 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
         params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)
     renderer = NativeRenderer(state.encoder.tokenizer, bool(parameters.return_details))
     prompt = PromptRecord(prompt_ids, params)
-    if images and counted:
-        await prepare(state.engine, request, images.hold(prompt, counted))
+    await hold_images(state.engine, request, prompt, counted)
     return respond(state.engine, request, [prompt], renderer, stream)

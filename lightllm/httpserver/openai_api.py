@@ -24,7 +24,7 @@ from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, Op
 from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
 from lightllm.httpserver.openai_shapes import CHAT, COMPLETION
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.preparing import prepare
+from lightllm.httpserver.preparing import count_images, hold_images
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
@@ -113,9 +113,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     prompt_ids = await encoder.encode(
         text, bool(body.add_special_tokens), limits.max_req_total_len, "messages", keep, layout
     )
-    counted = None
-    if images:
-        counted = await prepare(state.engine, request, images.count(prompt_ids, sources, "messages"))
+    counted = await count_images(state.engine, request, prompt_ids, sources, "messages")
     length_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     extra = counted.extra if counted else None
     prompt_ids, length = encoder.fit(
@@ -128,8 +126,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     answer = Answer(answer_id, int(time.time()), model)
     extras = _extras(body, _logprobs(state, body, logprobs))
     renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
-    if images and counted:
-        await prepare(state.engine, request, images.hold(prompt, counted))
+    await hold_images(state.engine, request, prompt, counted)
     return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
 
 

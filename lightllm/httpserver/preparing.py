@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from lightllm.httpserver.engine_client import EngineClient
+from lightllm.httpserver.record import PromptRecord
+from lightllm.images.source import ImageSource
+
+if TYPE_CHECKING:
+    from lightllm.images.counted import CountedImages
 
 _Result = TypeVar("_Result")
 
@@ -29,6 +34,23 @@ async def prepare(engine: EngineClient, request: Request, work: Coroutine[Any, A
         task.cancel()
         left.cancel()
         await asyncio.wait(waiting[:2])
+
+
+async def count_images(
+    engine: EngineClient, request: Request, ids: Sequence[int], sources: Sequence[ImageSource], field: str
+) -> CountedImages | None:
+    """`Images.count`, given up like that; None also where the model takes no images."""
+    if engine.images is None:
+        return None
+    return await prepare(engine, request, engine.images.count(ids, sources, field))
+
+
+async def hold_images(
+    engine: EngineClient, request: Request, prompt: PromptRecord, images: CountedImages | None
+) -> None:
+    """`Images.hold`, given up like that."""
+    if engine.images is not None and images is not None:
+        await prepare(engine, request, engine.images.hold(prompt, images))
 
 
 async def _left(request: Request) -> None:

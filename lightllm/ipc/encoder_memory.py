@@ -14,6 +14,7 @@ import msgspec
 
 from lightllm.errors import StartupError
 from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.ipc.whole_files import write_whole
 
 _POLL_SECONDS = 0.02
 
@@ -27,10 +28,7 @@ class EncoderMemory(msgspec.Struct, frozen=True):
 
 def write_encoder_memory(runtime: RuntimeDir, rank: int, memory: EncoderMemory) -> None:
     """rank: of the Visual Server."""
-    path = _path(runtime, rank)
-    new = path.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(memory))
-    new.replace(path)
+    write_whole(_path(runtime, rank), msgspec.json.encode(memory))
 
 
 def wait_for_encoder_memory(runtime: RuntimeDir, ranks: Iterable[int], seconds: float) -> EncoderMemory:

@@ -36,6 +36,15 @@ class Service(rpyc.Service):
             return False, f"{type(error).__name__}: {error}".encode()
 
 
+def name_while_starting(path: str) -> str:
+    """Where to bind a socket that is renamed to `path` once it listens: a process that sees the file can connect. What one that
+    was killed just then has left there is removed."""
+    starting = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(starting)
+    return starting
+
+
 class RpcServer:
     """Serves `handlers` on a Unix socket from a background thread. A handler gets and returns message bytes; what it
     raises reaches the caller as `RpcError` with the text."""
@@ -43,11 +52,8 @@ class RpcServer:
     def __init__(self, path: str, handlers: dict[str, Callable[[bytes], bytes]]) -> None:
         logger = logging.getLogger("rpyc")
         logger.setLevel(logging.WARNING)
-        # The final name appears only once the socket listens: a process that sees the file can connect.
-        starting = f"{path}.new"
         self._path = path
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(starting)  # of a process that was killed just then
+        starting = name_while_starting(path)
         self._server = ThreadedServer(
             Service(handlers), socket_path=starting, protocol_config=dict(CONFIG), logger=logger
         )

@@ -6,7 +6,6 @@ ends, however its process ended.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import logging
@@ -17,7 +16,7 @@ from collections.abc import Callable
 
 import rpyc
 
-from lightllm.ipc.rpc import CONFIG, Service
+from lightllm.ipc.rpc import CONFIG, Service, name_while_starting
 
 _log = logging.getLogger(__name__)
 
@@ -34,10 +33,7 @@ class RpcLoop:
         self._on_closed = on_closed
         self._clients = itertools.count(1)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # The final name appears only once the socket listens: a process that sees the file can connect.
-        starting = f"{path}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(starting)
+        starting = name_while_starting(path)
         self._listener.bind(starting)
         self._listener.listen()
         os.replace(starting, path)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightllm.errors import StartupError
+from lightllm.ipc.whole_files import write_whole
 
 _LONGEST_PATH = 92
 """The kernel takes 107 bytes for the path of a Unix socket, names inside the folder included."""
@@ -106,9 +107,7 @@ class RuntimeDir:
     def begin_epoch(self) -> int:
         """The next life of the engine begins, with a new Router; its number."""
         epoch = self.epoch + 1
-        new = self._epoch_file.with_suffix(".new")
-        new.write_text(str(epoch))
-        new.replace(self._epoch_file)
+        write_whole(self._epoch_file, str(epoch).encode())
         return epoch
 
     def _socket(self, name: str) -> str:

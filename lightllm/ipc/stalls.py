@@ -14,8 +14,6 @@ from lightllm.ipc.snapshot import Snapshot
 SILENT_SECONDS = 7.0
 """A process that has not beaten for so long does not run: loops turn, and threads that beat wake, every second, also beside
 an operation that takes long."""
-
-
 _RANKS_SECONDS = 5.0
 """For the last words of ranks that have given up."""
 
@@ -41,8 +39,7 @@ def find_stall(
     `time.monotonic()`; round_seconds: see there."""
     stalls = [Stall(process, now - beat) for process, beat in beats.items() if now - beat > SILENT_SECONDS]
     if not stalls and snapshot.round_due_since and now - snapshot.round_due_since > round_seconds:
-        process = (
-            "backend-0" if snapshot.in_flight_rounds else "router"
-        )  # which has work, and hands out no round
+        # A Router that has work, and hands out no round, is to blame itself.
+        process = "backend-0" if snapshot.in_flight_rounds else "router"
         stalls.append(Stall(process, now - snapshot.round_due_since))
     return max(stalls, key=lambda stall: stall.seconds, default=None)

@@ -20,7 +20,8 @@ def check_request(
     message: AddRequest, config: SchedulerConfig, known_ids: Collection[int], waiting: int,
     retry_after: Callable[[], int] = lambda: 1,
 ) -> None:  # fmt: skip
-    """waiting: requests in the list; retry_after: seconds that one which finds it full is told to wait. Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone."""
+    """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone. waiting: requests
+    in the list; retry_after: seconds that one which finds it full is told to wait."""
     ids = [choice.request_id for choice in message.choices]
     if not len(message.prompt_ids):
         raise InvalidParameter("the prompt must have at least one token", param="prompt")

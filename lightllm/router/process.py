@@ -117,7 +117,7 @@ class RouterProcess:
             self._life.end()
             self._wake_writer.send(b"\0")
 
-    def _attach_backends(self, life: "_Life", remote: RemoteRanks | None) -> ModelReady | None:
+    def _attach_backends(self, life: _Life, remote: RemoteRanks | None) -> ModelReady | None:
         """Attaches to every rank, which loads the model unless it has done so for a Router before; None: the life ended
         first. Raises `StartupError`."""
         config = self._child.config
@@ -163,7 +163,7 @@ class RouterProcess:
     def _attach_request(self, rank: int) -> Attach:
         return Attach(self._epoch, rank, self._child.config.to_json())
 
-    def _attach_rank(self, life: "_Life", rank: int) -> None:
+    def _attach_rank(self, life: _Life, rank: int) -> None:
         """In a thread of its own. The Supervisor watches over the time that all this takes. A rank that has ended is started
         again, or the Supervisor ends this life."""
         path = self._child.runtime.backend_control(rank)

@@ -45,6 +45,7 @@ class ProcessGroup:
     ) -> None:
         """limit: restarts within the window; startup_timeout: seconds from a restart until all must be ready."""
         self.name = specs[0].group
+        self.serves_http = specs[0].serves_http
         self._specs = specs
         self._start_child = start
         self._limit = limit
@@ -60,7 +61,8 @@ class ProcessGroup:
     def ready(self) -> bool:
         return self._due is None and all(child.ready for child in self.children)
 
-    def next_event(self, now: float) -> float:
+    @property
+    def next_event(self) -> float:
         """When `supervise` has something to do although no process has said or done anything."""
         return self._deadline if self._due is None else self._due
 

@@ -8,7 +8,7 @@ import math
 from lightllm.config import ServerConfig
 from lightllm.ipc.beats import read_beats
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.ipc.snapshot import SnapshotReader
+from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.ipc.stalls import Stall, find_stall, round_seconds
 
 log = logging.getLogger("supervisor")
@@ -33,8 +33,7 @@ class Drain:
     @property
     def load(self) -> tuple[int, int]:
         """(running, waiting) requests."""
-        snapshot = self._reader.read()
-        return snapshot.running, snapshot.waiting + snapshot.paused
+        return _load(self._reader.read())
 
     def shorten(self, now: float, grace: float) -> None:
         """Time is up `grace` seconds from the first call at the latest."""
@@ -45,11 +44,16 @@ class Drain:
     def finished(self, now: float) -> bool:
         if now >= self._deadline:
             return True
-        if any(self.load) or not self._reader.read().ready:
+        snapshot = self._reader.read()
+        if any(_load(snapshot)) or not snapshot.ready:
             self._empty_since = None  # a Router that is not ready has yet to be told what runs
         elif self._empty_since is None:
             self._empty_since = now
         return self._empty_since is not None and now - self._empty_since >= self.settle_seconds
+
+
+def _load(snapshot: Snapshot) -> tuple[int, int]:
+    return snapshot.running, snapshot.waiting + snapshot.paused
 
 
 _FROZEN_SECONDS = 5.0

@@ -166,7 +166,7 @@ class Supervisor:
                 self._runtime.ranks_file.unlink(missing_ok=True)
             if (group.name, event) in _NEW_EPOCH:
                 self._begin_epoch()
-            due = min(due, group.next_event(now))
+            due = min(due, group.next_event)
         return max(0.0, due - now)
 
     def _end_hung(self, stall: Stall) -> None:
@@ -195,11 +195,10 @@ class Supervisor:
         grace = INTERRUPT_GRACE if self._interrupts else self._config.drain_timeout
         drain = Drain(SnapshotReader(self._runtime.snapshot_file), time.monotonic(), grace)
         log.info("draining: %d running, %d waiting, at most %.0f s", *drain.load, grace)
-        http = [group for group in self._groups if group.children[0].spec.serves_http]
         for child in self._http_servers():
             child.send(Command(action="drain"))
         while self._interrupts < 2 and not drain.finished(time.monotonic()):
-            self._supervise(group for group in self._groups if group not in http)
+            self._supervise(group for group in self._groups if not group.serves_http)
             self._turn(drain.poll_seconds)
             if self._interrupts:
                 drain.shorten(time.monotonic(), INTERRUPT_GRACE)
