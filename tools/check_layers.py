@@ -53,6 +53,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "config_sources",
             "foreign_options",
             "option_spec",
+            "round_sizes",
             "sampling_params",
             "parameter_spec",
             "errors",
@@ -72,7 +73,7 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources",
-    "foreign_options", "option_spec", "sampling_params", "parameter_spec", "errors", "machine", "demo", "backend.mock",
+    "foreign_options", "option_spec", "round_sizes", "sampling_params", "parameter_spec", "errors", "machine", "demo", "backend.mock",
     "models.architectures", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""

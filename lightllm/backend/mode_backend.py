@@ -34,7 +34,7 @@ from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu, warm_up
 from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warmup_rounds import ROWS, SLOTS, warmup_rounds
-from lightllm.config import ServerConfig, round_sizes
+from lightllm.config import ServerConfig
 from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.distributed.tp_group import agree_on_slots
 from lightllm.errors import InvalidModel
@@ -45,6 +45,7 @@ from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
+from lightllm.round_sizes import round_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +319,6 @@ class ModeBackend:
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
         rows = config.running_max_req_size
         needed = activation_bytes(self.model, round_tokens, rows, max_len) + self._shape_cache_bytes
-        kept = Rows(rows, max_len, model.vocab_size)
         encoders = self._encoders(self.device.torch_device.index)
         measure = None
         if self.device.measures:
@@ -327,9 +327,8 @@ class ModeBackend:
                 measure_gpu, self.device, self.model, shape, round_tokens, rows, graph_rows, max_len,
             )  # fmt: skip
         free = self.device.memory().free if self.device.measures else None
-        slots = choose_slots(
-            config, shape, needed, measure, free, len(config.node_ranks), kept, encoders.activations
-        )
+        kept, ranks = Rows(rows, max_len, model.vocab_size), len(config.node_ranks)
+        slots = choose_slots(config, shape, needed, measure, free, ranks, kept, encoders.activations)
         slots = agree_on_slots(self.ranks.group, slots, free and free + encoders.weights)
         max_len = min(max_len, slots)
         self.memory = KvMemory(shape, slots, rows, max_len, self.device.torch_device)

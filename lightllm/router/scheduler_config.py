@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from lightllm.config import ServerConfig, round_sizes
+from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.model_folder.lengths import longest_request
+from lightllm.round_sizes import round_sizes
 
 
 @dataclasses.dataclass(frozen=True)
