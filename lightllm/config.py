@@ -65,6 +65,10 @@ class ServerConfig:
         16, "Largest request body in MiB; larger ones get 413. Large ones together: four times that in each Http worker.",
         _SERVER, **_at_least(1),
     )  # fmt: skip
+    max_connections_per_client: int = _option(
+        0, "Connections that one address (of IPv6: its first 64 bits) may have at a time in each Http worker; more are closed at "
+        "once. 0: any number, as behind a reverse proxy, whose address all clients have.", _SERVER, **_at_least(0),
+    )  # fmt: skip
     request_timeout: float = _option(
         0.0, "Seconds from acceptance until a request is aborted; 0 waits for ever.", _SERVER, **_FROM_0,
     )  # fmt: skip

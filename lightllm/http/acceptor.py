@@ -13,9 +13,11 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Sized
+from typing import Any
 
+from lightllm.http.client_connections import ClientConnections
 from lightllm.http.connection_counts import ConnectionCounts
-from lightllm.http.tls import HANDSHAKE_SECONDS, ServerTls
+from lightllm.http.tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, ServerTls
 
 _log = logging.getLogger(__name__)
 
@@ -45,20 +47,23 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[Callable[[], None]], asyncio.Protocol],
         connections: Sized,
         limit: int,
         tls: ServerTls | None = None,
         counts: ConnectionCounts | None = None,
+        clients: ClientConnections | None = None,
     ) -> None:
-        """connections: those that are open, as the protocols keep it; limit: how many there may be; tls: what they speak;
-        counts: of all workers that share the listener."""
+        """make_protocol: takes what to call when its connection is lost; connections: those that are open, as the protocols keep it;
+        limit: how many there may be; tls: what they speak; counts: of all workers that share the listener; clients: how many
+        connections each has, None: any number."""
         self._listener = listener
         self._make_protocol = make_protocol
         self._connections = connections
         self._limit = limit
         self._tls = tls
         self._counts = counts
+        self._clients = ClientConnections(0) if clients is None else clients
         self._patience = _PATIENCE
         self._starting: set[asyncio.Task[None]] = set()
         """Accepted, but their protocols do not count themselves yet."""
@@ -93,27 +98,38 @@ class Acceptor:
                 self._wait()
                 return
             try:
-                connection, _address = self._listener.accept()
+                connection, address = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return  # another worker was faster, or the client has left
             except OSError as error:
                 _log.warning("no connection can be accepted now: %s", error.strerror)
                 self._wait()
                 return
-            task = self._loop.create_task(self._serve(connection))
+            leave = self._clients.enter(address)
+            if leave is None:
+                connection.close()
+                continue
+            task = self._loop.create_task(self._serve(connection, leave))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, leave: Callable[[], None]) -> None:
         """From here on the protocol has the connection."""
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        context, seconds = (None, None) if self._tls is None else (self._tls.context, HANDSHAKE_SECONDS)
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            tls = {
+                "ssl": self._tls.context,
+                "ssl_handshake_timeout": HANDSHAKE_SECONDS,
+                "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
+            }
         try:
-            await self._loop.connect_accepted_socket(
-                self._make_protocol, connection, ssl=context, ssl_handshake_timeout=seconds
-            )
-        except OSError:  # also of TLS
+            await self._loop.connect_accepted_socket(lambda: self._make_protocol(leave), connection, **tls)
+        except BaseException as error:
+            leave()
+            if not isinstance(error, OSError):  # also of TLS
+                raise
             connection.close()  # the client has left already, or speaks something else
 
     def _wait(self) -> None:

@@ -68,10 +68,13 @@ class BoundedHttpProtocol(asyncio.Protocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
+        """on_lost: called when the connection has ended."""
         self._app = config.loaded_app
         self._idle_seconds = config.timeout_keep_alive
         self._server = server_state
+        self._on_lost = on_lost
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = RequestParser()
         self._exchange: Exchange | None = None
@@ -107,6 +110,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)  # type: ignore[arg-type]
+        if self._on_lost is not None:
+            self._on_lost()
         self._cancel_deadline()
         self.resume_writing()
         self._parser.close()
@@ -345,13 +350,15 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Ends the connection from this side, and drops what the client still sends, so that it sees the answer."""
+        """Ends the connection from this side, and drops what the client still sends, so that it sees the answer. TLS has one end
+        for both directions: there the client finds the end of the answer by its length."""
         self._held = b""
         self._enter(_State.CLOSING)
-        if self._eof or not self.transport.can_write_eof():  # TLS has one end for both directions
+        if self._eof:
             self._close()
             return
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self._deadline(LINGER_SECONDS, self._close)
         self._pace()
 

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from lightllm.http.acceptor import Acceptor, connection_limit
+from lightllm.http.client_connections import ClientConnections
 from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.http.http_protocol import BoundedHttpProtocol
 from lightllm.http.tls import ServerTls
@@ -49,14 +50,16 @@ class HttpServer(uvicorn.Server):
         end_requests: Callable[[], None],
         tls: ServerTls | None = None,
         counts: ConnectionCounts | None = None,
+        max_per_client: int = 0,
     ) -> None:
         """end_requests: tells every open request that it is over; tls: None speaks plain HTTP; counts: of all workers that share
-        the sockets, None: there are no others."""
+        the sockets, None: there are no others; max_per_client: connections, 0: any number."""
         super().__init__(config)
         self._on_started = on_started
         self._end_requests = end_requests
         self._tls = tls
         self._counts = counts
+        self._clients = ClientConnections(max_per_client)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
@@ -68,6 +71,7 @@ class HttpServer(uvicorn.Server):
                 connection_limit(),
                 self._tls,
                 self._counts,
+                self._clients,
             )
             for listener in sockets or []
         ]
@@ -79,10 +83,8 @@ class HttpServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.drain()  # type: ignore[union-attr]
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+    def _make_protocol(self, on_lost: Callable[[], None]) -> asyncio.Protocol:
+        return BoundedHttpProtocol(self.config, self.server_state, self.lifespan.state, on_lost=on_lost)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Requests are told that it is over. A client that does not read that in time loses the connection: every handler

@@ -8,6 +8,8 @@ from lightllm.errors import InvalidOption
 
 HANDSHAKE_SECONDS = 10.0
 """A client that has not finished its handshake by then loses its connection."""
+SHUTDOWN_SECONDS = 5.0
+"""How long a connection that is closed waits for the client to agree."""
 
 
 class ServerTls:

@@ -111,9 +111,9 @@ async def _serve(
     counts = None
     if state.config.httpserver_workers > 1:
         counts = ConnectionCounts(child.runtime.connections_file, state.config.httpserver_workers, worker)
-    app = create_app(state)
+    config = make_config(create_app(state), state.config.timeout_keep_alive)
     server = HttpServer(
-        make_config(app, state.config.timeout_keep_alive), on_started, end_requests, tls, counts
+        config, on_started, end_requests, tls, counts, state.config.max_connections_per_client
     )
 
     def obey(command: Command) -> None:

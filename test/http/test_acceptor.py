@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import resource
 import socket
@@ -13,14 +14,19 @@ import pytest
 import uvloop
 
 from lightllm.http.acceptor import Acceptor, connection_limit
+from lightllm.http.client_connections import ClientConnections, client_of
 from lightllm.http.connection_counts import ConnectionCounts
+from lightllm.http.tls import ServerTls
+
+PEM = Path(__file__).parents[1] / "support" / "tls"
 
 
 class Greeter(asyncio.Protocol):
     """Says hello, echoes, and counts itself."""
 
-    def __init__(self, connections: set) -> None:
+    def __init__(self, connections: set, on_lost: Callable[[], None]) -> None:
         self._connections = connections
+        self._on_lost = on_lost
 
     def connection_made(self, transport) -> None:
         self.transport = transport
@@ -29,14 +35,17 @@ class Greeter(asyncio.Protocol):
 
     def connection_lost(self, error) -> None:
         self._connections.discard(self)
+        self._on_lost()
 
 
-def run(limit: int, test: Callable[[Acceptor, tuple[str, int], set], Awaitable[None]]) -> None:
+def run(
+    limit: int, test: Callable[[Acceptor, tuple[str, int], set], Awaitable[None]], **options: object
+) -> None:
     async def main() -> None:
         connections: set[Greeter] = set()
         listener = socket.create_server(("127.0.0.1", 0), backlog=100)
         address = listener.getsockname()
-        acceptor = Acceptor(listener, lambda: Greeter(connections), connections, limit)
+        acceptor = Acceptor(listener, functools.partial(Greeter, connections), connections, limit, **options)  # type: ignore[arg-type]
         try:
             async with asyncio.timeout(30):
                 await test(acceptor, address, connections)
@@ -49,8 +58,10 @@ def run(limit: int, test: Callable[[Acceptor, tuple[str, int], set], Awaitable[N
         runner.run(main())
 
 
-async def connect(address: tuple[str, int]) -> socket.socket:
+async def connect(address: tuple[str, int], own: str = "127.0.0.1") -> socket.socket:
+    """own: the client's address."""
     client = socket.socket()
+    client.bind((own, 0))
     client.setblocking(False)
     await asyncio.get_running_loop().sock_connect(client, address)
     return client
@@ -135,7 +146,9 @@ def test_a_worker_with_more_connections_leaves_the_next_one_to_others_and_takes_
         address, others = listener.getsockname(), Others(other=1)
         sibling = socket.socket(fileno=os.dup(listener.fileno()))
         sibling.setblocking(False)
-        acceptor = Acceptor(listener, lambda: Greeter(connections), connections, 50, counts=others)  # type: ignore[arg-type]
+        acceptor = Acceptor(
+            listener, functools.partial(Greeter, connections), connections, 50, counts=others  # type: ignore[arg-type]
+        )  # fmt: skip
         try:
             async with asyncio.timeout(30):
                 clients = [await connect(address) for _ in range(2)]
@@ -167,3 +180,49 @@ def test_counts_are_shared_between_workers(tmp_path: Path) -> None:
     alone = ConnectionCounts(tmp_path / "alone", 1)
     alone.publish(4)
     assert alone.least_of_others() == 4
+
+
+def test_a_client_with_as_many_connections_as_it_may_have_is_turned_away_and_others_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(acceptor, address, connections) -> None:
+        clients = [await connect(address, "127.0.0.2") for _ in range(2)]
+        assert [await heard(client) for client in clients] == [b"hello"] * 2
+        for _ in range(20):
+            assert await heard(await connect(address, "127.0.0.2")) == b""
+        others = [await connect(address) for _ in range(2)]
+        assert [await heard(client) for client in others] == [b"hello"] * 2
+        clients[0].close()
+        while len(connections) > 3:
+            await asyncio.sleep(0.01)
+        assert await heard(await connect(address, "127.0.0.2")) == b"hello"
+
+    limited = ClientConnections(2)
+    run(50, test, clients=limited)
+    assert len(limited) == 0
+    assert caplog.text.count("turned away") == 1 and "127.0.0.2, which has 2 already" in caplog.text
+
+
+def test_connections_whose_handshake_fails_do_not_count_for_ever() -> None:
+    async def test(acceptor, address, connections) -> None:
+        for _ in range(5):
+            client = await connect(address)
+            await asyncio.get_running_loop().sock_sendall(client, b"GET / HTTP/1.1\r\n\r\n")
+            while await heard(client):
+                pass
+            while len(limited):
+                await asyncio.sleep(0.01)
+        assert not connections
+
+    limited = ClientConnections(1)
+    tls = ServerTls(str(PEM / "cert.pem"), str(PEM / "key.pem"))
+    run(50, test, clients=limited, tls=tls)
+
+
+def test_a_client_is_an_address_or_what_a_subscriber_has_of_ipv6() -> None:
+    assert client_of(("192.0.2.1", 5)) == client_of(("::ffff:192.0.2.1", 5, 0, 0)) == "192.0.2.1"
+    assert (
+        client_of(("2001:db8::1", 5, 0, 0)) == client_of(("2001:db8::ffff:0:0:2", 6, 0, 0)) == "2001:db8::/64"
+    )
+    assert client_of(("2001:db8:0:1::1", 5, 0, 0)) != "2001:db8::/64"
+    assert client_of(("fe80::1%eth0", 5, 0, 2)) == "fe80::/64" and client_of("") == client_of(None)
