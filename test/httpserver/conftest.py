@@ -11,14 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 import uvloop
 from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
 from lightllm.config import ServerConfig
 from lightllm.http.metric_store import MetricStore
-from lightllm.http.server import make_config
+from lightllm.http.server import HttpServer, make_config
+from lightllm.http.tls import ServerTls
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import PromptEncoder
@@ -46,10 +46,13 @@ class Worker:
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        tls = None
+        if config.ssl_certfile is not None:
+            tls = ServerTls(config.ssl_certfile, config.ssl_keyfile)
+        self.url = f"http{'s' * (tls is not None)}://127.0.0.1:{self.port}"
         config_of_uvicorn = make_config(create_app(self.state), config.timeout_keep_alive)
         self.app: Any = config_of_uvicorn.app
-        self._server = uvicorn.Server(config_of_uvicorn)
+        self._server = HttpServer(config_of_uvicorn, lambda: None, lambda: None, tls)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
