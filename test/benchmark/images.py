@@ -43,13 +43,19 @@ CLIP_L_336 = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
     "num_attention_heads": 16, "image_size": 336, "patch_size": 14, "projection_dim": 768,
 }  # fmt: skip
-LLAMA_7B = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
-    "num_key_value_heads": 32, "vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-}  # fmt: skip
 
 
-def write_model(folder: Path, layers: int) -> None:
+def llama(hidden: int, layers: int) -> dict[str, object]:
+    """Llama 2's proportions: 4096 wide is 7B's."""
+    heads = hidden // 128
+    return {
+        "model_type": "llama", "hidden_size": hidden, "intermediate_size": hidden * 43 // 16, "num_attention_heads": heads,
+        "num_key_value_heads": heads, "num_hidden_layers": layers, "vocab_size": 32064, "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    }  # fmt: skip
+
+
+def write_model(folder: Path, hidden: int, layers: int) -> None:
     """A folder that `--load_way dummy` serves."""
     folder.mkdir()
     write_tokenizer(folder, IMAGE_ID)
@@ -60,7 +66,7 @@ def write_model(folder: Path, layers: int) -> None:
     config = {
         "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": IMAGE_ID,
         "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "projector_hidden_act": "gelu",
-        "text_config": {**LLAMA_7B, "num_hidden_layers": layers}, "vision_config": CLIP_L_336, "torch_dtype": "bfloat16",
+        "text_config": llama(hidden, layers), "vision_config": CLIP_L_336, "torch_dtype": "bfloat16",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     processor = {
@@ -174,6 +180,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("figure", choices=("seen", "beside"))
     parser.add_argument("--server", default="", help="more options of the server")
+    parser.add_argument(
+        "--hidden", type=int, default=4096, help="width of the language model, a multiple of 128"
+    )
     parser.add_argument("--layers", type=int, default=2, help="of the language model")
     parser.add_argument("--repeat", type=int, default=5, help="seen: images")
     parser.add_argument("--streams", type=int, default=4, help="beside: text streams at once")
@@ -184,7 +193,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="beside: of each of the three loads")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder, "model"), options.layers)
+        write_model(Path(folder, "model"), options.hidden, options.layers)
         server = [
             "--model_dir", f"{folder}/model", "--load_way", "dummy", "--device", "cpu", "--max_total_token_num", "8192",
             *shlex.split(options.server),

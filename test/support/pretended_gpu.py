@@ -2,6 +2,9 @@
 
     PYTHONPATH=test TRITON_INTERPRET=1 python -m pytest -p support.pretended_gpu test/ops/triton
 
+Of each test as many cases are run as it takes for every value of every parameter to occur: where tensors lie depends on
+the way through the code, not on which sizes meet which dtypes.
+
 Tensors that are made on "cuda" are marked; what is computed from marked ones is marked. Everything is computed by the CPU
 and Triton's interpreter, but an operation on tensors of both kinds, and reading a marked one's memory, raise as on a GPU.
 """
@@ -103,6 +106,19 @@ def _check_index(name: str, args: Any) -> None:
         chosen = any(isinstance(index, torch.Tensor | list) for index in tree_iter(args[1]))
         if chosen and is_marked(args[2]) != is_marked(args[0]):
             raise RuntimeError("index_put_: expected self and value to be on the same device")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    kept, left_out = [], []
+    for item in items:
+        test = item.nodeid.split("[")[0]
+        parameters = item.callspec.params if hasattr(item, "callspec") else {"": ""}
+        values = {(test, name, repr(value)) for name, value in parameters.items()}
+        (left_out if values <= seen else kept).append(item)
+        seen |= values
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def pytest_configure() -> None:
