@@ -48,7 +48,10 @@ class Child:
         self.config = config
         self._channel = channel
         self._lock = threading.Lock()
-        self._obey: Callable[[Command], None] = self._end_early
+        self._obeying = threading.Lock()
+        self._obey: Callable[[Command], None] = self._keep
+        self._kept: list[Command] = []
+        """Commands that came before `on_command`."""
         threading.Thread(target=self._read_commands, name="supervisor-channel", daemon=True).start()
 
     @functools.cached_property
@@ -68,23 +71,32 @@ class Child:
                 logging.getLogger(__name__).debug("the supervisor is gone")
 
     def on_command(self, callback: Callable[[Command], None]) -> None:
-        """Calls back, in a thread of its own, for every command; a lost Supervisor is a `stop`. Until this is called
-        `stop` ends the process at once: there is nothing yet that it could leave behind."""
-        self._obey = callback
+        """Calls back, in a thread of its own, for every command, and at once for those that have come before; a lost
+        Supervisor is a `stop`. Until this is called `stop` ends the process at once: there is nothing yet that it could
+        leave behind."""
+        with self._obeying:
+            self._obey = callback
+            for command in self._kept:
+                callback(command)
 
     def _read_commands(self) -> None:
         try:
             with self._channel.makefile("rb") as lines:
                 for line in lines:
-                    self._obey(msgspec.json.decode(line, type=Command))
+                    self._take(msgspec.json.decode(line, type=Command))
         except ConnectionResetError:
             logging.getLogger(__name__).debug("the supervisor went away with unread status lines")
-        self._obey(Command(action="stop"))
+        self._take(Command(action="stop"))
 
-    def _end_early(self, command: Command) -> None:
+    def _take(self, command: Command) -> None:
+        with self._obeying:
+            self._obey(command)
+
+    def _keep(self, command: Command) -> None:
         if command.action == "stop":
             self.report("stopped")
             os._exit(0)
+        self._kept.append(command)
 
 
 def start_child(name: str) -> Child:

@@ -58,6 +58,7 @@ class ChildProcess:
         self._lines: collections.deque[str] = collections.deque(maxlen=_LINES_KEPT)
         self._partial_line = b""
         self._partial_status = b""
+        self._closed = False
         self._selector = selector
         self._write = write
         self._folders = (Path(runtime_dir), _SHARED_MEMORY)
@@ -123,7 +124,9 @@ class ChildProcess:
         return taken
 
     def send(self, command: Command) -> None:
-        """Sends a command; a child that is gone is noticed by `reap`."""
+        """Sends a command; a child that is gone is noticed by `reap`, and has no channel after `close`."""
+        if not self.running:
+            return
         try:
             self._channel.sendall(msgspec.json.encode(command) + b"\n")
         except (BrokenPipeError, ConnectionResetError):
@@ -192,6 +195,11 @@ class ChildProcess:
         return f": shared memory has no room left. {' '.join(map(describe_room, self._folders))}"
 
     def close(self) -> None:
+        """Gives back what a child that has ended had here; the second time nothing is done, for its descriptors may be
+        another's then."""
+        if self._closed:
+            return
+        self._closed = True
         self._unregister(self._channel)
         self._unregister(self._output)
         self._channel.close()

@@ -179,6 +179,60 @@ def test_a_child_killed_while_serving_is_started_again_until_that_happens_too_of
     server.check_nothing_left()
 
 
+def kill_until_it_waits(server: LightLLMServer, name: str) -> None:
+    """Its second restart is not at once."""
+    server.child(name).kill()
+    server.wait_for(f"(?s)({name} ready.*){{2}}")
+    server.child(name).kill()
+    server.wait_for(f"{name} was killed by SIGKILL: it is started again in 0.5 s\n")
+
+
+def test_signals_while_an_http_server_waits_for_its_restart_are_obeyed(launch, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("a-key\n")
+    server = launch(["--api_key_file", str(keys)])
+    server.wait_ready()
+    kill_until_it_waits(server, "http-0")
+    server.send(signal.SIGHUP)
+    server.wait_for("received SIGHUP")
+    server.wait_for("(?s)(http-0 ready.*){3}")
+    server.child("http-0").kill()
+    server.wait_for("started again in 1.0 s\n")
+    server.send(signal.SIGTERM)
+    assert server.wait(10) == 0
+    server.check_nothing_left()
+
+
+def test_a_second_sigint_while_a_process_waits_for_its_restart_stops_at_once(launch, tmp_path):
+    load = tmp_path / "load"
+    load.write_text("3")
+    server = launch(load=load, detokenizer="ready")
+    server.wait_ready()
+    kill_until_it_waits(server, "detokenizer")
+    server.send(signal.SIGINT)
+    server.wait_for("draining: 3 running")
+    begin = time.monotonic()
+    server.send(signal.SIGINT)
+    assert server.wait(10) == 130
+    assert time.monotonic() - begin < 4.5  # the grace is 5 s
+    server.check_nothing_left()
+
+
+def test_what_a_child_is_told_before_it_listens_it_obeys_then(launch, tmp_path):
+    """SIGTERM while an Http Server is being started again: it takes no new requests."""
+    load = tmp_path / "load"
+    load.write_text("3")
+    server = launch(load=load, http_0="late", http_1="ready")
+    server.wait_ready()
+    server.child("http-0").kill()
+    server.wait_for("(?s)(http-0 loading — deaf.*){2}")
+    server.send(signal.SIGTERM)
+    server.wait_for("http-0 got drain")
+    load.write_text("0")
+    assert server.wait(20) == 0
+    server.check_nothing_left()
+
+
 def test_sigterm_waits_for_running_requests(launch, tmp_path):
     load = tmp_path / "load"
     load.write_text("3")

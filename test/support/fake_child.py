@@ -26,6 +26,9 @@ def main(child: Child) -> None:
         if command.action == "stop" and behaviour != "stubborn":
             stop.set()
 
+    if behaviour == "late":  # it is told what to do before it listens
+        child.report("loading", "deaf")
+        time.sleep(1.0)
     child.on_command(on_command)
     child.beat.beat_in_thread()
     child.report("loading", "half way")
