@@ -114,6 +114,8 @@ class Supervisor:
         return [child for group in self._groups for child in group.children]
 
     def _start_child(self, spec: ChildSpec) -> ChildProcess:
+        """What the process before it has shown of itself says nothing about this one."""
+        (self._runtime.beats_dir / spec.name).unlink(missing_ok=True)
         child = ChildProcess(spec, str(self._runtime.path), self._selector, self._output.write_bytes)
         log.debug("%s: process %d", spec.name, child.pid)
         return child

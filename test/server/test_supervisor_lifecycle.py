@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -177,6 +178,24 @@ def test_a_child_killed_while_serving_is_started_again_until_that_happens_too_of
     last = server.log.splitlines()[-1]
     assert "backend-1 failed: was killed by SIGKILL (after 2 restarts within 300 s: --max_restarts)." in last
     server.check_nothing_left()
+
+
+def test_a_process_that_was_started_again_is_not_judged_by_the_beat_of_the_one_before(launch):
+    server = launch(["--round_timeout", "5"], http_1="sluggish")
+    server.wait_ready()
+    (runtime,) = server.runtime_folders()
+    beat = runtime / "beats" / "http-1"
+    end = time.monotonic() + 10
+    while not beat.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    server.child("http-1").suspend()
+    beat.write_bytes(struct.pack("<d", time.monotonic() - 30))
+    server.wait_for(r"http-1 failed: made no progress for 3\d s \(--round_timeout\): it is started again\n")
+    server.wait_for("(?s)(http-1 ready.*){2}")
+    time.sleep(2.5)  # the watch looks every second
+    assert server.log.count("(--round_timeout)") == 1
+    assert server.stop() == 0
 
 
 def kill_until_it_waits(server: LightLLMServer, name: str) -> None:

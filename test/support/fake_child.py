@@ -30,7 +30,10 @@ def main(child: Child) -> None:
         child.report("loading", "deaf")
         time.sleep(1.0)
     child.on_command(on_command)
-    child.beat.beat_in_thread()
+    if behaviour == "sluggish":  # it shows that it runs some time after it is ready
+        threading.Timer(2.0, lambda: child.beat.beat_in_thread()).start()
+    else:
+        child.beat.beat_in_thread()
     child.report("loading", "half way")
     if behaviour == "bad-model":
         raise InvalidModel("The model is broken.", "Take another one.")
