@@ -56,6 +56,9 @@ class MockBackend:
             decode_tokens=self._spec.round_tokens[1],
         )
 
+    def settle(self, seq: int) -> None:
+        pass
+
     def attach(self, seq: int) -> None:
         self._rows = MockRows(self._config.running_max_req_size + 1)
         if self._checker is not None:

@@ -130,6 +130,10 @@ class ModeBackend:
             seconds=dict(self._seconds),
         )
 
+    def settle(self, seq: int) -> None:
+        """The model is loaded, for a Router whose first round is `seq`."""
+        self.ranks.settle(seq)
+
     def attach(self, seq: int) -> None:
         """A new Router, whose first round is `seq`: no row is in use, and nothing of the requests that were in them is
         kept."""
@@ -194,7 +198,9 @@ class ModeBackend:
         """After a failed round; the next one is `seq`. Rows are joined anew or go on from their last token, so all that
         is left to do is to give cached memory back to the device."""
         with computing(self.device):
-            self.ranks.rejoin(self.rows.last_token)
+            if self.ranks.rejoin(seq, self.rows.last_token) and self._graphs is not None:
+                self._graphs = None  # the old ones hold sums of a group that is no more
+                self._graphs = self._capture_graphs(False)
         self.constraints.resync()
         logger.info("rounds go on from number %d", seq)
         self.device.release_cached()

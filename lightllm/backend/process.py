@@ -30,7 +30,7 @@ from lightllm.backend.out_of_memory import is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.router_link import LocalLink, NodeLink, RouterLink
 from lightllm.config import ServerConfig
-from lightllm.distributed.collectives import PeerLost
+from lightllm.distributed.collectives import PeerLost, Superseded
 from lightllm.errors import StartupError
 from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
@@ -49,14 +49,18 @@ class Backend(Protocol):
 
     def init_model(self, show_bar: bool = False) -> ModelReady: ...
 
+    def settle(self, seq: int) -> None:
+        """The model is loaded, for a Router whose first round is `seq`."""
+
     def attach(self, seq: int) -> None:
-        """A new Router, whose first round is `seq`: no row is in use."""
+        """A new Router, whose first round is `seq`: no row is in use. `Superseded`: still another one asks."""
 
     def submit(self, round: Round) -> PendingResult: ...
 
     def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult: ...
 
-    def resync(self, seq: int) -> None: ...
+    def resync(self, seq: int) -> None:
+        """After a failed round; the next one is `seq`. `Superseded`: another Router asks."""
 
     def start_profile(self, rounds: int) -> None:
         """Records the next `rounds` rounds."""
@@ -113,8 +117,9 @@ class BackendProcess:
         config = _with_own_paths(ServerConfig.from_json(request.config_json), self._child.config)
         self._child.report("loading", "loading the model")
         progress = functools.partial(self._child.report, "loading")
-        backend = _make_backend(config, request.rank, self._child.runtime, progress)
+        backend = _make_backend(config, request.rank, self._child.runtime, progress, self._link.asked)
         ready = backend.init_model(self._show_bar)
+        backend.settle(first_seq(request.epoch))
         gc.collect()
         gc.freeze()  # the model stays: full collections need not walk over it
         seconds = {"import": import_seconds, **ready.seconds}
@@ -149,7 +154,8 @@ class BackendProcess:
 
     def _answer_routers(self, runner: "RoundRunner") -> None:
         while (request := self._link.take_attach()) is not None:
-            runner.attach(first_seq(request.epoch))
+            if not runner.attach(first_seq(request.epoch)):
+                continue
             self._link.attached(request.epoch, self._ready)
             log.info("the router of epoch %d gives the rounds from now on", request.epoch)
 
@@ -238,9 +244,7 @@ class RoundRunner:
 
     def submit(self, message: Round | Resync) -> None:
         if isinstance(message, Resync):
-            self._pending.clear()
-            self._backend.resync(message.seq)
-            self._skipping = False
+            self._go_on(self._backend.resync, message.seq)
             return
         if self._skipping:
             return
@@ -255,11 +259,21 @@ class RoundRunner:
             self._skipping = True
         self._pending.append((message.seq, pending))
 
-    def attach(self, seq: int) -> None:
-        """A new Router: what the one before it has asked for is void."""
+    def attach(self, seq: int) -> bool:
+        """A new Router: what the one before it has asked for is void. False: there is another one already."""
+        return self._go_on(self._backend.attach, seq)
+
+    def _go_on(self, prepare: Callable[[int], None], seq: int) -> bool:
+        """Rounds are computed from number `seq` on; False: this one could not be prepared for them, nor could any rank, because
+        another Router asks."""
         self._pending.clear()
-        self._backend.attach(seq)
+        self._skipping = True
+        try:
+            prepare(seq)
+        except Superseded:
+            return False
         self._skipping = False
+        return True
 
     @property
     def oldest(self) -> PendingResult | None:
@@ -321,7 +335,11 @@ def _import_backend(config: ServerConfig) -> None:
 
 
 def _make_backend(
-    config: ServerConfig, rank: int, runtime: RuntimeDir, progress: Callable[[str], None]
+    config: ServerConfig,
+    rank: int,
+    runtime: RuntimeDir,
+    progress: Callable[[str], None],
+    superseded: Callable[[], bool],
 ) -> Backend:
     if config.mock_backend is not None:
         from lightllm.backend.mock import MockBackend
@@ -332,7 +350,7 @@ def _make_backend(
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.ranks import make_rendezvous
 
-    rendezvous = make_rendezvous(config, rank, runtime.ranks_file)
+    rendezvous = make_rendezvous(config, rank, runtime.ranks_file, superseded)
     embeddings = ImageEmbeddings(runtime.images_dir)
     encoders = functools.partial(encoders_beside, config, runtime)
     return ModeBackend(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -21,8 +21,9 @@ from lightllm.protocol.rounds import Round, RoundResult
 logger = logging.getLogger(__name__)
 
 
-def make_rendezvous(config: ServerConfig, rank: int, file: Path) -> Rendezvous:
-    """Where the ranks of this server find each other; `file` is private to them."""
+def make_rendezvous(config: ServerConfig, rank: int, file: Path, superseded: Callable[[], bool]) -> Rendezvous:
+    """Where the ranks of this server find each other; `file` is private to them. superseded: whether another Router asks for
+    this rank."""
     alone = config.nnodes == 1
     return Rendezvous(
         rank=rank,
@@ -32,6 +33,7 @@ def make_rendezvous(config: ServerConfig, rank: int, file: Path) -> Rendezvous:
         file=str(file) if alone else "",
         host="" if alone else config.nccl_host,
         port=config.nccl_port,
+        superseded=superseded,
     )
 
 
@@ -116,13 +118,21 @@ class Ranks:
             )
         return msgspec.structs.replace(failed, failed=failure.reason, out_of_memory=failure.out_of_memory)
 
-    def rejoin(self, last_token: torch.Tensor) -> None:
-        """After a failed round: all ranks join again, and go on from rank 0's tokens. Raises `StartupError` that names
-        a rank that does not come back: it is dead or hangs, and no round can be computed without it."""
-        if self.world_size == 1:
-            return
+    def settle(self, seq: int) -> None:
+        """All ranks have loaded, maybe not all for the same Router's sake: one may have died amid asking them. They are joined for
+        the latest, whose first round is the highest `seq` of any rank."""
+        if self.world_size > 1:
+            self.group.generation = max(seq for (seq,) in self.group.gather_numbers(seq))
+
+    def rejoin(self, seq: int, last_token: torch.Tensor) -> bool:
+        """After a failed round, and for another Router: all ranks join again for the round `seq`, and go on from rank 0's
+        tokens. False: they are joined for it. Raises `StartupError` that names a rank that does not come back: it is dead
+        or hangs, and no round can be computed without it; `Superseded`: no rank has joined."""
+        if self.world_size == 1 or (self.group.joined and self.group.generation == seq):
+            return False
         try:
-            self.group.reconnect()
+            self.group.reconnect(seq)
             self.group.broadcast(last_token)
+            return True
         except PeerLost as error:
             raise StartupError(f"{error}, and no round can be computed without it.") from error

@@ -48,11 +48,14 @@ class RouterLink(Protocol):
     def wait_for_attach(self) -> Attach | None:
         """The first Router's request to be attached to; None: `stop` was called before. Raises `StartupError`."""
 
+    def asked(self) -> bool:
+        """Whether there may be something for `take_attach`."""
+
     def take_attach(self) -> Attach | None:
-        """The request of another Router; None if there is none."""
+        """The request of another Router, the latest one; None if there is none."""
 
     def attached(self, epoch: int, ready: ModelReady) -> None:
-        """Answers the request that was taken last: rounds are those of this epoch from now on."""
+        """Answers the requests that were taken: rounds are those of this epoch from now on."""
 
     def receive(self) -> Round | Resync | None:
         """The next message; None if there is none now."""
@@ -87,7 +90,11 @@ class LocalLink:
         self.socket = self._rounds.socket
         self._results = None if rank else PushChannel(context, runtime.round_results, self._epoch)
         self._requests: queue.SimpleQueue[tuple[Attach, Future[bytes]] | None] = queue.SimpleQueue()
-        self._answer: Future[bytes] = Future()
+        self._answers: list[Future[bytes]] = []
+        """Of requests that were taken."""
+        self._newest = -1
+        """Epoch of the latest Router that has asked."""
+        self._asking = threading.Lock()
         self._wake = wake
         handlers: dict[str, Callable[[bytes], bytes]] = {
             "attach": self._handle_attach,
@@ -100,15 +107,24 @@ class LocalLink:
         asked = self._requests.get()
         if asked is None:
             return None
-        request, self._answer = asked
+        request, answer = asked
+        self._answers.append(answer)
         return request
 
+    def asked(self) -> bool:
+        return not self._requests.empty()
+
     def take_attach(self) -> Attach | None:
-        return None if self._requests.empty() else self.wait_for_attach()
+        latest: Attach | None = None
+        while self.asked() and (request := self.wait_for_attach()) is not None:
+            latest = request
+        return latest
 
     def attached(self, epoch: int, ready: ModelReady) -> None:
         self._epoch.raise_to(epoch)
-        self._answer.set_result(codec.encode(ready))
+        for answer in self._answers:
+            answer.set_result(codec.encode(ready))
+        self._answers.clear()
 
     def receive(self) -> Round | Resync | None:
         return self._rounds.receive()
@@ -130,9 +146,14 @@ class LocalLink:
             self._results.close(linger_ms=100)
 
     def _handle_attach(self, payload: bytes) -> bytes:
-        """In a thread of the rpc server."""
+        """In a thread of the rpc server. The request of a Router that is gone may come behind that of the next."""
+        request = _ATTACH.decode(payload)
         answer: Future[bytes] = Future()
-        self._requests.put((_ATTACH.decode(payload), answer))
+        with self._asking:
+            if request.epoch <= self._newest:
+                raise ValueError("another Router has asked since")
+            self._newest = request.epoch
+            self._requests.put((request, answer))
         self._wake()
         return answer.result()
 
@@ -188,6 +209,9 @@ class NodeLink:
                     "Is it running, and does --nccl_host name it?",
                 )
         return None
+
+    def asked(self) -> bool:
+        return False
 
     def take_attach(self) -> Attach | None:
         """A rank of another node ends with the Router, whose connection it is."""

@@ -12,6 +12,10 @@ class PeerLost(RuntimeError):
     """Another rank did not take part in an operation: it failed, it is gone, or it took too long."""
 
 
+class Superseded(Exception):
+    """Ranks were about to meet for a Router that is gone; another one has asked for them since."""
+
+
 class Collectives(Protocol):
     """Every rank calls the same operations in the same order, with tensors of the same shape and dtype; an operation
     raises `PeerLost` when that does not happen in time."""

@@ -10,13 +10,19 @@ import dataclasses
 import datetime
 import socket
 import time
+from collections.abc import Callable
 
 import torch.distributed as dist
 
-from lightllm.distributed.collectives import PeerLost
+from lightllm.distributed.collectives import PeerLost, Superseded
 from lightllm.errors import InvalidOption
 
 _POLL_SECONDS = 0.02
+_MET, _OFF = "met", "off"
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Rendezvous:
     host: str = ""
     """Address of rank 0's machine."""
     port: int = 0
+    superseded: Callable[[], bool] = _never
+    """Asked while this rank waits for the others to meet again: whether it is wanted elsewhere, so that they may wait for each
+    other in vain."""
 
     @property
     def address(self) -> str:
@@ -51,12 +60,17 @@ class RankStore:
         self._store = dist.FileStore(rendezvous.file) if rendezvous.file else _tcp_store(rendezvous)
 
     def arrive(self, generation: int) -> dist.Store:
-        """Waits until every rank has come for this generation and returns its store; `PeerLost` names the missing."""
-        rendezvous = self.rendezvous
-        store = dist.PrefixStore(f"generation-{generation}", self._store)
-        timeout = rendezvous.join_timeout if generation == 0 else rendezvous.operation_timeout
+        """Waits until every rank has come for this generation and returns its store; `PeerLost` names the missing. All ranks
+        meet, or for all the meeting is off (`Superseded`)."""
+        rendezvous, name = self.rendezvous, f"generation-{generation}"
+        store = dist.PrefixStore(name, self._store)
         try:
-            self.wait_for_all(f"generation-{generation}", timeout)
+            if generation == 0:
+                self.wait_for_all(name, rendezvous.join_timeout)
+            else:
+                self.wait_for_all(name, rendezvous.operation_timeout, rendezvous.superseded)
+                if self._decide(name, _MET) == _OFF:
+                    raise Superseded
         except RuntimeError as error:
             if isinstance(error, PeerLost):
                 raise
@@ -65,17 +79,24 @@ class RankStore:
             ) from error
         return store
 
-    def wait_for_all(self, what: str, timeout: float) -> None:
-        """Every rank calls it; returns when all have. `PeerLost` names those that have not within `timeout` seconds."""
+    def wait_for_all(self, what: str, timeout: float, superseded: Callable[[], bool] = _never) -> None:
+        """Every rank calls it; returns when all have. `PeerLost` names those that have not within `timeout` seconds;
+        `Superseded`: as it says."""
         self._store.set(_key(what, self.rendezvous.rank), "1")
         deadline = time.monotonic() + timeout
         missing = [rank for rank in range(self.rendezvous.world_size) if rank != self.rendezvous.rank]
         while missing:
             missing = [rank for rank in missing if not self._store.check([_key(what, rank)])]
+            if missing and superseded() and self._decide(what, _OFF) == _OFF:
+                raise Superseded
             if missing and time.monotonic() >= deadline:
                 raise PeerLost(f"{name_ranks(missing)} did not answer within {timeout:.0f} s")
             if missing:
                 time.sleep(_POLL_SECONDS)
+
+    def _decide(self, what: str, verdict: str) -> str:
+        """The verdict of the rank that was first to give one."""
+        return self._store.compare_set(f"{what}/verdict", "", verdict).decode()
 
     def post_failure(self, generation: int, text: str) -> None:
         """Tells the others why this rank leaves; the first failure that is posted counts."""

@@ -35,7 +35,8 @@ class TpGroup:
         self._store = store
         self._device = device or torch.device("cpu")
         self._links: Collectives | None = None
-        self._generation = -1
+        self.generation = -1
+        """Number of the present one. Who sets it does so on all ranks alike."""
 
     @classmethod
     def join(cls, rendezvous: Rendezvous, device: torch.device) -> TpGroup:
@@ -46,14 +47,19 @@ class TpGroup:
 
     # -- falling apart and coming together
 
-    def reconnect(self) -> None:
-        """Joins the next generation, as all ranks must; raises `PeerLost` that names the missing ones."""
+    @property
+    def joined(self) -> bool:
+        return self._links is not None
+
+    def reconnect(self, generation: int | None = None) -> None:
+        """Joins the generation with this number, or the next one, as all ranks must. Raises `PeerLost` that names the missing
+        ones, and `Superseded`."""
         self.drop()
         if self._store is None:
             return
-        self._generation += 1
+        self.generation = self.generation + 1 if generation is None else generation
         rendezvous = self._store.rendezvous
-        store = self._store.arrive(self._generation)
+        store = self._store.arrive(self.generation)
         joining = (store, self.rank, self.world_size, rendezvous.address, rendezvous.operation_timeout)
         if self._device.type == "cpu":
             self._links = GlooCollectives(*joining)
@@ -65,14 +71,14 @@ class TpGroup:
     def drop(self, reason: str = "") -> None:
         """Leaves the group; operations of the others fail instead of waiting for this rank. `reason`: what they are told."""
         if reason and self._store is not None:
-            self._store.post_failure(self._generation, reason)
+            self._store.post_failure(self.generation, reason)
         links, self._links = self._links, None
         if links is not None:
             links.close()
 
     def read_failure(self) -> str | None:
         """The reason that the first rank to leave has given, if there is one."""
-        return None if self._store is None else self._store.read_failure(self._generation, _FAILURE_SECONDS)
+        return None if self._store is None else self._store.read_failure(self.generation, _FAILURE_SECONDS)
 
     def wait_for_all(self, what: str, timeout: float) -> None:
         """Waits until every rank has called this with the same `what`; raises `PeerLost` that names the missing ones."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from support.ranks import make_rendezvous, run_ranks
 
-from lightllm.distributed.collectives import PeerLost
+from lightllm.distributed.collectives import PeerLost, Superseded
 from lightllm.distributed.rendezvous import RankStore
 from lightllm.distributed.tp_group import TpGroup, agree_on_slots
 from lightllm.errors import DeviceError
@@ -108,6 +110,25 @@ def test_a_group_that_fell_apart_comes_together_again(tmp_path: Path) -> None:
         return group.all_reduce(torch.ones(2))[0].item()
 
     assert run_ranks(tmp_path, 2, work) == [2.0, 2.0]
+
+
+def test_a_meeting_that_one_rank_has_left_is_off_for_all(tmp_path: Path) -> None:
+    """One who is wanted elsewhere leaves while it waits; one who comes later does not wait for it."""
+    wanted = dataclasses.replace(make_rendezvous(tmp_path, 0, 2), superseded=lambda: True)
+    started = time.monotonic()
+    with pytest.raises(Superseded):
+        RankStore(wanted).arrive(5)
+    with pytest.raises(Superseded):
+        RankStore(make_rendezvous(tmp_path, 1, 2)).arrive(5)
+    assert time.monotonic() - started < 10
+
+
+def test_a_meeting_for_which_all_are_there_takes_place(tmp_path: Path) -> None:
+    """Whoever is wanted elsewhere by then."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(RankStore(make_rendezvous(tmp_path, 0, 2)).arrive, 5)
+        wanted = dataclasses.replace(make_rendezvous(tmp_path, 1, 2), superseded=lambda: waiting.done())
+        assert RankStore(wanted).arrive(5) and waiting.result(20)
 
 
 def test_the_smallest_number_of_slots_counts(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ from support.checkpoints import make_checkpoint
 from support.model_zoo import make_zoo_model
 from support.parallel_requests import Stream, answer, check_ended_with_an_error, expected_answers, requests
 from support.server import LightLLMServer
+
+from lightllm.ipc.rpc import RpcClient
+from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.protocol.control import Attach, ModelReady
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "as many KV heads as ranks": ("llama", {"attention_bias": True, "mlp_bias": True, "vocab_size": 387}),
@@ -62,7 +68,23 @@ def test_several_ranks_give_the_tokens_of_one(tmp_path: Path, ranks: int, shape:
     ):
         assert len({server.child(f"backend-{rank}").pid for rank in range(ranks)}) == ranks
         answers = list(pool.map(lambda request: answer(server, *request), requests()))
-    assert answers == expected
+        assert answers == expected
+        again = [pool.submit(answer, server, *request) for request in requests()]
+        lose_a_router_amid_attaching(server, pool)
+        assert [each.result() for each in again] == expected
+        assert "backend" not in "".join(re.findall(r".* started again", server.log))
+
+
+def lose_a_router_amid_attaching(server: LightLLMServer, pool: ThreadPoolExecutor) -> None:
+    """It has asked rank 0, which waits for rank 1 then, when it ends."""
+    (folder,) = server.runtime_folders()
+    runtime = RuntimeDir(folder)
+    request = Attach(runtime.begin_epoch(), 0, b"")
+    asked = pool.submit(RpcClient(runtime.backend_control(0)).call, "attach", request, ModelReady)
+    time.sleep(0.3)
+    assert not asked.done()
+    server.child("router").kill()
+    server.wait_for("router was killed by SIGKILL: it is started again")
 
 
 @pytest.mark.slow
