@@ -75,6 +75,10 @@ class Device(Protocol):
     def synchronize(self) -> None:
         """Waits for everything that any thread has enqueued."""
 
+    def check(self) -> None:
+        """After an error. Raises `DeviceError` if it is of those that stay: an illegal access, say, after which every operation
+        of this process fails and nothing on the device can be relied on."""
+
     def release_cached(self) -> None:
         """Gives memory that nothing uses back to the device."""
 
@@ -154,6 +158,9 @@ class CpuDevice:
         raise NotImplementedError("a CPU's activations are computed from shapes")
 
     def synchronize(self) -> None:
+        pass
+
+    def check(self) -> None:
         pass
 
     def release_cached(self) -> None:
@@ -238,6 +245,15 @@ class CudaDevice:
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
+
+    def check(self) -> None:
+        try:
+            torch.cuda.synchronize()
+        except Exception as error:
+            what = str(error).partition("\n")[0]
+            raise DeviceError(
+                f"The GPU cannot go on after an error: {what}.", "See its log lines."
+            ) from error
 
     def release_cached(self) -> None:
         torch.cuda.empty_cache()

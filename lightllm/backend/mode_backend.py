@@ -32,6 +32,7 @@ from lightllm.backend.sampler import Sampled, Sampler
 from lightllm.backend.sampling_plan import SamplingPlan
 from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu, warm_up
+from lightllm.backend.start_phases import PHASES
 from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warmup_rounds import ROWS, SLOTS, warmup_rounds
 from lightllm.config import ServerConfig
@@ -206,8 +207,11 @@ class ModeBackend:
         self.device.release_cached()
 
     def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
-        """A round has failed with this exception, and `failed` is what the Router is to be told; returns what it is told."""
-        return self.ranks.fail_round(error, failed)
+        """A round has failed with this exception, and `failed` is what the Router is to be told; returns what it is told. Raises
+        `DeviceError` if no other round can succeed."""
+        result = self.ranks.fail_round(error, failed)
+        self.device.check()
+        return result
 
     def _sample(
         self, round: Round, prepared: Prepared, logits: torch.Tensor, started: float
@@ -382,24 +386,9 @@ class ModeBackend:
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """A part of the start: announced, timed, and explained where memory runs out in it."""
-        detail, remedy = _PHASES[name]
+        detail, remedy = PHASES[name]
         self._progress(detail)
         started = time.perf_counter()
         with explained(detail, remedy, self.device.memory):
             yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
-
-
-_LOWER = "Lower --mem_fraction or --max_total_token_num, or the largest round: --batch_max_tokens, --chunked_prefill_size."
-_PHASES = {
-    "constraints": ("reading the tokenizer", "Give --output_constraint_mode none."),
-    "other ranks": ("waiting for the other ranks", "See what else runs on these devices."),
-    "weights": ("loading weights", "Take a smaller model or --data_type, or more GPUs with --tp."),
-    "kv memory": ("reserving KV memory", _LOWER),
-    "warm-up": ("warming up", _LOWER),
-    "graphs": (
-        "capturing decode graphs",
-        "Lower --mem_fraction, --max_total_token_num or --graph_max_batch_size, or give --disable_cudagraph.",
-    ),
-}
-"""What happens in each part of the start, and what to do if memory runs out in it."""

@@ -21,7 +21,9 @@ from lightllm.protocol.rounds import Round, RoundResult
 logger = logging.getLogger(__name__)
 
 
-def make_rendezvous(config: ServerConfig, rank: int, file: Path, superseded: Callable[[], bool]) -> Rendezvous:
+def make_rendezvous(
+    config: ServerConfig, rank: int, file: Path, superseded: Callable[[], bool]
+) -> Rendezvous:
     """Where the ranks of this server find each other; `file` is private to them. superseded: whether another Router asks for
     this rank."""
     alone = config.nnodes == 1

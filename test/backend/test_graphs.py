@@ -14,6 +14,7 @@ from support.scheduler_config import scheduler_config
 
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.mode_backend import ModeBackend
+from lightllm.backend.process import RoundRunner
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
 from lightllm.protocol.arrays import EMPTY_INT32, int32
@@ -94,6 +95,24 @@ def test_the_largest_graph_is_captured_first_and_each_is_announced(config, monke
     assert sizes == [7, 6, 4, 2, 1]
     announced = [text for text in told if "capturing decode graphs: " in text]
     assert announced == [f"capturing decode graphs: {number} of 5" for number in range(1, 6)]
+
+
+def test_a_device_whose_error_stays_ends_the_process_and_replays_nothing(config):
+    backend, device = start_recorded(config)
+    runner = RoundRunner(backend)
+    join = JoinRow(0, 3, SamplingParams(temperature=0.0), 0, 0, [])
+    runner.submit(Round(0, 0, int32([0]), int32([3]), int32([3]), np.ones(1, np.uint8), int32([5, 6, 7]), int32([0, 1, 2]), [join]))  # fmt: skip
+    assert not runner.take().failed
+
+    def broken(*arguments):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device.check = lambda: (_ for _ in ()).throw(DeviceError("The GPU cannot go on"))
+    for graph in device.graphs:
+        graph.replay = broken
+    backend._graphs.run = broken
+    with pytest.raises(DeviceError, match="cannot go on"):
+        runner.submit(Round(1, 1, int32([0]), int32([1]), int32([4]), np.ones(1, np.uint8), EMPTY_INT32, int32([3])))  # fmt: skip
 
 
 def test_no_graph_is_larger_than_there_are_rows(config):

@@ -18,9 +18,11 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 from support.ranks import make_rendezvous
+from support.recording_device import RecordingDevice
 from support.rounds_to_end import Serving, Wanted
 from support.scheduler_config import scheduler_config
 
+from lightllm.backend.device import CpuDevice, Device
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.pending import PendingResult
 from lightllm.backend.process import RoundRunner
@@ -99,7 +101,12 @@ class Vectors(dict[int, torch.Tensor]):
 
 class Ranks:
     def __init__(
-        self, config: ServerConfig, folder: Path, operation_timeout: float, embeddings: Sequence[Vectors]
+        self,
+        config: ServerConfig,
+        folder: Path,
+        operation_timeout: float,
+        embeddings: Sequence[Vectors],
+        devices: Sequence[Device],
     ) -> None:
         self.inbox: queue.Queue[bytes | None] = queue.Queue()
         self.backends = [
@@ -108,6 +115,7 @@ class Ranks:
                 rank,
                 2,
                 rendezvous=make_rendezvous(folder, rank, 2, operation_timeout=operation_timeout),
+                open_device=lambda name, index: devices[index],
                 embeddings=embeddings[rank],
             )
             for rank in range(2)
@@ -138,8 +146,9 @@ def two_ranks(
     folder: Path,
     operation_timeout: float = 10.0,
     embeddings: Sequence[Vectors] = (Vectors(), Vectors()),
+    device: type[CpuDevice] = CpuDevice,
 ) -> Iterator[Ranks]:
-    ranks = Ranks(config, folder, operation_timeout, embeddings)
+    ranks = Ranks(config, folder, operation_timeout, embeddings, [device(), device()])
     ranks.thread.start()
     ranks.zero.init_model()
     try:
@@ -194,6 +203,23 @@ def test_a_rank_that_runs_out_of_memory_fails_the_round_and_nobody_else(
         fail_once(ranks.backends[rank], 6, torch.OutOfMemoryError("injected"))
         assert ranks.serve() == (expected, [f"rank {rank}: OutOfMemoryError: injected"])
     assert ranks.error is None
+
+
+def test_ranks_that_join_again_capture_their_graphs_anew(config, expected, tmp_path) -> None:
+    """What was captured belongs to sums of the group that fell apart."""
+    few = dataclasses.replace(config, graph_max_batch_size=2)
+    with two_ranks(few, tmp_path, device=RecordingDevice) as ranks:
+        devices: list[Any] = [backend.device for backend in ranks.backends]
+        before = [list(device.graphs) for device in devices]
+        assert [len(graphs) for graphs in before] == [2, 2]
+        fail_once(ranks.backends[1], 6, torch.OutOfMemoryError("injected"))
+        tokens, failures = ranks.serve()
+        replays = [[graph.replays for graph in graphs] for graphs in before]
+        assert tokens == expected and len(failures) == 1
+        assert ranks.serve()[0] == expected
+        assert replays == [[graph.replays for graph in graphs] for graphs in before]
+        assert [len(device.graphs) for device in devices] == [4, 4]
+        assert all(sum(graph.replays for graph in device.graphs[2:]) for device in devices)
 
 
 @pytest.mark.parametrize("failing", [(0, 1), (0,), (1,)])
