@@ -21,7 +21,7 @@ import msgspec
 import zmq
 
 from lightllm.config import ServerConfig
-from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
+from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.encode_tickets import EncodeTickets
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord
@@ -60,6 +60,7 @@ class EngineClient:
         self.config = config
         self._worker = worker
         self._serial = time.time_ns() // 10_000  # above every serial of a former life of this worker
+        self._started = WorkerStarted(make_request_id(worker, self._serial))
         self._choices: dict[int, ChoiceRecord] = {}
         self._named: dict[str, set[RequestRecord]] = {}
         self._siblings: dict[int, PushChannel] = {}
@@ -86,7 +87,7 @@ class EngineClient:
             ]
             self.images.encodes = EncodeTickets(self._worker, [channel.send for channel in self._visual])
         self._results.on_message(loop, self._receive)
-        self._router.send(WorkerStarted(make_request_id(self._worker, self._serial)))
+        self._router.send(self._started)
 
     def close(self) -> None:
         self._loop.remove_reader(self._results.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
@@ -123,7 +124,7 @@ class EngineClient:
             self._named.setdefault(name, set()).add(record)
         timeouts = [p.params.timeout or self.config.request_timeout for p in record.prompts]
         if min(timeouts) > 0:
-            record.timer = self._loop.call_later(min(timeouts), self.abort, record, "timeout")
+            record.timer = self._loop.call_later(min(timeouts), self._time_out, record)
         for prompt in record.prompts:
             self.store.observe(metrics.INPUT_LENGTH, len(prompt.prompt_ids))
             self.store.observe(metrics.MAX_NEW_TOKENS, prompt.params.max_new_tokens)
@@ -141,6 +142,13 @@ class EngineClient:
         if record.abort_reason is None:
             record.abort_reason = reason
             self._send_aborts(record, reason)
+
+    def _time_out(self, record: RequestRecord) -> None:
+        """Its client is told now, whatever the engine does. What has only to be written is not late."""
+        if record.done:
+            return
+        self.abort(record, "timeout")
+        self.fail(record, RequestTimeout("the request took longer than its time limit", param="timeout"))
 
     def abort_named(self, name: str, owner: str | None = None, here_only: bool = False) -> int:
         """Aborts the requests known by `name` here, or tells the other workers; returns how many were found here. With
@@ -181,6 +189,7 @@ class EngineClient:
                 self._send_aborts(record, record.abort_reason)
         for ticket in self._flushes:
             self._router.send(FlushCache(self._worker, ticket))
+        self._router.send(self._started)
         if records:
             _log.warning("the router was restarted: %d requests go on", len(records))
 

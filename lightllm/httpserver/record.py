@@ -65,7 +65,7 @@ class ChoiceRecord:
     @property
     def failed(self) -> bool:
         """It ended without an answer."""
-        return self.finish is not None and self.finish.reason in ("error", "timeout")
+        return self.finish is not None and self.finish.reason == "error"
 
     @property
     def has_news(self) -> bool:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
+from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.auth import caller
 from lightllm.http.error_middleware import ABORT_CONNECTION, REQUEST_ID
 from lightllm.httpserver.engine_client import EngineClient
@@ -248,7 +248,5 @@ def first_error(record: RequestRecord) -> RequestError | None:
     finish = next((choice.finish for choice in record.choices if choice.failed), None)
     if finish is None:
         return None
-    if finish.reason == "timeout":
-        return RequestTimeout("the request took longer than its time limit", param="timeout")
     error = REQUEST_ERRORS[finish.error_type]
     return error(finish.error or "the model backend could not finish the request")

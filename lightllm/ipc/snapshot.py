@@ -50,6 +50,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """Requests that ended because their logits were no numbers."""
     row_failures: int = 0
     """Requests that ended because their row could not be prepared."""
+    unheard: int = 0
+    """Http Servers that may not have told this Router yet what has to go on."""
     in_flight_rounds: int = 0
     round_due_since: float = 0.0
     """time.monotonic(): there is work since then, and no result of a round has come; 0: there is no work."""

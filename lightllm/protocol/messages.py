@@ -114,7 +114,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
 
 
 class WorkerStarted(msgspec.Struct, array_like=True, frozen=True, tag="worker_started"):
-    """An Http Server is there: what its worker asked for before, under ids below `first_id`, has no reader any more."""
+    """An Http Server is there: what its worker asked for before, under ids below `first_id`, has no reader any more. Sent at its
+    start, and to every Router behind all that has to go on."""
 
     first_id: int
 

@@ -45,6 +45,9 @@ SNAPSHOT_SECONDS = 0.005
 CHECK_SECONDS = 10.0
 """Between two checks of the books, which look at every slot: tens of milliseconds for millions of them."""
 
+HEARING_SECONDS = 10.0
+"""Whatever has to go on is known by then: Http Servers send it at once, but one may just be started again itself."""
+
 logger = logging.getLogger("router")
 
 
@@ -69,6 +72,7 @@ class RouterLoop:
     _due: Due = dataclasses.field(default_factory=Due)
     _first_ids: dict[int, int] = dataclasses.field(default_factory=dict)
     """Http worker -> first request id of its present life."""
+    _begun: float = dataclasses.field(default_factory=time.monotonic)
     _unpublished: bool = True
     _unchecked: bool = False
     _last_check: float = float("-inf")
@@ -194,6 +198,10 @@ class RouterLoop:
         state = self.scheduler.snapshot()
         state.ready = 1
         state.vocab_size = self._vocab_size
+        if now - self._begun < HEARING_SECONDS:
+            state.unheard = len(self._workers) - len(self._first_ids)
+        else:
+            state.unheard = 0
         self._beat.beat()
         state.round_due_since = self._due.round_since
         self._snapshots.write(state)

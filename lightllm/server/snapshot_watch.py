@@ -45,8 +45,8 @@ class Drain:
         if now >= self._deadline:
             return True
         snapshot = self._reader.read()
-        if any(_load(snapshot)) or not snapshot.ready:
-            self._empty_since = None  # a Router that is not ready has yet to be told what runs
+        if any(_load(snapshot)) or not snapshot.ready or snapshot.unheard:
+            self._empty_since = None  # a Router that has just begun has yet to be told what runs
         elif self._empty_since is None:
             self._empty_since = now
         return self._empty_since is not None and now - self._empty_since >= self.settle_seconds

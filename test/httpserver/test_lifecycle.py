@@ -263,14 +263,23 @@ def test_an_abort_that_the_engine_did_not_live_to_obey_is_sent_again(
     client: httpx.Client, engine: FakeEngine
 ) -> None:
     engine.script.hold = engine.script.deaf = True
-    body = {"inputs": "x", "parameters": {"timeout": 0.05}}
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(client.post, "/generate", json=body)
+        headers = {"x-request-id": "mine"}
+        answer = pool.submit(client.post, "/generate", json={"inputs": "x"}, headers=headers)
+        engine.wait_for(lambda: engine.added)
+        client.post("/abort_request", json={"request_id": "mine"})
         engine.wait_for(lambda: engine.aborted)
         engine.script.deaf = False
         engine.restart()
-        assert answer.result().status_code == 408
-    assert [abort.reason for abort in engine.aborted] == ["timeout", "timeout"]
+        assert answer.result().json()["finish_reason"] == "abort"
+    assert [abort.reason for abort in engine.aborted] == ["abort", "abort"]
+
+
+def test_a_time_limit_is_kept_while_there_is_no_engine(client: httpx.Client, engine: FakeEngine) -> None:
+    engine.script.hold = engine.script.deaf = True
+    body = {"inputs": "x", "parameters": {"timeout": 0.05}}
+    assert client.post("/generate", json=body).status_code == 408
+    assert b"longer than its time limit" in client.post("/generate_stream", json=body).content
 
 
 def test_malformed_message_does_not_stop_the_following_ones(client: httpx.Client, engine: FakeEngine) -> None:

@@ -181,9 +181,11 @@ def test_a_drain_goes_on_while_a_router_is_being_started_again(snapshots):
     writer.write(Snapshot(ready=0))  # it does not know yet what runs
     drain = Drain(reader, now=100.0, grace=30.0)
     assert not drain.finished(101.0) and not drain.finished(105.0)
+    writer.write(Snapshot(ready=1, unheard=1))
+    assert not drain.finished(106.0) and not drain.finished(107.0)
     writer.write(Snapshot(ready=1))
-    assert not drain.finished(106.0)
-    assert drain.finished(107.0)
+    assert not drain.finished(108.0)
+    assert drain.finished(109.0)
 
 
 def test_a_drain_ends_with_its_time_and_is_shortened_once(snapshots):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -21,37 +22,53 @@ SECONDS = 120.0
 class WatchedStream(threading.Thread):
     """One streamed request. `told`: the fields of its events that do not depend on how tokens were grouped."""
 
-    def __init__(self, url: str, path: str, body: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(daemon=True)
         self.told: list[Any] = []
-        self.logprobs: list[float] = []
+        self.ended = 0.0
+        """`time.monotonic()`; 0.0: not yet."""
         self.error = ""
         """Of the connection, or an error event."""
         self.longest_pause = 0.0
         """Seconds between two events."""
         self.local_port = 0
         """Of its connection."""
-        self._url, self._path, self._body = url, path, body
+        self._url, self._path, self._body, self._headers = url, path, body, headers
+        self._logprobs: dict[int, list[float]] = {}
+        self._socket: socket.socket | None = None
         self.start()
+
+    def leave(self) -> None:
+        """Ends the connection of a stream that has begun."""
+        assert self._socket is not None
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     def run(self) -> None:
         try:
-            with (
-                httpx.Client(timeout=SECONDS) as client,
-                client.stream("POST", self._url + self._path, json=self._body) as response,
-            ):
-                self.local_port = response.extensions["network_stream"].get_extra_info("client_addr")[1]
-                if response.status_code != 200:
-                    self.error = f"{response.status_code}: {response.read().decode()}"
-                    return
-                last = time.monotonic()
-                for line in response.iter_lines():
-                    if line.startswith("data:") and "[DONE]" not in line:
-                        now = time.monotonic()
-                        self.longest_pause, last = max(self.longest_pause, now - last), now
-                        self._take(json.loads(line[5:]))
+            self._read()
         except httpx.HTTPError as error:
             self.error = repr(error)
+        self.ended = time.monotonic()
+
+    def _read(self) -> None:
+        with (
+            httpx.Client(timeout=SECONDS) as client,
+            client.stream("POST", self._url + self._path, json=self._body, headers=self._headers) as response,
+        ):
+            network = response.extensions["network_stream"]
+            self.local_port = network.get_extra_info("client_addr")[1]
+            self._socket = network.get_extra_info("socket")
+            if response.status_code != 200:
+                self.error = f"{response.status_code}: {response.read().decode()}"
+                return
+            last = time.monotonic()
+            for line in response.iter_lines():
+                if line.startswith("data:") and "[DONE]" not in line:
+                    now = time.monotonic()
+                    self.longest_pause, last = max(self.longest_pause, now - last), now
+                    self._take(json.loads(line[5:]))
 
     def _take(self, event: dict[str, Any]) -> None:
         if "error" in event:
@@ -59,14 +76,25 @@ class WatchedStream(threading.Thread):
         elif "token" in event:
             token = event["token"]
             self.told.append((token["id"], token["text"]))
-            self.logprobs.append(token["logprob"])
+            self._keep_logprobs(0, [token["logprob"]])
             if event["finished"]:
                 self.told.append(event["finish_reason"])
         else:
             for choice in event["choices"]:
                 self.told += [(choice["index"], piece) for piece in choice.get("text") or ""]
+                self._keep_logprobs(
+                    choice["index"], (choice.get("logprobs") or {}).get("token_logprobs") or []
+                )
                 if choice.get("finish_reason"):
                     self.told.append((choice["index"], choice["finish_reason"]))
+
+    def _keep_logprobs(self, index: int, values: list[float | None]) -> None:
+        self._logprobs.setdefault(index, []).extend(value for value in values if value is not None)
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Those of the first choice, then those of the second, and so on."""
+        return [value for _, values in sorted(self._logprobs.items()) for value in values]
 
     @property
     def answer(self) -> list[Any]:
@@ -81,6 +109,8 @@ class WatchedStream(threading.Thread):
         for place, (mine, theirs) in enumerate(itertools.zip_longest(self.answer, other.answer)):
             if mine != theirs:
                 return f"part {place}: {mine} | {theirs}"
+        if len(self.logprobs) != len(other.logprobs):
+            return f"{len(self.logprobs)} log-probabilities | {len(other.logprobs)}"
         gaps = [abs(a - b) for a, b in zip(self.logprobs, other.logprobs, strict=True)]
         return f"log-probabilities by {max(gaps)}" if gaps and max(gaps) > 1e-3 else ""
 
