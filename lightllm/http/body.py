@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import ctypes
+import itertools
 import json
 import re
 import weakref
@@ -23,8 +24,12 @@ MAX_CONTAINERS = 1 << 17
 """Lists and objects of a large body. Every further million holds up all requests of this process for a second."""
 MAX_VALUES = 1 << 21
 """Entries of its lists and objects together."""
+MAX_MEMBERS = 1 << 17
+"""Entries of its objects: they take several times as long as those of lists."""
 _MAX_MESSAGE = 300
 
+_KEY_END = re.compile(rb'(?<!\\)(?:\\\\)*+"[ \t\r\n]*+:')
+"""The end of a key. Quotes inside a string have an odd number of backslashes before them."""
 _WANTED = "Input should be "
 _BRANCH = re.compile(r"(str|int|float|bool|dict|list|constrained-\w+|function-\w+)(\[.*)?$")
 """How pydantic names the types of a field that has several, in the place of an error."""
@@ -103,11 +108,16 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 
 def _check_counts(body: bytes | bytearray) -> None:
-    """Counts bytes, not tokens of JSON: those inside strings count as well. No text that fits into a model has so many."""
+    """Counts bytes, not tokens of JSON: those inside strings count as well, but for colons, of which a long text may have as many.
+    No text that fits into a model has so many of the others."""
     if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise BodyTooLarge(f"the request body has more than {MAX_CONTAINERS} lists and objects")
     if body.count(b",") >= MAX_VALUES:
         raise BodyTooLarge(f"the request body has more than {MAX_VALUES} values")
+    if body.count(b":") > MAX_MEMBERS:
+        keys = itertools.islice(_KEY_END.finditer(body), MAX_MEMBERS + 1)
+        if sum(1 for _ in keys) > MAX_MEMBERS:
+            raise BodyTooLarge(f"the objects of the request body have more than {MAX_MEMBERS} fields")
 
 
 def _malformed(error: ValidationError, body: bytes | bytearray) -> MalformedBody:

@@ -135,7 +135,13 @@ def test_a_field_of_several_types_is_judged_by_the_one_that_was_meant(
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [(b"[1]," * 140_000, "131072 lists and objects"), (b"1," * 2_200_000, "2097152 values")],
+    [
+        (b"[1]," * 140_000, "131072 lists and objects"),
+        (b"1," * 2_200_000, "2097152 values"),
+        (b"{%b}," % b",".join(b'"%d" :1' % i for i in range(140_000)), "131072 fields"),
+        (b"{%b}," % b",".join(b'"%d\\\\":1' % i for i in range(140_000)), "131072 fields"),
+    ],
+    ids=["lists", "values", "fields", "fields that end in a backslash"],
 )
 def test_bodies_of_too_many_values_are_refused_before_they_are_parsed(
     start_worker: Callable[..., Any], engine: FakeEngine, values: bytes, words: str
@@ -144,6 +150,13 @@ def test_bodies_of_too_many_values_are_refused_before_they_are_parsed(
     body = b'{"prompt":[%b1]}' % values
     response = httpx.post(f"{worker.url}/v1/completions", content=body, timeout=5)
     assert response.status_code == 413 and words in message_of(response)
+
+
+@pytest.mark.parametrize("text", [": " * 140_000, '{"a": 1}, ' * 100_000], ids=["colons", "JSON"])
+def test_a_text_of_many_colons_is_a_text(start_worker: Callable[..., Any], text: str) -> None:
+    worker = start_worker(worker=1, max_body_mb=64)
+    response = httpx.post(f"{worker.url}/tokens", json={"text": text}, timeout=20)
+    assert response.status_code in (200, 400) and "fields" not in response.text
 
 
 @pytest.mark.parametrize("path", ROUTES)
