@@ -9,6 +9,7 @@ from pydantic import Field, create_model
 
 from lightllm.httpserver.constraints import JsonSchema
 from lightllm.httpserver.field_types import (
+    MAX_STRINGS,
     AnyTokenId,
     Body,
     Bool,
@@ -33,7 +34,7 @@ _OWN_TYPES: dict[tuple[Api, str], Any] = {
     ("native", "stop_sequences"): Text
     | Annotated[
         list[Text | Annotated[list[AnyTokenId], Field(fail_fast=True, max_length=4096)]],
-        Field(fail_fast=True),
+        Field(fail_fast=True, max_length=MAX_STRINGS),
     ],
     ("native", "guided_json"): JsonSchema,
     ("openai", "stop_sequences"): Text | StopTexts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from typing import Any, Literal, NamedTuple
 
 from lightllm.errors import InvalidImage
@@ -153,5 +154,6 @@ def _refuse_others(value: dict[str, Any], known: tuple[str, ...], field: str) ->
 
 
 def _shown(value: Any) -> str:
-    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
+    """A list or an object of any size costs no more than its beginning."""
+    text = repr(value[:_SHOWN]) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= _SHOWN + 2 else f"{text[:_SHOWN]}..."

@@ -79,6 +79,19 @@ def test_a_malformed_entry_is_named_with_what_was_expected(images: Any, message:
     assert len(caught.value.message) < 300
 
 
+def test_a_malformed_entry_of_any_size_is_shown_by_its_beginning() -> None:
+    class Part:
+        shown = 0
+
+        def __repr__(self) -> str:
+            Part.shown += 1
+            return "part"
+
+    with pytest.raises(InvalidImage, match=r"width, height.*got \[part, part"):
+        native_sources([{"type": "image_size", "data": [Part()] * 1000}])
+    assert Part.shown < 10
+
+
 @pytest.mark.parametrize(
     "value", [None, 7, [], {}, {"url": None}, {"url": 3}, {"url": "x"}, {"uri": "http://a/"}, ""]
 )
