@@ -58,7 +58,7 @@ class RuntimeDir:
         """Makes a new folder owned by this process and removes those whose owner is gone. Raises `StartupError`."""
         chosen = base or os.environ.get("LIGHTLLM_RUNTIME_BASE")
         name = Path(f"lightllm-{os.getuid()}", f"{os.getpid()}-{secrets.token_hex(4)}")
-        path = Path(chosen or tempfile.gettempdir()) / name
+        path = Path(chosen or _temporary_folder()) / name
         if not chosen and len(os.fsencode(path)) > _LONGEST_PATH:
             path = _SHORT_BASE / name  # TMPDIR was not chosen for sockets
         root = path.parent
@@ -145,6 +145,14 @@ def remove_stale(root: Path) -> list[Path]:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
+
+
+def _temporary_folder() -> str:
+    """Where nothing can be written anywhere: one that the error about it can name."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return str(_SHORT_BASE)
 
 
 def _make_private(root: Path, remedy: str) -> None:

@@ -154,6 +154,19 @@ def test_an_impossible_base_is_a_startup_error(tmp_path):
         RuntimeDir.create(tmp_path / "x")
 
 
+def test_a_machine_where_nothing_can_be_written_is_a_startup_error(tmp_path, monkeypatch):
+    def find_none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", find_none)
+    monkeypatch.setattr("lightllm.ipc.runtime_dir._SHORT_BASE", tmp_path / "missing")
+    monkeypatch.setenv("LIGHTLLM_RUNTIME_BASE", "")
+    with pytest.raises(
+        StartupError, match="No runtime folder can be made in .*missing.*LIGHTLLM_RUNTIME_BASE"
+    ):
+        RuntimeDir.create()
+
+
 def test_every_address_fits_into_a_unix_socket_path():
     runtime = RuntimeDir("/" + "x" * 91)
     addresses = [runtime.router_intake, runtime.detokenizer_intake, runtime.round_results]
