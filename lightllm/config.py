@@ -72,6 +72,10 @@ class ServerConfig:
     request_timeout: float = _option(
         0.0, "Seconds from acceptance until a request is aborted; 0 waits for ever.", _SERVER, **_FROM_0,
     )  # fmt: skip
+    overload_status: str = _option(
+        "503", "HTTP status of what is refused for load: 503, or 429, which balancers do not take for a server that fails.",
+        _SERVER, choices=("503", "429"),
+    )  # fmt: skip
     drain_timeout: float = _option(30.0, "Seconds that running requests get after SIGTERM.", _SERVER, **_FROM_0)  # fmt: skip
     startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, **_ABOVE_0)  # fmt: skip
     max_restarts: int = _option(
@@ -212,6 +216,10 @@ class ServerConfig:
     max_waiting_requests: int = _option(
         4096, "Requests that may wait; beyond it 503 with Retry-After.", _SCHEDULING, **_at_least(1)
     )
+    max_waiting_seconds: float = _option(
+        10.0, "Seconds that a request may wait for its turn: one that is predicted to wait longer is refused at once, with 503 and "
+        "Retry-After, unless fewer than 64 are ahead of it, or fewer than run. 0: none is.", _SCHEDULING, **_FROM_0,
+    )  # fmt: skip
     batch_max_tokens: int | None = _option(
         None, "Tokens computed in one round; default: on a GPU the chunk size plus a quarter (at least 256), on a CPU 512.",
         _SCHEDULING, **_at_least(1),

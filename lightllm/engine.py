@@ -41,7 +41,7 @@ from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer
 
 _UNBOUNDED = 1 << 40
-"""Requests of an offline engine are all its caller's: the waiting list has no limit."""
+"""Requests of an offline engine are all its caller's: the waiting list has no limit, and none is refused for its wait."""
 
 
 @dataclasses.dataclass
@@ -81,7 +81,7 @@ class Engine:
             )
             self.close = weakref.finalize(self, opened.pop_all().close)
             """Also called when the interpreter ends."""
-        self.scheduling = scheduling.with_options(max_waiting_requests=_UNBOUNDED)
+        self.scheduling = scheduling.with_options(max_waiting_requests=_UNBOUNDED, max_waiting_seconds=0.0)
         self._scheduler = Scheduler(self.scheduling)
         # A GPU gets its next round while it computes one. A CPU would only compute a token too many of every answer.
         depth = 1 if self.ready.device == "cpu" else MAX_IN_FLIGHT
@@ -152,7 +152,7 @@ class Engine:
     def _wait(self, message: AddRequest, images: CountedImages) -> None:
         """Its images are held when there is room for them; that it can run then is checked now. Raises `RequestError`."""
         assert self.images is not None
-        check_request(_placed(message, self.images.provisional(images)), self.scheduling, (), waiting=0)
+        check_request(_placed(message, self.images.provisional(images)), self.scheduling, ())
         self._waiting.append((message, images))
 
     def _have_images(self) -> None:

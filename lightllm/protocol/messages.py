@@ -78,6 +78,8 @@ class AddRequest(msgspec.Struct, array_like=True, frozen=True, tag="add"):
     tokens attend to each other in both directions."""
     images: list[ImageSpan] = []
     """Ascending and disjoint."""
+    follows: bool = False
+    """The first prompt of its batch has been accepted: it is not refused for load."""
 
     @property
     def text_ids(self) -> Array:

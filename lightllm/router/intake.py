@@ -1,13 +1,13 @@
-"""What the Router checks before it accepts a request: the last word on lengths and load."""
+"""What the Router checks before it accepts a request: the last word on lengths."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from lightllm.errors import InvalidParameter, PromptTooLong, ServerOverloaded
+from lightllm.errors import InvalidParameter, PromptTooLong
 from lightllm.protocol.messages import AddRequest, ImageSpan
 from lightllm.router.admission.demand import Demand
 from lightllm.router.admission.forecast import Forecast
@@ -16,24 +16,14 @@ from lightllm.router.admission.schedule_policy import Conservative
 from lightllm.router.scheduler_config import SchedulerConfig
 
 
-def check_request(
-    message: AddRequest, config: SchedulerConfig, known_ids: Collection[int], waiting: int,
-    retry_after: Callable[[], int] = lambda: 1,
-) -> None:  # fmt: skip
-    """Raises `InvalidParameter`, `PromptTooLong` or `ServerOverloaded`; what passes can run, at the latest alone. waiting: requests
-    in the list; retry_after: seconds that one which finds it full is told to wait."""
+def check_request(message: AddRequest, config: SchedulerConfig, known_ids: Collection[int]) -> None:
+    """Raises `InvalidParameter` or `PromptTooLong`; what passes can run, at the latest alone."""
     ids = [choice.request_id for choice in message.choices]
     if not len(message.prompt_ids):
         raise InvalidParameter("the prompt must have at least one token", param="prompt")
     if not ids or len(set(ids)) < len(ids) or any(i in known_ids for i in ids):
         raise InvalidParameter("a request needs choices with ids of their own")
     _check_lengths(message, config)
-    # A group larger than the list may wait alone.
-    if waiting and not message.restored and waiting + len(ids) > config.options.max_waiting_requests:
-        raise ServerOverloaded(
-            f"{waiting} requests are waiting already, at most {config.options.max_waiting_requests} may (max_waiting_requests)",
-            retry_after=retry_after(),
-        )
 
 
 def _check_lengths(message: AddRequest, config: SchedulerConfig) -> None:

@@ -17,9 +17,11 @@ from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens, wo
 from lightllm.protocol.rounds import Round, RoundResult, RowError, first_seq
 from lightllm.router.admission.controller import AdmissionController
 from lightllm.router.admission.output_lengths import OutputLengths
+from lightllm.router.admission.overload import OverloadControl
 from lightllm.router.admission.schedule_policy import AdmissionPolicy, make_policy
-from lightllm.router.admission.service_rate import ServiceRate
 from lightllm.router.admission.slo import SloController
+from lightllm.router.admission.step_time import StepTimeModel
+from lightllm.router.admission.wait import WaitPredictor
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
 from lightllm.router.isolation import Isolation
@@ -86,13 +88,8 @@ class Scheduler:
     def add(self, message: AddRequest, now: float = 0.0) -> None:
         """Accepts all choices or none; raises `PromptTooLong`, `InvalidParameter` or `ServerOverloaded`."""
         try:
-            waiting, left = self._waiting.count, self._running.left
-            self._service.sample(now, left)
-            check_request(
-                message, self.config, self._requests.keys(), waiting,
-                lambda: self._service.retry_after(waiting, now, left),
-            )  # fmt: skip
-            self._slo.check(message, now)
+            check_request(message, self.config, self._requests.keys())
+            self._overload.check(message, now)
         except Exception:
             self._counts.refused += len(message.choices)
             raise
@@ -165,7 +162,7 @@ class Scheduler:
             resync = self._undo(f"round {planned.seq} has no valid result", False)
         else:
             del self._in_flight[0]
-            self._slo.round_done(planned, result.seconds)
+            self._wait.round_done(planned, result.seconds)
             self._confirm(planned, result)
         self._planner.settle_pausing()
         return Applied(self.drain_outputs(), resync)
@@ -320,11 +317,15 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running = Running(self.config)
         self._waiting = WaitingList()
-        self._service = ServiceRate()
-        self._slo = SloController(self.config, self._lengths, self._running, self._waiting)
+        times = StepTimeModel()
+        slo = SloController(self.config, times)
+        self._wait = WaitPredictor(
+            self.config, self._lengths, self._running, self._waiting, times, slo, self._in_flight
+        )
+        self._overload = OverloadControl(self.config, self._lengths, self._running, self._waiting, self._wait)
         self._admission = AdmissionController(
-            self.config, self._policy, self._lengths, self._running, self._waiting, self._slo
+            self.config, self._policy, self._lengths, self._running, self._waiting, slo, self._wait
         )
         self._planner = Planner(
-            self.config, self._running, self._waiting, self._admission, self._slo, self._in_flight
+            self.config, self._running, self._waiting, self._admission, slo, self._in_flight
         )

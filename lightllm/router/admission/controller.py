@@ -11,6 +11,7 @@ from lightllm.router.admission.forecast import Forecast
 from lightllm.router.admission.output_lengths import OutputLengths
 from lightllm.router.admission.schedule_policy import AdmissionPolicy
 from lightllm.router.admission.slo import SloController
+from lightllm.router.admission.wait import WaitPredictor
 from lightllm.router.admission.waiting import WaitingGroup, WaitingList
 from lightllm.router.planning.running import Running
 from lightllm.router.request import Request
@@ -36,6 +37,7 @@ class AdmissionController:
     _running: Running
     _waiting: WaitingList
     _slo: SloController
+    _wait: WaitPredictor
     seq: int = 0
     """The round that is planned next."""
     _stuck_at: tuple[int, int, int] | None = None
@@ -59,9 +61,13 @@ class AdmissionController:
         waiting = self._waiting
         count, context = waiting.count, waiting.context
         front = self._in_turn(room, whole, reserve)
-        self._slo.admitted(count - waiting.count, context - waiting.context, front is not None, now)
+        self._wait.admitted(count - waiting.count, context - waiting.context, front is not None, now)
         stuck = front is not None and waiting.count == count
         self._stuck_at = (front.serial, count, self._running.left) if front is not None and stuck else None
+
+    def nobody_waits(self) -> None:
+        """In the round that is planned."""
+        self._wait.nobody_waits()
 
     def _still_stuck(self) -> bool:
         """Whether the head of the queue is the same as when it did not fit, and no running request has left since."""

@@ -88,12 +88,19 @@ class OutputLengths:
             np.copyto(alive, 1.0, where=beyond)
         return alive
 
+    @property
+    def learned(self) -> bool:
+        """Whether enough requests have left that no missing one counts as endless."""
+        return len(self) >= self._warm_start
+
     def moments(self, limit: int) -> tuple[float, float]:
-        """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens; those that are longer than all
-        that ended so far count as ending there."""
-        limit = min(limit, max(len(self._survival) - 1, 1))
+        """(mean length, mean of length squared / 2) of outputs of at most `limit` tokens. Those that are longer than all that
+        ended so far count as running to the limit."""
         known = self._survival[:limit]
-        return max(float(known.sum()), 1.0), float(known @ np.arange(limit))
+        seen, beyond = len(known), float(self._survival[-1])
+        mean = float(known.sum()) + beyond * (limit - seen)
+        area = float(known @ np.arange(seen)) + beyond * (limit - seen) * (limit + seen - 1) / 2
+        return max(mean, 1.0), area
 
 
 def _at_least(values: np.ndarray, bounds: int) -> np.ndarray:

@@ -94,7 +94,9 @@ class Planner:
         beside = rows if mixes else 0
         room -= beside
         running.extend_prefixes(rows)
-        if self._waiting and not running.pausing:
+        if not self._waiting:
+            self._admission.nobody_waits()
+        elif not running.pausing:
             self._admission.admit(room, whole, rows, now)
         if not running.prefilling:
             return batch, []
