@@ -97,6 +97,10 @@ class ServerOverloaded(RequestError, status=503, code="server_overloaded", kind=
     """The waiting list is full; the client may try again after `retry_after` seconds."""
 
 
+class ServerLoading(ServerOverloaded):
+    """The model is not there yet, or not again."""
+
+
 class ServerStopping(ServerOverloaded, code="server_stopping"):
     """The server drains: nothing new is accepted."""
 

@@ -29,9 +29,10 @@ ABORT_CONNECTION = "lightllm.abort_connection"
 class ErrorMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
-        """draining: whether connections end with their answers."""
+    def __init__(self, app: ASGIApp, draining: Callable[[], bool], overload_status: int) -> None:
+        """draining: whether connections end with their answers; overload_status: as `error_response`."""
         self._app = app
+        self._overload_status = overload_status
         self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +59,8 @@ class ErrorMiddleware:
             return
         except RequestError as error:
             if not started:
-                await error_response(scope["path"], error)(scope, receive, send_with_id)
+                response = error_response(scope["path"], error, self._overload_status)
+                await response(scope, receive, send_with_id)
         except Exception:
             error_id = secrets.token_hex(6)
             _log.exception("request %s to %s failed, error id %s", request_id, scope["path"], error_id)

@@ -14,6 +14,7 @@ from lightllm.errors import (
     NotFound,
     RequestError,
     RequestTimeout,
+    ServerOverloaded,
     Unauthorized,
 )
 
@@ -32,10 +33,13 @@ def error_body(path: str, error: RequestError) -> bytes:
     return msgspec.json.encode(openai_body(error) if is_openai(path) else native)
 
 
-def error_response(path: str, error: RequestError) -> Response:
-    """The answer to a request that failed before its first byte, in the shape of its API."""
+def error_response(path: str, error: RequestError, overload_status: int = 503) -> Response:
+    """The answer to a request that failed before its first byte, in the shape of its API. overload_status: of what is refused for
+    load; a server that loads or stops says 503 whatever it is."""
     # OpenAI and vLLM call a malformed body a bad request, and their clients' exceptions follow the status.
     status = 400 if is_openai(path) and isinstance(error, MalformedBody) else error.status
+    if type(error) is ServerOverloaded:
+        status = overload_status
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"

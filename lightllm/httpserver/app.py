@@ -73,7 +73,9 @@ def create_app(state: ServerState) -> FastAPI:
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(RequestForms)
-    app.add_middleware(ErrorMiddleware, draining=lambda: state.view.draining)  # added last: outermost
+    app.add_middleware(  # added last: outermost
+        ErrorMiddleware, draining=lambda: state.view.draining, overload_status=int(config.overload_status)
+    )
     openapi.install(app, _BODIES)
     return app
 

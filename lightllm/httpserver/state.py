@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightllm.config import ServerConfig
 from lightllm.constraints.check import check_here, check_threads
-from lightllm.errors import InvalidParameter, ServerOverloaded, ServerStopping, UnknownModel
+from lightllm.errors import InvalidParameter, ServerLoading, ServerStopping, UnknownModel
 from lightllm.http.body import BodyBudget
 from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
@@ -52,12 +52,12 @@ class ServerView:
         return self._reader.read()
 
     def require_ready(self) -> Snapshot:
-        """The snapshot; raises `ServerStopping` or `ServerOverloaded` while the server cannot take requests."""
+        """The snapshot; raises `ServerStopping` or `ServerLoading` while the server cannot take requests."""
         if self.draining:
             raise ServerStopping("the server is shutting down and takes no new requests", retry_after=5)
         snapshot = self.snapshot()
         if not snapshot.ready:
-            raise ServerOverloaded("the model is still loading, try again soon", retry_after=1)
+            raise ServerLoading("the model is still loading, try again soon", retry_after=1)
         return snapshot
 
     def healthy(self) -> bool:

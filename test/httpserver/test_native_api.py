@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import httpx
 import pytest
+from httpserver.conftest import Worker
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 
 from lightllm.protocol.messages import Refused
@@ -202,6 +204,23 @@ def test_full_waiting_list_is_503_with_retry_after(client: httpx.Client, engine:
         assert response.status_code == 503
         assert response.headers["retry-after"] == "3"
         assert response.json() == {"message": "4096 requests wait already"}
+
+
+def test_overload_is_429_where_that_is_wanted_and_a_server_that_loads_or_stops_says_503(
+    start_worker: Callable[..., Worker], engine: FakeEngine
+) -> None:
+    worker = start_worker(1, overload_status="429", httpserver_workers=2)
+    engine.script.refuse = Refused([], "ServerOverloaded", "4096 requests wait already", retry_after=3)
+    with httpx.Client(base_url=worker.url, timeout=30) as client:
+        for path, body in (("/generate", {"inputs": "x"}), ("/v1/completions", {"prompt": "x"})):
+            response = client.post(path, json=body)
+            assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+        assert response.json()["error"]["code"] == "server_overloaded"
+        engine.ready(ready=0)
+        assert client.post("/generate", json={"inputs": "x"}).status_code == 503
+        engine.ready()
+        worker.view.draining = True
+        assert client.post("/generate", json={"inputs": "x"}).status_code == 503
 
 
 def test_backend_failure_before_and_in_a_stream(client: httpx.Client, engine: FakeEngine) -> None:
