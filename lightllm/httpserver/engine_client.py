@@ -23,8 +23,9 @@ import zmq
 from lightllm.config import ServerConfig
 from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
 from lightllm.http.metric_store import MetricStore
+from lightllm.httpserver.batches import Batches
 from lightllm.httpserver.encode_tickets import EncodeTickets
-from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, RequestRecord
+from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, PromptRecord, RequestRecord
 from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec, metrics
@@ -77,6 +78,7 @@ class EngineClient:
         self.ended = loop.create_future()
         self._epoch = Epoch(self.runtime.epoch)
         self._router = PushChannel(context, self.runtime.router_intake, self._epoch)
+        self._batches = Batches(self.config, lambda prompt: self._router.send(prompt.add_request()))
         self._results = PullChannel(
             context, self.runtime.http_results(self._worker), codec.to_http, self._epoch
         )
@@ -128,7 +130,7 @@ class EngineClient:
         for prompt in record.prompts:
             self.store.observe(metrics.INPUT_LENGTH, len(prompt.prompt_ids))
             self.store.observe(metrics.MAX_NEW_TOKENS, prompt.params.max_new_tokens)
-            self._router.send(prompt.add_request())
+        self._batches.begin(record)
 
     async def accepted(self, record: RequestRecord) -> None:
         """Waits until every prompt is accepted (or has produced something); raises the refusal."""
@@ -141,6 +143,7 @@ class EngineClient:
         """Asks the Router, once, to end what still runs of a request; the finishes come back as usual."""
         if record.abort_reason is None:
             record.abort_reason = reason
+            self._batches.send_all(record)
             self._send_aborts(record, reason)
 
     def _time_out(self, record: RequestRecord) -> None:
@@ -165,6 +168,7 @@ class EngineClient:
     def fail(self, record: RequestRecord, error: RequestError) -> None:
         """Nothing more is wanted of this record; its handler is told why."""
         record.error = error
+        record.held.clear()
         self.abort(record)
         for choice in record.choices:
             self._choices.pop(choice.request_id, None)
@@ -182,8 +186,9 @@ class EngineClient:
         been received, and nothing of it can follow."""
         records = self._unfinished()
         for record in records:
+            held = {id(prompt) for prompt in record.held}
             for prompt in record.prompts:
-                if any(choice.finish is None for choice in prompt.choices):
+                if id(prompt) not in held and any(choice.finish is None for choice in prompt.choices):
                     self._router.send(prompt.add_request())
             if record.abort_reason is not None:
                 self._send_aborts(record, record.abort_reason)
@@ -208,6 +213,7 @@ class EngineClient:
 
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or the client is gone: aborts what still runs and drops the record."""
+        record.held.clear()
         self.abort(record)
         self._release_images(record)
         for choice in record.choices:
@@ -256,9 +262,14 @@ class EngineClient:
         for request_id in message.request_ids:
             choice = self._choices.get(request_id)
             if choice is not None and not choice.prompt.accepted:
-                choice.prompt.accepted = True
-                choice.request.to_accept -= 1
+                self._accepted(choice.prompt, choice.request)
                 choice.request.wake()
+
+    def _accepted(self, prompt: PromptRecord, record: RequestRecord) -> None:
+        prompt.accepted = True
+        record.to_accept = max(0, record.to_accept - 1)
+        if prompt is record.prompts[0]:
+            self._batches.accepted(record)
 
     def _on_refused(self, message: Refused) -> None:
         for request_id in message.request_ids:
@@ -333,9 +344,10 @@ class EngineClient:
         record.touched = False
         if record.to_accept:
             for prompt in record.prompts:
-                if not prompt.accepted and any(c.token_ids or c.finish for c in prompt.choices):
-                    prompt.accepted = True
-                    record.to_accept -= 1
+                if not prompt.accepted and prompt.started:
+                    self._accepted(prompt, record)
+        if record.held:
+            self._batches.send_more(record)
         if record.done:
             record.wake()
         elif record.stream:

@@ -11,6 +11,7 @@ their seed, token ids so far.
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import time
 from collections.abc import Callable
@@ -106,6 +107,8 @@ class PromptRecord:
     """As in `AddRequest`."""
     choices: list[ChoiceRecord] = dataclasses.field(default_factory=list)
     accepted: bool = False
+    follows: bool = False
+    """It was sent after the first prompt of its batch had been accepted."""
     logprobs: list[PromptLogprobs] = dataclasses.field(default_factory=list)
 
     def add_request(self) -> AddRequest:
@@ -119,9 +122,15 @@ class PromptRecord:
                 if choice.finish is None
             ],
             restored=self.accepted,
+            follows=self.follows,
             uncut=self.uncut,
             images=self.images,
         )
+
+    @property
+    def started(self) -> bool:
+        """It has a token, or has ended without one."""
+        return any(choice.token_ids or choice.finish is not None for choice in self.choices)
 
     @property
     def text_ids(self) -> list[int]:
@@ -150,7 +159,12 @@ class RequestRecord:
         self.stream = stream
         self.choices: list[ChoiceRecord] = []
         self.unfinished = 0
-        self.to_accept = len(prompts)
+        self.held: collections.deque[PromptRecord] = collections.deque()
+        """The prompts of a batch that have not been sent yet."""
+        self.unstarted: list[PromptRecord] = []
+        """Those that have been sent while others were held, and had not started when they were last looked at."""
+        self.to_accept = 0
+        """Prompts without whose acceptance the answer does not begin."""
         self.error: RequestError | None = None
         """Why it was refused, or cut off."""
         self.started = time.monotonic()

@@ -96,6 +96,7 @@ class _GenerationResponse(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         self._record.disconnected = True
+        self._record.held.clear()
         self._engine.abort(self._record)
         self._record.wake()
 
