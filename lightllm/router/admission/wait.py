@@ -165,10 +165,10 @@ class WaitPredictor:
         generations, more = divmod(needed - 1, config.max_rows)
         free = self._free_rows()
         if more < free[-1]:
-            rounds = int(TIMES[free.searchsorted(more, side="right")])
+            rounds = float(TIMES[free.searchsorted(more, side="right")])
         else:  # not those that run, but those that enter now make room for it
             rounds = mean
-        rounds = generations * mean + max(0.0, rounds)
+        rounds += generations * mean
         tokens = min(config.max_rows * (1.0 + context / (requests * mean)), config.batch_max_tokens)
         return rounds * self._times.seconds(tokens, running.kv.in_use)
 
