@@ -10,8 +10,7 @@ import dataclasses
 import json
 from typing import Any
 
-from lightllm.errors import InvalidOption
-from lightllm.option_spec import Option
+from lightllm.option_spec import Option, are_labels, is_gateway
 from lightllm.option_spec import at_least as _at_least
 from lightllm.option_spec import option as _option
 
@@ -82,6 +81,10 @@ class ServerConfig:
         5, "How often a process of the server that ends is started again within five minutes before the server gives up; 0: the "
         "end of any process ends the server. Not with several nodes.", _SERVER, **_at_least(0),
     )  # fmt: skip
+    health_timeout: float | None = _option(
+        None, "Seconds without a token, of a prompt or an answer, after which /health is 503 while requests run; 0: never. "
+        "Default: twice as long as a round may take, by --round_timeout.", _SERVER, **_FROM_0,
+    )  # fmt: skip
     stream_interval: int = _option(1, "Send streamed tokens in groups of this many; the first one always at once.", _SERVER,
                                    **_at_least(1))  # fmt: skip
     profile_dir: str | None = _option(
@@ -99,6 +102,21 @@ class ServerConfig:
         10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1)
     )
     disable_log_stats: bool = _option(False, "No statistics lines.", _SERVER)
+    metric_gateway: str | None = _option(
+        None, "Prometheus push gateway (`host:port`, or a URL) that gets all metrics.", _SERVER, metavar="URL", check=is_gateway,
+        expects="HOST:PORT, http://HOST:PORT or https://HOST:PORT, without a user",
+    )  # fmt: skip
+    job_name: str = _option("lightllm", "Their `job` there.", _SERVER)
+    grouping_key: list[str] | None = _option(
+        None, "More labels there. Servers that share a gateway need different ones, e.g. `instance=gpu7`.", _SERVER, nargs="+",
+        extends=True, metavar="LABEL=VALUE", check=are_labels, expects="LABEL=VALUE, and another label than job",
+    )  # fmt: skip
+    push_interval: float = _option(10.0, "Seconds between two pushes.", _SERVER, **_ABOVE_0)
+    enable_monitor_auth: bool = _option(
+        False,
+        "The gateway wants a name and a password: those in the environment variables USERNAME and PASSWORD.",
+        _SERVER,
+    )
     log_level: str = _option(
         "info", "Verbosity of the log.", _SERVER, choices=("debug", "info", "warning", "error")
     )
@@ -361,30 +379,3 @@ class ServerConfig:
 def options() -> list[tuple[dataclasses.Field[Any], Option]]:
     """All options in their order of declaration."""
     return [(field, field.metadata["option"]) for field in dataclasses.fields(ServerConfig)]
-
-
-def verify(config: ServerConfig) -> ServerConfig:
-    """Checks every value on its own and in combination; returns the config."""
-    for field, option in options():
-        value = getattr(config, field.name)
-        if value is None:
-            continue
-        if option.choices and value not in option.choices:
-            raise InvalidOption(f"--{field.name} {value} is not one of {', '.join(option.choices)}.")
-        if option.check and not option.check(value):
-            raise InvalidOption(f"--{field.name} must be {option.expects}, got {value}.")
-    if (
-        config.max_total_token_num
-        and config.max_req_total_len
-        and config.max_req_total_len > config.max_total_token_num
-    ):
-        raise InvalidOption(
-            f"--max_req_total_len {config.max_req_total_len} exceeds --max_total_token_num {config.max_total_token_num}.",
-            "A request of that length could never run: lower the first or raise the second.",
-        )
-    chunked = config.chunked_prefill_size and config.batch_max_tokens and not config.disable_chunked_prefill
-    if chunked and config.batch_max_tokens < config.chunked_prefill_size:  # type: ignore[operator]
-        raise InvalidOption(
-            f"--batch_max_tokens {config.batch_max_tokens} is below --chunked_prefill_size {config.chunked_prefill_size}."
-        )
-    return config

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightllm import __version__
-from lightllm.config import Option, ServerConfig, options, verify
+from lightllm.config import Option, ServerConfig, options
 from lightllm.errors import InvalidOption
 from lightllm.foreign_options import NOT_YET, WITHOUT_EFFECT, advice
 
@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
             continue
         default = "" if field.default is None else f" (default: {field.default})"
         extra: dict[str, Any] = {"const": option.const} if option.nargs == "?" else {}
+        extra |= {"action": "extend"} if option.extends else {}
         group.add_argument(*names, dest=field.name, type=option.type, choices=option.choices, nargs=option.nargs,
                            metavar=option.metavar, help=help_text + default, **extra)  # fmt: skip
     upstream = parser.add_argument_group("Accepted for compatibility")
@@ -105,6 +106,33 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
     names = {field.name for field, _ in options()}
     values |= {name: value for name, value in given.items() if name in names}
     return verify(ServerConfig(**_as_meant(values))), warnings
+
+
+def verify(config: ServerConfig) -> ServerConfig:
+    """Checks every value on its own and in combination; returns the config."""
+    for field, option in options():
+        value = getattr(config, field.name)
+        if value is None:
+            continue
+        if option.choices and value not in option.choices:
+            raise InvalidOption(f"--{field.name} {value} is not one of {', '.join(option.choices)}.")
+        if option.check and not option.check(value):
+            raise InvalidOption(f"--{field.name} must be {option.expects}, got {value}.")
+    if (
+        config.max_total_token_num
+        and config.max_req_total_len
+        and config.max_req_total_len > config.max_total_token_num
+    ):
+        raise InvalidOption(
+            f"--max_req_total_len {config.max_req_total_len} exceeds --max_total_token_num {config.max_total_token_num}.",
+            "A request of that length could never run: lower the first or raise the second.",
+        )
+    chunked = config.chunked_prefill_size and config.batch_max_tokens and not config.disable_chunked_prefill
+    if chunked and config.batch_max_tokens < config.chunked_prefill_size:  # type: ignore[operator]
+        raise InvalidOption(
+            f"--batch_max_tokens {config.batch_max_tokens} is below --chunked_prefill_size {config.chunked_prefill_size}."
+        )
+    return config
 
 
 def readable_by_others(path: str | Path) -> bool:

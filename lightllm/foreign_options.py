@@ -13,7 +13,7 @@ NOT_YET = {
     "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None,
     "enable_multimodal_audio": False, "return_all_prompt_logprobs": False,
     "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
-    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0", "metric_gateway": None,
+    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0",
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
 }  # fmt: skip
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
@@ -25,8 +25,8 @@ WITHOUT_EFFECT = {
     "enable_flashinfer_decode": 0, "enable_fa3": 0, "graph_max_len_in_batch": 1, "sampling_backend": 1,
     "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_reserved_ratio": 1,
     "pd_master_ip": 1, "pd_master_port": 1, "pd_decode_rpyc_port": 1, "multinode_httpmanager_port": 1,
-    "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1, "job_name": 1, "grouping_key": 1, "push_interval": 1,
-    "enable_monitor_auth": 0, "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1,
+    "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1,
+    "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1,
     "ep_redundancy_expert_config_path": 1, "auto_update_redundancy_expert": 0,
     # LightLLM had these before 2025, and scripts still give them
     "simple_constraint_mode": 0, "splitfuse_mode": 0, "splitfuse_block_size": 1, "beam_mode": 0, "prompt_cache_strs": -1,

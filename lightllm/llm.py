@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from tqdm import tqdm
 
-from lightllm.config import ServerConfig, verify
+from lightllm.config import ServerConfig
+from lightllm.config_sources import verify
 from lightllm.constraints.check import check_constraint
 from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, PromptTooLong
 from lightllm.foreign_options import advice

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,8 @@ class Option:
     type: Callable[[str], Any] = str
     choices: tuple[str, ...] | None = None
     nargs: str | None = None
+    extends: bool = False
+    """Given again, it adds to its values, with nargs="+"."""
     aliases: tuple[str, ...] = ()
     check: Callable[[Any], bool] | None = None
     expects: str = ""
@@ -31,3 +35,23 @@ def option(default: Any, help: str, group: str, **more: Any) -> Any:
 
 def at_least(low: int) -> dict[str, Any]:
     return {"type": int, "check": lambda v: v >= low, "expects": f"at least {low}"}
+
+
+def is_gateway(value: Any) -> bool:
+    """Whether it is a host, perhaps with a port and a path, of HTTP or HTTPS."""
+    if not isinstance(value, str) or set(value) & set(" ?#"):
+        return False
+    url = urllib.parse.urlsplit(value if "://" in value else f"http://{value}")
+    try:
+        valid = bool(url.hostname) and url.port != 0
+    except ValueError:  # of the port
+        return False
+    return valid and url.scheme in ("http", "https") and url.username is None
+
+
+def are_labels(values: Any) -> bool:
+    """Whether each is LABEL=VALUE, as Prometheus wants it of a grouping key."""
+    if not isinstance(values, list):
+        return False
+    matches = [re.fullmatch(r"([a-zA-Z_][a-zA-Z0-9_]*)=.+", value) for value in values]
+    return all(match is not None and match[1] != "job" for match in matches)

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from lightllm import __version__
-from lightllm.config import ServerConfig, options, verify
-from lightllm.config_sources import make_parser, parse
+from lightllm.config import ServerConfig, options
+from lightllm.config_sources import make_parser, parse, verify
 from lightllm.errors import InvalidOption
 from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, WITHOUT_EFFECT
 
@@ -25,7 +25,7 @@ def other_value(field, option):
         return True
     if option.choices:
         return next(choice for choice in option.choices if choice != field.default)
-    kind = {int: 3, float: 0.25, str: "other"}[option.type]
+    kind = {int: 3, float: 0.25, str: "a=b" if option.extends else "other"}[option.type]
     return [kind, kind] if option.nargs == "+" else kind
 
 
@@ -98,6 +98,15 @@ def test_mem_faction_is_the_old_spelling_everywhere(tmp_path):
         (["--tp", "0"], "--tp must be at least 1"),
         (["--max_total_token_num", "10", "--max_req_total_len", "11"], "--max_req_total_len 11 exceeds"),
         (["--batch_max_tokens", "8", "--chunked_prefill_size", "16"], "--batch_max_tokens 8 is below"),
+        (["--health_timeout", "-1"], "--health_timeout must be 0 or more"),
+        (["--push_interval", "0"], "--push_interval must be more than 0"),
+        (["--metric_gateway", "ftp://host"], "--metric_gateway must be HOST:PORT, http://HOST:PORT or"),
+        (["--metric_gateway", "http://me:secret@host"], "without a user"),
+        (["--metric_gateway", "host:x"], "--metric_gateway must be"),
+        (["--metric_gateway", "file:///etc/passwd"], "--metric_gateway must be"),
+        (["--grouping_key", "instance"], "--grouping_key must be LABEL=VALUE"),
+        (["--grouping_key", "a=b", "job=x"], "another label than job"),
+        (["--grouping_key", "a-b=c"], "--grouping_key must be LABEL=VALUE"),
         (["--data_type", "int3"], "--data_type: invalid choice: 'int3'"),
         (["--mem", "0.5"], "Unrecognized arguments: --mem"),
         (["--tp", "two"], "--tp: invalid int value: 'two'"),
@@ -226,6 +235,13 @@ def test_mock_backend_needs_no_value():
     assert config_of("--mock_backend").mock_backend == ""
     assert config_of("--mock_backend", "--port", "1").mock_backend == ""
     assert config_of("--mock_backend", "step_ms=2").mock_backend == "step_ms=2"
+
+
+def test_labels_of_the_push_gateway_may_be_given_one_by_one_or_together():
+    config = config_of("--grouping_key", "a=b", "--grouping_key", "c=d=e", "f=g")
+    assert config.grouping_key == ["a=b", "c=d=e", "f=g"]
+    for address in ("gateway:9091", "10.0.0.1", "[::1]:9091", "http://gateway/prefix", "https://gateway:443"):
+        assert config_of("--metric_gateway", address).metric_gateway == address
 
 
 def test_upstream_options_that_are_not_built_yet_are_errors_unless_they_ask_for_nothing():

@@ -111,7 +111,6 @@ SMALL: list[tuple[str, dict[str, Any] | None]] = [
     ("/get_model_name", None),
     ("/version", None),
     ("/v1/models", None),
-    ("/readiness", None),
     ("/health", None),
 ]
 CONSTRAINED: list[tuple[str, dict[str, Any] | None]] = [

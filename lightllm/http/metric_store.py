@@ -1,4 +1,4 @@
-"""Counters and histograms of one Http Server worker in a memory-mapped file, their sum over all workers, and Prometheus' text of it.
+"""Counters and histograms of one Http Server worker in a memory-mapped file, and their sum over all workers.
 
 An update is one addition in shared memory (well under a microsecond), so it may happen once per request and round.
 A worker that is restarted opens its file again and counts on: the sums never fall.
@@ -7,14 +7,8 @@ A worker that is restarted opens its file again and counts on: the sums never fa
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from lightllm.ipc.mapped_file import map_file
 from lightllm.protocol.metrics import Metric
@@ -76,28 +70,3 @@ def _layout(metrics: Sequence[Metric]) -> tuple[dict[str, int], int]:
         places[metric.name] = position
         position += _size(metric)
     return places, position
-
-
-def render(values: Iterable[tuple[Metric, Sequence[float]]]) -> bytes:
-    """The exposition of metrics with their values, each as `read_all` has it, in this order."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(values))
-    return generate_latest(registry)
-
-
-class _Collector(Collector):
-    def __init__(self, values: Iterable[tuple[Metric, Sequence[float]]]) -> None:
-        self._values = values
-
-    def collect(self) -> Iterator[Any]:
-        return (_family(metric, values) for metric, values in self._values)
-
-
-def _family(metric: Metric, values: Sequence[float]) -> Any:
-    if metric.kind == "counter":
-        return CounterMetricFamily(metric.name, metric.help, value=values[0])
-    if metric.kind == "gauge":
-        return GaugeMetricFamily(metric.name, metric.help, value=values[0])
-    bounds = [*map(str, metric.buckets), "+Inf"]
-    buckets = list(zip(bounds, accumulate(values[1:]), strict=True))
-    return HistogramMetricFamily(metric.name, metric.help, buckets=buckets, sum_value=values[0])

@@ -1,27 +1,22 @@
-"""How the server is: health, readiness, load, metrics, version, model name."""
+"""How the server is: health, readiness, load, version, model name."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
-from lightllm.http.metric_store import read_all, render
 from lightllm.httpserver.openapi import plain
-from lightllm.httpserver.state import ServerState, ServerView
-from lightllm.ipc.snapshot import Snapshot
-from lightllm.protocol.metrics import HTTP_METRICS, SNAPSHOT_METRICS
+from lightllm.httpserver.state import ServerState
+from lightllm.protocol.health import Health
 
 _LATER = {"retry-after": "1"}
 
 
 def health_routes(state: ServerState) -> APIRouter:
-    """The routes; health and readiness answer 503 until the model serves, and while the server drains."""
+    """The routes; health and readiness answer 503 until the model serves, while the server drains, and while it hangs. Their
+    bodies say why."""
     router = APIRouter(tags=["Server"])
     view = state.view
 
@@ -31,23 +26,20 @@ def health_routes(state: ServerState) -> APIRouter:
     @router.get("/health", **plain("Healthy.", 503))
     async def health() -> Response:
         """200 while requests can be served, 503 otherwise, also while a process of the server hangs."""
-        if view.healthy():
-            return JSONResponse({"message": "Ok"})
-        return JSONResponse({"message": "Error", "status": _status(view)}, 503, _LATER)
+        health = view.health()
+        return _answer(health, {"message": "Ok" if health.status == "ok" else "Error"})
 
     @router.post("/readiness", **plain("Ready.", 503))
     @router.get("/readiness", **plain("Ready.", 503))
     async def readiness() -> Response:
         """200 when the model is loaded and the server takes requests and serves them."""
-        if view.healthy():
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": _status(view)}, 503, _LATER)
+        return _answer(view.health())
 
     @router.post("/liveness", **plain("Alive."))
     @router.get("/liveness", **plain("Alive."))
     async def liveness() -> Response:
-        """200 as soon as this process answers."""
-        return JSONResponse({"status": "ok"})
+        """200 as soon as this process answers, however the others are."""
+        return _answer(msgspec.structs.replace(view.health(), status="ok"))
 
     @router.post("/get_model_name", **plain("The model's name."))
     @router.get("/get_model_name", **plain("The model's name."))
@@ -64,12 +56,6 @@ def health_routes(state: ServerState) -> APIRouter:
         peak = max(current, snapshot.estimated_peak / total) if snapshot.running else current
         return JSONResponse({"current_load": current, "logical_max_load": peak, "dynamic_max_load": peak})
 
-    @router.get("/metrics", **plain("Prometheus text format.", media_type="text/plain"))
-    async def metrics() -> Response:
-        snapshot = msgspec.structs.replace(view.snapshot(), ready=int(view.healthy()))
-        body = await run_in_threadpool(_exposition, state.engine.runtime.metrics_dir, snapshot)
-        return Response(body, media_type=CONTENT_TYPE_LATEST)
-
     @router.get("/version", **plain("The server's version."))
     async def version() -> Response:
         return JSONResponse({"version": __version__})
@@ -77,20 +63,11 @@ def health_routes(state: ServerState) -> APIRouter:
     return router
 
 
-def _exposition(folder: Path, snapshot: Snapshot) -> bytes:
-    """The workers' sums and the Router's snapshot."""
-    sums = read_all(folder, HTTP_METRICS)
-    return render(
-        [
-            *((metric, sums[metric.name]) for metric in HTTP_METRICS),
-            *((metric, [float(getattr(snapshot, field))]) for metric, field in SNAPSHOT_METRICS),
-        ]
-    )
-
-
-def _status(view: ServerView) -> str:
-    """Why the server is not healthy, in a word or with the process that hangs."""
-    if view.draining:
-        return "stopping"
-    stall = view.stall()
-    return "starting" if stall is None else f"{stall.process} has made no progress for {stall.seconds:.0f} s"
+def _answer(health: Health, more: dict[str, str] | None = None) -> Response:
+    body = {
+        **(more or {}),
+        "status": health.status,
+        "reason": health.reason,
+        "processes": msgspec.to_builtins(health.processes),
+    }
+    return JSONResponse(body) if health.status == "ok" else JSONResponse(body, 503, _LATER)

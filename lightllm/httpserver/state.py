@@ -1,5 +1,5 @@
-"""What all routes of one Http worker share; how it sees the server as a whole: the Router's snapshot, and whether requests can be
-taken."""
+"""What all routes of one Http worker share; how it sees the server as a whole: the Router's snapshot, the Health Server's
+judgement, and whether requests can be taken."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import time
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lightllm.config import ServerConfig
 from lightllm.constraints.check import check_here, check_threads
 from lightllm.errors import InvalidParameter, ServerLoading, ServerStopping, UnknownModel
@@ -19,16 +21,19 @@ from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.ipc.beats import read_beats
+from lightllm.ipc.health import HealthReader, ProcessListReader, judge
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader
-from lightllm.ipc.stalls import Stall, find_stall
+from lightllm.ipc.stalls import find_stalls
 from lightllm.parsers.deltas import ContentParser, DeltaParser
+from lightllm.protocol.health import Health
 from lightllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from lightllm.httpserver.images import Images
 
-_NOT_READY = Snapshot()
+_OLD_SECONDS = 3.0
+"""The Health Server judges twice a second. A judgement as old as this is not waited for any longer."""
 
 
 class ServerView:
@@ -38,18 +43,15 @@ class ServerView:
         """round_seconds: that a round may take before the server calls itself unhealthy."""
         self.draining = False
         """Set when the server is to stop: nothing new is taken."""
-        self._runtime = runtime
+        self._beats_dir = runtime.beats_dir
         self._round_seconds = round_seconds
-        self._reader: SnapshotReader | None = None
+        self._snapshot = SnapshotReader(runtime.snapshot_file)
+        self._health = HealthReader(runtime.health_file)
+        self._processes = ProcessListReader(runtime.processes_file)
 
     def snapshot(self) -> Snapshot:
         """The Router's state; all zero before it has written one."""
-        if self._reader is None:
-            try:
-                self._reader = SnapshotReader(self._runtime.snapshot_file)
-            except FileNotFoundError:  # not there yet
-                return _NOT_READY
-        return self._reader.read()
+        return self._snapshot.read()
 
     def require_ready(self) -> Snapshot:
         """The snapshot; raises `ServerStopping` or `ServerLoading` while the server cannot take requests."""
@@ -62,12 +64,28 @@ class ServerView:
 
     def healthy(self) -> bool:
         """Whether requests are taken, and every process that is waited for makes progress."""
-        return not self.draining and bool(self.snapshot().ready) and self.stall() is None
+        return self.health().status == "ok"
 
-    def stall(self) -> Stall | None:
-        """The process that makes no progress."""
-        beats = read_beats(self._runtime.beats_dir)
-        return find_stall(self.snapshot(), beats, time.monotonic(), self._round_seconds)
+    def health(self) -> Health:
+        """The Health Server's judgement, or this process's own: while that one does not run, and until it knows of a model
+        that serves now, or serves no longer."""
+        now = time.monotonic()
+        snapshot = self.snapshot()
+        health = self._health.read()
+        age = 0.0 if health is None else now - health.judged
+        if health is None or age > _OLD_SECONDS or (health.status == "starting") == bool(snapshot.ready):
+            stalls = find_stalls(snapshot, read_beats(self._beats_dir), now, self._round_seconds)
+            health = judge(self._processes.read(), snapshot, stalls, now)
+        if age > _OLD_SECONDS:
+            note = (
+                f"the Health Server has not looked for {age:.0f} s: this is the Http Server's own judgement"
+            )
+            health = msgspec.structs.replace(health, reason="; ".join(filter(None, (health.reason, note))))
+        if self.draining:
+            return msgspec.structs.replace(
+                health, status="stopping", reason="the server takes no new requests"
+            )
+        return health
 
 
 @dataclasses.dataclass(frozen=True)

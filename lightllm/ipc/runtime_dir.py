@@ -1,4 +1,4 @@
-"""The private folder of one running server: socket files, shared snapshot, metrics, resolved config.
+"""The private folder of one running server: socket files, shared snapshot, metrics, health, resolved config.
 
 <tmp>/lightllm-<uid>/<pid>-<random>/     mode 0700, removed by the Supervisor; stale ones are removed at start
 
@@ -37,7 +37,11 @@ class RuntimeDir:
         self.snapshot_file = self.path / "snapshot"
         self.metrics_dir = self.path / "metrics"
         self.connections_file = self.path / "connections"
+        self.history_file = self.path / "history"
         self.beats_dir = self.path / "beats"
+        self.processes_file = self.path / "processes"
+        """What each child is doing, by the Supervisor."""
+        self.health_file = self.path / "health"
         self.images_dir = self.path / "images"
         """Files of the image cache; made by `ipc.image_folder`."""
         self.ranks_file = self.path / "ranks"
@@ -95,6 +99,11 @@ class RuntimeDir:
                 f"The runtime folder {self.path} cannot be written: {error.strerror}.",
                 "Make room there, or set LIGHTLLM_RUNTIME_BASE to another folder.",
             ) from error
+
+    @property
+    def created(self) -> float:
+        """When the server started; `time.time()`."""
+        return (self.path / "lock").stat().st_mtime
 
     @property
     def epoch(self) -> int:

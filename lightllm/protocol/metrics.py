@@ -85,7 +85,6 @@ SNAPSHOT_METRICS = (
     (Metric("lightllm_slots_total", "KV slots.", "gauge"), "slots_total"),
     (Metric("lightllm_slots_used", "KV slots owned by requests.", "gauge"), "slots_used"),
     (Metric("lightllm_slots_cached", "KV slots that only the prefix cache holds.", "gauge"), "slots_cached"),
-    (Metric("lightllm_ready", "1 while the model serves: the server is healthy.", "gauge"), "ready"),
     (Metric("lightllm_rounds", "Model rounds computed.", "counter"), "rounds"),
     (Metric("lightllm_prompt_tokens", "Prompt tokens computed.", "counter"), "prompt_tokens"),
     (Metric("lightllm_output_tokens", "Tokens generated.", "counter"), "output_tokens"),
@@ -99,3 +98,11 @@ SNAPSHOT_METRICS = (
     (Metric("lightllm_router_row_failures", "Requests that ended because the backend could not prepare them.",
             "counter"), "row_failures"),
 )  # fmt: skip
+
+# -- of the server as a whole
+HEALTHY = Metric("lightllm_ready", "1 while the model serves: the server is healthy.", "gauge")
+START_TIME = Metric(
+    "process_start_time_seconds",
+    "Unix time at which the server started: counters begin with 0 there.",
+    "gauge",
+)

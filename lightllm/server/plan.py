@@ -6,13 +6,14 @@ import dataclasses
 
 from lightllm.config import ServerConfig
 from lightllm.images.serving import serves_images
+from lightllm.protocol.health import OBSERVERS
 from lightllm.server.environment import backend_environment, helper_environment, visual_environment
 
 
 @dataclasses.dataclass(frozen=True)
 class ChildSpec:
     name: str
-    """As the child reports itself: "router", "detokenizer", "http-0", "backend-0", "cache", "visual-0"."""
+    """As the child reports itself: "router", "detokenizer", "http-0", "backend-0", "cache", "visual-0", "metrics", "health"."""
     module: str
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -24,6 +25,11 @@ class ChildSpec:
     @property
     def serves_http(self) -> bool:
         return self.name.startswith("http-")
+
+    @property
+    def needed(self) -> bool:
+        """Whether requests pass it. Another one is started again however often it ends."""
+        return self.name not in OBSERVERS
 
     @property
     def group(self) -> str:
@@ -65,6 +71,8 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
         *workers,
         ChildSpec("router", "lightllm.router", environment=helpers, restarts=config.nnodes == 1),
         ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers, restarts=config.nnodes == 1),
+        ChildSpec("health", "lightllm.health", environment=helpers),
+        ChildSpec("metrics", "lightllm.metrics", environment=helpers),
     ]
 
 

@@ -31,6 +31,8 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     _check_names(config)
     _check_nodes(config)
     _check_files(config)
+    if config.enable_monitor_auth and not (os.environ.get("USERNAME") and os.environ.get("PASSWORD")):
+        raise InvalidOption("--enable_monitor_auth: USERNAME or PASSWORD is missing in the environment.")
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         raise InvalidOption(f"--chat_template {config.chat_template} is not a file.")
     log = logging.getLogger("supervisor")

@@ -40,7 +40,7 @@ class ProcessGroup:
         self,
         specs: Sequence[ChildSpec],
         start: Callable[[ChildSpec], ChildProcess],
-        limit: int,
+        limit: float,
         startup_timeout: float,
     ) -> None:
         """limit: restarts within the window; startup_timeout: seconds from a restart until all must be ready."""
@@ -60,6 +60,11 @@ class ProcessGroup:
     @property
     def ready(self) -> bool:
         return self._due is None and all(child.ready for child in self.children)
+
+    @property
+    def restarts(self) -> int:
+        """Of late; those further back than the window may not have been forgotten yet."""
+        return len(self._restarts)
 
     @property
     def next_event(self) -> float:

@@ -20,14 +20,15 @@ from lightllm.errors import LightLLMError, StartupError
 from lightllm.ipc.openmp_files import remove_stale_openmp_registrations
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import SnapshotReader
-from lightllm.ipc.stalls import Stall
+from lightllm.ipc.stalls import Stall, StallWatch
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, find_cause
+from lightllm.server.drain import Drain
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec
 from lightllm.server.process_group import WINDOW_SECONDS, GroupLost, ProcessGroup
+from lightllm.server.process_list import ProcessList
 from lightllm.server.signals import STOPS, SignalPipe
-from lightllm.server.snapshot_watch import Drain, StallWatch
 from lightllm.server.start_table import PhaseClock, Phases, child_phases
 
 log = logging.getLogger("supervisor")
@@ -38,6 +39,8 @@ START_STOP_SECONDS = 1.5
 """The same for a child that is still loading: it has nothing to put in order, but may be in the middle of an import."""
 INTERRUPT_GRACE = 5.0
 """Seconds that running requests get after the first SIGINT (SIGTERM: `--drain_timeout`)."""
+_WATCH_SECONDS = 1.0
+"""Longest wait between two looks at the beats of all processes, and between two of the Supervisor's own."""
 _STACKS_SECONDS = 0.5
 """How long a process that hangs may take to write the stacks of its threads to the log."""
 _SETTLE_SECONDS = 0.2
@@ -101,12 +104,11 @@ class Supervisor:
 
     def _start(self, specs: list[ChildSpec]) -> None:
         remove_stale_openmp_registrations()
+        self._list = ProcessList(self._runtime, specs)
         for _, group in itertools.groupby(specs, lambda spec: spec.group):
-            self._groups.append(
-                ProcessGroup(
-                    list(group), self._start_child, self._config.max_restarts, self._config.startup_timeout
-                )
-            )
+            members = list(group)
+            limit = self._config.max_restarts if members[0].needed else math.inf
+            self._groups.append(ProcessGroup(members, self._start_child, limit, self._config.startup_timeout))
         self._clock.end("starting processes")
 
     @property
@@ -130,7 +132,7 @@ class Supervisor:
             self._raise_failure()
             if time.monotonic() >= deadline:
                 raise self._too_slow()
-            self._turn(deadline - time.monotonic())
+            self._turn(min(_WATCH_SECONDS, deadline - time.monotonic()))
         self._clock.end("waiting for the processes")
         return True
 
@@ -145,14 +147,13 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Until a signal asks for the end. What ends is started again, or ends the server."""
-        stalls = None
-        if not self._config.node_rank:
-            stalls = StallWatch(self._runtime, self._config)
+        watch = None if self._config.node_rank else StallWatch(self._runtime, self._config)
         while not self._terminate and not self._node_0_stopped():
             wait = self._supervise(self._groups)
-            self._turn(min(wait, stalls.poll_seconds if stalls else math.inf))
-            if stalls and (stall := stalls.check(time.monotonic())):
-                self._end_hung(stall)
+            self._turn(min(wait, _WATCH_SECONDS))
+            for stall in watch.check(time.monotonic()) if watch else ():
+                if stall.seconds > self._config.round_timeout:
+                    self._end_hung(stall)
 
     def _supervise(self, groups: Iterable[ProcessGroup]) -> float:
         """Starts again what has ended; seconds until the next one is due. Raises `ProcessFailed`."""
@@ -245,7 +246,8 @@ class Supervisor:
 
     def _turn(self, timeout: float) -> None:
         """Waits for events and handles them; notices deaths."""
-        for key, _ in self._selector.select(None if timeout == math.inf else timeout):
+        self._list.update(self._groups)
+        for key, _ in self._selector.select(timeout):
             key.data()
         for child in self._children:
             child.reap()
@@ -287,7 +289,7 @@ class Supervisor:
         raise ProcessFailed(cause)
 
     def _restarts(self, child: ChildProcess) -> bool:
-        return child.spec.restarts and self._config.max_restarts > 0
+        return not child.spec.needed or (child.spec.restarts and self._config.max_restarts > 0)
 
     def _too_slow(self) -> StartupError:
         late = [f"{c.name} ({c.status.detail or c.status.state})" for c in self._children if not c.ready]

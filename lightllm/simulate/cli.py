@@ -14,8 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lightllm.config import ServerConfig, verify
+from lightllm.config import ServerConfig
 from lightllm.config import options as server_options
+from lightllm.config_sources import verify
 from lightllm.errors import InvalidOption, LightLLMError
 from lightllm.router.scheduler_config import resolve
 from lightllm.simulate import latency, plots

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_engine import FakeEngine
 
+from lightllm.ipc.metric_history import HistoryWriter
 from lightllm.protocol.messages import Refused
 from lightllm.protocol.metrics import HTTP_METRICS
+from lightllm.protocol.samples import Sample
+
+FIELDS = [field.name for field in msgspec.structs.fields(Sample)]
 
 
 def samples(client: httpx.Client) -> dict[str, float]:
@@ -55,6 +62,35 @@ def test_gauges_are_the_routers(client: httpx.Client, engine: FakeEngine) -> Non
     assert values["lightllm_slots_used"] == 250 and values["lightllm_output_tokens_total"] == 9
     load = client.get("/token_load").json()
     assert load == {"current_load": 0.25, "logical_max_load": 0.5, "dynamic_max_load": 0.5}
+
+
+def test_history_is_what_the_metric_server_has_written_lately(
+    client: httpx.Client, engine: FakeEngine
+) -> None:
+    empty = client.get("/metrics/history").json()
+    assert empty["interval"] == 1 and set(empty["samples"]) == set(FIELDS)
+    assert not any(empty["samples"].values())
+    writer = HistoryWriter(engine.runtime.history_file)
+    for ago in (700, 50, 5, 0):  # the Metric Server was away between
+        values = dict.fromkeys(FIELDS, 1.0) | {"running": ago, "time": time.time() - ago, "itl_p50": math.nan}
+        writer.append(Sample(**values))
+    assert client.get("/metrics/history").json()["samples"]["running"] == [50, 5, 0]
+    latest = client.get("/metrics/history?seconds=20").json()["samples"]
+    assert (
+        latest["running"] == [5, 0] and latest["itl_p50"] == [None, None] and latest["slots_used"] == [1, 1]
+    )
+
+
+@pytest.mark.parametrize("seconds", ["0", "601", "-1", "nan", "x", ""])
+def test_seconds_of_the_history_have_a_range(client: httpx.Client, seconds: str) -> None:
+    response = client.get(f"/metrics/history?seconds={seconds}")
+    assert response.status_code == 400
+    assert response.json()["param"] == "seconds" and "[1, 600]" in response.json()["message"]
+
+
+def test_the_start_of_the_server_is_told(client: httpx.Client, engine: FakeEngine) -> None:
+    assert samples(client)["process_start_time_seconds"] == pytest.approx(engine.runtime.created)
+    assert engine.runtime.created <= time.time()
 
 
 def test_token_load_of_an_idle_server_is_zero(client: httpx.Client) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lightllm.config import MOST_PIXELS, ServerConfig, verify
+from lightllm.config import MOST_PIXELS, ServerConfig
+from lightllm.config_sources import verify
 from lightllm.errors import InvalidOption, StartupError
 from lightllm.images import check_installed
 from lightllm.images.limits import ImageLimits

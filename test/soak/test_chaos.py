@@ -28,6 +28,8 @@ CLIENTS = int(os.environ.get("CHAOS_CLIENTS", "64"))
 EVERY = 3.0
 """Seconds between two kills."""
 
+KINDS = {"router", "detokenizer", "backend", "http", "metrics", "health"}
+
 
 def requests(model: str) -> list[tuple[str, dict[str, Any]]]:
     sampling = {
@@ -142,8 +144,8 @@ def test_no_accepted_request_is_lost_or_changed_while_processes_are_killed(serve
     model = httpx.get(server.url + "/v1/models").json()["data"][0]["id"]
     clients = Clients(server, requests(model))
     names = sorted(" ".join(c.cmdline()).strip().removeprefix("lightllm ") for c in server.note_children())
-    names = [name for name in names if name.split("-")[0] in ("router", "detokenizer", "backend", "http")]
-    assert len(names) >= 4
+    names = [name for name in names if name.split("-")[0] in KINDS]
+    assert {name.split("-")[0] for name in names} == KINDS
     rng, kills, turn = random.Random(1), Counter[str](), list(names)
     clients.start()
     end = time.monotonic() + SECONDS

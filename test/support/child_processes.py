@@ -23,18 +23,24 @@ class ChildProcesses:
         self.runtime.write_config(config.to_json())
         self._channels: dict[subprocess.Popen[bytes], socket.socket] = {}
 
-    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """`python -m MODULE`"""
+    def start(self, module: str, *arguments: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """`python -m MODULE`. log: where its standard error goes."""
         ours, theirs = socket.socketpair()
         with theirs:
             environment = {CHANNEL_VARIABLE: str(theirs.fileno()), RUNTIME_VARIABLE: str(self.runtime.path)}
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                env=os.environ | environment,
-                pass_fds=[theirs.fileno()],
-            )
+            with open(log or os.devnull, "ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    env=os.environ | environment,
+                    pass_fds=[theirs.fileno()],
+                    stderr=output if log else None,
+                )
         self._channels[process] = ours
         return process
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        return list(self._channels)
 
     def wait_until(self, process: subprocess.Popen[bytes], state: str, seconds: float = 60.0) -> None:
         """Until it reports this state."""

@@ -1,0 +1,1 @@
+"""The Health Server: whether the server serves, and if not, why."""
