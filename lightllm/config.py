@@ -312,6 +312,9 @@ class ServerConfig:
         check=lambda v: 0 < v <= MOST_PIXELS, expects=f"1 to {MOST_PIXELS}",
     )  # fmt: skip
     max_images: int = _option(64, "Images of one request.", _IMAGES, **_at_least(1))
+    max_images_mb: int = _option(
+        128, "Encoded images of one request together in MiB.", _IMAGES, **_at_least(1)
+    )
     image_fetch_timeout: float = _option(
         10.0, "Seconds within which an image must be downloaded.", _IMAGES, type=float,
         check=lambda v: v > 0, expects="more than 0",

@@ -58,7 +58,8 @@ class Intake:
     async def load_all(self, requests: Sequence[Sequence[ImageSource]]) -> list[list[LoadedImage]]:
         """The same for several requests together."""
         firsts: dict[object, ImageSource] = {}
-        for sources in requests:
+        wanted_by: dict[object, set[int]] = {}
+        for request, sources in enumerate(requests):
             if len(sources) > self._limits.max_images:
                 raise InvalidImage(
                     f"the request has {len(sources)} images, at most {self._limits.max_images} (--max_images)",
@@ -66,9 +67,20 @@ class Intake:
                 )
             for source in sources:
                 firsts.setdefault(source.content, source)
+                wanted_by.setdefault(source.content, set()).add(request)
+        held = [0] * len(requests)
+
+        async def load(key: object, source: ImageSource) -> LoadedImage:
+            image = await self._load(source)
+            for request in wanted_by[key]:
+                held[request] += self._counted_bytes(image)
+                if held[request] > self._limits.max_bytes_together:
+                    raise self._too_much(source)
+            return image
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = {key: group.create_task(self._load(source)) for key, source in firsts.items()}
+                tasks = {key: group.create_task(load(key, source)) for key, source in firsts.items()}
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [
@@ -79,6 +91,17 @@ class Intake:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._fetcher.close()
+
+    def _counted_bytes(self, image: LoadedImage) -> int:
+        """What is open already (`Bitmap`) has been paid for."""
+        return 0 if image.data is None or isinstance(image.source.content, Bitmap) else len(image.data)
+
+    def _too_much(self, source: ImageSource) -> InvalidImage:
+        most = self._limits.max_bytes_together
+        return InvalidImage(
+            f"{source.field}: the images of the request have more than {most} bytes together (--max_images_mb)",
+            param=source.field.partition(".")[0],
+        )
 
     async def _load(self, source: ImageSource) -> LoadedImage:
         if isinstance(source.content, Size):

@@ -23,6 +23,8 @@ class ImageLimits:
     """Lower case; None: any with public addresses."""
     local_path: str | None
     """Folder that file URLs may name files of."""
+    max_bytes_together: int = 128 << 20
+    """Of the encoded images of one request."""
 
     @classmethod
     def of(cls, config: ServerConfig) -> ImageLimits:
@@ -37,4 +39,5 @@ class ImageLimits:
             fetch_timeout=config.image_fetch_timeout,
             allowed_domains=None if domains is None else tuple(d.lower().strip("[].") for d in domains),
             local_path=local,
+            max_bytes_together=max(config.max_images_mb, config.max_image_mb) << 20,
         )

@@ -115,6 +115,20 @@ def test_more_images_than_the_limit_are_refused_with_both_numbers() -> None:
     run(test, {})
 
 
+def test_the_images_of_one_request_are_bounded_together_and_those_of_several_are_not() -> None:
+    async def test(taking: Intake, server: MediaServer) -> None:
+        urls = [RemoteUrl(server.url(f"/{number}.png")) for number in range(3)]
+        with pytest.raises(InvalidImage, match=r"more than \d+ bytes together \(--max_images_mb\)"):
+            await taking.load([source(url, number) for number, url in enumerate(urls)])
+        assert len(await taking.load([source(urls[0], 0), source(urls[1], 1), source(urls[0], 2)])) == 3
+        assert len(await taking.load_all([[source(url, number)] for number, url in enumerate(urls)])) == 3
+
+    pictures = [encoded(halves(40 + number, 20)) for number in range(3)]
+    most = sum(map(len, pictures)) - 1
+    answers = {f"/{number}.png": response(data) for number, data in enumerate(pictures)}
+    run(test, answers, max_bytes_together=most)
+
+
 def test_the_same_url_twice_in_a_request_is_fetched_once_and_sound_content_checked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,11 +17,11 @@ def test_options_become_limits(tmp_path: Path) -> None:
     config = verify(
         ServerConfig(
             allowed_media_domains=["CDN.example.org.", "[::1]"], allowed_local_media_path=str(tmp_path), max_image_mb=3,
-            max_image_pixels=1000, max_images=2, image_fetch_timeout=1.5,
+            max_image_pixels=1000, max_images=2, max_images_mb=5, image_fetch_timeout=1.5,
         )
     )  # fmt: skip
     assert ImageLimits.of(config) == ImageLimits(
-        3 << 20, 1000, 2, 1.5, ("cdn.example.org", "::1"), str(tmp_path)
+        3 << 20, 1000, 2, 1.5, ("cdn.example.org", "::1"), str(tmp_path), 5 << 20
     )
     assert ImageLimits.of(ServerConfig()).allowed_domains is None
 
@@ -31,7 +31,7 @@ def test_options_become_limits(tmp_path: Path) -> None:
     [
         {"allowed_media_domains": ["https://a.example/"]}, {"allowed_media_domains": ["*.example"]}, {"max_image_mb": 0},
         {"max_image_pixels": 0}, {"max_image_pixels": MOST_PIXELS + 1},
-        {"max_images": 0}, {"image_fetch_timeout": 0.0},
+        {"max_images": 0}, {"max_images_mb": 0}, {"image_fetch_timeout": 0.0},
     ],
 )  # fmt: skip
 def test_a_wrong_value_ends_the_launch_with_its_option(options: dict[str, Any]) -> None:
