@@ -58,7 +58,8 @@ test: kind check
 	wait $$types; types=$$?; echo "$(PY) -m mypy"; cat $(VENV)/mypy.log; exit $$((tests || types))
 
 soak: env
-	$(PY) -m pytest -m slow --ignore test/soak/test_chaos.py test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py $(ARGS)
+	$(PY) -m pytest -m slow --ignore test/soak/test_chaos.py test/soak test/api test/constraints test/httpserver test/router test/end_to_end test/server/test_images.py \
+		test/server/test_narrow_surroundings.py $(ARGS)
 
 chaos: env
 	$(PY) -m pytest -s -m slow test/soak/test_chaos.py test/server/test_restarts.py test/server/test_stalled_process.py $(ARGS)

@@ -10,7 +10,7 @@ from typing import Any
 from lightllm.errors import InvalidImage
 from lightllm.images.source import Bitmap, FileUrl, ImageSource, openai_source
 
-_URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL = re.compile(r"data:|[a-z][a-z0-9+.-]{0,40}://", re.IGNORECASE)
 
 
 def image_of(value: Any, field: str) -> ImageSource:

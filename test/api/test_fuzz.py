@@ -1,8 +1,9 @@
-"""Fuzz against our own OpenAPI schema: whatever is sent, no 5xx but the 503 of a full waiting list."""
+"""Fuzz, against our own OpenAPI schema and of what strangers may send: no 5xx but the 503 of a full waiting list."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 
 import httpx
@@ -11,6 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS
+from support import hostile_run
 from support.server import LightLLMServer
 
 CHECK_NAMES = [
@@ -82,3 +84,12 @@ def test_every_route_is_fuzzed(api: schemathesis.BaseSchema) -> None:
 def test_the_server_is_undisturbed(client: httpx.Client) -> None:
     body = {"inputs": "hello", "parameters": {"max_new_tokens": 3, "ignore_eos": True}}
     assert client.post("/generate", json=body).json()["count_output_tokens"] == 3
+
+
+def test_hostile_requests_are_answered_and_leave_a_stream_alone(server: LightLLMServer) -> None:
+    """`test/soak/test_fuzz.py` is its long form."""
+    report = hostile_run.run(server.url, cases=300, seed=1)
+    print(report)
+    assert report.problems == []
+    assert report.statuses[200] > 30 and report.statuses[400] > 30 and len(report.kinds) == 9
+    assert not re.search("Traceback|error id", server.log)

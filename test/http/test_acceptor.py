@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from lightllm.http import acceptor as acceptor_module
 from lightllm.http.acceptor import Acceptor, connection_limit
 from lightllm.http.client_connections import ClientConnections, client_of
 from lightllm.http.connection_counts import ConnectionCounts
@@ -201,6 +202,19 @@ def test_a_client_with_as_many_connections_as_it_may_have_is_turned_away_and_oth
     run(50, test, clients=limited)
     assert len(limited) == 0
     assert caplog.text.count("turned away") == 1 and "127.0.0.2, which has 2 already" in caplog.text
+
+
+def test_a_client_that_does_not_finish_its_handshake_loses_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acceptor_module, "HANDSHAKE_SECONDS", 0.2)
+
+    async def test(acceptor, address, connections) -> None:
+        client = await connect(address)
+        await asyncio.get_running_loop().sock_sendall(client, b"\x16\x03\x01\x02")
+        assert await heard(client) == b"" and not connections
+
+    run(50, test, tls=ServerTls(str(PEM / "cert.pem"), str(PEM / "key.pem")))
 
 
 def test_connections_whose_handshake_fails_do_not_count_for_ever() -> None:

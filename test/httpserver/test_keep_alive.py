@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -95,3 +96,15 @@ def test_no_comments_where_they_are_off_or_the_answer_is_whole(
 
 def test_idle_connections_are_kept_longer_than_clients_and_proxies_keep_theirs() -> None:
     assert ServerConfig().timeout_keep_alive > max(LONGER_THAN_POOLS.values())
+
+
+def test_an_idle_connection_is_closed_after_its_time(
+    start_worker: Callable[..., Any], engine: FakeEngine
+) -> None:
+    worker = start_worker(worker=3, timeout_keep_alive=1)
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=20) as raw:
+        raw.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while data := raw.recv(65536):
+            received += data
+    assert received.startswith(b"HTTP/1.1 200 OK") and b"connection: close" not in received

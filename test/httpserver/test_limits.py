@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from support.fake_engine import FakeEngine
 
 from lightllm.httpserver.chat_messages import MAX_VARIABLES
 from lightllm.httpserver.constraints import MAX_CHOICES as MAX_TEXTS
 from lightllm.httpserver.field_types import MAX_STRINGS
 from lightllm.httpserver.openai_api import MAX_CHOICES
+from lightllm.httpserver.profile_routes import MAX_ROUNDS
 from lightllm.sampling_params import (
     MAX_BEST_OF,
     MAX_LOGPROBS,
@@ -88,3 +92,11 @@ def test_as_much_as_is_allowed_is_taken(client: httpx.Client) -> None:
     )  # fmt: skip
     response = client.post(NATIVE, json=everything)
     assert response.status_code == 200, response.text
+
+
+def test_a_profile_has_a_longest_length(
+    start_worker: Callable[..., Any], engine: FakeEngine, tmp_path: Path
+) -> None:
+    worker = start_worker(worker=2, profile_dir=str(tmp_path))
+    response = httpx.post(worker.url + "/start_profile", json={"num_steps": MAX_ROUNDS + 1}, timeout=30)
+    assert response.status_code == 400 and str(MAX_ROUNDS) in response.text and "num_steps" in response.text

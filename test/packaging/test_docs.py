@@ -31,6 +31,26 @@ def test_the_tests_that_the_table_of_contradictions_names_are_there() -> None:
     assert len(named) > 5 and all((ROOT / name).is_file() for name in named)
 
 
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    named = re.findall(r"`(test/[\w/]+\.py)::(\w+)`", (ROOT / "docs/security.md").read_text(encoding="utf-8"))
+    assert len(named) > 80
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_every_limit_in_the_page_on_security_has_a_test() -> None:
+    """Every row of its tables of limits and advisories names one, or says that the row above has it too."""
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .*\|$", page.partition("## Limits")[2], re.MULTILINE)
+    rows = [row for row in rows if not row.endswith("| test |")]
+    assert len(rows) > 70
+    assert [row for row in rows if not re.search(r"::\w+` \|$|\| the same \|$", row)] == []
+
+
 def test_the_generated_pages_are_fresh() -> None:
     done = subprocess.run([sys.executable, MAKE_DOCS, "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,58 @@
+"""20,000 requests of strangers, well-formed and not, beside a stream whose tokens are known: `support/hostile_bodies.py` and
+`support/hostile_wire.py` make them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from support import hostile_run
+from support.process_usage import Usage, check_growth, usage, wait_until_idle
+from support.server import LightLLMServer
+
+pytestmark = pytest.mark.slow
+OPTIONS = [
+    "--data_type", "fp32", "--model_name", "demo", "--max_total_token_num", "16000", "--running_max_req_size", "32",
+    "--batch_max_tokens", "128", "--chunked_prefill_size", "64",
+]  # fmt: skip
+"""fp32, in which tokens do not depend on the batch; rows and rounds few and small enough that requests wait and are cut."""
+GROWTH = 48 << 10
+"""KiB that a process may take beyond what it had after the first cases."""
+PAUSE = 5.0
+"""Seconds that the stream may stand still, where other work may keep the cores; on an idle machine it stays below one."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LightLLMServer]:
+    with LightLLMServer(OPTIONS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def after_the_first(server: LightLLMServer) -> dict[int, Usage]:
+    """What the processes hold when caches and pools are filled."""
+    assert hostile_run.run(server.url, cases=1000, seed=100).problems == []
+    return held(server)
+
+
+def held(server: LightLLMServer) -> dict[int, Usage]:
+    """By the processes of the server itself. Those that render templates end with what they could not render."""
+    wait_until_idle(server.url)
+    children = psutil.Process(server.process.pid).children()
+    return usage([server.process.pid, *(child.pid for child in children)])
+
+
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_hostile_requests_are_answered_and_leave_a_stream_alone_long(
+    server: LightLLMServer, after_the_first: dict[int, Usage], seed: int
+) -> None:
+    report = hostile_run.run(server.url, cases=5000, seed=seed)
+    now = held(server)
+    print(report, {pid: (after_the_first.get(pid), used) for pid, used in now.items()})
+    assert report.problems == []
+    assert report.statuses[200] > 1000 and report.statuses[400] > 1000
+    assert max(report.pauses) < PAUSE
+    assert not re.search("Traceback|error id|started again", server.log), server.log[-3000:]
+    check_growth(after_the_first, now, GROWTH)
