@@ -130,6 +130,9 @@ REQUEST_ERRORS: dict[str, type[RequestError]] = {
 class StartupError(LightLLMError):
     """Ends the launch with one line: what is wrong and how to mend it."""
 
+    final = False
+    """Nor is it of use to start a process again that ends with it."""
+
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason} {remedy}".strip())
         self.reason = reason
@@ -145,4 +148,10 @@ class InvalidModel(StartupError):
 
 
 class DeviceError(StartupError):
-    """The device is missing or too small."""
+    """The device is missing or too small, or has failed."""
+
+
+class NodeLost(StartupError):
+    """Another node of the server cannot take part, or no longer."""
+
+    final = True

@@ -88,7 +88,7 @@ class BackendProcess:
     def run(self) -> None:
         started = time.monotonic()
         if self._child.config.node_rank:
-            self._link: RouterLink = NodeLink(self._child, self._rank, self._stop)
+            self._link: RouterLink = NodeLink(self._child, self._rank, self._wake, self._stop)
         else:
             self._link = LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
         self._child.on_command(self._on_command)

@@ -8,10 +8,12 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
+import msgspec
 import zmq
 
 from lightllm import __version__
@@ -23,7 +25,7 @@ from lightllm.ipc.rpc import RpcServer
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol import codec
 from lightllm.protocol.control import Attach, ModelReady, ProfileAnswer, StartProfile
-from lightllm.protocol.nodes import Goodbye, RankFailed, RankHello, RankReady, Refusal, StartRank
+from lightllm.protocol.nodes import RankFailed, RankHello, RankReady, Refusal, StartRank
 from lightllm.protocol.rounds import Resync, Round, RoundResult
 from lightllm.weights.fingerprint import model_fingerprint
 
@@ -38,6 +40,9 @@ _LAST_WORDS_SECONDS = 0.5
 """What was said last leaves before the process ends."""
 _GOODBYE_SECONDS = 2.0
 """A connection that has ended may have brought a `Goodbye`, which is read between rounds."""
+_ROUTER_SECONDS = 60.0
+"""How long a rank of another node waits for the Router that takes the place of the one that it has lost. It cannot know whether
+there will be one."""
 
 
 class RouterLink(Protocol):
@@ -161,13 +166,21 @@ class LocalLink:
 class NodeLink:
     """The connection of a rank on another node. Node 0's end of it is `router.remote_ranks`."""
 
-    def __init__(self, child: Child, rank: int, on_goodbye: Callable[[], None]) -> None:
-        """on_goodbye: called in the main thread when the server stops."""
+    def __init__(
+        self, child: Child, rank: int, wake: Callable[[], None], on_goodbye: Callable[[], None]
+    ) -> None:
+        """wake: there is something for `take_attach`; on_goodbye: called in the main thread when the server stops."""
         config = child.config
         assert config.model_dir is not None
         self._child = child
         self._node_0 = f"node 0 at {node_address(config)}"
         self._timeout = config.nodes_timeout
+        self._patience = _ROUTER_SECONDS if config.max_restarts else _GOODBYE_SECONDS
+        self._wake = wake
+        self._attaches: deque[Attach] = deque()
+        self._messages: deque[Round | Resync] = deque()
+        self._greet = threading.Event()
+        """A Router that comes must be told that this rank is there."""
         self._on_goodbye = on_goodbye
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -176,11 +189,11 @@ class NodeLink:
             make_context(), node_address(config), NodeKeys.derive(read_secret(config))
         )
         self.socket = self._connection.socket
-        hello = RankHello(
+        self._hello = RankHello(
             rank=rank, node_rank=config.node_rank, host=socket.gethostname(), version=__version__,
             nnodes=config.nnodes, tp=config.tp, model=model_fingerprint(config.model_dir),
         )  # fmt: skip
-        self._connection.send(codec.encode(hello))
+        self._connection.send(codec.encode(self._hello))
 
     def wait_for_attach(self) -> Attach | None:
         poller = zmq.Poller()
@@ -193,6 +206,7 @@ class NodeLink:
             if (data := self._connection.receive()) is not None:
                 message = codec.to_rank.decode(data)
                 if isinstance(message, StartRank):
+                    self._hello = msgspec.structs.replace(self._hello, server=message.attach.server)
                     self._watcher.start()
                     return message.attach
                 reason = message.reason if isinstance(message, Refusal) else f"{self._node_0} has stopped."
@@ -211,27 +225,41 @@ class NodeLink:
         return None
 
     def asked(self) -> bool:
-        return False
+        self._read()
+        return bool(self._attaches)
 
     def take_attach(self) -> Attach | None:
-        """A rank of another node ends with the Router, whose connection it is."""
-        return None
+        latest: Attach | None = None
+        while self.asked():
+            latest = self._attaches.popleft()
+        return latest
 
     def attached(self, epoch: int, ready: ModelReady) -> None:
-        self._connection.send(codec.encode(RankReady(ready)))
+        self._connection.send(codec.encode(RankReady(ready, epoch)))
 
     def receive(self) -> Round | Resync | None:
-        data = self._connection.receive()
-        if data is None:
-            return None
-        message = codec.to_rank.decode(data)
-        if isinstance(message, Round | Resync):
-            return message
-        if isinstance(message, Goodbye):
-            self._ended.set()
-            logger.info("%s has stopped", self._node_0)
-            self._on_goodbye()
-        return None
+        self._read()
+        return self._messages.popleft() if self._messages else None
+
+    def _read(self) -> None:
+        """Takes in what has come, and greets a new Router. Raises `StartupError` where node 0 is another server now."""
+        if self._greet.is_set():
+            self._greet.clear()
+            self._connection.send(codec.encode(self._hello))
+        while (data := self._connection.receive()) is not None:
+            message = codec.to_rank.decode(data)
+            if isinstance(message, Round | Resync):
+                self._messages.append(message)
+            elif isinstance(message, StartRank):
+                self._messages.clear()
+                self._attaches.append(message.attach)
+                self._wake()
+            elif isinstance(message, Refusal):
+                raise StartupError(message.reason)
+            else:
+                self._ended.set()
+                logger.info("%s has stopped", self._node_0)
+                self._on_goodbye()
 
     def send(self, result: RoundResult) -> None:
         pass
@@ -250,11 +278,17 @@ class NodeLink:
         self._connection.close()
 
     def _watch(self) -> None:
-        """In a thread: when node 0 is lost this process ends at once, also in the middle of a round."""
+        """In a thread: when the Router is lost, the next one is awaited, as long as there may be one; also in the middle of a
+        round."""
+        lost_since = None
         while not self._ended.is_set():
             if self._connection.monitor.poll(_POLL_MS) and self._connection.events()[1]:
-                if not self._ended.wait(_GOODBYE_SECONDS):
-                    self._child.report(
-                        "failed", f"The connection to {self._node_0} was lost.", "See its log."
-                    )
-                    os._exit(1)
+                self._greet.set()
+                self._wake()
+            if self._connection.connected:
+                lost_since = None
+                continue
+            lost_since = lost_since or time.monotonic()
+            if time.monotonic() - lost_since > self._patience:
+                self._child.report("failed", f"The connection to {self._node_0} was lost.", "See its log.")
+                os._exit(1)

@@ -60,10 +60,11 @@ class Child:
         return Beat(self.runtime.beats_dir / self.name)
 
     def report(
-        self, state: str, detail: str = "", remedy: str = "", seconds: dict[str, float] | None = None
-    ) -> None:
+        self, state: str, detail: str = "", remedy: str = "", seconds: dict[str, float] | None = None,
+        final: bool = False,
+    ) -> None:  # fmt: skip
         """Sends a status line; safe from any thread."""
-        status = Status(process=self.name, state=state, detail=detail, remedy=remedy, seconds=seconds or {})  # type: ignore[arg-type]
+        status = Status(self.name, state, detail, remedy, seconds or {}, final)  # type: ignore[arg-type]
         with self._lock:
             try:
                 self._channel.sendall(msgspec.json.encode(status) + b"\n")
@@ -121,7 +122,7 @@ def run_child(name: str, main: Callable[[Child], None]) -> None:
     try:
         main(child)
     except StartupError as error:
-        child.report("failed", error.reason, error.remedy)
+        child.report("failed", error.reason, error.remedy, final=error.final)
         sys.exit(1)
     except Exception as error:
         logging.getLogger(name).exception("%s ends because of an unexpected error", name)

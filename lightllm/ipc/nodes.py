@@ -89,6 +89,8 @@ class _Monitored:
         self.socket.ipv6 = "[" in address
         self.socket.heartbeat_ivl, self.socket.heartbeat_timeout = _HEARTBEAT_MS, _SILENCE_MS
         self.monitor = self.socket.get_monitor_socket()
+        self.connected = False
+        """As of the last call of `events`: the latest handshake has succeeded, and no connection has ended since."""
 
     def events(self) -> tuple[int, int]:
         """Since the last call: (handshakes that were refused, connections that ended; of a `NodeConnection` the refused
@@ -98,6 +100,8 @@ class _Monitored:
             event = recv_monitor_message(self.monitor)["event"]
             refused += event in _HANDSHAKE_FAILURES
             ended += event == zmq.EVENT_DISCONNECTED
+            if event in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED):
+                self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
         return refused, ended
 
     def close(self) -> None:

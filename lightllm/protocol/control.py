@@ -15,6 +15,8 @@ class Attach(msgspec.Struct, frozen=True):
     rank: int
     config_json: bytes
     """The resolved `ServerConfig` as JSON."""
+    server: str = ""
+    """To ranks of other nodes: a name of node 0's launch. What was loaded for one is of no use to another."""
 
 
 class ModelReady(msgspec.Struct, frozen=True):
@@ -55,6 +57,8 @@ class Status(msgspec.Struct, frozen=True):
     remedy: str = ""
     seconds: dict[str, float] = {}
     """Phases of the start with their wall time, with "ready"."""
+    final: bool = False
+    """With "failed": it is of no use to start the process again."""
 
 
 class Command(msgspec.Struct, frozen=True):

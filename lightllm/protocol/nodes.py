@@ -1,6 +1,6 @@
 """Messages between the Router, on node 0, and the Model Backends of the other nodes: one connection a rank.
 
-rank   --RankHello-->       Router     who it is, and what it would run
+rank   --RankHello-->       Router     who it is, and what it would run; again to a Router that has taken another one's place
 Router --StartRank-->   rank       or Refusal, which ends both launches
 rank   --RankReady-->   Router     or RankFailed
 Router --Round, Resync--> rank     as to the ranks of node 0
@@ -26,6 +26,8 @@ class RankHello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     tp: int
     model: str
     """`weights.fingerprint.model_fingerprint` of its model folder."""
+    server: str = ""
+    """The launch for which it has loaded the model: `Attach.server`; "": it has not."""
 
 
 class StartRank(msgspec.Struct, array_like=True, frozen=True, tag="start"):
@@ -45,6 +47,8 @@ ToRank = StartRank | Refusal | Goodbye | Round | Resync
 
 class RankReady(msgspec.Struct, array_like=True, frozen=True, tag="ready"):
     ready: ModelReady
+    epoch: int
+    """Of the `Attach` that this answers."""
 
 
 class RankFailed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):

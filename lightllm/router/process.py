@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import queue
@@ -10,7 +11,7 @@ import socket
 import threading
 import time
 
-from lightllm.errors import StartupError
+from lightllm.errors import NodeLost, StartupError
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.rpc import RpcError, call_when_there
@@ -70,15 +71,16 @@ class RouterProcess:
         epoch = Epoch(runtime.epoch)
         intake = PullChannel(context, runtime.router_intake, codec.to_router, epoch)
         results = PullChannel(context, runtime.round_results, codec.from_backend, epoch)
-        detokenizer = PushChannel(context, runtime.detokenizer_intake, epoch)
         workers = [
             PushChannel(context, runtime.http_results(i), epoch) for i in range(config.httpserver_workers)
         ]
-        backends = [PushChannel(context, runtime.backend_rounds(rank), epoch) for rank in config.node_ranks]
         with contextlib.ExitStack() as closing:
-            remote = RemoteRanks(context, config) if config.nnodes > 1 else None
-            if remote is not None:
-                closing.callback(remote.close)
+            for channel in (intake, results, *workers):
+                closing.callback(channel.close)
+            remote = None
+            if config.nnodes > 1:
+                remote = RemoteRanks(context, config, runtime.path.name, runtime.epoch > 0, self._on_wait)
+                closing.push(functools.partial(_close, remote))
             while not self._stopping.is_set():
                 self._life = life = _Life()
                 if self._stopping.is_set():  # said to the one before
@@ -86,10 +88,15 @@ class RouterProcess:
                 _drain(self._wake_reader)
                 self._epoch = runtime.begin_epoch()
                 epoch.raise_to(self._epoch)
-                started = time.monotonic()
+                self._attaching_since = started = time.monotonic()
                 ready = self._attach_backends(life, remote)
                 if ready is None:
                     continue
+                # Connections of its own: what is sent over one to a process that is gone would be lost.
+                detokenizer = PushChannel(context, runtime.detokenizer_intake, epoch)
+                backends = [
+                    PushChannel(context, runtime.backend_rounds(rank), epoch) for rank in config.node_ranks
+                ]
                 senders = [*backends, *(remote.ranks if remote is not None else ())]
                 scheduler = self._make_scheduler(ready, snapshots.counts())
                 loop = RouterLoop(
@@ -105,9 +112,8 @@ class RouterProcess:
                     seconds={"waiting for the model backend": time.monotonic() - started},
                 )
                 loop.run(life.over, self._wake_reader, remote)
-        channels: list[PullChannel | PushChannel] = [intake, results, detokenizer, *workers, *backends]
-        for channel in channels:
-            channel.close()
+                for sender in (detokenizer, *backends):
+                    sender.close()
 
     def _on_command(self, command: Command) -> None:
         """In the channel's thread. Draining is the Http Servers' business: what they pass on is still served."""
@@ -122,23 +128,20 @@ class RouterProcess:
         first. Raises `StartupError`."""
         config = self._child.config
         self._child.report("loading", "waiting for the model backend")
+        for rank in config.node_ranks:  # first: one that waits for the others amid a round lets go of them
+            threading.Thread(
+                target=self._attach_rank, args=(life, rank), name=f"attach-{rank}", daemon=True
+            ).start()
         if remote is not None:
             if not remote.wait_for_all(life.over, lambda detail: self._child.report("loading", detail)):
                 return None
             remote.start(self._attach_request)
-        for rank in config.node_ranks:
-            threading.Thread(
-                target=self._attach_rank, args=(life, rank), name=f"attach-{rank}", daemon=True
-            ).start()
         answers: list[ModelReady] = []
-        begin = time.monotonic()
         while len(answers) < len(config.node_ranks):
             try:
                 answer = life.answers.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                self._child.beat.beat()
-                if time.monotonic() - begin > _NOT_READY_SECONDS:
-                    self._snapshots.write(self._snapshots.counts())
+                self._on_wait()
                 if remote is not None:
                     remote.check()
                 continue
@@ -160,8 +163,14 @@ class RouterProcess:
             raise StartupError(f"The model backends disagree on the number of KV slots: {sorted(slots)}.")
         return answers[0]
 
+    def _on_wait(self) -> None:
+        """Again and again while it attaches."""
+        self._child.beat.beat()
+        if time.monotonic() - self._attaching_since > _NOT_READY_SECONDS:
+            self._snapshots.write(self._snapshots.counts())
+
     def _attach_request(self, rank: int) -> Attach:
-        return Attach(self._epoch, rank, self._child.config.to_json())
+        return Attach(self._epoch, rank, self._child.config.to_json(), self._child.runtime.path.name)
 
     def _attach_rank(self, life: _Life, rank: int) -> None:
         """In a thread of its own. The Supervisor watches over the time that all this takes. A rank that has ended is started
@@ -205,6 +214,11 @@ class RouterProcess:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 1_000)
+
+
+def _close(remote: RemoteRanks, kind: type[BaseException] | None, *error: object) -> None:
+    """After an unexpected error another Router takes this one's place."""
+    remote.close(stops=kind is None or issubclass(kind, NodeLost))
 
 
 def _drain(reader: socket.socket) -> None:

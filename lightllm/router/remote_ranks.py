@@ -1,7 +1,8 @@
 """The Model Backends of other nodes, as node 0's Router sees them: one authenticated connection each.
 
 They come by themselves: the Router waits until all have said `RankHello`, compares what they would run with its own, and
-then treats them like the ranks of its machine, but for the way its messages take. A rank that is lost ends the server.
+then treats them like the ranks of its machine, but for the way its messages take. They outlive it, and come to the next
+one. A rank that is lost ends the server.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import zmq
 
 from lightllm import __version__
 from lightllm.config import ServerConfig
-from lightllm.errors import StartupError
+from lightllm.errors import NodeLost
 from lightllm.ipc.nodes import NodeKeys, NodeListener, node_address, read_secret
 from lightllm.protocol import codec
 from lightllm.protocol.control import Attach, ModelReady
@@ -48,17 +49,29 @@ class RemoteRank:
         return f"tensor parallel rank {self.hello.rank} (node {self.hello.node_rank}, {self.hello.host})"
 
     def send_bytes(self, data: bytes) -> None:
-        """Raises `StartupError` if the rank is gone."""
+        """Raises `NodeLost`."""
         if not self.listener.send(self.connection, data):
-            raise StartupError(f"Lost {self}.", "See the log of that node.")
+            raise NodeLost(f"Lost {self}.", "See the log of that node.")
 
 
 class RemoteRanks:
     """All of them. Used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context, config: ServerConfig) -> None:
-        """Listens at once. Raises `InvalidOption`."""
+    def __init__(
+        self,
+        context: zmq.Context,
+        config: ServerConfig,
+        server: str,
+        loaded: bool,
+        on_wait: Callable[[], None],
+    ) -> None:
+        """Listens at once. server: a name of this launch; loaded: the ranks have been attached to another Router of it;
+        on_wait: called again and again while this object waits. Raises `InvalidOption`."""
         self._config = config
+        self._server = server
+        self._loaded = loaded
+        self._on_wait = on_wait
+        self._epoch = 0
         self._expected = range(config.tp // config.nnodes, config.tp)
         self._ranks: dict[int, RemoteRank] = {}
         self._refused = 0
@@ -78,7 +91,7 @@ class RemoteRanks:
         return [self._listener.socket, self._listener.monitor]
 
     def wait_for_all(self, stopping: threading.Event, report: Callable[[str], None]) -> bool:
-        """Until every rank is there; False: `stopping` was set before. Raises `StartupError` after --nodes_timeout
+        """Until every rank is there; False: `stopping` was set before. Raises `NodeLost` after --nodes_timeout
         seconds, and at once when a node would run something else."""
         deadline = time.monotonic() + self._config.nodes_timeout
         came = -1
@@ -86,7 +99,7 @@ class RemoteRanks:
             if stopping.is_set():
                 return False
             if time.monotonic() >= deadline:
-                raise StartupError(self._why_late(), "See the logs of those nodes.")
+                raise NodeLost(self._why_late(), "See the logs of those nodes.")
             if came != len(self._ranks):
                 came = len(self._ranks)
                 report(f"waiting for {self._missing()}")
@@ -94,12 +107,15 @@ class RemoteRanks:
         return True
 
     def start(self, attach: Callable[[int], Attach]) -> None:
-        """Has every rank load the model. attach: the request to a rank."""
+        """Has every rank load the model, unless it has done so for a Router before. attach: the request to a rank."""
         for rank, remote in self._ranks.items():
-            remote.send_bytes(codec.encode(StartRank(attach(rank))))
+            request = attach(rank)
+            self._epoch = request.epoch
+            remote.ready = None
+            remote.send_bytes(codec.encode(StartRank(request)))
 
     def wait_until_ready(self, stopping: threading.Event) -> list[ModelReady] | None:
-        """What all ranks have answered; None: `stopping` was set before. Raises `StartupError`."""
+        """What all ranks have answered; None: `stopping` was set before. Raises `NodeLost`."""
         while not stopping.is_set():
             answers = [remote.ready for remote in self.ranks if remote.ready is not None]
             if len(answers) == len(self._expected):
@@ -112,17 +128,17 @@ class RemoteRanks:
         return len(self._ranks) == len(self._expected)
 
     def check(self) -> None:
-        """Takes what has come. Raises `StartupError` that names a rank that has failed or is gone."""
+        """Takes what has come. Raises `NodeLost` that names a rank that has failed or is gone."""
         while (received := self._listener.receive()) is not None:
             connection, message = received[0], self._decode(received[1])
             remote = next(
                 (remote for remote in self._ranks.values() if remote.connection == connection), None
             )
             if remote is not None and isinstance(message, RankFailed):
-                raise StartupError(f"{remote} failed: {message.reason}")
-            if remote is not None and isinstance(message, RankReady):
+                raise NodeLost(f"{remote} failed: {message.reason}")
+            if remote is not None and isinstance(message, RankReady) and message.epoch == self._epoch:
                 remote.ready = message.ready
-            if isinstance(message, RankHello):
+            if remote is None and isinstance(message, RankHello):
                 self._welcome(connection, message)
         refused, ended = self._listener.events()
         if refused and not self._refused:
@@ -136,11 +152,12 @@ class RemoteRanks:
             for remote in self._ranks.values():
                 remote.send_bytes(_PROBE)
 
-    def close(self) -> None:
-        """The other nodes are told that the server stops."""
-        for remote in self._ranks.values():
-            self._listener.send(remote.connection, codec.encode(Goodbye()))
-        time.sleep(_LAST_WORDS_SECONDS)
+    def close(self, stops: bool) -> None:
+        """stops: the server does, and the other nodes are told so. Else they wait for another Router."""
+        if stops:
+            for remote in self._ranks.values():
+                self._listener.send(remote.connection, codec.encode(Goodbye()))
+            time.sleep(_LAST_WORDS_SECONDS)
         self._listener.close()
 
     def _welcome(self, connection: bytes, hello: RankHello) -> None:
@@ -148,7 +165,7 @@ class RemoteRanks:
         if problem:
             self._listener.send(connection, codec.encode(Refusal(problem)))
             if not self._complete:
-                raise StartupError(problem)
+                raise NodeLost(problem)
             logger.warning("refused a node that came too late: %s", problem)
             return
         self._ranks[hello.rank] = RemoteRank(hello, connection, self._listener)
@@ -164,6 +181,8 @@ class RemoteRanks:
         ):
             if theirs != ours:
                 return f"The nodes are unequal: {who} has {name} {theirs}, node 0 has {ours}."
+        if hello.server != (self._server if self._loaded else ""):
+            return f"{who} and node 0 were not started together: start all nodes again."
         if hello.rank in self._ranks:
             return f"Two nodes claim tensor parallel rank {hello.rank}: each needs its own --node_rank."
         if hello.rank not in self._expected:
@@ -174,6 +193,7 @@ class RemoteRanks:
 
     def _wait(self) -> None:
         """For something to `check`, and that."""
+        self._on_wait()
         zmq.select(self.sockets, [], [], _POLL_SECONDS)
         self.check()
 

@@ -52,8 +52,8 @@ def plan_backends(config: ServerConfig) -> list[ChildSpec]:
 
 
 def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
-    """All children of node 0 in the order in which they are started: the slowest first. Ranks of other nodes end with the
-    Router, whose connections they have: with several nodes the engine is not started again."""
+    """All children of node 0 in the order in which they are started: the slowest first. Model Backends are started again all
+    together: those of several nodes are not."""
     helpers = helper_environment()
     workers = [
         ChildSpec(
@@ -69,8 +69,8 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
         *plan_backends(config),
         *(_plan_vision(config) if serves_images(config) else ()),
         *workers,
-        ChildSpec("router", "lightllm.router", environment=helpers, restarts=config.nnodes == 1),
-        ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers, restarts=config.nnodes == 1),
+        ChildSpec("router", "lightllm.router", environment=helpers),
+        ChildSpec("detokenizer", "lightllm.detokenizer", environment=helpers),
         ChildSpec("health", "lightllm.health", environment=helpers),
         ChildSpec("metrics", "lightllm.metrics", environment=helpers),
     ]

@@ -102,7 +102,7 @@ class ProcessGroup:
         while self._restarts and self._restarts[0] < now - WINDOW_SECONDS:
             self._restarts.popleft()
         count = len(self._restarts)
-        if count >= self._limit:
+        if count >= self._limit or (cause.failure is not None and cause.failure.final):
             raise GroupLost(cause, count)
         reason = f"failed: {cause.failure.detail}" if cause.failure else cause.how_it_ended()
         self.kill()

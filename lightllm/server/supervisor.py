@@ -143,6 +143,9 @@ class Supervisor:
                 self._drain()
         except ProcessFailed:
             self._stop_some(self._http_servers())  # clients are told; they do not only lose their connections
+            self._stop_some(
+                child for child in self._children if child.name == "router"
+            )  # it tells other nodes
             raise
 
     def _watch(self) -> None:

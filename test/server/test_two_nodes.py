@@ -19,6 +19,7 @@ from support.checkpoints import make_checkpoint
 from support.model_folder import make_model_folder
 from support.parallel_requests import Stream, answer, check_ended_with_an_error, expected_answers, requests
 from support.server import SERVER_COMMAND, LightLLMServer
+from support.watched_streams import finish, start_streams, tokens_of, wait_until
 
 SECRET = {"LIGHTLLM_CLUSTER_SECRET": "the nodes of this test share it"}
 JOINED = r"ready: node 1 of 2, ranks 1 to 1 of 2"
@@ -247,8 +248,45 @@ def test_a_rank_of_another_node_that_dies_gives_clients_an_error(mock: list[str]
         nodes.node_1.check_nothing_left()
 
 
-def test_a_node_whose_node_0_loses_its_router_ends_by_itself(mock: list[str]) -> None:
-    with TwoNodes(mock) as nodes:
+def test_streams_go_on_when_node_0_loses_its_router_or_its_detokenizer(mock: list[str]) -> None:
+    check_restarts(mock, "tiny")
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_same_tokens_after_another_router_has_come(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", num_key_value_heads=1)
+    check_restarts(model_options(path), "model", kills=4)
+
+
+def check_restarts(options: list[str], model: str, kills: int = 2) -> None:
+    wanted = [
+        ("/generate_stream", {"inputs": "hello " * 20, "parameters": {"max_new_tokens": 500, "ignore_eos": True, "return_details": True, "seed": 7}}),
+        ("/v1/completions", {"model": model, "prompt": "two", "n": 2, "max_tokens": 500, "ignore_eos": True, "stream": True, "seed": 8, "temperature": 0.7}),
+    ]  # fmt: skip
+    with TwoNodes([*options, "--model_name", model]) as nodes:
+        url = nodes.wait_ready()
+        undisturbed = start_streams(url, wanted)
+        finish(undisturbed)
+        assert not any(stream.error for stream in undisturbed)
+        streams = start_streams(url, wanted)
+        for number, name in zip(range(kills), itertools.cycle(("router", "detokenizer"))):
+            before = tokens_of(streams)
+            wait_until(lambda before=before: tokens_of(streams) > before + 50, "the streams do not go on")  # type: ignore[misc]
+            nodes.node_0.child(name).kill()
+            nodes.node_0.wait_for(
+                rf"(?s)({name} was killed by SIGKILL: it is started again.*){{{number // 2 + 1}}}"
+            )
+        finish(streams)
+        assert [one.differs(other) for one, other in zip(streams, undisturbed, strict=True)] == ["", ""]
+        rank = nodes.node_1.child("backend-1")
+        assert nodes.node_0.stop() == 0
+        assert nodes.node_1.wait() == 0
+        assert not rank.is_running()
+        nodes.node_1.check_nothing_left()
+
+
+def test_a_node_whose_node_0_has_lost_its_router_for_good_ends_by_itself(mock: list[str]) -> None:
+    with TwoNodes([*mock, "--max_restarts", "0"]) as nodes:
         nodes.wait_ready()
         nodes.node_0.child("router").kill()
         assert nodes.node_1.wait() == 1
