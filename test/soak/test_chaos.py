@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -58,7 +59,8 @@ class Clients:
     def __init__(self, server: LightLLMServer, wanted: list[tuple[str, dict[str, Any]]]) -> None:
         self.outcomes: Counter[str] = Counter()
         self.problems: list[str] = []
-        self.longest_pause = 0.0
+        self.pauses: list[tuple[float, float]] = []
+        """Of streams that were not lost: begin and end, `time.monotonic()`."""
         self.lost_ports: set[int] = set()
         """Of connections whose Http Server was killed."""
         self._url, self._wanted = server.url, wanted
@@ -88,7 +90,7 @@ class Clients:
             stream.join(180)
             if not stream.error:
                 self.outcomes["complete"] += 1
-                self.longest_pause = max(self.longest_pause, stream.longest_pause)
+                self.pauses += stream.pauses
                 if difference := stream.differs(self._expected[number]):
                     self.problems.append(f"{self._wanted[number]} was answered otherwise: {difference}")
             elif stream.error.startswith("503") or not stream.local_port:
@@ -120,6 +122,11 @@ def recovered(server: LightLLMServer) -> bool:
         return False
 
 
+def pause_after(kill: float, pauses: list[tuple[float, float]]) -> float:
+    """Seconds from a kill until the last of the streams that it stopped went on."""
+    return max((end - kill for begin, end in pauses if begin <= kill < end), default=0.0)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model_folder(tmp_path_factory.mktemp("model") / "tiny", context_length=2048)
@@ -146,7 +153,7 @@ def test_no_accepted_request_is_lost_or_changed_while_processes_are_killed(serve
     names = sorted(" ".join(c.cmdline()).strip().removeprefix("lightllm ") for c in server.note_children())
     names = [name for name in names if name.split("-")[0] in KINDS]
     assert {name.split("-")[0] for name in names} == KINDS
-    rng, kills, turn = random.Random(1), Counter[str](), list(names)
+    rng, kills, turn = random.Random(1), list[tuple[str, float]](), list(names)
     clients.start()
     end = time.monotonic() + SECONDS
     while turn or time.monotonic() < end:
@@ -154,13 +161,18 @@ def test_no_accepted_request_is_lost_or_changed_while_processes_are_killed(serve
         if not recovered(server):
             continue  # ranks load a model: what is killed before they have done so has done nothing yet
         name = turn[0] if turn else rng.choice(names)
+        at = time.monotonic()
         if killed(server, name, clients):
-            kills[name] += 1
+            kills.append((name, at))
             turn = turn[1:]
     clients.finish()
-    print(
-        f"kills {dict(kills)}; answers {dict(clients.outcomes)}; longest pause {clients.longest_pause:.1f} s"
-    )
+    print(f"answers {dict(clients.outcomes)}; {len(clients.problems)} lost or changed")
+    for name in names:
+        pauses = [pause_after(at, clients.pauses) for other, at in kills if other == name]
+        print(
+            f"  {name} killed {len(pauses)} times; streams stood still for {statistics.median(pauses):.1f} s (median), "
+            f"{max(pauses):.1f} s (longest)"
+        )
     assert clients.problems == []
     assert clients.outcomes["complete"] > CLIENTS
     wait_until(lambda: metric(server, "lightllm_slots_used") == 0, "slots stay in use")

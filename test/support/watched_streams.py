@@ -17,6 +17,7 @@ import psutil
 from support.server import LightLLMServer
 
 SECONDS = 120.0
+PAUSE_SECONDS = 0.2
 
 
 class WatchedStream(threading.Thread):
@@ -33,6 +34,8 @@ class WatchedStream(threading.Thread):
         """Of the connection, or an error event."""
         self.longest_pause = 0.0
         """Seconds between two events."""
+        self.pauses: list[tuple[float, float]] = []
+        """Begin and end, `time.monotonic()`, of those longer than `PAUSE_SECONDS`."""
         self.local_port = 0
         """Of its connection."""
         self._url, self._path, self._body, self._headers = url, path, body, headers
@@ -67,7 +70,10 @@ class WatchedStream(threading.Thread):
             for line in response.iter_lines():
                 if line.startswith("data:") and "[DONE]" not in line:
                     now = time.monotonic()
-                    self.longest_pause, last = max(self.longest_pause, now - last), now
+                    self.longest_pause = max(self.longest_pause, now - last)
+                    if now - last > PAUSE_SECONDS:
+                        self.pauses.append((last, now))
+                    last = now
                     self._take(json.loads(line[5:]))
 
     def _take(self, event: dict[str, Any]) -> None:
