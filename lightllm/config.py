@@ -79,7 +79,7 @@ class ServerConfig:
     startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, **_ABOVE_0)  # fmt: skip
     max_restarts: int = _option(
         5, "How often a process of the server that ends is started again within five minutes before the server gives up; 0: the "
-        "end of any process ends the server. Not with several nodes.", _SERVER, **_at_least(0),
+        "end of any process ends the server, as that of a Model Backend of several nodes always does.", _SERVER, **_at_least(0),
     )  # fmt: skip
     health_timeout: float | None = _option(
         None, "Seconds without a token, of a prompt or an answer, after which /health is 503 while requests run; 0: never. "

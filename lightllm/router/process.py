@@ -75,7 +75,8 @@ class RouterProcess:
             PushChannel(context, runtime.http_results(i), epoch) for i in range(config.httpserver_workers)
         ]
         with contextlib.ExitStack() as closing:
-            for channel in (intake, results, *workers):
+            channels: list[PullChannel | PushChannel] = [intake, results, *workers]
+            for channel in channels:
                 closing.callback(channel.close)
             remote = None
             if config.nnodes > 1:

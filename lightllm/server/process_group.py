@@ -1,8 +1,22 @@
 """Processes of a server that start and end together, and when they are started again.
 
-A group is one process, or all Model Backends of a machine: a rank alone is of no use to the others. It is *ready* when
-all of its processes are; when one ends, the others are killed, and the group *waits* for its next start, the longer the
-more often it has been started lately. `GroupLost`: that was once too often.
+A group is one process, or all Model Backends of a machine: a rank alone is of no use to the others.
+
+               all of them are
+    starting ------------------> ready
+      ^   |                        |  `fail`: one of them hangs
+      |   | one ends, says that    |    \
+      |   | it fails, or is late   |     v
+      |   |                        |   failed    it still runs, and is killed
+      |   v                        v     |
+      |  (the others are killed) <-------'
+      |   |
+      |   +--> given up    too often lately, or of no use: `GroupLost`, and the server ends
+      |   v
+      '- waiting    none of it runs; the longer, the more often it was started lately
+
+The Supervisor logs how a process ended and when it is started again, each process what it does until it is ready, and the
+group when it is ready again.
 """
 
 from __future__ import annotations
@@ -51,8 +65,10 @@ class ProcessGroup:
         self._limit = limit
         self._startup_timeout = startup_timeout
         self._restarts: collections.deque[float] = collections.deque()
+        self._ended = 0.0
+        """When it was last ready, or first failed to be."""
         self._due: float | None = None
-        """When it is to be started again."""
+        """When it is to be started again; None: it is not waiting."""
         self._deadline = math.inf
         """Until when it must be ready; infinite: it has been."""
         self.children = [start(spec) for spec in specs]
@@ -86,14 +102,15 @@ class ProcessGroup:
         if self._deadline < math.inf:
             if self.ready:
                 self._deadline = math.inf
+                log.info("%s: ready again, %.1f s after the end", self.name, now - self._ended)
                 return "ready"
             if now >= self._deadline:
                 late = next(child for child in self.children if not child.ready)
-                self.give_up(late.name, f"not ready after {self._startup_timeout:.0f} s")
+                self.fail(late.name, f"not ready after {self._startup_timeout:.0f} s")
         return None
 
-    def give_up(self, name: str, reason: str) -> None:
-        """Counts a process as failed, whatever it does: `supervise` ends the group."""
+    def fail(self, name: str, reason: str) -> None:
+        """A process counts as failed, whatever it does: `supervise` ends the group."""
         for child in self.children:
             if child.name == name:
                 child.failure = Status(name, "failed", reason)
@@ -108,6 +125,8 @@ class ProcessGroup:
         self.kill()
         pause = PAUSES[min(count, len(PAUSES) - 1)]
         self._restarts.append(now)
+        if self._deadline == math.inf:  # it was ready
+            self._ended = now
         self._due = now + pause
         self._deadline = math.inf
         when = f" in {pause:.1f} s" if pause else ""

@@ -185,7 +185,7 @@ class Supervisor:
                 deadline = time.monotonic() + _STACKS_SECONDS
                 while (remaining := deadline - time.monotonic()) > 0 and not self._terminate:
                     self._turn(remaining)
-                group.give_up(stall.process, f"made no progress for {stall.seconds:.0f} s (--round_timeout)")
+                group.fail(stall.process, f"made no progress for {stall.seconds:.0f} s (--round_timeout)")
 
     def _begin_epoch(self) -> None:
         for child in self._children:
