@@ -61,7 +61,7 @@ class TwoNodes:
             node.abandon()
 
     def wait_ready(self) -> str:
-        self.node_1.wait_for(JOINED, 60)
+        self.node_1.wait_for(JOINED, 120)
         return self.node_0.wait_ready()
 
 

@@ -8,6 +8,7 @@ On a failure inside the `with` block the log is printed (pytest shows it with th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -98,10 +99,13 @@ class LightLLMServer:
 
     def child(self, name: str) -> psutil.Process:
         """The child process with the title `lightllm NAME`."""
+        titles = []
         for child in self.note_children():
-            if child.is_running() and " ".join(child.cmdline()).strip() == f"lightllm {name}":
-                return child
-        raise AssertionError(f"no process {name!r} among {[c.cmdline() for c in self.children]}")
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may just end
+                titles.append(" ".join(child.cmdline()).strip())
+                if titles[-1] == f"lightllm {name}" and child.is_running():
+                    return child
+        raise AssertionError(f"no process {name!r} among {titles}")
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the launch command alone."""
