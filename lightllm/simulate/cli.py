@@ -34,7 +34,11 @@ SERVER_OPTIONS = [
 ]
 """The server's options that the simulator has too."""
 SHORT_NAMES = {"schedule_policy": "policy"}
-DEFAULTS: dict[str, Any] = {"max_req_total_len": 1 << 15, "max_waiting_requests": 1 << 22, "max_waiting_seconds": 0.0}
+DEFAULTS: dict[str, Any] = {
+    "max_req_total_len": 1 << 15,
+    "max_waiting_requests": 1 << 22,
+    "max_waiting_seconds": 0.0,
+}
 """Where they are not the server's. How long queues get is what a simulation shows, so that any number may wait."""
 
 

@@ -116,6 +116,14 @@ def test_a_server_whose_streams_are_closed_serves(model_dir, tmp_path):
         check_serves_and_stops(process, url)
 
 
+@pytest.mark.slow  # what is done about it: test_log_output.py
+def test_a_server_whose_log_has_no_room_serves(model_dir, tmp_path):
+    with open("/dev/full", "w") as full, blind_server(model_dir, tmp_path, "--log_level", "debug", stderr=full) as (process, url):  # fmt: skip
+        for _ in range(20):
+            assert generate(url) == 200
+        check_serves_and_stops(process, url)
+
+
 def test_a_reader_of_the_log_that_goes_away_after_a_line_ends_nothing(model_dir, tmp_path):
     reader, writer = os.pipe()
     with blind_server(model_dir, tmp_path, stderr=writer) as (process, url):

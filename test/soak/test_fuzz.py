@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from support import hostile_run
+from support.llava import make_llava
 from support.process_usage import Usage, check_growth, usage, wait_until_idle
 from support.server import LightLLMServer
 
@@ -56,3 +58,21 @@ def test_hostile_requests_are_answered_and_leave_a_stream_alone_long(
     assert max(report.pauses) < PAUSE
     assert not re.search("Traceback|error id|started again", server.log), server.log[-3000:]
     check_growth(after_the_first, now, GROWTH)
+
+
+def test_hostile_images_are_answered_and_leave_a_stream_alone(tmp_path: Path) -> None:
+    llava = make_llava(tmp_path / "model")
+    options = [
+        "--model_dir", str(llava.path), "--device", "cpu", "--data_type", "fp32", "--cache_capacity", "12",
+        "--max_total_token_num", "4000", "--max_req_total_len", "512", "--cache_capacity_bytes", str(64 << 20),
+        "--max_image_mb", "8", "--allowed_media_domains", "images.example",
+    ]  # fmt: skip
+    with LightLLMServer(options) as server:
+        assert hostile_run.run(server.url, cases=300, seed=1, images=0.8).problems == []
+        before = held(server)
+        report = hostile_run.run(server.url, cases=2000, seed=2, images=0.8)
+        now = held(server)
+        print(report, {pid: (before.get(pid), used) for pid, used in now.items()})
+        assert report.problems == [] and report.statuses[200] > 200
+        assert not re.search("Traceback|error id|started again", server.log), server.log[-3000:]
+        check_growth(before, now, GROWTH)

@@ -20,6 +20,12 @@ from support.random_schemas import random_schema
 Fields = dict[str, str]
 """Name of a field -> its JSON text."""
 
+
+class Dice(random.Random):
+    images = 0.1
+    """Share of those requests with images that may have some."""
+
+
 TEXTS = (
     "", " ", "a", "What is AI?", "Größe 🙂", "\0", "\x1b[31m", "a\r\nb: c", "\u202etxt.exe", "\u2028", "ﷺ" * 300, "e\u0301" * 500,
     "\U0010ffff", "<|im_start|>system", "<s></s><unk>", "{{ 7 * 7 }}", "{% for x in range(10 ** 9) %}x{% endfor %}",
@@ -54,7 +60,7 @@ UNKNOWN = (
 ATTACKS = [(field, text) for _, field, text in representative() if len(text) < 4000]
 
 
-def junk(rng: random.Random) -> str:
+def junk(rng: Dice) -> str:
     """Any JSON text, or nearly JSON."""
     kind = rng.randrange(9)
     if kind < 2:
@@ -80,20 +86,20 @@ def list_of(items: list[str]) -> str:
     return "[" + ",".join(items) + "]"
 
 
-def _text(rng: random.Random) -> str:
+def _text(rng: Dice) -> str:
     return json.dumps(rng.choice(TEXTS), ensure_ascii=rng.random() < 0.5)
 
 
-def _ids(rng: random.Random) -> str:
+def _ids(rng: Dice) -> str:
     return json.dumps([rng.randrange(3, 256) for _ in range(rng.randint(1, 40))])
 
 
-def _schema(rng: random.Random) -> str:
+def _schema(rng: Dice) -> str:
     schema = json.dumps(random_schema(rng))
     return json.dumps(schema) if rng.random() < 0.3 else schema
 
 
-def _constraint(rng: random.Random) -> Fields:
+def _constraint(rng: Dice) -> Fields:
     """By any of its names; some are attacks."""
     if rng.random() < 0.3:
         field, text = rng.choice(ATTACKS)
@@ -116,7 +122,7 @@ def _constraint(rng: random.Random) -> Fields:
     }
 
 
-def _parameters(rng: random.Random, native: bool) -> Fields:
+def _parameters(rng: Dice, native: bool) -> Fields:
     allowed = dict(ALLOWED)
     if not native:
         allowed = {OPENAI_NAMES.get(name, name): v for name, v in ALLOWED.items() if name not in NATIVE_ONLY}
@@ -128,31 +134,37 @@ def _parameters(rng: random.Random, native: bool) -> Fields:
     return fields
 
 
-def image(rng: random.Random) -> str:
+def image(rng: Dice) -> str:
     """A URL."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         return json.dumps(rng.choice(TEXTS))
-    return json.dumps("data:image/png;base64," + base64.b64encode(rng.choice(IMAGES)).decode())
+    data = PICTURE if rng.random() < 0.5 else rng.choice(IMAGES)
+    return json.dumps("data:image/png;base64," + base64.b64encode(data).decode())
 
 
-def _images(rng: random.Random) -> str:
+def _images(rng: Dice, wanted: int = 1) -> str:
+    """Mostly as many as are wanted."""
+
     def one() -> str:
-        kind = rng.choice(("url", "base64", "image_size", "video"))
+        kind = rng.choice(("url", "url", "base64", "image_size", "video"))
         data = json.dumps([rng.choice((1, 28, 1 << 21)), 5]) if kind == "image_size" else image(rng)
         return object_of({"type": json.dumps(kind), "data": data})
 
-    return object_of({"images": list_of([one() for _ in range(rng.choice((0, 1, 2, 70)))])})
+    count = wanted if rng.random() < 0.8 else rng.choice((0, 2, 70))
+    return object_of({"images": list_of([one() for _ in range(count)])})
 
 
-def _generate(rng: random.Random) -> Fields:
-    fields = {
-        "inputs": _text(rng) if rng.random() < 0.5 else _ids(rng),
-        "parameters": object_of(_parameters(rng, True)),
-    }
-    return fields | ({"multimodal_params": _images(rng)} if rng.random() < 0.1 else {})
+def _generate(rng: Dice) -> Fields:
+    if rng.random() < rng.images:
+        markers = rng.choice((0, 1, 1, 2))
+        text = "<image>" * markers + rng.choice(TEXTS)[:200]
+        images = {"inputs": json.dumps(text), "multimodal_params": _images(rng, markers)}
+        return images | {"parameters": object_of(_parameters(rng, True))}
+    inputs = _text(rng) if rng.random() < 0.5 else _ids(rng)
+    return {"inputs": inputs, "parameters": object_of(_parameters(rng, True))}
 
 
-def _completion(rng: random.Random) -> Fields:
+def _completion(rng: Dice) -> Fields:
     prompts = (
         _text,
         _ids,
@@ -167,13 +179,15 @@ def _completion(rng: random.Random) -> Fields:
     )
 
 
-def _part(rng: random.Random) -> str:
+def _part(rng: Dice) -> str:
     kind = rng.choice(("text", "text", "image_url", "input_audio", "refusal", "thinking"))
+    if rng.random() < rng.images:
+        kind = "image_url"
     value = _text(rng) if kind != "image_url" else object_of({"url": image(rng)})
     return object_of({"type": json.dumps(kind), kind: value})
 
 
-def _message(rng: random.Random) -> str:
+def _message(rng: Dice) -> str:
     content = (
         _text(rng) if rng.random() < 0.6 else list_of([_part(rng) for _ in range(rng.choice((0, 1, 3, 40)))])
     )
@@ -195,7 +209,7 @@ _CHAT_FIELDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def _chat(rng: random.Random) -> Fields:
+def _chat(rng: Dice) -> Fields:
     messages = [_message(rng) for _ in range(rng.choice((1, 1, 2, 5)))]
     fields = {"messages": list_of(messages), "stream": rng.choice(("true", "false"))} | _parameters(
         rng, False
@@ -205,11 +219,11 @@ def _chat(rng: random.Random) -> Fields:
     return fields
 
 
-def _tokens(rng: random.Random) -> Fields:
-    return {"text": _text(rng)} | ({"multimodal_params": _images(rng)} if rng.random() < 0.2 else {})
+def _tokens(rng: Dice) -> Fields:
+    return {"text": _text(rng)} | ({"multimodal_params": _images(rng)} if rng.random() < rng.images else {})
 
 
-ROUTES: dict[str, tuple[int, Callable[[random.Random], Fields]]] = {
+ROUTES: dict[str, tuple[int, Callable[[Dice], Fields]]] = {
     "/generate": (6, _generate), "/generate_stream": (6, _generate), "/v1/completions": (8, _completion),
     "/v1/chat/completions": (10, _chat), "/tokens": (3, _tokens), "/abort_request": (1, lambda rng: {"request_id": _text(rng)}),
     "/get_score": (1, lambda rng: {"chat": list_of([_message(rng)])}), "/v1/responses": (1, lambda rng: {"input": _text(rng)}),
@@ -218,7 +232,7 @@ ROUTES: dict[str, tuple[int, Callable[[random.Random], Fields]]] = {
 """Path -> how often it is chosen, and fields that it takes."""
 
 
-def body(rng: random.Random) -> tuple[str, bytes]:
+def body(rng: Dice) -> tuple[str, bytes]:
     path = rng.choices(list(ROUTES), [share for share, _ in ROUTES.values()])[0]
     fields = ROUTES[path][1](rng)
     for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 3))):
@@ -230,7 +244,7 @@ def body(rng: random.Random) -> tuple[str, bytes]:
     return path, _written(rng, data) if rng.random() < 0.1 else data
 
 
-def _spoil(rng: random.Random, fields: Fields) -> None:
+def _spoil(rng: Dice, fields: Fields) -> None:
     """One field becomes another thing, is left out, or is one that is not known."""
     if not fields or rng.random() < 0.2:
         fields[rng.choice(UNKNOWN)] = junk(rng)
@@ -244,7 +258,7 @@ def _spoil(rng: random.Random, fields: Fields) -> None:
         fields[name] = junk(rng)
 
 
-def _spoilt_inside(rng: random.Random, text: str) -> str:
+def _spoilt_inside(rng: Dice, text: str) -> str:
     """Something within an object or a list is replaced."""
     places = [i for i, sign in enumerate(text) if sign in ":,[" and i + 1 < len(text)][:200]
     if not places:
@@ -256,7 +270,7 @@ def _spoilt_inside(rng: random.Random, text: str) -> str:
     return text[:start] + junk(rng) + text[end:]
 
 
-def _written(rng: random.Random, data: bytes) -> bytes:
+def _written(rng: Dice, data: bytes) -> bytes:
     """What else may stand for, or around, a JSON text."""
     cut = rng.randrange(len(data) + 1)
     return rng.choice(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import random
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from support.hostile_bodies import Dice
 from support.hostile_wire import Case, case, parse_answers, problem_of
 
 SECONDS = 60.0
@@ -49,9 +49,11 @@ class Report:
         )
 
 
-def run(url: str, cases: int, seed: int, at_once: int = 8) -> Report:
+def run(url: str, cases: int, seed: int, at_once: int = 8, images: float = Dice.images) -> Report:
+    """images: as `Dice` has it."""
     report, stop, lock = Report(), threading.Event(), threading.Lock()
-    rng = random.Random(seed)
+    rng = Dice(seed)
+    rng.images = images
     host, port = url.removeprefix("http://").split(":")
     expected, _ = _steady_tokens(url)
 

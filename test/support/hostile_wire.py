@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 import re
 from typing import Any
 
-from support.hostile_bodies import body
+from support.hostile_bodies import Dice, body
 
 GOOD = b'{"text": "What is AI?"}'
 
@@ -50,12 +49,12 @@ def request(
     return b"\r\n".join(lines) + b"\r\n\r\n" + content
 
 
-def case(rng: random.Random) -> Case:
+def case(rng: Dice) -> Case:
     kinds = (_plain, _framing, _chunks, _pipeline, _parts, _head, _host, _left)
     return rng.choices(kinds, (60, 6, 6, 4, 6, 8, 4, 6))[0](rng)
 
 
-def _plain(rng: random.Random) -> Case:
+def _plain(rng: Dice) -> Case:
     path, content = body(rng)
     return Case("body", (request(path.encode(), content, b"Content-Type: application/json"),), answers=1)
 
@@ -72,13 +71,13 @@ AMBIGUOUS = (
 """Headers of a body that one server in a chain may read in another way than the next."""
 
 
-def _framing(rng: random.Random) -> Case:
+def _framing(rng: Dice) -> Case:
     head = b"\r\n".join((b"POST /tokens HTTP/1.1", b"Host: x", *rng.choice(AMBIGUOUS)))
     content = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     return Case("framing", (head + b"\r\n\r\n" + content,), answers=1, refused=True)
 
 
-def _chunks(rng: random.Random) -> Case:
+def _chunks(rng: Dice) -> Case:
     size = b"%x" % len(GOOD)
     forms = (
         (size + b"\r\n" + GOOD + b"\r\n0\r\n\r\n", False), (size + b";a=b\r\n" + GOOD + b"\r\n0\r\nX: y\r\n\r\n", False),
@@ -92,7 +91,7 @@ def _chunks(rng: random.Random) -> Case:
     return Case("chunks", (head + content,), answers=1, refused=refused)
 
 
-def _pipeline(rng: random.Random) -> Case:
+def _pipeline(rng: Dice) -> Case:
     requests = []
     for _ in range(rng.randint(2, 12)):
         path, content = body(rng)
@@ -101,7 +100,7 @@ def _pipeline(rng: random.Random) -> Case:
     return Case("pipeline", (b"".join(requests),))
 
 
-def _parts(rng: random.Random) -> Case:
+def _parts(rng: Dice) -> Case:
     """Few bytes at a time."""
     path, content = body(rng)
     sent = request(path.encode(), content[:5000])
@@ -110,7 +109,7 @@ def _parts(rng: random.Random) -> Case:
     return Case("parts", parts, pause=rng.choice((0.0, 0.001, 0.02)), answers=1)
 
 
-def _head(rng: random.Random) -> Case:
+def _head(rng: Dice) -> Case:
     method = rng.choice(
         (
             b"GET",
@@ -162,7 +161,7 @@ HOSTS = (
 )  # fmt: skip
 
 
-def _host(rng: random.Random) -> Case:
+def _host(rng: Dice) -> Case:
     head = b"POST %b HTTP/1.1\r\nContent-Length: %d\r\n" % (
         rng.choice((b"/tokens", b"/v1/completions")),
         len(GOOD),
@@ -170,7 +169,7 @@ def _host(rng: random.Random) -> Case:
     return Case("host", (head + rng.choice(HOSTS) + b"\r\n" + GOOD,), answers=1)
 
 
-def _left(rng: random.Random) -> Case:
+def _left(rng: Dice) -> Case:
     """The client leaves: before its request is complete, while it is answered, or without reading."""
     path, content = rng.choice(
         (
