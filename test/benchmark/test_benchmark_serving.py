@@ -1,5 +1,6 @@
 """The benchmark client: figures from known times, and both APIs against a server with known timing."""
 
+import asyncio
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from benchmark.serving import dataset, figures, load
 from benchmark.serving.apis import NativeApi, Outcome
+from benchmark.serving.dataset import Request
 from benchmark.serving.fake_server import BETWEEN_TOKENS, FIRST_TOKEN, FakeServer
 from benchmark.serving.http_stream import Target
 
@@ -230,6 +232,14 @@ def test_failures_are_named(api: str, misbehave: str, kind: str, capsys: pytest.
     with FakeServer(misbehave).running() as server:
         assert benchmark(server, "--api", api, "--warmups", "0") == 1
     assert f"6 x {kind}" in capsys.readouterr().out
+
+
+def test_a_refusal_says_when_to_come_again() -> None:
+    with FakeServer("busy").running() as server:
+        target = Target("127.0.0.1", server.port)
+        found = asyncio.run(load.send(target, NativeApi(False), Request([5], 1, 3), timeout=10.0))
+    assert (found.failure, found.retry_after) == ("HTTP 503", 7)
+    assert found.start < found.ended
 
 
 def test_a_server_that_refuses_the_first_request_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:

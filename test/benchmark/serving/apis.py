@@ -25,6 +25,9 @@ class Outcome:
     failure: str | None = None
     """Kind of failure, for grouping."""
     detail: str = ""
+    retry_after: int | None = None
+    """Seconds after which a refused request may come again."""
+    ended: float = 0.0
 
     @property
     def ttft(self) -> float:

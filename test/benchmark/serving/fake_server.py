@@ -57,7 +57,9 @@ class FakeServer:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             if self.misbehave == "busy":
-                _respond(writer, 503, json.dumps({"message": "the waiting list is full"}))
+                _respond(
+                    writer, 503, json.dumps({"message": "the waiting list is full"}), "Retry-After: 7\r\n"
+                )
             else:
                 await self._stream(writer, path, body)
             self._at_once -= 1
@@ -112,6 +114,8 @@ def openai_events(body: dict[str, object]) -> Iterator[str]:
     yield "[DONE]"
 
 
-def _respond(writer: asyncio.StreamWriter, status: int, body: str) -> None:
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+def _respond(writer: asyncio.StreamWriter, status: int, body: str, more: str = "") -> None:
+    head = (
+        f"HTTP/1.1 {status} X\r\n{more}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     writer.write(head.encode() + body.encode())

@@ -40,11 +40,13 @@ class Target:
 
 
 class StreamFailed(Exception):
-    """The answer was not a complete stream. `kind` groups failures in the report."""
+    """The answer was not a complete stream. `kind` groups failures in the report; `retry_after`: seconds that the server
+    named."""
 
-    def __init__(self, kind: str, detail: str = "") -> None:
+    def __init__(self, kind: str, detail: str = "", retry_after: int | None = None) -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
+        self.retry_after = retry_after
 
 
 async def post_events(
@@ -87,6 +89,7 @@ class _Reader(asyncio.Protocol):
         self._rest = b""
         self._now = 0.0
         self._until_close = True
+        self._retry_after: int | None = None
 
     def data_received(self, data: bytes) -> None:
         self._now = time.perf_counter()
@@ -106,6 +109,8 @@ class _Reader(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"transfer-encoding", b"content-length"):
             self._until_close = False
+        if name.lower() == b"retry-after" and value.isdigit():
+            self._retry_after = int(value)
 
     def on_body(self, body: bytes) -> None:
         self._rest += body
@@ -124,7 +129,8 @@ class _Reader(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
         if status != 200:
-            self._fail(StreamFailed(f"HTTP {status}", self._rest[:200].decode(errors="replace")))
+            detail = self._rest[:200].decode(errors="replace")
+            self._fail(StreamFailed(f"HTTP {status}", detail, self._retry_after))
         elif not self.done.done():
             self.done.set_result(None)
 

@@ -56,6 +56,8 @@ async def send(target: Target, api: Api, request: Request, timeout: float) -> Ou
         problems.append(StreamFailed("no token arrived"))
     if problems:
         outcome.failure, outcome.detail = problems[0].kind, str(problems[0])
+        outcome.retry_after = problems[0].retry_after
+    outcome.ended = time.perf_counter()
     return outcome
 
 
