@@ -236,7 +236,7 @@ class ServerConfig:
     )
     max_waiting_seconds: float = _option(
         10.0, "Seconds that a request may wait for its turn: one that is predicted to wait longer is refused at once, with 503 and "
-        "Retry-After, unless fewer than 64 are ahead of it, or fewer than run. 0: none is.", _SCHEDULING, **_FROM_0,
+        "Retry-After, unless fewer than 64 are ahead of it. 0: none is.", _SCHEDULING, **_FROM_0,
     )  # fmt: skip
     batch_max_tokens: int | None = _option(
         None, "Tokens computed in one round; default: on a GPU the chunk size plus a quarter (at least 256), on a CPU 512.",

@@ -21,8 +21,8 @@ from lightllm.router.scheduler_config import SchedulerConfig
 MARGIN = 0.9
 """Share of --ttft_slo that a predicted wait may have: predictions err by about a tenth."""
 ALWAYS_WAIT = 64
-"""Requests that may be ahead of another one whatever --max_waiting_seconds says, or as many as run: a slow server with some
-clients is not an overloaded one."""
+"""Requests that may be ahead of another one whatever --max_waiting_seconds says: a slow server with some clients is not an
+overloaded one."""
 USUAL_OUTPUT = 256
 """Tokens of an output, at most, that --max_waiting_seconds reckons with before enough outputs have ended."""
 MOST_SECONDS = 60
@@ -78,7 +78,7 @@ class OverloadControl:
         options = self._config.options
         ahead, _ = self._waiting.ahead_of(message.params.priority)
         self._check_list(message, ahead, now)
-        if options.max_waiting_seconds and ahead >= max(ALWAYS_WAIT, len(self._running.requests)):
+        if options.max_waiting_seconds and ahead >= ALWAYS_WAIT:
             self._check_wait(message, ahead, options.max_waiting_seconds, now)
         if options.ttft_slo:
             self._check_first_token(message, ahead, options.ttft_slo, now)
