@@ -143,6 +143,16 @@ class RuntimeDir:
         return self._socket(f"visual-{server}-{rank}")
 
 
+def remove_abandoned(base: Path) -> None:
+    """Removes what servers of this user that were killed have left in `base`, where this one may make nothing."""
+    root = base / f"lightllm-{os.getuid()}"
+    with contextlib.suppress(OSError):  # there is none, or it is no folder of ours
+        status = root.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+            with _locked(root / "lock"):
+                remove_stale(root)
+
+
 def remove_stale(root: Path) -> list[Path]:
     """Removes folders under `root` whose owner no longer exists; returns them. The root's lock must be held.
 

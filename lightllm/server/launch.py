@@ -16,7 +16,8 @@ from lightllm.errors import StartupError
 from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.images.serving import serves_images
 from lightllm.ipc.child import set_up_logging
-from lightllm.ipc.runtime_dir import RuntimeDir
+from lightllm.ipc.image_folder import SHARED_MEMORY
+from lightllm.ipc.runtime_dir import RuntimeDir, remove_abandoned
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.ops import cpu_kind
 from lightllm.server.environment import environment_warnings
@@ -86,6 +87,7 @@ class _Launch:
         """Runs the children until they are stopped. ready: what to say when all are; url: where they serve, "": not here."""
         clock, served = self._clock, False
         runtime = RuntimeDir.create()
+        remove_abandoned(SHARED_MEMORY)  # images of a server that saw, and was killed, may take gigabytes
         images = None
         try:
             if serves_images(config):

@@ -99,6 +99,29 @@ def test_streams_go_on_when_any_process_but_an_http_server_is_killed(server: Lig
     assert metric(server, "lightllm_router_restored_total") > 0
 
 
+def test_what_clients_want_while_there_is_no_router_is_done_by_the_next_one(server: LightLLMServer) -> None:
+    parameters = {"max_new_tokens": 900, "ignore_eos": True, "return_details": True}
+    aborted, left = (
+        WatchedStream(
+            server.url, "/generate_stream", {"inputs": name, "parameters": parameters}, {"X-Request-Id": name}
+        )
+        for name in ("aborted", "left")
+    )
+    wait_until(lambda: tokens_of([aborted]) > 5 and tokens_of([left]) > 5, "no stream begins")
+    aborts = metric(server, "lightllm_router_aborted_total")
+    kill(server, "router")
+    left.leave()
+    assert httpx.post(server.url + "/abort_request", json={"request_id": "aborted"}).status_code == 200
+    flushed = httpx.post(server.url + "/flush_cache", timeout=30)
+    later = start_streams(server.url, requests(20))
+    finish([aborted, *later])
+    assert flushed.status_code == 200, flushed.text
+    assert aborted.told[-1] == "abort" and len(aborted.told) < 900
+    assert not any(stream.error for stream in later)
+    wait_until(lambda: metric(server, "lightllm_slots_used") == 0, "those who left have slots")
+    assert metric(server, "lightllm_router_aborted_total") > aborts
+
+
 def test_an_http_server_that_is_killed_ends_its_own_streams_alone(server: LightLLMServer) -> None:
     undisturbed = start_streams(server.url, requests(200))
     finish(undisturbed)

@@ -16,6 +16,7 @@ from support.model_folder import make_model_folder
 from support.server import LightLLMServer
 
 from lightllm import __version__
+from lightllm.ipc.image_folder import SHARED_MEMORY
 from lightllm.ipc.openmp_files import remove_stale_openmp_registrations
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ops.cpu_kind import described
@@ -352,8 +353,13 @@ def test_kill_9_of_the_supervisor_leaves_no_child_and_the_next_start_removes_its
     server.wait(10)
     server.check_nothing_left(files=False)
     (stale,) = server.runtime_folders()
+    images = SHARED_MEMORY / f"lightllm-{os.getuid()}" / f"{server.process.pid}-0123abcd"
+    images.mkdir(parents=True)
+    (images / "lock").touch()
+    (images / "7").write_bytes(bytes(4096))  # of a server that saw
     successor = launch()
     successor.wait_ready()
+    assert not images.exists()
     successor.stop()
     assert stale.exists()  # another base folder: not touched
     RuntimeDir.create(server.runtime_base).remove()
