@@ -253,6 +253,20 @@ def test_what_a_child_is_told_before_it_listens_it_obeys_then(launch, tmp_path):
     server.check_nothing_left()
 
 
+def test_a_process_that_cannot_be_started_again_ends_the_server_with_one_line_and_the_cause(launch):
+    server = launch(["--max_restarts", "2"], backend_0="once")
+    server.wait_ready()
+    server.child("backend-0").kill()
+    assert server.wait(20) == 1
+    (line,) = [line for line in server.log.splitlines() if line.startswith("lightllm: error:")]
+    assert line == (
+        "lightllm: error: backend-0 failed: The model is broken. (after 2 restarts within 300 s: --max_restarts). "
+        "Take another one."
+    )
+    assert server.log.splitlines()[-1] == line
+    server.check_nothing_left()
+
+
 def test_sigterm_waits_for_running_requests(launch, tmp_path):
     load = tmp_path / "load"
     load.write_text("3")

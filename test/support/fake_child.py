@@ -35,7 +35,7 @@ def main(child: Child) -> None:
     else:
         child.beat.beat_in_thread()
     child.report("loading", "half way")
-    if behaviour == "bad-model":
+    if behaviour == "bad-model" or (behaviour == "once" and not _first_time(child)):
         raise InvalidModel("The model is broken.", "Take another one.")
     if behaviour == "raise":
         raise ValueError("a surprise")
@@ -61,6 +61,14 @@ def main(child: Child) -> None:
     while not stop.wait(0.02):
         if writer is not None:
             writer.write(_snapshot(load))
+
+
+def _first_time(child: Child) -> bool:
+    mark = child.runtime.path / f"{child.name}-was-here"
+    if mark.exists():
+        return False
+    mark.touch()
+    return True
 
 
 def _snapshot(load: Path | None) -> Snapshot:
