@@ -168,10 +168,11 @@ def _best(errors: Sequence[Any]) -> tuple[str, str]:
 
 class BodyBudget:
     """How many bytes of large bodies one worker holds: what has come of them, until nothing refers to the parsed body any more.
-    `largest`: bytes that one body may have."""
+    `largest`: bytes that one body may have; `what`: what else is held so, for errors."""
 
-    def __init__(self, largest: int) -> None:
+    def __init__(self, largest: int, what: str = "large request bodies") -> None:
         self.largest = largest
+        self.what = what
         self.total = BODIES_AT_ONCE * largest
         self.sizes: dict[int, int] = {}
         """Bytes by lease. Each change is atomic: the garbage collector may end a lease at any time, in any thread."""
@@ -196,7 +197,7 @@ class BodyLease:
             and budget.held - budget.sizes.get(id(self), 0) + size - FREE_BYTES > budget.total
         ):
             raise ServerOverloaded(
-                f"the large request bodies that are being read have {budget.total >> 20} MiB together, the most that "
+                f"the {budget.what} that are being read have {budget.total >> 20} MiB together, the most that "
                 f"is held at a time; another one of {max(1, size >> 20)} MiB has to wait",
                 retry_after=_RETRY_SECONDS,
             )

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidImage, ServerOverloaded
+from lightllm.http.body import BodyBudget, BodyLease
 from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.encode_tickets import EncodeTickets
 from lightllm.httpserver.record import PromptRecord
@@ -45,7 +46,9 @@ class Images:
         self.cache = cache
         self.encodes: EncodeTickets
         """Set when the sockets are open."""
-        self._intake = Intake(ImageLimits.of(config))
+        limits = ImageLimits.of(config)
+        self._intake = Intake(limits)
+        self._budget = BodyBudget(limits.max_bytes_together, "images of requests")
         self._width = width
         self._wait = config.image_wait
         self._store = store
@@ -61,8 +64,16 @@ class Images:
         self, ids: Sequence[int], sources: Sequence[ImageSource], field: str
     ) -> CountedImages | None:
         """ids: with markers; None: there are none. Raises `InvalidImage`, before anything is loaded where there are not as many
-        markers as images."""
-        (counted,) = await count_images(self._intake, self.layout, [MarkedPrompt(ids, sources, field)])
+        markers as images, and `ServerOverloaded` when the images that requests hold have used up their budget."""
+        lease = BodyLease(self._budget)
+        prompts = [MarkedPrompt(ids, sources, field)]
+        try:
+            (counted,) = await count_images(self._intake, self.layout, prompts, lease.grow)
+        except BaseException:
+            lease.end()
+            raise
+        if counted is not None:
+            lease.end_with(counted)
         return counted
 
     async def hold(self, prompt: PromptRecord, images: CountedImages) -> None:

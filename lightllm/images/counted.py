@@ -6,7 +6,7 @@ What a server (`httpserver/images.py`) and the offline `LLM` have in common: her
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lightllm.errors import BackendFailed, InvalidImage
@@ -97,13 +97,13 @@ class CountedImages:
 
 
 async def count_images(
-    intake: Intake, layout: Layout, prompts: Sequence[MarkedPrompt]
+    intake: Intake, layout: Layout, prompts: Sequence[MarkedPrompt], hold: Callable[[int], None] | None = None
 ) -> list[CountedImages | None]:
-    """Loads the images of all prompts, the same one once; None for a prompt without any. Raises `InvalidImage`: before anything is
-    loaded where a prompt has not as many markers as images."""
+    """Loads the images of all prompts, the same one once; None for a prompt without any. hold: as `Intake.load_all` has it. Raises
+    `InvalidImage`: before anything is loaded where a prompt has not as many markers as images."""
     for prompt in prompts:
         place(prompt.ids, layout, [(0, 1)] * len(prompt.sources), prompt.field)
-    loaded = await intake.load_all([prompt.sources for prompt in prompts])
+    loaded = await intake.load_all([prompt.sources for prompt in prompts], hold)
     return [
         CountedImages(layout, prompt, images, [_footprint(layout, image) for image in images])
         if images

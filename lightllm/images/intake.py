@@ -11,7 +11,7 @@ import binascii
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lightllm.errors import InvalidImage
@@ -55,8 +55,11 @@ class Intake:
         """One for each source, in order; the same content is loaded once. Raises `InvalidImage`: the first error ends the rest."""
         return (await self.load_all([sources]))[0]
 
-    async def load_all(self, requests: Sequence[Sequence[ImageSource]]) -> list[list[LoadedImage]]:
-        """The same for several requests together."""
+    async def load_all(
+        self, requests: Sequence[Sequence[ImageSource]], hold: Callable[[int], None] | None = None
+    ) -> list[list[LoadedImage]]:
+        """The same for several requests together. hold: told how many bytes are held for them, as often as there are more; what
+        it raises ends the rest too."""
         firsts: dict[object, ImageSource] = {}
         wanted_by: dict[object, set[int]] = {}
         for request, sources in enumerate(requests):
@@ -69,9 +72,14 @@ class Intake:
                 firsts.setdefault(source.content, source)
                 wanted_by.setdefault(source.content, set()).add(request)
         held = [0] * len(requests)
+        together = 0
 
         async def load(key: object, source: ImageSource) -> LoadedImage:
+            nonlocal together
             image = await self._load(source)
+            together += self._counted_bytes(image)
+            if hold is not None:
+                hold(together)
             for request in wanted_by[key]:
                 held[request] += self._counted_bytes(image)
                 if held[request] > self._limits.max_bytes_together:

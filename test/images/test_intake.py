@@ -20,7 +20,7 @@ from support.media_server import (
     response,
 )
 
-from lightllm.errors import InvalidImage
+from lightllm.errors import InvalidImage, ServerOverloaded
 from lightllm.images import intake
 from lightllm.images.intake import Intake
 from lightllm.images.source import Base64Text, FileUrl, ImageSource, RemoteUrl, Size
@@ -127,6 +127,27 @@ def test_the_images_of_one_request_are_bounded_together_and_those_of_several_are
     most = sum(map(len, pictures)) - 1
     answers = {f"/{number}.png": response(data) for number, data in enumerate(pictures)}
     run(test, answers, max_bytes_together=most)
+
+
+def test_who_holds_what_is_loaded_is_told_of_every_image_and_may_refuse() -> None:
+    pictures = [encoded(halves(40 + number, 20)) for number in range(3)]
+    told: list[int] = []
+
+    def hold(size: int) -> None:
+        told.append(size)
+        if size > sum(map(len, pictures[:2])):
+            raise ServerOverloaded("no room", retry_after=1)
+
+    async def test(taking: Intake, server: MediaServer) -> None:
+        assert (
+            len((await taking.load_all([[source(data, n) for n, data in enumerate(pictures[:2])]], hold))[0])
+            == 2
+        )
+        assert len(told) == 2 and told[-1] == sum(map(len, pictures[:2]))
+        with pytest.raises(ServerOverloaded):
+            await taking.load_all([[source(data, n) for n, data in enumerate(pictures)]], hold)
+
+    run(test, {})
 
 
 def test_the_same_url_twice_in_a_request_is_fetched_once_and_sound_content_checked_once(
