@@ -18,10 +18,10 @@ from lightllm.ipc.snapshot import Snapshot
 from lightllm.ipc.stalls import SILENT_SECONDS, Stall
 from lightllm.protocol.health import Health, ProcessState, Status
 
-_LONGEST_DETAIL = 120
-"""Characters of it that are kept."""
-_PROCESS_BYTES = 640
-"""Room for one process in a record: as many characters take four times as many bytes at most."""
+_LONGEST_DETAIL = 80
+"""Characters of it that are kept: 6 bytes each at most in JSON, and a judgement has it twice."""
+_PROCESS_BYTES = 1280
+"""Room for one process in a record."""
 _BYTES = 2048
 """Room for all else."""
 
@@ -89,6 +89,8 @@ def judge(
 ) -> Health:
     """Whether the server serves, and if not, why. stalls: as `find_stalls` gives them; now: `time.monotonic()`;
     no_token_seconds: since when no token has come although requests run, if that is too long, else 0."""
+    ended = {process.name for process in processes if process.state == "ended"}
+    stalls = [stall for stall in stalls if stall.process not in ended]  # nobody expects these to beat
     hanging = {stall.process: stall for stall in stalls}
     reasons = [str(stall) for stall in stalls if not stall.observer]
     reasons += [

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lightllm.ipc.health import judge
+from pathlib import Path
+
+import pytest
+
+from lightllm.ipc.health import HealthReader, HealthWriter, ProcessListReader, ProcessListWriter, judge
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.ipc.stalls import Stall, find_stalls
 from lightllm.protocol.health import ProcessState
@@ -51,3 +55,24 @@ def test_observers_that_hang_are_noted_and_change_nothing() -> None:
     health = judge([ProcessState("metrics", "ready")], SERVES, [Stall("metrics", 9)], NOW)
     assert (health.status, health.reason) == ("ok", "metrics has made no progress for 9 s")
     assert health.processes[0].state == "hanging"
+
+
+def test_a_process_that_has_ended_does_not_hang() -> None:
+    ended = [ProcessState("router", "ended", restarts=5, away_since=NOW - 7.6)]
+    health = judge(ended, SERVES, [Stall("router", 8)], NOW)
+    assert (health.status, health.reason) == (
+        "unhealthy",
+        "router has not been ready for 8 s; router is ended",
+    )
+    assert health.processes == [ProcessState("router", "ended", restarts=5)]
+
+
+@pytest.mark.parametrize("name", ["router", "metrics"])
+def test_the_longest_details_have_room(tmp_path: Path, name: str) -> None:
+    listed = [ProcessState(name, "loading", "\x01" * 10_000, 99, NOW - 1e9) for _ in range(50)]
+    ProcessListWriter(tmp_path / "processes", 50).write(listed)
+    listed = ProcessListReader(tmp_path / "processes").read()
+    assert len(listed) == 50 and 10 < len(listed[0].detail) < 200
+    health = judge(listed, SERVES, [Stall(name, 1e9)], NOW)
+    HealthWriter(tmp_path / "health", 50).write(health)
+    assert HealthReader(tmp_path / "health").read() == health
