@@ -7,7 +7,9 @@ what it computes is judged by something else.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import os
 import struct
 import threading
 import time
@@ -44,10 +46,13 @@ class Beat:
 
 
 def read_beats(folder: Path) -> dict[str, float]:
-    """Process -> `time.monotonic()` of its latest beat, for all that have begun to run."""
+    """Process -> `time.monotonic()` of its latest beat, for all that have begun to run. A process that is being started again
+    has none: its file may vanish at any moment."""
     beats = {}
-    for path in folder.glob("[!.]*"):
-        data = path.read_bytes()
-        if len(data) == _TIME.size:
-            beats[path.name] = _TIME.unpack(data)[0]
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if not name.startswith("."):
+            with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, name), "rb") as file:
+                data = file.read()
+                if len(data) == _TIME.size:
+                    beats[name] = _TIME.unpack(data)[0]
     return beats
