@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,9 @@ OPTIONS = [
 """fp32, in which tokens do not depend on the batch; rows and rounds few and small enough that requests wait and are cut."""
 GROWTH = 48 << 10
 """KiB that a process may take beyond what it had after the first cases."""
-PAUSE = 5.0
-"""Seconds that the stream may stand still, where other work may keep the cores; on an idle machine it stays below one."""
+PAUSE, USUAL_PAUSE = 30.0, 5.0
+"""Seconds that the stream may stand still once, and in half of its runs, where other work keeps the cores. On an idle machine it
+stays below one."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_hostile_requests_are_answered_and_leave_a_stream_alone_long(
     print(report, {pid: (after_the_first.get(pid), used) for pid, used in now.items()})
     assert report.problems == []
     assert report.statuses[200] > 1000 and report.statuses[400] > 1000
-    assert max(report.pauses) < PAUSE
+    assert max(report.pauses) < PAUSE and statistics.median(report.pauses) < USUAL_PAUSE
     assert not re.search("Traceback|error id|started again", server.log), server.log[-3000:]
     check_growth(after_the_first, now, GROWTH)
 

@@ -53,6 +53,7 @@ IMAGES = (
     PICTURE, PICTURE[:-9], png_header(100_000, 100_000), b"", b"<svg/>", b"GIF89a" + bytes(40), encoded(halves(1, 1)),
     encoded(halves(700, 3), "JPEG"), encoded(halves(), "WEBP"), b"\xff\xd8" + b"\xff\xda" * 200,
 )  # fmt: skip
+MANY_FIELDS = b"{" + b"".join(b'"%d":0,' % number for number in range(100_000))
 UNKNOWN = (
     "chat_template", "cache_salt", "prompt_embeds", "lora_path", "bootstrap_host", "mm_processor_kwargs", "logits_processors",
     "session_params", "tokenize", "extra_body", "__proto__", "kv_transfer_params", "vllm_xargs", "Ω", "max_length", "x" * 300, "",
@@ -278,6 +279,7 @@ def _written(rng: Dice, data: bytes) -> bytes:
             data[:cut], data + b"{}", b"\xef\xbb\xbf" + data, data.decode(errors="replace").encode("utf-16"), b" \n\t" * 300 + data,
             data[:cut] + b"\xff" + data[cut:], b"\x1f\x8b" + data, b"", b"\0" * 50, b"[" + data + b"]", b"'" + data + b"'",
             b"1" * 5000, b'{"inputs":"' + b"x" * 300_000 + b'"}', b'{"prompt":[' + b"7," * 150_000 + b"7]}",
-            b'{"a":' + b"[" * 140_000 + b"]" * 140_000 + b"}",
+            b'{"a":' + b"[" * 140_000 + b"]" * 140_000 + b"}", MANY_FIELDS + data[1:], b"{" + MANY_FIELDS[1:] * 2 + data[1:],
+            b'{"messages":[{"role":"user","content":[' + b'{"type":"text","text":"x"},' * 2000 + b'"x"]}]}',
         )
     )  # fmt: skip

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import socket
+import statistics
 import threading
 import time
 from collections import Counter
@@ -40,11 +41,10 @@ class Report:
     """Seconds that the answers to a case took, and the case."""
 
     def __str__(self) -> str:
-        pauses = sorted(self.pauses)
         return (
             f"{sum(self.kinds.values())} cases {dict(self.kinds)}, answers {dict(sorted(self.statuses.items()))}, "
-            f"{self.streams} steady streams, longest pause {pauses[-1]:.2f} s, median of longest pauses "
-            f"{pauses[len(pauses) // 2]:.3f} s, slowest case {self.slowest[0]:.1f} s ({self.slowest[1]}), "
+            f"{self.streams} steady streams, longest pause {max(self.pauses):.2f} s, median of longest pauses "
+            f"{statistics.median(self.pauses):.3f} s, slowest case {self.slowest[0]:.1f} s ({self.slowest[1]}), "
             f"{len(self.problems)} problems"
         )
 
