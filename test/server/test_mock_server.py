@@ -91,6 +91,16 @@ def test_a_server_answers_reports_its_slots_and_loads_no_torch(shaken):
         assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
 
 
+def test_a_batch_of_more_prompts_than_may_wait_at_once_is_answered_in_order(shaken):
+    """256 of one request wait at once."""
+    prompts = [[3 + i % 7] * (1 + i % 5) for i in range(600)]
+    body = {"prompt": prompts, "max_tokens": 2, "seed": 1, "ignore_eos": True}
+    answer = httpx.post(shaken.url + "/v1/completions", json=body, timeout=60).json()
+    assert [choice["index"] for choice in answer["choices"]] == list(range(600))
+    assert answer["usage"]["completion_tokens"] == 1200
+    assert answer["usage"]["prompt_tokens"] == sum(map(len, prompts))
+
+
 def test_the_answer_depends_on_the_seed_alone_also_when_rounds_fail(shaken):
     seeds = [3, 4, 3, 3, 4]
     answers: dict[int, str] = {}
