@@ -21,7 +21,7 @@ from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.ipc.beats import read_beats
-from lightllm.ipc.health import HealthReader, ProcessListReader, judge
+from lightllm.ipc.health import OLD_SECONDS, HealthReader, ProcessListReader, judge
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.ipc.stalls import find_stalls
@@ -31,9 +31,6 @@ from lightllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from lightllm.httpserver.images import Images
-
-_OLD_SECONDS = 3.0
-"""The Health Server judges twice a second. A judgement as old as this is not waited for any longer."""
 
 
 class ServerView:
@@ -73,10 +70,10 @@ class ServerView:
         snapshot = self.snapshot()
         health = self._health.read()
         age = 0.0 if health is None else now - health.judged
-        if health is None or age > _OLD_SECONDS or (health.status == "starting") == bool(snapshot.ready):
+        if health is None or age > OLD_SECONDS or (health.status == "starting") == bool(snapshot.ready):
             stalls = find_stalls(snapshot, read_beats(self._beats_dir), now, self._round_seconds)
             health = judge(self._processes.read(), snapshot, stalls, now)
-        if age > _OLD_SECONDS:
+        if age > OLD_SECONDS:
             note = (
                 f"the Health Server has not looked for {age:.0f} s: this is the Http Server's own judgement"
             )

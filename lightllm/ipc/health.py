@@ -18,6 +18,8 @@ from lightllm.ipc.snapshot import Snapshot
 from lightllm.ipc.stalls import SILENT_SECONDS, Stall
 from lightllm.protocol.health import Health, ProcessState, Status
 
+OLD_SECONDS = 3.0
+"""The Health Server judges twice a second. A judgement as old as this is not relied on."""
 _LONGEST_DETAIL = 80
 """Characters of it that are kept: 6 bytes each at most in JSON, and a judgement has it twice."""
 _PROCESS_BYTES = 1280

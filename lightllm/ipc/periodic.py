@@ -12,8 +12,8 @@ from lightllm.protocol.control import Command
 
 
 def run_every(child: Child, seconds: float, work: Callable[[], None]) -> None:
-    """Works at once, reports "ready", and works again every `seconds` (less than a second, or one), until the Supervisor says
-    stop (or is gone). It beats each time. What was missed while nothing ran is not made up for."""
+    """Works at once, reports "ready", and works again every `seconds` until the Supervisor says stop (or is gone). It beats each
+    time, so let that be a second at most. What was missed while nothing ran is not made up for."""
     stop_read, stop_write = os.pipe()
 
     def obey(command: Command) -> None:

@@ -11,13 +11,17 @@ counters go on while it is started again, and the history has a gap of those sec
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from lightllm.ipc.child import Child
-from lightllm.ipc.health import HealthReader
+from lightllm.ipc.health import OLD_SECONDS, HealthReader
 from lightllm.ipc.metric_history import HistoryWriter
 from lightllm.ipc.periodic import run_every
-from lightllm.ipc.snapshot import SnapshotReader
+from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.metrics.sampler import Sampler
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 _SECONDS = 1.0
 """Between two samples."""
@@ -30,12 +34,15 @@ def main(child: Child) -> None:
     judgements = HealthReader(child.runtime.health_file)
     sampler = Sampler(child.runtime.metrics_dir)
 
-    def healthy() -> bool:
+    def healthy(snapshot: Snapshot) -> bool:
         health = judgements.read()
-        return health is not None and health.status == "ok"
+        if health is None or time.monotonic() - health.judged > OLD_SECONDS:
+            return bool(snapshot.ready)
+        return health.status == "ok"
 
     def work() -> None:
-        sample = sampler.sample(snapshots.read(), healthy(), time.monotonic(), time.time())
+        snapshot = snapshots.read()
+        sample = sampler.sample(snapshot, healthy(snapshot), time.monotonic(), time.time())
         if sample is not None:
             history.append(sample)
 
@@ -43,5 +50,9 @@ def main(child: Child) -> None:
         from lightllm.http.exposition import collect  # loads prometheus_client, which only a push needs
         from lightllm.metrics.push import Pusher
 
-        Pusher(child.config, lambda: collect(child.runtime, snapshots.read(), healthy())).start()
+        def collected() -> CollectorRegistry:
+            snapshot = snapshots.read()
+            return collect(child.runtime, snapshot, healthy(snapshot))
+
+        Pusher(child.config, collected).start()
     run_every(child, _SECONDS, work)

@@ -14,8 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import push_to_gateway
 from prometheus_client.registry import CollectorRegistry
@@ -82,7 +81,7 @@ class Pusher:
         return send
 
 
-def grouping(pairs: Any) -> dict[str, str]:
+def grouping(pairs: Iterable[str]) -> dict[str, str]:
     """["instance=a", "zone=b"] -> {"instance": "a", "zone": "b"}"""
     return dict(pair.split("=", 1) for pair in pairs)
 
