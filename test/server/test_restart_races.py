@@ -3,13 +3,18 @@ all the same, token for token."""
 
 from __future__ import annotations
 
+import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
+from support.checkpoints import make_checkpoint
 from support.model_folder import make_model_folder
 from support.server import LightLLMServer
 from support.watched_streams import (
@@ -227,3 +232,66 @@ def test_what_clients_want_during_the_pause_is_done(server: LightLLMServer) -> N
     assert aborted.told[-1] == "abort"
     assert all(not one.error or one.error.startswith("503") for one in later)
     clean(server)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_told_to_stop_amid_a_restart_finishes_what_was_accepted(tmp_path: Path) -> None:
+    """The new Router is ready and knows of nothing, because the Http Server stands still, when the Supervisor looks."""
+    folder = make_model_folder(tmp_path / "tiny", context_length=2048)
+    options = ["--model_dir", str(folder), "--mock_backend", "step_ms=10"]
+    with LightLLMServer(options) as server:
+        streams = start_streams(server.url, requests())
+        wait_until(lambda: tokens_of(streams) > 100, "no stream begins")
+        worker = server.child("http-0")
+        worker.suspend()
+        kill(server, "router")
+        server.wait_for("(?s)(router ready.*){2}", 60)
+        server.send(signal.SIGTERM)
+        server.wait_for("draining")
+        time.sleep(1.0)
+        worker.resume()
+        finish(streams)
+        assert [stream.error for stream in streams] == [""] * len(streams)
+        assert server.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_numbers_that_are_none_end_their_request_alone_after_a_restart_too(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    (file,) = path.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][5] = math.nan
+    save_file(tensors, file, {"format": "pt"})
+    options = [
+        "--model_dir",
+        str(path),
+        "--device",
+        "cpu",
+        "--data_type",
+        "fp32",
+        "--max_total_token_num",
+        "4000",
+    ]
+    parameters = {
+        "max_new_tokens": 400,
+        "do_sample": False,
+        "logit_bias": {"5": -100},
+        "ignore_eos": True,
+        "return_details": True,
+    }
+    good = ("/generate_stream", {"inputs": [7, 8, 9], "parameters": parameters})
+    with LightLLMServer(options) as server:
+        undisturbed = start_streams(server.url, [good])
+        finish(undisturbed)
+        streams = start_streams(server.url, [good])
+        wait_until(lambda: tokens_of(streams) > 20, "the stream does not begin")
+        kill(server, "backend-0")
+        body = {"inputs": [7, 5, 9], "parameters": parameters}
+        wait_until(lambda: healthy(server), "the server is not healthy")
+        for _ in range(2):  # the second one finds nothing of it in the cache of prefixes
+            bad = httpx.post(server.url + "/generate", json=body, timeout=60)
+            assert bad.status_code == 500, bad.text
+        finish(streams)
+        assert not streams[0].differs(undisturbed[0])
+        assert metric(server, "lightllm_router_not_finite_total") == 2
+        assert metric(server, "lightllm_slots_used") == 0
