@@ -123,6 +123,7 @@ class ModeBackend:
                 self.constraints.wait_until_loaded()
             with self._phase("warm-up"):
                 self._run_warmup_rounds()
+        self._progress = lambda _: None  # a process that says what it does now is not ready
         return ModelReady(
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,

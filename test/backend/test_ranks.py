@@ -109,11 +109,14 @@ class Ranks:
         devices: Sequence[Device],
     ) -> None:
         self.inbox: queue.Queue[bytes | None] = queue.Queue()
+        self.told: list[str] = []
+        """What the ranks do while they load."""
         self.backends = [
             ModeBackend(
                 config,
                 rank,
                 2,
+                self.told.append,
                 rendezvous=make_rendezvous(folder, rank, 2, operation_timeout=operation_timeout),
                 open_device=lambda name, index: devices[index],
                 embeddings=embeddings[rank],
@@ -213,7 +216,9 @@ def test_ranks_that_join_again_capture_their_graphs_anew(config, expected, tmp_p
         before = [list(device.graphs) for device in devices]
         assert [len(graphs) for graphs in before] == [2, 2]
         fail_once(ranks.backends[1], 6, torch.OutOfMemoryError("injected"))
+        told = list(ranks.told)
         tokens, failures = ranks.serve()
+        assert told == ranks.told and "capturing decode graphs: 2 of 2" in told
         replays = [[graph.replays for graph in graphs] for graphs in before]
         assert tokens == expected and len(failures) == 1
         assert ranks.serve()[0] == expected

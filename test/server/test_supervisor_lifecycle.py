@@ -181,6 +181,7 @@ def test_a_child_killed_while_serving_is_started_again_until_that_happens_too_of
     server.check_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_started_again_is_not_judged_by_the_beat_of_the_one_before(launch):
     server = launch(["--round_timeout", "5"], http_1="sluggish")
     server.wait_ready()
@@ -223,6 +224,7 @@ def test_signals_while_an_http_server_waits_for_its_restart_are_obeyed(launch, t
     server.check_nothing_left()
 
 
+@pytest.mark.slow
 def test_a_second_sigint_while_a_process_waits_for_its_restart_stops_at_once(launch, tmp_path):
     load = tmp_path / "load"
     load.write_text("3")
