@@ -287,6 +287,7 @@ def test_numbers_that_are_none_end_their_request_alone_after_a_restart_too(tmp_p
         wait_until(lambda: tokens_of(streams) > 20, "the stream does not begin")
         kill(server, "backend-0")
         body = {"inputs": [7, 5, 9], "parameters": parameters}
+        server.wait_for("backend: ready again", 120)
         wait_until(lambda: healthy(server), "the server is not healthy")
         for _ in range(2):  # the second one finds nothing of it in the cache of prefixes
             bad = httpx.post(server.url + "/generate", json=body, timeout=60)
