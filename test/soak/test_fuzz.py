@@ -48,6 +48,13 @@ def held(server: LightLLMServer) -> dict[int, Usage]:
     return usage([server.process.pid, *(child.pid for child in children)])
 
 
+def defects(server: LightLLMServer) -> str:
+    """What the log says around the first sign of one; a process that has ended shows in no answer, for it is started again."""
+    lines = server.log.splitlines()
+    found = [n for n, line in enumerate(lines) if re.search("Traceback|error id|started again", line)]
+    return "\n".join(lines[max(0, found[0] - 40) : found[0] + 30]) if found else ""
+
+
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_hostile_requests_are_answered_and_leave_a_stream_alone_long(
     server: LightLLMServer, after_the_first: dict[int, Usage], seed: int
@@ -55,10 +62,9 @@ def test_hostile_requests_are_answered_and_leave_a_stream_alone_long(
     report = hostile_run.run(server.url, cases=5000, seed=seed)
     now = held(server)
     print(report, {pid: (after_the_first.get(pid), used) for pid, used in now.items()})
-    assert report.problems == []
+    assert defects(server) == "" and report.problems == []
     assert report.statuses[200] > 1000 and report.statuses[400] > 1000
     assert max(report.pauses) < PAUSE and statistics.median(report.pauses) < USUAL_PAUSE
-    assert not re.search("Traceback|error id|started again", server.log), server.log[-3000:]
     check_growth(after_the_first, now, GROWTH)
 
 
@@ -75,6 +81,5 @@ def test_hostile_images_are_answered_and_leave_a_stream_alone(tmp_path: Path) ->
         report = hostile_run.run(server.url, cases=2000, seed=2, images=0.8)
         now = held(server)
         print(report, {pid: (before.get(pid), used) for pid, used in now.items()})
-        assert report.problems == [] and report.statuses[200] > 200
-        assert not re.search("Traceback|error id|started again", server.log), server.log[-3000:]
+        assert defects(server) == "" and report.problems == [] and report.statuses[200] > 200
         check_growth(before, now, GROWTH)
