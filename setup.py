@@ -14,8 +14,12 @@ BENCH = ["matplotlib>=3.9"]
 # Older ones can be made to ask for gigabytes, or let JSON have spaces without end.
 CONSTRAINTS = ["llguidance>=1.9,<2"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
-# An OpenMP runtime whose waiting threads yield the core: see lightllm/server/environment.py.
-CPU = ['intel-openmp>=2024.2,<2025; sys_platform == "linux" and platform_machine == "x86_64"']
+# An OpenMP runtime whose waiting threads yield the core (see lightllm/server/environment.py), and the compiler of ops/cpu/.
+CPU = [
+    'intel-openmp>=2024.2,<2025; sys_platform == "linux" and platform_machine == "x86_64"',
+    "numba>=0.68,<0.69",
+    "llvmlite>=0.50,<0.51",
+]
 # Older versions of Pillow have known faults; httpcore2 comes with huggingface_hub.
 VISION = ["httpcore2>=2.16,<3", "pillow>=12"]
 TEST = [

@@ -14,6 +14,11 @@ import pytest
 from lightllm.ops.cpu_kind import library_variables
 
 os.environ.update(library_variables())
+# Servers of tests have homes and folders of temporary files of their own; kernels are compiled once for all of them.
+if not os.environ.get("LIGHTLLM_KERNEL_CACHE"):
+    kernels = Path("~/.cache/lightllm/cpu-kernels").expanduser()
+    if os.access(kernels.parents[2], os.W_OK):
+        os.environ["LIGHTLLM_KERNEL_CACHE"] = str(kernels)
 # Each worker of the test run has one core; OpenMP's threads would spin on each other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():
@@ -29,6 +34,7 @@ LONG_FILES = (
     "server/test_two_nodes.py",
     "server/test_tensor_parallel.py",
     "server/test_supervisor_lifecycle.py",
+    "server/test_supervisor_restarts.py",
     "models/test_architectures.py",
     "ops/triton/test_compile.py",
     "end_to_end/test_constrained_output.py",

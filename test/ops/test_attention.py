@@ -8,6 +8,8 @@ from support.attention_cases import FORMS, AttentionCase
 
 from lightllm.ops import attention_contexts
 from lightllm.ops.attention_backends.choice import make_attention_backends
+from lightllm.ops.attention_backends.protocol import AttentionBackends
+from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.attention_contexts import Contexts, contexts_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -15,6 +17,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 CPU = torch.device("cpu")
 BACKENDS = make_attention_backends("triton", CPU)
+TORCH = AttentionBackends(TorchAttention(), TorchAttention(), TorchAttention())
 ALONE, TOGETHER = 0, 1 << 30
 """Bytes of a context up to which it is copied to be computed beside others: none is, all are."""
 
@@ -24,18 +27,16 @@ class Case(AttentionCase):
         with mock.patch.object(attention_contexts, "PADDED_BYTES", copied):
             return contexts_of(self.metadata(CPU), self.q.dtype, self.layer_on(CPU).bytes_per_slot)
 
-    def compute(self, copied: int = ALONE) -> torch.Tensor:
+    def compute(self, backends: AttentionBackends = BACKENDS, copied: int = ALONE) -> torch.Tensor:
         with mock.patch.object(attention_contexts, "PADDED_BYTES", copied):
-            return BACKENDS.attend(self.q, self.layer_on(CPU), self.metadata(CPU), self.attention_spec)
+            return backends.attend(self.q, self.layer_on(CPU), self.metadata(CPU), self.attention_spec)
 
     def check(self) -> None:
-        """Decode entries one by one, and (four or more of them) together."""
+        """The kernel; torch with decode entries one by one, and (four or more of them) together."""
         expected = self.expected().view(len(self.q), -1)
         tolerance = TOLERANCE[self.q.dtype]
-        for copied in (ALONE, TOGETHER):
-            torch.testing.assert_close(
-                self.compute(copied).double(), expected, rtol=tolerance, atol=tolerance
-            )
+        for result in (self.compute(), self.compute(TORCH), self.compute(TORCH, TOGETHER)):
+            torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_short_contexts_are_computed_together_beside_prefills_and_long_ones_are_not() -> None:

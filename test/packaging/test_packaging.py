@@ -120,7 +120,7 @@ def imported_packages(folder: Path) -> set[str]:
 def test_the_package_imports_only_what_it_declares() -> None:
     declared = {
         canonicalize_name(r.name)
-        for r in CORE + EXTRAS["constraints"] + EXTRAS["tokenizers"] + EXTRAS["vision"]
+        for r in CORE + EXTRAS["constraints"] + EXTRAS["tokenizers"] + EXTRAS["vision"] + EXTRAS["cpu"]
     }
     # starlette is fastapi's foundation and part of its interface; tokenizer files of every kind name their library;
     # the simulator draws where the extra `bench` is installed, and says so where it is not; type checkers know _typeshed

@@ -1,7 +1,8 @@
 """Which backends a model computes attention with: `--attention_backend`, separately for prefill and for decode.
 
 FlashInfer and FlashAttention-3 are optional packages, which see KV memory as pages of one token. What they do not know
-(ALiBi, sinks, block sparsity) Triton computes. A CPU computes with torch.
+(ALiBi, sinks, block sparsity) Triton computes. A CPU decodes with the kernels of `ops/cpu/`; prefill, block sparsity, and
+everything where there are no such kernels, torch computes.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import torch
 
 from lightllm.errors import InvalidOption
+from lightllm.ops.attention_backends.cpu import CpuAttention
 from lightllm.ops.attention_backends.protocol import AttentionBackend, AttentionBackends
 from lightllm.ops.attention_backends.torch import TorchAttention
+from lightllm.ops.cpu.library import load_kernels
 
 _NAMES = ("triton", "flashinfer", "fa3")
 
@@ -30,7 +33,9 @@ def make_attention_backends(names: str, device: torch.device, graphs: bool = Fal
         if chosen != ["triton"] * len(chosen):
             raise InvalidOption(f"--attention_backend {names} needs a GPU.", "Leave it out.")
         torch_attention = TorchAttention()
-        return AttentionBackends(torch_attention, torch_attention, torch_attention)
+        kernels = load_kernels()
+        decode = CpuAttention(kernels) if kernels else torch_attention
+        return AttentionBackends(torch_attention, decode, torch_attention)
     made = {name: _make(name, device) for name in dict.fromkeys([*chosen, "triton"])}
     if graphs and not made[chosen[-1]].graphs:
         raise InvalidOption(

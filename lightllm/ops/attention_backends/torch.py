@@ -1,4 +1,4 @@
-"""Attention by slots in torch, what a CPU computes with: an entry at a time, in place where its slots are one run, so dense
+"""Attention by slots in torch, for a CPU: an entry at a time, in place where its slots are one run, so dense
 keys and values gain nothing; short contexts together.
 
 The query heads that share a KV head are treated as one group, so keys and values are never repeated in memory. What torch's
