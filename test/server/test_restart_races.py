@@ -154,10 +154,8 @@ DISTURBANCES: dict[str, Callable[[LightLLMServer], None]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "disturbance",
-    [name if name == "all of the engine, twice" else pytest.param(name, marks=pytest.mark.slow) for name in DISTURBANCES],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
 def test_streams_go_on_after(server: LightLLMServer, disturbance: str) -> None:
     wait_until(lambda: healthy(server), "the server is not healthy")
     undisturbed = start_streams(server.url, requests())

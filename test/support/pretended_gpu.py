@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
 import support.kernels
+from support import covering
 
 GPU = torch.device("cuda", 0)
 _device_of = torch.Tensor.device.__get__  # type: ignore[attr-defined]
@@ -109,14 +110,7 @@ def _check_index(name: str, args: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seen: set[tuple[str, str, str]] = set()
-    kept, left_out = [], []
-    for item in items:
-        test = item.nodeid.split("[")[0]
-        parameters = item.callspec.params if hasattr(item, "callspec") else {"": ""}
-        values = {(test, name, repr(value)) for name, value in parameters.items()}
-        (left_out if values <= seen else kept).append(item)
-        seen |= values
+    kept, left_out = covering.split(items)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 

@@ -112,7 +112,7 @@ class LightLLMServer:
         self.note_children()
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Waits for the end; returns the exit code, with the log complete."""
         code = self.process.wait(timeout)
         self._reader.join(timeout)
