@@ -17,7 +17,7 @@ os.environ.update(library_variables())
 # Servers of tests have homes and folders of temporary files of their own; kernels are compiled once for all of them.
 if not os.environ.get("LIGHTLLM_KERNEL_CACHE"):
     kernels = Path("~/.cache/lightllm/cpu-kernels").expanduser()
-    if os.access(kernels.parents[2], os.W_OK):
+    if os.access(next(folder for folder in (kernels, *kernels.parents) if folder.exists()), os.W_OK):
         os.environ["LIGHTLLM_KERNEL_CACHE"] = str(kernels)
 # Each worker of the test run has one core; OpenMP's threads would spin on each other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
