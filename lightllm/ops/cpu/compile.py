@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from lightllm.ipc.child import die_with_parent
 from lightllm.ops.cpu.kernels import decode_attention
 from lightllm.ops.cpu.library import SYMBOLS
 
@@ -24,4 +25,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     main(Path(sys.argv[1]))
