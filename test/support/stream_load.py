@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 
 @dataclass
 class LoadReport:
-    """What the clients saw. `outcomes` counts "complete", "cancelled", "overloaded", and "obeyed"
+    """What the clients saw. `outcomes` counts "complete", "cancelled", "overloaded", "lost with its Http Server", and "obeyed"
     for constrained ones that ended by themselves; `problems` is to be empty."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     problems: list[str] = field(default_factory=list)
+    lost_ports: set[int] = field(default_factory=set)
+    """Of connections whose Http Server was killed."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,11 @@ async def run_load(
     cancel_share: float,
     seed: int = 0,
     constrained_share: float = 0.0,
+    report: LoadReport | None = None,
 ) -> LoadReport:
     """`clients` loops, each sending one request after the other for `seconds`; a share is cut off at a random chunk, and
-    a share is constrained."""
-    report = LoadReport()
+    a share is constrained. report: to be filled, where others read it meanwhile."""
+    report = report or LoadReport()
     address = urlsplit(url)
     end = time.monotonic() + seconds
 
@@ -119,6 +122,8 @@ async def run_load(
                 report.problems.append(f"{shape.path}: {error!r}")
                 continue
             report.outcomes[outcome] += 1
+            if outcome == "overloaded":
+                await asyncio.sleep(0.3)
 
     await asyncio.gather(*(client(number) for number in range(clients)))
     return report
@@ -128,6 +133,7 @@ async def _one(
     host: str | None, port: int | None, shape: Shape, cut_after: int | None, report: LoadReport
 ) -> str:
     reader, writer = await asyncio.open_connection(host, port)
+    own_port = writer.get_extra_info("sockname")[1]
     try:
         body = json.dumps(shape.body).encode()
         head = f"POST {shape.path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -162,6 +168,10 @@ async def _one(
         if count != shape.wanted_tokens:
             raise ValueError(f"{count} tokens instead of {shape.wanted_tokens}: ...{payload[-300:]!r}")
         return "complete"
+    except (OSError, asyncio.IncompleteReadError):
+        if own_port in report.lost_ports:
+            return "lost with its Http Server"
+        raise
     finally:
         writer.close()
 
