@@ -13,7 +13,7 @@ A group is one process, or all Model Backends of a machine: a rank alone is of n
       |   |
       |   +--> given up    too often lately, or of no use: `GroupLost`, and the server ends
       |   v
-      '- waiting    none of it runs; the longer, the more often it was started lately
+      '- waiting    none of it runs; the longer, the more often in succession it did not last
 
 The Supervisor logs how a process ended and when it is started again, each process what it does until it is ready, and the
 group when it is ready again.
@@ -36,7 +36,9 @@ log = logging.getLogger("supervisor")
 WINDOW_SECONDS = 300.0
 """Restarts further back are forgotten."""
 PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before the first restart within the window, the second, and so on; the last holds for all that follow."""
+"""Seconds before a restart: of what had lasted, of what then did not last, and so on; the last holds for all that follow."""
+LASTING_SECONDS = 10.0
+"""What was ready for so long is started again at once, however often that happens: a pause is for what cannot go on."""
 
 
 class GroupLost(LightLLMError):
@@ -65,6 +67,9 @@ class ProcessGroup:
         self._limit = limit
         self._startup_timeout = startup_timeout
         self._restarts: collections.deque[float] = collections.deque()
+        self._ready_since = -math.inf
+        self._brief = 0
+        """Lives in succession that did not last."""
         self._ended = 0.0
         """When it was last ready, or first failed to be."""
         self._due: float | None = None
@@ -101,7 +106,7 @@ class ProcessGroup:
             return self._end(cause, now)
         if self._deadline < math.inf:
             if self.ready:
-                self._deadline = math.inf
+                self._deadline, self._ready_since = math.inf, now
                 log.info("%s: ready again, %.1f s after the end", self.name, now - self._ended)
                 return "ready"
             if now >= self._deadline:
@@ -123,9 +128,12 @@ class ProcessGroup:
             raise GroupLost(cause, count)
         reason = f"failed: {cause.failure.detail}" if cause.failure else cause.how_it_ended()
         self.kill()
-        pause = PAUSES[min(count, len(PAUSES) - 1)]
+        was_ready = self._deadline == math.inf
+        lasted = was_ready and now - self._ready_since >= LASTING_SECONDS
+        self._brief = 0 if lasted else self._brief + 1
+        pause = PAUSES[min(self._brief, len(PAUSES) - 1)]
         self._restarts.append(now)
-        if self._deadline == math.inf:  # it was ready
+        if was_ready:
             self._ended = now
         self._due = now + pause
         self._deadline = math.inf
