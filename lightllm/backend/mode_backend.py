@@ -174,7 +174,7 @@ class ModeBackend:
         return self.submit(round).result()
 
     def prefill_batch(self, round: Round) -> tuple[Prepared, torch.Tensor]:
-        """A round with prefill chunks, decode rows beside them; with its logits, float32 [len(logit_index), V]."""
+        """A round with prefill chunks, decode rows beside them; with its logits, [len(logit_index), V]."""
         images = RoundImages(round, self.rows)
         prepared = self._inputs.chunks(images.round)
         self._inputs.complete(prepared.batch)

@@ -97,9 +97,9 @@ class Sampler:
         on_device: torch.Tensor,
         masks: RoundMasks | None = None,
     ) -> Sampled:
-        """logits float32 [S, V], which may be overwritten; positions int64 [S] on the host and on the device: the output
+        """logits [S, V], which may be overwritten; positions int64 [S] on the host and on the device: the output
         number (from 0) of the token that is sampled; masks: of the plan's constrained rows."""
-        raw = logits
+        raw = logits = logits if plan.is_silent_greedy else logits.float()
         if plan.features & EDITS:
             logits = logits.clone() if plan.features & Feature.RAW else logits
             self._edit(logits, plan, positions, on_device)

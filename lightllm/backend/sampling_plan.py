@@ -7,6 +7,7 @@ sends nothing for its sampling but the output numbers of its tokens.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -127,6 +128,12 @@ class SamplingPlan:
     alternatives: list[Alternatives]
     counted: tuple[np.ndarray, torch.Tensor, torch.Tensor] | None
     """Rows whose tokens are counted: rows int64 [c] on the host, which of the S rows and rows on the device."""
+
+    @functools.cached_property
+    def is_silent_greedy(self) -> bool:
+        """Nothing is wanted of the logits but which is the largest of each row."""
+        silent = all(isinstance(group, GreedyGroup) and group.silent for group in self.groups)
+        return silent and not self.features & EDITS and self.raw is None and not self.alternatives
 
 
 def make_plan(state: RowState, rows: np.ndarray, device: Device) -> SamplingPlan:

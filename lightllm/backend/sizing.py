@@ -90,14 +90,14 @@ def run_largest_round(
 
 def run_hold_rows(model: "TpPartBaseModel", memory: KvMemory, tokens: int, logits: int = 1) -> torch.Tensor:
     """Prefills `tokens` tokens, in as many entries as they need, all in the hold row and the hold slot. Returns the
-    logits float32 [logits, V] of the last ones."""
+    logits [logits, V] of the last ones."""
     q_lens = [memory.max_len] * (tokens // memory.max_len)
     q_lens += [tokens % memory.max_len] if tokens % memory.max_len else []
     return _forward(model, memory, q_lens, q_lens, 0, logits)
 
 
 def decode_hold_rows(model: "TpPartBaseModel", memory: KvMemory, count: int, kv_len: int = 1) -> torch.Tensor:
-    """A decode round of `count` entries, all of them in the hold row. Returns logits float32 [count, V]."""
+    """A decode round of `count` entries, all of them in the hold row. Returns logits [count, V]."""
     return _forward(model, memory, [1] * count, [kv_len] * count, count, count)
 
 

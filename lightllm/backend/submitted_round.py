@@ -75,13 +75,13 @@ class SubmittedRound:
 def prompt_logprobs_of(
     device: Device, spans: list[PromptSpan], logits: torch.Tensor
 ) -> list[tuple[torch.Tensor, TopTokens | None]]:
-    """logits float32 [all positions of all spans, V]. For each span the log-probabilities and, if it wants them, the
+    """logits [all positions of all spans, V]. For each span the log-probabilities and, if it wants them, the
     alternatives."""
     results = []
     first = 0
     for span in spans:
         count = len(span.token_ids)
-        part = logits[first : first + count]
+        part = logits[first : first + count].float()
         first += count
         (token_ids,) = upload(device, span.token_ids)
         top = None

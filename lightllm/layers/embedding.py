@@ -32,6 +32,6 @@ class LmHead:
         self.projection, self.vocab_size, self.group = projection, vocab_size, group
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [S, hidden]. Returns float32 [S, vocab_size] on every rank."""
-        logits = self.group.all_gather_last(self.projection(x))
-        return logits[:, : self.vocab_size].to(torch.float32)
+        """x: [S, hidden]. Returns [S, vocab_size] on every rank: float32 on a GPU, on a CPU what the projection computes in."""
+        logits = self.group.all_gather_last(self.projection(x))[:, : self.vocab_size]
+        return logits.to(torch.float32) if logits.is_cuda else logits

@@ -78,7 +78,7 @@ class TpPartBaseModel:
         self.weight_bytes = sum(layer.nbytes for layer in build.layers)
 
     def make_ends(self, build: Builder) -> tuple[VocabEmbedding, Callable[[torch.Tensor], torch.Tensor]]:
-        """The token embedding, and the output head from [S, hidden] to float32 [S, vocab_size]."""
+        """The token embedding, and the output head from [S, hidden] to [S, vocab_size]: see `LmHead`."""
         return build.embedding_and_head(self.names.embedding, self.names.head)
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
@@ -89,7 +89,8 @@ class TpPartBaseModel:
     def forward(self, batch: Batch) -> torch.Tensor:
         """Computes all tokens of the batch, writes their keys and values into `batch.kv`.
 
-        Returns float32 [S, vocab_size]: logits of the positions in `batch.logit_index`. KV memory is of `kv_dtype`.
+        Returns [S, vocab_size]: logits of the positions in `batch.logit_index`, float32 on a GPU, float32 or what the head
+        computes in on a CPU. KV memory is of `kv_dtype`.
         """
         self.prepare(batch)
         residual = self.embed(batch)
@@ -121,11 +122,11 @@ class TpPartBaseModel:
         return x
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """x: [S, hidden], normalised. Returns float32 [S, vocab_size]."""
+        """x: [S, hidden], normalised. Returns [S, vocab_size] as `forward`."""
         config = self.config
         logits = self.lm_head(x)
         if config.logits_scale != 1:
-            logits = logits * config.logits_scale
+            logits = logits.float() * config.logits_scale
         if config.logits_softcap:
-            logits = logits.div_(config.logits_softcap).tanh_().mul_(config.logits_softcap)
+            logits = logits.float().div_(config.logits_softcap).tanh_().mul_(config.logits_softcap)
         return logits

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.cpu import gated_activation as cpu_impl
+from lightllm.ops.cpu.calls.gated_activation import GELU_TANH, SILU
+
 
 def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """SwiGLU (Shazeer 2020, arXiv 2002.05202): silu(gate) * up."""
@@ -12,6 +15,9 @@ def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
         from lightllm.ops.triton import gated_activation as triton_impl
 
         return triton_impl.silu_and_mul(gate_up)
+    result = cpu_impl.gated_activation(gate_up, SILU)
+    if result is not None:
+        return result
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
@@ -25,6 +31,9 @@ def gelu_and_mul(gate_up: torch.Tensor, approximate: str = "tanh") -> torch.Tens
         from lightllm.ops.triton import gated_activation as triton_impl
 
         return triton_impl.gelu_and_mul(gate_up, approximate)
+    result = cpu_impl.gated_activation(gate_up, GELU_TANH) if approximate == "tanh" else None
+    if result is not None:
+        return result
     gate, up = gate_up.chunk(2, dim=-1)
     return F.gelu(gate, approximate=approximate).mul_(up)
 

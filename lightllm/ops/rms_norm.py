@@ -6,6 +6,8 @@ import functools
 
 import torch
 
+from lightllm.ops.cpu import rms_norm as cpu_impl
+
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / sqrt(mean(x²) + eps) * weight over the last dimension; the mean is taken in float32.
@@ -18,14 +20,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         from lightllm.ops.triton import rms_norm as triton_impl
 
         return triton_impl.rms_norm(x, weight, eps)
-    # `vector_norm` reads x once and makes no temporary of its size.
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = torch.addcmul(_constant(eps, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
-    if x.dtype == torch.float32:
-        return torch.mul(x, scale).mul_(weight)
-    if weight.dtype == torch.float32:
-        return torch.mul(x, scale).mul_(weight).to(x.dtype)
-    return torch.mul(x, scale).to(x.dtype).mul_(weight)
+    result = cpu_impl.rms_norm(x, weight, eps)
+    return _in_torch(x, weight, eps) if result is None else result
 
 
 def fused_add_rms_norm(
@@ -39,7 +35,19 @@ def fused_add_rms_norm(
         from lightllm.ops.triton import rms_norm as triton_impl
 
         return triton_impl.fused_add_rms_norm(x, residual, weight, eps)
-    return rms_norm(residual.add_(x), weight, eps)
+    result = cpu_impl.rms_norm(x, weight, eps, residual)
+    return _in_torch(residual.add_(x), weight, eps) if result is None else result
+
+
+def _in_torch(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    # `vector_norm` reads x once and makes no temporary of its size.
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.addcmul(_constant(eps, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
+    if x.dtype == torch.float32:
+        return torch.mul(x, scale).mul_(weight)
+    if weight.dtype == torch.float32:
+        return torch.mul(x, scale).mul_(weight).to(x.dtype)
+    return torch.mul(x, scale).to(x.dtype).mul_(weight)
 
 
 @functools.cache

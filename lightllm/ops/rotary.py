@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lightllm.ops.cpu import rotary as cpu_impl
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.rms_norm import rms_norm
 from lightllm.ops.write_kv import write_kv
@@ -187,6 +188,9 @@ def rotary_and_write_kv(
         return triton_impl.rotary_and_write_kv(
             qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
         )
+    q = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
+    if q is not None:
+        return q
     if norm_weight is not None:
         qk = rms_norm(qk, norm_weight, eps)
     heads = qk.shape[1] - v.shape[1]

@@ -19,6 +19,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lightllm.ops.cpu import greedy_tokens as cpu_impl
+
 _CANDIDATES = 512
 """Largest logits of a row that a filter looks at first; where it keeps them all it looks at more."""
 _WIDENING = 8
@@ -28,11 +30,15 @@ _BLOCK = 128
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The most likely token of each row, the lowest id among equals, and 0 in the place of its log-probability, or NaN where
-    the logits are no numbers. logits float32 [S, V]. Returns int64 [S], float32 [S]."""
+    the logits are no numbers. logits [S, V], on a GPU float32. Returns int64 [S], float32 [S]."""
     if logits.is_cuda:
         from lightllm.ops.triton import sample as triton_impl
 
         return triton_impl.greedy_tokens(logits)
+    result = cpu_impl.greedy_tokens(logits)
+    if result is not None:
+        return result
+    logits = logits.float()
     token_ids = _most_likely(logits)
     peaks = logits.gather(1, token_ids[:, None]).squeeze(1)
     return token_ids, peaks - peaks

@@ -1,7 +1,8 @@
 """CPU kernels beside what the machine allows and beside torch: `python test/benchmark/cpu_kernels.py`. Needs an idle machine.
 
 Decode attention reads each key and value once, so its limit is the rate at which this machine reads memory, measured in the
-same run. Keys and values of a shape lie in as many layers as do not fit into any cache.
+same run. Keys and values of a shape lie in as many layers as do not fit into any cache. What computes rows finds them in the
+caches, where the operation before has left them; its times are of one call with all that Python does for it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ from lightllm.ops.attention_backends.torch import TorchAttention  # noqa: E402
 from lightllm.ops.attention_metadata import AttentionMetadata  # noqa: E402
 from lightllm.ops.attention_spec import AttentionSpec  # noqa: E402
 from lightllm.ops.cpu.library import load_kernels  # noqa: E402
+from lightllm.ops.cpu.rows import RowKernels  # noqa: E402
 from lightllm.ops.cpu_kind import described  # noqa: E402
+from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul  # noqa: E402
 from lightllm.ops.kv_layer import KvLayer  # noqa: E402
+from lightllm.ops.rms_norm import fused_add_rms_norm  # noqa: E402
+from lightllm.ops.rotary import rotary_and_write_kv  # noqa: E402
+from lightllm.ops.sample import greedy_tokens  # noqa: E402
 
 SHAPES = [
     # entries, context, KV heads, query heads of each, head_dim
@@ -35,6 +41,7 @@ SHAPES = [
     (1, 16384, 4, 8, 64),
     (1, 4096, 8, 4, 128),  # Llama 3 8B
 ]
+ROWS = (1, 32, 512)
 COLD_BYTES = 256 << 20
 
 
@@ -83,6 +90,42 @@ def decode_attention(
     return seconds[0], seconds[1], size
 
 
+def row_operations(rows: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """Those of a layer of TinyLlama 1.1B or Qwen3 0.6B, and the choice of tokens."""
+    x, residual, gates = (torch.randn(rows, size).to(dtype) for size in (2048, 2048, 2 * 5632))
+    weight, logits = torch.randn(2048).to(dtype), torch.randn(rows, 32000).to(dtype)
+    kv, slots = KvLayer(torch.zeros(2 * rows + 1, 16, 128, dtype=dtype), 8), torch.randperm(2 * rows)[:rows]
+    qkv, angles = torch.randn(rows, 32, 128).to(dtype), torch.randn(2, rows, 1, 128).to(dtype)
+    told = (qkv[:, :24], qkv[:, 24:], *angles, kv, slots)
+    return {
+        "add, norm 2048": lambda: fused_add_rms_norm(x, residual, weight, 1e-6),
+        "rotate, write 16/8 x 128": lambda: rotary_and_write_kv(*told),
+        "norm, rotate, write 16/8 x 128": lambda: rotary_and_write_kv(
+            *told, norm_weight=weight[:128], eps=1e-6
+        ),
+        "silu 5632": lambda: silu_and_mul(gates),
+        "gelu 5632": lambda: gelu_and_mul(gates),
+        "greedy 32000": lambda: greedy_tokens(logits),
+    }
+
+
+def with_and_without_kernel(
+    run: Callable[[], object], repeat: int, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Seconds of a call with the kernel and with torch."""
+
+    def several(_: int) -> None:
+        for _ in range(10):
+            run()
+
+    ours, find = least(several, repeat, clock) / 10, RowKernels.find
+    RowKernels.find = lambda self, dtype: None  # type: ignore[method-assign]
+    try:
+        return ours, least(several, repeat, clock) / 10
+    finally:
+        RowKernels.find = find  # type: ignore[method-assign]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeat", type=int, default=20)
@@ -107,6 +150,13 @@ def main() -> None:
                 f"{torchs * 1e3:10.2f}{ours / torchs:8.2f}",
                 flush=True,
             )
+    print(f"{'rows':46}{'us':>8}{'torch us':>10}{'ratio':>8}")
+    for name in options.dtypes:
+        for rows in ROWS:
+            for operation, run in row_operations(rows, getattr(torch, name)).items():
+                ours, torchs = with_and_without_kernel(run, options.repeat, clock)
+                words = f"{rows:3} {operation}, {name}"
+                print(f"{words:46}{ours * 1e6:8.1f}{torchs * 1e6:10.1f}{ours / torchs:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

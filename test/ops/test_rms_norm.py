@@ -6,6 +6,7 @@ from support.references import rms_norm as reference
 
 from lightllm.ops.rms_norm import fused_add_rms_norm, rms_norm
 
+pytestmark = pytest.mark.usefixtures("implementation")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 

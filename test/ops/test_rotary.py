@@ -81,6 +81,7 @@ def test_keys_may_be_written_without_rotation() -> None:
     assert torch.equal(kv[slots], qkv[:, 6:]) and kv[[1, 2, 4, 5, 6, 8]].isnan().all()
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("tokens", [1, 33])
 def test_keys_and_values_land_in_their_slots_and_nowhere_else(tokens: int) -> None:
     heads, kv_heads, head_dim, hold = 6, 2, 8, 99
@@ -100,6 +101,7 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else(tokens: int) -> No
     assert kv[untouched].isnan().all()
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("per_head", [False, True])
 def test_heads_may_be_normalised_before_they_are_rotated(per_head: bool) -> None:
     heads, kv_heads, head_dim = 6, 2, 8
@@ -117,6 +119,7 @@ def test_heads_may_be_normalised_before_they_are_rotated(per_head: bool) -> None
     torch.testing.assert_close(kv[slots], torch.cat((expected[:, heads:], v), 1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("weight", [None, torch.linspace(0.5, 2, 8)])
 def test_rotated_keys_may_be_kept_behind_the_queries(weight: torch.Tensor | None) -> None:
     qk, v, slots = torch.randn(5, 8, 8), torch.randn(5, 2, 8), torch.tensor([4, 0, 9, 3, 7])
@@ -131,6 +134,22 @@ def test_rotated_keys_may_be_kept_behind_the_queries(weight: torch.Tensor | None
     assert torch.equal(again, kv)
 
 
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary_dim", [4, 12, 16])
+def test_a_part_of_each_head_is_rotated_and_written_in_either_pairing(
+    rotary_dim: int, interleaved: bool
+) -> None:
+    qk, v, slots = torch.randn(5, 9, 16)[:, 1:7], torch.randn(5, 2, 16), torch.tensor([4, 0, 9, 3, 7])
+    positions, kv = torch.tensor([0, 3, 3, 100, 1000]), torch.zeros(11, 4, 16)
+    table = RotaryTable(rotary_dim, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))
+    q = rotary_and_write_kv(qk, v, *table.lookup(positions, 1001), layer(kv), slots, interleaved)
+    expected = rotated_as_complex(qk, positions, 10000.0, rotary_dim, interleaved).float()
+    torch.testing.assert_close(q, expected[:, :4], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kv[slots], torch.cat((expected[:, 4:], v), 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("implementation")
 def test_padding_tokens_may_share_the_hold_slot() -> None:
     kv = torch.zeros(11, 2, 4)
     table = RotaryTable(4, 10000.0, SCALINGS[0], torch.float32, torch.device("cpu"))

@@ -170,6 +170,25 @@ def test_top_alternatives_are_sorted_by_probability_then_token_id():
     torch.testing.assert_close(logprobs, logits.log_softmax(1).gather(1, token_ids))
 
 
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_lowest_of_equal_logits_is_taken_of_every_dtype(dtype: torch.dtype) -> None:
+    for size in (1, 3, 512, 513, 5000):
+        logits = torch.randint(-9, 9, (7, size)).to(dtype)
+        logits[0] = -0.0
+        logits[0, size // 2] = 0.0
+        logits[1] = -1e4
+        logits[1, -1] = -9e3
+        token_ids, logprobs = sample.greedy_tokens(logits)
+        assert token_ids.tolist() == logits.float().numpy().argmax(1).tolist() and not logprobs.any()
+        logits[2, 0], logits[2, -1] = float("inf"), -float("nan")
+        logits[3] = -float("inf")
+        token_ids, logprobs = sample.greedy_tokens(logits)
+        assert token_ids[2:4].tolist() == [size - 1, 0]
+        assert logprobs.isnan().tolist() == [False, False, True, True, False, False, False]
+
+
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("vocab", VOCABS)
 @pytest.mark.parametrize("name", broken_logits.BROKEN)
 def test_logits_that_are_no_numbers_are_seen_in_their_row_alone(name, vocab):

@@ -12,7 +12,7 @@ from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.cpu import decode_call as at
+from lightllm.ops.cpu.calls import decode_attention as at
 from lightllm.ops.cpu.library import Kernel
 from lightllm.ops.kv_layer import KvLayer
 
@@ -38,9 +38,9 @@ class CpuAttention:
         count, heads, head_dim = metadata.num_decode, *call.q.shape[1:]
         key = ("cpu decode", heads, kv.kv_heads, head_dim, spec.window)
         batch = metadata.once(key, lambda: _Batch(metadata, heads, kv.kv_heads, head_dim, spec.window))
-        q, out = call.q[:count].float().contiguous(), call.out[:count]
-        result = out if out.dtype == torch.float32 and out.is_contiguous() else torch.empty_like(q)
-        self._kernels[kv.data.dtype](batch.told(q, kv, spec, result))
+        q, out = call.q[:count].to(kv.data.dtype).contiguous(), call.out[:count]
+        result = out if out.dtype == q.dtype and out.is_contiguous() else torch.empty_like(q)
+        self._kernels[q.dtype](batch.told(q, kv, spec, result))
         if result is not out:
             out.copy_(result)
 
@@ -60,6 +60,7 @@ class _Batch:
         self._scratch = torch.empty(torch.get_num_threads() * heads * (at.BLOCK + head_dim))
         self._states = torch.empty(len(tasks) * heads * (2 + head_dim))
         call = self._call = np.zeros(at.LENGTH, np.int64)
+        self._address = call.ctypes.data
         call[at.SLOTS], call[at.ROW_STRIDE] = table.data_ptr(), table.stride(0)
         call[at.ROWS], call[at.KV_LENS] = self._rows.data_ptr(), self._kv_lens.data_ptr()
         call[at.TASKS], call[at.NUM_TASKS] = tasks.ctypes.data, len(tasks)
@@ -67,8 +68,8 @@ class _Batch:
         call[at.SCRATCH], call[at.STATES] = self._scratch.data_ptr(), self._states.data_ptr()
         call[at.KV_HEADS], call[at.GROUP], call[at.HEAD_DIM] = kv_heads, heads // kv_heads, head_dim
 
-    def told(self, q: torch.Tensor, kv: KvLayer, spec: AttentionSpec, out: torch.Tensor) -> np.ndarray:
-        """Holds until the next layer is told."""
+    def told(self, q: torch.Tensor, kv: KvLayer, spec: AttentionSpec, out: torch.Tensor) -> int:
+        """Where it lies; holds until the next layer is told."""
         assert kv.data.stride()[1:] == (kv.data.shape[2], 1)
         call = self._call
         self._counters.fill(0)
@@ -76,7 +77,7 @@ class _Batch:
         call[at.Q], call[at.OUT] = q.data_ptr(), out.data_ptr()
         call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0)
         call[at.ALIBI], call[at.SINKS] = _address(spec.alibi_slopes), _address(spec.sinks)
-        return call
+        return self._address
 
 
 def _address(numbers: torch.Tensor | None) -> int:
@@ -85,7 +86,7 @@ def _address(numbers: torch.Tensor | None) -> int:
 
 
 def _tasks(kv_lens: np.ndarray, window: int) -> np.ndarray:
-    """int32 [tasks, 4]; see `decode_call`."""
+    """int32 [tasks, 4]; see `calls.decode_attention`."""
     firsts = np.maximum(kv_lens - window, 0) if window else np.zeros_like(kv_lens)
     pieces = -(-(kv_lens - firsts) // at.SPLIT)
     entries = np.repeat(np.arange(len(kv_lens)), pieces)

@@ -1,29 +1,61 @@
 """Compiles the CPU kernels into a folder: `python -m lightllm.ops.cpu.compile FOLDER`, started by `library.py`.
 
-Numba makes code for the processor it runs on, or for the one that NUMBA_CPU_NAME names.
+Numba makes code for the processor it runs on, or for the one that NUMBA_CPU_NAME names. Several processes share the work.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lightllm.ipc.child import die_with_parent
-from lightllm.ops.cpu.kernels import decode_attention
-from lightllm.ops.cpu.library import SYMBOLS
+from lightllm.ops.cpu import SYMBOLS
+from lightllm.ops.cpu.kernels import decode_attention, gated_activation, greedy_tokens, rms_norm, rotary
+
+SOURCES = (decode_attention, rotary, rms_norm, gated_activation, greedy_tokens)
+"""Those that take longest first."""
+_MOST_PROCESSES = 4
 
 
-def main(folder: Path) -> None:
-    symbols = {}
-    for name, kernel in decode_attention.kernels().items():
+def main(folder: Path) -> int:
+    kernels = [kernel for source in SOURCES for kernel in source.kernels().items()]
+    count = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
+    parts = [folder / f"part-{number}" for number in range(count)]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=_compile, args=(kernels[number::count], part))
+        for number, part in enumerate(parts)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        return 1
+    symbols: dict[str, str] = {}
+    for part in parts:
+        symbols |= json.loads(part.read_text())
+        part.unlink()
+    (folder / SYMBOLS).write_text(json.dumps(symbols))
+    return 0
+
+
+def _compile(kernels: list[tuple[str, Callable[[], Any]]], symbols: Path) -> None:
+    die_with_parent()
+    names = {}
+    for name, make in kernels:
+        kernel = make()
         library = kernel._library
         # Numba itself keeps object code only if it was told to before it linked.
-        (folder / f"{name}.o").write_bytes(library._codegen._tm.emit_object(library._final_module))
-        symbols[name] = kernel.native_name
-    (folder / SYMBOLS).write_text(json.dumps(symbols))
+        (symbols.parent / f"{name}.o").write_bytes(library._codegen._tm.emit_object(library._final_module))
+        names[name] = kernel.native_name
+    symbols.write_text(json.dumps(names))
 
 
 if __name__ == "__main__":
     die_with_parent()
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -26,17 +26,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
+from lightllm.ops.cpu import SYMBOLS
 from lightllm.ops.cpu_kind import CpuKind, chosen, detect
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "LIGHTLLM_KERNEL_CACHE"
 """A folder for compiled kernels, instead of the user's cache."""
-SYMBOLS = "symbols.json"
 _COMPILE_SECONDS = 600
 _LLVM_NAMES = {
     CpuKind.AVX2: "haswell", CpuKind.AVX512: "skylake-avx512", CpuKind.AVX512_BF16: "cooperlake",
@@ -52,20 +52,22 @@ _engines: list[object] = []
 
 
 class Kernel:
-    """A compiled function of one argument, which each of torch's threads runs at the same time."""
+    """A compiled function of one argument, the address of int64 numbers, which each of torch's threads runs at the same time."""
 
     def __init__(self, address: int) -> None:
         self._address = address
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
         self._together = _parallel_region()
+        self.at_once = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
+        """Runs it in this thread alone, for what takes some microseconds: no other thread of Python's runs meanwhile."""
 
-    def __call__(self, call: np.ndarray) -> None:
-        """call: int64, what the kernel is told."""
+    def __call__(self, call: Any) -> None:
+        """call: the address of what the kernel is told, or an array of `ctypes`."""
         threads = torch.get_num_threads()
         if threads == 1 or self._together is None:
-            self._alone(call.ctypes.data)
+            self._alone(call)
         else:
-            self._together(self._address, call.ctypes.data, threads, 0)
+            self._together(self._address, call, threads, 0)
 
 
 def _parallel_region() -> Callable[..., object] | None:
@@ -86,14 +88,14 @@ def load_kernels() -> dict[str, Kernel]:
     base = _cache_folder()
     if base is None:
         logger.warning(
-            "no folder for compiled CPU kernels can be written to; torch computes attention, slower. Name one: %s",
+            "no folder for compiled CPU kernels can be written to; torch computes in their place, slower. Name one: %s",
             VARIABLE,
         )
         return {}
     try:
         return _linked(_compiled(base))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
-        logger.warning("the CPU kernels cannot be compiled; torch computes attention, slower: %s", error)
+        logger.warning("the CPU kernels cannot be compiled; torch computes in their place, slower: %s", error)
         return {}
 
 
@@ -169,7 +171,8 @@ def _key() -> str:
     import llvmlite.binding as llvm
 
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
+    sources = Path(__file__).parent
+    for file in sorted([*sources.glob("kernels/*.py"), *sources.glob("calls/*.py"), sources / "compile.py"]):
         digest.update(file.read_bytes())
     versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
     machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), chosen().name)

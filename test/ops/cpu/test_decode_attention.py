@@ -11,7 +11,7 @@ from support.attention_cases import AttentionCase
 
 from lightllm.ops.attention_backends.cpu import CpuAttention
 from lightllm.ops.attention_backends.protocol import AttentionCall
-from lightllm.ops.cpu.decode_call import BLOCK, SPLIT
+from lightllm.ops.cpu.calls.decode_attention import BLOCK, SPLIT
 from lightllm.ops.cpu.library import load_kernels
 
 CPU = torch.device("cpu")

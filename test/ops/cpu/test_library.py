@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lightllm.ops.cpu import library
-from lightllm.ops.cpu.library import SYMBOLS, VARIABLE, load_kernels
+from lightllm.ops.cpu import SYMBOLS, library
+from lightllm.ops.cpu.library import VARIABLE, load_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +76,8 @@ def test_kernels_are_compiled_once_and_loaded_without_numba() -> None:
 def test_kernels_for_a_lesser_processor(tmp_path: Path) -> None:
     """What they compute is right, and they are kept apart from those of this processor."""
     environ = os.environ | {VARIABLE: str(tmp_path), "LIGHTLLM_CPU_KIND": "avx2"}
-    test = Path(__file__).with_name("test_decode_attention.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(test)]
+    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("decode_attention", "row_kernels")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests]
     run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     (symbols,) = tmp_path.glob(f"*/{SYMBOLS}")

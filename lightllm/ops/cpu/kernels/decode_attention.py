@@ -11,34 +11,37 @@ task for each head reads a piece of every slot: ten times slower where slots are
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import cfunc, types
 
-from lightllm.ops.cpu import decode_call as at
-from lightllm.ops.cpu.decode_call import BLOCK, SPLIT
+from lightllm.ops.cpu.calls import decode_attention as at
+from lightllm.ops.cpu.calls.decode_attention import BLOCK, SPLIT
 from lightllm.ops.cpu.kernels.lowlevel import (
     FAST,
-    bfloat16,
     exp,
-    float16,
-    float32,
     floats,
     int32s,
     int64s,
     kernel,
     maximum,
+    plain_nan,
     take_next,
-    uint16s,
 )  # fmt: skip
+from lightllm.ops.cpu.kernels.numbers import BY_NAME, Numbers
 
 LOWEST = np.float32(-1e30)
 """The score of a key that is not there: its weight is 0 beside any other."""
 
 
-def make(element: Any, elements: Any) -> Any:  # long because: functions for one kind of numbers stand in it
-    """The kernel for KV memory whose numbers `element` makes floats of; `elements` makes a pointer to them of an address."""
+def make(
+    numbers: Numbers, itemsize: int
+) -> Any:  # long because: functions for one kind of numbers stand in it
+    """The kernel for queries, KV memory and results of these numbers."""
+    elements, load, _, store, _ = numbers
 
     @kernel
     def score4(q, q_at, kv, k0, k1, k2, k3, head_dim, scores, to):
@@ -46,10 +49,10 @@ def make(element: Any, elements: Any) -> Any:  # long because: functions for one
         s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
         for i in range(head_dim):
             x = q[q_at + i]
-            s0 += x * element(kv[k0 + i])
-            s1 += x * element(kv[k1 + i])
-            s2 += x * element(kv[k2 + i])
-            s3 += x * element(kv[k3 + i])
+            s0 += x * load(kv, k0 + i)
+            s1 += x * load(kv, k1 + i)
+            s2 += x * load(kv, k2 + i)
+            s3 += x * load(kv, k3 + i)
         scores[to], scores[to + 1], scores[to + 2], scores[to + 3] = s0, s1, s2, s3
 
     @kernel
@@ -58,8 +61,8 @@ def make(element: Any, elements: Any) -> Any:  # long because: functions for one
         w0, w1, w2, w3 = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
         for i in range(head_dim):
             out[to + i] += (
-                w0 * element(kv[v0 + i]) + w1 * element(kv[v1 + i])
-                + w2 * element(kv[v2 + i]) + w3 * element(kv[v3 + i])
+                w0 * load(kv, v0 + i) + w1 * load(kv, v1 + i)
+                + w2 * load(kv, v2 + i) + w3 * load(kv, v3 + i)
             )  # fmt: skip
 
     @kernel
@@ -69,7 +72,7 @@ def make(element: Any, elements: Any) -> Any:  # long because: functions for one
         t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
         for i in range(head_dim):
             x, y = q[q_at + i], q[q_at + head_dim + i]
-            a, b, c, d = element(kv[k0 + i]), element(kv[k1 + i]), element(kv[k2 + i]), element(kv[k3 + i])
+            a, b, c, d = load(kv, k0 + i), load(kv, k1 + i), load(kv, k2 + i), load(kv, k3 + i)
             s0 += x * a
             s1 += x * b
             s2 += x * c
@@ -88,7 +91,7 @@ def make(element: Any, elements: Any) -> Any:  # long because: functions for one
         w += BLOCK
         u0, u1, u2, u3 = weights[w], weights[w + 1], weights[w + 2], weights[w + 3]
         for i in range(head_dim):
-            a, b, c, d = element(kv[v0 + i]), element(kv[v1 + i]), element(kv[v2 + i]), element(kv[v3 + i])
+            a, b, c, d = load(kv, v0 + i), load(kv, v1 + i), load(kv, v2 + i), load(kv, v3 + i)
             out[to + i] += w0 * a + w1 * b + w2 * c + w3 * d
             out[to + head_dim + i] += u0 * a + u1 * b + u2 * c + u3 * d
 
@@ -152,14 +155,19 @@ def make(element: Any, elements: Any) -> Any:  # long because: functions for one
             entry, first = np.int64(tasks[4 * task]), np.int64(tasks[4 * task + 1])
             piece, pieces = np.int64(tasks[4 * task + 2]), np.int64(tasks[4 * task + 3])
             last = min(first + SPLIT, np.int64(int32s(call[at.KV_LENS])[entry]))
-            q = floats(call[at.Q] + 4 * entry * heads * head_dim)
+            row_bytes = itemsize * entry * heads * head_dim
+            q = elements(call[at.Q] + row_bytes)
             for i in range(heads * head_dim):
-                scratch[heads * BLOCK + i] = q[i] * scale
+                scratch[heads * BLOCK + i] = load(q, i) * scale
             state_bytes = 4 * heads * (2 + head_dim)
             state = call[at.STATES] + state_bytes * task
             attend(call, scratch, floats(state), entry, first, last)
             if take_next(counters + 16 + 8 * entry) == pieces - 1:
-                add_up(call, floats(state - state_bytes * piece), pieces, entry, heads)
+                first_state = floats(state - state_bytes * piece)
+                add_up(call, first_state, pieces, heads)
+                out = elements(call[at.OUT] + row_bytes)
+                for i in range(heads * head_dim):
+                    store(out, i, plain_nan(first_state[2 * heads + i]))
 
     return decode_attention
 
@@ -213,10 +221,9 @@ def tanh(x):
 
 
 @kernel
-def add_up(call, states, pieces, entry, heads):
-    """The pieces of one context become its result."""
+def add_up(call, states, pieces, heads):
+    """The pieces of one context become its result, in the place of the first one's weighted values."""
     head_dim = call[at.HEAD_DIM]
-    out = floats(call[at.OUT] + 4 * entry * heads * head_dim)
     size = heads * (2 + head_dim)
     for head in range(heads):
         highest, total = states[head], np.float32(0)
@@ -226,21 +233,23 @@ def add_up(call, states, pieces, entry, heads):
             sink = floats(call[at.SINKS])[head]
             highest = max(highest, sink)
             total = exp(sink - highest)
-        start = head * head_dim
+        start = 2 * heads + head * head_dim
+        shrink = exp(states[head] - highest)
+        total += states[heads + head] * shrink
         for i in range(start, start + head_dim):
-            out[i] = np.float32(0)
-        for piece in range(pieces):
-            shrink = exp(states[piece * size + head] - highest)
-            total += states[piece * size + heads + head] * shrink
+            states[i] *= shrink
+        for piece in range(1, pieces):
+            other = piece * size
+            shrink = exp(states[other + head] - highest)
+            total += states[other + heads + head] * shrink
             for i in range(start, start + head_dim):
-                out[i] += states[piece * size + 2 * heads + i] * shrink
+                states[i] += states[other + i] * shrink
         for i in range(start, start + head_dim):
-            out[i] /= total
+            states[i] /= total
 
 
-def kernels() -> dict[str, Any]:
+def kernels() -> dict[str, Callable[[], Any]]:
     return {
-        "decode_attention_bfloat16": make(bfloat16, uint16s),
-        "decode_attention_float16": make(float16, uint16s),
-        "decode_attention_float32": make(float32, floats),
+        f"decode_attention_{name}": partial(make, numbers, 4 if name == "float32" else 2)
+        for name, numbers in BY_NAME.items()
     }

@@ -1,4 +1,4 @@
-"""What the kernels need of the machine and Python has no word for: pointers, 16-bit floats, a counter of all threads, exp.
+"""What the kernels need of the machine and Python has no word for: pointers, a counter of all threads, exp.
 
 Kernels get addresses as integers. They index flat pointers: a view made inside a loop costs more than what it saves.
 """
@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 """Sums may be taken in the order that suits vectors, which is the same in every call. NaN and infinity stay what they are."""
 
-_F16, _F32, _I16, _I32, _I64 = (
-    ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64),
-)  # fmt: skip
+_F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    return njit(fastmath=FAST, error_model="numpy")(function)
+    return njit(fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def _pointer(element: Any, llvm: ir.Type) -> Any:
@@ -37,6 +36,7 @@ def _pointer(element: Any, llvm: ir.Type) -> Any:
     return pointer
 
 
+int16s = _pointer(types.int16, _I16)
 int32s = _pointer(types.int32, _I32)
 int64s = _pointer(types.int64, _I64)
 floats = _pointer(types.float32, _F32)
@@ -44,40 +44,35 @@ uint16s = _pointer(types.uint16, _I16)
 
 
 @intrinsic
-def bfloat16(context: Any, bits: Any) -> Any:
-    """float32 of the bits of a bfloat16."""
+def float_of(context: Any, bits: Any) -> Any:
+    """float32 of its bits."""
 
-    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        wide = builder.shl(builder.zext(arguments[0], _I32), ir.Constant(_I32, 16))
-        return builder.bitcast(wide, _F32)
-
-    return types.float32(types.uint16), make
-
-
-@intrinsic
-def float16(context: Any, bits: Any) -> Any:
-    """float32 of the bits of a float16."""
-
-    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fpext(builder.bitcast(arguments[0], _F16), _F32)
-
-    return types.float32(types.uint16), make
-
-
-@intrinsic
-def float32(context: Any, value: Any) -> Any:
-    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return arguments[0]
-
-    return types.float32(types.float32), make
-
-
-@intrinsic
-def _float_of(context: Any, bits: Any) -> Any:
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], _F32)
 
     return types.float32(types.int32), make
+
+
+@intrinsic
+def address_of(context: Any, pointer: Any) -> Any:
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], _I64)
+
+    return types.int64(pointer), make
+
+
+def scratch(count: int) -> Any:
+    """A function that answers with memory of its caller's for so many float32."""
+
+    @intrinsic
+    def scratch_floats(context: Any) -> Any:
+        def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            memory = cgutils.alloca_once(builder, ir.ArrayType(_F32, count))
+            return builder.bitcast(memory, _F32.as_pointer())
+
+        return types.CPointer(types.float32)(), make
+
+    return scratch_floats
 
 
 @intrinsic
@@ -103,7 +98,13 @@ def exp(x):
     value = _TAYLOR[0]
     for factor in _TAYLOR[1:]:
         value = value * rest + factor
-    return value * _float_of((whole + np.int32(127)) << np.int32(23))
+    return value * float_of((whole + np.int32(127)) << np.int32(23))
+
+
+@kernel
+def plain_nan(x):
+    """NaN is one of them all, whatever its bits were."""
+    return x if x == x else np.float32(np.nan)
 
 
 @kernel

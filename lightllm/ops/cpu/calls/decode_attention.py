@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 (
-    Q,  # float32 [n, kv_heads, group, head_dim]
+    Q,  # [n, kv_heads, group, head_dim], like KV and OUT of the kernel's dtype
     KV,  # numbers of the slots
     SLOTS,  # int32 [rows, ROW_STRIDE]: slot of each position of each row
     ROWS,  # int64 [n]
     KV_LENS,  # int32 [n]
-    OUT,  # float32 [n, kv_heads, group, head_dim]
+    OUT,  # [n, kv_heads, group, head_dim]
     TASKS,  # int32 [NUM_TASKS, 4]: entry, first token, number of the piece, pieces of the entry
     COUNTERS,  # int64 [2 + n], zeros: tasks begun, threads begun, pieces done
     SCRATCH,  # float32 [threads, heads, BLOCK + head_dim]
