@@ -62,7 +62,8 @@ soak: env
 		test/server/test_narrow_surroundings.py $(ARGS)
 
 chaos: env
-	$(PY) -m pytest -s -m slow test/soak/test_chaos.py test/server/test_restart_races.py test/server/test_restarts.py test/server/test_stalled_process.py $(ARGS)
+	$(PY) -m pytest -s -m slow test/soak/test_chaos.py test/server/test_restart_races.py test/server/test_restarts.py test/server/test_stalled_process.py \
+		test/server/test_node_restarts.py $(ARGS)
 
 test-models: env
 	$(PY) -m pytest -m slow test/models test/backend test/server/test_broken_model_folder.py test/server/test_images.py \

@@ -79,7 +79,7 @@ class ServerConfig:
     startup_timeout: float = _option(1800.0, "Seconds within which every process must be ready.", _SERVER, **_ABOVE_0)  # fmt: skip
     max_restarts: int = _option(
         5, "How often a process of the server that ends is started again within five minutes before the server gives up; 0: the "
-        "end of any process ends the server, as that of a Model Backend of several nodes always does.", _SERVER, **_at_least(0),
+        "end of any process ends the server.", _SERVER, **_at_least(0),
     )  # fmt: skip
     health_timeout: float | None = _option(
         None, "Seconds without a token, of a prompt or an answer, after which /health is 503 while requests run; 0: never. "
@@ -282,7 +282,7 @@ class ServerConfig:
         None, "File with the secret that the nodes share; else the environment variable LIGHTLLM_CLUSTER_SECRET.", _PARALLEL,
     )  # fmt: skip
     nodes_timeout: float = _option(
-        300.0, "Seconds that the nodes wait for each other at the start.", _PARALLEL, **_ABOVE_0,
+        300.0, "Seconds that the nodes wait for one that is not there: at the start, and when it is lost.", _PARALLEL, **_ABOVE_0,
     )  # fmt: skip
     round_timeout: float = _option(
         60.0,

@@ -152,6 +152,6 @@ class DeviceError(StartupError):
 
 
 class NodeLost(StartupError):
-    """Another node of the server cannot take part, or no longer."""
+    """Another node of the server cannot take part, or has not come back."""
 
     final = True

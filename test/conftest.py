@@ -42,6 +42,7 @@ LONG_FILES = (
     "test_llm.py",
     "server/test_mock_server.py",
     "server/test_restarts.py",
+    "server/test_node_restarts.py",
     "server/test_stalled_process.py",
     "server/test_images.py",
     "backend/test_gpu_path.py",

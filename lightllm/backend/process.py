@@ -88,7 +88,7 @@ class BackendProcess:
     def run(self) -> None:
         started = time.monotonic()
         if self._child.config.node_rank:
-            self._link: RouterLink = NodeLink(self._child, self._rank, self._wake, self._stop)
+            self._link: RouterLink = NodeLink(self._child, self._rank, self._wake)
         else:
             self._link = LocalLink(self._child.runtime, self._rank, self._wake, self._ask_for_profile)
         self._child.on_command(self._on_command)
@@ -117,7 +117,9 @@ class BackendProcess:
         config = _with_own_paths(ServerConfig.from_json(request.config_json), self._child.config)
         self._child.report("loading", "loading the model")
         progress = functools.partial(self._child.report, "loading")
-        backend = _make_backend(config, request.rank, self._child.runtime, progress, self._link.asked)
+        runtime = self._child.runtime
+        rank_set = request.rank_set or runtime.rank_set_name(runtime.rank_set)
+        backend = _make_backend(config, request.rank, runtime, rank_set, progress, self._link.asked)
         ready = backend.init_model(self._show_bar)
         backend.settle(first_seq(request.epoch))
         gc.collect()
@@ -338,6 +340,7 @@ def _make_backend(
     config: ServerConfig,
     rank: int,
     runtime: RuntimeDir,
+    rank_set: str,
     progress: Callable[[str], None],
     superseded: Callable[[], bool],
 ) -> Backend:
@@ -350,7 +353,7 @@ def _make_backend(
     from lightllm.backend.mode_backend import ModeBackend
     from lightllm.backend.ranks import make_rendezvous
 
-    rendezvous = make_rendezvous(config, rank, runtime.ranks_file, superseded)
+    rendezvous = make_rendezvous(config, rank, runtime.ranks_file, rank_set, superseded)
     embeddings = ImageEmbeddings(runtime.images_dir)
     encoders = functools.partial(encoders_beside, config, runtime)
     return ModeBackend(

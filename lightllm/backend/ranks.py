@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_rendezvous(
-    config: ServerConfig, rank: int, file: Path, superseded: Callable[[], bool]
+    config: ServerConfig, rank: int, file: Path, name: str, superseded: Callable[[], bool]
 ) -> Rendezvous:
-    """Where the ranks of this server find each other; `file` is private to them. superseded: whether another Router asks for
-    this rank."""
+    """Where the ranks of this server find each other; `file` is private to them. name: of their set; superseded: whether another
+    Router asks for this rank."""
     alone = config.nnodes == 1
     return Rendezvous(
         rank=rank,
@@ -35,6 +35,7 @@ def make_rendezvous(
         file=str(file) if alone else "",
         host="" if alone else config.nccl_host,
         port=config.nccl_port,
+        name=name,
         superseded=superseded,
     )
 

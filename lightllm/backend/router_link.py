@@ -38,11 +38,6 @@ _REFUSALS = 3
 """Handshakes that may fail before node 0 counts as having another secret: it may just be starting."""
 _LAST_WORDS_SECONDS = 0.5
 """What was said last leaves before the process ends."""
-_GOODBYE_SECONDS = 2.0
-"""A connection that has ended may have brought a `Goodbye`, which is read between rounds."""
-_ROUTER_SECONDS = 60.0
-"""How long a rank of another node waits for the Router that takes the place of the one that it has lost. It cannot know whether
-there will be one."""
 
 
 class RouterLink(Protocol):
@@ -164,24 +159,20 @@ class LocalLink:
 
 
 class NodeLink:
-    """The connection of a rank on another node. Node 0's end of it is `router.remote_ranks`."""
+    """The connection of a rank on another node. Node 0's end of it is `router.remote_ranks`. When it ends, another Router is
+    awaited: for how long is a matter of this node's Supervisor (`server.node_watch`)."""
 
-    def __init__(
-        self, child: Child, rank: int, wake: Callable[[], None], on_goodbye: Callable[[], None]
-    ) -> None:
-        """wake: there is something for `take_attach`; on_goodbye: called in the main thread when the server stops."""
+    def __init__(self, child: Child, rank: int, wake: Callable[[], None]) -> None:
+        """wake: there is something for `take_attach`."""
         config = child.config
         assert config.model_dir is not None
-        self._child = child
         self._node_0 = f"node 0 at {node_address(config)}"
         self._timeout = config.nodes_timeout
-        self._patience = _ROUTER_SECONDS if config.max_restarts else _GOODBYE_SECONDS
         self._wake = wake
         self._attaches: deque[Attach] = deque()
         self._messages: deque[Round | Resync] = deque()
         self._greet = threading.Event()
         """A Router that comes must be told that this rank is there."""
-        self._on_goodbye = on_goodbye
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="node-0", daemon=True)
@@ -191,7 +182,7 @@ class NodeLink:
         self.socket = self._connection.socket
         self._hello = RankHello(
             rank=rank, node_rank=config.node_rank, host=socket.gethostname(), version=__version__,
-            nnodes=config.nnodes, tp=config.tp, model=model_fingerprint(config.model_dir),
+            nnodes=config.nnodes, tp=config.tp, model=model_fingerprint(config.model_dir), pid=os.getpid(),
         )  # fmt: skip
         self._connection.send(codec.encode(self._hello))
 
@@ -206,18 +197,21 @@ class NodeLink:
             if (data := self._connection.receive()) is not None:
                 message = codec.to_rank.decode(data)
                 if isinstance(message, StartRank):
-                    self._hello = msgspec.structs.replace(self._hello, server=message.attach.server)
+                    self._hello = msgspec.structs.replace(self._hello, rank_set=message.attach.rank_set)
                     self._watcher.start()
                     return message.attach
-                reason = message.reason if isinstance(message, Refusal) else f"{self._node_0} has stopped."
-                raise StartupError(reason)
-            refused += self._connection.events()[0]
+                if isinstance(message, Refusal):
+                    raise StartupError(message.reason)
+            refusals, ended = self._connection.events()
+            if ended:
+                self._connection.send(codec.encode(self._hello))  # to the Router that comes
+            refused += refusals
             if refused >= _REFUSALS:
                 raise StartupError(
                     f"{self._node_0} refused this node: its cluster secret differs, or something else listens there.",
                     "Give every node the same secret, --nccl_host and --nccl_port.",
                 )
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline and not self._connection.connected:
                 raise StartupError(
                     f"{self._node_0} did not answer within {self._timeout:.0f} s.",
                     "Is it running, and does --nccl_host name it?",
@@ -242,7 +236,7 @@ class NodeLink:
         return self._messages.popleft() if self._messages else None
 
     def _read(self) -> None:
-        """Takes in what has come, and greets a new Router. Raises `StartupError` where node 0 is another server now."""
+        """Takes in what has come, and greets a new Router. Raises `StartupError` where that one does not want it."""
         if self._greet.is_set():
             self._greet.clear()
             self._connection.send(codec.encode(self._hello))
@@ -254,12 +248,8 @@ class NodeLink:
                 self._messages.clear()
                 self._attaches.append(message.attach)
                 self._wake()
-            elif isinstance(message, Refusal):
-                raise StartupError(message.reason)
             else:
-                self._ended.set()
-                logger.info("%s has stopped", self._node_0)
-                self._on_goodbye()
+                raise StartupError(message.reason)
 
     def send(self, result: RoundResult) -> None:
         pass
@@ -278,17 +268,8 @@ class NodeLink:
         self._connection.close()
 
     def _watch(self) -> None:
-        """In a thread: when the Router is lost, the next one is awaited, as long as there may be one; also in the middle of a
-        round."""
-        lost_since = None
+        """In a thread: when the Router is lost, the next one is to be greeted."""
         while not self._ended.is_set():
             if self._connection.monitor.poll(_POLL_MS) and self._connection.events()[1]:
                 self._greet.set()
                 self._wake()
-            if self._connection.connected:
-                lost_since = None
-                continue
-            lost_since = lost_since or time.monotonic()
-            if time.monotonic() - lost_since > self._patience:
-                self._child.report("failed", f"The connection to {self._node_0} was lost.", "See its log.")
-                os._exit(1)

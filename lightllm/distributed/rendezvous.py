@@ -39,6 +39,8 @@ class Rendezvous:
     host: str = ""
     """Address of rank 0's machine."""
     port: int = 0
+    name: str = ""
+    """Of these ranks: others that come to the same place do not meet them."""
     superseded: Callable[[], bool] = _never
     """Asked while this rank waits for the others to meet again: whether it is wanted elsewhere, so that they may wait for each
     other in vain."""
@@ -57,7 +59,8 @@ class RankStore:
     def __init__(self, rendezvous: Rendezvous) -> None:
         """Raises `InvalidOption` when the port is taken, `PeerLost` when rank 0 cannot be reached."""
         self.rendezvous = rendezvous
-        self._store = dist.FileStore(rendezvous.file) if rendezvous.file else _tcp_store(rendezvous)
+        place = dist.FileStore(rendezvous.file) if rendezvous.file else _tcp_store(rendezvous)
+        self._store = dist.PrefixStore(rendezvous.name, place)
 
     def arrive(self, generation: int) -> dist.Store:
         """Waits until every rank has come for this generation and returns its store; `PeerLost` names the missing. All ranks

@@ -61,10 +61,10 @@ class Child:
 
     def report(
         self, state: str, detail: str = "", remedy: str = "", seconds: dict[str, float] | None = None,
-        final: bool = False,
+        final: bool = False, broken_set: int | None = None,
     ) -> None:  # fmt: skip
         """Sends a status line; safe from any thread."""
-        status = Status(self.name, state, detail, remedy, seconds or {}, final)  # type: ignore[arg-type]
+        status = Status(self.name, state, detail, remedy, seconds or {}, final, broken_set)  # type: ignore[arg-type]
         with self._lock:
             try:
                 self._channel.sendall(msgspec.json.encode(status) + b"\n")
@@ -87,7 +87,7 @@ class Child:
                     self._take(msgspec.json.decode(line, type=Command))
         except ConnectionResetError:
             logging.getLogger(__name__).debug("the supervisor went away with unread status lines")
-        self._take(Command(action="stop"))
+        self._take(Command(action="stop", lost=True))
 
     def _take(self, command: Command) -> None:
         with self._obeying:

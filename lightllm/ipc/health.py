@@ -20,9 +20,9 @@ from lightllm.protocol.health import Health, ProcessState, Status
 
 OLD_SECONDS = 3.0
 """The Health Server judges twice a second. A judgement as old as this is not relied on."""
-_LONGEST_DETAIL = 80
+_LONGEST_DETAIL = 120
 """Characters of it that are kept: 6 bytes each at most in JSON, and a judgement has it twice."""
-_PROCESS_BYTES = 1280
+_PROCESS_BYTES = 1760
 """Room for one process in a record."""
 _BYTES = 2048
 """Room for all else."""

@@ -30,6 +30,8 @@ MIN_SECRET = 16
 _DOMAIN = "lightllm-nodes"
 _HEARTBEAT_MS, _SILENCE_MS = 2_000, 15_000
 """A peer whose machine or network went away without a word counts as gone after the latter."""
+PROBE = b""
+"""A frame that says nothing: sending it tells whether the connection is there."""
 _HANDSHAKE_FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )  # fmt: skip
@@ -163,7 +165,7 @@ class NodeConnection(_Monitored):
         super().__init__(context, zmq.DEALER, address)
         self.socket.curve_serverkey = keys.server_public
         self.socket.curve_publickey, self.socket.curve_secretkey = keys.client_public, keys.client_secret
-        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 100, 1000
+        self.socket.reconnect_ivl, self.socket.reconnect_ivl_max = 100, 500
         self.socket.connect(address)
 
     def receive(self) -> bytes | None:

@@ -47,6 +47,8 @@ class RuntimeDir:
         self.ranks_file = self.path / "ranks"
         """Where the Model Backends of one machine find each other; another one for those that are started again."""
         self._epoch_file = self.path / "epoch"
+        self._rank_set_file = self.path / "rank-set"
+        self._started_set_file = self.path / "started-set"
         self.router_intake = self._socket("router")
         """Http Servers and Detokenizer -> Router."""
         self.detokenizer_intake = self._socket("detokenizer")
@@ -108,16 +110,35 @@ class RuntimeDir:
     @property
     def epoch(self) -> int:
         """Number of the engine's present life; 0: none has begun."""
-        try:
-            return int(self._epoch_file.read_text())
-        except FileNotFoundError:
-            return 0
+        return _read_number(self._epoch_file, 0)
 
     def begin_epoch(self) -> int:
         """The next life of the engine begins, with a new Router; its number."""
         epoch = self.epoch + 1
         write_whole(self._epoch_file, str(epoch).encode())
         return epoch
+
+    @property
+    def rank_set(self) -> int:
+        """Number of the present set of ranks: of all Model Backends, those of other nodes too, that are started for each
+        other."""
+        return _read_number(self._rank_set_file, 0)
+
+    def begin_rank_set(self) -> None:
+        """The present set has lost one of its ranks: the next one begins, before any of its ranks is started."""
+        write_whole(self._rank_set_file, str(self.rank_set + 1).encode())
+
+    def rank_set_name(self, number: int) -> str:
+        """No other set has it, of no server."""
+        return f"{self.path.name}/{number}"
+
+    @property
+    def started_set(self) -> int:
+        """The latest set of which ranks of other nodes were told to meet the others; -1: none."""
+        return _read_number(self._started_set_file, -1)
+
+    def note_started_set(self, number: int) -> None:
+        write_whole(self._started_set_file, str(number).encode())
 
     def _socket(self, name: str) -> str:
         return f"ipc://{self.path}/{name}"
@@ -164,6 +185,14 @@ def remove_stale(root: Path) -> list[Path]:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
+
+
+def _read_number(path: Path, default: int) -> int:
+    """default: before there is one."""
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        return default
 
 
 def _temporary_folder() -> str:

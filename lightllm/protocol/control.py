@@ -15,8 +15,8 @@ class Attach(msgspec.Struct, frozen=True):
     rank: int
     config_json: bytes
     """The resolved `ServerConfig` as JSON."""
-    server: str = ""
-    """To ranks of other nodes: a name of node 0's launch. What was loaded for one is of no use to another."""
+    rank_set: str = ""
+    """To ranks of other nodes: the set of ranks that meet each other, a name of node 0's launch and a number."""
 
 
 class ModelReady(msgspec.Struct, frozen=True):
@@ -59,6 +59,9 @@ class Status(msgspec.Struct, frozen=True):
     """Phases of the start with their wall time, with "ready"."""
     final: bool = False
     """With "failed": it is of no use to start the process again."""
+    broken_set: int | None = None
+    """Of the Router: this set of ranks has lost one on another node, for the reason in `detail`. All are to be started
+    again."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -67,3 +70,7 @@ class Command(msgspec.Struct, frozen=True):
     the files of keys and certificates anew."""
 
     action: Literal["drain", "stop", "attach", "reload"]
+    reason: str = ""
+    """With "stop": why the server has failed, for other nodes."""
+    lost: bool = False
+    """With "stop": nobody has said so, the Supervisor is gone."""

@@ -1,10 +1,13 @@
-"""Messages between the Router, on node 0, and the Model Backends of the other nodes: one connection a rank.
+"""Messages between the Router, on node 0, and the other nodes: one connection a Model Backend rank, and one a launch.
 
 rank   --RankHello-->       Router     who it is, and what it would run; again to a Router that has taken another one's place
-Router --StartRank-->   rank       or Refusal, which ends both launches
+Router --StartRank-->   rank       or Refusal, which ends its launch
 rank   --RankReady-->   Router     or RankFailed
 Router --Round, Resync--> rank     as to the ranks of node 0
-Router --Goodbye-->     rank       the server stops
+launch --NodeHello-->       Router     again to each Router, too
+Router --EndRanks-->    launch     which starts its ranks again
+launch --NodeFailed-->  Router     it has given up
+Router --Goodbye-->     launch     the server stops, or has failed
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ class RankHello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     tp: int
     model: str
     """`weights.fingerprint.model_fingerprint` of its model folder."""
-    server: str = ""
-    """The launch for which it has loaded the model: `Attach.server`; "": it has not."""
+    rank_set: str = ""
+    """The set of ranks that it was started for: `Attach.rank_set`; "": none yet."""
+    pid: int = 0
+    """As its launch knows it."""
 
 
 class StartRank(msgspec.Struct, array_like=True, frozen=True, tag="start"):
@@ -38,11 +43,7 @@ class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refusal"):
     reason: str
 
 
-class Goodbye(msgspec.Struct, array_like=True, frozen=True, tag="goodbye"):
-    pass
-
-
-ToRank = StartRank | Refusal | Goodbye | Round | Resync
+ToRank = StartRank | Refusal | Round | Resync
 
 
 class RankReady(msgspec.Struct, array_like=True, frozen=True, tag="ready"):
@@ -55,4 +56,29 @@ class RankFailed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
     reason: str
 
 
-FromRank = RankHello | RankReady | RankFailed
+class NodeHello(msgspec.Struct, array_like=True, frozen=True, tag="node"):
+    node_rank: int
+    host: str
+
+
+class EndRanks(msgspec.Struct, array_like=True, frozen=True, tag="end"):
+    """The ranks that run in these processes are of no use any more. Those that have ended already are no longer meant: nothing
+    happens then."""
+
+    pids: list[int]
+    reason: str
+
+
+class Goodbye(msgspec.Struct, array_like=True, frozen=True, tag="goodbye"):
+    reason: str = ""
+    """Why the server has failed; "": it was told to stop."""
+
+
+ToNode = EndRanks | Goodbye
+
+
+class NodeFailed(msgspec.Struct, array_like=True, frozen=True, tag="node_failed"):
+    reason: str
+
+
+FromNodes = RankHello | RankReady | RankFailed | NodeHello | NodeFailed

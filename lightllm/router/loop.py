@@ -81,7 +81,7 @@ class RouterLoop:
         self._pump = RoundPump(self.scheduler, self._to_backends)
 
     def run(self, stopping: threading.Event, wake: socket.socket, remote: RemoteRanks | None = None) -> None:
-        """Until `stopping` is set; a byte on `wake` ends a sleep. Raises `NodeLost` when one of `remote` is."""
+        """Until `stopping` is set; a byte on `wake` ends a sleep. Raises `RankLost` when one of `remote` is."""
         poller = zmq.Poller()
         for source in (self._intake.socket, self._results.socket, wake, *(remote.sockets if remote else ())):
             poller.register(source, zmq.POLLIN)

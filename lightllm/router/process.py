@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import logging
@@ -10,6 +11,8 @@ import queue
 import socket
 import threading
 import time
+
+import zmq
 
 from lightllm.errors import NodeLost, StartupError
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
@@ -22,7 +25,7 @@ from lightllm.protocol import codec
 from lightllm.protocol.control import Attach, Command, ModelReady
 from lightllm.protocol.messages import Hello
 from lightllm.router.loop import RouterLoop
-from lightllm.router.remote_ranks import RemoteRanks
+from lightllm.router.remote_ranks import RankLost, RemoteRanks
 from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import resolve
 from lightllm.router.stats import StatsLine
@@ -39,6 +42,17 @@ logger = logging.getLogger("router")
 def run_router(child: Child) -> None:
     """The main of the Router process; returns when it is told to stop."""
     RouterProcess(child).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Channels:
+    """Those that outlive a life."""
+
+    context: zmq.Context
+    epoch: Epoch
+    intake: PullChannel
+    results: PullChannel
+    workers: list[PushChannel]
 
 
 class _Life:
@@ -61,12 +75,14 @@ class RouterProcess:
         self._child = child
         self._stopping = threading.Event()
         self._life = _Life()
+        self._stop = Command("stop")
+        """How it is told to stop."""
         self._wake_reader, self._wake_writer = socket.socketpair()
 
     def run(self) -> None:
         config, runtime = self._child.config, self._child.runtime
         self._child.on_command(self._on_command)
-        self._snapshots = snapshots = SnapshotWriter(runtime.snapshot_file)
+        self._snapshots = SnapshotWriter(runtime.snapshot_file)
         context = make_context()
         epoch = Epoch(runtime.epoch)
         intake = PullChannel(context, runtime.router_intake, codec.to_router, epoch)
@@ -75,13 +91,14 @@ class RouterProcess:
             PushChannel(context, runtime.http_results(i), epoch) for i in range(config.httpserver_workers)
         ]
         with contextlib.ExitStack() as closing:
-            channels: list[PullChannel | PushChannel] = [intake, results, *workers]
-            for channel in channels:
+            sockets: list[PullChannel | PushChannel] = [intake, results, *workers]
+            for channel in sockets:
                 closing.callback(channel.close)
+            channels = _Channels(context, epoch, intake, results, workers)
             remote = None
             if config.nnodes > 1:
-                remote = RemoteRanks(context, config, runtime.path.name, runtime.epoch > 0, self._on_wait)
-                closing.push(functools.partial(_close, remote))
+                remote = RemoteRanks(context, config, runtime, self._on_wait)
+                closing.push(functools.partial(self._close, remote))
             while not self._stopping.is_set():
                 self._life = life = _Life()
                 if self._stopping.is_set():  # said to the one before
@@ -89,36 +106,57 @@ class RouterProcess:
                 _drain(self._wake_reader)
                 self._epoch = runtime.begin_epoch()
                 epoch.raise_to(self._epoch)
-                self._attaching_since = started = time.monotonic()
-                ready = self._attach_backends(life, remote)
-                if ready is None:
-                    continue
-                # Connections of its own: what is sent over one to a process that is gone would be lost.
-                detokenizer = PushChannel(context, runtime.detokenizer_intake, epoch)
-                backends = [
-                    PushChannel(context, runtime.backend_rounds(rank), epoch) for rank in config.node_ranks
-                ]
-                senders = [*backends, *(remote.ranks if remote is not None else ())]
-                scheduler = self._make_scheduler(ready, snapshots.counts())
-                loop = RouterLoop(
-                    scheduler, intake, results, detokenizer, workers, senders, snapshots, self._child.beat, ready.vocab_size,
-                    None if config.disable_log_stats else StatsLine(config.log_stats_interval, time.monotonic()),
-                )  # fmt: skip
-                detokenizer.send(Hello(self._epoch))
-                loop.publish(time.monotonic())
-                self._settle_garbage_collector()
-                self._child.report(
-                    "ready",
-                    f"{scheduler.config.max_total_token_num} slots, {scheduler.config.max_rows} rows",
-                    seconds={"waiting for the model backend": time.monotonic() - started},
-                )
-                loop.run(life.over, self._wake_reader, remote)
-                for sender in (detokenizer, *backends):
-                    sender.close()
+                self._attaching_since = time.monotonic()
+                try:
+                    self._live(life, channels, remote)
+                except RankLost as lost:
+                    assert remote is not None
+                    self._wait_for_others(life, remote, str(lost))
+
+    def _live(self, life: _Life, channels: _Channels, remote: RemoteRanks | None) -> None:
+        """Until this life is over. Raises `RankLost`: the ranks of all nodes are to be others."""
+        config, runtime = self._child.config, self._child.runtime
+        ready = self._attach_backends(life, remote)
+        if ready is None:
+            return
+        with contextlib.ExitStack() as closing:
+            # Connections of its own: what is sent over one to a process that is gone would be lost.
+            detokenizer, *backends = (
+                PushChannel(channels.context, address, channels.epoch)
+                for address in (runtime.detokenizer_intake, *map(runtime.backend_rounds, config.node_ranks))
+            )
+            for sender in (detokenizer, *backends):
+                closing.callback(sender.close)
+            senders = [*backends, *(remote.ranks if remote is not None else ())]
+            scheduler = self._make_scheduler(ready, self._snapshots.counts())
+            loop = RouterLoop(
+                scheduler, channels.intake, channels.results, detokenizer, channels.workers, senders, self._snapshots,
+                self._child.beat, ready.vocab_size,
+                None if config.disable_log_stats else StatsLine(config.log_stats_interval, time.monotonic()),
+            )  # fmt: skip
+            detokenizer.send(Hello(self._epoch))
+            loop.publish(time.monotonic())
+            self._settle_garbage_collector()
+            self._child.report(
+                "ready",
+                f"{scheduler.config.max_total_token_num} slots, {scheduler.config.max_rows} rows",
+                seconds={"waiting for the model backend": time.monotonic() - self._attaching_since},
+            )
+            loop.run(life.over, self._wake_reader, remote)
+
+    def _wait_for_others(self, life: _Life, remote: RemoteRanks, lost: str) -> None:
+        """Ranks of another node are lost: the Supervisor starts those of node 0 again, or ends the server."""
+        remote.break_set(lost)
+        self._child.report("loading", lost, broken_set=remote.set_number)
+        self._attaching_since = time.monotonic()
+        while not life.over.wait(_POLL_SECONDS):
+            self._on_wait()
+            remote.check()
 
     def _on_command(self, command: Command) -> None:
         """In the channel's thread. Draining is the Http Servers' business: what they pass on is still served."""
         if command.action == "stop":
+            self._stop = command
             self._stopping.set()
         if command.action in ("stop", "attach"):
             self._life.end()
@@ -129,13 +167,17 @@ class RouterProcess:
         first. Raises `StartupError`."""
         config = self._child.config
         self._child.report("loading", "waiting for the model backend")
-        for rank in config.node_ranks:  # first: one that waits for the others amid a round lets go of them
-            threading.Thread(
-                target=self._attach_rank, args=(life, rank), name=f"attach-{rank}", daemon=True
-            ).start()
+        if remote is not None:
+            remote.begin()
+        if (
+            remote is None or remote.started
+        ):  # first: a rank that waits for the others amid a round lets go of them
+            self._attach_node_0(life)
         if remote is not None:
             if not remote.wait_for_all(life.over, lambda detail: self._child.report("loading", detail)):
                 return None
+            if not remote.started:  # now: they wait for each other no longer than --nodes_timeout
+                self._attach_node_0(life)
             remote.start(self._attach_request)
         answers: list[ModelReady] = []
         while len(answers) < len(config.node_ranks):
@@ -171,7 +213,13 @@ class RouterProcess:
             self._snapshots.write(self._snapshots.counts())
 
     def _attach_request(self, rank: int) -> Attach:
-        return Attach(self._epoch, rank, self._child.config.to_json(), self._child.runtime.path.name)
+        return Attach(self._epoch, rank, self._child.config.to_json())
+
+    def _attach_node_0(self, life: _Life) -> None:
+        for rank in self._child.config.node_ranks:
+            threading.Thread(
+                target=self._attach_rank, args=(life, rank), name=f"attach-{rank}", daemon=True
+            ).start()
 
     def _attach_rank(self, life: _Life, rank: int) -> None:
         """In a thread of its own. The Supervisor watches over the time that all this takes. A rank that has ended is started
@@ -209,17 +257,26 @@ class RouterProcess:
         )  # fmt: skip
         return Scheduler(scheduling, epoch=self._epoch, counts=counts)
 
+    def _close(
+        self,
+        remote: RemoteRanks,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        *trace: object,
+    ) -> None:
+        """After an unexpected error another Router takes this one's place, and where the Supervisor is gone, that of another
+        launch may."""
+        if isinstance(error, NodeLost):
+            remote.close(True, str(error))
+        else:
+            remote.close(kind is None and not self._stop.lost, self._stop.reason)
+
     @staticmethod
     def _settle_garbage_collector() -> None:
         """What exists now stays; the loop makes few cycles, so collections can be rare."""
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 1_000)
-
-
-def _close(remote: RemoteRanks, kind: type[BaseException] | None, *error: object) -> None:
-    """After an unexpected error another Router takes this one's place."""
-    remote.close(stops=kind is None or issubclass(kind, NodeLost))
 
 
 def _drain(reader: socket.socket) -> None:

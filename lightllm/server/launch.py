@@ -12,7 +12,7 @@ import setproctitle
 from lightllm import __version__
 from lightllm.config import ServerConfig
 from lightllm.config_sources import parse
-from lightllm.errors import StartupError
+from lightllm.errors import NodeLost, StartupError
 from lightllm.http.connection_counts import ConnectionCounts
 from lightllm.images.serving import serves_images
 from lightllm.ipc.child import set_up_logging
@@ -112,6 +112,9 @@ class _Launch:
             return Supervisor(config, runtime, clock, self._output).run(specs, on_ready)
         except ProcessFailed as failure:
             self._report_failure(failure, served)
+            return 1 if served else 2
+        except NodeLost as lost:
+            self._say(f"lightllm: error: {_one_line(str(lost))}")
             return 1 if served else 2
         finally:
             if images is not None:

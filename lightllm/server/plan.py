@@ -19,8 +19,6 @@ class ChildSpec:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
     """File descriptors that it inherits, besides its channel."""
-    restarts: bool = True
-    """Where it ends by itself after the server was ready, it is started again, with all of its group."""
 
     @property
     def serves_http(self) -> bool:
@@ -40,20 +38,13 @@ class ChildSpec:
 def plan_backends(config: ServerConfig) -> list[ChildSpec]:
     """The Model Backends of this machine: all that runs on a node other than node 0."""
     return [
-        ChildSpec(
-            f"backend-{rank}",
-            "lightllm.backend",
-            ("--rank", str(rank)),
-            backend_environment(config),
-            restarts=config.nnodes == 1,
-        )
+        ChildSpec(f"backend-{rank}", "lightllm.backend", ("--rank", str(rank)), backend_environment(config))
         for rank in config.node_ranks
     ]
 
 
 def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
-    """All children of node 0 in the order in which they are started: the slowest first. Model Backends are started again all
-    together: those of several nodes are not."""
+    """All children of node 0 in the order in which they are started: the slowest first."""
     helpers = helper_environment()
     workers = [
         ChildSpec(

@@ -15,6 +15,9 @@ A group is one process, or all Model Backends of a machine: a rank alone is of n
       |   v
       '- waiting    none of it runs; the longer, the more often in succession it did not last
 
+Node 0 can have the ranks of another node ended at any time (`end`). They are started again without a pause, which does not
+count: node 0 counts.
+
 The Supervisor logs how a process ended and when it is started again, each process what it does until it is ready, and the
 group when it is ready again.
 """
@@ -39,6 +42,8 @@ PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before a restart: of what had lasted, of what then did not last, and so on; the last holds for all that follow."""
 LASTING_SECONDS = 10.0
 """What was ready for so long is started again at once, however often that happens: a pause is for what cannot go on."""
+SETTLE_SECONDS = 0.2
+"""After a first sign of failure: how long to wait for the others', to name the cause and not a consequence."""
 
 
 class GroupLost(LightLLMError):
@@ -76,11 +81,19 @@ class ProcessGroup:
         """When it is to be started again; None: it is not waiting."""
         self._deadline = math.inf
         """Until when it must be ready; infinite: it has been."""
+        self._order = ""
+        """Why it is to be ended although nothing is wrong with it; "": it is not."""
+        self._order_due = math.inf
         self.children = [start(spec) for spec in specs]
 
     @property
     def ready(self) -> bool:
         return self._due is None and all(child.ready for child in self.children)
+
+    @property
+    def waiting(self) -> bool:
+        """None of it runs, and it will be started again."""
+        return self._due is not None
 
     @property
     def restarts(self) -> int:
@@ -90,7 +103,7 @@ class ProcessGroup:
     @property
     def next_event(self) -> float:
         """When `supervise` has something to do although no process has said or done anything."""
-        return self._deadline if self._due is None else self._due
+        return min(self._deadline, self._order_due) if self._due is None else self._due
 
     def supervise(self, now: float) -> str | None:
         """One step: "ended" (none of it runs now), "started", "ready", or None: nothing has changed. now: `time.monotonic()`.
@@ -104,6 +117,9 @@ class ProcessGroup:
             return "started"
         if (cause := find_cause(self.children)) is not None:
             return self._end(cause, now)
+        if now >= self._order_due:
+            log.warning("%s: %s, and so %s started again", self.name, self._order, _what(self.children))
+            return self._wait(now, 0.0)
         if self._deadline < math.inf:
             if self.ready:
                 self._deadline, self._ready_since = math.inf, now
@@ -120,6 +136,16 @@ class ProcessGroup:
             if child.name == name:
                 child.failure = Status(name, "failed", reason)
 
+    def fail_for(self, name: str, reason: str) -> None:
+        """As `fail`, of whatever it is that has failed and without which the group is of no use."""
+        self.children[0].failure = Status(name, "failed", reason)
+
+    def end(self, reason: str, now: float) -> None:
+        """None of it is of any use any more: `supervise` ends it, and starts it again, unless one of its processes is found to
+        have ended. now: `time.monotonic()`."""
+        self._order = reason
+        self._order_due = min(self._order_due, now + SETTLE_SECONDS)
+
     def _end(self, cause: ChildProcess, now: float) -> str:
         while self._restarts and self._restarts[0] < now - WINDOW_SECONDS:
             self._restarts.popleft()
@@ -127,18 +153,24 @@ class ProcessGroup:
         if count >= self._limit or (cause.failure is not None and cause.failure.final):
             raise GroupLost(cause, count)
         reason = f"failed: {cause.failure.detail}" if cause.failure else cause.how_it_ended()
-        self.kill()
-        was_ready = self._deadline == math.inf
-        lasted = was_ready and now - self._ready_since >= LASTING_SECONDS
+        lasted = self._deadline == math.inf and now - self._ready_since >= LASTING_SECONDS
         self._brief = 0 if lasted else self._brief + 1
         pause = PAUSES[min(self._brief, len(PAUSES) - 1)]
         self._restarts.append(now)
-        if was_ready:
+        when = f" in {pause:.1f} s" if pause else ""
+        name = cause.failure.process if cause.failure else cause.name
+        what = "all ranks are" if name != cause.name else _what(self.children)
+        log.error("%s %s: %s started again%s", name, reason, what, when)
+        return self._wait(now, pause)
+
+    def _wait(self, now: float, pause: float) -> str:
+        """All of it ends now, and is started again after `pause` seconds."""
+        self.kill()
+        if self._deadline == math.inf:  # it was ready
             self._ended = now
         self._due = now + pause
         self._deadline = math.inf
-        when = f" in {pause:.1f} s" if pause else ""
-        log.error("%s %s: %s started again%s", cause.name, reason, _what(self.children), when)
+        self._order, self._order_due = "", math.inf
         return "ended"
 
     def kill(self) -> None:

@@ -25,14 +25,16 @@ from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, find_cause
 from lightllm.server.drain import Drain
 from lightllm.server.log_output import LogOutput
+from lightllm.server.node_watch import NodeWatch
 from lightllm.server.plan import ChildSpec
-from lightllm.server.process_group import WINDOW_SECONDS, GroupLost, ProcessGroup
+from lightllm.server.process_group import SETTLE_SECONDS, WINDOW_SECONDS, GroupLost, ProcessGroup
 from lightllm.server.process_list import ProcessList
 from lightllm.server.signals import STOPS, SignalPipe
 from lightllm.server.start_table import PhaseClock, Phases, child_phases
 
 log = logging.getLogger("supervisor")
 
+_STOP = Command(action="stop")
 STOP_SECONDS = 3.0
 """A child must end within 2 s of `stop`; after this it is killed."""
 START_STOP_SECONDS = 1.5
@@ -43,8 +45,6 @@ _WATCH_SECONDS = 1.0
 """Longest wait between two looks at the beats of all processes, and between two of the Supervisor's own."""
 _STACKS_SECONDS = 0.5
 """How long a process that hangs may take to write the stacks of its threads to the log."""
-_SETTLE_SECONDS = 0.2
-"""After a first sign of failure: how long to wait for the others', to name the cause and not a consequence."""
 _NEW_EPOCH = (("backend", "started"), ("detokenizer", "ready"))
 """What calls for a new epoch. Model Backends wait for a Router that attaches to them. To a Detokenizer nothing must be sent
 before the connection to the one before it is known to be gone: it would be lost."""
@@ -60,9 +60,9 @@ class ProcessFailed(LightLLMError):
         if restarts:
             self.reason += f" (after {restarts} restarts within {WINDOW_SECONDS:.0f} s: --max_restarts)."
         self.remedy = child.failure.remedy if child.failure is not None else ""
-        self.name = child.name
-        self.last_lines = [] if self.remedy else child.last_lines
-        super().__init__(f"{child.name}: {self.reason} {self.remedy}".strip())
+        self.name = child.failure.process if child.failure is not None else child.name
+        self.last_lines = [] if self.remedy or self.name != child.name else child.last_lines
+        super().__init__(f"{self.name}: {self.reason} {self.remedy}".strip())
 
 
 class Supervisor:
@@ -80,6 +80,7 @@ class Supervisor:
         """SIGHUP has files read anew; without them it asks for the end, as when a terminal is closed."""
         self._signals = SignalPipe(self._reloads)
         self._groups: list[ProcessGroup] = []
+        self._node_0 = NodeWatch(config, self._selector) if config.node_rank else None
         self._terminate = False
         """A signal that asks for the end has arrived."""
         self._interrupts = 0
@@ -87,7 +88,7 @@ class Supervisor:
     def run(self, specs: list[ChildSpec], on_ready: Callable[[dict[str, Phases]], None]) -> int:
         """Starts the children, calls back when all are ready, and returns after a requested stop, or when node 0 has
         stopped: 0, or 130 when a second SIGINT cut it short. Raises `ProcessFailed` when a child fails, `StartupError` when the start takes
-        too long. No child is left in any case."""
+        too long, `NodeLost` on another node when node 0 has failed or is gone. No child is left in any case."""
         with self._signals, self._selector:
             self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
             try:
@@ -96,8 +97,13 @@ class Supervisor:
                     on_ready(self._start_table())
                     self._serve()
                 self._stop()
+            except ProcessFailed as failure:
+                self._tell(failure)
+                raise
             finally:
                 self._kill_all()
+                if self._node_0 is not None:
+                    self._node_0.close()
         return 130 if self._interrupts > 1 else 0
 
     # -- phases of a server's life
@@ -110,6 +116,11 @@ class Supervisor:
             limit = self._config.max_restarts if members[0].needed else math.inf
             self._groups.append(ProcessGroup(members, self._start_child, limit, self._config.startup_timeout))
         self._clock.end("starting processes")
+
+    @property
+    def _ranks(self) -> ProcessGroup:
+        """The Model Backends of this node."""
+        return next(group for group in self._groups if group.name == "backend")
 
     @property
     def _children(self) -> list[ChildProcess]:
@@ -129,7 +140,11 @@ class Supervisor:
             if self._terminate:
                 log.info("stopping before the server was ready")
                 return False
+            if self._node_0_stopped():
+                raise StartupError("Node 0 has stopped.")
             self._raise_failure()
+            if self._node_0 is not None:
+                self._ranks.supervise(time.monotonic())  # node 0 may want them started again
             if time.monotonic() >= deadline:
                 raise self._too_slow()
             self._turn(min(_WATCH_SECONDS, deadline - time.monotonic()))
@@ -141,20 +156,27 @@ class Supervisor:
             self._watch()
             if not self._config.node_rank:
                 self._drain()
-        except ProcessFailed:
+        except ProcessFailed as failure:
             self._stop_some(self._http_servers())  # clients are told; they do not only lose their connections
-            self._stop_some(
-                child for child in self._children if child.name == "router"
-            )  # it tells other nodes
+            if self._node_0 is not None:
+                self._node_0.say_failed(str(failure))
             raise
+
+    def _tell(self, failure: ProcessFailed) -> None:
+        """The other nodes: their launches end too."""
+        if self._config.nnodes > 1:
+            routers = [child for child in self._children if child.name == "router"]
+            self._stop_some(routers, Command(action="stop", reason=str(failure)))
 
     def _watch(self) -> None:
         """Until a signal asks for the end. What ends is started again, or ends the server."""
-        watch = None if self._config.node_rank else StallWatch(self._runtime, self._config)
+        if self._node_0 is not None:
+            self._node_0.expect_node_0()
+        watch = StallWatch(self._runtime, self._config)
         while not self._terminate and not self._node_0_stopped():
             wait = self._supervise(self._groups)
             self._turn(min(wait, _WATCH_SECONDS))
-            for stall in watch.check(time.monotonic()) if watch else ():
+            for stall in watch.check(time.monotonic()):
                 if stall.seconds > self._config.round_timeout:
                     self._end_hung(stall)
 
@@ -170,6 +192,7 @@ class Supervisor:
                 raise ProcessFailed(lost.cause, lost.restarts) from lost
             if (group.name, event) == ("backend", "ended"):
                 self._runtime.ranks_file.unlink(missing_ok=True)
+                self._runtime.begin_rank_set()
             if (group.name, event) in _NEW_EPOCH:
                 self._begin_epoch()
             due = min(due, group.next_event)
@@ -193,8 +216,8 @@ class Supervisor:
                 child.send(Command(action="attach"))
 
     def _node_0_stopped(self) -> bool:
-        """Its Router says so to every backend of another node, and they end."""
-        return self._config.node_rank > 0 and any(child.returncode == 0 for child in self._children)
+        """Its Router says so to every other node. Raises `NodeLost`."""
+        return self._node_0 is not None and self._node_0.stopped
 
     def _drain(self) -> None:
         """Http Servers refuse new requests; the running ones get time to finish."""
@@ -217,11 +240,11 @@ class Supervisor:
 
     # -- helpers
 
-    def _stop_some(self, children: Iterable[ChildProcess]) -> None:
+    def _stop_some(self, children: Iterable[ChildProcess], stop: Command = _STOP) -> None:
         children = [child for child in children if child.running]
         for child in children:
             if child.reported:
-                child.send(Command(action="stop"))
+                child.send(stop)
             else:
                 child.kill()  # its interpreter is just starting: there is nothing that it could put in order
         begin = time.monotonic()
@@ -260,6 +283,11 @@ class Supervisor:
                 detail = f" — {status.detail}" if status.detail else ""
                 level = logging.DEBUG if status.state == "stopped" else logging.INFO
                 log.log(level, "%s %s%s", child.name, status.state, detail)
+                if status.broken_set == self._runtime.rank_set:
+                    self._ranks.fail_for("another node", status.detail)
+        for order in self._node_0.orders() if self._node_0 is not None else ():
+            if any(child.running and child.pid in order.pids for child in self._ranks.children):
+                self._ranks.end(order.reason, time.monotonic())
 
     def _read_signals(self) -> None:
         for number in self._signals.read():
@@ -280,11 +308,13 @@ class Supervisor:
         do not count."""
 
         def find() -> ChildProcess | None:
-            return find_cause(c for c in self._children if not (restarting and self._restarts(c)))
+            groups = [group for group in self._groups if not group.waiting]
+            children = [child for group in groups for child in group.children]
+            return find_cause(c for c in children if not (restarting and self._restarts(c)))
 
         if find() is None:
             return
-        deadline = time.monotonic() + _SETTLE_SECONDS
+        deadline = time.monotonic() + SETTLE_SECONDS
         while (remaining := deadline - time.monotonic()) > 0 and self._interrupts < 2:
             self._turn(remaining)
         cause = find()
@@ -292,7 +322,7 @@ class Supervisor:
         raise ProcessFailed(cause)
 
     def _restarts(self, child: ChildProcess) -> bool:
-        return not child.spec.needed or (child.spec.restarts and self._config.max_restarts > 0)
+        return not child.spec.needed or self._config.max_restarts > 0
 
     def _too_slow(self) -> StartupError:
         late = [f"{c.name} ({c.status.detail or c.status.state})" for c in self._children if not c.ready]

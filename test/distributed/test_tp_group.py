@@ -131,6 +131,15 @@ def test_a_meeting_for_which_all_are_there_takes_place(tmp_path: Path) -> None:
         assert RankStore(wanted).arrive(5) and waiting.result(20)
 
 
+def test_a_rank_that_comes_to_the_same_place_by_another_name_is_not_met(tmp_path: Path) -> None:
+    """It was started for ranks that are no more."""
+    old = dataclasses.replace(make_rendezvous(tmp_path, 1, 2, join_timeout=0.3), name="before")
+    new = dataclasses.replace(make_rendezvous(tmp_path, 0, 2, join_timeout=0.3), name="now")
+    for rendezvous, missing in ((old, 0), (new, 1)):
+        with pytest.raises(PeerLost, match=f"tensor parallel rank {missing} did not answer"):
+            RankStore(rendezvous).arrive(0)
+
+
 def test_the_smallest_number_of_slots_counts(tmp_path: Path) -> None:
     results = run_ranks(tmp_path, 2, lambda group: agree_on_slots(group, 100 + group.rank, 4 * GIB))
     assert results == [100, 100]

@@ -148,12 +148,10 @@ def test_a_model_that_sees_gets_two_processes_more_unless_only_its_language_mode
         assert not {"cache", "visual-0"} & set(names)
 
 
-def test_all_processes_start_again_but_the_model_backends_of_several_nodes():
-    alone, node_0 = plan_children(ServerConfig(tp=2), 7), plan_children(ServerConfig(tp=2, nnodes=2), 7)
-    assert all(spec.restarts for spec in alone)
-    again = ["http-0", "router", "detokenizer", "health", "metrics"]
-    assert [spec.name for spec in node_0 if spec.restarts] == again
-    assert {spec.group for spec in alone} == {"backend", *again}
+def test_model_backends_are_one_group_and_every_other_process_is_one_of_its_own():
+    specs = plan_children(ServerConfig(tp=2), 7)
+    groups = ["backend", "backend", "http-0", "router", "detokenizer", "health", "metrics"]
+    assert [spec.group for spec in specs] == groups
 
 
 def test_other_nodes_run_their_ranks_only():

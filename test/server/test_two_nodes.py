@@ -19,56 +19,8 @@ from support.checkpoints import make_checkpoint
 from support.model_folder import make_model_folder
 from support.parallel_requests import Stream, answer, check_ended_with_an_error, expected_answers, requests
 from support.server import SERVER_COMMAND, LightLLMServer
+from support.two_nodes import JOINED, SECRET, TwoNodes, free_port, last_error, model_options
 from support.watched_streams import finish, start_streams, tokens_of, wait_until
-
-SECRET = {"LIGHTLLM_CLUSTER_SECRET": "the nodes of this test share it"}
-JOINED = r"ready: node 1 of 2, ranks 1 to 1 of 2"
-
-
-def free_port() -> int:
-    """One whose successor is free too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
-
-
-class TwoNodes:
-    """Both launches; ended whatever happens."""
-
-    def __init__(
-        self, options: list[str], *, node_1_options: tuple[str, ...] = (), host: str = "127.0.0.1",
-        node_1_secret: dict[str, str] = SECRET, node_1_command: tuple[str, ...] = SERVER_COMMAND,
-    ) -> None:  # fmt: skip
-        common = ["--nnodes", "2", "--nccl_host", host, "--nccl_port", str(free_port()), *options]
-        common += [] if "--tp" in options else ["--tp", "2"]
-        self.common = common
-        self.node_0 = LightLLMServer([*common, "--node_rank", "0"], environment=SECRET)
-        self.node_1 = LightLLMServer(
-            [*common, "--node_rank", "1", *node_1_options], environment=node_1_secret, command=node_1_command
-        )
-
-    def __enter__(self) -> TwoNodes:
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        for name, node in (("node 0", self.node_0), ("node 1", self.node_1)):
-            if kind is not None:
-                print(f"-- {name}\n{node.log}")
-            node.abandon()
-
-    def wait_ready(self) -> str:
-        self.node_1.wait_for(JOINED, 120)
-        return self.node_0.wait_ready()
-
-
-def last_error(server: LightLLMServer) -> str:
-    """The one line that a launch ends with."""
-    (line,) = [line for line in server.log.splitlines() if line.startswith("lightllm: error:")]
-    return line
 
 
 @pytest.fixture
@@ -84,13 +36,6 @@ def mock(tmp_path: Path) -> list[str]:
         "--max_req_total_len",
         "3500",
     ]
-
-
-def model_options(path: Path) -> list[str]:
-    return [
-        "--model_dir", str(path), "--device", "cpu", "--data_type", "fp32", "--max_total_token_num", "4000",
-        "--max_req_total_len", "3500", "--check_rounds",
-    ]  # fmt: skip
 
 
 def check_serves(nodes: TwoNodes, path: Path) -> None:
@@ -234,14 +179,15 @@ def test_a_wrong_option_of_nodes_ends_the_launch_with_one_line(
         server.abandon()
 
 
-def test_a_rank_of_another_node_that_dies_gives_clients_an_error(mock: list[str]) -> None:
-    with TwoNodes(mock) as nodes:
+@pytest.mark.slow  # with restarts: test_node_restarts.py
+def test_without_restarts_a_rank_of_another_node_that_dies_gives_clients_an_error(mock: list[str]) -> None:
+    with TwoNodes([*mock, "--max_restarts", "0"]) as nodes:
         stream = Stream(nodes.wait_ready())
         stream.wait_for_tokens()
         nodes.node_1.child("backend-1").kill()
         check_ended_with_an_error(stream, 10)
         assert nodes.node_0.wait() == 1
-        assert f"Lost tensor parallel rank 1 (node 1, {socket.gethostname()})" in last_error(nodes.node_0)
+        assert f"lost tensor parallel rank 1 (node 1, {socket.gethostname()})" in last_error(nodes.node_0)
         assert nodes.node_1.wait() == 1
         assert "backend-1 failed: was killed by SIGKILL" in last_error(nodes.node_1)
         nodes.node_0.check_nothing_left()
@@ -296,16 +242,6 @@ def test_a_node_whose_node_0_has_lost_its_router_for_good_ends_by_itself(mock: l
         nodes.node_0.check_nothing_left()
 
 
-@pytest.mark.slow  # with a stream under way: test_a_rank_of_another_node_that_dies_gives_clients_an_error
-def test_an_idle_server_notices_the_loss_of_a_node(mock: list[str]) -> None:
-    with TwoNodes(mock) as nodes:
-        url = nodes.wait_ready()
-        assert httpx.get(f"{url}/health").status_code == 200
-        nodes.node_1.process.kill()
-        assert nodes.node_0.wait() == 1
-        assert "Lost tensor parallel rank 1" in last_error(nodes.node_0)
-
-
 @contextlib.contextmanager
 def network_namespace() -> Iterator[tuple[str, str]]:
     """(name, address of this machine as seen from it): a machine of its own, but for the file system."""
@@ -345,21 +281,51 @@ def test_two_network_namespaces_serve(tmp_path: Path) -> None:
             check_serves(nodes, path)
 
 
+def set_link(name: str, state: str) -> None:
+    """The network between the namespace `name` and this machine."""
+    (device,) = [d for d in os.listdir("/sys/class/net") if d.startswith("ll") and d.endswith("a")]
+    subprocess.run(["ip", "link", "set", device, state], check=True)
+
+
 @pytest.mark.slow
-def test_a_machine_that_goes_silent_gives_clients_an_error(tmp_path: Path) -> None:
+def test_a_machine_that_goes_silent_is_named_and_goes_on_when_it_is_there_again(tmp_path: Path) -> None:
     if not can_make_namespaces():
         pytest.skip("needs root and network namespaces")
     path = make_checkpoint(tmp_path / "model")
     with network_namespace() as (name, host):
         command = ("ip", "netns", "exec", name, *SERVER_COMMAND)
-        options = [*model_options(path), "--round_timeout", "3"]
+        options = [*model_options(path), "--round_timeout", "4", "--max_restarts", "20"]
+        with TwoNodes(options, host=host, node_1_command=command) as nodes:
+            url = nodes.wait_ready()
+            wanted = [("/generate_stream", {"inputs": "hello " * 20, "parameters": {"max_new_tokens": 600, "ignore_eos": True, "return_details": True, "seed": 7}})]  # fmt: skip
+            undisturbed = start_streams(url, wanted)
+            finish(undisturbed)
+            streams = start_streams(url, wanted)
+            wait_until(lambda: tokens_of(streams) > 50, "no tokens come")
+            set_link(name, "down")
+            nodes.node_0.wait_for(r"lost node 1 \(", 60)
+            assert httpx.get(f"{url}/health").status_code == 503
+            set_link(name, "up")
+            finish(streams)
+            assert streams[0].differs(undisturbed[0]) == ""
+            assert nodes.node_0.stop() == 0
+            assert nodes.node_1.wait() == 0
+
+
+@pytest.mark.slow
+def test_a_machine_that_stays_silent_gives_clients_an_error(tmp_path: Path) -> None:
+    if not can_make_namespaces():
+        pytest.skip("needs root and network namespaces")
+    path = make_checkpoint(tmp_path / "model")
+    with network_namespace() as (name, host):
+        command = ("ip", "netns", "exec", name, *SERVER_COMMAND)
+        options = [*model_options(path), "--round_timeout", "4", "--nodes_timeout", "30"]
         with TwoNodes(options, host=host, node_1_command=command) as nodes:
             stream = Stream(nodes.wait_ready())
             stream.wait_for_tokens()
-            subprocess.run(["ip", "-n", name, "link", "set", "lo", "down"], check=True)
-            (device,) = [d for d in os.listdir("/sys/class/net") if d.startswith("ll") and d.endswith("a")]
-            subprocess.run(["ip", "link", "set", device, "down"], check=True)
-            check_ended_with_an_error(stream, 40)
+            set_link(name, "down")
+            check_ended_with_an_error(stream, 90)
             assert nodes.node_0.wait() == 1
-            assert "tensor parallel rank 1" in last_error(nodes.node_0)
+            assert "there came no tensor parallel ranks 1 (nodes 1)" in last_error(nodes.node_0)
             assert nodes.node_1.wait(60) == 1
+            assert "The connection to node 0 at" in last_error(nodes.node_1)
