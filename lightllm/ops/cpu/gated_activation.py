@@ -7,7 +7,7 @@ import torch
 from lightllm.ops.cpu.calls import gated_activation as at
 from lightllm.ops.cpu.rows import RowKernels
 
-_kernels = RowKernels("gated_activation", at.LENGTH, 1 << 14)
+_kernels = RowKernels("gated_activation", at.LENGTH, 1 << 16)
 
 
 def gated_activation(gate_up: torch.Tensor, activation: int) -> torch.Tensor | None:
@@ -16,7 +16,7 @@ def gated_activation(gate_up: torch.Tensor, activation: int) -> torch.Tensor | N
     if kernel is None or gate_up.dim() != 2 or gate_up.stride(1) != 1:
         return None
     rows, size, itemsize = gate_up.shape[0], gate_up.shape[1] // 2, gate_up.itemsize
-    out = torch.empty((rows, size), dtype=gate_up.dtype)
+    out = gate_up.new_empty(rows, size)
     _kernels.run(
         kernel, rows, size,
         gate_up.data_ptr(), gate_up.stride(0) * itemsize, size * itemsize, size,

@@ -7,7 +7,7 @@ import torch
 from lightllm.ops.cpu.calls import greedy_tokens as at
 from lightllm.ops.cpu.rows import RowKernels
 
-_kernels = RowKernels("greedy_tokens", at.LENGTH, 1 << 18)
+_kernels = RowKernels("greedy_tokens", at.LENGTH, 1 << 19)
 
 
 def greedy_tokens(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -25,20 +25,15 @@ def rotary_and_write_kv(
 ) -> torch.Tensor | None:
     """None, and nothing done, where there is no kernel for it."""
     dtype, kernel = qk.dtype, _kernels.find(qk.dtype)
-    tokens, all_heads, head_dim = qk.shape
-    if (
-        kernel is None
-        or head_dim > at.LARGEST_HEAD
-        or not kv.holds(dtype)
-        or not (v.dtype == cos.dtype == dtype)
-    ):
+    (tokens, all_heads, head_dim), (qk_stride, qk_head_stride, qk_last) = qk.shape, qk.stride()
+    (v_stride, v_head_stride, v_last), cos_strides = v.stride(), cos.stride()
+    if kernel is None or head_dim > at.LARGEST_HEAD or v.dtype != dtype or cos.dtype != dtype:
         return None
-    if (
-        not (qk.stride(2) == v.stride(2) == cos.stride(2) == sin.stride(2) == 1)
-        or cos.stride() != sin.stride()
-    ):
+    if not qk_last == v_last == cos_strides[2] == 1 or cos_strides != sin.stride():
         return None
-    if kv.data.stride()[1:] != (head_dim, 1) or not slots.is_contiguous() or slots.dtype != torch.int64:
+    data = kv.data
+    kv_stride, *inner_strides = data.stride()
+    if not kv.holds(dtype) or inner_strides != [head_dim, 1] or slots.dtype != torch.int64:
         return None
     norm, norm_stride, norm_is_float32 = 0, 0, False
     if weight is not None:
@@ -46,18 +41,18 @@ def rotary_and_write_kv(
             return None
         norm, norm_is_float32 = weight.data_ptr(), weight.dtype == torch.float32
         norm_stride = weight.stride(0) * weight.itemsize if weight.dim() == 2 else 0
-    kv_heads, itemsize = v.shape[1], qk.itemsize
+    kv_heads, itemsize, slots = v.shape[1], qk.itemsize, slots.contiguous()
     heads, head_bytes = all_heads - kv_heads, head_dim * itemsize
     kept = all_heads if keep_keys else heads
-    out = torch.empty((tokens, kept, head_dim), dtype=dtype)
+    out = qk.new_empty(tokens, kept, head_dim)
     _kernels.run(
         kernel, tokens, (all_heads + kv_heads) * head_dim,
-        qk.data_ptr(), qk.stride(0) * itemsize, qk.stride(1) * itemsize,
-        v.data_ptr(), v.stride(0) * itemsize, v.stride(1) * itemsize,
+        qk.data_ptr(), qk_stride * itemsize, qk_head_stride * itemsize,
+        v.data_ptr(), v_stride * itemsize, v_head_stride * itemsize,
         heads, kv_heads, head_dim, cos.shape[2], interleaved,
-        cos.data_ptr(), sin.data_ptr(), cos.stride(0) * itemsize,
+        cos.data_ptr(), sin.data_ptr(), cos_strides[0] * itemsize,
         norm, norm_stride, norm_is_float32, float_bits(eps),
-        kv.data.data_ptr(), kv.data.stride(0) * itemsize, slots.data_ptr(),
+        data.data_ptr(), kv_stride * itemsize, slots.data_ptr(),
         out.data_ptr(), kept * head_bytes, kept, head_bytes,
     )  # fmt: skip
     return out

@@ -1,6 +1,7 @@
 """Kernels that compute rows, each by itself: how they are found and called.
 
-What such a kernel is told are int64 numbers, of which the first three are the same for all; strides are in bytes.
+What they are told (`calls/`) is written into new memory for each call, by `struct`: an array of `ctypes` takes three times as
+long to fill.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import torch
 
 from lightllm.ops.cpu.library import Kernel, load_kernels
 
-NEXT, ROWS, BLOCK = range(3)
-"""A counter of all threads, 0 at first; how many rows there are; how many a thread takes at a time."""
 _BLOCKS_A_THREAD = 4
 """So that a thread that loses its core for a while holds up the others by a fraction of the work."""
 
@@ -26,18 +25,21 @@ class RowKernels:
         """length: numbers that a kernel is told; at_once: up to so many numbers of tensors one thread is faster than several
         that must be woken first."""
         self._name, self.at_once = name, at_once
-        self._call = ctypes.c_int64 * length
+        self._memory, self._pack_into = ctypes.c_char * (8 * length), struct.Struct(f"{length}q").pack_into
 
     def find(self, dtype: torch.dtype) -> Kernel | None:
         return _by_dtype(self._name).get(dtype)
 
     def run(self, kernel: Kernel, rows: int, size: int, *numbers: int) -> None:
         """size: numbers of a row; numbers: what the kernel is told behind the first three."""
+        call = self._memory()
         if rows * size <= self.at_once:
-            kernel.at_once(self._call(0, rows, rows, *numbers))
+            self._pack_into(call, 0, 0, rows, rows, *numbers)
+            kernel.at_once(call)
             return
         block = -(-rows // (_BLOCKS_A_THREAD * torch.get_num_threads()))
-        kernel(self._call(0, rows, block, *numbers))
+        self._pack_into(call, 0, 0, rows, block, *numbers)
+        kernel(call)
 
 
 @functools.cache
