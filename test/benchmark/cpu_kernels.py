@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +24,7 @@ from lightllm.ops.attention_backends.protocol import AttentionCall  # noqa: E402
 from lightllm.ops.attention_backends.torch import TorchAttention  # noqa: E402
 from lightllm.ops.attention_metadata import AttentionMetadata  # noqa: E402
 from lightllm.ops.attention_spec import AttentionSpec  # noqa: E402
+from lightllm.ops.cpu import gated_activation, greedy_tokens, rms_norm, rotary  # noqa: E402
 from lightllm.ops.cpu.library import load_kernels  # noqa: E402
 from lightllm.ops.cpu.rows import RowKernels  # noqa: E402
 from lightllm.ops.cpu_kind import described  # noqa: E402
@@ -30,7 +32,7 @@ from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul  # noqa: E4
 from lightllm.ops.kv_layer import KvLayer  # noqa: E402
 from lightllm.ops.rms_norm import fused_add_rms_norm  # noqa: E402
 from lightllm.ops.rotary import rotary_and_write_kv  # noqa: E402
-from lightllm.ops.sample import greedy_tokens  # noqa: E402
+from lightllm.ops.sample import greedy_tokens as choose  # noqa: E402
 
 SHAPES = [
     # entries, context, KV heads, query heads of each, head_dim
@@ -105,44 +107,37 @@ def row_operations(rows: int, dtype: torch.dtype) -> dict[str, Callable[[], obje
         ),
         "silu 5632": lambda: silu_and_mul(gates),
         "gelu 5632": lambda: gelu_and_mul(gates),
-        "greedy 32000": lambda: greedy_tokens(logits),
+        "greedy 32000": lambda: choose(logits),
     }
 
 
-def with_and_without_kernel(
-    run: Callable[[], object], repeat: int, clock: Callable[[], float]
-) -> tuple[float, float]:
-    """Seconds of a call with the kernel and with torch."""
+def seconds_of_a_call(run: Callable[[], object], repeat: int, clock: Callable[[], float]) -> list[float]:
+    """With the kernel in one thread, in all of them, and with torch."""
 
     def several(_: int) -> None:
         for _ in range(10):
             run()
 
-    ours, find = least(several, repeat, clock) / 10, RowKernels.find
-    RowKernels.find = lambda self, dtype: None  # type: ignore[method-assign]
-    try:
-        return ours, least(several, repeat, clock) / 10
-    finally:
-        RowKernels.find = find  # type: ignore[method-assign]
+    def measured() -> float:
+        return least(several, repeat, clock) / 10
+
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for most in (sys.maxsize, -1):
+            for module in (gated_activation, greedy_tokens, rms_norm, rotary):
+                patch.setattr(module._kernels, "at_once", most)
+            found.append(measured())
+        patch.setattr(RowKernels, "find", lambda self, dtype: None)
+        return [*found, measured()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--repeat", type=int, default=20)
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument(
-        "--cpu_time", action="store_true", help="seconds of the processor, one thread: on a busy machine"
-    )
-    options = parser.parse_args()
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    if options.cpu_time:
-        torch.set_num_threads(1)
-    rate = read_rate(options.repeat, clock)
-    print(f"processor: {described()}, {torch.get_num_threads()} threads, reads {rate / 1e9:.1f} GB/s")
+def print_decode_attention(dtypes: list[str], repeat: int, clock: Callable[[], float]) -> None:
+    rate = read_rate(repeat, clock)
+    print(f"memory is read at {rate / 1e9:.1f} GB/s")
     print(f"{'decode attention':34}{'ms':>8}{'GB/s':>8}{'of limit':>10}{'torch ms':>10}{'ratio':>8}")
     for shape in SHAPES:
-        for name in options.dtypes:
-            ours, torchs, size = decode_attention(shape, getattr(torch, name), options.repeat, clock)
+        for name in dtypes:
+            ours, torchs, size = decode_attention(shape, getattr(torch, name), repeat, clock)
             entries, length, kv_heads, group, head_dim = shape
             words = f"{entries} x {length}, {kv_heads * group}/{kv_heads} x {head_dim} {name}"
             print(
@@ -150,13 +145,36 @@ def main() -> None:
                 f"{torchs * 1e3:10.2f}{ours / torchs:8.2f}",
                 flush=True,
             )
-    print(f"{'rows':46}{'us':>8}{'torch us':>10}{'ratio':>8}")
-    for name in options.dtypes:
+
+
+def print_rows(dtypes: list[str], repeat: int, clock: Callable[[], float]) -> None:
+    print(f"{'rows':46}{'one thread us':>15}{'all us':>8}{'torch us':>10}{'ratio':>8}")
+    for name in dtypes:
         for rows in ROWS:
             for operation, run in row_operations(rows, getattr(torch, name)).items():
-                ours, torchs = with_and_without_kernel(run, options.repeat, clock)
+                alone, together, torchs = (s * 1e6 for s in seconds_of_a_call(run, repeat, clock))
+                ratio = min(alone, together) / torchs
                 words = f"{rows:3} {operation}, {name}"
-                print(f"{words:46}{ours * 1e6:8.1f}{torchs * 1e6:10.1f}{ours / torchs:8.2f}", flush=True)
+                print(f"{words:46}{alone:15.1f}{together:8.1f}{torchs:10.1f}{ratio:8.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--only", choices=("attention", "rows"))
+    parser.add_argument(
+        "--cpu_time", action="store_true", help="seconds of the processor, one thread: on a busy machine"
+    )
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.cpu_time:
+        torch.set_num_threads(1)
+    print(f"processor: {described()}, {torch.get_num_threads()} threads")
+    if options.only != "rows":
+        print_decode_attention(options.dtypes, options.repeat, clock)
+    if options.only != "attention":
+        print_rows(options.dtypes, options.repeat, clock)
 
 
 if __name__ == "__main__":
