@@ -13,11 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
+
 from lightllm.ipc.child import die_with_parent
 from lightllm.ops.cpu import SYMBOLS
-from lightllm.ops.cpu.kernels import decode_attention, gated_activation, greedy_tokens, rms_norm, rotary
+from lightllm.ops.cpu.kernels import (
+    decode_attention,
+    gated_activation,
+    greedy_tokens,
+    prefill_attention,
+    rms_norm,
+    rotary,
+)
 
-SOURCES = (decode_attention, rotary, rms_norm, gated_activation, greedy_tokens)
+SOURCES = (prefill_attention, decode_attention, rotary, rms_norm, gated_activation, greedy_tokens)
 """Those that take longest first."""
 _MOST_PROCESSES = 4
 
@@ -46,6 +55,7 @@ def main(folder: Path) -> int:
 
 def _compile(kernels: list[tuple[str, Callable[[], Any]]], symbols: Path) -> None:
     die_with_parent()
+    llvm.initialize_native_asmparser()
     names = {}
     for name, make in kernels:
         kernel = make()

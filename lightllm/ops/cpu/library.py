@@ -47,6 +47,10 @@ _NEVER_CALLED = (
     "numba_gil_ensure", "numba_gil_release", "numba_do_raise", "numba_unpickle", "numba_runtime_build_excinfo_struct", "NRT_Free",
 )  # fmt: skip
 """What Numba's frame around a kernel would call for an exception; the kernels raise none."""
+_TILED = ("prefill_attention_bfloat16",)
+"""Kernels that use the matrix unit (AMX), for which a process must ask."""
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+"""Of Linux on x86-64 (asm/prctl.h)."""
 _engines: list[object] = []
 """They own the code's memory."""
 
@@ -192,9 +196,17 @@ def _linked(folder: Path) -> dict[str, Kernel]:
     machine = llvm.Target.from_default_triple().create_target_machine()
     kernels = {}
     for name, symbol in json.loads((folder / SYMBOLS).read_text()).items():
+        if name in _TILED and not _tiles_are_allowed():
+            continue
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         engine.add_object_file(llvm.ObjectFileRef.from_data((folder / f"{name}.o").read_bytes()))
         engine.finalize_object()
         _engines.append(engine)
         kernels[name] = Kernel(engine.get_function_address(symbol))
     return kernels
+
+
+@functools.cache
+def _tiles_are_allowed() -> bool:
+    """Whether this process may use the matrix unit's registers; oneDNN asks likewise."""
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0

@@ -81,4 +81,4 @@ def test_kernels_for_a_lesser_processor(tmp_path: Path) -> None:
     run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     (symbols,) = tmp_path.glob(f"*/{SYMBOLS}")
-    assert set(json.loads(symbols.read_text())) == set(load_kernels())
+    assert set(json.loads(symbols.read_text())) == set(load_kernels()) - {"prefill_attention_bfloat16"}

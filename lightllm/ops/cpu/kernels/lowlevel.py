@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 """Sums may be taken in the order that suits vectors, which is the same in every call. NaN and infinity stay what they are."""
 
-_F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32, _I8, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -40,7 +40,9 @@ int16s = _pointer(types.int16, _I16)
 int32s = _pointer(types.int32, _I32)
 int64s = _pointer(types.int64, _I64)
 floats = _pointer(types.float32, _F32)
+uint8s = _pointer(types.uint8, _I8)
 uint16s = _pointer(types.uint16, _I16)
+uint32s = _pointer(types.uint32, _I32)
 
 
 @intrinsic

@@ -1,0 +1,140 @@
+"""The CPU kernel for prefill on a matrix unit: as near to float64 as torch's bfloat16, results that depend on a token's own
+context alone, NaN, and the matrix unit in the state in which it was."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from support.attention_cases import AttentionCase
+
+from lightllm.ops.attention_backends.cpu import CpuAttention
+from lightllm.ops.attention_backends.protocol import AttentionCall
+from lightllm.ops.attention_backends.torch import TorchAttention
+from lightllm.ops.cpu.calls.prefill_attention import BLOCK
+from lightllm.ops.cpu.library import load_kernels
+from lightllm.ops.linear import pack_linear
+
+CPU, BF16 = torch.device("cpu"), torch.bfloat16
+KERNELS = load_kernels()
+pytestmark = pytest.mark.skipif(
+    "prefill_attention_bfloat16" not in KERNELS, reason="no matrix unit of bfloat16 (AMX): torch computes"
+)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def compute(case: AttentionCase, backend: object = None) -> torch.Tensor:
+    out = torch.full_like(case.q, float("nan"))
+    call = AttentionCall(case.q, case.layer_on(CPU), case.metadata(CPU), case.attention_spec, out)
+    (backend or CpuAttention(KERNELS)).prefill(call)
+    return out
+
+
+def error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root of the mean square."""
+    return (result.double() - expected).square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["plain", "window", "window of one", "window wider than every context", "softcap", "alibi", "sinks", "everything"],
+)  # fmt: skip
+@pytest.mark.parametrize(("heads", "head_dim"), [((8, 2), 64), ((5, 1), 24), ((3, 3), 128), ((4, 1), 80)])
+def test_it_is_as_near_to_the_reference_as_torch(form: str, heads: tuple[int, int], head_dim: int) -> None:
+    kv_lens, q_lens = [150, BLOCK, BLOCK + 1, 33, 1, 260], [150, 20, BLOCK + 1, 1, 1, 130]
+    case = AttentionCase(kv_lens, q_lens, 0, "shuffled", heads, head_dim, BF16, form=form)
+    expected, result = case.expected(), compute(case)
+    # torch rounds what it hands over; beside that the weights are rounded here, to 2**-9 of each.
+    assert error(result, expected) <= 1.5 * error(compute(case, TorchAttention), expected) + 1e-6
+    torch.testing.assert_close(result.double(), expected, rtol=2e-2, atol=2e-2)
+
+
+def chunk(case: AttentionCase, first: int, last: int) -> torch.Tensor:
+    """Tokens first .. last - 1 of a case of one entry, as a chunk of their own."""
+    alone = AttentionCase([last], [last - first], 0, "run", (6, 2), 32, BF16, form=case.form)
+    alone.kv[alone.tables[0]] = case.kv[case.tables[0][:last]]
+    alone.q = case.q[first:last]
+    return compute(alone)
+
+
+@pytest.mark.parametrize("form", ["plain", "window", "everything"])
+def test_a_token_has_the_same_result_however_its_prompt_is_cut(form: str) -> None:
+    length = 5 * BLOCK + 7
+    case = AttentionCase([length], [length], 0, "shuffled", (6, 2), 32, BF16, form=form)
+    whole = compute(case)
+    for borders in ([0, 1, 64, length], [0, 100, 101, 290, length], list(range(0, length, 37)) + [length]):
+        parts = [chunk(case, first, last) for first, last in zip(borders, borders[1:])]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_and_among_others_and_with_any_number_of_threads(threads: None) -> None:
+    lengths = [1, BLOCK - 1, BLOCK + 1, 200]
+    case = AttentionCase(lengths, lengths, 0, "shuffled", (6, 2), 32, BF16)
+    torch.set_num_threads(1)
+    together = compute(case)
+    torch.set_num_threads(3)
+    for _ in range(5):
+        assert torch.equal(compute(case), together)
+    first = 0
+    for entry, length in enumerate(lengths):
+        alone = AttentionCase([length], [length], 0, "run", (6, 2), 32, BF16)
+        alone.kv[alone.tables[0]] = case.kv[case.tables[entry]]
+        alone.q = case.q[first : first + length]
+        assert torch.equal(compute(alone), together[first : first + length])
+        first += length
+
+
+def test_queries_may_be_a_slice_of_a_wider_tensor_and_stand_behind_decode_entries() -> None:
+    case = AttentionCase([40, 9, 70], [1, 1, 50], 2, "shuffled", (8, 2), 64, BF16)
+    expected = case.expected()[2:]
+    case.q = torch.cat((case.q, torch.full_like(case.q, float("nan"))), dim=1)[:, :8]
+    torch.testing.assert_close(compute(case)[2:].double(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 3], ids=["key", "value"])
+def test_a_number_that_is_none_reaches_no_token_before_its_block_and_no_other_entry(
+    bad: float, place: int
+) -> None:
+    case = AttentionCase([30, 300, 30], [30, 300, 30], 0, "shuffled", (4, 2), 32, BF16)
+    good = compute(case)
+    case.kv[case.tables[1][2 * BLOCK + 9], place, 5] = bad
+    result = compute(case)
+    assert not result[30 + 2 * BLOCK + 9].isfinite().all()
+    assert torch.equal(result[: 30 + 2 * BLOCK], good[: 30 + 2 * BLOCK])
+    assert torch.equal(result[-30:], good[-30:])
+
+
+def test_a_query_that_is_no_number_has_no_result_and_the_others_have_theirs() -> None:
+    case = AttentionCase([90], [90], 0, "shuffled", (4, 2), 32, BF16)
+    good = compute(case)
+    case.q[50, 1, 3] = float("nan")
+    result = compute(case)
+    assert result[50, 1].isnan().all()
+    result[50, 1] = good[50, 1]
+    assert torch.equal(result, good)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    case = AttentionCase([90], [90], 0, "shuffled", (4, 2), 32, BF16)
+    case.q *= 1000
+    assert compute(case).isfinite().all()
+
+
+def test_products_of_others_that_use_the_matrix_unit_are_not_disturbed() -> None:
+    case = AttentionCase([90], [90], 0, "shuffled", (4, 2), 32, BF16)
+    generator = torch.Generator().manual_seed(1)
+    linears = [
+        (pack_linear(torch.randn(out, inputs, generator=generator).to(BF16), None), torch.randn(rows, inputs, generator=generator).to(BF16))
+        for out, inputs, rows in ((256, 512, 64), (100, 72, 5), (48, 1024, 1))
+    ]  # fmt: skip
+    before, attended = [linear(x) for linear, x in linears], compute(case)
+    for _ in range(5):
+        for (linear, x), expected in zip(linears, before):
+            assert torch.equal(linear(x), expected)
+            assert torch.equal(compute(case), attended)
