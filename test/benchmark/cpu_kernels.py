@@ -1,7 +1,8 @@
 """CPU kernels beside what the machine allows and beside torch: `python test/benchmark/cpu_kernels.py`. Needs an idle machine.
 
 Decode attention reads each key and value once, so its limit is the rate at which this machine reads memory, measured in the
-same run. Keys and values of a shape lie in as many layers as do not fit into any cache. What computes rows finds them in the
+same run. Keys and values of a shape lie in as many layers as do not fit into any cache. Prefill attention is set beside the
+rate of the fastest matrix product, of which softmax leaves it a part: its flops are those of the scores that count. What computes rows finds them in the
 caches, where the operation before has left them; its times are of one call with all that Python does for it.
 """
 
@@ -30,6 +31,7 @@ from lightllm.ops.cpu.rows import RowKernels  # noqa: E402
 from lightllm.ops.cpu_kind import described  # noqa: E402
 from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul  # noqa: E402
 from lightllm.ops.kv_layer import KvLayer  # noqa: E402
+from lightllm.ops.linear import activation_dtype, pack_linear  # noqa: E402
 from lightllm.ops.rms_norm import fused_add_rms_norm  # noqa: E402
 from lightllm.ops.rotary import rotary_and_write_kv  # noqa: E402
 from lightllm.ops.sample import greedy_tokens as choose  # noqa: E402
@@ -42,6 +44,15 @@ SHAPES = [
     (1, 4096, 8, 2, 128),
     (1, 16384, 4, 8, 64),
     (1, 4096, 8, 4, 128),  # Llama 3 8B
+]
+PREFILLS = [
+    # context, new tokens, KV heads, query heads of each, head_dim
+    (256, 256, 4, 8, 64),  # TinyLlama 1.1B
+    (1024, 1024, 4, 8, 64),
+    (2048, 256, 4, 8, 64),
+    (1024, 1024, 8, 2, 128),  # Qwen3 0.6B
+    (1024, 1024, 32, 1, 128),  # Llama 2 7B
+    (4096, 512, 8, 4, 128),  # Llama 3 8B
 ]
 ROWS = (1, 32, 512)
 COLD_BYTES = 256 << 20
@@ -90,6 +101,34 @@ def decode_attention(
 
         seconds.append(least(run, repeat, clock))
     return seconds[0], seconds[1], size
+
+
+def product_rate(repeat: int, clock: Callable[[], float]) -> float:
+    """Flops a second of a bfloat16 layer of 5632 x 2048 with 512 rows, as the model computes it."""
+    layer = pack_linear(torch.randn(5632, 2048).to(torch.bfloat16), None)
+    x = torch.randn(512, 2048).to(activation_dtype(torch.device("cpu"), torch.bfloat16))
+    return 2 * 512 * 2048 * 5632 / least(lambda _: layer(x), repeat, clock)
+
+
+def prefill_attention(
+    shape: tuple[int, ...], repeat: int, clock: Callable[[], float]
+) -> tuple[float, float, float]:
+    """Seconds of a layer in bfloat16 with the kernel and with torch, and the flops."""
+    length, tokens, kv_heads, group, head_dim = shape
+    kv = KvLayer(torch.randn(length + 1, 2 * kv_heads, head_dim).to(torch.bfloat16), kv_heads)
+    q = torch.randn(tokens, kv_heads * group, head_dim).to(torch.bfloat16)
+    metadata = AttentionMetadata(
+        rows=torch.zeros(1, dtype=torch.int64), q_start=torch.tensor([0, tokens], dtype=torch.int32),
+        kv_len=torch.tensor([length], dtype=torch.int32),
+        req_to_token=torch.arange(length, dtype=torch.int32).view(1, length),
+        num_decode=0, num_tokens=tokens, max_q_len=tokens, max_kv_len=length,
+    )  # fmt: skip
+    seconds = []
+    for backend in (CpuAttention(load_kernels()), TorchAttention()):
+        call = AttentionCall(q, kv, metadata.anew(), AttentionSpec(head_dim**-0.5), torch.empty_like(q))
+        seconds.append(least(lambda _: backend.prefill(call), repeat, clock))  # noqa: B023
+    scores = (length * (length + 1) - (length - tokens) * (length - tokens + 1)) / 2
+    return seconds[0], seconds[1], 4 * scores * kv_heads * group * head_dim
 
 
 def row_operations(rows: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
@@ -147,6 +186,23 @@ def print_decode_attention(dtypes: list[str], repeat: int, clock: Callable[[], f
             )
 
 
+def print_prefill_attention(repeat: int, clock: Callable[[], float]) -> None:
+    if "prefill_attention_bfloat16" not in load_kernels():
+        return
+    rate = product_rate(repeat, clock)
+    print(f"prefill attention; the matrix product computes {rate / 1e12:.2f} TFLOP/s")
+    print(f"{'':34}{'ms':>8}{'TFLOP/s':>8}{'of it':>10}{'torch ms':>10}{'ratio':>8}")
+    for shape in PREFILLS:
+        ours, torchs, flops = prefill_attention(shape, repeat, clock)
+        length, tokens, kv_heads, group, head_dim = shape
+        words = f"{tokens} of {length}, {kv_heads * group}/{kv_heads} x {head_dim}"
+        print(
+            f"{words:34}{ours * 1e3:8.2f}{flops / ours / 1e12:8.3f}{flops / ours / rate:10.2f}"
+            f"{torchs * 1e3:10.2f}{ours / torchs:8.2f}",
+            flush=True,
+        )
+
+
 def print_rows(dtypes: list[str], repeat: int, clock: Callable[[], float]) -> None:
     print(f"{'rows':46}{'one thread us':>15}{'all us':>8}{'torch us':>10}{'ratio':>8}")
     for name in dtypes:
@@ -173,6 +229,7 @@ def main() -> None:
     print(f"processor: {described()}, {torch.get_num_threads()} threads")
     if options.only != "rows":
         print_decode_attention(options.dtypes, options.repeat, clock)
+        print_prefill_attention(options.repeat, clock)
     if options.only != "attention":
         print_rows(options.dtypes, options.repeat, clock)
 
