@@ -57,7 +57,7 @@ def test_two_nodes_give_the_tokens_of_one_rank_and_end_together(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_wrong_secret_is_refused_and_both_launches_end(mock: list[str]) -> None:
     wrong = {"LIGHTLLM_CLUSTER_SECRET": "the nodes do not share this"}
-    with TwoNodes([*mock, "--nodes_timeout", "8"], node_1_secret=wrong) as nodes:
+    with TwoNodes(mock, node_1_secret=wrong) as nodes:
         assert nodes.node_1.wait() == 2
         assert "refused this node: its cluster secret differs" in last_error(nodes.node_1)
         assert "does not know the cluster secret" in nodes.node_0.log
