@@ -135,6 +135,14 @@ def hide(scores, at_row, columns, first, stop):
 
 
 @kernel
+def begin(state, out, rows, wide):
+    for row in range(rows):
+        state[2 * row], state[2 * row + 1] = LOWEST, np.float32(0)
+    for i in range(rows * wide):
+        out[i] = np.float32(0)
+
+
+@kernel
 def attend(call, task, scratch):
     group, head_dim, window = call[at.GROUP], call[at.HEAD_DIM], call[at.WINDOW]
     wide = (head_dim + TILE - 1) // TILE * TILE
@@ -151,10 +159,7 @@ def attend(call, task, scratch):
     plain = not call[at.ALIBI] and floats(call[at.SCALE])[1] <= 0
     scale = floats(call[at.SCALE])[0] if plain else np.float32(1)
     pack_queries(call, task, rows, wide, queries)
-    for row in range(rows):
-        state[2 * row], state[2 * row + 1] = LOWEST, np.float32(0)
-    for i in range(rows * wide):
-        out[i] = np.float32(0)
+    begin(state, out, rows, wide)
     last = position + task[3] - 1
     first = max(position - window + 1, 0) if window else 0
     for start in range(first // BLOCK * BLOCK, last + 1, BLOCK):
