@@ -100,10 +100,9 @@ class TpPartBaseModel:
             if batch.embeds is not None:
                 batch.embeds.add_behind(index, residual)
         assert x is not None
-        residual.add_(x)
         if batch.logit_index is not None:
-            residual = residual.index_select(0, batch.logit_index)
-        return self.logits(self.norm(residual))
+            x, residual = (part.index_select(0, batch.logit_index) for part in (x, residual))
+        return self.logits(self.norm.add(x, residual))
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: what attention reads, and the rotary angles."""
