@@ -39,6 +39,8 @@ STOP_SECONDS = 3.0
 """A child must end within 2 s of `stop`; after this it is killed."""
 START_STOP_SECONDS = 1.5
 """The same for a child that is still loading: it has nothing to put in order, but may be in the middle of an import."""
+GOODBYE_SECONDS = 1.0
+"""What the Router of several nodes has after a second SIGINT."""
 INTERRUPT_GRACE = 5.0
 """Seconds that running requests get after the first SIGINT (SIGTERM: `--drain_timeout`)."""
 _WATCH_SECONDS = 1.0
@@ -257,11 +259,20 @@ class Supervisor:
             for child in children:
                 if child.running and time.monotonic() >= begin + _stop_seconds(child):
                     self._kill(child)
+        self._await_goodbye([child for child in children if child.name == "router"])
         for child in children:
             if child.running:
                 self._kill(child)
             elif child.returncode != 0 and child.reported and not child.killed:
                 log.warning("%s %s while stopping", child.name, child.how_it_ended())
+
+    def _await_goodbye(self, routers: list[ChildProcess]) -> None:
+        """Other nodes are told by the Router, whatever the hurry: else they would wait for another one."""
+        deadline = time.monotonic() + GOODBYE_SECONDS
+        while self._config.nnodes > 1 and any(child.running for child in routers):
+            if (remaining := deadline - time.monotonic()) <= 0:
+                break
+            self._turn(remaining)
 
     def _kill(self, child: ChildProcess) -> None:
         late = f"did not end within {_stop_seconds(child):.0f} s"

@@ -160,6 +160,22 @@ def test_a_launch_that_is_lost_is_named_and_goes_on_when_it_is_started_again(moc
 
 
 @pytest.mark.slow
+def test_a_second_interrupt_amid_a_restart_ends_both_nodes_at_once(mock: list[str]) -> None:
+    with TwoNodes(mock) as nodes:
+        streams = start_streams(nodes.wait_ready(), requests("tiny", 3000))
+        go_on(streams)
+        nodes.node_0.child("backend-0").kill()
+        nodes.node_0.wait_for("backend-0 was killed by SIGKILL: it is started again")
+        for count in (1, 2):
+            nodes.node_0.send(signal.SIGINT)
+            nodes.node_0.wait_for(rf"(?s)(received SIGINT.*){{{count}}}")
+        assert nodes.node_0.wait(10) == 130
+        assert nodes.node_1.wait(10) == 0
+        nodes.node_0.check_nothing_left()
+        nodes.node_1.check_nothing_left()
+
+
+@pytest.mark.slow
 def test_a_launch_that_is_lost_for_good_ends_the_server(mock: list[str]) -> None:
     with TwoNodes([*mock, "--nodes_timeout", "12"]) as nodes:
         nodes.wait_ready()
