@@ -67,7 +67,7 @@ class Record:
             except psutil.Error:
                 continue
             age = time.monotonic() - self._born.setdefault(process.pid, time.monotonic())
-            self.of[name if len(name) < 30 else "launch command", process.pid].append((age, held))
+            self.of[name[:40], process.pid].append((age, held))
             shared += sum(size_of(path) for path in Path("/dev/shm").glob(f"*_{process.pid}_*"))
         self.shared.append(shared)
 
