@@ -19,6 +19,7 @@ from lightllm.ops.linear import (
     PlainLinear,
     SideBySide,
     activation_dtype,
+    computed_rows,
     pack_linear,
 )
 from lightllm.ops.weight_rows import WeightRows
@@ -63,6 +64,28 @@ def test_every_form_computes_bf16_weights_in_float32_exactly_enough(form: type) 
     for rows in ROWS:
         x = torch.randn(rows, 48)
         assert relative_error(packed(x), x.double() @ weight.double().T) < 1e-6
+
+
+def test_onednn_meets_few_numbers_of_rows_and_never_many_more_than_there_are() -> None:
+    assert [computed_rows(rows) for rows in range(1, 17)] == [*range(1, 17)]
+    assert [computed_rows(rows) for rows in (17, 32, 33, 130, 512, 513, 8191)] == [
+        18,
+        32,
+        36,
+        144,
+        512,
+        576,
+        8192,
+    ]
+    assert all(rows <= computed_rows(rows) <= 1.125 * rows for rows in range(1, 9000))
+    assert len({computed_rows(rows) for rows in range(1, 513)}) == 56
+
+
+@pytest.mark.parametrize("rows", [17, 33, 130])
+def test_a_row_is_the_same_whatever_lies_behind_the_last_one(rows: int) -> None:
+    packed, x = OneDnnLinear(torch.randn(64, 48), None), torch.randn(rows, 48)
+    expected = packed(torch.cat((x, torch.full((computed_rows(rows) - rows, 48), float("nan")))))[:rows]
+    assert torch.equal(packed(x), expected)
 
 
 def test_weights_beyond_fp16_keep_their_value() -> None:

@@ -37,7 +37,7 @@ def server() -> Iterator[LightLLMServer]:
 @pytest.fixture(scope="module")
 def after_the_first(server: LightLLMServer) -> dict[int, Usage]:
     """What the processes hold when caches and pools are filled."""
-    assert hostile_run.run(server.url, cases=1000, seed=100).problems == []
+    assert hostile_run.run(server.url, cases=5000, seed=100).problems == []
     return held(server)
 
 
