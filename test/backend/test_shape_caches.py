@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from lightllm.backend.shape_caches import ENTRIES, ENTRY_BYTES, FEW_ENTRIES, bound_shape_caches
+from lightllm.backend.shape_caches import ENTRIES, ENTRY_BYTES, FEW_ENTRIES, SOME_ENTRIES, bound_shape_caches
 
 ONEDNN, IDEEP = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 
 
 @pytest.mark.parametrize(
-    "available, entries", [(16 << 30, ENTRIES), (1 << 30, ENTRIES), (700 << 20, FEW_ENTRIES)]
+    "available, entries",
+    [(16 << 30, ENTRIES), (4 << 30, SOME_ENTRIES), (1 << 30, SOME_ENTRIES), (700 << 20, FEW_ENTRIES)],
 )
 def test_little_memory_keeps_few_entries(available: int, entries: int) -> None:
     environ: dict[str, str] = {}
