@@ -73,11 +73,12 @@ class _PrefillBatch:
     ) -> None:
         table, group, threads = metadata.req_to_token, heads // kv_heads, torch.get_num_threads()
         assert table.dtype == torch.int32 and table.stride(1) == 1
-        rows = _MOST_ROWS
-        tasks = _prefill_tasks(metadata, kv_heads, max(1, rows // group))
-        while len(tasks) < _TASKS_PER_THREAD * threads and rows > _FEWEST_ROWS:
+        rows, q_lens = _MOST_ROWS, np.diff(metadata.q_start[metadata.num_decode :].numpy())
+        while rows > _FEWEST_ROWS and (
+            kv_heads * (-(-q_lens // max(1, rows // group))).sum() < _TASKS_PER_THREAD * threads
+        ):
             rows //= 2
-            tasks = _prefill_tasks(metadata, kv_heads, max(1, rows // group))
+        tasks = _prefill_tasks(metadata, kv_heads, max(1, rows // group))
         most = into.padded(int(tasks[:, 3].max()) * group)
         size = -(-into.scratch_bytes(most, head_dim) // 64) * 64
         self._tasks, self._counters, self._scale = tasks, np.zeros(2, np.int64), np.zeros(2, np.float32)

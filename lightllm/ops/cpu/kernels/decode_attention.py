@@ -190,14 +190,7 @@ def weigh(call, scores, state, heads, head, count, distance):
     distance: from the query to the block's first key.
     """
     head_dim, start = call[at.HEAD_DIM], head * BLOCK
-    softcap = floats(call[at.SCALE])[1]
-    if softcap > 0:
-        for i in range(start, start + count):
-            scores[i] = softcap * tanh(scores[i] / softcap)
-    if call[at.ALIBI]:
-        slope = floats(call[at.ALIBI])[head]
-        for i in range(count):
-            scores[start + i] -= slope * np.float32(distance - i)
+    change_scores(scores, start, count, floats(call[at.SCALE])[1], call[at.ALIBI], head, distance)
     for i in range(start + count, start + BLOCK):
         scores[i] = LOWEST
     highest = max(state[head], maximum(scores, start, BLOCK))
@@ -211,6 +204,19 @@ def weigh(call, scores, state, heads, head, count, distance):
     state[heads + head] = state[heads + head] * shrink + total
     for i in range(2 * heads + head * head_dim, 2 * heads + (head + 1) * head_dim):
         state[i] *= shrink
+
+
+@kernel
+def change_scores(scores, start, count, softcap, alibi, head, distance):
+    """Soft cap and ALiBi of one head's scores of neighbouring keys. softcap: 0 for none; alibi: address of all heads' slopes, or 0;
+    distance: from the query to the first key."""
+    if softcap > 0:
+        for i in range(start, start + count):
+            scores[i] = softcap * tanh(scores[i] / softcap)
+    if alibi:
+        slope = floats(alibi)[head]
+        for i in range(count):
+            scores[start + i] -= slope * np.float32(distance - i)
 
 
 @kernel

@@ -19,7 +19,7 @@ from numba import cfunc, types
 
 from lightllm.ops.cpu.calls import prefill_attention as at
 from lightllm.ops.cpu.calls.prefill_attention import BLOCK, TILE
-from lightllm.ops.cpu.kernels.decode_attention import LOWEST, tanh
+from lightllm.ops.cpu.kernels.decode_attention import LOWEST, change_scores
 from lightllm.ops.cpu.kernels.lowlevel import (
     FAST,
     exp,
@@ -94,18 +94,12 @@ def pack_context(call, task, start, last, wide, keys, values):
 
 
 @kernel
-def change_scores(call, scores, at_row, columns, head, distance):
-    """Soft cap and ALiBi; distance: from the query to the block's first key. The scores are scaled then."""
+def scale_and_change(call, scores, at_row, columns, head, distance):
+    """Scores that are more than scaled products, changed here; distance: from the query to the block's first key."""
     scale, softcap = floats(call[at.SCALE])[0], floats(call[at.SCALE])[1]
     for i in range(at_row, at_row + columns):
         scores[i] *= scale
-    if softcap > 0:
-        for i in range(at_row, at_row + columns):
-            scores[i] = softcap * tanh(scores[i] / softcap)
-    if call[at.ALIBI]:
-        slope = floats(call[at.ALIBI])[head]
-        for i in range(columns):
-            scores[at_row + i] -= slope * np.float32(distance - i)
+    change_scores(scores, at_row, columns, softcap, call[at.ALIBI], head, distance)
 
 
 @kernel
@@ -184,7 +178,7 @@ def attend(call, task, scratch):
             for row in range(tile, min(tile + TILE, count)):
                 at_row = (row - tile) * BLOCK
                 if not plain:
-                    change_scores(call, scores, at_row, columns, task[4] * group + head, own - start)
+                    scale_and_change(call, scores, at_row, columns, task[4] * group + head, own - start)
                 if own - start + 1 < columns or (window and own - window >= start):
                     hide(scores, at_row, columns, own - window + 1 - start if window else 0, own - start + 1)
                 weigh(scores, at_row, columns, scale, weights, state, row, out, row * wide, wide)
