@@ -23,7 +23,7 @@ import httpx
 import pytest
 from support.model_folder import make_model_folder
 from support.server import LightLLMServer
-from support.watched_streams import WatchedStream, metric, ports_of, wait_until
+from support.watched_streams import WatchedStream, kill, metric, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -115,9 +115,9 @@ def killed(server: LightLLMServer, name: str, clients: Clients) -> bool:
     except AssertionError:
         return False
     if name.startswith("http-"):
-        process.suspend()  # it accepts no other connection
-        clients.lost_ports |= ports_of(process)
-    process.kill()
+        clients.lost_ports |= kill(process)
+    else:
+        process.kill()
     return True
 
 

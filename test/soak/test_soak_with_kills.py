@@ -19,7 +19,7 @@ import pytest
 from support.process_usage import wait_until_idle
 from support.server import LightLLMServer
 from support.stream_load import LoadReport, run_load
-from support.watched_streams import metric, ports_of, wait_until
+from support.watched_streams import kill, metric, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -89,14 +89,6 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def kill(server: LightLLMServer, name: str, report: LoadReport) -> None:
-    process = server.child(name)
-    if name.startswith("http-"):
-        process.suspend()  # it accepts no other connection
-        report.lost_ports |= ports_of(process)
-    process.kill()
-
-
 def test_nothing_grows_while_processes_are_killed_now_and_then() -> None:
     with LightLLMServer(OPTIONS) as server:
         record, report = Record(server), LoadReport()
@@ -113,12 +105,12 @@ def test_nothing_grows_while_processes_are_killed_now_and_then() -> None:
             record.sample()
             passed = time.monotonic() - begin
             if passed > (kills + 1) * KILL_SECONDS and passed < SECONDS - KILL_SECONDS / 2:
-                kill(server, TURN[kills % len(TURN)], report)
+                name = TURN[kills % len(TURN)]
+                ports = kill(server.child(name))
+                if name.startswith("http-"):  # connections of others are not those of clients
+                    report.lost_ports |= ports
                 kills += 1
-                print(
-                    f"{passed:.0f} s: {TURN[(kills - 1) % len(TURN)]} killed; {dict(report.outcomes)}",
-                    flush=True,
-                )
+                print(f"{passed:.0f} s: {name} killed; {dict(report.outcomes)}", flush=True)
         wait_until_idle(server.url, 60)
         wait_until(lambda: metric(server, "lightllm_slots_used") == 0, "slots stay in use")
     print(f"{kills} kills, {dict(report.outcomes)}, {report.tokens} tokens, {len(report.problems)} problems")
