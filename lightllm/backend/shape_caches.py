@@ -22,10 +22,13 @@ ENTRY_BYTES = 5 << 18
 """1.25 MiB: measured 1.2 MiB for each shape that both caches keep (fp32, AVX2)."""
 _MUCH_MEMORY, _LITTLE_MEMORY = 8 << 30, 1 << 30
 _VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_OURS = "LIGHTLLM_SHAPE_CACHES"
+"""Which process set the variables itself, and to what: its children have them too, and another share of the memory."""
 
 
 def bound_shape_caches(available: int, environ: MutableMapping[str, str] = os.environ) -> int:
-    """Bounds both caches of this process, before its first matrix product; a bound in the environment wins.
+    """Bounds both caches of this process, before its first matrix product; a bound that somebody gave in the environment wins,
+    and so does this process's first one, which the libraries have read.
 
     available: bytes of memory. Returns the bytes that the caches may come to.
     """
@@ -33,6 +36,14 @@ def bound_shape_caches(available: int, environ: MutableMapping[str, str] = os.en
         entries = ENTRIES
     else:
         entries = SOME_ENTRIES if available >= _LITTLE_MEMORY else FEW_ENTRIES
+    setter, _, inherited = environ.get(_OURS, "").partition(":")
+    if inherited and setter != str(os.getpid()):
+        for name in _VARIABLES:
+            if environ.get(name) == inherited:
+                del environ[name]
+        inherited = ""
+    if not inherited:
+        environ[_OURS] = f"{os.getpid()}:{entries}"
     for name in _VARIABLES:
         environ.setdefault(name, str(entries))
     return max(_entries_of(environ[name], entries) for name in _VARIABLES) * ENTRY_BYTES

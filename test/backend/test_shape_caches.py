@@ -1,5 +1,6 @@
 """The libraries' caches of matrix shapes are bounded, and the bound is counted."""
 
+import os
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ ONEDNN, IDEEP = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
 def test_little_memory_keeps_few_entries(available: int, entries: int) -> None:
     environ: dict[str, str] = {}
     assert bound_shape_caches(available, environ) == entries * ENTRY_BYTES
-    assert environ == {ONEDNN: str(entries), IDEEP: str(entries)}
+    assert (environ[ONEDNN], environ[IDEEP]) == (str(entries), str(entries))
 
 
 @pytest.mark.parametrize("text, entries", [("1024", 1024), ("", ENTRIES), ("many", ENTRIES)])
@@ -25,6 +26,29 @@ def test_a_bound_of_the_environment_wins_and_is_counted(text: str, entries: int)
     environ = {ONEDNN: text}
     assert bound_shape_caches(16 << 30, environ) == entries * ENTRY_BYTES
     assert environ[ONEDNN] == text
+
+
+def test_a_bound_that_a_parent_measured_for_itself_is_measured_anew() -> None:
+    environ: dict[str, str] = {}
+    bound_shape_caches(16 << 30, environ)
+    program = f"""
+from lightllm.backend.shape_caches import bound_shape_caches
+print(bound_shape_caches({700 << 20}), bound_shape_caches({16 << 30}))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environ},
+    ).stdout
+    assert (
+        answer.split() == [str(FEW_ENTRIES * ENTRY_BYTES)] * 2
+    )  # the second time the libraries have read it
+    environ[IDEEP] = "7"  # a user's for the child
+    environ["LIGHTLLM_SHAPE_CACHES"] = f"0:{ENTRIES}"
+    assert bound_shape_caches(700 << 20, environ) == FEW_ENTRIES * ENTRY_BYTES
+    assert (environ[ONEDNN], environ[IDEEP]) == (str(FEW_ENTRIES), "7")
 
 
 def test_a_process_that_multiplies_hundreds_of_shapes_grows_by_what_is_counted() -> None:
