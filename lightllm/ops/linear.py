@@ -3,7 +3,8 @@ it can do:
 
 | CPU                     | weights    | form                                                        | computes in |
 |-------------------------|------------|-------------------------------------------------------------|-------------|
-| AVX512-BF16 or AMX      | bf16       | oneDNN, packed                                              | bf16        |
+| AVX512-BF16             | bf16       | panels, a kernel of our own (`ops/cpu/panel_linear.py`)      | bf16        |
+| AMX                     | bf16       | oneDNN, packed                                              | bf16        |
 | AVX2 or AVX512          | bf16, fp16 | FBGEMM, packed fp16, widened in registers (2 bytes a weight) | fp32        |
 | any                     | fp32       | oneDNN, packed                                              | fp32        |
 | any other               | any        | plain                                                       | the weights' |
@@ -21,6 +22,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.cpu.panel_linear import panel_linear
 from lightllm.ops.cpu_kind import CpuKind, chosen
 from lightllm.ops.weight_rows import WeightRows, as_rows
 
@@ -137,6 +139,9 @@ def pack_linear(weight: torch.Tensor | WeightRows, bias: torch.Tensor | None) ->
         return PlainLinear(weight.on_device(), bias)
     compute = activation_dtype(weight.device, weight.dtype)
     bias = None if bias is None else bias.to(compute)
+    in_panels = panel_linear(weight, bias) if compute == torch.bfloat16 else None
+    if in_panels is not None:
+        return in_panels
     halves = weight.dtype != compute and _has_fbgemm()
     if not halves and not torch.backends.mkldnn.is_available():
         return PlainLinear(weight.load(compute), bias)

@@ -34,6 +34,12 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return request.param
 
 
+@pytest.fixture
+def no_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forms of libraries only; that of our own is tested in test/ops/cpu/test_panel_linear.py."""
+    monkeypatch.setattr(torch_linear, "panel_linear", lambda weight, bias: None)
+
+
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 ROWS = [1, 2, 7, 33, 130]
 
@@ -94,6 +100,7 @@ def test_weights_beyond_fp16_keep_their_value() -> None:
     assert relative_error(pack_linear(weight, None)(x), x.double() @ weight.double().T) < 1e-2
 
 
+@pytest.mark.usefixtures("no_panels")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(96, 64), (389, 40), (640, 40)])
@@ -113,6 +120,7 @@ def test_pieces_of_a_weight_equal_the_product(
         assert relative_error(packed(x), expected) < TOLERANCE[dtype]
 
 
+@pytest.mark.usefixtures("no_panels")
 def test_pieces_are_as_small_as_the_room_for_copies() -> None:
     inputs = 8192 // activation_dtype(CPU, torch.bfloat16).itemsize  # a copy takes 20 MiB
     weight, sizes = torch.randn(2560, inputs, dtype=torch.bfloat16), list[int]()

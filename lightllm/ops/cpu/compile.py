@@ -21,12 +21,21 @@ from lightllm.ops.cpu.kernels import (
     decode_attention,
     gated_activation,
     greedy_tokens,
+    panel_linear,
     prefill_attention,
     rms_norm,
     rotary,
 )
 
-SOURCES = (prefill_attention, decode_attention, rotary, rms_norm, gated_activation, greedy_tokens)
+SOURCES = (
+    prefill_attention,
+    decode_attention,
+    rotary,
+    panel_linear,
+    rms_norm,
+    gated_activation,
+    greedy_tokens,
+)
 """Those that take longest first."""
 _MOST_PROCESSES = 4
 

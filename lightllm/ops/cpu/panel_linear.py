@@ -1,0 +1,98 @@
+"""A linear layer with a kernel of our own: see `kernels/panel_linear.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import struct
+
+import torch
+
+from lightllm.ops.cpu.calls import panel_linear as at
+from lightllm.ops.cpu.calls.panel_linear import WIDTH
+from lightllm.ops.cpu.library import Kernel, load_kernels
+from lightllm.ops.weight_rows import WeightRows
+
+_PIECE_BYTES = 16 << 20
+"""Fetched at once."""
+_HUGE_BYTES = 4 << 20
+"""From here on the weight is worth pages of 2 MiB, which are read 3 to 5 % faster by a single row."""
+_AT_ONCE = 1 << 18
+"""Up to so many products of two numbers one thread is faster than several that must be woken first."""
+_TASKS_A_THREAD = 4
+_call, _pack_into = ctypes.c_char * (8 * at.LENGTH), struct.Struct(f"{at.LENGTH}q").pack_into
+
+
+class PanelLinear:
+    """bfloat16 weights, activations and results; sums in float32, in an order that no other row has a part in."""
+
+    def __init__(self, kernel: Kernel, weight: WeightRows, bias: torch.Tensor | None) -> None:
+        """weight: [out, in], in even."""
+        outputs, inputs = weight.shape
+        self._kernel, self._outputs, self._inputs, self._pairs = kernel, outputs, inputs, inputs // 2
+        self._count = -(-outputs // WIDTH)
+        self.panels = _empty(self._count * self._pairs * WIDTH).view(self._count, self._pairs, WIDTH)
+        self.bias = None
+        if bias is not None:
+            self.bias = torch.zeros(self._count * WIDTH)
+            self.bias[:outputs] = bias
+        self.nbytes = self.panels.nbytes
+        rows = max(_PIECE_BYTES // (2 * inputs * WIDTH), 1) * WIDTH
+        weight.pack(rows, torch.bfloat16, self._place)
+
+    def _place(self, piece: torch.Tensor, first: int) -> None:
+        """piece: rows of the weight from a multiple of WIDTH on."""
+        whole, rest = divmod(len(piece), WIDTH)
+        pairs, panel = piece.view(torch.int32), first // WIDTH
+        if whole:
+            own = pairs[: whole * WIDTH].view(whole, WIDTH, self._pairs)
+            self.panels[panel : panel + whole].copy_(own.transpose(1, 2))
+        if rest:
+            last = self.panels[panel + whole]
+            last.zero_()
+            last[:, :rest] = pairs[whole * WIDTH :].T
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.bfloat16 or x.shape[1] != self._inputs:
+            raise ValueError(f"inputs [T, {self._inputs}] in bfloat16, not {list(x.shape)} in {x.dtype}")
+        stride, last = x.stride()
+        if last != 1:
+            x = x.contiguous()
+            stride = self._inputs
+        rows = len(x)
+        out = x.new_empty(rows, self._outputs)
+        alone = rows * self._inputs * self._outputs <= _AT_ONCE
+        parts = 1
+        if not alone:
+            tasks = _TASKS_A_THREAD * torch.get_num_threads()
+            parts = min(max(tasks // self._count, 1), -(-rows // 6))
+        call = _call()
+        _pack_into(
+            call, 0, 0, rows, parts, x.data_ptr(), 2 * stride, out.data_ptr(), self.panels.data_ptr(), self._pairs, self._outputs,
+            0 if self.bias is None else self.bias.data_ptr(),
+        )  # fmt: skip
+        if alone:
+            self._kernel.at_once(call)
+        else:
+            self._kernel(call)
+        return out
+
+
+def panel_linear(weight: WeightRows, bias: torch.Tensor | None) -> PanelLinear | None:
+    """None where there is no kernel for it. weight: [out, in] of bfloat16 on the CPU; bias: [out] or None."""
+    kernel = load_kernels().get("panel_linear_bfloat16")
+    if kernel is None or weight.dtype != torch.bfloat16 or weight.shape[1] % 2 or 0 in weight.shape:
+        return None
+    return PanelLinear(kernel, weight, bias)
+
+
+def _empty(count: int) -> torch.Tensor:
+    """int32 [count]"""
+    if 4 * count < _HUGE_BYTES:
+        return torch.empty(count, dtype=torch.int32)
+    memory = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.int32)
