@@ -1,4 +1,4 @@
-"""Attention on a CPU with kernels of our own (`ops/cpu/`): decoding, and prefill where the processor has a matrix unit.
+"""Attention on a CPU with kernels of our own (`ops/cpu/`): decoding, and prefill in bfloat16 where the processor has instructions for it.
 
 What the kernel is told about a batch is worked out once a round; a layer adds where its memory lies.
 """

@@ -196,7 +196,7 @@ def _linked(folder: Path) -> dict[str, Kernel]:
     machine = llvm.Target.from_default_triple().create_target_machine()
     kernels = {}
     for name, symbol in json.loads((folder / SYMBOLS).read_text()).items():
-        if name in _TILED and not _tiles_are_allowed():
+        if name in _TILED and chosen() == CpuKind.AMX and not _tiles_are_allowed():
             continue
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         engine.add_object_file(llvm.ObjectFileRef.from_data((folder / f"{name}.o").read_bytes()))

@@ -12,6 +12,7 @@ import pytest
 
 from lightllm.ops.cpu import SYMBOLS, library
 from lightllm.ops.cpu.library import VARIABLE, load_kernels
+from lightllm.ops.cpu_kind import CpuKind, detect
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +74,18 @@ def test_kernels_are_compiled_once_and_loaded_without_numba() -> None:
 
 
 @pytest.mark.slow
-def test_kernels_for_a_lesser_processor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [CpuKind.AVX2, CpuKind.AVX512_BF16])
+def test_kernels_for_a_lesser_processor(kind: CpuKind, tmp_path: Path) -> None:
     """What they compute is right, and they are kept apart from those of this processor."""
-    environ = os.environ | {VARIABLE: str(tmp_path), "LIGHTLLM_CPU_KIND": "avx2"}
-    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("decode_attention", "row_kernels")]
+    if detect() <= kind:
+        pytest.skip(f"{kind.name} is not less than this processor")
+    environ = os.environ | {VARIABLE: str(tmp_path), "LIGHTLLM_CPU_KIND": kind.name.lower()}
+    names = ("decode_attention", "row_kernels", "panel_linear", "prefill_attention")
+    tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests]
     run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     (symbols,) = tmp_path.glob(f"*/{SYMBOLS}")
-    assert set(json.loads(symbols.read_text())) == set(load_kernels()) - {"prefill_attention_bfloat16"}
+    own = {"panel_linear_bfloat16", "prefill_attention_bfloat16"}  # of bf16 instructions
+    expected = set(load_kernels()) - own | (own if kind == CpuKind.AVX512_BF16 else set())
+    assert set(json.loads(symbols.read_text())) == expected

@@ -17,7 +17,7 @@ from lightllm.ops.linear import pack_linear
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 KERNELS = load_kernels()
 pytestmark = pytest.mark.skipif(
-    "prefill_attention_bfloat16" not in KERNELS, reason="no matrix unit of bfloat16 (AMX): torch computes"
+    "prefill_attention_bfloat16" not in KERNELS, reason="no instructions for bfloat16: torch computes"
 )
 
 

@@ -1,4 +1,5 @@
-"""Attention of a chunk of tokens over its context in bfloat16, keys and values read by slot number, products on the matrix unit.
+"""Attention of a chunk of tokens over its context in bfloat16, keys and values read by slot number, products on the matrix unit
+(AMX) or with the instruction that multiplies pairs (AVX512-BF16).
 
 A task is some tokens of one chunk with all query heads of one KV head: its rows are [tokens, group]. It goes over the
 context in blocks of BLOCK keys with a running maximum and sum for each row (FlashAttention-2: Dao 2023, arXiv 2307.08691). The
@@ -19,6 +20,7 @@ from numba import cfunc, types
 
 from lightllm.ops.cpu.calls import prefill_attention as at
 from lightllm.ops.cpu.calls.prefill_attention import BLOCK, TILE
+from lightllm.ops.cpu.kernels import pairs, tiles
 from lightllm.ops.cpu.kernels.decode_attention import LOWEST, change_scores
 from lightllm.ops.cpu.kernels.lowlevel import (
     FAST,
@@ -34,10 +36,11 @@ from lightllm.ops.cpu.kernels.lowlevel import (
     uint32s,
 )
 from lightllm.ops.cpu.kernels.numbers import BY_NAME
-from lightllm.ops.cpu.kernels.tiles import add_product, configure, product, read_configuration, release
 from lightllm.ops.cpu.kernels.vectors import highest, weights_of
 from lightllm.ops.cpu_kind import CpuKind, chosen
 
+_TILED = chosen() == CpuKind.AMX
+product, add_product = (tiles.product, tiles.add_product) if _TILED else (pairs.product, pairs.add_product)
 _HIDDEN = np.float32(-math.inf)
 """The score of a key that is not seen: its weight is 0. A row may begin with such keys alone, so its maximum begins at LOWEST."""
 _store = BY_NAME["bfloat16"].store
@@ -217,26 +220,38 @@ def finish(call, task, count, wide, state, out):
             _store(result, to + i, plain_nan(out[row * wide + i] * factor))
 
 
+@kernel
+def attend_all(call, scratch):
+    counters = call[at.COUNTERS]
+    while True:
+        task = take_next(counters)
+        if task >= call[at.NUM_TASKS]:
+            return
+        attend(call, int64s(call[at.TASKS] + 40 * task), scratch)
+
+
+@kernel
+def attend_with_tiles(call, scratch):
+    tiles.read_configuration(scratch)
+    tiles.configure(call[at.TILES])
+    attend_all(call, scratch)
+    if uint8s(scratch)[0]:
+        tiles.configure(scratch)
+    else:
+        tiles.release()
+
+
 def make() -> Any:
+    attend_tasks = attend_with_tiles if _TILED else attend_all
+
     @cfunc(types.void(types.CPointer(types.int64)), fastmath=FAST, error_model="numpy")
     def prefill_attention(call):
         """What each thread runs: tasks until there are none left."""
-        counters = call[at.COUNTERS]
-        scratch = call[at.SCRATCH] + take_next(counters + 8) * call[at.SCRATCH_BYTES]
-        read_configuration(scratch)
-        configure(call[at.TILES])
-        while True:
-            task = take_next(counters)
-            if task >= call[at.NUM_TASKS]:
-                break
-            attend(call, int64s(call[at.TASKS] + 40 * task), scratch)
-        if uint8s(scratch)[0]:
-            configure(scratch)
-        else:
-            release()
+        scratch = call[at.SCRATCH] + take_next(call[at.COUNTERS] + 8) * call[at.SCRATCH_BYTES]
+        attend_tasks(call, scratch)
 
     return prefill_attention
 
 
 def kernels() -> dict[str, Callable[[], Any]]:
-    return {"prefill_attention_bfloat16": make} if chosen() == CpuKind.AMX else {}
+    return {"prefill_attention_bfloat16": make} if chosen() >= CpuKind.AVX512_BF16 else {}
