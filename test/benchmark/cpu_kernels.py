@@ -187,7 +187,7 @@ def print_decode_attention(dtypes: list[str], repeat: int, clock: Callable[[], f
 
 
 def print_prefill_attention(repeat: int, clock: Callable[[], float]) -> None:
-    if "prefill_attention_bfloat16" not in load_kernels():
+    if "block_attention_bfloat16" not in load_kernels():
         return
     rate = product_rate(repeat, clock)
     print(f"prefill attention; the matrix product computes {rate / 1e12:.2f} TFLOP/s")

@@ -12,14 +12,10 @@ from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.cpu.block_attention import BlockAttention
 from lightllm.ops.cpu.calls import decode_attention as at
-from lightllm.ops.cpu.calls import prefill_attention as into
 from lightllm.ops.cpu.library import Kernel
 from lightllm.ops.kv_layer import KvLayer
-
-_MOST_ROWS, _FEWEST_ROWS = 512, 64
-"""Of a prefill task: keys and values are arranged once for all of them, and what is summed up for them stays in the cache."""
-_TASKS_PER_THREAD = 4
 
 
 class CpuAttention:
@@ -31,13 +27,16 @@ class CpuAttention:
         self._kernels = {
             dtype: kernels[f"decode_attention_{str(dtype).removeprefix('torch.')}"] for dtype in dtypes
         }
-        self._prefill = kernels.get("prefill_attention_bfloat16")
+        block_kernel = kernels.get("block_attention_bfloat16")
+        self._blocks = None if block_kernel is None else BlockAttention(block_kernel)
 
     def takes(self, spec: AttentionSpec, kv: KvLayer) -> bool:
         return spec.sparsity is None and kv.scales is None and kv.data.dtype in self._kernels
 
     def decode(self, call: AttentionCall) -> None:
         metadata, kv, spec = call.metadata.decode_by_token(), call.kv, call.spec
+        if self._blocks is not None and self._blocks.decode(call._replace(metadata=metadata)):
+            return
         count, heads, head_dim = metadata.num_decode, *call.q.shape[1:]
         key = ("cpu decode", heads, kv.kv_heads, head_dim, spec.window)
         batch = metadata.once(key, lambda: _Batch(metadata, heads, kv.kv_heads, head_dim, spec.window))
@@ -49,76 +48,8 @@ class CpuAttention:
 
     def prefill(self, call: AttentionCall) -> None:
         """torch's, where there is no kernel: its own matrix products are as fast as other processors allow."""
-        q, kv, metadata, spec, out, _ = call
-        heads, head_dim = q.shape[1:]
-        if self._prefill is None or q.dtype != torch.bfloat16 or kv.data.dtype != q.dtype or head_dim % 2:
+        if self._blocks is None or not self._blocks.prefill(call):
             TorchAttention.prefill(call)
-            return
-        if q.stride()[1:] != (head_dim, 1):
-            q = q.contiguous()
-        key = ("cpu prefill", heads, kv.kv_heads, head_dim, spec.window)
-        batch = metadata.once(key, lambda: _PrefillBatch(metadata, heads, kv.kv_heads, head_dim, spec.window))
-        result = out if out.dtype == q.dtype and out.is_contiguous() else torch.empty_like(q)
-        self._prefill(batch.told(q, kv, spec, result))
-        if result is not out:
-            first = int(metadata.q_start[metadata.num_decode])
-            out[first:].copy_(result[first:])
-
-
-class _PrefillBatch:
-    """Tasks of a batch's chunks and memory for them, the same for all layers of one shape."""
-
-    def __init__(
-        self, metadata: AttentionMetadata, heads: int, kv_heads: int, head_dim: int, window: int
-    ) -> None:
-        table, group, threads = metadata.req_to_token, heads // kv_heads, torch.get_num_threads()
-        assert table.dtype == torch.int32 and table.stride(1) == 1
-        rows, q_lens = _MOST_ROWS, np.diff(metadata.q_start[metadata.num_decode :].numpy())
-        while rows > _FEWEST_ROWS and (
-            kv_heads * (-(-q_lens // max(1, rows // group))).sum() < _TASKS_PER_THREAD * threads
-        ):
-            rows //= 2
-        tasks = _prefill_tasks(metadata, kv_heads, max(1, rows // group))
-        most = into.padded(int(tasks[:, 3].max()) * group)
-        size = -(-into.scratch_bytes(most, head_dim) // 64) * 64
-        self._tasks, self._counters, self._scale = tasks, np.zeros(2, np.int64), np.zeros(2, np.float32)
-        self._scratch = torch.empty(threads * size + 64, dtype=torch.uint8)
-        self._tiles = np.zeros(64, np.uint8)
-        self._tiles[0] = 1  # the palette; 8 tiles of 16 rows of 64 bytes
-        self._tiles[16:32:2], self._tiles[48:56] = 64, 16
-        call = self._call = np.zeros(into.LENGTH, np.int64)
-        self._address = call.ctypes.data
-        call[into.SLOTS], call[into.ROW_STRIDE] = table.data_ptr(), table.stride(0)
-        call[into.TASKS], call[into.NUM_TASKS] = tasks.ctypes.data, len(tasks)
-        call[into.COUNTERS], call[into.SCALE] = self._counters.ctypes.data, self._scale.ctypes.data
-        call[into.SCRATCH], call[into.SCRATCH_BYTES] = -(-self._scratch.data_ptr() // 64) * 64, size
-        call[into.TILES], call[into.MOST_ROWS] = self._tiles.ctypes.data, most
-        call[into.KV_HEADS], call[into.GROUP], call[into.HEAD_DIM] = kv_heads, group, head_dim
-        call[into.WINDOW] = window
-
-    def told(self, q: torch.Tensor, kv: KvLayer, spec: AttentionSpec, out: torch.Tensor) -> int:
-        """Where it lies; holds until the next layer is told."""
-        assert kv.data.stride()[1:] == (kv.data.shape[2], 1) and kv.data.stride(0) % 2 == 0
-        call = self._call
-        self._counters.fill(0)
-        self._scale[:] = spec.scale, spec.softcap
-        call[into.Q], call[into.Q_STRIDE], call[into.OUT] = q.data_ptr(), q.stride(0), out.data_ptr()
-        call[into.KV], call[into.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0)
-        call[into.ALIBI], call[into.SINKS] = _address(spec.alibi_slopes), _address(spec.sinks)
-        return self._address
-
-
-def _prefill_tasks(metadata: AttentionMetadata, kv_heads: int, tokens: int) -> np.ndarray:
-    """int64 [tasks, 5]; see `calls.prefill_attention`. Those of the longest contexts of a chunk first."""
-    first = metadata.num_decode
-    rows, starts = metadata.rows[first:].tolist(), metadata.q_start[first:].tolist()
-    tasks = [
-        (row, begin + at, kv_len - (end - begin) + at, min(tokens, end - begin - at), head)
-        for row, begin, end, kv_len in zip(rows, starts, starts[1:], metadata.kv_len[first:].tolist())
-        for at in reversed(range(0, end - begin, tokens))
-        for head in range(kv_heads)
-    ]
-    return np.array(tasks, dtype=np.int64)
 
 
 class _Batch:

@@ -18,24 +18,16 @@ import llvmlite.binding as llvm
 from lightllm.ipc.child import die_with_parent
 from lightllm.ops.cpu import SYMBOLS
 from lightllm.ops.cpu.kernels import (
+    block_attention,
     decode_attention,
     gated_activation,
     greedy_tokens,
     panel_linear,
-    prefill_attention,
     rms_norm,
     rotary,
 )
 
-SOURCES = (
-    prefill_attention,
-    decode_attention,
-    rotary,
-    panel_linear,
-    rms_norm,
-    gated_activation,
-    greedy_tokens,
-)
+SOURCES = (block_attention, decode_attention, rotary, panel_linear, rms_norm, gated_activation, greedy_tokens)
 """Those that take longest first."""
 _MOST_PROCESSES = 4
 

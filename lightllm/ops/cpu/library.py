@@ -47,7 +47,7 @@ _NEVER_CALLED = (
     "numba_gil_ensure", "numba_gil_release", "numba_do_raise", "numba_unpickle", "numba_runtime_build_excinfo_struct", "NRT_Free",
 )  # fmt: skip
 """What Numba's frame around a kernel would call for an exception; the kernels raise none."""
-_TILED = ("prefill_attention_bfloat16",)
+_TILED = ("block_attention_bfloat16",)
 """Kernels that use the matrix unit (AMX), for which a process must ask."""
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 """Of Linux on x86-64 (asm/prctl.h)."""

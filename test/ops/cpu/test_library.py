@@ -12,7 +12,7 @@ import pytest
 
 from lightllm.ops.cpu import SYMBOLS, library
 from lightllm.ops.cpu.library import VARIABLE, load_kernels
-from lightllm.ops.cpu_kind import CpuKind, detect
+from lightllm.ops.cpu_kind import CpuKind, chosen, detect
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +80,35 @@ def test_kernels_for_a_lesser_processor(kind: CpuKind, tmp_path: Path) -> None:
     if detect() <= kind:
         pytest.skip(f"{kind.name} is not less than this processor")
     environ = os.environ | {VARIABLE: str(tmp_path), "LIGHTLLM_CPU_KIND": kind.name.lower()}
-    names = ("decode_attention", "row_kernels", "panel_linear", "prefill_attention")
+    names = ("decode_attention", "row_kernels", "panel_linear", "block_attention")
     tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests]
     run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     (symbols,) = tmp_path.glob(f"*/{SYMBOLS}")
-    own = {"panel_linear_bfloat16", "prefill_attention_bfloat16"}  # of bf16 instructions
+    own = {"panel_linear_bfloat16", "block_attention_bfloat16"}  # of bf16 instructions
     expected = set(load_kernels()) - own | (own if kind == CpuKind.AVX512_BF16 else set())
     assert set(json.loads(symbols.read_text())) == expected
+
+
+@pytest.mark.slow
+def test_what_is_laid_out_for_a_matrix_unit_holds_without_one() -> None:
+    if chosen() < CpuKind.AVX512_BF16:
+        pytest.skip("softmax has instructions of AVX512-BF16")
+    test = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "support.plain_tiles",
+        "-q",
+        "-n",
+        "0",
+        "ops/cpu/test_block_attention.py",
+    ]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(test.parent), str(test)])}
+    run = subprocess.run(command, cwd=test, env=environ, capture_output=True, text=True)
+    assert run.returncode == 0 and "s  " in run.stdout, (
+        run.stdout
+    )  # decoding has a kernel of its own there

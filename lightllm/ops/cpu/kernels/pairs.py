@@ -36,9 +36,9 @@ def _spread(builder: Any, pair: Any) -> Any:
     return builder.shuffle_vector(one, none, ir.Constant(_PAIRS, [0] * LANES))
 
 
-def make_product(rows: int, vectors: int, add: bool) -> Any:
+def _make_product(rows: int, vectors: int, add: bool) -> Any:
     """sums [rows, 16 * vectors] = left [rows, 2 * pairs] right [pairs, 16 * vectors, 2], or with `add` are more by it. All at
-    addresses, with bytes from row to row. There are 32 registers: rows * vectors + vectors + 1 are needed."""
+    addresses, with bytes from row to row."""
     shape = [(row, j) for row in range(rows) for j in range(vectors)]
     multiplying = ir.InlineAsm(
         ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v"
@@ -93,25 +93,88 @@ def round_vector(context: Any, numbers: Any, out: Any) -> Any:
     return types.void(types.int64, types.int64), make
 
 
-_PIECE, _ROWS = 32, 8
-_product, _add_product = (make_product(_ROWS, _PIECE // LANES, add) for add in (False, True))
+_ROWS = 6
+"""With four vectors each, all sums are in registers: there are 32, and columns and one of the left-hand side need 5."""
 
 
-@kernel
-def product(left, left_stride, right, right_stride, out, out_stride, count):
-    """As `kernels/tiles.py` has it, for pieces of the same size."""
-    for row in range(0, _PIECE, _ROWS):
-        _product(
-            left + row * left_stride, left_stride, right, right_stride, _PIECE // 2 * count,
-            out + row * out_stride, out_stride,
-        )  # fmt: skip
+def make_product(vectors: int, add: bool) -> Any:
+    """The product of any number of rows with 16 * vectors columns, at most 64."""
+    one, two, three, four, five, six = (_make_product(rows, vectors, add) for rows in range(1, _ROWS + 1))
+
+    @kernel
+    def product(rows, left, left_stride, right, right_stride, pairs, sums, sums_stride):
+        done, blocks = 0, -(-rows // _ROWS)
+        for block in range(blocks):
+            taken = (rows - done) // (blocks - block)
+            a, to = left + done * left_stride, sums + done * sums_stride
+            if taken == 6:
+                six(a, left_stride, right, right_stride, pairs, to, sums_stride)
+            elif taken == 5:
+                five(a, left_stride, right, right_stride, pairs, to, sums_stride)
+            elif taken == 4:
+                four(a, left_stride, right, right_stride, pairs, to, sums_stride)
+            elif taken == 3:
+                three(a, left_stride, right, right_stride, pairs, to, sums_stride)
+            elif taken == 2:
+                two(a, left_stride, right, right_stride, pairs, to, sums_stride)
+            else:
+                one(a, left_stride, right, right_stride, pairs, to, sums_stride)
+            done += taken
+
+    return product
 
 
-@kernel
-def add_product(left, left_stride, right, right_stride, out, out_stride, count):
-    """The same, added to what is there."""
-    for row in range(0, _PIECE, _ROWS):
-        _add_product(
-            left + row * left_stride, left_stride, right, right_stride, _PIECE // 2 * count,
-            out + row * out_stride, out_stride,
-        )  # fmt: skip
+@intrinsic
+def transpose_pairs(context: Any, lines: Any, offset: Any, out: Any, out_stride: Any) -> Any:
+    """out [16, 16]: pairs of LANES lines, whose addresses `lines` has, side by side. offset, out_stride: bytes."""
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lines, offset, out, out_stride = arguments
+        vectors = [
+            builder.load(_place(builder, builder.add(builder.load(builder.gep(lines, [_number(i)])), offset), 0, _PAIRS), align=2)
+            for i in range(LANES)
+        ]  # fmt: skip
+        step = LANES // 2
+        while step:
+            for i in (i for i in range(LANES) if not i & step):
+                a, b = vectors[i], vectors[i + step]
+                first = [j if not j & step else LANES + j - step for j in range(LANES)]
+                second = [j + step if not j & step else LANES + j for j in range(LANES)]
+                vectors[i] = builder.shuffle_vector(a, b, ir.Constant(_PAIRS, first))
+                vectors[i + step] = builder.shuffle_vector(a, b, ir.Constant(_PAIRS, second))
+            step //= 2
+        for i, vector in enumerate(vectors):
+            place = _place(builder, builder.add(out, builder.mul(out_stride, _number(i))), 0, _PAIRS)
+            builder.store(vector, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64), make
+
+
+@intrinsic
+def fetch_ahead(context: Any, address: Any) -> Any:
+    """Asks for a line of memory that will be read soon; any address will do."""
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [_I64])
+        builder.call(ir.InlineAsm(function, "prefetcht0 ($0)", "r", side_effect=True), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), make
+
+
+@intrinsic
+def pair_up(context: Any, one: Any, other: Any, out: Any) -> Any:
+    """32 bfloat16 of two addresses become 32 pairs at a third."""
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers = ir.VectorType(ir.IntType(16), 2 * LANES)
+        a, b = (builder.load(_place(builder, address, 0, numbers), align=2) for address in arguments[:2])
+        for half in range(2):
+            order = [2 * LANES * (i % 2) + half * LANES + i // 2 for i in range(2 * LANES)]
+            mask = ir.Constant(ir.VectorType(_I32, 2 * LANES), order)
+            place = _place(builder, arguments[2], 4 * LANES * half, numbers)
+            builder.store(builder.shuffle_vector(a, b, mask), place, align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), make

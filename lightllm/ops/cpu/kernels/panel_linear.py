@@ -2,7 +2,7 @@
 
 The weight lies in panels of WIDTH outputs, [inputs / 2, WIDTH, 2]: the pairs of one input of all outputs side by side. A
 panel is read once from memory, one line after the other, and kept in the second cache while all rows of x are multiplied with
-it, six at a time: 24 vectors of sums are as many as there are registers for.
+it.
 
 Each output is one chain of sums over the inputs in their order, whatever other rows there are.
 """
@@ -21,7 +21,6 @@ from lightllm.ops.cpu.kernels.lowlevel import FAST, address_of, floats, kernel, 
 from lightllm.ops.cpu.kernels.pairs import LANES, make_product, round_vector
 from lightllm.ops.cpu_kind import CpuKind, chosen
 
-_ROWS = 6
 _CHUNK = 96
 """Rows whose sums are held at a time, in the first cache."""
 _PAIRS = 1024
@@ -59,25 +58,7 @@ def _finish(sums, rows, out, outputs, panel):
 
 
 def make() -> Any:
-    one, two, three, four, five, six = (
-        make_product(rows, WIDTH // LANES, add=True) for rows in range(1, _ROWS + 1)
-    )
-    line = 4 * WIDTH
-
-    @kernel
-    def add_products(rows, x, x_stride, panel, pairs, sums):
-        if rows == 6:
-            six(x, x_stride, panel, line, pairs, sums, line)
-        elif rows == 5:
-            five(x, x_stride, panel, line, pairs, sums, line)
-        elif rows == 4:
-            four(x, x_stride, panel, line, pairs, sums, line)
-        elif rows == 3:
-            three(x, x_stride, panel, line, pairs, sums, line)
-        elif rows == 2:
-            two(x, x_stride, panel, line, pairs, sums, line)
-        else:
-            one(x, x_stride, panel, line, pairs, sums, line)
+    add_product, line = make_product(WIDTH // LANES, add=True), 4 * WIDTH
 
     @cfunc(types.void(types.CPointer(types.int64)), fastmath=FAST, error_model="numpy")
     def panel_linear(call):
@@ -93,21 +74,13 @@ def make() -> Any:
             panel = task % panels
             begin_row = task // panels * size
             end_row = min(begin_row + size, rows)
-            weights = call[at.PANELS] + panel * pairs * 4 * WIDTH
+            weights = call[at.PANELS] + panel * pairs * line
             for first in range(begin_row, end_row, _CHUNK):
                 count = min(_CHUNK, end_row - first)
-                blocks = -(-count // _ROWS)
                 _begin(sums, count, call[at.BIAS], panel)
                 for start in range(0, pairs, _PAIRS):
                     x, some = call[at.X] + first * x_stride + 4 * start, min(_PAIRS, pairs - start)
-                    done = 0
-                    for block in range(blocks):
-                        taken = (count - done) // (blocks - block)
-                        add_products(
-                            taken, x + done * x_stride, x_stride, weights + 4 * WIDTH * start, some,
-                            held + 4 * WIDTH * done,
-                        )  # fmt: skip
-                        done += taken
+                    add_product(count, x, x_stride, weights + line * start, line, some, held, line)
                 _finish(held, count, call[at.OUT] + 2 * first * outputs, outputs, panel)
 
     return panel_linear

@@ -10,14 +10,16 @@ from support.attention_cases import AttentionCase
 from lightllm.ops.attention_backends.cpu import CpuAttention
 from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.torch import TorchAttention
-from lightllm.ops.cpu.calls.prefill_attention import BLOCK
+from lightllm.ops.cpu import block_attention
+from lightllm.ops.cpu.calls.block_attention import BLOCK, PIECE
 from lightllm.ops.cpu.library import load_kernels
+from lightllm.ops.cpu_kind import CpuKind
 from lightllm.ops.linear import pack_linear
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 KERNELS = load_kernels()
 pytestmark = pytest.mark.skipif(
-    "prefill_attention_bfloat16" not in KERNELS, reason="no instructions for bfloat16: torch computes"
+    "block_attention_bfloat16" not in KERNELS, reason="no instructions for bfloat16: torch computes"
 )
 
 
@@ -138,3 +140,32 @@ def test_products_of_others_that_use_the_matrix_unit_are_not_disturbed() -> None
         for (linear, x), expected in zip(linears, before):
             assert torch.equal(linear(x), expected)
             assert torch.equal(compute(case), attended)
+
+
+@pytest.mark.skipif(block_attention.chosen() == CpuKind.AMX, reason="decoding has a kernel of its own there")
+@pytest.mark.parametrize("form", ["plain", "window", "everything"])
+@pytest.mark.parametrize("heads", [(6, 2), (12, 12), (8, 1)])
+def test_a_token_that_is_decoded_has_the_bits_that_it_has_in_its_prompt(
+    form: str, heads: tuple[int, int]
+) -> None:
+    length = 3 * PIECE + 7
+    case = AttentionCase([length], [length], 0, "shuffled", heads, 64, BF16, form=form)
+    whole = compute(case)
+    lengths = [1, 2, BLOCK, BLOCK + 1, PIECE, PIECE + 1, 2 * PIECE + BLOCK, length - 1, length]
+    together = AttentionCase(
+        lengths, [1] * len(lengths), len(lengths), "shuffled", heads, 64, BF16, form=form
+    )
+    for entry, last in enumerate(lengths):
+        together.kv[together.tables[entry]] = case.kv[case.tables[0][:last]]
+    together.q = case.q[[last - 1 for last in lengths]]
+    result = torch.full_like(together.q, float("nan"))
+    backend = CpuAttention(KERNELS)
+    layer, spec = together.layer_on(CPU), together.attention_spec
+    backend.decode(AttentionCall(together.q, layer, together.metadata(CPU), spec, result))
+    assert torch.equal(result, whole[[last - 1 for last in lengths]])
+    for entry, last in enumerate(lengths):
+        alone = AttentionCase([last], [1], 1, "run", heads, 64, BF16, form=form)
+        alone.kv[alone.tables[0]] = case.kv[case.tables[0][:last]]
+        alone.q, out = case.q[last - 1 : last], torch.full_like(case.q[:1], float("nan"))
+        backend.decode(AttentionCall(alone.q, alone.layer_on(CPU), alone.metadata(CPU), spec, out))
+        assert torch.equal(out[0], result[entry])

@@ -1,0 +1,194 @@
+"""Attention in bfloat16 with a kernel of our own: see `kernels/block_attention.py`.
+
+What it is told about a batch is worked out once a round; a layer adds where its memory lies.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lightllm.ops.attention_backends.protocol import AttentionCall
+from lightllm.ops.attention_metadata import AttentionMetadata
+from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.cpu.calls import block_attention as at
+from lightllm.ops.cpu.library import Kernel
+from lightllm.ops.cpu_kind import CpuKind, chosen
+from lightllm.ops.kv_layer import KvLayer
+
+_MOST_ROWS, _FEWEST_ROWS = 256, 64
+"""Of a prefill task: keys and values are arranged once for all of them, and what is summed up for them stays in the cache."""
+_MOST_HEADS = 8
+"""KV heads of a decode task: they lie side by side, and memory is read fastest in its order."""
+_TASKS_PER_THREAD = 4
+
+
+class BlockAttention:
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel, self._tiled = kernel, chosen() == CpuKind.AMX
+
+    def prefill(self, call: AttentionCall) -> bool:
+        """Whether it was done: what is not of bfloat16 is another implementation's."""
+        if not _takes(call):
+            return False
+        metadata, window, shape = call.metadata, call.spec.window, _shape(call)
+        batch = metadata.once(
+            ("cpu prefill", *shape, window), lambda: _prefill_batch(metadata, *shape, window, self._tiled)
+        )
+        out = call.out
+        result = (
+            out
+            if out.dtype == torch.bfloat16 and out.is_contiguous()
+            else torch.empty_like(out, dtype=torch.bfloat16)
+        )
+        self._kernel(batch.told(_side_by_side(call.q), call.kv, call.spec, result))
+        if result is not out:
+            first = int(metadata.q_start[metadata.num_decode])
+            out[first:].copy_(result[first:])
+        return True
+
+    def decode(self, call: AttentionCall) -> bool:
+        """call.metadata: `decode_by_token`."""
+        if self._tiled or not _takes(call):
+            return False
+        metadata, window, shape = call.metadata, call.spec.window, _shape(call)
+        batch = metadata.once(("cpu decode", *shape, window), lambda: _decode_batch(metadata, *shape, window))
+        count = metadata.num_decode
+        q, out = _side_by_side(call.q[:count]), call.out[:count]
+        result = (
+            out
+            if out.dtype == torch.bfloat16 and out.is_contiguous()
+            else torch.empty_like(out, dtype=torch.bfloat16)
+        )
+        self._kernel(batch.told(q, call.kv, call.spec, result))
+        if result is not out:
+            out.copy_(result)
+        return True
+
+
+def _takes(call: AttentionCall) -> bool:
+    return call.q.dtype == call.kv.data.dtype == torch.bfloat16 and call.q.shape[2] % 2 == 0
+
+
+def _shape(call: AttentionCall) -> tuple[int, int, int]:
+    """KV heads, query heads of each, head_dim."""
+    heads, head_dim = call.q.shape[1:]
+    return call.kv.kv_heads, heads // call.kv.kv_heads, head_dim
+
+
+def _side_by_side(q: torch.Tensor) -> torch.Tensor:
+    """Rows of any stride."""
+    return q if q.stride()[1:] == (q.shape[2], 1) else q.contiguous()
+
+
+class _Batch:
+    """Tasks of a batch and memory for them, the same for all layers of one shape."""
+
+    def __init__(
+        self,
+        metadata: AttentionMetadata,
+        tasks: np.ndarray,
+        shape: tuple[int, int, int],
+        window: int,
+        rows: int,
+    ) -> None:
+        """tasks: int64 [n, TASK_LENGTH]; rows: the most that one of them has for a KV head."""
+        table, (kv_heads, group, head_dim) = metadata.req_to_token, shape
+        assert table.dtype == torch.int32 and table.stride(1) == 1
+        most_heads, threads = int(tasks[:, at.HEADS].max()), torch.get_num_threads()
+        size = -(-at.scratch_bytes(kv_heads, most_heads, rows, head_dim) // 64) * 64
+        self._tasks, self._scale = tasks, np.zeros(2, np.float32)
+        self._counters = np.zeros(3 + int(tasks[:, at.COUNTER].max()), np.int64)
+        self._scratch = torch.empty(threads * size + 64, dtype=torch.uint8)
+        state_size = at.state_size(most_heads, rows, head_dim)
+        shared = tasks[tasks[:, at.SHARES] > 1]
+        states = int((shared[:, at.STATE] + shared[:, at.SHARES]).max()) if len(shared) else 0
+        self._states = torch.empty(states * state_size)
+        self._tiles = np.zeros(64, np.uint8)
+        self._tiles[0] = 1  # the palette; 8 tiles of 16 rows of 64 bytes
+        self._tiles[16:32:2], self._tiles[48:56] = 64, 16
+        call = self._call = np.zeros(at.LENGTH, np.int64)
+        self._address = call.ctypes.data
+        call[at.SLOTS], call[at.ROW_STRIDE] = table.data_ptr(), table.stride(0)
+        call[at.TASKS], call[at.NUM_TASKS] = tasks.ctypes.data, len(tasks)
+        call[at.COUNTERS], call[at.SCALE] = self._counters.ctypes.data, self._scale.ctypes.data
+        call[at.SCRATCH], call[at.SCRATCH_BYTES] = -(-self._scratch.data_ptr() // 64) * 64, size
+        call[at.STATES], call[at.STATE_SIZE] = self._states.data_ptr(), state_size
+        call[at.TILES], call[at.MOST_HEADS], call[at.MOST_ROWS] = self._tiles.ctypes.data, most_heads, rows
+        call[at.KV_HEADS], call[at.GROUP], call[at.HEAD_DIM] = kv_heads, group, head_dim
+        call[at.WINDOW] = window
+
+    def told(self, q: torch.Tensor, kv: KvLayer, spec: AttentionSpec, out: torch.Tensor) -> int:
+        """Where it lies; holds until the next layer is told."""
+        assert kv.data.stride()[1:] == (kv.data.shape[2], 1) and kv.data.stride(0) % 2 == 0
+        call = self._call
+        self._counters.fill(0)
+        self._scale[:] = spec.scale, spec.softcap
+        call[at.Q], call[at.Q_STRIDE], call[at.OUT] = q.data_ptr(), q.stride(0), out.data_ptr()
+        call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0)
+        call[at.ALIBI], call[at.SINKS] = _address(spec.alibi_slopes), _address(spec.sinks)
+        return self._address
+
+
+def _address(numbers: torch.Tensor | None) -> int:
+    assert numbers is None or numbers.dtype == torch.float32 and numbers.is_contiguous()
+    return 0 if numbers is None else numbers.data_ptr()
+
+
+def _pieces(first: np.ndarray, last: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first piece that tokens at positions first .. last see, and the one behind the last."""
+    begin = np.maximum(first - window + 1, 0) if window else np.zeros_like(first)
+    return begin // at.PIECE, last // at.PIECE + 1
+
+
+def _prefill_batch(
+    metadata: AttentionMetadata, kv_heads: int, group: int, head_dim: int, window: int, tiled: bool
+) -> _Batch:
+    """A task for each KV head and some tokens of a chunk. Those of the longest contexts of a chunk first."""
+    rows, q_lens = _MOST_ROWS, np.diff(metadata.q_start[metadata.num_decode :].numpy())
+    wanted = _TASKS_PER_THREAD * torch.get_num_threads()
+    while rows > _FEWEST_ROWS and kv_heads * (-(-q_lens // max(1, rows // group))).sum() < wanted:
+        rows //= 2
+    tokens, decoded = max(1, rows // group), metadata.num_decode
+    table_rows, starts = metadata.rows[decoded:].tolist(), metadata.q_start[decoded:].tolist()
+    places = [
+        (row, begin + done, kv_len - (end - begin) + done, min(tokens, end - begin - done), head)
+        for row, begin, end, kv_len in zip(table_rows, starts, starts[1:], metadata.kv_len[decoded:].tolist())
+        for done in reversed(range(0, end - begin, tokens))
+        for head in range(kv_heads)
+    ]
+    tasks = np.zeros((len(places), at.TASK_LENGTH), np.int64)
+    tasks[:, [at.TABLE_ROW, at.TOKEN, at.POSITION, at.TOKENS, at.KV_HEAD]] = places
+    tasks[:, at.HEADS] = tasks[:, at.SHARES] = 1
+    first = tasks[:, at.POSITION]
+    tasks[:, at.FIRST_PIECE], tasks[:, at.END_PIECE] = _pieces(first, first + tasks[:, at.TOKENS] - 1, window)
+    most = int(tasks[:, at.TOKENS].max()) * group
+    return _Batch(metadata, tasks, (kv_heads, group, head_dim), window, at.padded(most) if tiled else most)
+
+
+def _decode_batch(
+    metadata: AttentionMetadata, kv_heads: int, group: int, head_dim: int, window: int
+) -> _Batch:
+    """A task for each token, piece and some KV heads."""
+    count = metadata.num_decode
+    positions = metadata.kv_len[:count].numpy().astype(np.int64) - 1
+    firsts, ends = _pieces(positions, positions, window)
+    pieces = ends - firsts
+    heads, wanted = min(kv_heads, _MOST_HEADS), _TASKS_PER_THREAD * torch.get_num_threads()
+    while heads > 1 and pieces.sum() * -(-kv_heads // heads) < wanted:
+        heads = -(-heads // 2)
+    parts = -(-kv_heads // heads)
+    entries = np.repeat(np.arange(count), pieces * parts)
+    within = np.arange(len(entries)) - np.repeat(np.cumsum(pieces * parts) - pieces * parts, pieces * parts)
+    part, share = within // pieces[entries], within % pieces[entries]
+    tasks = np.empty((len(entries), at.TASK_LENGTH), np.int64)
+    tasks[:, at.TABLE_ROW] = metadata.rows[:count].numpy()[entries]
+    tasks[:, at.TOKEN], tasks[:, at.POSITION], tasks[:, at.TOKENS] = entries, positions[entries], 1
+    tasks[:, at.KV_HEAD] = part * heads
+    tasks[:, at.HEADS] = np.minimum(heads, kv_heads - part * heads)
+    tasks[:, at.FIRST_PIECE] = firsts[entries] + share
+    tasks[:, at.END_PIECE] = tasks[:, at.FIRST_PIECE] + 1
+    tasks[:, at.SHARES], tasks[:, at.SHARE] = pieces[entries], share
+    tasks[:, at.STATE] = np.arange(len(entries)) - share
+    tasks[:, at.COUNTER] = 2 + entries * parts + part
+    return _Batch(metadata, tasks, (kv_heads, group, head_dim), window, group)

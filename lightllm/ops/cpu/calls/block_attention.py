@@ -1,0 +1,70 @@
+"""What the attention kernel of blocks is told: int64 numbers at these places. Addresses are those of contiguous memory."""
+
+from __future__ import annotations
+
+(
+    Q,  # bfloat16 [T, heads, head_dim], Q_STRIDE numbers from token to token
+    KV,  # bfloat16 numbers of the slots
+    SLOTS,  # int32 [rows, ROW_STRIDE]: slot of each position of each row
+    OUT,  # bfloat16 [T, heads, head_dim]
+    TASKS,  # int64 [NUM_TASKS, TASK_LENGTH]
+    COUNTERS,  # int64 [2 + of tasks], zeros: tasks begun, threads begun, pieces done
+    SCRATCH,  # SCRATCH_BYTES for each thread, 64-byte aligned
+    STATES,  # float32 [.., STATE_SIZE]: pieces of contexts that several tasks share
+    SCALE,  # float32 [2]: of scores, and the soft cap
+    ALIBI,  # float32 [heads], or 0
+    SINKS,  # float32 [heads], or 0
+    TILES,  # the configuration of the matrix unit: 64 bytes
+    NUM_TASKS,
+    KV_HEADS,
+    GROUP,  # query heads of a KV head
+    HEAD_DIM,  # even
+    WINDOW,  # 0: none
+    Q_STRIDE,
+    SLOT_STRIDE,  # numbers from slot to slot, even
+    ROW_STRIDE,
+    SCRATCH_BYTES,
+    MOST_HEADS,  # KV heads of a task
+    MOST_ROWS,  # of a KV head: tokens times GROUP, with a matrix unit a multiple of TILE
+    STATE_SIZE,  # `state_size` of both
+) = range(24)
+LENGTH = 24
+
+(
+    TABLE_ROW,  # of SLOTS
+    TOKEN,  # of the batch: the task's first
+    POSITION,  # its position
+    TOKENS,
+    KV_HEAD,  # the first
+    HEADS,  # KV heads from there on
+    FIRST_PIECE,  # pieces to go over: of PIECE positions, numbered from position 0
+    END_PIECE,
+    SHARES,  # tasks that together make these tokens' result, a piece each
+    SHARE,  # which of them this is
+    STATE,  # of STATES: of the first of them, if there are several
+    COUNTER,  # of COUNTERS: of them all
+) = range(12)
+TASK_LENGTH = 12
+
+BLOCK = 64
+"""Keys at a time. They begin at multiples of it, so that a token's sums do not depend on how its prompt was cut."""
+PIECE = 256
+"""Keys that are summed up by themselves: several threads share a long context of one token."""
+TILE = 32
+"""Rows whose scores are held at a time; numbers of a head are padded to a multiple of it."""
+
+
+def padded(head_dim: int) -> int:
+    return -(-head_dim // TILE) * TILE
+
+
+def state_size(heads: int, rows: int, head_dim: int) -> int:
+    """float32: a maximum and a sum of each row, then weighted values [heads, rows, padded(head_dim)]"""
+    return heads * rows * (2 + padded(head_dim))
+
+
+def scratch_bytes(kv_heads: int, heads: int, rows: int, head_dim: int) -> int:
+    """As `kernels/block_attention.py` lays it out. kv_heads: of a slot; heads: of a task."""
+    wide, slot = padded(head_dim), -(-4 * kv_heads * head_dim // 64) * 64
+    own = 2 * heads * rows * wide + 8 * state_size(heads, rows, head_dim)
+    return 64 + 24 * BLOCK + slot + 4 * BLOCK * wide + 6 * TILE * BLOCK + own
