@@ -114,7 +114,7 @@ def pack_queries(call, task, kv_head, rows, wide, to):
 
 @kernel
 def pack_context(call, lines, heads, kv_head, next_lines, next_head, wide, keys, values):
-    """One block: keys [wide / 2, BLOCK, 2] and values [BLOCK / 2, wide, 2]. lines: address of each slot, or of zeros for all that is read
+    """One block: keys [wide / 2, BLOCK, 2] and values [BLOCK / 2, wide, 2] in the order of `paired_place`. lines: address of each slot, or of zeros for all that is read
     there; heads: room for as many addresses. What is packed next is fetched meanwhile."""
     head_dim = call[at.HEAD_DIM]
     key, value = 2 * kv_head * head_dim, 2 * (call[at.KV_HEADS] + kv_head) * head_dim
@@ -142,7 +142,7 @@ def pack_context(call, lines, heads, kv_head, next_lines, next_head, wide, keys,
             k, v = uint16s(lines[j] + key), uint16s(lines[j] + value)
             for i in range(wide):
                 to_keys[(i // 2 * BLOCK + j) * 2 + i % 2] = k[i] if i < head_dim else 0
-                to_values[(j // 2 * wide + i) * 2 + j % 2] = v[i] if i < head_dim else 0
+                to_values[(j // 2 * wide + pairs.paired_place(i)) * 2 + j % 2] = v[i] if i < head_dim else 0
 
 
 @kernel
@@ -341,7 +341,7 @@ def finish(call, task, kv_head, first_row, all_rows, wide, total):
         to = ((task[at.TOKEN] + row // group) * call[at.KV_HEADS] * group + head) * head_dim
         own = 2 * all_rows + (first_row + row) * wide
         for i in range(head_dim):
-            _store(result, to + i, plain_nan(total[own + i] * factor))
+            _store(result, to + i, plain_nan(total[own + pairs.paired_place(i)] * factor))
 
 
 @kernel
