@@ -22,14 +22,14 @@ UNKNOWN = {"alibi", "sinks", "sparsity"}
 COMMON = [name for name, form in FORMS.items() if not UNKNOWN & form.keys()]
 
 
-def test_a_cpu_decodes_with_its_own_kernels_if_they_can_be_had_and_knows_no_other_name(
+def test_a_cpu_attends_with_its_own_kernels_if_they_can_be_had_and_knows_no_other_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backends = make_attention_backends("triton", CPU, graphs=False)
-    assert type(backends.prefill).__name__ == "TorchAttention"
-    assert type(backends.decode).__name__ == "CpuAttention"
+    assert backends.prefill is backends.decode and type(backends.decode).__name__ == "CpuAttention"
     monkeypatch.setattr("lightllm.ops.attention_backends.choice.load_kernels", dict)
-    assert type(make_attention_backends("triton", CPU).decode).__name__ == "TorchAttention"
+    without = make_attention_backends("triton", CPU)
+    assert without.prefill is without.decode and type(without.decode).__name__ == "TorchAttention"
     with pytest.raises(InvalidOption, match="needs a GPU"):
         make_attention_backends("fa3,triton", CPU, graphs=False)
 

@@ -34,8 +34,8 @@ def make_attention_backends(names: str, device: torch.device, graphs: bool = Fal
             raise InvalidOption(f"--attention_backend {names} needs a GPU.", "Leave it out.")
         torch_attention = TorchAttention()
         kernels = load_kernels()
-        decode = CpuAttention(kernels) if kernels else torch_attention
-        return AttentionBackends(torch_attention, decode, torch_attention)
+        own = CpuAttention(kernels) if kernels else torch_attention
+        return AttentionBackends(own, own, torch_attention)
     made = {name: _make(name, device) for name in dict.fromkeys([*chosen, "triton"])}
     if graphs and not made[chosen[-1]].graphs:
         raise InvalidOption(
