@@ -113,36 +113,48 @@ def pack_queries(call, task, kv_head, rows, wide, to):
 
 
 @kernel
-def pack_context(call, lines, heads, kv_head, next_lines, next_head, wide, keys, values):
-    """One block: keys [wide / 2, BLOCK, 2] and values [BLOCK / 2, wide, 2] in the order of `paired_place`. lines: address of each slot, or of zeros for all that is read
-    there; heads: room for as many addresses. What is packed next is fetched meanwhile."""
+def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to):
+    """[wide / 2, BLOCK, 2] of a block of `count` keys. lines: address of each slot, or of zeros for all that is read there; heads: room
+    for as many addresses. What is packed next, of the slots `soon`, is fetched meanwhile."""
     head_dim = call[at.HEAD_DIM]
-    key, value = 2 * kv_head * head_dim, 2 * (call[at.KV_HEADS] + kv_head) * head_dim
-    next_key = 2 * next_head * head_dim
-    to_value = 2 * call[at.KV_HEADS] * head_dim
+    key, soon_key = 2 * kv_head * head_dim, 2 * soon_head * head_dim
     if head_dim == wide:
-        for j in range(BLOCK):
+        for j in range(count):
             heads[j] = lines[j] + key
-        for j in range(0, BLOCK, _LANES):
+        for j in range(0, count, _LANES):
             own = int64s(address_of(heads) + 8 * j)
             for i in range(0, wide // 2, _LANES):
-                pairs.transpose_pairs(own, 4 * i, keys + 4 * (i * BLOCK + j), 4 * BLOCK)
+                pairs.transpose_pairs(own, 4 * i, to + 4 * (i * BLOCK + j), 4 * BLOCK)
                 for k in range(j, j + _LANES):
-                    pairs.fetch_ahead(next_lines[k] + next_key + 4 * i)
-        for j in range(0, BLOCK, 2):
+                    pairs.fetch_ahead(soon[k] + soon_key + 4 * i)
+    else:
+        keys = uint16s(to)
+        for j in range(count):
+            k = uint16s(lines[j] + key)
+            for i in range(wide):
+                keys[(i // 2 * BLOCK + j) * 2 + i % 2] = k[i] if i < head_dim else 0
+
+
+@kernel
+def pack_values(call, lines, count, kv_head, soon, soon_head, wide, to):
+    """[count / 2, wide, 2] in the order of `paired_place`, likewise."""
+    head_dim = call[at.HEAD_DIM]
+    value = 2 * (call[at.KV_HEADS] + kv_head) * head_dim
+    soon_value = 2 * (call[at.KV_HEADS] + soon_head) * head_dim
+    if head_dim == wide:
+        for j in range(0, count, 2):
             a, b = lines[j] + value, lines[j + 1] + value
-            c, d = next_lines[j] + next_key + to_value, next_lines[j + 1] + next_key + to_value
+            c, d = soon[j] + soon_value, soon[j + 1] + soon_value
             for i in range(0, wide, 2 * _LANES):
-                pairs.pair_up(a + 2 * i, b + 2 * i, values + 4 * (j // 2 * wide + i))
+                pairs.pair_up(a + 2 * i, b + 2 * i, to + 4 * (j // 2 * wide + i))
                 pairs.fetch_ahead(c + 2 * i)
                 pairs.fetch_ahead(d + 2 * i)
     else:
-        to_keys, to_values = uint16s(keys), uint16s(values)
-        for j in range(BLOCK):
-            k, v = uint16s(lines[j] + key), uint16s(lines[j] + value)
+        values = uint16s(to)
+        for j in range(count):
+            v = uint16s(lines[j] + value)
             for i in range(wide):
-                to_keys[(i // 2 * BLOCK + j) * 2 + i % 2] = k[i] if i < head_dim else 0
-                to_values[(j // 2 * wide + pairs.paired_place(i)) * 2 + j % 2] = v[i] if i < head_dim else 0
+                values[(j // 2 * wide + pairs.paired_place(i)) * 2 + j % 2] = v[i] if i < head_dim else 0
 
 
 @kernel
@@ -199,9 +211,11 @@ def begin(state, rows, wide):
 
 
 @kernel
-def attend_block(call, task, start, kv_head, rows, first_row, all_rows, queries, keys, values, work, state):
+def attend_block(
+    call, task, start, count, kv_head, rows, first_row, all_rows, lines, soon, soon_head, queries, keys, values, work, state
+):  # fmt: skip
     """One block of one KV head, for the rows from `first_row` on of a state of `all_rows`. work: scores, then weights, of TILE
-    rows."""
+    rows. values: as `keys` are, if they are not packed yet but to be written in their place, when they have been read."""
     group, window, wide = call[at.GROUP], call[at.WINDOW], at_wide(call)
     weights_at = work + 4 * TILE * BLOCK
     scores, weights = floats(work), uint16s(weights_at)
@@ -209,17 +223,17 @@ def attend_block(call, task, start, kv_head, rows, first_row, all_rows, queries,
     scale = floats(call[at.SCALE])[0] if plain else np.float32(1)
     state_at, sums = floats(state), state + 8 * all_rows
     out = floats(sums)
-    count, position = task[at.TOKENS] * group, task[at.POSITION]
+    used, position = task[at.TOKENS] * group, task[at.POSITION]
     for tile in range(0, rows, TILE):
         nearest = position + tile // group
-        farthest = position + (min(tile + TILE, count) - 1) // group
+        farthest = position + (min(tile + TILE, used) - 1) // group
         if start > farthest or (window and start + BLOCK - 1 <= nearest - window):
             continue
         some = min(TILE, rows - tile)
         columns = min(BLOCK, (farthest - start + TILE) // TILE * TILE)
         score_rows(some, queries + 2 * tile * wide, wide, keys, work)
         own, head = nearest, tile % group
-        for row in range(tile, min(tile + TILE, count)):
+        for row in range(tile, min(tile + TILE, used)):
             at_row = (row - tile) * BLOCK
             if not plain:
                 scale_and_change(call, scores, at_row, columns, kv_head * group + head, own - start)
@@ -230,6 +244,8 @@ def attend_block(call, task, start, kv_head, rows, first_row, all_rows, queries,
             head += 1
             if head == group:
                 own, head = own + 1, 0
+        if values == keys:
+            pack_values(call, lines, count, kv_head, soon, soon_head, wide, values)
         add_values(some, weights_at, columns, values, wide, sums + 4 * (first_row + tile) * wide)
 
 
@@ -250,7 +266,9 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
     wide, heads = at_wide(call), task[at.HEADS]
     zeros = lines + 24 * BLOCK
     keys = work + 6 * TILE * BLOCK
-    values = keys + 2 * BLOCK * wide
+    values = keys  # of few rows: half the memory, which stays in the first cache
+    if rows > TILE:
+        values += 2 * BLOCK * wide
     begin(floats(state), heads * rows, wide)
     last = task[at.POSITION] + task[at.TOKENS] - 1
     first = max(task[at.POSITION] - call[at.WINDOW] + 1, 0) if call[at.WINDOW] else 0
@@ -261,15 +279,18 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
         for j in range(BLOCK):
             now[j] = ahead[j]
         find_lines(call, task, start + BLOCK, last, zeros, ahead)
+        count = min(BLOCK, (last - start + TILE) // TILE * TILE)
         for head in range(heads):
             kv_head = task[at.KV_HEAD] + head
+            soon, soon_head = ahead, task[at.KV_HEAD]
             if head + 1 < heads:
-                pack_context(call, now, own, kv_head, now, kv_head + 1, wide, keys, values)
-            else:
-                pack_context(call, now, own, kv_head, ahead, task[at.KV_HEAD], wide, keys, values)
+                soon, soon_head = now, kv_head + 1
+            pack_keys(call, now, own, count, kv_head, soon, soon_head, wide, keys)
+            if values != keys:
+                pack_values(call, now, count, kv_head, soon, soon_head, wide, values)
             attend_block(
-                call, task, start, kv_head, rows, head * rows, heads * rows, queries + 2 * head * rows * wide, keys, values, work,
-                state,
+                call, task, start, count, kv_head, rows, head * rows, heads * rows, now, soon, soon_head,
+                queries + 2 * head * rows * wide, keys, values, work, state,
             )  # fmt: skip
 
 
