@@ -1,5 +1,6 @@
 """What an answer depends on: the request and its seed. Whatever runs beside it, comes before it or makes it pause, it is the
-one that the request has alone: to the token where the model is computed in float32, but for near ties in bfloat16.
+one that the request has alone: to the token where the model is computed in float32, or in bfloat16 with kernels of our own; but
+for near ties where libraries add bfloat16 in an order that depends on what is computed together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from support.scheduler_config import changed, scheduler_config
 import lightllm.demo
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
+from lightllm.ops.cpu_kind import CpuKind, chosen
 from lightllm.sampling_params import SamplingParams
 
 DEMO = Path(lightllm.demo.__file__).parent
@@ -93,7 +95,7 @@ def test_an_answer_is_the_one_that_the_request_has_alone(
     compute_bf16_weights_in(monkeypatch, arithmetic)
     wanted = traffic(count, new_tokens)
     alone, crowded = alone_and_crowded(wanted)
-    if arithmetic == "float32":
+    if arithmetic == "float32" or chosen() == CpuKind.AVX512_BF16:
         assert crowded == alone
         return
     for each, one, other in zip(wanted, alone, crowded, strict=True):
