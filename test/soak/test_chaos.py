@@ -115,7 +115,7 @@ def killed(server: LightLLMServer, name: str, clients: Clients) -> bool:
     except AssertionError:
         return False
     if name.startswith("http-"):
-        clients.lost_ports |= kill(process)
+        kill(process, clients.lost_ports)
     else:
         process.kill()
     return True

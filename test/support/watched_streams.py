@@ -140,12 +140,12 @@ def ports_of(process: psutil.Process) -> set[int]:
     return {c.raddr.port for c in process.net_connections("tcp") if c.status == "ESTABLISHED" and c.raddr}
 
 
-def kill(process: psutil.Process) -> set[int]:
-    """Kills a process at once. Returns the ports of the clients that lose their connections to it."""
+def kill(process: psutil.Process, lost: set[int]) -> None:
+    """Kills a process at once. Before that, `lost` gets the ports of the clients that lose their connections to it: they hear of it
+    sooner than who kills."""
     process.suspend()  # it accepts no other connection
-    ports = ports_of(process)
+    lost |= ports_of(process)
     process.kill()
-    return ports
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
