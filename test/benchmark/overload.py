@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmark.serving.apis import NativeApi, Outcome  # noqa: E402
 from benchmark.serving.dataset import Request  # noqa: E402
-from benchmark.serving.http_stream import Target  # noqa: E402
+from benchmark.serving.http_stream import NOT_HEARD, Target  # noqa: E402
 from benchmark.serving.load import arrivals, send  # noqa: E402
 from benchmark.serving.with_server import running_server  # noqa: E402
 from benchmark_serving import allow_many_connections  # noqa: E402
@@ -45,6 +45,7 @@ PREFERRED = 20
 TIMEOUT = 600.0
 RESULT_ROWS = (
     ("offered", "offered /s", "{:.0f}"), ("served", "served /s", "{:.1f}"), ("refused", "refused", "{:.0%}"),
+    ("not_heard", "reset by the kernel, not heard of", "{:.0%}"),
     ("ttft", "TTFT p50 / p99 / max, s", "{:.2f}"), ("itl", "ITL p50 / p99, ms", "{:.0f}"),
     ("preferred", "better priority: refused; TTFT p99, s", "{}"), ("answer", "refusal p50 / p99, ms", "{:.1f}"),
     ("retry_after", "Retry-After p50 / max, s", "{:.0f}"), ("health", "/health p50 / max, ms", "{:.0f}"),
@@ -92,9 +93,12 @@ class Load:
         async def client() -> None:
             while time.perf_counter() < start + seconds:
                 outcome = await self.send()
-                if outcome.failure:
+                if outcome.retry_after is not None:  # more at once than a promise allows
+                    await asyncio.sleep(0.2)
+                elif outcome.failure:
                     raise RuntimeError(f"a request failed: {outcome.detail}")
-                ended.append(outcome.ended)
+                else:
+                    ended.append(outcome.ended)
 
         await asyncio.gather(*(client() for _ in range(at_once)))
         begin = start + seconds / 4
@@ -165,7 +169,9 @@ def summarize(
     start = min(outcome.start for outcome in every)
     accepted = [outcome for outcome in usual if not outcome.failure]
     refused = [outcome for outcome in every if outcome.retry_after is not None]
-    broken = [outcome for outcome in every if outcome.failure and outcome.retry_after is None]
+    not_heard = [outcome for outcome in every if outcome.failure == NOT_HEARD]
+    known = (None, NOT_HEARD)
+    broken = [outcome for outcome in every if outcome.failure not in known and outcome.retry_after is None]
     if broken:
         raise RuntimeError(f"{len(broken)} requests failed, e.g. {broken[0].detail}")
     done = [o for o in every if not o.failure and start + seconds / 4 < o.ended < start + seconds]
@@ -175,6 +181,7 @@ def summarize(
         "offered": [rate],
         "served": [len(done) / (0.75 * seconds)],
         "refused": [len(refused) / len(every)],
+        "not_heard": [len(not_heard) / len(every)],
         "ttft": quantiles([outcome.ttft for outcome in accepted], 0.5, 0.99, 1.0),
         "itl": quantiles([1e3 * gap for o in accepted for gap in np.diff(o.times)], 0.5, 0.99),
         "preferred": [f"{lost:.0%}; {quantiles(chosen, 0.99)[0]:.2f}"],

@@ -39,6 +39,9 @@ class Target:
         return f"http{'s' if self.tls else ''}://{self.host}:{self.port}{self.prefix}"
 
 
+NOT_HEARD = "reset"
+
+
 class StreamFailed(Exception):
     """The answer was not a complete stream. `kind` groups failures in the report; `retry_after`: seconds that the server
     named."""
@@ -101,6 +104,9 @@ class _Reader(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if error is None and self._until_close and self._parser.get_status_code():
             self.on_message_complete()
+        elif isinstance(error, ConnectionResetError) and not self._parser.get_status_code():
+            # Of a server with more connections waiting than its kernel holds: it has not heard of this one.
+            self._fail(StreamFailed(NOT_HEARD, "the connection was reset before an answer began"))
         else:
             self._fail(StreamFailed("cut off", "the connection ended before the answer did"))
 
