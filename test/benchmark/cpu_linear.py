@@ -16,8 +16,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.cpu.panel_linear import panel_linear
 from lightllm.ops.linear import Fp16PackedLinear, OneDnnLinear, PackedLinear, SideBySide, pack_linear
-from lightllm.ops.weight_rows import WeightRows
+from lightllm.ops.weight_rows import WeightRows, as_rows
 
 TURNS = 4
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -52,6 +53,8 @@ def main() -> None:
             forms["fp16 pieces"] = (torch.float32, list(pieces))
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         forms["bf16 oneDNN"] = (torch.bfloat16, [OneDnnLinear(w, None) for w in halves])
+    if own := [layer for w in halves if (layer := panel_linear(as_rows(w), None)) is not None]:
+        forms["bf16 panels"] = (torch.bfloat16, list(own))
     print(
         f"[{args.out_features}, {args.in_features}], {args.threads} threads, {torch.backends.cpu.get_cpu_capability()}; ms"
     )
