@@ -17,12 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 from support.model_folder import make_model_folder
 from support.server import LightLLMServer
+from support.vision_models import random_images
+from support.vision_server import VisionServer, vision_server
 from support.watched_streams import WatchedStream, kill, metric, wait_until
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,28 @@ def requests(model: str) -> list[tuple[str, dict[str, Any]]]:
         ("/v1/completions", openai | free | {"prompt": "x", "seed": 7, "guided_json": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}}),
         ("/v1/completions", openai | {"prompt": "two", "seed": 8}),
     ]  # fmt: skip
+
+
+def image_requests(served: VisionServer) -> list[tuple[str, dict[str, Any]]]:
+    images = random_images(4)
+    sampling = {"max_new_tokens": 120, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    return [
+        ("/generate_stream", served.body(text, [images[n] for n in numbers], seed=21 + place, **sampling))
+        for place, (text, numbers) in enumerate(
+            [
+                ("What is the quick {image} here, and {image}?", [0, 1]),
+                ("{image} The lazy dog", [2]),
+                ("Hello {image}{image} what?", [3, 0]),
+            ]
+        )
+    ]
+
+
+class Disturbed(NamedTuple):
+    server: LightLLMServer
+    kinds: set[str]
+    """Of the processes that are killed."""
+    requests: list[tuple[str, dict[str, Any]]]
 
 
 class Clients:
@@ -141,26 +165,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    params=[(True, 1, 1), (True, 1, 3), (False, 1, 3), (False, 2, 1)],
-    ids=lambda value: f"{'mock' if value[0] else 'demo'}, tp {value[1]}, {value[2]} http",
+    params=[
+        "mock, 1 http",
+        "mock, 3 http",
+        "demo, tp 1, 3 http",
+        "demo, tp 2, 1 http",
+        "images, tp 1, 1 http",
+    ]
 )
-def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[LightLLMServer]:
-    mock, ranks, workers = request.param
-    options = ["--httpserver_workers", str(workers), "--max_restarts", "1000", "--disable_log_stats"]
-    if mock:
+def disturbed(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iterator[Disturbed]:
+    kind, *numbers = request.param.split(", ")
+    workers = numbers[-1].split()[0]
+    options = ["--httpserver_workers", workers, "--max_restarts", "1000", "--disable_log_stats"]
+    if kind == "images":
+        with vision_server(tmp_path / "model", "qwen2.5-vl, published", *options) as served:
+            yield Disturbed(
+                served.server,
+                KINDS | {"visual", "cache"},
+                requests(model_of(served.server)) + image_requests(served),
+            )
+        return
+    if kind == "mock":
         options += ["--model_dir", str(folder), "--mock_backend", f"step_ms={STEP_MS}", "--max_total_token_num", "20000"]  # fmt: skip
     else:
-        options += ["--device", "cpu", "--data_type", "fp32", "--tp", str(ranks), "--max_total_token_num", "16000"]  # fmt: skip
+        options += ["--device", "cpu", "--data_type", "fp32", "--tp", numbers[0].split()[1], "--max_total_token_num", "16000"]  # fmt: skip
     with LightLLMServer(options) as server:
-        yield server
+        yield Disturbed(server, KINDS, requests(model_of(server)))
 
 
-def test_no_accepted_request_is_lost_or_changed_while_processes_are_killed(server: LightLLMServer) -> None:
-    model = httpx.get(server.url + "/v1/models").json()["data"][0]["id"]
-    clients = Clients(server, requests(model))
+def model_of(server: LightLLMServer) -> str:
+    server.wait_ready()
+    return str(httpx.get(server.url + "/v1/models").json()["data"][0]["id"])
+
+
+def test_no_accepted_request_is_lost_or_changed_while_processes_are_killed(disturbed: Disturbed) -> None:
+    server, kinds, wanted = disturbed
+    clients = Clients(server, wanted)
     names = sorted(" ".join(c.cmdline()).strip().removeprefix("lightllm ") for c in server.note_children())
-    names = [name for name in names if name.split("-")[0] in KINDS]
-    assert {name.split("-")[0] for name in names} == KINDS
+    names = [name for name in names if name.split("-")[0] in kinds]
+    assert {name.split("-")[0] for name in names} == kinds
     rng, kills, turn = random.Random(1), list[tuple[str, float]](), list(names)
     clients.start()
     end = time.monotonic() + SECONDS
