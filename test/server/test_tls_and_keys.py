@@ -94,6 +94,23 @@ def test_a_client_that_leaves_a_stream_over_tls_frees_its_request(server: LightL
         time.sleep(0.05)
 
 
+def test_an_http_server_that_is_killed_amid_this_serves_with_what_the_files_say_now(
+    server: LightLLMServer, folder: Path
+) -> None:
+    (folder / "keys").write_text("third\nroot admin\n")
+    server.send(signal.SIGHUP)
+    server.child("http-0").kill()
+
+    def answered() -> bool:
+        try:
+            return status(server, "third") == 200
+        except httpx.TransportError:
+            return False
+
+    wait_for(answered)
+    assert status(server, "first") == 401
+
+
 def test_keys_and_certificate_are_read_anew_on_a_signal(server: LightLLMServer, folder: Path) -> None:
     (folder / "keys").write_text("second\nroot admin\n")
     assert status(server, "second") == 401
