@@ -21,6 +21,7 @@ from lightllm.ipc.runtime_dir import RuntimeDir, remove_abandoned
 from lightllm.ipc.snapshot import SnapshotReader
 from lightllm.ops import cpu_kind
 from lightllm.server.environment import environment_warnings
+from lightllm.server.kept_files import KeptFiles
 from lightllm.server.listener import open_listener, url_of
 from lightllm.server.log_output import LogOutput
 from lightllm.server.plan import ChildSpec, plan_backends, plan_children
@@ -71,18 +72,24 @@ class _Launch:
                 f"node {config.node_rank} of {config.nnodes}, ranks {ranks[0]} to {ranks[-1]} of {config.tp}"
             )
             return self._supervise(config, plan_backends(config), lambda runtime: which)
-        with open_listener(config.host, config.port) as listener:
-            config = dataclasses.replace(config, port=listener.getsockname()[1])  # of `--port 0`
+        with open_listener(config.host, config.port) as listener, KeptFiles(config) as files:
+            config = dataclasses.replace(files.config, port=listener.getsockname()[1])  # of `--port 0`
 
             def ready(runtime: RuntimeDir) -> str:
                 slots = SnapshotReader(runtime.snapshot_file).read().slots_total
                 return f"{url} — model {config.model_name} — {slots} slots"
 
             url = url_of(listener, "https" if config.ssl_certfile else "http")
-            return self._supervise(config, plan_children(config, listener.fileno()), ready, url)
+            specs = plan_children(config, listener.fileno(), files.descriptors)
+            return self._supervise(config, specs, ready, url, files)
 
     def _supervise(
-        self, config: ServerConfig, specs: list[ChildSpec], ready: Callable[[RuntimeDir], str], url: str = ""
+        self,
+        config: ServerConfig,
+        specs: list[ChildSpec],
+        ready: Callable[[RuntimeDir], str],
+        url: str = "",
+        files: KeptFiles | None = None,
     ) -> int:
         """Runs the children until they are stopped. ready: what to say when all are; url: where they serve, "": not here."""
         clock, served = self._clock, False
@@ -109,7 +116,7 @@ class _Launch:
                         f"Uvicorn running on {url}"
                     )  # scripts that start LightLLM or vLLM wait for this line
 
-            return Supervisor(config, runtime, clock, self._output).run(specs, on_ready)
+            return Supervisor(config, runtime, clock, self._output, files).run(specs, on_ready)
         except ProcessFailed as failure:
             self._report_failure(failure, served)
             return 1 if served else 2

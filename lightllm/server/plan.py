@@ -43,8 +43,9 @@ def plan_backends(config: ServerConfig) -> list[ChildSpec]:
     ]
 
 
-def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
-    """All children of node 0 in the order in which they are started: the slowest first."""
+def plan_children(config: ServerConfig, listener_fd: int, files: tuple[int, ...] = ()) -> list[ChildSpec]:
+    """All children of node 0 in the order in which they are started: the slowest first. files: descriptors of those that Http
+    Servers read."""
     helpers = helper_environment()
     workers = [
         ChildSpec(
@@ -52,7 +53,7 @@ def plan_children(config: ServerConfig, listener_fd: int) -> list[ChildSpec]:
             "lightllm.httpserver",
             ("--worker", str(worker), "--fd", str(listener_fd)),
             helpers,
-            (listener_fd,),
+            (listener_fd, *files),
         )
         for worker in range(config.httpserver_workers)
     ]

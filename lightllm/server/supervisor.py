@@ -24,6 +24,7 @@ from lightllm.ipc.stalls import Stall, StallWatch
 from lightllm.protocol.control import Command
 from lightllm.server.child_process import ChildProcess, find_cause
 from lightllm.server.drain import Drain
+from lightllm.server.kept_files import KeptFiles
 from lightllm.server.log_output import LogOutput
 from lightllm.server.node_watch import NodeWatch
 from lightllm.server.plan import ChildSpec
@@ -71,14 +72,20 @@ class Supervisor:
     """Owns the life of all child processes of one server. `run()` returns the exit code."""
 
     def __init__(
-        self, config: ServerConfig, runtime: RuntimeDir, clock: PhaseClock, output: LogOutput
+        self,
+        config: ServerConfig,
+        runtime: RuntimeDir,
+        clock: PhaseClock,
+        output: LogOutput,
+        files: KeptFiles | None = None,
     ) -> None:
         self._config = config
         self._runtime = runtime
         self._clock = clock
         self._output = output
         self._selector = selectors.DefaultSelector()
-        self._reloads = bool(config.api_key_file or config.ssl_certfile)
+        self._files = files
+        self._reloads = files is not None and bool(files.descriptors)
         """SIGHUP has files read anew; without them it asks for the end, as when a terminal is closed."""
         self._signals = SignalPipe(self._reloads)
         self._groups: list[ProcessGroup] = []
@@ -309,7 +316,8 @@ class Supervisor:
             if number != signal.SIGCHLD:
                 known = stop or reload
                 log.info("received %s%s", number.name, "" if known else ", which means nothing here")
-            if reload:
+            if reload and self._files is not None:
+                self._files.read_anew()
                 for child in self._http_servers():
                     child.send(Command(action="reload"))
             self._terminate |= stop

@@ -100,14 +100,7 @@ def test_an_http_server_that_is_killed_amid_this_serves_with_what_the_files_say_
     (folder / "keys").write_text("third\nroot admin\n")
     server.send(signal.SIGHUP)
     server.child("http-0").kill()
-
-    def answered() -> bool:
-        try:
-            return status(server, "third") == 200
-        except httpx.TransportError:
-            return False
-
-    wait_for(answered)
+    wait_for(lambda: answered(server, "third"))
     assert status(server, "first") == 401
 
 
@@ -123,6 +116,16 @@ def test_keys_and_certificate_are_read_anew_on_a_signal(server: LightLLMServer, 
     server.wait_for("not read anew: --api_key_file .*line 1: not one key")
     server.wait_for("not read anew: --ssl_certfile")
     assert status(server, "second") == 200
+    server.child("http-0").kill()  # the one that follows has what was right, too
+    wait_for(lambda: answered(server, "second"))
+    assert status(server, "first") == 401
+
+
+def answered(server: LightLLMServer, key: str) -> bool:
+    try:
+        return status(server, key) == 200
+    except httpx.TransportError:
+        return False
 
 
 def wait_for(condition) -> None:

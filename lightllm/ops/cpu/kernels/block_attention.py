@@ -63,11 +63,11 @@ def score_rows(rows, queries, wide, keys, scores):
 @kernel
 def add_values(rows, weights, count, values, wide, out):
     """out [rows, wide] += weights [rows, the first `count` of BLOCK] values [BLOCK / 2, wide, 2]"""
-    whole = wide // 64 * 64
-    for i in range(0, whole, 64):
+    i = 0
+    while i + 64 <= wide:
         add_product4(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide)
-    if whole < wide:
-        i = whole
+        i += 64
+    if i < wide:
         add_product2(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide)
 
 
@@ -309,8 +309,7 @@ def add_piece(state, total, rows, wide):
 @kernel
 def attend(call, task, scratch):
     wide, heads = at_wide(call), task[at.HEADS]
-    group = call[at.GROUP]
-    rows = task[at.TOKENS] * group
+    rows = task[at.TOKENS] * call[at.GROUP]
     if _TILED:
         rows = (rows + TILE - 1) // TILE * TILE
     lines = scratch + 64
@@ -324,8 +323,7 @@ def attend(call, task, scratch):
     for head in range(heads):
         pack_queries(call, task, task[at.KV_HEAD] + head, rows, wide, queries + 2 * head * rows * wide)
     begin(floats(total), heads * rows, wide)
-    shares = task[at.SHARES]
-    shared = call[at.STATES] + size * task[at.STATE]
+    shares, shared = task[at.SHARES], call[at.STATES] + size * task[at.STATE]
     begun, pieces = 0, task[at.END_PIECE] - task[at.FIRST_PIECE]
     for number in range(pieces):
         piece = task[at.FIRST_PIECE] + number
