@@ -33,7 +33,7 @@ class BlockAttention:
             return False
         metadata, window, shape = call.metadata, call.spec.window, _shape(call)
         batch = metadata.once(
-            ("cpu prefill", *shape, window), lambda: _prefill_batch(metadata, *shape, window, self._tiled)
+            ("blocks, prefill", *shape, window), lambda: _prefill_batch(metadata, *shape, window, self._tiled)
         )
         out = call.out
         result = (
@@ -52,7 +52,9 @@ class BlockAttention:
         if self._tiled or not _takes(call):
             return False
         metadata, window, shape = call.metadata, call.spec.window, _shape(call)
-        batch = metadata.once(("cpu decode", *shape, window), lambda: _decode_batch(metadata, *shape, window))
+        batch = metadata.once(
+            ("blocks, decode", *shape, window), lambda: _decode_batch(metadata, *shape, window)
+        )
         count = metadata.num_decode
         q, out = _side_by_side(call.q[:count]), call.out[:count]
         result = (
