@@ -10,7 +10,7 @@ from lightllm.server import api_server, launch
 from lightllm.server.plan import ChildSpec
 
 
-def plan(config: object, listener_fd: int) -> list[ChildSpec]:
+def plan(config: object, listener_fd: int, files: tuple[int, ...]) -> list[ChildSpec]:
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     pairs = (entry.split("=") for entry in os.environ["FAKE_CHILDREN"].split())
     return [ChildSpec(name, "support.fake_child", (name, behaviour), path) for name, behaviour in pairs]
