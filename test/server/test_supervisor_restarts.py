@@ -22,7 +22,8 @@ def test_a_child_killed_while_serving_is_started_again_until_that_happens_too_of
     server.wait_for("detokenizer was killed by SIGKILL: it is started again\n")
     server.wait_for("(?s)(detokenizer ready.*){2}(router got attach.*)")
     server.child("backend-0").kill()
-    server.wait_for("backend-0 was killed by SIGKILL: all 2 of its group are started again in 0.5 s\n")
+    # At once if it had lasted for ten seconds, on a busy machine; see test_process_group.py.
+    server.wait_for("backend-0 was killed by SIGKILL: all 2 of its group are started again( in 0.5 s)?\n")
     server.wait_for("(?s)(backend-1 ready.*){3}")
     server.child("backend-1").kill()
     assert server.wait(10) == 1
