@@ -69,7 +69,7 @@ class LightLLMServer:
         with self._news:
             return "".join(self._lines)
 
-    def wait_for(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
         """Waits until the log matches; fails at once when the server ends without it."""
         deadline = time.monotonic() + timeout
         with self._news:
