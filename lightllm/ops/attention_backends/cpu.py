@@ -12,7 +12,7 @@ from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.cpu.block_attention import BlockAttention
+from lightllm.ops.cpu.block_attention import BlockAttention, address_of
 from lightllm.ops.cpu.calls import decode_attention as at
 from lightllm.ops.cpu.library import Kernel
 from lightllm.ops.kv_layer import KvLayer
@@ -83,13 +83,8 @@ class _Batch:
         self._scale[:] = spec.scale, spec.softcap
         call[at.Q], call[at.OUT] = q.data_ptr(), out.data_ptr()
         call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0)
-        call[at.ALIBI], call[at.SINKS] = _address(spec.alibi_slopes), _address(spec.sinks)
+        call[at.ALIBI], call[at.SINKS] = address_of(spec.alibi_slopes), address_of(spec.sinks)
         return self._address
-
-
-def _address(numbers: torch.Tensor | None) -> int:
-    assert numbers is None or numbers.dtype == torch.float32 and numbers.is_contiguous()
-    return 0 if numbers is None else numbers.data_ptr()
 
 
 def _tasks(kv_lens: np.ndarray, window: int) -> np.ndarray:

@@ -36,11 +36,7 @@ class BlockAttention:
             ("blocks, prefill", *shape, window), lambda: _prefill_batch(metadata, *shape, window, self._tiled)
         )
         out = call.out
-        result = (
-            out
-            if out.dtype == torch.bfloat16 and out.is_contiguous()
-            else torch.empty_like(out, dtype=torch.bfloat16)
-        )
+        result = _place_for(out)
         self._kernel(batch.told(_side_by_side(call.q), call.kv, call.spec, result))
         if result is not out:
             first = int(metadata.q_start[metadata.num_decode])
@@ -57,11 +53,7 @@ class BlockAttention:
         )
         count = metadata.num_decode
         q, out = _side_by_side(call.q[:count]), call.out[:count]
-        result = (
-            out
-            if out.dtype == torch.bfloat16 and out.is_contiguous()
-            else torch.empty_like(out, dtype=torch.bfloat16)
-        )
+        result = _place_for(out)
         self._kernel(batch.told(q, call.kv, call.spec, result))
         if result is not out:
             out.copy_(result)
@@ -81,6 +73,13 @@ def _shape(call: AttentionCall) -> tuple[int, int, int]:
 def _side_by_side(q: torch.Tensor) -> torch.Tensor:
     """Rows of any stride."""
     return q if q.stride()[1:] == (q.shape[2], 1) else q.contiguous()
+
+
+def _place_for(out: torch.Tensor) -> torch.Tensor:
+    """Where a kernel writes what is for `out`: there, if it can."""
+    if out.dtype == torch.bfloat16 and out.is_contiguous():
+        return out
+    return torch.empty_like(out, dtype=torch.bfloat16)
 
 
 class _Batch:
@@ -128,11 +127,12 @@ class _Batch:
         self._scale[:] = spec.scale, spec.softcap
         call[at.Q], call[at.Q_STRIDE], call[at.OUT] = q.data_ptr(), q.stride(0), out.data_ptr()
         call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0)
-        call[at.ALIBI], call[at.SINKS] = _address(spec.alibi_slopes), _address(spec.sinks)
+        call[at.ALIBI], call[at.SINKS] = address_of(spec.alibi_slopes), address_of(spec.sinks)
         return self._address
 
 
-def _address(numbers: torch.Tensor | None) -> int:
+def address_of(numbers: torch.Tensor | None) -> int:
+    """As a kernel is told it; 0: none."""
     assert numbers is None or numbers.dtype == torch.float32 and numbers.is_contiguous()
     return 0 if numbers is None else numbers.data_ptr()
 

@@ -1,4 +1,4 @@
-"""The CPU kernel for prefill on a matrix unit: as near to float64 as torch's bfloat16, results that depend on a token's own
+"""The CPU kernel for attention in blocks: as near to float64 as torch's bfloat16, results that depend on a token's own
 context alone, NaN, and the matrix unit in the state in which it was."""
 
 from collections.abc import Iterator
