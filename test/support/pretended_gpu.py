@@ -6,7 +6,9 @@ Of each test as many cases are run as it takes for every value of every paramete
 the way through the code, not on which sizes meet which dtypes.
 
 Tensors that are made on "cuda" are marked; what is computed from marked ones is marked. Everything is computed by the CPU
-and Triton's interpreter, but an operation on tensors of both kinds, and reading a marked one's memory, raise as on a GPU.
+and Triton's interpreter, but an operation on tensors of both kinds, a kernel that is given an unmarked one, and reading a
+marked one's memory, raise as on a GPU. Of a test that is marked `real_sizes` the launches are looked at and not computed: the
+interpreter takes an hour for them.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
+from triton.runtime.interpreter import GridExecutor
 
 import support.kernels
 from support import covering
@@ -122,6 +125,7 @@ def pytest_configure() -> None:
     )
     torch.Tensor.is_cuda = property(is_marked)  # type: ignore[assignment,misc,arg-type]
     _watch_assert_close()
+    GridExecutor.__call__ = _launch  # type: ignore[method-assign]
     torch.Generator = CpuGenerator  # type: ignore[misc]
     torch.cuda.is_available = lambda: True  # type: ignore[assignment]
     torch.cuda.get_device_capability = lambda device=None: (8, 9)  # type: ignore[assignment]
@@ -130,6 +134,20 @@ def pytest_configure() -> None:
     torch.cuda.get_device_properties = lambda device=None: properties  # type: ignore[assignment]
     for name in ("empty_cache", "synchronize"):
         setattr(torch.cuda, name, lambda *arguments: None)
+
+
+_compute = GridExecutor.__call__
+_computes = True
+"""False during a test of real sizes."""
+
+
+def _launch(kernel: GridExecutor, *args: Any, **kwargs: Any) -> None:
+    named = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
+    for name, value in named.items():
+        if isinstance(value, torch.Tensor) and not is_marked(value):
+            raise ValueError(f"{name}: pointer argument cannot be accessed from Triton (cpu tensor?)")
+    if _computes:
+        _compute(kernel, *args, **kwargs)
 
 
 class CpuGenerator(torch.Generator):
@@ -150,5 +168,7 @@ def _watch_assert_close() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    global _computes
+    _computes = item.get_closest_marker("real_sizes") is None
     with PretendedGpu():
         return (yield)

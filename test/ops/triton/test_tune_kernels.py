@@ -71,6 +71,7 @@ def test_an_unknown_kernel_is_an_error(tool: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.real_sizes
 def test_every_case_runs_with_every_candidate(tool: ModuleType) -> None:
     for case in tool.tuning_cases():
         run = case.make(DEVICE)
