@@ -36,6 +36,7 @@ from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.control import Command, ModelReady, ProfileAnswer, StartProfile
 from lightllm.protocol.rounds import Resync, Round, RoundResult, first_seq
+from lightllm.weights.freed_memory import keep_freed_memory
 
 log = logging.getLogger("backend")
 
@@ -124,6 +125,7 @@ class BackendProcess:
         backend.settle(first_seq(request.epoch))
         gc.collect()
         gc.freeze()  # the model stays: full collections need not walk over it
+        keep_freed_memory()
         seconds = {"import": import_seconds, **ready.seconds}
         ready = msgspec.structs.replace(ready, seconds=seconds)
         self._child.report(
