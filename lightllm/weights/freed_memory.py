@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Of glibc's `malloc.h`."""
 

@@ -63,14 +63,14 @@ class PanelLinear:
         rows = len(x)
         out = x.new_empty(rows, self._outputs)
         alone = rows * self._inputs * self._outputs <= _AT_ONCE
-        parts = 1
+        parts, threads = 1, 1 if alone else torch.get_num_threads()
         if not alone:
-            tasks = _TASKS_A_THREAD * torch.get_num_threads()
+            tasks = _TASKS_A_THREAD * threads
             parts = min(max(tasks // self._count, 1), -(-rows // 6))
         call = _call()
         _pack_into(
             call, 0, 0, rows, parts, x.data_ptr(), 2 * stride, out.data_ptr(), self.panels.data_ptr(), self._pairs, self._outputs,
-            0 if self.bias is None else self.bias.data_ptr(),
+            0 if self.bias is None else self.bias.data_ptr(), threads,
         )  # fmt: skip
         if alone:
             self._kernel.at_once(call)

@@ -13,8 +13,9 @@ from __future__ import annotations
     PAIRS,
     OUTPUTS,
     BIAS,  # float32 [ceil(OUTPUTS / WIDTH) * WIDTH], or 0
-) = range(10)
+    THREADS,  # that take panels in turn
+) = range(11)
 
-LENGTH = 10
+LENGTH = 11
 WIDTH = 64
 """Outputs of a panel."""

@@ -57,7 +57,7 @@ product4, add_product4, add_product2 = (
 @kernel
 def score_rows(rows, queries, wide, keys, scores):
     """scores [rows, BLOCK] = queries [rows, wide] keys [wide / 2, BLOCK, 2]"""
-    product4(rows, queries, 2 * wide, keys, 4 * BLOCK, wide // 2, scores, 4 * BLOCK)
+    product4(rows, queries, 2 * wide, keys, 4 * BLOCK, wide // 2, scores, 4 * BLOCK, 0)
 
 
 @kernel
@@ -65,10 +65,10 @@ def add_values(rows, weights, count, values, wide, out):
     """out [rows, wide] += weights [rows, the first `count` of BLOCK] values [BLOCK / 2, wide, 2]"""
     i = 0
     while i + 64 <= wide:
-        add_product4(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide)
+        add_product4(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide, 0)
         i += 64
     if i < wide:
-        add_product2(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide)
+        add_product2(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide, 0)
 
 
 @kernel

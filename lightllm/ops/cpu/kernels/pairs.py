@@ -17,6 +17,8 @@ from lightllm.ops.cpu.kernels.lowlevel import kernel
 
 LANES = 16
 """float32 of a vector, and pairs."""
+LINE = 64
+"""Bytes of memory that come together."""
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _FLOATS, _PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_I32, LANES)
 _HALVES = ir.VectorType(ir.IntType(16), LANES)
@@ -36,9 +38,14 @@ def _spread(builder: Any, pair: Any) -> Any:
     return builder.shuffle_vector(one, none, ir.Constant(_PAIRS, [0] * LANES))
 
 
-def _make_product(rows: int, vectors: int, add: bool) -> Any:
+def _fetch(builder: Any, address: Any) -> None:
+    function = ir.FunctionType(ir.VoidType(), [_I64])
+    builder.call(ir.InlineAsm(function, "prefetcht1 ($0)", "r", side_effect=True), [address])
+
+
+def _make_product(rows: int, vectors: int, add: bool, fetched: int = 0) -> Any:
     """sums [rows, 16 * vectors] = left [rows, 2 * pairs] right [pairs, 16 * vectors, 2], or with `add` are more by it. All at
-    addresses, with bytes from row to row."""
+    addresses, with bytes from row to row. fetched: lines of `soon` that are asked for with each pair."""
     shape = [(row, j) for row in range(rows) for j in range(vectors)]
     multiplying = ir.InlineAsm(
         ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v"
@@ -46,10 +53,11 @@ def _make_product(rows: int, vectors: int, add: bool) -> Any:
 
     @intrinsic
     def product(
-        context: Any, left: Any, left_stride: Any, right: Any, right_stride: Any, pairs: Any, sums: Any, sums_stride: Any
+        context: Any, left: Any, left_stride: Any, right: Any, right_stride: Any, pairs: Any, sums: Any, sums_stride: Any,
+        soon: Any,
     ) -> Any:  # fmt: skip
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            left, left_stride, right, right_stride, pairs, sums, sums_stride = arguments
+            left, left_stride, right, right_stride, pairs, sums, sums_stride, soon = arguments
             lines = [builder.add(sums, builder.mul(sums_stride, _number(row))) for row in range(rows)]
             places = [_place(builder, lines[row], 4 * LANES * j, _FLOATS) for row, j in shape]
             none = ir.Constant(_FLOATS, [0.0] * LANES)
@@ -64,6 +72,11 @@ def _make_product(rows: int, vectors: int, add: bool) -> Any:
                     builder.load(_place(builder, line, 4 * LANES * j, _PAIRS), align=4)
                     for j in range(vectors)
                 ]
+                for k in range(fetched):
+                    place = builder.mul(
+                        builder.add(builder.mul(i, _number(fetched)), _number(k)), _number(LINE)
+                    )
+                    _fetch(builder, builder.add(soon, place))
                 offset = builder.mul(i, _number(4))
                 for row, first in enumerate(firsts):
                     pair = builder.load(_place(builder, builder.add(first, offset), 0, _I32), align=2)
@@ -75,7 +88,7 @@ def _make_product(rows: int, vectors: int, add: bool) -> Any:
                 builder.store(builder.load(total), place, align=4)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), make
+        return types.void(*[types.int64] * 8), make
 
     return product
 
@@ -97,28 +110,34 @@ _ROWS = 6
 """With four vectors each, all sums are in registers: there are 32, and columns and one of the left-hand side need 5."""
 
 
-def make_product(vectors: int, add: bool) -> Any:
-    """The product of any number of rows with 16 * vectors columns, at most 64."""
-    one, two, three, four, five, six = (_make_product(rows, vectors, add) for rows in range(1, _ROWS + 1))
+def make_product(vectors: int, add: bool, fetched: int = 0) -> Any:
+    """The product of any number of rows with 16 * vectors columns, at most 64.
+
+    fetched: lines that are asked for with each pair: as many as `right` has, in order, from `soon` on.
+    """
+    one, two, three, four, five, six = (
+        _make_product(rows, vectors, add, fetched) for rows in range(1, _ROWS + 1)
+    )
 
     @kernel
-    def product(rows, left, left_stride, right, right_stride, pairs, sums, sums_stride):
+    def product(rows, left, left_stride, right, right_stride, pairs, sums, sums_stride, soon):
         done, blocks = 0, -(-rows // _ROWS)
         for block in range(blocks):
             taken = (rows - done) // (blocks - block)
             a, to = left + done * left_stride, sums + done * sums_stride
+            ahead = soon + min(block * fetched, vectors - fetched) * LINE * pairs
             if taken == 6:
-                six(a, left_stride, right, right_stride, pairs, to, sums_stride)
+                six(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
             elif taken == 5:
-                five(a, left_stride, right, right_stride, pairs, to, sums_stride)
+                five(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
             elif taken == 4:
-                four(a, left_stride, right, right_stride, pairs, to, sums_stride)
+                four(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
             elif taken == 3:
-                three(a, left_stride, right, right_stride, pairs, to, sums_stride)
+                three(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
             elif taken == 2:
-                two(a, left_stride, right, right_stride, pairs, to, sums_stride)
+                two(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
             else:
-                one(a, left_stride, right, right_stride, pairs, to, sums_stride)
+                one(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
             done += taken
 
     return product
@@ -183,8 +202,7 @@ def fetch_ahead(context: Any, address: Any) -> Any:
     would drive each other out. Any address will do."""
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(ir.VoidType(), [_I64])
-        builder.call(ir.InlineAsm(function, "prefetcht1 ($0)", "r", side_effect=True), arguments)
+        _fetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), make

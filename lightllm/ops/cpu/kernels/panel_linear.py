@@ -2,7 +2,8 @@
 
 The weight lies in panels of WIDTH outputs, [inputs / 2, WIDTH, 2]: the pairs of one input of all outputs side by side. A
 panel is read once from memory, one line after the other, and kept in the second cache while all rows of x are multiplied with
-it.
+it; meanwhile the pairs behind them are fetched, at the end of a panel those of the panel that this thread will probably take
+next.
 
 Each output is one chain of sums over the inputs in their order, whatever other rows there are.
 """
@@ -23,8 +24,11 @@ from lightllm.ops.cpu_kind import CpuKind, chosen
 
 _CHUNK = 96
 """Rows whose sums are held at a time, in the first cache."""
-_PAIRS = 1024
-"""Pairs of inputs of a panel that are multiplied with all rows of a chunk before the next ones: 256 KiB."""
+_FEW, _SOME = 8, 18
+"""Up to so many rows four lines are asked for with each pair, two, and with more rows one: a panel's worth until all rows are done."""
+_FEW_PAIRS, _PAIRS = 64, 256
+"""Pairs of inputs that are multiplied with all rows of a chunk before the next ones, 16 or 64 KiB of a panel: of up to _SOME
+rows, of more. The next ones come from memory meanwhile: without that, waiting for memory and computing take turns."""
 
 _sums_of_a_chunk = scratch(_CHUNK * WIDTH)
 
@@ -58,7 +62,8 @@ def _finish(sums, rows, out, outputs, panel):
 
 
 def make() -> Any:
-    add_product, line = make_product(WIDTH // LANES, add=True), 4 * WIDTH
+    vectors, line = WIDTH // LANES, 4 * WIDTH
+    fetching1, fetching2, fetching4 = (make_product(vectors, add=True, fetched=lines) for lines in (1, 2, 4))
 
     @cfunc(types.void(types.CPointer(types.int64)), fastmath=FAST, error_model="numpy")
     def panel_linear(call):
@@ -78,9 +83,19 @@ def make() -> Any:
             for first in range(begin_row, end_row, _CHUNK):
                 count = min(_CHUNK, end_row - first)
                 _begin(sums, count, call[at.BIAS], panel)
-                for start in range(0, pairs, _PAIRS):
-                    x, some = call[at.X] + first * x_stride + 4 * start, min(_PAIRS, pairs - start)
-                    add_product(count, x, x_stride, weights + line * start, line, some, held, line)
+                most = _FEW_PAIRS if count <= _SOME else _PAIRS
+                for start in range(0, pairs, most):
+                    x, some = call[at.X] + first * x_stride + 4 * start, min(most, pairs - start)
+                    now = weights + line * start
+                    soon = now + line * some
+                    if start + some == pairs:
+                        soon = call[at.PANELS] + (panel + call[at.THREADS]) % panels * pairs * line
+                    if count > _SOME:
+                        fetching1(count, x, x_stride, now, line, some, held, line, soon)
+                    elif count > _FEW:
+                        fetching2(count, x, x_stride, now, line, some, held, line, soon)
+                    else:
+                        fetching4(count, x, x_stride, now, line, some, held, line, soon)
                 _finish(held, count, call[at.OUT] + 2 * first * outputs, outputs, panel)
 
     return panel_linear
