@@ -12,15 +12,13 @@ from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.cpu.calls import block_attention as at
+from lightllm.ops.cpu.decode_tasks import TASKS_PER_THREAD, Tasks, decode_tasks, seen_pieces
 from lightllm.ops.cpu.library import Kernel
 from lightllm.ops.cpu_kind import CpuKind, chosen
 from lightllm.ops.kv_layer import KvLayer
 
 _MOST_ROWS, _FEWEST_ROWS = 256, 64
 """Of a prefill task: keys and values are arranged once for all of them, and what is summed up for them stays in the cache."""
-_MOST_HEADS = 8
-"""KV heads of a decode task: they lie side by side, and memory is read fastest in its order."""
-_TASKS_PER_THREAD = 4
 
 
 class BlockAttention:
@@ -49,7 +47,8 @@ class BlockAttention:
             return False
         metadata, window, shape = call.metadata, call.spec.window, _shape(call)
         batch = metadata.once(
-            ("blocks, decode", *shape, window), lambda: _decode_batch(metadata, *shape, window)
+            ("blocks, decode", *shape, window),
+            lambda: _Batch(metadata, decode_tasks(metadata, shape, window), shape, window),
         )
         count = metadata.num_decode
         q, out = _side_by_side(call.q[:count]), call.out[:count]
@@ -86,32 +85,24 @@ class _Batch:
     """Tasks of a batch and memory for them, the same for all layers of one shape."""
 
     def __init__(
-        self,
-        metadata: AttentionMetadata,
-        tasks: np.ndarray,
-        shape: tuple[int, int, int],
-        window: int,
-        rows: int,
+        self, metadata: AttentionMetadata, tasks: Tasks, shape: tuple[int, int, int], window: int
     ) -> None:
-        """tasks: int64 [n, TASK_LENGTH]; rows: the most that one of them has for a KV head."""
-        table, (kv_heads, group, head_dim) = metadata.req_to_token, shape
+        table, (kv_heads, group, head_dim), rows = metadata.req_to_token, shape, tasks.most_rows
         assert table.dtype == torch.int32 and table.stride(1) == 1
-        most_heads, threads = int(tasks[:, at.HEADS].max()), torch.get_num_threads()
+        most_heads, threads = int(tasks.table[:, at.HEADS].max()), torch.get_num_threads()
         size = -(-at.scratch_bytes(kv_heads, most_heads, rows, head_dim) // 64) * 64
         self._tasks, self._scale = tasks, np.zeros(2, np.float32)
-        self._counters = np.zeros(3 + int(tasks[:, at.COUNTER].max()), np.int64)
+        self._counters = np.zeros(2 + tasks.counters, np.int64)
         self._scratch = torch.empty(threads * size + 64, dtype=torch.uint8)
         state_size = at.state_size(most_heads, rows, head_dim)
-        shared = tasks[tasks[:, at.SHARES] > 1]
-        states = int((shared[:, at.STATE] + shared[:, at.SHARES]).max()) if len(shared) else 0
-        self._states = torch.empty(states * state_size)
+        self._states = torch.empty(tasks.states)
         self._tiles = np.zeros(64, np.uint8)
         self._tiles[0] = 1  # the palette; 8 tiles of 16 rows of 64 bytes
         self._tiles[16:32:2], self._tiles[48:56] = 64, 16
         call = self._call = np.zeros(at.LENGTH, np.int64)
         self._address = call.ctypes.data
         call[at.SLOTS], call[at.ROW_STRIDE] = table.data_ptr(), table.stride(0)
-        call[at.TASKS], call[at.NUM_TASKS] = tasks.ctypes.data, len(tasks)
+        call[at.TASKS], call[at.NUM_TASKS] = tasks.table.ctypes.data, len(tasks.table)
         call[at.COUNTERS], call[at.SCALE] = self._counters.ctypes.data, self._scale.ctypes.data
         call[at.SCRATCH], call[at.SCRATCH_BYTES] = -(-self._scratch.data_ptr() // 64) * 64, size
         call[at.STATES], call[at.STATE_SIZE] = self._states.data_ptr(), state_size
@@ -137,18 +128,12 @@ def address_of(numbers: torch.Tensor | None) -> int:
     return 0 if numbers is None else numbers.data_ptr()
 
 
-def _pieces(first: np.ndarray, last: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first piece that tokens at positions first .. last see, and the one behind the last."""
-    begin = np.maximum(first - window + 1, 0) if window else np.zeros_like(first)
-    return begin // at.PIECE, last // at.PIECE + 1
-
-
 def _prefill_batch(
     metadata: AttentionMetadata, kv_heads: int, group: int, head_dim: int, window: int, tiled: bool
 ) -> _Batch:
     """A task for each KV head and some tokens of a chunk. Those of the longest contexts of a chunk first."""
     rows, q_lens = _MOST_ROWS, np.diff(metadata.q_start[metadata.num_decode :].numpy())
-    wanted = _TASKS_PER_THREAD * torch.get_num_threads()
+    wanted = TASKS_PER_THREAD * torch.get_num_threads()
     while rows > _FEWEST_ROWS and kv_heads * (-(-q_lens // max(1, rows // group))).sum() < wanted:
         rows //= 2
     tokens, decoded = max(1, rows // group), metadata.num_decode
@@ -161,36 +146,11 @@ def _prefill_batch(
     ]
     tasks = np.zeros((len(places), at.TASK_LENGTH), np.int64)
     tasks[:, [at.TABLE_ROW, at.TOKEN, at.POSITION, at.TOKENS, at.KV_HEAD]] = places
-    tasks[:, at.HEADS] = tasks[:, at.SHARES] = 1
+    tasks[:, at.HEADS] = 1
     first = tasks[:, at.POSITION]
-    tasks[:, at.FIRST_PIECE], tasks[:, at.END_PIECE] = _pieces(first, first + tasks[:, at.TOKENS] - 1, window)
+    tasks[:, at.FIRST_PIECE], tasks[:, at.END_PIECE] = seen_pieces(
+        first, first + tasks[:, at.TOKENS] - 1, window
+    )
     most = int(tasks[:, at.TOKENS].max()) * group
-    return _Batch(metadata, tasks, (kv_heads, group, head_dim), window, at.padded(most) if tiled else most)
-
-
-def _decode_batch(
-    metadata: AttentionMetadata, kv_heads: int, group: int, head_dim: int, window: int
-) -> _Batch:
-    """A task for each token, piece and some KV heads."""
-    count = metadata.num_decode
-    positions = metadata.kv_len[:count].numpy().astype(np.int64) - 1
-    firsts, ends = _pieces(positions, positions, window)
-    pieces = ends - firsts
-    heads, wanted = min(kv_heads, _MOST_HEADS), _TASKS_PER_THREAD * torch.get_num_threads()
-    while heads > 1 and pieces.sum() * -(-kv_heads // heads) < wanted:
-        heads = -(-heads // 2)
-    parts = -(-kv_heads // heads)
-    entries = np.repeat(np.arange(count), pieces * parts)
-    within = np.arange(len(entries)) - np.repeat(np.cumsum(pieces * parts) - pieces * parts, pieces * parts)
-    part, share = within // pieces[entries], within % pieces[entries]
-    tasks = np.empty((len(entries), at.TASK_LENGTH), np.int64)
-    tasks[:, at.TABLE_ROW] = metadata.rows[:count].numpy()[entries]
-    tasks[:, at.TOKEN], tasks[:, at.POSITION], tasks[:, at.TOKENS] = entries, positions[entries], 1
-    tasks[:, at.KV_HEAD] = part * heads
-    tasks[:, at.HEADS] = np.minimum(heads, kv_heads - part * heads)
-    tasks[:, at.FIRST_PIECE] = firsts[entries] + share
-    tasks[:, at.END_PIECE] = tasks[:, at.FIRST_PIECE] + 1
-    tasks[:, at.SHARES], tasks[:, at.SHARE] = pieces[entries], share
-    tasks[:, at.STATE] = np.arange(len(entries)) - share
-    tasks[:, at.COUNTER] = 2 + entries * parts + part
-    return _Batch(metadata, tasks, (kv_heads, group, head_dim), window, group)
+    most = at.padded(most) if tiled else most
+    return _Batch(metadata, Tasks(tasks, most), (kv_heads, group, head_dim), window)

@@ -1,6 +1,7 @@
 """The CPU kernel for attention in blocks: as near to float64 as torch's bfloat16, results that depend on a token's own
 context alone, NaN, and the matrix unit in the state in which it was."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,9 @@ from lightllm.ops.attention_backends.cpu import CpuAttention
 from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.cpu import block_attention
+from lightllm.ops.cpu.calls import block_attention as at
 from lightllm.ops.cpu.calls.block_attention import BLOCK, PIECE
+from lightllm.ops.cpu.decode_tasks import decode_tasks
 from lightllm.ops.cpu.library import load_kernels
 from lightllm.ops.cpu_kind import CpuKind
 from lightllm.ops.linear import pack_linear
@@ -169,3 +172,52 @@ def test_a_token_that_is_decoded_has_the_bits_that_it_has_in_its_prompt(
         alone.q, out = case.q[last - 1 : last], torch.full_like(case.q[:1], float("nan"))
         backend.decode(AttentionCall(alone.q, alone.layer_on(CPU), alone.metadata(CPU), spec, out))
         assert torch.equal(out[0], result[entry])
+
+
+def decoded(case: AttentionCase) -> torch.Tensor:
+    out = torch.full_like(case.q, float("nan"))
+    spec = case.attention_spec
+    CpuAttention(KERNELS).decode(AttentionCall(case.q, case.layer_on(CPU), case.metadata(CPU), spec, out))
+    return out
+
+
+def with_shared_slots(lengths: list[int], shared: list[tuple[int, int]], **options: object) -> AttentionCase:
+    """shared: of each entry, how many of its first slots are another's, and whose."""
+    case = AttentionCase(lengths, [1] * len(lengths), len(lengths), "shuffled", dtype=BF16, **options)  # type: ignore[arg-type]
+    for entry, (count, other) in enumerate(shared):
+        case.tables[entry][:count] = case.tables[other][:count]
+        case.req_to_token[case.rows[entry], :count] = torch.tensor(case.tables[entry][:count])
+    return case
+
+
+@pytest.mark.skipif(block_attention.chosen() == CpuKind.AMX, reason="decoding has a kernel of its own there")
+@pytest.mark.parametrize("form", ["plain", "window", "wide window", "everything"])
+@pytest.mark.parametrize(("heads", "head_dim"), [((6, 2), 64), ((12, 12), 32), ((16, 1), 80)])
+def test_tokens_that_share_slots_have_the_bits_that_they_have_alone(
+    form: str, heads: tuple[int, int], head_dim: int
+) -> None:
+    lengths = [3 * PIECE + 7, 3 * PIECE, 2 * PIECE + 1, 2 * PIECE, PIECE, PIECE + 90, 40, *[PIECE + 3] * 30]
+    shared = [(0, 0), (2 * PIECE + 9, 0), (2 * PIECE, 0), (2 * PIECE, 1), (PIECE, 0), (PIECE - 1, 0), (40, 0)]
+    shared += [(PIECE, 0)] * 12 + [(PIECE, 5)] * 3 + [(0, 0)] + [(PIECE, 0)] * 14
+    options = {"heads": heads, "head_dim": head_dim, "form": "plain" if form == "wide window" else form}
+    case = with_shared_slots(lengths, shared, **options)
+    if form == "wide window":
+        case.attention_spec = dataclasses.replace(case.attention_spec, window=PIECE + 30)
+    result, expected = decoded(case), case.expected()
+    torch.testing.assert_close(result.double(), expected, rtol=2e-2, atol=2e-2)
+    for entry, length in enumerate(lengths):
+        alone = AttentionCase([length], [1], 1, "run", dtype=BF16, **options)  # type: ignore[arg-type]
+        alone.attention_spec = case.attention_spec
+        alone.kv[alone.tables[0]] = case.kv[case.tables[entry]]
+        alone.q = case.q[entry : entry + 1]
+        assert torch.equal(decoded(alone)[0], result[entry])
+
+
+def test_a_piece_that_tokens_share_is_one_task(threads: None) -> None:
+    torch.set_num_threads(2)
+    lengths = [2 * PIECE + 7] * 20
+    shared = [(0, 0)] + [(2 * PIECE, 0)] * 18 + [(2 * PIECE - 1, 0)]
+    case = with_shared_slots(lengths, shared, heads=(4, 2), head_dim=32)
+    tasks = decode_tasks(case.metadata(CPU), (2, 2, 32), 0).table
+    # Two of all, one of the last entry's own second piece, twenty ends.
+    assert len(tasks) == 23 and sorted(tasks[:, at.TOKENS])[-2:] == [19, 20]

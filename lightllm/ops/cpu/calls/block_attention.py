@@ -8,9 +8,9 @@ from __future__ import annotations
     SLOTS,  # int32 [rows, ROW_STRIDE]: slot of each position of each row
     OUT,  # bfloat16 [T, heads, head_dim]
     TASKS,  # int64 [NUM_TASKS, TASK_LENGTH]
-    COUNTERS,  # int64 [2 + of tasks], zeros: tasks begun, threads begun, pieces done
+    COUNTERS,  # int64 [2 + of members], zeros: tasks begun, threads begun, pieces done
     SCRATCH,  # SCRATCH_BYTES for each thread, 64-byte aligned
-    STATES,  # float32 [.., STATE_SIZE]: pieces of contexts that several tasks share
+    STATES,  # float32: what tasks with members summed up
     SCALE,  # float32 [2]: of scores, and the soft cap
     ALIBI,  # float32 [heads], or 0
     SINKS,  # float32 [heads], or 0
@@ -39,12 +39,27 @@ LENGTH = 24
     HEADS,  # KV heads from there on
     FIRST_PIECE,  # pieces to go over: of PIECE positions, numbered from position 0
     END_PIECE,
-    SHARES,  # tasks that together make these tokens' result, a piece each
-    SHARE,  # which of them this is
-    STATE,  # of STATES: of the first of them, if there are several
-    COUNTER,  # of COUNTERS: of them all
-) = range(12)
-TASK_LENGTH = 12
+    MEMBERS,  # int64 [TOKENS, MEMBER_LENGTH], or 0: tokens that follow each other, whose result is this task's alone
+    STATE,  # with members: of STATES, where the sums of this piece go, as `state_size` says
+) = range(10)
+TASK_LENGTH = 10
+
+(
+    MEMBER_TOKEN,  # of the batch; by position
+    MEMBER_POSITION,
+    COUNTER,  # of COUNTERS: pieces of this token that are done
+    LINKS,  # int64 [NUM_LINKS, LINK_LENGTH]: its pieces in order
+    NUM_LINKS,
+) = range(5)
+MEMBER_LENGTH = 5
+"""One of several tokens, of any contexts, that see the same piece: of different requests with the same prefix, say."""
+
+(
+    LINK_STATE,  # of STATES
+    LINK_ROWS,  # of a KV head there
+    LINK_FIRST,  # the token's first of them
+) = range(3)
+LINK_LENGTH = 3
 
 BLOCK = 64
 """Keys at a time. They begin at multiples of it, so that a token's sums do not depend on how its prompt was cut."""

@@ -4,8 +4,8 @@ token at a time: a token has the same bits in both.
 A task is some tokens of one chunk with all query heads of some KV heads: each head's rows are [tokens, group]. It goes over
 the context in blocks of BLOCK keys with a running maximum and sum for each row (FlashAttention-2: Dao 2023, arXiv
 2307.08691). The keys and values of a block are arranged once for all rows of the task. PIECE keys are summed up by
-themselves, then added to the pieces before; of one token they may be tasks of several threads, and whoever is the last
-adds them up. Blocks and pieces begin at multiples of their length, whatever the chunk: what is summed in which order depends
+themselves, then added to the pieces before. A token that is decoded has a task for each piece, and shares it with other tokens
+that see the same slots there; whoever does a token's last piece adds them up. Blocks and pieces begin at multiples of their length, whatever the chunk: what is summed in which order depends
 on a token's position alone. So that the compiler makes the same code of it, everything is computed in one place for all.
 
 Products are the matrix unit's (AMX), or of the instruction that multiplies pairs (AVX512-BF16). Scores, sums and softmax are
@@ -24,13 +24,20 @@ from numba import cfunc, types
 from lightllm.ops.cpu.calls import block_attention as at
 from lightllm.ops.cpu.calls.block_attention import BLOCK, PIECE, TILE
 from lightllm.ops.cpu.kernels import pairs, tiles
+from lightllm.ops.cpu.kernels.block_packing import (
+    at_wide,
+    find_lines,
+    pack_keys,
+    pack_queries,
+    pack_values,
+    position_at,
+    zeros_bytes,
+)
 from lightllm.ops.cpu.kernels.decode_attention import LOWEST, change_scores
 from lightllm.ops.cpu.kernels.lowlevel import (
     FAST,
-    address_of,
     exp,
     floats,
-    int32s,
     int64s,
     kernel,
     plain_nan,
@@ -47,7 +54,6 @@ _HIDDEN = np.float32(-math.inf)
 """The score of a key that is not seen: its weight is 0. A row may begin with such keys alone, so its maximum begins at LOWEST."""
 _store = BY_NAME["bfloat16"].store
 _LOG2_E = np.float32(1 / math.log(2))
-_LANES = pairs.LANES
 
 product4, add_product4, add_product2 = (
     pairs.make_product(4, add=False), pairs.make_product(4, add=True), pairs.make_product(2, add=True)
@@ -93,77 +99,6 @@ def add_values_with_tiles(rows, weights, count, values, wide, out):
 
 if _TILED:
     score_rows, add_values = score_rows_with_tiles, add_values_with_tiles
-
-
-@kernel
-def pack_queries(call, task, kv_head, rows, wide, to):
-    """bfloat16 [rows, wide], zeros beyond the task's own and beyond head_dim."""
-    group, head_dim = call[at.GROUP], call[at.HEAD_DIM]
-    q, out = uint16s(call[at.Q]), uint16s(to)
-    count = task[at.TOKENS] * group
-    for row in range(rows):
-        first = (task[at.TOKEN] + row // group) * call[at.Q_STRIDE] + (
-            kv_head * group + row % group
-        ) * head_dim
-        for i in range(wide):
-            out[row * wide + i] = 0
-        if row < count:
-            for i in range(head_dim):
-                out[row * wide + i] = q[first + i]
-
-
-@kernel
-def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to):
-    """[wide / 2, BLOCK, 2] of a block of `count` keys. lines: address of each slot, or of zeros for all that is read there; heads: room
-    for as many addresses. What is packed next, of the slots `soon`, is fetched meanwhile."""
-    head_dim = call[at.HEAD_DIM]
-    key, soon_key = 2 * kv_head * head_dim, 2 * soon_head * head_dim
-    if head_dim == wide:
-        for j in range(count):
-            heads[j] = lines[j] + key
-        for j in range(0, count, _LANES):
-            own = int64s(address_of(heads) + 8 * j)
-            for i in range(0, wide // 2, _LANES):
-                pairs.transpose_pairs(own, 4 * i, to + 4 * (i * BLOCK + j), 4 * BLOCK)
-                for k in range(j, j + _LANES):
-                    pairs.fetch_ahead(soon[k] + soon_key + 4 * i)
-    else:
-        keys = uint16s(to)
-        for j in range(count):
-            k = uint16s(lines[j] + key)
-            for i in range(wide):
-                keys[(i // 2 * BLOCK + j) * 2 + i % 2] = k[i] if i < head_dim else 0
-
-
-@kernel
-def pack_values(call, lines, count, kv_head, soon, soon_head, wide, to):
-    """[count / 2, wide, 2] in the order of `paired_place`, likewise."""
-    head_dim = call[at.HEAD_DIM]
-    value = 2 * (call[at.KV_HEADS] + kv_head) * head_dim
-    soon_value = 2 * (call[at.KV_HEADS] + soon_head) * head_dim
-    if head_dim == wide:
-        for j in range(0, count, 2):
-            a, b = lines[j] + value, lines[j + 1] + value
-            c, d = soon[j] + soon_value, soon[j + 1] + soon_value
-            for i in range(0, wide, 2 * _LANES):
-                pairs.pair_up(a + 2 * i, b + 2 * i, to + 4 * (j // 2 * wide + i))
-                pairs.fetch_ahead(c + 2 * i)
-                pairs.fetch_ahead(d + 2 * i)
-    else:
-        values = uint16s(to)
-        for j in range(count):
-            v = uint16s(lines[j] + value)
-            for i in range(wide):
-                values[(j // 2 * wide + pairs.paired_place(i)) * 2 + j % 2] = v[i] if i < head_dim else 0
-
-
-@kernel
-def find_lines(call, task, start, last, zeros, lines):
-    """Addresses of the slots of a block's keys, of zeros for those behind the last."""
-    slots = int32s(call[at.SLOTS] + 4 * task[at.TABLE_ROW] * call[at.ROW_STRIDE])
-    for j in range(BLOCK):
-        seen = start + j <= last
-        lines[j] = call[at.KV] + 2 * np.int64(slots[start + j]) * call[at.SLOT_STRIDE] if seen else zeros
 
 
 @kernel
@@ -223,18 +158,18 @@ def attend_block(
     scale = floats(call[at.SCALE])[0] if plain else np.float32(1)
     state_at, sums = floats(state), state + 8 * all_rows
     out = floats(sums)
-    used, position = task[at.TOKENS] * group, task[at.POSITION]
+    used = task[at.TOKENS] * group
     for tile in range(0, rows, TILE):
-        nearest = position + tile // group
-        farthest = position + (min(tile + TILE, used) - 1) // group
+        nearest = position_at(task, tile // group)
+        farthest = position_at(task, (min(tile + TILE, used) - 1) // group)
         if start > farthest or (window and start + BLOCK - 1 <= nearest - window):
             continue
         some = min(TILE, rows - tile)
         columns = min(BLOCK, (farthest - start + TILE) // TILE * TILE)
         score_rows(some, queries + 2 * tile * wide, wide, keys, work)
-        own, head = nearest, tile % group
+        index, head = tile // group, tile % group
         for row in range(tile, min(tile + TILE, used)):
-            at_row = (row - tile) * BLOCK
+            at_row, own = (row - tile) * BLOCK, position_at(task, index)
             if not plain:
                 scale_and_change(call, scores, at_row, columns, kv_head * group + head, own - start)
             if own - start + 1 < columns or (window and own - window >= start):
@@ -243,21 +178,10 @@ def attend_block(
             weigh(scores, at_row, columns, scale, weights, state_at, to, out, to * wide, wide)
             head += 1
             if head == group:
-                own, head = own + 1, 0
+                index, head = index + 1, 0
         if values == keys:
             pack_values(call, lines, count, kv_head, soon, soon_head, wide, values)
         add_values(some, weights_at, columns, values, wide, sums + 4 * (first_row + tile) * wide)
-
-
-@kernel
-def at_wide(call):
-    return (call[at.HEAD_DIM] + TILE - 1) // TILE * TILE
-
-
-@kernel
-def zeros_bytes(call):
-    """A slot of zeros."""
-    return (4 * call[at.KV_HEADS] * call[at.HEAD_DIM] + 63) // 64 * 64
 
 
 @kernel
@@ -270,7 +194,7 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
     if rows > TILE:
         values += 2 * BLOCK * wide
     begin(floats(state), heads * rows, wide)
-    last = task[at.POSITION] + task[at.TOKENS] - 1
+    last = position_at(task, task[at.TOKENS] - 1)
     first = max(task[at.POSITION] - call[at.WINDOW] + 1, 0) if call[at.WINDOW] else 0
     begin_at = max(piece * PIECE, first // BLOCK * BLOCK)
     now, ahead, own = int64s(lines), int64s(lines + 8 * BLOCK), int64s(lines + 16 * BLOCK)
@@ -295,72 +219,85 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
 
 
 @kernel
-def add_piece(state, total, rows, wide):
-    for row in range(rows):
-        before, more = total[2 * row], state[2 * row]
-        above = max(before, more)
-        shrink, share = exp(before - above), exp(more - above)
-        total[2 * row] = above
-        total[2 * row + 1] = total[2 * row + 1] * shrink + state[2 * row + 1] * share
-        for i in range(2 * rows + row * wide, 2 * rows + (row + 1) * wide):
-            total[i] = total[i] * shrink + state[i] * share
+def add_piece(state, of_head, first, total, rows, heads, wide):
+    """What was summed up for `rows` rows of each head, from the `first` of the `of_head` that `state` has, to a total."""
+    for head in range(heads):
+        for row in range(rows):
+            one, own = head * of_head + first + row, head * rows + row
+            before, more = total[2 * own], state[2 * one]
+            above = max(before, more)
+            shrink, share = exp(before - above), exp(more - above)
+            total[2 * own] = above
+            total[2 * own + 1] = total[2 * own + 1] * shrink + state[2 * one + 1] * share
+            sums, to = 2 * heads * of_head + one * wide, 2 * heads * rows + own * wide
+            for i in range(wide):
+                total[to + i] = total[to + i] * shrink + state[sums + i] * share
 
 
 @kernel
 def attend(call, task, scratch):
-    wide, heads = at_wide(call), task[at.HEADS]
-    rows = task[at.TOKENS] * call[at.GROUP]
+    wide, heads, group = at_wide(call), task[at.HEADS], call[at.GROUP]
+    rows = task[at.TOKENS] * group
     if _TILED:
         rows = (rows + TILE - 1) // TILE * TILE
     lines = scratch + 64
     queries = lines + 24 * BLOCK + zeros_bytes(call)
     work = queries + 2 * call[at.MOST_HEADS] * call[at.MOST_ROWS] * wide
-    size = 4 * call[at.STATE_SIZE]
     total = work + 6 * TILE * BLOCK + 4 * BLOCK * wide
     zeros = int64s(lines + 24 * BLOCK)
     for i in range(zeros_bytes(call) // 8):
         zeros[i] = 0
     for head in range(heads):
         pack_queries(call, task, task[at.KV_HEAD] + head, rows, wide, queries + 2 * head * rows * wide)
-    begin(floats(total), heads * rows, wide)
-    shares, shared = task[at.SHARES], call[at.STATES] + size * task[at.STATE]
-    begun, pieces = 0, task[at.END_PIECE] - task[at.FIRST_PIECE]
-    for number in range(pieces):
-        piece = task[at.FIRST_PIECE] + number
-        state = total + size
-        if shares > 1:
-            state = shared + size * task[at.SHARE]
+    members, state = task[at.MEMBERS], total + 4 * call[at.STATE_SIZE]
+    if members:
+        state = call[at.STATES] + 4 * task[at.STATE]
+    else:
+        begin(floats(total), heads * rows, wide)
+    for piece in range(task[at.FIRST_PIECE], task[at.END_PIECE]):
         attend_piece(call, task, piece, rows, lines, queries, work, state)
-        first, end = state, state + size
-        if shares > 1:
-            done = take_next(call[at.COUNTERS] + 8 * task[at.COUNTER]) == shares - 1
-            first, end = shared, shared + (size * shares if done else 0)
-        for one in range(first, end, size):
-            add_piece(floats(one), floats(total), heads * rows, wide)
-            begun += 1
-    if begun >= shares and begun >= pieces:
-        for head in range(heads):
-            finish(call, task, task[at.KV_HEAD] + head, head * rows, heads * rows, wide, floats(total))
+        for i in range(task[at.TOKENS] if members else 1):
+            token, tokens, own = task[at.TOKEN], task[at.TOKENS], rows
+            links, count, done = members, 1, piece + 1 == task[at.END_PIECE]
+            if members:
+                member = int64s(members + 8 * at.MEMBER_LENGTH * i)
+                token, tokens, own = member[at.MEMBER_TOKEN], 1, group
+                links, count = member[at.LINKS], member[at.NUM_LINKS]
+                done = take_next(call[at.COUNTERS] + 8 * member[at.COUNTER]) == count - 1
+                if not done:
+                    continue
+                begin(floats(total), heads * own, wide)
+            for number in range(count):
+                one, of_head, first = state, rows, 0
+                if members:
+                    link = int64s(links + 8 * at.LINK_LENGTH * number)
+                    one = call[at.STATES] + 4 * link[at.LINK_STATE]
+                    of_head, first = link[at.LINK_ROWS], link[at.LINK_FIRST]
+                add_piece(floats(one), of_head, first, floats(total), own, heads, wide)
+            if done:
+                finish(call, token, tokens, task[at.KV_HEAD], heads, own, wide, floats(total))
 
 
 @kernel
-def finish(call, task, kv_head, first_row, all_rows, wide, total):
+def finish(call, token, tokens, first_head, heads, rows, wide, total):
+    """The result of some tokens that follow each other, of whose heads `total` has `rows` each."""
     group, head_dim = call[at.GROUP], call[at.HEAD_DIM]
     result = uint16s(call[at.OUT])
-    for row in range(task[at.TOKENS] * group):
-        head = kv_head * group + row % group
-        highest_score, count = total[2 * (first_row + row)], total[2 * (first_row + row) + 1]
-        shrink = np.float32(1)
-        if call[at.SINKS]:
-            sink = floats(call[at.SINKS])[head]
-            above = max(highest_score, sink)
-            shrink = exp(highest_score - above)
-            count = count * shrink + exp(sink - above)
-        factor = shrink / count
-        to = ((task[at.TOKEN] + row // group) * call[at.KV_HEADS] * group + head) * head_dim
-        own = 2 * all_rows + (first_row + row) * wide
-        for i in range(head_dim):
-            _store(result, to + i, plain_nan(total[own + pairs.paired_place(i)] * factor))
+    for number in range(heads):
+        for row in range(tokens * group):
+            head, place = (first_head + number) * group + row % group, number * rows + row
+            highest_score, count = total[2 * place], total[2 * place + 1]
+            shrink = np.float32(1)
+            if call[at.SINKS]:
+                sink = floats(call[at.SINKS])[head]
+                above = max(highest_score, sink)
+                shrink = exp(highest_score - above)
+                count = count * shrink + exp(sink - above)
+            factor = shrink / count
+            to = ((token + row // group) * call[at.KV_HEADS] * group + head) * head_dim
+            own = 2 * heads * rows + place * wide
+            for i in range(head_dim):
+                _store(result, to + i, plain_nan(total[own + pairs.paired_place(i)] * factor))
 
 
 @kernel
