@@ -71,13 +71,14 @@ class LoadedServer:
         for i in tokens.request_ids if tokens else ():
             self.first.setdefault(i, self.now)
 
-    def serve(self, rate, seconds, first=0, **params):
-        """`rate` requests a second, evenly; until all that were accepted have ended."""
+    def serve(self, rate, seconds, first=0, preferred=0, **params):
+        """`rate` requests a second, evenly; until all that were accepted have ended. Every `preferred`-th has a better priority."""
         done, end = 0, self.now + seconds
         start = self.now
         while self.now < end or self.scheduler.has_work:
             while start + done / rate < min(self.now, end):
-                self.add(first + done, **params)
+                better = preferred and (first + done) % preferred == 0
+                self.add(first + done, priority=-1 if better else 0, **params)
                 done += 1
             self.turn()
 

@@ -30,6 +30,14 @@ MOST_SECONDS = 60
 SLACK = 1.2
 """How much slower than requests are served they are told to come back: predictions err, and each finds some room."""
 
+RATE_SECONDS = 15.0
+"""Seconds after which an accepted request counts 1 / e of one that is accepted now."""
+LEAST_SEEN_SECONDS = 2.0
+PRIORITIES = 64
+"""Whose rates are known, of the most requests: clients choose the numbers."""
+LEAST_LEFT = 0.02
+"""Share of what is served that is left, at least, when refused requests are told to come back."""
+
 
 class Returns:
     """When refused requests should come back: each at a time of its own, as far apart as they can be served. If all came back
@@ -58,6 +66,36 @@ class Returns:
         return max(1, min(MOST_SECONDS, math.ceil(seconds)))
 
 
+class AcceptedRates:
+    """How many requests of each priority are accepted a second. Those that come later and are better pass the ones that wait, whose
+    wait is longer for it: what n requests ahead take if a share of what is served is not for them."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, float] = {}
+        """By priority; older ones count less."""
+        self._at = 0.0
+        self._begun: float | None = None
+
+    def add(self, priority: int, requests: int, now: float) -> None:
+        if self._begun is None:
+            self._begun = self._at = now
+        past = math.exp((self._at - now) / RATE_SECONDS)
+        self._at = now
+        if past < 1.0:
+            counts = {other: count * past for other, count in self._requests.items()}
+            most = sorted(counts, key=counts.__getitem__)[-PRIORITIES:]
+            self._requests = {other: counts[other] for other in most}
+        self._requests[priority] = self._requests.get(priority, 0.0) + requests
+
+    def better_than(self, priority: int, now: float) -> float:
+        """Requests a second."""
+        if self._begun is None:
+            return 0.0
+        better = sum(count for other, count in self._requests.items() if other < priority)
+        seen = RATE_SECONDS * (1.0 - math.exp((self._begun - now) / RATE_SECONDS))
+        return better * math.exp((self._at - now) / RATE_SECONDS) / max(seen, LEAST_SEEN_SECONDS)
+
+
 @dataclasses.dataclass(eq=False)
 class OverloadControl:
     """Works on the books of its `Scheduler`."""
@@ -70,6 +108,7 @@ class OverloadControl:
 
     def __post_init__(self) -> None:
         self._returns = Returns()
+        self._accepted = AcceptedRates()
 
     def check(self, message: AddRequest, now: float) -> None:
         """Raises `ServerOverloaded`. What was accepted before goes on."""
@@ -82,6 +121,7 @@ class OverloadControl:
             self._check_wait(message, ahead, options.max_waiting_seconds, now)
         if options.ttft_slo:
             self._check_first_token(message, ahead, options.ttft_slo, now)
+        self._accepted.add(message.params.priority, len(message.choices), now)
 
     def _check_list(self, message: AddRequest, ahead: int, now: float) -> None:
         """A group larger than the list may wait alone."""
@@ -98,7 +138,7 @@ class OverloadControl:
             )
 
     def _check_wait(self, message: AddRequest, ahead: int, most: float, now: float) -> None:
-        wait = self._wait.seconds(message, 0, self._longest(message))
+        wait = self._wait.seconds(message, 0, self._longest(message)) / self._left(message, now)
         if wait > most:
             raise ServerOverloaded(
                 f"{ahead} requests are ahead of this one, which might wait {wait:.1f} s for its turn; the server accepts those "
@@ -116,6 +156,7 @@ class OverloadControl:
                 retry_after=1,
             )
         wait = self._wait.seconds(message, len(message.prompt_ids), message.params.max_new_tokens)
+        wait /= self._left(message, now)
         if wait > MARGIN * promised:
             raise ServerOverloaded(
                 f"the first token might come only in {wait:.1f} s, which is too near to the {promised:g} s that this server "
@@ -131,8 +172,15 @@ class OverloadControl:
 
     def _retry_after(self, message: AddRequest, ahead: int, may_be_ahead: float, now: float) -> int:
         """`ahead` are ahead of it; when so few are, it is accepted."""
-        per_second = self._wait.per_second(self._longest(message))
+        per_second = self._wait.per_second(self._longest(message)) * self._left(message, now)
         return self._returns.retry_after(len(message.choices), ahead - may_be_ahead, per_second, now)
+
+    def _left(self, message: AddRequest, now: float) -> float:
+        """Share of what is served that is not for later requests of a better priority."""
+        per_second = self._wait.per_second(self._longest(message))
+        if per_second <= 0.0:
+            return 1.0
+        return max(LEAST_LEFT, 1.0 - self._accepted.better_than(message.params.priority, now) / per_second)
 
     def _longest(self, message: AddRequest) -> int:
         """Tokens of its output, at most, that may be expected."""

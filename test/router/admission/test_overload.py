@@ -33,6 +33,18 @@ def test_the_first_token_is_as_early_as_promised_where_rows_are_short(declared, 
     assert len(server.arrival) > 100
 
 
+@pytest.mark.parametrize("preferred", [20, 5], ids=["a twentieth", "a fifth"])
+def test_and_where_requests_of_a_better_priority_keep_passing_the_others(preferred):
+    """Ten times what can be served: those of a better priority are half of it, or more than all of it."""
+    server = LoadedServer(**ROWS, ttft_slo=1.5, longest=89)
+    server.serve(rate=250, seconds=20, preferred=preferred)
+    ids = np.array([i for i in server.arrival if i in server.first])
+    waits = np.array([server.first[i] - server.arrival[i] for i in ids])
+    assert np.mean(waits > 1.5) < 0.02
+    assert np.mean(waits[ids % preferred == 0]) < 0.5 or preferred == 5
+    assert len(ids) > 0.9 * 20 * 25
+
+
 def test_the_first_token_is_as_early_as_promised_where_prompts_take_the_time():
     server = LoadedServer(ttft_slo=1.5, max_total_token_num=100_000, shortest=2, longest=6)
     server.serve(rate=100, seconds=6, prompt=150)
