@@ -40,7 +40,7 @@ class _Pieces(NamedTuple):
     """PIECE positions each, from position 0."""
     position: np.ndarray
     """Of the token."""
-    count: np.ndarray
+    of_token: np.ndarray
     """Pieces of the token."""
     begin: np.ndarray
     """The token's first, among all."""
@@ -62,7 +62,7 @@ def decode_tasks(metadata: AttentionMetadata, shape: tuple[int, int, int], windo
     leader = _leaders(pieces, rows, metadata.req_to_token.numpy())
     order, first, size = _grouped(leader, pieces.position, max(1, _MOST_SHARED_ROWS // group))
     heads, parts = _heads(kv_heads, len(first))
-    alone = (size == 1) & (pieces.count[order[first]] == 1)
+    alone = (size == 1) & (pieces.of_token[order[first]] == 1)
 
     tasks = np.zeros((parts, len(first), at.TASK_LENGTH), np.int64)
     of_task = order[first]
@@ -89,7 +89,7 @@ def decode_tasks(metadata: AttentionMetadata, shape: tuple[int, int, int], windo
     members[..., at.MEMBER_POSITION] = pieces.position[order]
     members[..., at.COUNTER] = 2 + part * count + pieces.token[order]
     members[..., at.LINKS] = links.ctypes.data + (part * len(order) + pieces.begin[order]) * links.strides[1]
-    members[..., at.NUM_LINKS] = pieces.count[order]
+    members[..., at.NUM_LINKS] = pieces.of_token[order]
     tasks[..., at.MEMBERS] = np.where(
         alone, 0, members.ctypes.data + (part * len(order) + first) * members.strides[1]
     )
