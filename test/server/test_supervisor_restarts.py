@@ -21,6 +21,7 @@ def test_a_child_killed_while_serving_is_started_again_until_that_happens_too_of
     server.child("detokenizer").kill()
     server.wait_for("detokenizer was killed by SIGKILL: it is started again\n")
     server.wait_for("(?s)(detokenizer ready.*){2}(router got attach.*)")
+    server.wait_for("(?s)(backend-1 ready.*){2}")
     server.child("backend-0").kill()
     # At once if it had lasted for ten seconds, on a busy machine; see test_process_group.py.
     server.wait_for("backend-0 was killed by SIGKILL: all 2 of its group are started again( in 0.5 s)?\n")
