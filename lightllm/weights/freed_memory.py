@@ -27,6 +27,6 @@ def give_back_freed_memory() -> None:
 
 def keep_freed_memory() -> None:
     """What a round has freed stays this process's for the next one. glibc gives large blocks back at once, and the system fills
-    each of their pages with zeros again when it is next touched: a fifth of the time of a prefill of 4096 tokens."""
+    each of their pages with zeros again when it is next touched: up to a fifth of the time of a prefill of 4096 tokens."""
     _mallopt(_M_MMAP_MAX, 0)
     _mallopt(_M_TRIM_THRESHOLD, -1)
