@@ -1,6 +1,6 @@
 """Wall and CPU time of decode rounds in the backend, without a server.
 
-python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1]
+python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1] [--shared 768]
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=0, help="0: as the server chooses")
+    parser.add_argument(
+        "--shared", type=int, default=0, help="tokens of a prefix that all rows have in common"
+    )
     options = parser.parse_args()
     rows, context, room = options.rows, options.context, options.context + options.rounds + 20
     backend = ModeBackend(
@@ -36,7 +39,9 @@ def main() -> None:
     params = SamplingParams(do_sample=False, max_new_tokens=room, ignore_eos=True, logprobs=-1)
     ones, sampled = int32([1] * rows), np.ones(rows, dtype=np.uint8)
     tokens = np.random.default_rng(0).integers(5, 300, rows * context)
-    slots = np.concatenate([np.arange(row * room, row * room + context) for row in range(rows)])
+    own = np.arange(rows)[:, None] * room + np.arange(context)
+    own[:, : options.shared] = own[0, : options.shared]
+    slots = own.ravel()
     backend.execute(
         Round(0, 0, int32(range(rows)), ones * context, ones * context, sampled, int32(tokens), int32(slots),
               [JoinRow(row, context, params, row, 0, []) for row in range(rows)])
