@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader, SnapshotWriter
 
@@ -34,11 +35,13 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
         process.stdout.readline()
         reader = SnapshotReader(path)
         seen = set()
-        for _ in range(20000):
+        started = time.monotonic()
+        # As long as the writer needs to have been seen: on a busy machine it may not run for many reads.
+        while len(seen) <= 100 and time.monotonic() < started + 60:
             snapshot = reader.read()
             assert snapshot.running == snapshot.refused == snapshot.round_due_since
             seen.add(snapshot.running)
-        assert len(seen) > 10
+        assert len(seen) > 100
     finally:
         process.kill()
         process.wait()
