@@ -31,6 +31,7 @@ from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
 
 _BODIES = (
     GenerateRequest,
@@ -40,6 +41,8 @@ _BODIES = (
     CompletionRequest,
     ChatRequest,
     StartProfileBody,
+    TokenizeRequest,
+    DetokenizeRequest,
 )
 
 
@@ -48,6 +51,7 @@ def create_app(state: ServerState) -> FastAPI:
     app = FastAPI(title="LightLLM", version=__version__, redoc_url=None, redirect_slashes=False)
     app.include_router(native_routes(state))
     app.include_router(openai_routes(state))
+    app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
     app.include_router(metric_routes(state))
     app.include_router(profile_routes(state))

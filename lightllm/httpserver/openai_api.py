@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from lightllm.errors import InvalidParameter
 from lightllm.http.body import parse_body
 from lightllm.httpserver.chat_messages import (
+    Conversation,
     note_tools,
     read_conversation,
     template_tools,
@@ -31,6 +32,9 @@ from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.images.source import openai_source
 from lightllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from lightllm.images.counted import CountedImages
 
 _SEEN = frozenset({"image"})
 """Kinds of media that a model that sees takes."""
@@ -78,19 +82,35 @@ def openai_routes(state: ServerState) -> APIRouter:
     return router
 
 
+class PreparedChat(NamedTuple):
+    """A chat that can be submitted."""
+
+    prompt: PromptRecord
+    images: CountedImages | None
+
+
 async def _chat(state: ServerState, request: Request) -> Response:
     state.require_admission()
-    limits = state.limits
     body = await parse_body(request, ChatRequest, state.bodies)
     model = state.check_model(body.model)
+    prompt, counted = await prepare_chat(state, request, body)
+    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
+    answer = Answer(answer_id, int(time.time()), model)
+    extras = _extras(body, _logprobs(state, body, body.checked_logprobs()))
+    renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
+    await hold_images(state.engine, request, prompt, counted)
+    return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
+
+
+async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) -> PreparedChat:
+    """Everything about a chat that is done before it is submitted. Raises `RequestError`."""
+    limits, encoder, images = state.limits, state.encoder, state.images
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
     with error_field(body.constraint.field):
         params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
         await state.check_constraint(params)
-    encoder, images = state.encoder, state.images
     layout = images.layout if images else None
-    tools = template_tools(body)
     conversation = read_conversation(body, _SEEN if images else frozenset())
     sources = [
         openai_source(medium.source, f"messages.{medium.message}.content.{medium.part}")
@@ -99,17 +119,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     keep = body.kept_prompt(limit, limits.max_req_total_len)
     if sources and keep is not None:
         raise InvalidParameter("a prompt with images cannot be cut", param="truncate_prompt_tokens")
-    text = await encoder.render_chat(
-        conversation.messages,
-        tools=tools,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=bool(body.continue_final_message),
-        must_read=["reasoning_effort"] if body.reasoning_effort is not None else [],
-        image_marker=layout.marker if layout else None,
-        **template_variables(body),
-    )
-    if tools:
-        note_tools()
+    text = await render_chat(state, body, conversation)
     prompt_ids = await encoder.encode(
         text, bool(body.add_special_tokens), limits.max_req_total_len, "messages", keep, layout
     )
@@ -121,20 +131,41 @@ async def _chat(state: ServerState, request: Request) -> Response:
     )
     if state.chat_parser.reads_special_tokens:
         params = msgspec.structs.replace(params, skip_special_tokens=False)
-    prompt = PromptRecord(prompt_ids, _with_length(params, length))
-    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    answer = Answer(answer_id, int(time.time()), model)
-    extras = _extras(body, _logprobs(state, body, logprobs))
-    renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
-    await hold_images(state.engine, request, prompt, counted)
-    return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
+    return PreparedChat(PromptRecord(prompt_ids, _with_length(params, length)), counted)
+
+
+async def render_chat(state: ServerState, body: ChatRequest, conversation: Conversation) -> str:
+    """The text that the model's template makes of a conversation. Raises `InvalidParameter`."""
+    tools = template_tools(body)
+    text = await state.encoder.render_chat(
+        conversation.messages,
+        tools=tools,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        must_read=["reasoning_effort"] if body.reasoning_effort is not None else [],
+        image_marker=state.images.layout.marker if state.images else None,
+        **template_variables(body),
+    )
+    if tools:
+        note_tools()
+    return text
 
 
 async def _complete(state: ServerState, request: Request) -> Response:
     state.require_admission()
-    limits = state.limits
     body = await parse_body(request, CompletionRequest, state.bodies)
     model = state.check_model(body.model)
+    records = await prepare_completion(state, body)
+    answer_id = f"cmpl-{secrets.token_hex(12)}"
+    logprobs = _logprobs(state, body, body.logprobs)
+    extras = _extras(body, logprobs, Echo(logprobs, body.echo_only) if body.echo else None)
+    renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), COMPLETION, extras)
+    return respond(state.engine, request, records, renderer, body.streamed, answer_id)
+
+
+async def prepare_completion(state: ServerState, body: CompletionRequest) -> list[PromptRecord]:
+    """Everything about a completion that is done before it is submitted. Raises `RequestError`."""
+    limits = state.limits
     with error_field(body.constraint.field):
         params, prompts = _checked_completion(state, body, limits.vocab_size)
         await state.check_constraint(params)
@@ -144,11 +175,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
             prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, params.n, "prompt", "max_tokens"
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
-    answer_id = f"cmpl-{secrets.token_hex(12)}"
-    logprobs = _logprobs(state, body, body.logprobs)
-    extras = _extras(body, logprobs, Echo(logprobs, body.echo_only) if body.echo else None)
-    renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), COMPLETION, extras)
-    return respond(state.engine, request, records, renderer, body.streamed, answer_id)
+    return records
 
 
 async def _encoded(

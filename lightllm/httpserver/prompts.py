@@ -106,11 +106,11 @@ class PromptEncoder:
                 self._encodes_inline = time.thread_time() - started < _INLINE_SECONDS
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
-    async def decode_all(self, prompts: Sequence[list[int]]) -> list[str]:
-        """The text of token ids, special tokens included; where there are many together, in a thread."""
+    async def decode_all(self, prompts: Sequence[list[int]], skip_special_tokens: bool = False) -> list[str]:
+        """The text of token ids; where there are many together, in a thread."""
 
         def decode() -> list[str]:
-            return [self.tokenizer.decode(ids, skip_special_tokens=False) for ids in prompts]
+            return [self.tokenizer.decode(ids, skip_special_tokens) for ids in prompts]
 
         if sum(map(len, prompts)) <= INLINE_CHARACTERS:
             return decode()

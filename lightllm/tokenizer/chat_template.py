@@ -37,6 +37,10 @@ class ChatTemplates:
     def __bool__(self) -> bool:
         return bool(self._sources)
 
+    def source(self, name: str = "default") -> str | None:
+        """The text of a template; None: there is none of that name."""
+        return self._sources.get(name)
+
     def check(self) -> dict[str, str]:
         """Compiles all, and tries what they read. Returns what is wrong with those that cannot be used, by name, which is
         an error of each request that needs them, and logged once."""
