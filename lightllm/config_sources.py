@@ -12,12 +12,13 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightllm import __version__
+from lightllm.command_line import CommandParser
 from lightllm.config import Option, ServerConfig, options
 from lightllm.errors import InvalidOption
-from lightllm.foreign_options import NOT_YET, WITHOUT_EFFECT, advice
+from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, WITHOUT_EFFECT, advice
 
 _KEYS = {"api_key": "clients need no key", "admin_api_key": "there is no admin key"}
 """Options that hold keys, and what it means that there are none."""
@@ -31,26 +32,11 @@ _SERVICE_VARIABLE = re.compile(r"_(SERVICE|PORT)_")
 """And these beside them: LIGHTLLM_TP_SERVICE_HOST, LIGHTLLM_TP_PORT_80_TCP."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's page of usage."""
-        raise InvalidOption(message[:1].upper() + message[1:] + ".", "See --help.")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """`--model-dir` is `--model_dir`. What is unknown is answered with what was meant."""
-        values, unknown = super().parse_known_args([_with_underscores(word) for word in args], namespace)
-        if unknown:
-            name = unknown[0].partition("=")[0]
-            remedy = advice(name.lstrip("-"), _names()) if name.startswith("--") else ""
-            raise InvalidOption(f"Unrecognized arguments: {' '.join(unknown)}.", remedy or "See --help.")
-        return values, unknown
-
-
 def make_parser() -> argparse.ArgumentParser:
-    """The command line of the server. Abbreviations are off: `--mem` is an error, not a guess."""
-    parser = _Parser(
-        prog="python -m lightllm", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-        description="LightLLM: serve a language model over HTTP.",
+    """The command line of the server."""
+    parser = CommandParser(
+        known=_names(), others=OUR_OPTIONS, answers=ANSWERS, prog="lightllm serve [MODEL]",
+        argument_default=argparse.SUPPRESS, description="LightLLM: serve a language model over HTTP. MODEL: as --model_dir.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"lightllm {__version__}")
     parser.add_argument(
@@ -176,14 +162,6 @@ def _misspelt(environ: Mapping[str, str]) -> list[str]:
 def _names() -> list[str]:
     """Of all options, as they are written on the command line."""
     return ["config", *NOT_YET, *(field.name for field, _ in options())]
-
-
-def _with_underscores(word: str) -> str:
-    """Of `--max-body-mb=3` the name only; what is no option stays as it is."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _from_yaml(path: str) -> dict[str, Any]:

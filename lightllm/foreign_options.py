@@ -72,15 +72,19 @@ ANSWERS = {
 
 
 def advice(
-    name: str, known: Iterable[str], others: Mapping[str, str] = OUR_OPTIONS, prefix: str = "--"
+    name: str,
+    known: Iterable[str],
+    others: Mapping[str, str] = OUR_OPTIONS,
+    prefix: str = "--",
+    answers: Mapping[str, str] = ANSWERS,
 ) -> str:
     """What to write instead of a name that does not exist: a sentence, or "" if nothing is near.
 
     name: with underscores, without dashes; known: the names that do exist; others: names of other servers and ours for
-    them; prefix: how a name is written there.
+    them; prefix: how a name is written there; answers: what to do where nothing here corresponds to a name.
     """
-    if name in ANSWERS:
-        return ANSWERS[name]
+    if name in answers:
+        return answers[name]
     if name in others:
         return f"Here it is {prefix}{others[name]}."
     near = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.75)

@@ -33,6 +33,9 @@ FLOORS: list[tuple[str, list[str]]] = [
             "offline_images",
             "offline_prompts",
             "chat",
+            "cli",
+            "bench",
+            "client",
         ],
     ),
     ("processes", ["httpserver", "router", "backend", "detokenizer", "visual", "cache", "metrics", "health"]),
@@ -51,6 +54,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "images",
             "config",
             "config_sources",
+            "command_line",
             "foreign_options",
             "option_spec",
             "round_sizes",
@@ -71,8 +75,8 @@ LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
 """Sub-rooms, each with the sub-rooms of the same room that lie above it and that it may not import."""
 
 TORCH_FREE = [
-    "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
-    "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources",
+    "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "cli", "bench", "client", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
+    "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources", "command_line",
     "foreign_options", "option_spec", "round_sizes", "sampling_params", "parameter_spec", "errors", "machine", "demo", "backend.mock",
     "models.architectures", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",
 ]  # fmt: skip

@@ -26,12 +26,13 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.serving.apis import OpenAIApi  # noqa: E402
-from benchmark.serving.dataset import Request  # noqa: E402
-from benchmark.serving.figures import summarize  # noqa: E402
-from benchmark.serving.http_stream import Target  # noqa: E402
-from benchmark.serving.load import run  # noqa: E402
 from benchmark.serving.with_server import free_port  # noqa: E402
+
+from lightllm.bench.apis import OpenAIApi  # noqa: E402
+from lightllm.bench.dataset import Request  # noqa: E402
+from lightllm.bench.figures import summarize  # noqa: E402
+from lightllm.bench.http_stream import Target  # noqa: E402
+from lightllm.bench.load import run  # noqa: E402
 
 OURS = (
     "{python} -m lightllm.server.api_server --model_dir {model} --model_name m --host 127.0.0.1 --port {port} "

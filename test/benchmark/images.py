@@ -32,10 +32,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.serving.apis import NativeApi, Outcome  # noqa: E402
-from benchmark.serving.http_stream import Target, post_events  # noqa: E402
 from benchmark.serving.with_server import running_server  # noqa: E402
 from support.checkpoints import write_tokenizer  # noqa: E402
+
+from lightllm.bench.apis import NativeApi, Outcome  # noqa: E402
+from lightllm.bench.http_stream import Target, post_events  # noqa: E402
 
 MARKER, IMAGE_ID = "<image>", 383
 TIMEOUT = 600.0

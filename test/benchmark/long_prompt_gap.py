@@ -21,10 +21,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.serving.apis import NativeApi, Outcome  # noqa: E402
-from benchmark.serving.dataset import Request  # noqa: E402
-from benchmark.serving.http_stream import Target, post_events  # noqa: E402
 from benchmark.serving.with_server import running_server  # noqa: E402
+
+from lightllm.bench.apis import NativeApi, Outcome  # noqa: E402
+from lightllm.bench.dataset import Request  # noqa: E402
+from lightllm.bench.http_stream import Target, post_events  # noqa: E402
 
 POLICIES = ("mixed", "prefill_first", "decode_first")
 TIMEOUT = 1800.0

@@ -29,12 +29,13 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.serving.apis import NativeApi, Outcome  # noqa: E402
-from benchmark.serving.dataset import Request  # noqa: E402
-from benchmark.serving.http_stream import NOT_HEARD, Target  # noqa: E402
-from benchmark.serving.load import arrivals, send  # noqa: E402
 from benchmark.serving.with_server import running_server  # noqa: E402
-from benchmark_serving import allow_many_connections  # noqa: E402
+
+from lightllm.bench.apis import NativeApi, Outcome  # noqa: E402
+from lightllm.bench.command import allow_many_connections  # noqa: E402
+from lightllm.bench.dataset import Request  # noqa: E402
+from lightllm.bench.http_stream import NOT_HEARD, Target  # noqa: E402
+from lightllm.bench.load import arrivals, send  # noqa: E402
 
 MOCK = ["--mock_backend", "step_ms=20,token_us=100,lengths=20:110", "--running_max_req_size", "32"]
 DEMO = ["--running_max_req_size", "32", "--max_total_token_num", "20000"]

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from benchmark.gpu.figures import Figure
 from benchmark.gpu.rounds import options
-from benchmark.serving.apis import OpenAIApi
-from benchmark.serving.dataset import synthetic
-from benchmark.serving.figures import summarize
-from benchmark.serving.http_stream import Target
-from benchmark.serving.load import run
 from benchmark.serving.with_server import running_server
 from support.checkpoints import write_tokenizer
+
+from lightllm.bench.apis import OpenAIApi
+from lightllm.bench.dataset import synthetic
+from lightllm.bench.figures import summarize
+from lightllm.bench.http_stream import Target
+from lightllm.bench.load import run
 
 
 def start_and_load(name: str, shape: dict[str, Any], device: torch.device, dry: bool) -> list[Figure]:

@@ -1,6 +1,6 @@
-"""`make bench`: starts a server of its own, measures it with benchmark_serving, and stops it.
+"""`make bench`: starts a server of its own, measures it with `lightllm bench`, and stops it.
 
-    python test/benchmark/serving/with_server.py [--server "OPTIONS"] [options of benchmark_serving.py]
+    python test/benchmark/serving/with_server.py [--server "OPTIONS"] [options of lightllm bench]
 
 Without options: the demo model, 200 requests of 64 + 64 tokens, 32 at once.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import benchmark_serving
+from lightllm.bench.command import main as measure
 
 DEFAULT_LOAD = ["--num-prompts", "200", "--input-len", "64", "--output-len", "64", "--max-concurrency", "32"]
 START_SECONDS = 1800.0
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         arguments = arguments[2:]
     try:
         with running_server(shlex.split(options)) as port:
-            return benchmark_serving.main(["--port", str(port), *(arguments or DEFAULT_LOAD)])
+            return measure(["--port", str(port), *(arguments or DEFAULT_LOAD)])
     except RuntimeError as error:
         print(f"with_server: {error}", file=sys.stderr)
         return 1

@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any, Protocol
 
 import msgspec
-from benchmark.serving.dataset import Request
-from benchmark.serving.http_stream import StreamFailed
+
+from lightllm.bench.dataset import Request
+from lightllm.bench.http_stream import StreamFailed
 
 
 @dataclasses.dataclass

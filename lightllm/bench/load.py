@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
-from benchmark.serving.apis import Api, Outcome
-from benchmark.serving.dataset import Request
-from benchmark.serving.http_stream import StreamFailed, Target, post_events
 from tqdm import tqdm
+
+from lightllm.bench.apis import Api, Outcome
+from lightllm.bench.dataset import Request
+from lightllm.bench.http_stream import StreamFailed, Target, post_events
 
 _PROGRESS_SECONDS = 0.5
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark.serving.apis import Outcome
-from benchmark.serving.figures import tpot
-from benchmark.serving.load import Run
+
+from lightllm.bench.apis import Outcome
+from lightllm.bench.figures import tpot
+from lightllm.bench.load import Run
 
 
 def draw(run: Run, title: str, path: Path) -> None:

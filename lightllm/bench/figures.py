@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from benchmark.serving.apis import Outcome
-from benchmark.serving.load import Run
+
+from lightllm.bench.apis import Outcome
+from lightllm.bench.load import Run
 
 _BUSY_CLIENT = 0.85
 

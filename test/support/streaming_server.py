@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.server
+import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 FIRST_TOKEN = 0.05
@@ -119,3 +122,60 @@ def _respond(writer: asyncio.StreamWriter, status: int, body: str, more: str = "
         f"HTTP/1.1 {status} X\r\n{more}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body.encode())
+
+
+class ReasoningServer:
+    """`/v1/models` and a streamed `/v1/chat/completions` that reasons before it answers; or, endless, one that does not end."""
+
+    def __init__(self, endless: bool = False) -> None:
+        self.port = 0
+        self._endless = endless
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[ReasoningServer]:
+        endless = self._endless
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._begin()
+                self.wfile.write(json.dumps({"data": [{"id": "thinker"}]}).encode())
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self._begin()
+                with contextlib.suppress(OSError):  # the client has left
+                    for event in endless_events() if endless else reasoning_events():
+                        self.wfile.write(f"data: {event}\n\n".encode())
+                        time.sleep(BETWEEN_TOKENS)
+
+            def _begin(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None: ...
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            self.port = server.server_address[1]
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield self
+            finally:
+                server.shutdown()
+                thread.join()
+
+
+def reasoning_events() -> Iterator[str]:
+    for kind, text in (
+        ("reasoning_content", "Let me think"),
+        ("content", "It is **bo"),
+        ("content", "ld**."),
+    ):
+        yield json.dumps({"choices": [{"delta": {kind: text}}]})
+    yield json.dumps({"choices": [], "usage": {"completion_tokens": 6}})
+    yield "[DONE]"
+
+
+def endless_events() -> Iterator[str]:
+    for number in itertools.count(1):
+        yield json.dumps({"choices": [{"delta": {"content": f"word {number} "}}]})

@@ -6,14 +6,14 @@ import math
 import re
 from pathlib import Path
 
-import benchmark_serving
 import numpy as np
 import pytest
-from benchmark.serving import dataset, figures, load
-from benchmark.serving.apis import NativeApi, Outcome
-from benchmark.serving.dataset import Request
-from benchmark.serving.fake_server import BETWEEN_TOKENS, FIRST_TOKEN, FakeServer
-from benchmark.serving.http_stream import Target
+from support.streaming_server import BETWEEN_TOKENS, FIRST_TOKEN, FakeServer
+
+from lightllm.bench import command, dataset, figures, load
+from lightllm.bench.apis import NativeApi, Outcome
+from lightllm.bench.dataset import Request
+from lightllm.bench.http_stream import Target
 
 # -- figures
 
@@ -171,7 +171,7 @@ def test_a_closing_event_that_repeats_the_last_token_is_no_token() -> None:
 
 
 def benchmark(server: FakeServer, *arguments: str) -> int:
-    return benchmark_serving.main(
+    return command.main(
         [
             "--port",
             str(server.port),
@@ -251,7 +251,7 @@ def test_a_server_that_refuses_the_first_request_ends_the_run(capsys: pytest.Cap
 def test_nobody_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeServer().running() as server:
         port = server.port
-    assert benchmark_serving.main(["--port", str(port), "--num-prompts", "1", "--no-progress"]) == 1
+    assert command.main(["--port", str(port), "--num-prompts", "1", "--no-progress"]) == 1
     assert "connection failed" in capsys.readouterr().err
 
 
@@ -262,16 +262,24 @@ def test_a_slow_server_is_a_timeout(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_file_needs_a_tokenizer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark_serving.main(["--dataset", "x.json"]) == 1
+    assert command.main(["--dataset", "x.json"]) == 1
     assert "needs --tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("theirs", "ours"), command.OTHER_NAMES.items())
+def test_options_of_other_load_generators_are_answered_with_ours(
+    theirs: str, ours: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hasattr(command.make_parser().parse_args([]), ours)
+    assert command.main([f"--{theirs.replace('_', '-')}", "1"]) == 2
+    assert f"Here it is --{ours}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "arguments", [["--num-prompts", "0"], ["--request-rate", "-1"], ["--request-rate", "nan"]]
 )
 def test_senseless_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        benchmark_serving.main(arguments)
+    assert command.main(arguments) == 2
     assert "must be" in capsys.readouterr().err
 
 

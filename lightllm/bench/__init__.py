@@ -1,0 +1,1 @@
+"""Load generator: measures a running server. `lightllm bench --help`."""
