@@ -11,6 +11,7 @@ if version is None:
     raise SystemExit("lightllm/__init__.py names no __version__")
 
 BENCH = ["matplotlib>=3.9"]
+CHAT = ["prompt_toolkit>=3.0.50,<4", "rich>=14"]
 # Older ones can be made to ask for gigabytes, or let JSON have spaces without end.
 CONSTRAINTS = ["llguidance>=1.9,<2"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
@@ -24,6 +25,7 @@ CPU = [
 VISION = ["httpcore2>=2.16,<3", "pillow>=12"]
 TEST = [
     *BENCH,
+    *CHAT,
     *CONSTRAINTS,
     *CPU,
     *TOKENIZERS,
@@ -50,7 +52,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["lightllm", "lightllm.*"]),
     package_data={"lightllm": ["demo/*", "httpserver/static/*", "ops/triton/configs/*.json"]},
-    entry_points={"console_scripts": ["lightllm=lightllm.server.api_server:main"]},
+    entry_points={"console_scripts": ["lightllm=lightllm.cli.main:main"]},
     install_requires=[
         "torch>=2.11,<2.14",
         "triton>=3.6,<3.8",
@@ -75,6 +77,7 @@ setup(
     ],
     extras_require={
         "bench": BENCH,
+        "chat": CHAT,
         "constraints": CONSTRAINTS,
         "cpu": CPU,
         "docs": [],

@@ -1,10 +1,10 @@
-"""`python -m lightllm` is `python -m lightllm.server.api_server`."""
+"""`python -m lightllm` is the command `lightllm`."""
 
 from __future__ import annotations
 
 import sys
 
-from lightllm.server.api_server import main
+from lightllm.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -61,7 +61,7 @@ def options_page() -> str:
         NOTICE,
         "# Options",
         "",
-        "Options of `python -m lightllm` (or `python -m lightllm.server.api_server`). Dashes may stand for underscores.",
+        "Options of `lightllm serve [MODEL]` (or `python -m lightllm.server.api_server`). Dashes may stand for underscores.",
         "Each can also be given as an environment variable (`LIGHTLLM_` and its name in capitals: `LIGHTLLM_PORT=8080`)",
         "or in a YAML file (`--config FILE.yaml`, lines like `port: 8080`). The command line wins over the environment,",
         "the environment over the file.",

@@ -62,7 +62,14 @@ def test_the_core_has_at_most_twenty_direct_dependencies() -> None:
 
 
 def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
-    for requirement in CORE + EXTRAS["constraints"] + EXTRAS["tokenizers"] + EXTRAS["cpu"] + EXTRAS["vision"]:
+    for requirement in (
+        CORE
+        + EXTRAS["constraints"]
+        + EXTRAS["tokenizers"]
+        + EXTRAS["cpu"]
+        + EXTRAS["vision"]
+        + EXTRAS["chat"]
+    ):
         assert requirement.specifier.contains(RUN[canonicalize_name(requirement.name)]), requirement
     for requirement in EXTRAS["test"] + EXTRAS["bench"]:
         assert requirement.specifier.contains((RUN | DEV)[canonicalize_name(requirement.name)]), requirement
@@ -120,7 +127,12 @@ def imported_packages(folder: Path) -> set[str]:
 def test_the_package_imports_only_what_it_declares() -> None:
     declared = {
         canonicalize_name(r.name)
-        for r in CORE + EXTRAS["constraints"] + EXTRAS["tokenizers"] + EXTRAS["vision"] + EXTRAS["cpu"]
+        for r in CORE
+        + EXTRAS["constraints"]
+        + EXTRAS["tokenizers"]
+        + EXTRAS["vision"]
+        + EXTRAS["cpu"]
+        + EXTRAS["chat"]
     }
     # starlette is fastapi's foundation and part of its interface; tokenizer files of every kind name their library;
     # the simulator draws where the extra `bench` is installed, and says so where it is not; type checkers know _typeshed

@@ -1,0 +1,1 @@
+"""The `lightllm` command: which of its commands a line names."""
