@@ -18,7 +18,15 @@ from lightllm import __version__
 from lightllm.command_line import CommandParser
 from lightllm.config import Option, ServerConfig, options
 from lightllm.errors import InvalidOption
-from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, WITHOUT_EFFECT, advice
+from lightllm.foreign_options import (
+    ANSWERS,
+    NOT_YET,
+    OUR_OPTIONS,
+    TRANSLATED,
+    WITHOUT_EFFECT,
+    advice,
+    translate,
+)
 
 _KEYS = {"api_key": "clients need no key", "admin_api_key": "there is no admin key"}
 """Options that hold keys, and what it means that there are none."""
@@ -66,22 +74,28 @@ def make_parser() -> argparse.ArgumentParser:
             upstream.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
         else:
             upstream.add_argument(f"--{name}", nargs="*" if count < 0 else None, help=argparse.SUPPRESS)
+    for name, how in TRANSLATED.items():
+        spelt = [f"--{each}" for each in (name, *how.get("aliases", ()))]
+        reading = {key: how[key] for key in ("type", "choices", "nargs") if key in how}
+        upstream.add_argument(*spelt, help=argparse.SUPPRESS, **reading)
     return parser
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[ServerConfig, list[str]]:
     """Reads all sources. Returns the config and warnings for the log; raises `InvalidOption`."""
     given = vars(make_parser().parse_args(argv))
-    warnings = [f"--{name} has no effect in this server" for name in WITHOUT_EFFECT if name in given]
+    idle = [f"--{name}" for name in WITHOUT_EFFECT if name in given]
+    warnings = [f"without effect in this server: {', '.join(idle)}"] if idle else []
     for name, value in NOT_YET.items():
         if name in given and str(given[name]) != str(value):
             shown = f"--{name}" + ("" if given[name] is True else f" {given[name]}")
             raise InvalidOption(f"{shown} is not supported yet.", "Leave it out.")
-    values: dict[str, Any] = {}
+    values = translate(given, environ)
     if "config" in given:
         path = os.path.expanduser(given.pop("config"))
-        values = _from_yaml(path)
-        if _KEYS.keys() & values.keys() and readable_by_others(path):
+        stated = _from_yaml(path)
+        values |= stated
+        if _KEYS.keys() & stated.keys() and readable_by_others(path):
             warnings.append(f"--config {path} holds API keys and can be read by others: chmod 600 {path}")
     values |= _from_environment(environ)
     warnings += _misspelt(environ)

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightllm.errors import InvalidOption
 
 NOT_YET = {
     "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None,
     "enable_multimodal_audio": False, "return_all_prompt_logprobs": False,
-    "use_tgi_api": False, "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
+    "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
     "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0",
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
+    # since 1.2
+    "llm_kv_type": "None", "kv_quant_calibration_config_path": None, "expert_dtype": None, "enable_rl": False,
+    "enable_return_routed_experts": False, "hardware_platform": "cuda", "linear_att_ssm_data_type": "float32",
+    "max_image_token_count": "8192", "visual_use_proxy_mode": False,
 }  # fmt: skip
 """LightLLM options that change what the server does and are not built yet: anything but this value is an error."""
 
@@ -32,8 +39,59 @@ WITHOUT_EFFECT = {
     "simple_constraint_mode": 0, "splitfuse_mode": 0, "splitfuse_block_size": 1, "beam_mode": 0, "prompt_cache_strs": -1,
     "enable_chunked_prefill": 0, "static_quant": 0, "no_skipping_special_tokens": 0,
     "no_spaces_between_special_tokens": 0, "enable_custom_allreduce": 0, "disable_custom_allgather": 0,
+    # since 1.2: caches below the KV memory, kernels, graphs and parts of several machines that are not here, and what is always on
+    "enable_cpu_cache": 0, "cpu_cache_storage_size": 1, "cpu_cache_token_page_size": 1, "enable_disk_cache": 0,
+    "disk_cache_storage_size": 1, "disk_cache_dir": 1, "enable_dp_prompt_cache_fetch": 0, "enable_prefill_cudagraph": 0,
+    "prefill_cudagraph_max_handle_token": 1, "enable_prefill_decode_mixed": 0, "schedule_time_interval": 1,
+    "penalty_counter_mode": 1, "enable_prompt_logprobs": 0, "detail_log": 0, "disable_shm_warning": 0, "hypercorn_config": 1,
+    "dp_balancer": 1, "enable_dp_prefill_balance": 0, "enable_ep_moe": 0, "enable_fused_shared_experts": 0,
+    "disable_symm_mem_allreduce": 0, "disable_flashinfer_allreduce": 0, "enable_torch_fallback": 0,
+    "enable_triton_fallback": 0, "enable_torch_memory_saver": 0, "enable_weight_cpu_backup": 0,
+    "llm_kv_quant_group_size": 1, "linear_att_hash_page_size": 1, "linear_att_page_block_num": 1, "linear_att_cache_size": 1,
+    "disable_linear_att_small_page_cpu_cache": 0, "pd_master_mode": 1, "pd_trans_mode": 1, "pd_kv_page_num": 1,
+    "pd_kv_page_size": 1, "select_p_d_node_strategy": 1, "config_server_visual_redis_port": 1, "visual_send_batch_size": 1,
+    "visual_rpyc_port": 1, "vit_att_backend": -1, "disable_image_resize": 0, "enable_multimodal_url_cache": 0,
+    "afs_image_embed_dir": 1, "afs_embed_capacity": 1, "disable_audio": 0, "audio_gpu_ids": -1, "audio_tp": 1, "audio_dp": 1,
+    "audio_infer_batch_size": 1,
 }  # fmt: skip
 """LightLLM options that are accepted and ignored with a warning: how many values they take (-1: any number)."""
+
+TRANSLATED: dict[str, dict[str, Any]] = {
+    "performance_mode": {"choices": ("personal",), "aliases": ("p_mode",), "ours": (
+        "running_max_req_size", "batch_max_tokens", "chunked_prefill_size", "graph_max_batch_size")},
+    "enable_profiling": {"choices": ("torch_profiler", "nvtx"), "ours": ("profile_dir", "enable_nvtx")},
+    "llm_prefill_att_backend": {"nargs": "+", "ours": ("attention_backend",)},
+    "llm_decode_att_backend": {"nargs": "+", "ours": ("attention_backend",)},
+    "embed_cache_storage_size": {"type": float, "ours": ("cache_capacity_bytes",)},
+}  # fmt: skip
+"""LightLLM options that mean what options of ours mean: how they are read, and which these are."""
+
+
+def translate(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Our options, as those of `TRANSLATED` among the given ones would have them; ours, where they are given too, win.
+    Raises `InvalidOption`."""
+    ours: dict[str, Any] = {}
+    if "performance_mode" in given:
+        ours |= {
+            "running_max_req_size": 6,
+            "batch_max_tokens": 2048,
+            "chunked_prefill_size": 1024,
+            "graph_max_batch_size": 6,
+        }
+    if given.get("enable_profiling") == "torch_profiler":
+        ours["profile_dir"] = environ.get("LIGHTLLM_TRACE_DIR") or "trace"
+    elif "enable_profiling" in given:
+        ours["enable_nvtx"] = True
+    backends = [given.get(f"llm_{phase}_att_backend", ["auto"])[0] for phase in ("prefill", "decode")]
+    if backends != ["auto", "auto"]:  # a second value is of layers that no model here has
+        ours["attention_backend"] = ",".join("triton" if name == "auto" else name for name in backends)
+    if "embed_cache_storage_size" in given:
+        size = int(given["embed_cache_storage_size"] * 2**30)
+        if size < 1:
+            raise InvalidOption("--embed_cache_storage_size must be more than 0.")
+        ours["cache_capacity_bytes"] = size
+    return ours
+
 
 OUR_OPTIONS = {
     # vLLM

@@ -8,6 +8,9 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+MOST_NAME = 256
+"""Characters of a model's name, the server's own and those that requests give: it comes back in every event of a stream."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:
@@ -47,6 +50,11 @@ def is_gateway(value: Any) -> bool:
     except ValueError:  # of the port
         return False
     return valid and url.scheme in ("http", "https") and url.username is None
+
+
+def are_model_names(values: Any) -> bool:
+    """Whether each can be echoed in every event of a stream."""
+    return isinstance(values, list) and all(0 < len(value) <= MOST_NAME for value in values)
 
 
 def are_labels(values: Any) -> bool:

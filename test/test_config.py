@@ -10,7 +10,7 @@ from lightllm import __version__
 from lightllm.config import ServerConfig, options
 from lightllm.config_sources import make_parser, parse, verify
 from lightllm.errors import InvalidOption
-from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, WITHOUT_EFFECT
+from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, TRANSLATED, WITHOUT_EFFECT
 
 OPTIONS = options()
 
@@ -260,7 +260,53 @@ def test_upstream_options_without_effect_are_accepted_with_a_warning():
     for name, count in WITHOUT_EFFECT.items():
         config, warnings = parse([f"--{name}", *["1"] * abs(count)], {})
         assert config == ServerConfig()
-        assert warnings == [f"--{name} has no effect in this server"]
+        assert warnings == [f"without effect in this server: --{name}"]
+
+
+def test_one_line_names_all_options_without_effect():
+    argv = ["--enable_cpu_cache", "--cpu_cache_storage_size", "20", "--disable_shm_warning"]
+    config, warnings = parse(argv, {})
+    assert config == ServerConfig()
+    assert warnings == [
+        "without effect in this server: --enable_cpu_cache, --cpu_cache_storage_size, --disable_shm_warning"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "ours"),
+    [
+        (
+            ["--performance_mode", "personal"],
+            {"running_max_req_size": 6, "batch_max_tokens": 2048, "chunked_prefill_size": 1024, "graph_max_batch_size": 6},
+        ),
+        (
+            ["--p_mode", "personal", "--running_max_req_size", "9"],
+            {"running_max_req_size": 9, "batch_max_tokens": 2048, "chunked_prefill_size": 1024, "graph_max_batch_size": 6},
+        ),
+        (["--enable_profiling", "torch_profiler"], {"profile_dir": "/traces"}),
+        (["--enable_profiling", "torch_profiler", "--profile_dir", "x"], {"profile_dir": "x"}),
+        (["--enable_profiling", "nvtx"], {"enable_nvtx": True}),
+        (["--llm_prefill_att_backend", "auto", "--llm_decode_att_backend", "auto"], {}),
+        (["--llm_prefill_att_backend", "fa3"], {"attention_backend": "fa3,triton"}),
+        (
+            ["--llm_prefill_att_backend", "auto", "flashqla", "--llm_decode_att_backend", "flashinfer"],
+            {"attention_backend": "triton,flashinfer"},
+        ),
+        (["--embed_cache_storage_size", "0.5"], {"cache_capacity_bytes": 2**29}),
+    ],
+)  # fmt: skip
+def test_upstream_options_that_mean_the_same_as_ours_are_obeyed(argv, ours):
+    environ = {"LIGHTLLM_TRACE_DIR": "/traces"}
+    assert parse(argv, environ) == (dataclasses.replace(ServerConfig(), **ours), [])
+
+
+def test_every_translated_option_says_which_of_ours_it_sets():
+    for name, how in TRANSLATED.items():
+        assert set(how["ours"]) <= {field.name for field, _ in OPTIONS}, name
+        for bad in (how["choices"][0] + "x" if "choices" in how else "x", "0"):
+            if "choices" in how or "type" in how:
+                with pytest.raises(InvalidOption, match=name):
+                    parse([f"--{name}", bad], {})
 
 
 def test_help_describes_every_option_and_its_default():

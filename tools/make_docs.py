@@ -84,6 +84,18 @@ def options_page() -> str:
         "|---|---|",
         *(f"| `--{name}` | {_not_yet(value)} |" for name, value in foreign_options.NOT_YET.items()),
         "",
+        "## Options of LightLLM that set options of ours",
+        "",
+        "What is given under its own name wins.",
+        "",
+        "| option | sets |",
+        "|---|---|",
+        *(
+            f"| {'<br>'.join(f'`--{each}`' for each in (name, *how.get('aliases', ())))} | "
+            f"{', '.join(f'`--{ours}`' for ours in how['ours'])} |"
+            for name, how in foreign_options.TRANSLATED.items()
+        ),
+        "",
         "## Options of LightLLM without effect",
         "",
         _paragraph(

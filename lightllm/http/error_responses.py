@@ -1,4 +1,5 @@
-"""How errors reach the client: OpenAI's envelope under /v1, `{"message": ...}` elsewhere; never an exception's own text."""
+"""How errors reach the client: OpenAI's envelope under /v1, TGI's at /, both of LightLLM's elsewhere; never an exception's own
+text."""
 
 from __future__ import annotations
 
@@ -27,10 +28,38 @@ def openai_body(error: RequestError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
 
 
-def error_body(path: str, error: RequestError) -> bytes:
-    """JSON in the shape of the path's API."""
-    native = {"message": error.message} | ({"param": error.param} if error.param else {})
-    return msgspec.json.encode(openai_body(error) if is_openai(path) else native)
+_NATIVE_KINDS = {
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    429: "RateLimitError",
+}
+"""HTTP status -> LightLLM's `error.type`; besides `BadRequestError` and, from 500 on, `InternalServerError`."""
+
+
+def native_body(error: RequestError, status: int) -> dict[str, Any]:
+    """LightLLM's shape, and beside it the envelope that it has since 1.2."""
+    kind = _NATIVE_KINDS.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+    envelope = {"message": error.message, "type": kind, "param": error.param, "code": status}
+    own = {"message": error.message} | ({"param": error.param} if error.param else {})
+    return {**own, "error": envelope}
+
+
+def tgi_body(error: RequestError) -> dict[str, Any]:
+    """That of text-generation-inference."""
+    kind = "validation" if error.status < 500 else "generation"
+    if isinstance(error, ServerOverloaded):
+        kind = "overloaded"
+    return {"error": error.message, "error_type": kind}
+
+
+def error_body(path: str, error: RequestError, status: int | None = None) -> bytes:
+    """JSON in the shape of the path's API. status: that of the response, if it is not the error's own."""
+    if is_openai(path):
+        return msgspec.json.encode(openai_body(error))
+    if path == "/":
+        return msgspec.json.encode(tgi_body(error))
+    return msgspec.json.encode(native_body(error, status or error.status))
 
 
 def error_response(path: str, error: RequestError, overload_status: int = 503) -> Response:
@@ -45,7 +74,7 @@ def error_response(path: str, error: RequestError, overload_status: int = 503) -
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTimeout):
         headers["x-should-retry"] = "false"  # OpenAI's client would generate it all once more
-    return Response(error_body(path, error), status, headers, "application/json")
+    return Response(error_body(path, error, status), status, headers, "application/json")
 
 
 def from_http_exception(error: HTTPException) -> RequestError:

@@ -23,7 +23,7 @@ from lightllm.http.browser_guard import BrowserGuard
 from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.error_responses import error_response, from_http_exception
 from lightllm.httpserver import openapi
-from lightllm.httpserver.health_routes import health_routes
+from lightllm.httpserver.health_routes import health_routes, info_routes
 from lightllm.httpserver.metric_routes import metric_routes
 from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
@@ -53,6 +53,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(openai_routes(state))
     app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
+    app.include_router(info_routes(state))
     app.include_router(metric_routes(state))
     app.include_router(profile_routes(state))
 

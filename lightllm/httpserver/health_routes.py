@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
+from lightllm.config import SECRET_OPTIONS
 from lightllm.httpserver.openapi import plain
 from lightllm.httpserver.state import ServerState
 from lightllm.protocol.health import Health
@@ -59,6 +62,27 @@ def health_routes(state: ServerState) -> APIRouter:
     @router.get("/version", **plain("The server's version."))
     async def version() -> Response:
         return JSONResponse({"version": __version__})
+
+    return router
+
+
+def info_routes(state: ServerState) -> APIRouter:
+    """What LightLLM tells of itself since 1.2."""
+    router = APIRouter(tags=["Server"])
+
+    @router.post("/get_server_info", **plain("The options."))
+    @router.get("/get_server_info", **plain("The options."))
+    async def get_server_info() -> Response:
+        """The options that the server runs with, but for its keys, and its version."""
+        options = dataclasses.asdict(state.config)
+        shown = {name: value for name, value in options.items() if name not in SECRET_OPTIONS}
+        return JSONResponse({**shown, "version": __version__})
+
+    @router.post("/get_weight_version", **plain("The version of the weights."))
+    @router.get("/get_weight_version", **plain("The version of the weights."))
+    async def get_weight_version() -> Response:
+        """Always the same: weights do not change while the server runs."""
+        return JSONResponse({"weight_version": "default"})
 
     return router
 

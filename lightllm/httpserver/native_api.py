@@ -1,6 +1,8 @@
-"""LightLLM's own API: `/generate`, `/generate_stream`, `/tokens`, and what surrounds it."""
+"""LightLLM's own API: `/generate`, `/generate_stream`, `/tokens`, and what surrounds it; and TGI's, which is `POST /`."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -21,11 +23,16 @@ from lightllm.httpserver.native_models import (
 from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import count_images, hold_images
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, check_vocabulary, last
+from lightllm.httpserver.prompts import check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord
-from lightllm.httpserver.responses import respond
+from lightllm.httpserver.responses import Renderer, respond
 from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.tgi_rendering import TgiRenderer
+from lightllm.parameter_spec import MAX_INT
 from lightllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from lightllm.images.counted import CountedImages
 
 _IMAGES = "multimodal_params.images"
 MAX_COUNTED_TOKENS = 1 << 18
@@ -39,7 +46,7 @@ def native_routes(state: ServerState) -> APIRouter:
     @router.post("/generate", **documented(GenerateRequest, "The whole answer."))
     async def generate(request: Request) -> Response:
         """Generates a text."""
-        return await _generate(state, request, stream=False)
+        return await generate_text(state, request, stream=False)
 
     @router.post(
         "/generate_stream",
@@ -47,7 +54,12 @@ def native_routes(state: ServerState) -> APIRouter:
     )
     async def generate_stream(request: Request) -> Response:
         """Generates a text, sent token by token as server-sent events."""
-        return await _generate(state, request, stream=True)
+        return await generate_text(state, request, stream=True)
+
+    @router.post("/", **documented(GenerateRequest, "The answer, in a list.", tgi=True))
+    async def compat_generate(request: Request) -> Response:
+        """Generates a text as text-generation-inference does: streamed if the body says so."""
+        return await generate_text(state, request, stream=None)
 
     @router.post("/get_score", **documented(ScoreRequest, "The score of the conversation."))
     async def get_score(request: Request) -> Response:
@@ -108,15 +120,50 @@ async def _get_score(state: ServerState, request: Request) -> Response:
     return respond(state.engine, request, [PromptRecord(prompt_ids, params)], renderer, stream=False)
 
 
-async def _generate(state: ServerState, request: Request, stream: bool) -> Response:
+async def generate_text(state: ServerState, request: Request, stream: bool | None) -> Response:
+    """stream: None at `POST /`, where the body says it, and which speaks as TGI does."""
     state.require_admission()
-    limits = state.limits
     body = await parse_body(request, GenerateRequest, state.bodies)
+    in_list = stream is None
+    tgi = in_list or state.config.use_tgi_api
+    stream = bool(body.stream) if stream is None else stream
     body.refuse_others(stream)
-    parameters, images = body.parameters or Parameters(), state.images
+    parameters = body.parameters or Parameters()
+    prompt, counted = await _prepare(state, request, body, parameters, tgi, stream)
+    tokenizer, begin = state.encoder.tokenizer, ""
+    if parameters.return_full_text:
+        if stream and not tgi:
+            raise InvalidParameter("return_full_text has no place in a stream", param="return_full_text")
+        begin = (
+            body.inputs
+            if isinstance(body.inputs, str)
+            else (await state.encoder.decode_all([body.inputs]))[0]
+        )
+    renderer: Renderer
+    if tgi:
+        ends = state.eos_token_ids or {tokenizer.eos_token_id}
+        ends = ends | set(prompt.params.stop_token_ids)
+        renderer = TgiRenderer(tokenizer, ends, begin, parameters.wants_details, in_list)
+    else:
+        renderer = NativeRenderer(tokenizer, parameters.wants_details, begin)
+    await hold_images(state.engine, request, prompt, counted)
+    silence = None if tgi else 0.0  # clients written for LightLLM may take every line for an event
+    return respond(state.engine, request, [prompt], renderer, stream, silence=silence)
+
+
+async def _prepare(
+    state: ServerState,
+    request: Request,
+    body: GenerateRequest,
+    parameters: Parameters,
+    tgi: bool,
+    stream: bool,
+) -> tuple[PromptRecord, CountedImages | None]:
+    """Everything that is done before it is submitted. Raises `RequestError`."""
+    limits, images = state.limits, state.images
     sources = image_sources(body.multimodal_params, images is not None)
     with error_field(parameters.asked.field):
-        params = parameters.sampling(state.defaults).verify(limits.vocab_size, native=True)
+        params = parameters.sampling(state.defaults, tgi).verify(limits.vocab_size, native=True)
         await state.check_constraint(params)
     keep = parameters.kept_prompt(limits.max_req_total_len)
     if sources and keep is not None:
@@ -134,12 +181,10 @@ async def _generate(state: ServerState, request: Request, stream: bool) -> Respo
         check_vocabulary(prompt_ids, limits.vocab_size, "inputs")
     counted = await count_images(state.engine, request, prompt_ids, sources, _IMAGES)
     extra = counted.extra if counted else None
+    default = state.config.default_max_new_tokens or MAX_INT
     prompt_ids, length = state.encoder.fit(
-        prompt_ids, parameters.max_new_tokens, limits, DEFAULT_MAX_NEW_TOKENS, params.n, extra=extra
+        prompt_ids, parameters.max_new_tokens, limits, default, params.n, extra=extra, clip=True
     )
     if length != params.max_new_tokens:
         params = msgspec.structs.replace(params, max_new_tokens=length).verify(limits.vocab_size, native=True)
-    renderer = NativeRenderer(state.encoder.tokenizer, bool(parameters.return_details))
-    prompt = PromptRecord(prompt_ids, params)
-    await hold_images(state.engine, request, prompt, counted)
-    return respond(state.engine, request, [prompt], renderer, stream)
+    return PromptRecord(prompt_ids, params), counted

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSc
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import constraints, other_fields
 from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS
 from lightllm.httpserver.sampling_fields import sampling_fields, stated
 from lightllm.images.source import ImageSource, native_sources
 from lightllm.parameter_spec import MAX_INT, Range
@@ -32,7 +31,7 @@ _Sampling: Any = sampling_fields(
     placed={
         "best_of": ("n",),
         "include_stop_str_in_output": ("add_special_tokens",),
-        "print_eos_token": ("return_details",),
+        "print_eos_token": ("return_details", "details"),
     },
 )
 
@@ -45,6 +44,8 @@ class Parameters(_Sampling):
     n: Int | None = Field(default=None, description="The same as best_of.")
     add_special_tokens: Bool | None = None
     return_details: Bool | None = None
+    details: Bool | None = Field(default=None, description="return_details, as TGI calls it.")
+    return_full_text: Bool | None = Field(default=None, description="The prompt before the answer (TGI).")
     stop: Text | StopTexts | None = Field(default=None, description="stop_sequences, as TGI calls them.")
     truncate: Int | None = Field(
         default=None, description="So many tokens at the prompt's end are kept (TGI)."
@@ -58,13 +59,20 @@ class Parameters(_Sampling):
         default=None, description="guided_json, as SGLang calls it."
     )
 
-    def sampling(self, defaults: dict[str, Any]) -> SamplingParams:
-        """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json)."""
+    @property
+    def wants_details(self) -> bool:
+        return bool(self.return_details or self.details)
+
+    def sampling(self, defaults: dict[str, Any], tgi: bool = False) -> SamplingParams:
+        """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json); tgi: asked for as TGI is.
+        Without a limit it is the highest there is: `PromptEncoder.fit` says what the prompt leaves."""
         other_fields.check(
             self, self.model_extra, other_fields.NATIVE_REFUSED, other_fields.NATIVE_HARMLESS, "/generate"
         )
-        values = {"do_sample": False, "max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **defaults}
+        values = {"do_sample": False, "max_new_tokens": MAX_INT, **defaults}
         values |= stated(self, "native")
+        if tgi and not self.do_sample and self._has_sampler():
+            values["do_sample"] = True
         if self.stop is not None and self.stop_sequences is not None:
             raise InvalidParameter("stop and stop_sequences can not be used in same time", param="stop")
         stop = self.stop_sequences if self.stop is None else self.stop
@@ -80,6 +88,10 @@ class Parameters(_Sampling):
             values["exponential_decay_length_penalty"] = self._decay()
         values["n"] = self._best_of()
         return SamplingParams(**values)
+
+    def _has_sampler(self) -> bool:
+        """TGI samples if any of these says something, whatever `do_sample` is."""
+        return self.temperature not in (None, 1) or self.top_p not in (None, 1) or bool(self.top_k)
 
     @functools.cached_property
     def asked(self) -> constraints.ConstraintRequest:
@@ -160,12 +172,13 @@ class GenerateRequest(Body):
     inputs: Text | TokenIds = Field(description="A text, or its token ids.")
     parameters: Parameters | None = None
     multimodal_params: MultimodalParams | None = None
+    stream: Bool | None = Field(default=None, description="Of POST / only.")
 
     def refuse_others(self, stream: bool) -> None:
         """Raises `InvalidParameter` for what stands beside `inputs` and would have an effect elsewhere."""
+        if self.stream and not stream:
+            raise InvalidParameter("stream is not supported: use /generate_stream", param="stream")
         others = dict(self.model_extra or {})
-        if stream:
-            others.pop("stream", None)
         for name, value in others.items():
             if name in Parameters.model_fields and value is not None:
                 raise InvalidParameter(f"{name} belongs into parameters", param=name)

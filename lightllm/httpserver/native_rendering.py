@@ -20,14 +20,16 @@ _FALSE, _TRUE, _NULL = b"false", b"true", b"null"
 class NativeRenderer:
     """One event a token, framed `data:` without a space; no terminator. `generated_text` is always a list."""
 
-    def __init__(self, tokenizer: Tokenizer, details: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, details: bool = False, begin: str = "") -> None:
+        """begin: what stands before each text of a whole answer."""
+        self._begin = begin
         self._special = tokenizer.special_ids
         self._details = details
 
     def answer(self, record: RequestRecord) -> bytes:
         choices = record.choices
         answer: dict[str, Any] = {
-            "generated_text": [choice.text for choice in choices],
+            "generated_text": [self._begin + choice.text for choice in choices],
             "count_output_tokens": [choice.output_tokens for choice in choices],
             "finish_reason": [finish_reason(choice.finish) for choice in choices],
             "prompt_tokens": record.prompt_tokens,

@@ -47,27 +47,28 @@ def openai_routes(state: ServerState) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
     created = int(time.time())
 
-    def card() -> dict[str, Any]:
+    def card(name: str) -> dict[str, Any]:
         return {
-            "id": state.model_name,
+            "id": name,
             "object": "model",
             "created": created,
-            "owned_by": "lightllm",
+            "owned_by": state.config.model_owner,
             "root": state.model_name,
             "parent": None,
             "max_model_len": state.view.snapshot().max_req_total_len or None,
         }
 
-    @router.get("/models", **plain("The one model.", openai=True))
+    @router.get("/models", **plain("The names of the one model.", openai=True))
     async def models() -> Response:
         """The models that can be named in requests."""
-        return JSONResponse({"object": "list", "data": [card()]})
+        return JSONResponse({"object": "list", "data": [card(name) for name in state.model_names]})
 
     @router.get("/models/{model:path}", **plain("The model.", 404, openai=True))
     async def model(model: str) -> Response:
         """One model."""
-        state.check_model(model)
-        return JSONResponse(card() | {"id": model})
+        if model not in state.model_names and model != state.config.model_dir:
+            raise state.unknown_model(model)
+        return JSONResponse(card(model))
 
     @router.post("/completions", **documented(CompletionRequest, "The completion.", openai=True))
     async def completions(request: Request) -> Response:

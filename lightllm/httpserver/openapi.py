@@ -20,7 +20,17 @@ def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-_NATIVE_ERROR = _object({"message": _TEXT, "param": _TEXT}, "param")
+_NATIVE_ERROR = _object(
+    {
+        "message": _TEXT,
+        "param": _TEXT,
+        "error": _object(
+            {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": {"type": "integer"}}
+        ),
+    },
+    "param",
+)
+_TGI_ERROR = _object({"error": _TEXT, "error_type": _TEXT})
 _OPENAI_ERROR = _object(
     {"error": _object({"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL})}
 )
@@ -43,20 +53,25 @@ def documented(
     answer: str,
     *,
     openai: bool = False,
+    tgi: bool = False,
     media_type: str = "application/json",
     required: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of a route whose body is `model`."""
+    """Arguments of a route whose body is `model`; openai, tgi: whose errors it has."""
     reference = {"$ref": _REF.format(model=model.__name__)}
-    schema = {"type": "object"} if media_type == "application/json" else {}
+    kind = "array" if tgi else "object"
+    schema = {"type": kind} if media_type == "application/json" else {}
     contents: dict[str, Any] = {media_type: {"schema": schema}}
-    if openai and media_type == "application/json":
+    if (openai or tgi) and media_type == "application/json":
         contents["text/event-stream"] = {"schema": {}}
     responses: dict[str, Any] = {"200": {"description": answer, "content": contents}}
     return {
         "openapi_extra": {
             "requestBody": {"required": required, "content": {"application/json": {"schema": reference}}},
-            "responses": responses | _errors(tuple(_ERRORS.keys() - ({422} if openai else set())), openai),
+            "responses": responses
+            | _errors(
+                tuple(_ERRORS.keys() - ({422} if openai else set())), _TGI_ERROR if tgi else _shape(openai)
+            ),
         }
     }
 
@@ -70,7 +85,10 @@ def plain(
         "200": {"description": answer, "content": {media_type: {"schema": {"type": kind}}}}
     }
     statuses = (401, *statuses)
-    return {"openapi_extra": {"responses": responses | _errors(statuses, openai, bool(503 in statuses))}}
+    schema = (
+        {"type": "object"} if 503 in statuses else _shape(openai)
+    )  # the 503 of health routes has a body of its own
+    return {"openapi_extra": {"responses": responses | _errors(statuses, schema)}}
 
 
 def install(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
@@ -89,9 +107,11 @@ def install(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _errors(statuses: tuple[int, ...], openai: bool, loose: bool = False) -> dict[str, Any]:
-    """`loose`: health routes, whose 503 has a body of its own."""
-    schema = {"type": "object"} if loose else _OPENAI_ERROR if openai else _NATIVE_ERROR
+def _shape(openai: bool) -> dict[str, Any]:
+    return _OPENAI_ERROR if openai else _NATIVE_ERROR
+
+
+def _errors(statuses: tuple[int, ...], schema: dict[str, Any]) -> dict[str, Any]:
     return {
         str(status): {"description": _ERRORS[status], "content": {"application/json": {"schema": schema}}}
         for status in statuses

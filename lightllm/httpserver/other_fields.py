@@ -92,7 +92,7 @@ OPENAI_HARMLESS = frozenset(
 
 NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
     # TGI
-    "details": Refused("return_details"), "decoder_input_details": _NO, "return_full_text": _NO,
+    "decoder_input_details": _NO,
     # OpenAI, vLLM, SGLang
     "logprobs": Refused("return_details"), "top_logprobs": Refused("return_details"),
     "prompt_logprobs": Refused("/v1/completions with echo and logprobs"), "echo": _NO, "suffix": _NO,
@@ -106,7 +106,7 @@ NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
 
 NATIVE_BESIDE = _SAMPLERS | {
     "sampling_params": Refused("parameters"), "return_logprob": Refused("return_details in parameters"),
-    "stream": Refused("/generate_stream"), "input_ids": Refused("inputs"), "input_embeds": _NO, "image_data": _NO,
+    "input_ids": Refused("inputs"), "input_embeds": _NO, "image_data": _NO,
     "max_tokens": Refused("max_new_tokens in parameters"),
 }  # fmt: skip
 """Beside `inputs` of /generate."""

@@ -29,7 +29,7 @@ from lightllm.ipc.channels import make_context
 from lightllm.ipc.child import Child
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import round_seconds
-from lightllm.model_folder.config import read_model_config
+from lightllm.model_folder.config import eos_token_ids, read_model_config
 from lightllm.model_folder.generation import generation_defaults
 from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
@@ -72,7 +72,8 @@ def load_state(child: Child, worker: int) -> ServerState:
     if config.use_reward_model:
         reward_token_id = read_model_config(config.model_dir).get("reward_token_id")
     defaults = generation_defaults(config.model_dir)
-    return ServerState(config, engine, view, encoder, defaults, reward_token_id)
+    ends = frozenset(eos_token_ids(config.model_dir, config.eos_id))
+    return ServerState(config, engine, view, encoder, defaults, reward_token_id, ends)
 
 
 def _open_images(

@@ -1,4 +1,4 @@
-"""`/start_profile` and `/stop_profile`: torch's profiler in the model backends of this machine."""
+"""`/start_profile` and `/stop_profile`, which LightLLM calls `/profiler_start` and `/profiler_stop`: torch's profiler in the model backends of this machine."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ def profile_routes(state: ServerState) -> APIRouter:
 
     def check(request: Request) -> None:
         caller(request).require_operator()
+        # A GET that does something: browsers send pages' GETs without an Origin, but say where they come from.
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise Forbidden("pages of other sites may not take profiles")
         if state.config.profile_dir is None:
             raise Forbidden("profiles are off: start the server with --profile_dir FOLDER")
         state.view.require_ready()
 
+    @router.get("/profiler_start", **plain("The profile runs.", 400, 403, 503))
+    @router.post("/profiler_start", **documented(StartProfileBody, "The profile runs.", required=False))
     @router.post("/start_profile", **documented(StartProfileBody, "The profile runs.", required=False))
     async def start_profile(request: Request) -> Response:
         """Records the next rounds of every model backend, a minute of them at most; that slows them down."""
@@ -52,6 +57,8 @@ def profile_routes(state: ServerState) -> APIRouter:
         await _ask_backends(state, "start_profile", StartProfile(rounds))
         return JSONResponse({"message": "Ok"})
 
+    @router.get("/profiler_stop", **plain("Where the traces are.", 400, 403, 503))
+    @router.post("/profiler_stop", **plain("Where the traces are.", 400, 403, 503))
     @router.post("/stop_profile", **plain("Where the traces are.", 400, 403, 503))
     async def stop_profile(request: Request) -> Response:
         """Ends the profile if it still runs, waits until its traces are written, and answers with their files on the server

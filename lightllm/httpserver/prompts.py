@@ -160,10 +160,12 @@ class PromptEncoder:
         prompt_field: str = "inputs",
         length_field: str = "max_new_tokens",
         extra: int | None = None,
+        clip: bool = False,
     ) -> tuple[list[int], int]:
         """Checks a prompt against the limits; returns it, truncated if the server is set so, with its output length.
 
         extra: how many tokens more it will have when images take the places of their markers; it is never truncated then.
+        clip: a `max_new_tokens` that the prompt leaves no room for becomes what it leaves, unless the prompt is truncated.
 
         Without `max_new_tokens` each of the `n` outputs gets `default` tokens, or what the prompt leaves. Raises `InvalidParameter`
         for an empty prompt, `PromptTooLong` with the numbers.
@@ -180,6 +182,8 @@ class PromptEncoder:
         if max_new_tokens is None:
             room = min(limit, limits.slots // n)
             max_new_tokens = max(1, min(default, room - length))
+        elif clip and truncation is None:
+            max_new_tokens = max(1, min(max_new_tokens, limit - length))
         room = limit - max_new_tokens
         if self._max_input is not None and self._max_input < min(room, length):
             if truncation is None:

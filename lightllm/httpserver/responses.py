@@ -25,7 +25,9 @@ from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
 _log = logging.getLogger(__name__)
-_COMMENT = b": keep-alive\n\n"
+SILENT_SECONDS = 15.0
+"""Half of what the most impatient proxies wait."""
+KEEP_ALIVE = b": keep-alive\n\n"
 """A server-sent event without data: clients take no notice of it (HTML standard, 9.2.6)."""
 
 
@@ -55,18 +57,28 @@ def respond(
     renderer: Renderer,
     stream: bool,
     *names: str,
+    ping: bytes = KEEP_ALIVE,
+    silence: float | None = None,
 ) -> Response:
-    """The answer to a request. names: by which `/abort_request` knows it, besides its X-Request-Id."""
+    """The answer to a request. names: by which `/abort_request` knows it, besides its X-Request-Id; ping: what a stream sends
+    when it has been silent for a while, in an API that has an event of its own for that; silence: how long that is, in seconds,
+    where `--sse_keep_alive` does not say it, None: `SILENT_SECONDS`, 0: no stream is kept alive."""
     record = RequestRecord(prompts, (request.scope[REQUEST_ID], *names), stream, caller(request).owner)
-    return _GenerationResponse(engine, record, renderer)
+    seconds = (engine.config.sse_keep_alive, silence, SILENT_SECONDS)
+    first = next(stated for stated in seconds if stated is not None)
+    return _GenerationResponse(engine, record, renderer, ping, first)
 
 
 class _GenerationResponse(Response):
     """Submits the record when it is called, and forgets it when it is done, however that comes about."""
 
-    def __init__(self, engine: EngineClient, record: RequestRecord, renderer: Renderer) -> None:
+    def __init__(
+        self, engine: EngineClient, record: RequestRecord, renderer: Renderer, ping: bytes, silence: float
+    ) -> None:
         self.status_code = 200
         self.background = None
+        self._ping = ping
+        self._silence = silence
         self._engine = engine
         self._record = record
         self._renderer = renderer
@@ -136,7 +148,7 @@ class _GenerationResponse(Response):
             }
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
-        keep_alive = _KeepAlive(record.wake, self._engine.config.sse_keep_alive)
+        keep_alive = _KeepAlive(record.wake, self._silence)
         try:
             await self._send_events(send, keep_alive)
         finally:
@@ -160,7 +172,7 @@ class _GenerationResponse(Response):
                 record.sending = False
                 keep_alive.sent()  # news may have come while the client was slow
             elif keep_alive.due:
-                await send({"type": "http.response.body", "body": _COMMENT, "more_body": True})
+                await send({"type": "http.response.body", "body": self._ping, "more_body": True})
                 keep_alive.sent()
             else:
                 await record.news()

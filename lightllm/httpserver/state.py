@@ -25,6 +25,7 @@ from lightllm.ipc.health import OLD_SECONDS, HealthReader, ProcessListReader, ju
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.ipc.stalls import find_stalls
+from lightllm.option_spec import MOST_NAME
 from lightllm.parsers.deltas import ContentParser, DeltaParser
 from lightllm.protocol.health import Health
 from lightllm.sampling_params import SamplingParams
@@ -95,15 +96,20 @@ class ServerState:
     """Sampling defaults of the model (generation_config.json)."""
     reward_token_id: int | None = None
     """What a reward model wants at the end of a conversation (config.json)."""
+    eos_token_ids: frozenset[int] = frozenset()
+    """Tokens that end an answer by themselves; not known: the tokenizer's own."""
     chat_parser: type[DeltaParser] = ContentParser
     """Takes the answers to chats apart."""
 
+    @functools.cached_property
+    def model_names(self) -> list[str]:
+        """What the server calls its model: --model_name, else the hub id or the folder's last part."""
+        return self.config.model_name or [PurePath(self.config.model_dir or "model").name]
+
     @property
     def model_name(self) -> str:
-        """What the server calls its model: --model_name, else the hub id or the folder's last part."""
-        if self.config.model_name:
-            return self.config.model_name
-        return PurePath(self.config.model_dir or "model").name
+        """The first of them."""
+        return self.model_names[0]
 
     @functools.cached_property
     def keys(self) -> KeyRing:
@@ -145,9 +151,22 @@ class ServerState:
             )
 
     def check_model(self, name: str | None) -> str:
-        """The name to answer with. Raises `UnknownModel`; a request that names none means the one there is."""
-        if name is None or name in (self.model_name, self.config.model_dir):
-            return name or self.model_name
-        raise UnknownModel(
-            f"The model `{name[:200]}` does not exist; this server has `{self.model_name}`.", param="model"
+        """The name to answer with: that of the request, whatever it is, for there is but one model. Raises `UnknownModel` for
+        another one with --strict_model_name, and `InvalidParameter` for one that is too long to come back."""
+        if not name:
+            return self.model_name
+        if name in self.model_names or name == self.config.model_dir:
+            return name
+        if self.config.strict_model_name:
+            raise self.unknown_model(name)
+        if len(name) > MOST_NAME:
+            raise InvalidParameter(
+                f"the model's name has {len(name)} characters, at most {MOST_NAME}", param="model"
+            )
+        return name
+
+    def unknown_model(self, name: str) -> UnknownModel:
+        known = ", ".join(f"`{known}`" for known in self.model_names)
+        return UnknownModel(
+            f"The model `{name[:200]}` does not exist; this server has {known}.", param="model"
         )

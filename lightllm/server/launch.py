@@ -77,7 +77,7 @@ class _Launch:
 
             def ready(runtime: RuntimeDir) -> str:
                 slots = SnapshotReader(runtime.snapshot_file).read().slots_total
-                return f"{url} — model {config.model_name} — {slots} slots"
+                return f"{url} — model {' '.join(config.model_name or ())} — {slots} slots"
 
             url = url_of(listener, "https" if config.ssl_certfile else "http")
             specs = plan_children(config, listener.fileno(), files.descriptors)

@@ -43,8 +43,8 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         shape = load_config(model_dir)
         shape.for_rank(config.tp)
         _check_kind(shape.architecture, config.use_reward_model)
-    name = config.model_name or default_model_name(config.model_dir)
-    config = dataclasses.replace(config, model_dir=model_dir, model_name=name)
+    names = config.model_name or [default_model_name(config.model_dir)]
+    config = dataclasses.replace(config, model_dir=model_dir, model_name=names)
     check_vision(config)
     return config
 
@@ -68,11 +68,12 @@ def _check_files(config: ServerConfig) -> None:
 def _check_names(config: ServerConfig) -> None:
     """Names travel in JSON: they must be text."""
     for option in ("model_dir", "model_name", "chat_template"):
-        value = getattr(config, option)
-        if value is not None and any("\udc80" <= character <= "\udcff" for character in value):
-            raise InvalidOption(
-                f"--{option} {value!a} holds bytes that are no text.", "Give it another name."
-            )
+        given = getattr(config, option)
+        for value in given if isinstance(given, list) else [given or ""]:
+            if any("\udc80" <= character <= "\udcff" for character in value):
+                raise InvalidOption(
+                    f"--{option} {value!a} holds bytes that are no text.", "Give it another name."
+                )
 
 
 def _check_kind(architecture: str, use_reward_model: bool) -> None:

@@ -13,6 +13,7 @@ OPTIONS = [
     "step_ms=1",
     "--model_name",
     "demo",
+    "--strict_model_name",
     "--max_req_total_len",
     "2048",
     "--max_body_mb",

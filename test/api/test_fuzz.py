@@ -23,7 +23,9 @@ ROUTES = [
     ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/flush_cache"), ("GET", "/v1/models"), ("GET", "/token_load"),
     ("GET", "/health"), ("GET", "/healthz"), ("GET", "/liveness"), ("GET", "/readiness"), ("GET", "/get_model_name"),
     ("GET", "/metrics"), ("GET", "/version"), ("POST", "/get_score"), ("POST", "/readiness"), ("POST", "/liveness"),
-    ("POST", "/get_model_name"), ("GET", "/ping"), ("POST", "/ping"),
+    ("POST", "/get_model_name"), ("GET", "/ping"), ("POST", "/ping"), ("POST", "/"), ("POST", "/tokenize"), ("POST", "/detokenize"),
+    ("GET", "/tokenizer_info"), ("POST", "/v1/completions/render"), ("POST", "/v1/chat/completions/render"),
+    ("GET", "/get_server_info"), ("GET", "/get_weight_version"), ("GET", "/profiler_start"),
 ]  # fmt: skip
 
 

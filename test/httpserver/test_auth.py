@@ -98,7 +98,7 @@ def test_keys_are_taken_where_other_clients_put_them(client: httpx.Client, heade
     )
 
 
-OPERATION = ("/flush_cache", "/start_profile", "/stop_profile")
+OPERATION = ("/flush_cache", "/start_profile", "/stop_profile", "/profiler_start", "/profiler_stop")
 
 
 def refused(response: httpx.Response) -> bool:

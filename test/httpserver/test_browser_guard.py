@@ -13,7 +13,10 @@ from support.fake_engine import FakeEngine
 
 BODY = json.dumps({"inputs": "x", "parameters": {"max_new_tokens": 2}})
 JSON = {"content_type": "application/json"}
-POSTED = ("/flush_cache", "/abort_request", "/generate", "/v1/completions", "/start_profile", "/stop_profile")
+POSTED = (
+    "/", "/flush_cache", "/abort_request", "/generate", "/v1/completions", "/start_profile", "/stop_profile", "/profiler_start",
+    "/tokenize",
+)  # fmt: skip
 
 
 def post(client: httpx.Client, path: str = "/generate", **headers: str) -> httpx.Response:

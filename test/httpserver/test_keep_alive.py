@@ -15,6 +15,7 @@ from support.sse import http_chunks
 
 from lightllm import chat
 from lightllm.config import ServerConfig
+from lightllm.httpserver import responses
 
 COMMENT = b": keep-alive\n\n"
 COMPLETION = {"prompt": "x", "max_tokens": 60, "stream": True}
@@ -55,6 +56,28 @@ def test_a_silent_stream_carries_comments(commenting: Any, engine: FakeEngine, p
     assert frames[:2] == [COMMENT] * 2, "while the request waits and its prompt is computed"
     events = [frame for frame in frames if frame != COMMENT]
     assert all(event.startswith(b"data:") for event in events) and len(events) > 5
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "commented", "number"),
+    [
+        ("/v1/completions", COMPLETION, True, 4),
+        ("/", NATIVE | {"stream": True}, True, 5),
+        ("/generate_stream", NATIVE, False, 6),
+    ],
+)
+def test_by_default_streams_carry_comments_but_for_lightllms_own(
+    start_worker: Callable[..., Any], engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, path: str, body: dict, commented: bool, number: int
+) -> None:  # fmt: skip
+    assert ServerConfig().sse_keep_alive is None and 0 < responses.SILENT_SECONDS < 30
+    monkeypatch.setattr(responses, "SILENT_SECONDS", 0.05)
+    worker = start_worker(worker=number, httpserver_workers=7)
+    if commented:
+        engine.script.hold = True
+    else:
+        go_on_later(engine)
+    _, frames = http_chunks(worker.url, path, body, lambda _: setattr(engine.script, "hold", False))
+    assert (COMMENT in frames) is commented
 
 
 def test_clients_take_no_notice_of_comments(commenting: Any, engine: FakeEngine) -> None:

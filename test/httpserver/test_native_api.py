@@ -110,7 +110,8 @@ def test_parameters_may_be_missing_null_or_unknown(client: httpx.Client, engine:
     for body in bodies:
         assert client.post("/generate", json=body).status_code == 200, body
     for request in engine.added:
-        assert request.params.max_new_tokens == 16 and not request.params.do_sample
+        assert not request.params.do_sample
+        assert request.params.max_new_tokens == 512 - len(request.prompt_ids)  # what fits
 
 
 def test_token_ids_are_taken_as_they_are(client: httpx.Client, engine: FakeEngine) -> None:
@@ -155,7 +156,11 @@ def test_every_request_has_a_seed_of_its_own(client: httpx.Client, engine: FakeE
         ({"presence_penalty": -1}, "presence_penalty must >= 0.0, got -1"),
         ({"repetition_penalty": 0.5}, "repetition_penalty must >= 1.0, got 0.5"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0."),
-        ({"min_new_tokens": 17}, "min_new_tokens must <= max_new_tokens, but got min 17, max 16."),
+        (
+            {"min_new_tokens": 17, "max_new_tokens": 16},
+            "min_new_tokens must <= max_new_tokens, but got min 17, max 16.",
+        ),
+        ({"min_new_tokens": 511}, "min_new_tokens must <= max_new_tokens, but got min 511, max 510."),
         ({"best_of": 0}, "need 0 < best_of <= "),
         ({"best_of": 2, "n": 3}, "current only supported n == best_of"),
         ({"regular_constraint": "(a"}, "regular_expression '(a' has parse_pattern_error: "),
@@ -185,16 +190,42 @@ def test_images_are_not_supported_yet(client: httpx.Client) -> None:
 
 
 def test_length_limits(client: httpx.Client, engine: FakeEngine) -> None:
-    response = generate(client, [7] * 100, max_new_tokens=413)
+    for limit in (412, 413, 100_000, None):  # a limit that does not fit becomes what does
+        assert generate(client, [7] * 100, max_new_tokens=limit).status_code == 200
+        assert engine.added[-1].params.max_new_tokens == 412
+    response = generate(client, [7] * 512, max_new_tokens=3)
     assert response.status_code == 400
-    assert response.json()["message"] == "the input prompt token len 100 + max_new_tokens 413 > 512"
+    assert response.json()["message"] == "the input prompt token len 512 + max_new_tokens 1 > 512"
     assert generate(client, [7] * 512).status_code == 400
     assert generate(client, [7] * 510).status_code == 200
-    assert engine.added[0].params.max_new_tokens == 2  # the default shrinks to what remains
+    assert engine.added[-1].params.max_new_tokens == 2
     assert generate(client, []).json()["message"] == "prompt_ids is empty"
     assert generate(client, []).json()["param"] == "inputs"
     response = generate(client, [10**6])
     assert response.status_code == 400 and "id > vocab_size" in response.json()["message"]
+
+
+def test_output_that_names_no_limit_may_have_one(
+    start_worker: Callable[..., Worker], engine: FakeEngine
+) -> None:
+    worker = start_worker(worker=2, httpserver_workers=3, default_max_new_tokens=16)
+    with httpx.Client(base_url=worker.url, timeout=30) as client:
+        for asked, given in ((None, 16), (20, 20)):
+            body = {"inputs": "x", "parameters": {"max_new_tokens": asked}}
+            assert client.post("/generate", json=body).status_code == 200
+            assert engine.added[-1].params.max_new_tokens == given
+        assert client.post("/generate", json={"inputs": [7] * 505}).status_code == 200
+        assert engine.added[-1].params.max_new_tokens == 7
+
+
+def test_errors_have_both_shapes_of_lightllm(client: httpx.Client) -> None:
+    """Before 1.2 and since."""
+    response = generate(client, top_p=7)
+    message = response.json()["message"]
+    envelope = {"message": message, "type": "BadRequestError", "param": "top_p", "code": 400}
+    assert response.json() == {"message": message, "param": "top_p", "error": envelope}
+    missing = client.get("/generate/nothing").json()["error"]
+    assert (missing["type"], missing["code"]) == ("NotFoundError", 404)
 
 
 def test_full_waiting_list_is_503_with_retry_after(client: httpx.Client, engine: FakeEngine) -> None:
@@ -203,7 +234,9 @@ def test_full_waiting_list_is_503_with_retry_after(client: httpx.Client, engine:
         response = client.post(path, json={"inputs": "x"})
         assert response.status_code == 503
         assert response.headers["retry-after"] == "3"
-        assert response.json() == {"message": "4096 requests wait already"}
+        message = "4096 requests wait already"
+        envelope = {"message": message, "type": "InternalServerError", "param": None, "code": 503}
+        assert response.json() == {"message": message, "error": envelope}
 
 
 def test_overload_is_429_where_that_is_wanted_and_a_server_that_loads_or_stops_says_503(

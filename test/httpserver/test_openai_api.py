@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from httpserver.conftest import Worker
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 from support.sse import chunks
 
@@ -259,15 +261,45 @@ def test_models(api: openai.OpenAI) -> None:
         api.models.retrieve("other")
 
 
-@pytest.mark.parametrize("name", ["tiny", "/models/tiny", None])
-def test_accepted_model_names(client: httpx.Client, name: str | None) -> None:
-    assert post(client, prompt="x", model=name).status_code == 200
+@pytest.mark.parametrize("name", ["tiny", "/models/tiny", "gpt-17", "org/a b", "dummy", None, ""])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_any_model_name_means_the_one_there_is(client: httpx.Client, path: str, name: str | None) -> None:
+    start = {"messages": MESSAGES} if "chat" in path else {"prompt": "x"}
+    response = post(client, path, model=name, **start)
+    assert response.status_code == 200
+    assert response.json()["model"] == (name or "tiny")
+    events = post(client, path, model=name, stream=True, **start).content.split(b"\n\n")
+    assert json.loads(events[0][6:])["model"] == (name or "tiny")
 
 
-def test_errors_are_typed_for_the_official_client(api: openai.OpenAI, engine: FakeEngine) -> None:
+def test_a_name_that_is_too_long_to_come_back_is_refused(client: httpx.Client) -> None:
+    assert post(client, prompt="x", model="x" * 256).status_code == 200
+    response = post(client, prompt="x", model="x" * 257)
+    assert response.status_code == 400 and response.json()["error"]["param"] == "model"
+
+
+def test_a_model_may_have_several_names_and_be_strict_about_them(
+    start_worker: Callable[..., Worker], engine: FakeEngine
+) -> None:
+    worker = start_worker(
+        worker=1, httpserver_workers=2, model_name=["first", "org/second"], strict_model_name=True, model_owner="us"
+    )  # fmt: skip
+    api = openai.OpenAI(base_url=f"{worker.url}/v1", api_key="-", max_retries=0)
+    assert [(model.id, model.owned_by) for model in api.models.list()] == [
+        ("first", "us"), ("org/second", "us")
+    ]  # fmt: skip
+    for name in ("first", "org/second", "/models/tiny"):
+        assert api.completions.create(model=name, prompt="x").model == name
+        assert api.models.retrieve(name).id == name
     with pytest.raises(openai.NotFoundError) as missing:
         api.chat.completions.create(model="gpt-17", messages=MESSAGES)
     assert missing.value.code == "model_not_found" and missing.value.param == "model"
+    assert "`first`, `org/second`" in missing.value.message
+    assert httpx.get(f"{worker.url}/get_model_name").json() == {"model_name": "first"}
+    api.close()
+
+
+def test_errors_are_typed_for_the_official_client(api: openai.OpenAI, engine: FakeEngine) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         api.chat.completions.create(model="tiny", messages=MESSAGES, top_p=1.5)
     assert bad.value.param == "top_p" and "1.5" in bad.value.message

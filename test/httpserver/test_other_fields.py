@@ -77,14 +77,14 @@ def test_what_generate_cannot_do_is_refused_by_its_name(
 def test_a_refusal_says_what_to_use(client: httpx.Client) -> None:
     assert "use max_tokens" in refused(client, CHAT, max_new_tokens=5)
     assert "use max_new_tokens" in refused(client, NATIVE, max_tokens=5)
-    assert "use return_details" in refused(client, NATIVE, details=True)
+    assert "use guided_json" in refused(client, NATIVE, response_format={"type": "json_object"})
     assert "use repetition_penalty" in refused(client, COMPLETION, repeat_penalty=1.1)
 
 
 @pytest.mark.parametrize("path", [*OPENAI, NATIVE])
 def test_what_is_empty_asks_for_nothing(client: httpx.Client, path: str) -> None:
     for value in (None, False, "", [], {}):
-        names = ("bad_words", "use_beam_search", "details" if path == NATIVE else "audio")
+        names = ("bad_words", "use_beam_search", "top_n_tokens" if path == NATIVE else "audio")
         assert ask(client, path, **dict.fromkeys(names, value)).status_code == 200, value
 
 

@@ -69,7 +69,7 @@ def own_runtime(tmp_path: Path) -> Iterator[RuntimeDir]:
 
 
 def test_serves_drains_and_stops(own_runtime: RuntimeDir, model_folder: Path, tokenizer: Tokenizer) -> None:
-    process = Process(own_runtime, ServerConfig(model_dir=str(model_folder), model_name="tiny"))
+    process = Process(own_runtime, ServerConfig(model_dir=str(model_folder), model_name=["tiny"]))
     try:
         assert process.status()["state"] == "loading"
         ready = process.status()
