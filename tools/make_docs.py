@@ -1,6 +1,7 @@
 """Writes the tables of docs/ that follow from the code: every option, metric and sampling parameter, every kernel's registers.
 
-python tools/make_docs.py           write docs/options.md, docs/metrics.md and the tables of docs/api.md and docs/kernels.md
+python tools/make_docs.py           write docs/options.md, docs/fields.md, docs/metrics.md, docs/models.md and the tables of docs/api.md
+                                    and docs/kernels.md
 python tools/make_docs.py --check   exit status 1 if one of them is stale
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fields_page import fields_page
 from folder_rules import RULES
 
 from lightllm import config, foreign_options
@@ -316,6 +318,7 @@ def models_page() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "docs/models.md": models_page,
     "docs/options.md": options_page,
+    "docs/fields.md": lambda: fields_page(NOTICE),
     "docs/metrics.md": metrics_page,
     "docs/kernels.md": kernels_page,
     "docs/api.md": api_page,

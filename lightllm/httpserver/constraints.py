@@ -59,6 +59,9 @@ class ConstraintRequest(NamedTuple):
     """Of `SamplingParams`."""
 
 
+MAX_BAD_WORDS = 100
+MAX_BAD_CHARACTERS = 1000
+"""Of `bad_words`."""
 NO_CONSTRAINT = ConstraintRequest("", {})
 
 
@@ -137,6 +140,30 @@ def of_choice(field: str, choice: list[str] | None) -> ConstraintRequest:
         raise InvalidParameter(f"{field} must hold at least one text", param=_top(field))
     texts = (json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in choice)
     return ConstraintRequest(field, {"guided_grammar": "start: " + " | ".join(texts)})
+
+
+def of_bad_words(field: str, words: list[str] | None) -> ConstraintRequest:
+    """As a grammar in Lark: any text that holds none of them, wherever tokens end."""
+    if not words:
+        return NO_CONSTRAINT
+    if not all(words):
+        raise InvalidParameter(f"{field} must hold no empty text", param=_top(field))
+    size = sum(map(len, words))
+    if len(words) > MAX_BAD_WORDS or size > MAX_BAD_CHARACTERS:
+        raise InvalidParameter(
+            f"{field} has {len(words)} texts of {size} characters, at most {MAX_BAD_WORDS} of {MAX_BAD_CHARACTERS} together",
+            param=_top(field),
+        )
+    any_of = "|".join(map(_literally, words))
+    return ConstraintRequest(
+        field, {"guided_grammar": f"start: TEXT\nTEXT: /(?s:.*)/ & ~/(?s:.*)({any_of})(?s:.*)/"}
+    )
+
+
+def _literally(text: str) -> str:
+    """As a regular expression that stands between slashes."""
+    plain = (c if c.isascii() and c.isalnum() else rf"\x{{{ord(c):x}}}" for c in text)
+    return "".join(plain)
 
 
 def schema_text(schema: dict[str, Any] | str) -> str:

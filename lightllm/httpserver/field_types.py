@@ -7,9 +7,10 @@ either may stand in the same place.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lightllm.sampling_params import MAX_STOP_SEQUENCES
 
@@ -25,13 +26,35 @@ Float = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Bool = Annotated[bool, Field(strict=False)]
 Text = Annotated[str, Field(strict=True)]
 
+BadWords = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STRINGS)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 StopTexts = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STOP_SEQUENCES)]
+NEVER = -100.0
+"""The lowest bias there is: what `false` stands for."""
+
+
+def _by_token(
+    biases: dict[str, float | None] | list[tuple[int | str, float | None]],
+) -> dict[int | str, float]:
+    pairs = biases.items() if isinstance(biases, dict) else biases
+    return {_token(token): bias for token, bias in pairs if bias is not None}
+
+
+def _token(written: int | str) -> int | str:
+    """JSON object keys are strings: those that are numbers are ids. Raises `ValueError`."""
+    number = re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", written) if isinstance(written, str) else None
+    token = int(number[1][:40]) if number else written
+    if isinstance(token, int) and not 0 <= token <= MAX_TOKEN_ID:
+        raise ValueError(f"token ids must be in [0, {MAX_TOKEN_ID}]")
+    return token
+
+
+_Bias = Annotated[Float, BeforeValidator(lambda bias: NEVER if bias is False else bias)]
 LogitBias = Annotated[
-    dict[Annotated[int, Field(strict=False, ge=0, le=MAX_TOKEN_ID)], Float | None],
-    AfterValidator(lambda biases: {i: bias for i, bias in biases.items() if bias is not None}),
+    dict[Text, _Bias | None] | Annotated[list[tuple[AnyTokenId | Text, _Bias | None]], Field(fail_fast=True)],
+    AfterValidator(_by_token),
 ]
-"""JSON object keys are strings, so these are converted; null is no bias."""
+"""Token -> bias: an id, or a text, whose tokens are all meant (llama.cpp); null is no bias, false is never."""
 Scalar = (
     Annotated[bool, Field(strict=True)]
     | Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]

@@ -81,16 +81,11 @@ class Logprobs:
 
     def prompt(self, prompt: PromptRecord) -> dict[str, list[Any]]:
         """The same for an echoed prompt; its first token has no log-probability."""
-        known: dict[int, tuple[float, TopLogprobs | None]] = {}
-        for piece in prompt.logprobs:
-            for position, logprob in enumerate(piece.logprobs.tolist()):
-                top = piece.top[position] if position < len(piece.top) else None
-                known[piece.start + position] = (logprob, top)
-        part = _empty()
+        known, part = _of_prompt(prompt), _empty()
         for index, (token_id, offset) in enumerate(
             zip(prompt.prompt_ids, self._prompt_offsets(prompt), strict=True)
         ):
-            if index in known and index > 0:
+            if index in known:
                 logprob, top = known[index]
                 self._append(part, token_id, logprob, top, offset)
             else:
@@ -99,6 +94,29 @@ class Logprobs:
                 part["top_logprobs"].append(None)
                 part["text_offset"].append(offset)
         return part
+
+    def prompt_table(self, prompt: PromptRecord) -> list[dict[str, Any] | None]:
+        """vLLM's `prompt_logprobs`: of each prompt token, by its id, and of the alternatives to it. The first token has none; its
+        rank is known where it is one of them."""
+        known = _of_prompt(prompt)
+        table: list[dict[str, Any] | None] = []
+        for index, token_id in enumerate(prompt.prompt_ids):
+            if index not in known:
+                table.append(None)
+                continue
+            logprob, top = known[index]
+            entries = {str(token_id): self._ranked(token_id, logprob, None)}
+            for rank, (i, value) in enumerate(self._pairs(top), 1):
+                entries[str(i)] = self._ranked(i, logprob if i == token_id else value, rank)
+            table.append(entries)
+        return table
+
+    def _ranked(self, token_id: int, logprob: float, rank: int | None) -> dict[str, Any]:
+        return {
+            "logprob": finite(logprob),
+            "rank": rank,
+            "decoded_token": self._tokenizer.token_text(token_id),
+        }
 
     def _prompt_offsets(self, prompt: PromptRecord) -> list[int]:
         """Where the text of each prompt token begins in the echoed text; special tokens that the tokenizer added take no
@@ -161,6 +179,17 @@ class Echo:
         """About how many entries the log-probabilities of the prompt have."""
         prompt = choice.prompt
         return 0 if self._logprobs is None else len(prompt.prompt_ids) * (prompt.params.prompt_logprobs + 2)
+
+
+def _of_prompt(prompt: PromptRecord) -> dict[int, tuple[float, TopLogprobs | None]]:
+    """Index of a prompt token, but for the first one -> its log-probability and the alternatives."""
+    known: dict[int, tuple[float, TopLogprobs | None]] = {}
+    for piece in prompt.logprobs:
+        for position, logprob in enumerate(piece.logprobs.tolist()):
+            top = piece.top[position] if position < len(piece.top) else None
+            known[piece.start + position] = (logprob, top)
+    known.pop(0, None)
+    return known
 
 
 def joined(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> dict[str, list[Any]]:

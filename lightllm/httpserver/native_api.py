@@ -163,7 +163,9 @@ async def _prepare(
     limits, images = state.limits, state.images
     sources = image_sources(body.multimodal_params, images is not None)
     with error_field(parameters.asked.field):
-        params = parameters.sampling(state.defaults, tgi).verify(limits.vocab_size, native=True)
+        params = parameters.sampling(state.defaults, state.encoder.encode_part, tgi).verify(
+            limits.vocab_size, native=True
+        )
         await state.check_constraint(params)
     keep = parameters.kept_prompt(limits.max_req_total_len)
     if sources and keep is not None:

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSc
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import constraints, other_fields
-from lightllm.httpserver.field_types import Body, Bool, Int, StopTexts, Text, TokenIds
-from lightllm.httpserver.sampling_fields import sampling_fields, stated
+from lightllm.httpserver.field_types import BadWords, Body, Bool, Int, StopTexts, Text, TokenIds
+from lightllm.httpserver.sampling_fields import Encode, sampling_fields, stated
 from lightllm.images.source import ImageSource, native_sources
 from lightllm.parameter_spec import MAX_INT, Range
 from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, SamplingParams
@@ -58,19 +58,24 @@ class Parameters(_Sampling):
     json_schema: constraints.JsonSchema | None = Field(
         default=None, description="guided_json, as SGLang calls it."
     )
+    bad_words: BadWords | None = Field(
+        default=None, description="Texts that the output does not hold; a constraint."
+    )
 
     @property
     def wants_details(self) -> bool:
         return bool(self.return_details or self.details)
 
-    def sampling(self, defaults: dict[str, Any], tgi: bool = False) -> SamplingParams:
+    def sampling(self, defaults: dict[str, Any], encode: Encode, tgi: bool = False) -> SamplingParams:
         """As `SamplingParams`, not verified. `defaults` are the model's (generation_config.json); tgi: asked for as TGI is.
         Without a limit it is the highest there is: `PromptEncoder.fit` says what the prompt leaves."""
         other_fields.check(
             self, self.model_extra, other_fields.NATIVE_REFUSED, other_fields.NATIVE_HARMLESS, "/generate"
         )
         values = {"do_sample": False, "max_new_tokens": MAX_INT, **defaults}
-        values |= stated(self, "native")
+        values |= stated(self, "native", encode)
+        if self.seed == -1:  # none, since LightLLM 1.2
+            del values["seed"]
         if tgi and not self.do_sample and self._has_sampler():
             values["do_sample"] = True
         if self.stop is not None and self.stop_sequences is not None:
@@ -110,6 +115,7 @@ class Parameters(_Sampling):
             constraints.asked("regex", "regular_constraint", self.regex),
             constraints.asked("ebnf", "guided_grammar", self.ebnf),
             constraints.asked("json_schema", "guided_json", self.json_schema),
+            constraints.of_bad_words("bad_words", self.bad_words),
         )
 
     def kept_prompt(self, limit: int) -> int | None:

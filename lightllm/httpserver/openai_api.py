@@ -20,6 +20,7 @@ from lightllm.httpserver.chat_messages import (
     template_variables,
 )
 from lightllm.httpserver.constraints import error_field
+from lightllm.httpserver.fill_in_middle import FimTokens, fim_tokens
 from lightllm.httpserver.logprobs import Echo, Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
 from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
@@ -97,7 +98,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     prompt, counted = await prepare_chat(state, request, body)
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     answer = Answer(answer_id, int(time.time()), model)
-    extras = _extras(body, _logprobs(state, body, body.checked_logprobs()))
+    extras = _extras(state, body, body.checked_logprobs())
     renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
     await hold_images(state.engine, request, prompt, counted)
     return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
@@ -109,7 +110,8 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
     with error_field(body.constraint.field):
-        params = body.sampling(state.defaults, limit or default, _asked(logprobs)).verify(limits.vocab_size)
+        params = body.sampling(state.defaults, encoder.encode_part, limit or default, _asked(logprobs))
+        params.verify(limits.vocab_size)
         await state.check_constraint(params)
     layout = images.layout if images else None
     conversation = read_conversation(body, _SEEN if images else frozenset())
@@ -158,8 +160,7 @@ async def _complete(state: ServerState, request: Request) -> Response:
     model = state.check_model(body.model)
     records = await prepare_completion(state, body)
     answer_id = f"cmpl-{secrets.token_hex(12)}"
-    logprobs = _logprobs(state, body, body.logprobs)
-    extras = _extras(body, logprobs, Echo(logprobs, body.echo_only) if body.echo else None)
+    extras = _extras(state, body, body.logprobs, bool(body.echo))
     renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), COMPLETION, extras)
     return respond(state.engine, request, records, renderer, body.streamed, answer_id)
 
@@ -171,7 +172,13 @@ async def prepare_completion(state: ServerState, body: CompletionRequest) -> lis
         params, prompts = _checked_completion(state, body, limits.vocab_size)
         await state.check_constraint(params)
     records = []
-    for prompt_ids, text in await _encoded(state, body, prompts, limits):
+    encoded = await _encoded(state, body, prompts, limits)
+    if body.suffix:
+        fim = fim_tokens(state.encoder.tokenizer.token_id)
+        encoded = await _around(state, body, fim, encoded, limits)
+        stops = [*params.stop_token_ids, *fim.ends]
+        params = msgspec.structs.replace(params, stop_token_ids=stops)
+    for prompt_ids, text in encoded:
         prompt_ids, length = state.encoder.fit(
             prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, params.n, "prompt", "max_tokens"
         )
@@ -187,7 +194,7 @@ async def _encoded(
     keep = body.kept_prompt(body.output_limit(), limits.max_req_total_len)
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if texts:
-        special = body.add_special_tokens is not False
+        special = body.add_special_tokens is not False and not body.suffix  # BOS stands before the marks
         ids = await encoder.encode_all(texts, special, limits.max_req_total_len, "prompt", keep)
         if keep is None:
             return list(zip(ids, texts, strict=True))
@@ -198,19 +205,34 @@ async def _encoded(
     return list(zip(ids, await encoder.decode_all(ids) if body.echo else [""] * len(ids), strict=True))
 
 
+async def _around(
+    state: ServerState,
+    body: CompletionRequest,
+    fim: FimTokens,
+    prefixes: list[tuple[list[int], str]],
+    limits: Limits,
+) -> list[tuple[list[int], str]]:
+    """Prompts whose answers fill the gap between each prefix and the suffix."""
+    suffix = await state.encoder.encode(body.suffix or "", False, limits.max_req_total_len, "suffix")
+    begin = state.encoder.tokenizer.encode("") if body.add_special_tokens is not False else []
+    return [(begin + fim.prompt(prefix, suffix), text) for prefix, text in prefixes]
+
+
 def _checked_completion(
     state: ServerState, body: CompletionRequest, vocab_size: int
 ) -> tuple[SamplingParams, list[str] | list[list[int]]]:
     """Everything about a completion that can be said before tokenization."""
-    if body.suffix:
-        raise InvalidParameter("suffix is not supported", param="suffix")
+    if body.suffix and body.echo:
+        raise InvalidParameter("echo is not supported with suffix", param="echo")
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise InvalidParameter(f"best_of must equal n, got {body.best_of}", param="best_of")
     limit = body.output_limit()
     logprobs = body.checked_logprobs()
     prompt_logprobs = logprobs if body.echo and logprobs is not None else -1
     length = DEFAULT_MAX_NEW_TOKENS if limit is None else limit
-    params = body.sampling(state.defaults, length, _asked(logprobs), prompt_logprobs).verify(vocab_size)
+    encode = state.encoder.encode_part
+    params = body.sampling(state.defaults, encode, length, _asked(logprobs), prompt_logprobs)
+    params.verify(vocab_size)
     prompt = body.prompt
     prompts: Any = (
         prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
@@ -240,8 +262,11 @@ def _logprobs(state: ServerState, body: OpenAIRequest, count: int | None) -> Log
     return Logprobs(state.encoder.tokenizer, count, bool(body.return_tokens_as_token_ids))
 
 
-def _extras(body: OpenAIRequest, logprobs: Logprobs | None, echo: Echo | None = None) -> Extras:
+def _extras(state: ServerState, body: OpenAIRequest, count: int | None, echoes: bool = False) -> Extras:
+    """count: of the alternatives to each token."""
+    logprobs, prompt = _logprobs(state, body, count), _logprobs(state, body, body.prompt_logprobs)
+    echo = Echo(logprobs, body.max_tokens == 0) if echoes else None
     options = body.stream_options
     usage = body.include_usage and body.streamed
     continuous = usage and options is not None and bool(options.continuous_usage_stats)
-    return Extras(logprobs, usage, continuous, bool(body.return_token_ids), echo)
+    return Extras(logprobs, usage, continuous, bool(body.return_token_ids), echo, prompt)

@@ -10,8 +10,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver import constraints, other_fields
-from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Int, Scalar, Text, TokenIds
-from lightllm.httpserver.sampling_fields import sampling_fields, stated
+from lightllm.httpserver.field_types import MAX_STRINGS, BadWords, Body, Bool, Int, Scalar, Text, TokenIds
+from lightllm.httpserver.sampling_fields import Encode, sampling_fields, stated
 from lightllm.parameter_spec import Range
 from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, MAX_SEED, SamplingParams
 
@@ -34,7 +34,7 @@ _Sampling: Any = sampling_fields(
         "skip_special_tokens": ("add_special_tokens",),
         "timeout": (
             "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "regex", "ebnf",
-            "json_schema", "no_stop_trim", "spaces_between_special_tokens",
+            "json_schema", "bad_words", "no_stop_trim", "spaces_between_special_tokens",
         ),
     },
 )  # fmt: skip
@@ -57,6 +57,8 @@ class OpenAIRequest(_Sampling):
     regex: Text | None = None
     ebnf: Text | None = None
     json_schema: constraints.JsonSchema | None = None
+    bad_words: BadWords | None = None
+    prompt_logprobs: Int | None = None
     no_stop_trim: Bool | None = None
     truncate_prompt_tokens: Int | None = None
     return_token_ids: Bool | None = None
@@ -71,7 +73,12 @@ class OpenAIRequest(_Sampling):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def sampling(
-        self, defaults: dict[str, Any], max_new_tokens: int, logprobs: int, prompt_logprobs: int = -1
+        self,
+        defaults: dict[str, Any],
+        encode: Encode,
+        max_new_tokens: int,
+        logprobs: int,
+        prompt_logprobs: int = -1,
     ) -> SamplingParams:
         """As `SamplingParams`, not verified; a limit that is wrong is named as this API names it. Raises `InvalidParameter`
         for fields that are not supported too."""
@@ -82,7 +89,7 @@ class OpenAIRequest(_Sampling):
             raise InvalidParameter(
                 "stream_options is only allowed when stream is true", param="stream_options"
             )
-        values = {**defaults, "do_sample": True, **stated(self, "openai")}
+        values = {**defaults, "do_sample": True, **stated(self, "openai", encode)}
         if self.no_stop_trim is not None:
             values.setdefault("include_stop_str_in_output", self.no_stop_trim)
         values |= self._seed()
@@ -97,9 +104,18 @@ class OpenAIRequest(_Sampling):
             raw_logprobs=True,
             repetition_counts_prompt=True,
             logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
+            prompt_logprobs=max(prompt_logprobs, self._prompt_logprobs()),
             **values,
         )
+
+    def _prompt_logprobs(self) -> int:
+        """-1: none."""
+        if self.prompt_logprobs is None:
+            return -1
+        Range(0, MAX_LOGPROBS).require("prompt_logprobs", self.prompt_logprobs, "prompt_logprobs")
+        if self.streamed:
+            raise InvalidParameter("prompt_logprobs are not available in streams", param="prompt_logprobs")
+        return self.prompt_logprobs
 
     def _seed(self) -> dict[str, int | None]:
         """OpenAI's seeds are signed; -1 is none, as in vLLM. Raises `InvalidParameter`."""
@@ -121,6 +137,7 @@ class OpenAIRequest(_Sampling):
             constraints.asked("json_schema", "guided_json", self.json_schema),
             constraints.asked("regex", "regular_constraint", self.regex),
             constraints.asked("ebnf", "guided_grammar", self.ebnf),
+            constraints.of_bad_words("bad_words", self.bad_words),
             constraints.ConstraintRequest("allowed_token_ids" if self.allowed_token_ids else "", {}),
         )
 

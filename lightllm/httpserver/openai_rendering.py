@@ -38,6 +38,8 @@ class Extras(NamedTuple):
     token_ids: bool = False
     """Of the prompt and of the output, where vLLM has them."""
     echo: Echo | None = None
+    prompt_logprobs: Logprobs | None = None
+    """Of the prompt, where vLLM has them; whole answers only."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -85,6 +87,7 @@ class OpenAIRenderer:
             {
                 **self._head(self._shape.whole_object),
                 **self._prompt_ids(record.choices[0], beside=True),
+                **self._prompt_logprobs(record.choices[0], beside=True),
                 "choices": [self._whole(choice) for choice in record.choices],
                 "usage": self._usage(record),
             }
@@ -105,6 +108,7 @@ class OpenAIRenderer:
             deltas += [*parser.push(choice.text), *parser.end()]
             called = any(delta.kind == "tool_call" for delta in deltas)
         whole = choice_of(choice.index, self._shape.whole(deltas), logprobs, self._reason(choice, called))
+        whole |= self._prompt_logprobs(choice, beside=False)
         if extras.token_ids:
             whole["token_ids"] = [] if self._echo_alone else choice.token_ids
             whole |= self._prompt_ids(choice, beside=False)
@@ -224,6 +228,13 @@ class OpenAIRenderer:
         if not self._extras.token_ids or beside != self._shape.prompt_ids_beside:
             return {}
         return {"prompt_token_ids": choice.prompt.text_ids}
+
+    def _prompt_logprobs(self, choice: ChoiceRecord, beside: bool) -> dict[str, Any]:
+        """They stand where the prompt's ids do."""
+        logprobs = self._extras.prompt_logprobs
+        if logprobs is None or beside != self._shape.prompt_ids_beside:
+            return {}
+        return {"prompt_logprobs": logprobs.prompt_table(choice.prompt)}
 
     def _echoed(self, choice: ChoiceRecord) -> int:
         """Characters before the first one of the answer."""

@@ -31,7 +31,7 @@ _NO = Refused()
 
 _SAMPLERS = {
     # vLLM, SGLang
-    "use_beam_search": _NO, "length_penalty": Refused(neutral=(1,)), "early_stopping": _NO, "bad_words": _NO,
+    "use_beam_search": _NO, "length_penalty": Refused(neutral=(1,)), "early_stopping": _NO,
     "bad_words_token_ids": _NO, "logits_processors": _NO, "custom_logit_processor": _NO, "custom_params": _NO,
     "stop_regex": _NO, "lora_path": _NO, "lora_request": _NO, "vllm_xargs": _NO, "extra_args": _NO, "thinking_token_budget": _NO,
     "repetition_detection": _NO,
@@ -72,7 +72,7 @@ OPENAI_REFUSED = _SAMPLERS | _names_of_the_other("openai") | {
     "reasoning": Refused("reasoning_effort"),
     "top_logprobs": Refused("logprobs", (0,)), "suffix": _NO, "echo": _NO,
     # vLLM
-    "prompt_logprobs": Refused("echo and logprobs of /v1/completions"), "chat_template": Refused("--chat_template of the server"),
+    "chat_template": Refused("--chat_template of the server"),
     "documents": Refused("the messages"), "mm_processor_kwargs": _NO, "prompt_embeds": _NO, "cache_salt": _NO,
     "kv_transfer_params": _NO, "guided_whitespace_pattern": _NO, "structural_tag": _NO,
     # SGLang
@@ -112,7 +112,15 @@ NATIVE_BESIDE = _SAMPLERS | {
 """Beside `inputs` of /generate."""
 
 NATIVE_HARMLESS = frozenset(
-    {"image_max_patch_num", "suggested_dp_index", "group_request_id", "use_cache", "wait_for_model", "user"}
+    {
+        "image_max_patch_num",
+        "suggested_dp_index",
+        "group_request_id",
+        "use_cache",
+        "wait_for_model",
+        "user",
+        "disable_prompt_cache",
+    }
 )
 
 

@@ -106,6 +106,10 @@ class PromptEncoder:
                 self._encodes_inline = time.thread_time() - started < _INLINE_SECONDS
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
+    def encode_part(self, text: str) -> list[int]:
+        """Token ids of a short text, without BOS and the like."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
     async def decode_all(self, prompts: Sequence[list[int]], skip_special_tokens: bool = False) -> list[str]:
         """The text of token ids; where there are many together, in a thread."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, create_model
 
+from lightllm.errors import InvalidParameter
 from lightllm.httpserver.constraints import JsonSchema
 from lightllm.httpserver.field_types import (
     MAX_STRINGS,
@@ -20,9 +21,13 @@ from lightllm.httpserver.field_types import (
     Text,
     TokenIds,
 )
-from lightllm.sampling_params import PARAMETERS, SamplingParams
+from lightllm.sampling_params import MAX_TOKEN_LIST, PARAMETERS, SamplingParams
 
 Api = Literal["native", "openai"]
+Encode = Callable[[str], list[int]]
+"""Token ids of a text, without BOS and the like."""
+MAX_BIASED_CHARACTERS = 2000
+"""Of the texts in a `logit_bias`."""
 
 _TYPES: dict[Any, Any] = {
     bool: Bool, int: Int, float: Float, str: Text, int | None: Int, float | None: Float, list[int]: TokenIds,
@@ -79,8 +84,9 @@ def sampling_fields(
     return create_model("SamplingFields", __base__=Body, **fields)
 
 
-def stated(body: Body, api: Api) -> dict[str, Any]:
-    """Values of `SamplingParams` that a body states, as they stand there."""
+def stated(body: Body, api: Api, encode: Encode) -> dict[str, Any]:
+    """Values of `SamplingParams` that a body states, as they stand there, but for texts that name tokens. Raises
+    `InvalidParameter`."""
     values = {}
     for name, parameter in names(api).items():
         value = getattr(body, name)
@@ -88,4 +94,21 @@ def stated(body: Body, api: Api) -> dict[str, Any]:
             value = zero
         if value is not None:
             values[parameter] = value
+    if biases := values.get("logit_bias"):
+        values["logit_bias"] = _by_ids(biases, encode)
     return values
+
+
+def _by_ids(biases: dict[int | str, float], encode: Encode) -> dict[int, float]:
+    """Where a token is named twice, the last one counts. Raises `InvalidParameter` before it tokenizes much."""
+    texts = [token for token in biases if isinstance(token, str)]
+    if len(texts) > MAX_TOKEN_LIST or sum(map(len, texts)) > MAX_BIASED_CHARACTERS:
+        raise InvalidParameter(
+            f"logit_bias has {len(texts)} texts of {sum(map(len, texts))} characters, at most {MAX_TOKEN_LIST} of "
+            f"{MAX_BIASED_CHARACTERS} together",
+            param="logit_bias",
+        )
+    found: dict[int, float] = {}
+    for token, bias in biases.items():
+        found |= dict.fromkeys([token] if isinstance(token, int) else encode(token), bias)
+    return found

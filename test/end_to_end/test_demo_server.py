@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from huggingface_hub import InferenceClient
 from support.server import LightLLMServer
 from support.sse import chunks
 
@@ -215,3 +216,24 @@ def test_a_profile_of_the_running_server_is_written_where_the_answer_says(
     assert any(str(event.get("name")).startswith("aten::") for event in events)
     rounds = [event for event in events if event.get("name") in ("prefill_batch", "decode_batch")]
     assert len(rounds) == 2
+
+
+def test_bad_words_do_not_come(server: LightLLMServer) -> None:
+    def answer(**parameters: object) -> str:
+        body = {"inputs": "What is AI?", "parameters": {"max_new_tokens": 60} | parameters}
+        response = httpx.post(f"{server.url}/generate", json=body, timeout=60)
+        assert response.status_code == 200, response.text
+        return str(response.json()["generated_text"][0])
+
+    assert " machines" in answer()
+    for words in (["machines"], [" mach", "artificial intelligence"]):
+        text = answer(bad_words=words)
+        assert text and not any(word in text for word in words)
+
+
+def test_text_generation_of_the_hub_client(server: LightLLMServer) -> None:
+    hub = InferenceClient(model=server.url)
+    whole = hub.text_generation("What is the capital of France?", max_new_tokens=20)
+    assert "Paris" in whole
+    stream = hub.text_generation("What is the capital of France?", max_new_tokens=20, stream=True)
+    assert "".join(stream) == whole

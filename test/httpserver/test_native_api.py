@@ -141,8 +141,8 @@ def test_parameters_reach_the_router(client: httpx.Client, engine: FakeEngine) -
 
 
 def test_every_request_has_a_seed_of_its_own(client: httpx.Client, engine: FakeEngine) -> None:
-    for _ in range(3):
-        generate(client)
+    for seed in (None, -1, None):
+        generate(client, seed=seed)
     seeds = {request.params.seed for request in engine.added}
     assert len(seeds) == 3 and None not in seeds
 

@@ -84,7 +84,7 @@ def test_a_refusal_says_what_to_use(client: httpx.Client) -> None:
 @pytest.mark.parametrize("path", [*OPENAI, NATIVE])
 def test_what_is_empty_asks_for_nothing(client: httpx.Client, path: str) -> None:
     for value in (None, False, "", [], {}):
-        names = ("bad_words", "use_beam_search", "top_n_tokens" if path == NATIVE else "audio")
+        names = ("lora_path", "use_beam_search", "top_n_tokens" if path == NATIVE else "audio")
         assert ask(client, path, **dict.fromkeys(names, value)).status_code == 200, value
 
 
@@ -98,7 +98,7 @@ def test_two_names_with_one_value_are_no_contradiction(client: httpx.Client, eng
 
 
 def test_zero_asks_for_something_where_it_does(client: httpx.Client) -> None:
-    refused(client, COMPLETION, prompt_logprobs=0)
+    refused(client, COMPLETION, num_beams=0)
     refused(client, NATIVE, typical_p=0.2)
     assert ask(client, NATIVE, typical_p=1.0, top_n_tokens=0).status_code == 200
 

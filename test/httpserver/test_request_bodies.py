@@ -72,7 +72,7 @@ NUMBERS: list[tuple[str, Any]] = [
     ("top_p", -0.1), ("top_k", 2**40), ("top_k", 1.5), ("top_k", 10**400), ("seed", -(2**63) - 1), ("seed", 2**63), ("min_p", 2),
     ("frequency_penalty", 1e9), ("presence_penalty", [1]), ("repetition_penalty", 0), ("ignore_eos", 2),
     ("stop_token_ids", [-1]), ("stop_token_ids", [2**31]), ("stop_token_ids", list(range(2000))), ("timeout", -1),
-    ("logit_bias", {"x": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"1": float("nan")}), ("priority", 2**40),
+    ("logit_bias", {"-1": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"1": float("nan")}), ("priority", 2**40),
 ]  # fmt: skip
 
 
