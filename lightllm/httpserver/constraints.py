@@ -31,9 +31,11 @@ class NamedSchema(Body):
 
 
 class ResponseFormat(Body):
-    """OpenAI's: type is text, json_object or json_schema. A `schema` beside the type, or alone, is LightLLM's."""
+    """OpenAI's: type is text, json_object or json_schema. A `schema` beside the type, or alone, is LightLLM's; a `value` TGI's,
+    whose types are json, json_schema and regex too, and which huggingface_hub sends beside json_object."""
 
     type: Text | None = None
+    value: JsonSchema | None = None
     json_schema: NamedSchema | None = None
     schema_: JsonSchema | None = Field(default=None, alias="schema")
 
@@ -92,7 +94,15 @@ def of_response_format(form: ResponseFormat | None) -> ConstraintRequest:
     if form is None:
         return NO_CONSTRAINT
     schema = form.schema_ if form.json_schema is None else form.json_schema.schema_
+    if schema is None:
+        schema = form.value
+        if isinstance(schema, dict) and form.type == "json_schema":
+            schema = schema.get("schema", schema)  # beside its name
     kind = form.type or ("json_schema" if schema is not None else "")
+    if form.value is not None and kind == "json":
+        kind = "json_schema"
+    if isinstance(form.value, str) and kind == "regex":
+        return asked("response_format", "regular_constraint", form.value)
     if kind == "text" and schema is None:
         return NO_CONSTRAINT
     if kind == "json_object" and schema is None:

@@ -14,6 +14,8 @@ OPTIONS = [
     "--model_name",
     "demo",
     "--strict_model_name",
+    "--default_max_new_tokens",
+    "16",
     "--max_req_total_len",
     "2048",
     "--max_body_mb",

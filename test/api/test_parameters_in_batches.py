@@ -12,7 +12,7 @@ from support.server import LightLLMServer
 
 OPTIONS = [
     "--data_type", "fp32", "--model_name", "demo", "--max_total_token_num", "12000", "--running_max_req_size", "24",
-    "--batch_max_tokens", "128", "--chunked_prefill_size", "64",
+    "--batch_max_tokens", "128", "--chunked_prefill_size", "64", "--default_max_new_tokens", "16",
 ]  # fmt: skip
 """fp32, in which tokens do not depend on the batch; rows and rounds few and small enough that requests wait and are cut."""
 

@@ -23,12 +23,13 @@ STREAMS: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/v1/completions", {"prompt": "x", "max_tokens": 60}),
     "echo": ("/v1/completions", {"prompt": "x", "max_tokens": 60, "echo": True, "logprobs": 1}),
     "native": ("/generate_stream", {"inputs": "x", "parameters": {"max_new_tokens": 60}}),
+    "tgi": ("/", {"inputs": "x", "parameters": {"max_new_tokens": 60}}),
 }  # fmt: skip
 
 
 def body_of(name: str) -> tuple[str, dict[str, Any]]:
     path, body = STREAMS[name]
-    return path, body | ({"stream": True} if path.startswith("/v1") else {})
+    return path, body | ({} if path == "/generate_stream" else {"stream": True})
 
 
 def text_of(events: list[dict[str, Any]]) -> str:
@@ -73,7 +74,7 @@ def test_an_event_is_one_line_whatever_is_in_it(
     assert text_of(events).removesuffix("</s>") == expected
 
 
-@pytest.mark.parametrize("name", ["completion", "native"])
+@pytest.mark.parametrize("name", ["completion", "native", "tgi"])
 def test_error_events_are_one_line_too(client: httpx.Client, engine: FakeEngine, name: str) -> None:
     engine.script.finish_error, engine.script.error_after = f"it said {LINE_ENDS}", 2
     path, body = body_of(name)
