@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,6 +183,7 @@ async def _in_thread_if_large(tokens: int, work: functools.partial[Any]) -> Any:
 
 def _info(state: ServerState) -> dict[str, Any]:
     tokenizer = state.encoder.tokenizer
+    template = tokenizer.chat_templates.source()
     stated = read_json_object(Path(state.config.model_dir or "") / "tokenizer_config.json")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -190,8 +192,19 @@ def _info(state: ServerState) -> dict[str, Any]:
         "pad_token": None,
         **stated,
         **tokenizer.special_tokens,
-        "chat_template": tokenizer.chat_templates.source(),
+        "chat_template": template and _standing_alone(template, tokenizer.special_tokens),
     }
+
+
+def _standing_alone(template: str, special_tokens: dict[str, str]) -> str:
+    """A template that need not be told the special tokens that it writes: clients that render it may not know that it wants
+    them (lm-eval)."""
+    named = {name: content for name, content in special_tokens.items() if name in template}
+    known = (
+        f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(content, ensure_ascii=False)} %}}{{% endif %}}"
+        for name, content in named.items()
+    )
+    return "".join(known) + template
 
 
 def _rendered(kind: str, model: str, body: OpenAIRequest, record: PromptRecord) -> dict[str, Any]:

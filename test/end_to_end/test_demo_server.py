@@ -161,7 +161,7 @@ def test_logprobs_and_echo(client: openai.OpenAI) -> None:
 
 def test_errors_are_typed_as_the_client_expects(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="nobody"):
-        client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hi"}])
+        client.models.retrieve("nobody")
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.chat.completions.create(
             model="demo", messages=[{"role": "user", "content": "hi"}], temperature=-1

@@ -13,7 +13,8 @@ import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 from support.sse import http_chunks
 
-from lightllm import chat
+from lightllm.chat.talkers import RemoteServer
+from lightllm.client import Server
 from lightllm.config import ServerConfig
 from lightllm.httpserver import responses
 
@@ -88,8 +89,9 @@ def test_clients_take_no_notice_of_comments(commenting: Any, engine: FakeEngine)
         )
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == DEFAULT_ANSWER
     go_on_later(engine)
-    remote = chat.RemoteServer(commenting.url, None)
-    assert "".join(remote.answer([{"role": "user", "content": "x"}])) == DEFAULT_ANSWER
+    remote = RemoteServer(Server(commenting.url))
+    pieces = remote.answer([{"role": "user", "content": "x"}])
+    assert "".join(piece.text for piece in pieces) == DEFAULT_ANSWER
 
 
 def test_comments_come_in_a_gap_between_tokens_too(commenting: Any, engine: FakeEngine) -> None:
