@@ -11,6 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+_BLOCK = 1024
+"""Flags of a `FreeMap` that are looked at together."""
+
 
 class FreeSlots(Protocol):
     total: int
@@ -50,15 +53,22 @@ class FreeStack:
 class FreeMap:
     """One flag a slot. Nothing is reserved: what a row may still need lies free behind it for as long as there is room.
 
-    To find room costs a look at every flag (0.2 ms for 500,000), once for a request that enters, and once in a round where
-    rows have run into others.
+    Where runs of free slots begin and end is kept from one search to the next; a search looks anew at the blocks of flags
+    that have changed since.
     """
 
     def __init__(self, capacity: int) -> None:
         self.total = capacity
         self._capacity = capacity
-        self._free = np.ones(capacity + 1, dtype=bool)
-        self._free[capacity] = False  # what lies behind the last slot
+        self._blocks = capacity // _BLOCK + 1
+        self._flags = np.zeros(self._blocks * _BLOCK + 1, dtype=bool)
+        """Of slot i at [i + 1], so that each has one before it; False behind the last one too."""
+        self._flags[1 : capacity + 1] = True
+        self._free = self._flags[1:]
+        self._edges = np.array([0, capacity])
+        """Slots whose flag differs from the one before it, ascending: where runs begin and, in turns, end."""
+        self._changed = np.zeros(self._blocks, dtype=bool)
+        """Blocks in which `_edges` is not up to date."""
 
     def take(self, total: int, after: np.ndarray, counts: np.ndarray, room: np.ndarray) -> np.ndarray:
         if len(counts) == total:
@@ -69,7 +79,7 @@ class FreeMap:
         return np.concatenate(parts)
 
     def add(self, slots: np.ndarray) -> None:
-        self._free[slots] = True
+        self._set(slots, True)
         self.total += len(slots)
 
     def slots(self) -> np.ndarray:
@@ -83,8 +93,11 @@ class FreeMap:
         if len(blocked) == 1:
             slots[blocked] = self._take_some(-1, 1, int(room[blocked[0]]))
         elif len(blocked):
-            free = self.slots()
-            slots[blocked] = free[(2 * np.arange(len(blocked)) + 1) * len(free) // (2 * len(blocked))]
+            which = (2 * np.arange(len(blocked)) + 1) * self.total // (2 * len(blocked))
+            starts, lengths = self._runs()
+            until = np.cumsum(lengths)
+            run = np.searchsorted(until, which, side="right")
+            slots[blocked] = starts[run] + which - (until - lengths)[run]
             self._taken(slots[blocked])
         return slots
 
@@ -93,8 +106,7 @@ class FreeMap:
         where it begins may grow into it; else in the middle of the longest one, or in as many of these as it takes."""
         place = after + 1 if after >= 0 else self._capacity
         if not self._free[place : place + count].all() or place + count > self._capacity:
-            edges = np.diff(self._free, prepend=False).nonzero()[0]
-            starts, lengths = edges[::2], edges[1::2] - edges[::2]
+            starts, lengths = self._runs()
             fitting = (lengths >= max(room, count)).nonzero()[0]
             longest = int(lengths.argmax())
             if len(fitting):
@@ -111,7 +123,24 @@ class FreeMap:
                 return self._taken(np.concatenate(runs)[:count])
         return self._taken(np.arange(place, place + count))
 
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [runs] each: where the runs of free slots begin, ascending, and how long they are."""
+        changed = self._changed.nonzero()[0]
+        if len(changed):
+            flags, before = self._free.reshape(-1, _BLOCK), self._flags[:-1].reshape(-1, _BLOCK)
+            place = (flags[changed] != before[changed]).ravel().nonzero()[0]  # of one dimension it is twice as fast
+            kept = self._edges[~self._changed[self._edges // _BLOCK]]
+            self._edges = np.sort(np.concatenate([kept, changed[place // _BLOCK] * _BLOCK + place % _BLOCK]))
+            self._changed[changed] = False
+        starts = self._edges[::2]
+        return starts, self._edges[1::2] - starts
+
     def _taken(self, slots: np.ndarray) -> np.ndarray:
-        self._free[slots] = False
+        self._set(slots, False)
         self.total -= len(slots)
         return slots
+
+    def _set(self, slots: np.ndarray, free: bool) -> None:
+        self._free[slots] = free
+        self._changed[slots // _BLOCK] = True
+        self._changed[(slots + 1) // _BLOCK] = True  # of the one behind, the one before it has changed
