@@ -23,7 +23,7 @@ from lightllm.models import rope_config
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.hf_configs.vision_language import LANGUAGE_MODELS
 from lightllm.parameter_spec import Parameter, Range
-from lightllm.protocol import metrics
+from lightllm.protocol import metric_aliases, metrics
 from lightllm.sampling_params import PARAMETERS, SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def metrics_page() -> str:
         "# Metrics",
         "",
         "`GET /metrics` answers in the Prometheus text format. A counter is exposed as `NAME_total`, a histogram as",
-        "`NAME_bucket`, `NAME_sum` and `NAME_count`.",
+        "`NAME_bucket`, `NAME_sum` and `NAME_count`. Every series but the last has the label `model_name`.",
         "",
         "| metric | kind | meaning | buckets |",
         "|---|---|---|---|",
@@ -155,7 +155,27 @@ def metrics_page() -> str:
             if metric.buckets
             else ""
         )
-        lines.append(f"| `{metric.name}` | {metric.kind} | {_cell(metric.help)} | {buckets} |")
+        label = f" Label `{metric.label}`: {', '.join(metric.values)}." if metric.label else ""
+        lines.append(f"| `{metric.name}` | {metric.kind} | {_cell(metric.help)}{label} | {buckets} |")
+    lines += [
+        "",
+        "## By other servers' names",
+        "",
+        _paragraph(
+            "The same once more, for dashboards and routers that know these names: vLLM's (its Grafana dashboards, the gateway "
+            "API inference extension), with the label `engine` besides, and those of LightLLM since version 1.2. A pool of "
+            "servers needs no other configuration than for vLLM."
+        ),
+        "",
+        "| metric | kind | made of |",
+        "|---|---|---|",
+    ]
+    for alias in metric_aliases.ALIASES:
+        labels = [alias.label, *(name for name, _ in alias.labels)]
+        shown = ", ".join(f"`{label}`" for label in labels if label)
+        lines.append(
+            f"| `{alias.name}` | {alias.kind} | {alias.made_of}{f'; labels {shown}' if shown else ''} |"
+        )
     return "\n".join(lines) + "\n"
 
 

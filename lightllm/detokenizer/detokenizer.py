@@ -97,6 +97,10 @@ class Detokenizer:
             if stream is not None and not stream.stopped:
                 stream.cached_tokens = count
                 deltas[stream.worker].cached_tokens[request_id] = count
+        for request_id, moment in message.entered.items():
+            stream = streams.get(request_id)
+            if stream is not None and not stream.stopped:
+                deltas[stream.worker].entered[request_id] = moment
         for i, request_id in enumerate(message.request_ids):
             stream = streams.get(request_id)
             if stream is None or stream.stopped:

@@ -25,9 +25,10 @@ class MetricStore:
         self._map = map_file(path, count * _WIDTH)
         self._values = memoryview(self._map).cast("d")
 
-    def add(self, metric: Metric, amount: float = 1.0) -> None:
-        """Counter."""
-        self._values[self._places[metric.name]] += amount
+    def add(self, metric: Metric, amount: float = 1.0, value: str = "") -> None:
+        """Counter. value: of its label, if it has one."""
+        place = self._places[metric.name] + (metric.values.index(value) if metric.label else 0)
+        self._values[place] += amount
 
     def set(self, metric: Metric, value: float) -> None:
         """Gauge."""
@@ -61,7 +62,7 @@ def read_all(folder: Path, metrics: Sequence[Metric]) -> dict[str, list[float]]:
 
 
 def _size(metric: Metric) -> int:
-    return len(metric.buckets) + 2 if metric.kind == "histogram" else 1
+    return len(metric.buckets) + 2 if metric.kind == "histogram" else max(1, len(metric.values))
 
 
 def _layout(metrics: Sequence[Metric]) -> tuple[dict[str, int], int]:

@@ -45,6 +45,7 @@ from lightllm.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from lightllm.httpserver.ended import Watcher
     from lightllm.httpserver.images import Images
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class EngineClient:
         self._named: dict[str, set[RequestRecord]] = {}
         self._siblings: dict[int, PushChannel] = {}
         self._flushes: dict[int, asyncio.Future[int]] = {}
+        self.watchers: list[Watcher] = []
         self.images: Images | None = None
         """Of a model that sees; set before `connect`."""
         self.ended: asyncio.Future[RequestError]
@@ -311,6 +313,10 @@ class EngineClient:
             choice = choices.get(request_id)
             if choice is not None:
                 choice.cached_tokens = count
+        for request_id, moment in message.entered.items():
+            choice = choices.get(request_id)
+            if choice is not None:
+                choice.entered = moment
         for part in message.prompt_logprobs:
             choice = choices.get(part.request_id)
             if choice is not None:

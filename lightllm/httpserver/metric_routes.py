@@ -25,7 +25,7 @@ def metric_routes(state: ServerState) -> APIRouter:
 
     @router.get("/metrics", **plain("Prometheus text format.", media_type="text/plain"))
     async def metrics() -> Response:
-        text = await run_in_threadpool(exposition, runtime, view.snapshot(), view.healthy())
+        text = await run_in_threadpool(exposition, runtime, view.snapshot(), view.healthy(), state.model_name)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/metrics/history", **plain("A list of values for each field.", 400))

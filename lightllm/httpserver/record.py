@@ -48,6 +48,8 @@ class ChoiceRecord:
     top: dict[int, TopLogprobs] = dataclasses.field(default_factory=dict)
     cached_tokens: int = 0
     """Prompt tokens that the cache held, known from the first token on."""
+    entered: float = 0.0
+    """`time.monotonic()` when it left the waiting list; known from the first token on, 0: not (yet)."""
     finish: Finish | None = None
     tail: str = ""
     """Text that came with the finish after the last token had been sent already."""
@@ -215,6 +217,11 @@ class RequestRecord:
         """Prompt tokens that were in the prefix cache, for the first choice of each prompt."""
         firsts = [prompt.choices[0].finish for prompt in self.prompts]
         return sum(finish.cached_tokens for finish in firsts if finish is not None)
+
+    @property
+    def entered(self) -> float:
+        """`time.monotonic()` when the first of its choices left the waiting list; 0.0: none has that is known."""
+        return min((choice.entered for choice in self.choices if choice.entered), default=0.0)
 
     def pending(self) -> int:
         """Tokens that the client has not got, of the choice that is furthest behind."""

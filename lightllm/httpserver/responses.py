@@ -19,12 +19,17 @@ from starlette.types import Receive, Scope, Send
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.auth import caller
 from lightllm.http.error_middleware import ABORT_CONNECTION, REQUEST_ID
+from lightllm.httpserver.ended import Outcome, ended_now
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
 _log = logging.getLogger(__name__)
+_COUNTERS: dict[Outcome, metrics.Metric] = {
+    "success": metrics.REQUEST_SUCCESS, "failure": metrics.REQUEST_FAILURE, "refused": metrics.REQUEST_FAILURE,
+    "disconnected": metrics.REQUEST_DISCONNECTED,
+}  # fmt: skip
 SILENT_SECONDS = 15.0
 """Half of what the most impatient proxies wait."""
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -88,20 +93,21 @@ class _GenerationResponse(Response):
         engine.store.add(metrics.REQUEST_COUNT)
         engine.submit(record)
         watcher = asyncio.get_running_loop().create_task(self._watch(receive))
-        outcome = metrics.REQUEST_FAILURE
+        outcome: Outcome = "failure"
         try:
             await engine.accepted(record)
             if not record.disconnected:
                 await (self._stream(scope, send) if record.stream else self._whole(send))
                 if first_error(record) is None and record.error is None:
-                    outcome = metrics.REQUEST_SUCCESS
+                    outcome = "success"
         except ServerOverloaded:
             engine.store.add(metrics.REQUEST_REFUSED)
+            outcome = "refused"
             raise
         finally:
             watcher.cancel()
             engine.forget(record)
-            self._observe(metrics.REQUEST_DISCONNECTED if record.disconnected else outcome)
+            self._observe("disconnected" if record.disconnected else outcome, scope)
 
     async def _watch(self, receive: Receive) -> None:
         """Waits until the client has left; the request's slots are free within a round."""
@@ -186,11 +192,27 @@ class _GenerationResponse(Response):
             await asyncio.to_thread(prepare)
         return self._renderer.events(self._record)
 
-    def _observe(self, outcome: metrics.Metric) -> None:
+    def _observe(self, outcome: Outcome, scope: Scope) -> None:
         store, record = self._engine.store, self._record
-        store.add(outcome)
-        if not record.first_token:
-            return
+        store.add(_COUNTERS[outcome])
+        for choice in record.choices:
+            if choice.finish is not None:
+                store.add(metrics.ANSWERS_ENDED, value=choice.finish.reason)
+        if record.first_token:
+            self._observe_times()
+        if self._engine.watchers:
+            error = record.error or first_error(record)
+            what = ended_now(record, outcome, error, scope)
+            for watch in self._engine.watchers:
+                watch(what)
+
+    def _observe_times(self) -> None:
+        store, record = self._engine.store, self._record
+        if entered := record.entered:
+            store.observe(metrics.QUEUE_SECONDS, max(0.0, entered - record.started))
+            store.observe(metrics.PREFILL_SECONDS, max(0.0, record.first_token - entered))
+            store.observe(metrics.RUN_SECONDS, max(0.0, record.last_token - entered))
+        store.observe(metrics.DECODE_SECONDS, record.last_token - record.first_token)
         store.observe(metrics.INFERENCE_SECONDS, record.last_token - record.started)
         store.observe(metrics.GENERATED_TOKENS, record.output_tokens)
         store.observe(metrics.CACHED_TOKENS, record.cached_tokens)

@@ -48,6 +48,16 @@ def read_history(path: Path) -> list[Sample]:
     return [Sample(*_SAMPLE.unpack_from(data, _place(number))) for number in range(first, count)]
 
 
+def read_latest(path: Path) -> Sample | None:
+    """None before there is one."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    (count,) = _COUNT.unpack_from(data)
+    return Sample(*_SAMPLE.unpack_from(data, _place(count - 1))) if count else None
+
+
 def columns(samples: list[Sample]) -> dict[str, list[float]]:
     """Field -> its values, in the order of the samples."""
     return {name: [getattr(sample, name) for sample in samples] for name in _NAMES}

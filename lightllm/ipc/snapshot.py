@@ -37,6 +37,8 @@ class Snapshot(msgspec.Struct, kw_only=True):
     aborted: int = 0
     not_finite: int = 0
     """Requests that ended because their logits were no numbers."""
+    pauses: int = 0
+    """How often requests had to pause."""
     row_failures: int = 0
     """Requests that ended because their row could not be prepared."""
     unheard: int = 0

@@ -52,7 +52,7 @@ def main(child: Child) -> None:
 
         def collected() -> CollectorRegistry:
             snapshot = snapshots.read()
-            return collect(child.runtime, snapshot, healthy(snapshot))
+            return collect(child.runtime, snapshot, healthy(snapshot), (child.config.model_name or [""])[0])
 
         Pusher(child.config, collected).start()
     run_every(child, _SECONDS, work)

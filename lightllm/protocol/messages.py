@@ -189,6 +189,8 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     finished: list[Finish] = []
     cached_tokens: dict[int, int] = {}
     """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
+    entered: dict[int, float] = {}
+    """Request id -> `time.monotonic()` when it left the waiting list, with its first token."""
 
 
 ToDetokenizer = AddRequest | RoundTokens | Hello
@@ -211,6 +213,8 @@ class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):
     tails: dict[int, str] = {}
     """Index into `finished` -> the remaining text of that request."""
     cached_tokens: dict[int, int] = {}
+    """As in `RoundTokens`."""
+    entered: dict[int, float] = {}
     """As in `RoundTokens`."""
 
 

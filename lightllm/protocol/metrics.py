@@ -15,6 +15,9 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram, ascending; +Inf is implied."""
+    label: str = ""
+    """Of a counter that is kept for each of `values` by itself."""
+    values: tuple[str, ...] = ()
 
 
 _SECONDS = tuple(round(0.001 * 1.5**k, 6) for k in range(1, 36))
@@ -30,6 +33,25 @@ REQUEST_FAILURE = Metric(
 REQUEST_REFUSED = Metric("lightllm_request_refused", "Generation requests refused for overload.", "counter")
 REQUEST_DISCONNECTED = Metric(
     "lightllm_request_disconnected", "Generation requests whose client left before the last byte.", "counter"
+)
+ANSWERS_ENDED = Metric(
+    "lightllm_request_finished", "Answers to generation requests, by why they ended.", "counter",
+    label="finish_reason", values=("stop", "length", "abort", "timeout", "error"),
+)  # fmt: skip
+QUEUE_SECONDS = Metric(
+    "lightllm_request_queue_duration",
+    "Seconds from arrival until the request began to run.",
+    "histogram",
+    _SECONDS,
+)
+PREFILL_SECONDS = Metric(
+    "lightllm_request_prefill_duration", "Seconds from when it ran to the first token.", "histogram", _SECONDS
+)
+DECODE_SECONDS = Metric(
+    "lightllm_request_decode_duration", "Seconds from the first to the last token.", "histogram", _SECONDS
+)
+RUN_SECONDS = Metric(
+    "lightllm_request_run_duration", "Seconds from when it ran to the last token.", "histogram", _SECONDS
 )
 FIRST_TOKEN_SECONDS = Metric(
     "lightllm_request_first_token_duration", "Seconds from arrival to the first token (TTFT).",
@@ -62,6 +84,11 @@ IMAGE_ENCODES = Metric(
     "Images that were encoded: content that the image cache did not hold.",
     "counter",
 )
+REQUEST_LOG_LOST = Metric(
+    "lightllm_request_log_lost",
+    "Lines of --request_log that were dropped: they could not be written in time.",
+    "counter",
+)
 LOOP_LAG_SECONDS = Metric(
     "lightllm_event_loop_lag", "Seconds by which the Http Server's event loop runs late.", "histogram", _SHORT
 )
@@ -70,8 +97,8 @@ LOOP_LAG_LATEST = Metric(
 )
 
 HTTP_METRICS = (
-    REQUEST_COUNT, REQUEST_SUCCESS, REQUEST_FAILURE, REQUEST_REFUSED, REQUEST_DISCONNECTED, FIRST_TOKEN_SECONDS,
-    MEAN_TOKEN_SECONDS, INTER_TOKEN_SECONDS, INFERENCE_SECONDS, INPUT_LENGTH, GENERATED_TOKENS, CACHED_TOKENS,
+    REQUEST_COUNT, REQUEST_SUCCESS, REQUEST_FAILURE, REQUEST_REFUSED, REQUEST_DISCONNECTED, ANSWERS_ENDED, QUEUE_SECONDS,
+    PREFILL_SECONDS, DECODE_SECONDS, RUN_SECONDS, REQUEST_LOG_LOST, FIRST_TOKEN_SECONDS, MEAN_TOKEN_SECONDS, INTER_TOKEN_SECONDS, INFERENCE_SECONDS, INPUT_LENGTH, GENERATED_TOKENS, CACHED_TOKENS,
     MAX_NEW_TOKENS, IMAGE_COUNT, IMAGE_ENCODES, LOOP_LAG_SECONDS, LOOP_LAG_LATEST,
 )  # fmt: skip
 
@@ -93,6 +120,7 @@ SNAPSHOT_METRICS = (
     (Metric("lightllm_router_restored", "Requests that went on after a restart of the Router.", "counter"),
      "restored"),
     (Metric("lightllm_router_aborted", "Requests that were aborted.", "counter"), "aborted"),
+    (Metric("lightllm_router_pauses", "How often requests had to pause because memory was short.", "counter"), "pauses"),
     (Metric("lightllm_router_not_finite", "Requests that ended because the model's output was NaN or infinite.",
             "counter"), "not_finite"),
     (Metric("lightllm_router_row_failures", "Requests that ended because the backend could not prepare them.",
@@ -100,6 +128,11 @@ SNAPSHOT_METRICS = (
 )  # fmt: skip
 
 # -- of the server as a whole
+OUTPUT_RATE = Metric(
+    "lightllm_output_tokens_per_second",
+    "Tokens generated in the last second, as /metrics/history has it.",
+    "gauge",
+)
 HEALTHY = Metric("lightllm_ready", "1 while the model serves: the server is healthy.", "gauge")
 START_TIME = Metric(
     "process_start_time_seconds",

@@ -25,10 +25,12 @@ class Outputs:
         self._next.token_ids.extend(new.token_ids.tolist())
         self._next.logprobs.extend(new.logprobs.tolist())
 
-    def add_cached_tokens(self, request: Request) -> None:
-        """Comes with the first token of a request."""
+    def begin(self, request: Request) -> None:
+        """What comes with the first token of a request."""
         if request.cached_spans:
             self._next.cached_tokens[request.id] = request.cached_tokens
+        if request.entered:
+            self._next.entered[request.id] = request.entered
 
     def finish(self, request: Request, reason: FinishReason, error: str, error_type: str) -> None:
         self._next.finished.append(

@@ -55,7 +55,7 @@ class Request:
     """
 
     __slots__ = (
-        "cached_spans", "context", "group", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
+        "cached_spans", "context", "entered", "group", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
         "params", "priority", "prompt_done", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
         "state", "end_token_ids", "uncut", "images",
     )  # fmt: skip
@@ -87,6 +87,8 @@ class Request:
         """int32: confirmed outputs; while the request decodes, those up to the last `Running.collect`."""
         self.state = State.WAITING
         self.row = NO_ROW
+        self.entered = 0.0
+        """`time.monotonic()` of the round with which it had a row for the first time; 0: it has had none, or nobody knows."""
         self.context = EMPTY_INT32
         """int32: what is prefilled: prompt and outputs, as they are when the prefill begins (`begin_prefill`)."""
         self.needs_join = False

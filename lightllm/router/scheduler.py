@@ -80,6 +80,8 @@ class Scheduler:
         self._serial = 0
         self._failures = 0
         self._counts = counts or Snapshot()
+        self._former_pauses = self._counts.pauses
+        """Before the present books."""
         self._counts.slots_total = config.max_total_token_num
         self._counts.max_req_total_len = config.max_req_total_len
 
@@ -137,6 +139,7 @@ class Scheduler:
         if self._isolation and self._in_flight:
             return None  # what runs next depends on how that round ends
         self._admission.seq = self._next_seq
+        self._running.now = now
         chosen = None
         while chosen is None and (suspects := self._isolation.next_group()):
             chosen = self._planner.choose_of(suspects)
@@ -201,7 +204,7 @@ class Scheduler:
             self._running.kv.vouch(request)
             if not request.prompt_done:
                 request.prompt_done = True
-                self._outputs.add_cached_tokens(request)
+                self._outputs.begin(request)
 
     def _undo(self, reason: str, out_of_memory: bool) -> int:
         """Planned state returns to what results have confirmed; the same work is planned anew. Returns the sequence number
@@ -289,6 +292,7 @@ class Scheduler:
         counts.running = len(self._running.requests)
         counts.waiting = self._waiting.count
         counts.paused = self._waiting.paused
+        counts.pauses = self._former_pauses + self._planner.pauses
         counts.slots_used = self._running.kv.in_use
         counts.slots_cached = self._running.kv.cache.evictable
         counts.in_flight_rounds = len(self._in_flight)
@@ -311,6 +315,7 @@ class Scheduler:
         """Books from scratch, after a breach; only while nothing is in flight and nothing runs."""
         if self._in_flight or self._running.requests:
             raise RuntimeError("only an idle scheduler can be repaired")
+        self._former_pauses += self._planner.pauses
         self._clear_books()
 
     def _clear_books(self) -> None:

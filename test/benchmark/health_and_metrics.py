@@ -76,7 +76,7 @@ def measure_counting(folder: Path) -> None:
         )
     context.destroy(linger=0)
     sums = cpu_us(lambda: read_all(runtime.metrics_dir, HTTP_METRICS), 200)
-    text = cpu_us(lambda: exposition(runtime, Snapshot(), True), 100)
+    text = cpu_us(lambda: exposition(runtime, Snapshot(), True, "model"), 100)
     print(f"sums over 4 Http Servers {sums / 1000:.2f} ms, with the text of /metrics {text / 1000:.2f} ms")
     runtime.remove()
 

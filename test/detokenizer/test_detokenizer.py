@@ -288,6 +288,14 @@ def test_restored_request_whose_tokens_hold_a_stop_string_is_ended_at_once(token
     assert len(client.detokenizer) == 0
 
 
+def test_when_a_request_began_to_run_is_passed_on_to_its_worker(tokenizer):
+    client = Client(make(tokenizer))
+    client.take(request([1], prompt=(5, 6, 7)))
+    ids = tokenizer.encode("ab", add_special_tokens=False)
+    output = client.take(msgspec.structs.replace(tokens(1, ids[:1]), entered={1: 12.5, 99: 5.0}))
+    assert [deltas.entered for deltas in output.deltas.values()] == [{1: 12.5}]
+
+
 def test_finish_at_a_stop_string_says_how_much_of_the_prompt_was_cached(tokenizer):
     client = Client(make(tokenizer))
     client.take(request([1], prompt=(5, 6, 7), stop_sequences=["b"]))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.metrics import samples
 
 from lightllm.ipc.health import HealthWriter, ProcessListWriter
 from lightllm.ipc.runtime_dir import RuntimeDir
@@ -50,7 +51,7 @@ def check_healthy(client: httpx.Client, reason: str = "") -> None:
     assert health.status_code == client.get("/readiness").status_code == code
     assert health.json()["status"] == ("unhealthy" if reason else "ok")
     assert client.get("/liveness").status_code == 200
-    assert f"lightllm_ready {float(not reason)}" in client.get("/metrics").text
+    assert samples(client.get("/metrics").text)["lightllm_ready"] == float(not reason)
     assert re.match(reason, health.json()["reason"])
 
 

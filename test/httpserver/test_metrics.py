@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from support import metrics
 from support.fake_engine import FakeEngine
 
 from lightllm.ipc.metric_history import HistoryWriter
@@ -23,11 +23,7 @@ FIELDS = [field.name for field in msgspec.structs.fields(Sample)]
 def samples(client: httpx.Client) -> dict[str, float]:
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
-    return {
-        sample.name + "".join(f"{{{v}}}" for v in sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(response.text)
-        for sample in family.samples
-    }
+    return metrics.samples(response.text)
 
 
 def test_counts_of_requests(client: httpx.Client, engine: FakeEngine) -> None:
@@ -49,10 +45,33 @@ def test_counts_of_requests(client: httpx.Client, engine: FakeEngine) -> None:
     assert grown["lightllm_request_inter_token_duration_count"] == 6
     assert grown["lightllm_request_generated_tokens_sum"] == 8
     assert grown["lightllm_request_input_length_sum"] == 9
+    assert grown["lightllm_request_finished_total{length}"] == 2
+    assert grown["lightllm_cache_length_sum"] == 6
+    for phase in ("queue", "prefill", "decode", "run"):
+        assert grown[f"lightllm_request_{phase}_duration_count"] == 2
+    durations = [grown[f"lightllm_request_{phase}_duration_sum"] for phase in ("prefill", "decode", "run")]
+    assert durations[0] + durations[1] == pytest.approx(durations[2])
+    whole = grown["lightllm_request_queue_duration_sum"] + durations[2]
+    assert whole == pytest.approx(grown["lightllm_request_inference_duration_sum"])
     assert (
         after["lightllm_request_first_token_duration_bucket{+Inf}"]
         == after["lightllm_request_first_token_duration_count"]
     )
+
+
+def test_counts_have_vllms_names_too(client: httpx.Client, engine: FakeEngine) -> None:
+    before = samples(client)
+    body = {"prompt": [5, 6, 7, 8], "max_tokens": 4, "n": 2}
+    assert client.post("/v1/completions", json=body).status_code == 200
+    after = samples(client)
+    grown = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert grown["vllm:request_success_total{length}"] == 2
+    assert grown["vllm:request_prompt_tokens_sum"] == 4 and grown["vllm:request_generation_tokens_sum"] == 8
+    assert grown["vllm:prefix_cache_hits_total"] == 3
+    for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time", "request_prefill_time",
+                 "request_decode_time", "request_inference_time"):  # fmt: skip
+        assert grown[f"vllm:{name}_seconds_count"] == 1
+    assert grown["vllm:inter_token_latency_seconds_count"] == 3
 
 
 def test_gauges_are_the_routers(client: httpx.Client, engine: FakeEngine) -> None:

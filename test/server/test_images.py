@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from support.llava import IMAGE_TOKENS, MARKER, Llava, base64_text, data_url, make_llava, picture
+from support.metrics import samples
 from support.server import LightLLMServer
 
 from lightllm.ipc.image_cache import ImageCache
@@ -58,9 +58,7 @@ class Served:
     def encodes(self) -> int:
         """Images that the Visual Server has encoded."""
         text = httpx.get(self.server.url + "/metrics", timeout=SECONDS).text
-        found = re.search(r"^lightllm_image_encodes_total (\S+)", text, re.MULTILINE)
-        assert found is not None
-        return int(float(found[1]))
+        return int(samples(text)["lightllm_image_encodes_total"])
 
 
 @pytest.fixture(scope="module")

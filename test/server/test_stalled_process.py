@@ -7,6 +7,7 @@ import time
 import httpx
 import psutil
 import pytest
+from support.metrics import samples
 from support.model_folder import make_model_folder
 from support.server import LightLLMServer
 from support.watched_streams import finish, start_streams, tokens_of, wait_until
@@ -50,7 +51,7 @@ def hang_and_watch(server: LightLLMServer, victim: str, streams: list, others: t
         assert ("the Health Server has not looked for" in body["reason"]) == ("health" in others)
         assert httpx.get(server.url + "/readiness").status_code == 503
         assert httpx.get(server.url + "/liveness").status_code == 200
-        assert "lightllm_ready 0.0" in httpx.get(server.url + "/metrics").text
+        assert samples(httpx.get(server.url + "/metrics").text)["lightllm_ready"] == 0
         psutil.wait_procs([process], timeout=ROUND_TIMEOUT + 5 - (time.monotonic() - begin))
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.metrics import samples
 from support.model_folder import make_model_folder
 from support.server import LightLLMServer
 
@@ -87,8 +88,8 @@ def test_a_client_that_leaves_a_stream_over_tls_frees_its_request(server: LightL
         assert json.loads(next(response.iter_lines())[5:])
     end = time.monotonic() + 20
     while True:
-        text = httpx.get(server.url + "/metrics", headers=headers, verify=TRUST, timeout=30).text
-        if "lightllm_batch_current_size 0.0" in text and "lightllm_router_aborted_total 1.0" in text:
+        values = samples(httpx.get(server.url + "/metrics", headers=headers, verify=TRUST, timeout=30).text)
+        if values["lightllm_batch_current_size"] == 0 and values["lightllm_router_aborted_total"] == 1:
             break
         assert time.monotonic() < end
         time.sleep(0.05)

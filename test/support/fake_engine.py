@@ -44,6 +44,7 @@ class _Running:
     reason: FinishReason
     next: int = 0
     abort: FinishReason | None = None
+    entered: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -222,6 +223,8 @@ class FakeEngine:
             running = self._running[request_id]
             if running.next == 0 and self.script.cached_tokens:
                 deltas.cached_tokens[request_id] = self.script.cached_tokens
+            if running.next == 0:
+                deltas.entered[request_id] = running.entered
             if running.next == 0 and running.request.params.prompt_logprobs >= 0:
                 deltas.prompt_logprobs.append(self._prompt_logprobs(request_id, running.request))
             for _ in range(self.script.tokens_a_round):

@@ -212,6 +212,9 @@ class Engine:
         self.finished: dict[int, object] = {}
         self.sent: list[Round] = []
         self.cached_tokens: dict[int, int] = {}
+        self.entered: dict[int, float] = {}
+        self.now = 0.0
+        """By the scheduler's clock."""
         self.refusal = "constraint"
         """The kind of error when the device refuses."""
         self.refused: dict[tuple[int, int], int] = {}
@@ -226,7 +229,7 @@ class Engine:
         self.take(self.scheduler.drain_outputs())
 
     def plan(self) -> bool:
-        round_ = self.scheduler.next_round()
+        round_ = self.scheduler.next_round(self.now)
         if round_ is not None:
             self.rounds.append(round_)
             self.sent.append(round_)
@@ -277,6 +280,9 @@ class Engine:
             self.outputs[request_id].append(token)
         for request_id, count in tokens.cached_tokens.items():
             assert self.cached_tokens.setdefault(request_id, count) == count
+        for request_id, moment in tokens.entered.items():
+            assert request_id not in self.entered, "it began twice"
+            self.entered[request_id] = moment
         for finish in tokens.finished:
             assert finish.request_id not in self.finished, "two finishes"
             assert finish.output_tokens == len(self.outputs[finish.request_id])

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import io
 import json
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import httpx
 from PIL import Image
 
 from lightllm.tokenizer import Tokenizer, load_tokenizer
+from support.metrics import samples
 from support.server import LightLLMServer
 from support.vision_models import VisionReference, make_vision_model
 from support.vision_prompts import WRITINGS, set_chat_template
@@ -100,11 +100,7 @@ class VisionServer:
 
     def counter(self, name: str) -> int:
         """A counter of /metrics."""
-        found = re.search(
-            rf"^{name} (\S+)", httpx.get(self.url + "/metrics", timeout=SECONDS).text, re.MULTILINE
-        )
-        assert found is not None
-        return int(float(found[1]))
+        return int(samples(httpx.get(self.url + "/metrics", timeout=SECONDS).text)[name])
 
     def runtime_folder(self) -> Path:
         (folder,) = self.server.runtime_folders()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
+from support.metrics import samples
 from support.server import LightLLMServer
 
 SECONDS = 120.0
@@ -156,6 +156,4 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = SECO
 
 
 def metric(server: LightLLMServer, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)", httpx.get(server.url + "/metrics", timeout=30).text, re.MULTILINE)
-    assert found is not None, name
-    return float(found[1])
+    return samples(httpx.get(server.url + "/metrics", timeout=30).text)[name]

@@ -67,6 +67,8 @@ class Running:
         self._batch: DecodeBatch | None = None
         self._no_rows = self._batch_of(self._decodes.nonzero()[0])
         self._leaves: list[int] = []
+        self.now = 0.0
+        """`time.monotonic()` of the round that is planned; 0: nobody says."""
         self.left = 0
         """How many requests have left their rows so far."""
 
@@ -75,6 +77,7 @@ class Running:
         request.transition(State.PREFILLING)
         row = heapq.heappop(self.free_rows)
         request.row = row
+        request.entered = request.entered or self.now
         self.by_row[row], self.ids[row] = request, request.id
         request.begin_prefill()
         request.may_wait = may_wait
