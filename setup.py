@@ -12,6 +12,7 @@ if version is None:
 
 BENCH = ["matplotlib>=3.9"]
 CHAT = ["prompt_toolkit>=3.0.50,<4", "rich>=14"]
+OTEL = ["opentelemetry-sdk>=1.30,<2", "opentelemetry-exporter-otlp-proto-http>=1.30,<2"]
 # Older ones can be made to ask for gigabytes, or let JSON have spaces without end.
 CONSTRAINTS = ["llguidance>=1.9,<2"]
 TOKENIZERS = ["sentencepiece>=0.2", "tiktoken>=0.8"]
@@ -28,6 +29,7 @@ TEST = [
     *CHAT,
     *CONSTRAINTS,
     *CPU,
+    *OTEL,
     *TOKENIZERS,
     *VISION,
     "httpx>=0.27",
@@ -81,6 +83,7 @@ setup(
         "constraints": CONSTRAINTS,
         "cpu": CPU,
         "docs": [],
+        "otel": OTEL,
         "test": TEST,
         "tokenizers": TOKENIZERS,
         "vision": VISION,

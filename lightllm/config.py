@@ -10,7 +10,7 @@ import dataclasses
 import json
 from typing import Any
 
-from lightllm.option_spec import MOST_NAME, Option, are_labels, are_model_names, is_gateway
+from lightllm.option_spec import MOST_NAME, Option, are_labels, are_model_names, is_collector, is_gateway
 from lightllm.option_spec import at_least as _at_least
 from lightllm.option_spec import option as _option
 
@@ -107,6 +107,14 @@ class ServerConfig:
         "The gateway wants a name and a password: those in the environment variables USERNAME and PASSWORD.",
         _SERVER,
     )
+    request_log: str | None = _option(
+        None, "File that gets a line of JSON for each generation request that has ended; -: standard output.", _SERVER, metavar="FILE",
+    )  # fmt: skip
+    request_log_prompts: bool = _option(False, "With prompts and answers in it.", _SERVER)
+    otlp_traces_endpoint: str | None = _option(
+        None, "OpenTelemetry collector that gets a span of each request (OTLP over HTTP; extra `otel`).", _SERVER, metavar="URL",
+        check=is_collector, expects="http://HOST:PORT or https://HOST:PORT, with a path if it is not /v1/traces",
+    )  # fmt: skip
     log_level: str = _option(
         "info", "Verbosity of the log.", _SERVER, choices=("debug", "info", "warning", "error")
     )

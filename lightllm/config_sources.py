@@ -35,7 +35,15 @@ _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 LIGHTLLM_NCCL_PORT beside lightllm-nccl."""
 
 
-_PATHS = {"model_dir", "chat_template", "cluster_secret_file", "api_key_file", "ssl_certfile", "ssl_keyfile"}
+_PATHS = {
+    "model_dir",
+    "chat_template",
+    "cluster_secret_file",
+    "api_key_file",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "request_log",
+}
 _SERVICE_VARIABLE = re.compile(r"_(SERVICE|PORT)_")
 """And these beside them: LIGHTLLM_TP_SERVICE_HOST, LIGHTLLM_TP_PORT_80_TCP."""
 

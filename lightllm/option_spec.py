@@ -57,6 +57,11 @@ def are_model_names(values: Any) -> bool:
     return isinstance(values, list) and all(0 < len(value) <= MOST_NAME for value in values)
 
 
+def is_collector(value: Any) -> bool:
+    """Whether it is a URL of HTTP or HTTPS."""
+    return isinstance(value, str) and "://" in value and is_gateway(value)
+
+
 def are_labels(values: Any) -> bool:
     """Whether each is LABEL=VALUE, as Prometheus wants it of a grouping key."""
     if not isinstance(values, list):

@@ -26,7 +26,8 @@ def other_value(field, option):
     if option.choices:
         return next(choice for choice in option.choices if choice != field.default)
     kind = {int: 3, float: 0.25, str: "a=b" if option.extends else "other"}[option.type]
-    return [kind, kind] if option.nargs == "+" else kind
+    value = [kind, kind] if option.nargs == "+" else kind
+    return value if option.check is None or option.check(value) else "http://other:1"
 
 
 def as_arguments(field, value) -> list[str]:
@@ -102,6 +103,8 @@ def test_mem_faction_is_the_old_spelling_everywhere(tmp_path):
         (["--push_interval", "0"], "--push_interval must be more than 0"),
         (["--metric_gateway", "ftp://host"], "--metric_gateway must be HOST:PORT, http://HOST:PORT or"),
         (["--metric_gateway", "http://me:secret@host"], "without a user"),
+        (["--otlp_traces_endpoint", "collector:4317"], "--otlp_traces_endpoint must be http://HOST:PORT or"),
+        (["--otlp_traces_endpoint", "grpc://collector:4317"], "--otlp_traces_endpoint must be"),
         (["--metric_gateway", "host:x"], "--metric_gateway must be"),
         (["--metric_gateway", "file:///etc/passwd"], "--metric_gateway must be"),
         (["--grouping_key", "instance"], "--grouping_key must be LABEL=VALUE"),
@@ -354,6 +357,22 @@ def test_options_of_other_servers_are_answered_with_ours(theirs, ours):
     )
     with pytest.raises(InvalidOption, match=f"Here it is --{ours}\\."):
         parse([f"--{theirs.replace('_', '-')}", "1"], {})
+
+
+@pytest.mark.parametrize(
+    ("argv", "remedy"),
+    [
+        (["-m", "x"], "Here it is --model_dir."),
+        (["-c", "4096"], "Here it is --max_req_total_len."),
+        (["-np", "4"], "Here it is --running_max_req_size."),
+        (["-ngl", "99"], "Leave it out: a model is on the --device as a whole."),
+        (["-x", "1"], "See --help."),
+    ],
+)
+def test_short_options_of_other_servers_are_answered_too(argv, remedy):
+    with pytest.raises(InvalidOption) as error:
+        parse(argv, {})
+    assert str(error.value).endswith(remedy)
 
 
 @pytest.mark.parametrize(("theirs", "answer"), ANSWERS.items())

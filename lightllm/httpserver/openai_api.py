@@ -269,4 +269,5 @@ def _extras(state: ServerState, body: OpenAIRequest, count: int | None, echoes: 
     options = body.stream_options
     usage = body.include_usage and body.streamed
     continuous = usage and options is not None and bool(options.continuous_usage_stats)
-    return Extras(logprobs, usage, continuous, bool(body.return_token_ids), echo, prompt)
+    timings = bool(body.return_timings or body.timings_per_token)
+    return Extras(logprobs, usage, continuous, bool(body.return_token_ids), echo, prompt, timings)

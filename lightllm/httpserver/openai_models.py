@@ -63,6 +63,8 @@ class OpenAIRequest(_Sampling):
     truncate_prompt_tokens: Int | None = None
     return_token_ids: Bool | None = None
     return_tokens_as_token_ids: Bool | None = None
+    return_timings: Bool | None = None
+    timings_per_token: Bool | None = None
 
     @property
     def streamed(self) -> bool:

@@ -16,6 +16,7 @@ from lightllm.httpserver.logprobs import Echo, Logprobs, joined
 from lightllm.httpserver.openai_shapes import Shape, choice_of
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
+from lightllm.httpserver.timings import timings
 from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser
 
 
@@ -40,6 +41,8 @@ class Extras(NamedTuple):
     echo: Echo | None = None
     prompt_logprobs: Logprobs | None = None
     """Of the prompt, where vLLM has them; whole answers only."""
+    timings: bool = False
+    """At the end of an answer, or in the last chunk of a stream."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -90,6 +93,7 @@ class OpenAIRenderer:
                 **self._prompt_logprobs(record.choices[0], beside=True),
                 "choices": [self._whole(choice) for choice in record.choices],
                 "usage": self._usage(record),
+                **self._timings(record),
             }
         )
 
@@ -150,10 +154,11 @@ class OpenAIRenderer:
         return event(openai_body(error))
 
     def end(self, record: RequestRecord) -> list[bytes]:
-        if not self._extras.usage:
+        last = {"usage": self._usage(record)} if self._extras.usage else {}
+        last |= self._timings(record)
+        if not last:
             return [DONE]
-        head = self._head(self._shape.chunk_object)
-        return [event({**head, "choices": [], "usage": self._usage(record)}), DONE]
+        return [event({**self._head(self._shape.chunk_object), "choices": [], **last}), DONE]
 
     def _begin(self, choice: ChoiceRecord, events: list[bytes]) -> _Stream:
         """The state of a choice that has its first news; adds the events before its first text."""
@@ -245,6 +250,9 @@ class OpenAIRenderer:
         if reason == "stop" and (self._echo_alone or called):
             return "length" if self._echo_alone else "tool_calls"
         return reason
+
+    def _timings(self, record: RequestRecord) -> dict[str, Any]:
+        return {"timings": timings(record)} if self._extras.timings else {}
 
     def _usage(self, record: RequestRecord) -> dict[str, Any]:
         output = 0 if self._echo_alone else record.output_tokens

@@ -66,6 +66,7 @@ def load_state(child: Child, worker: int) -> ServerState:
     engine = EngineClient(child.runtime, store, config, worker)
     if serves_images(config):
         _open_images(engine, child.runtime, config, worker, tokenizer)
+    watch_ends(engine, config, tokenizer)
     encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
     view = ServerView(child.runtime, round_seconds(config))
     reward_token_id = None
@@ -88,6 +89,19 @@ def _open_images(
     assert layout is not None
     width, cache = embedding_width(config.model_dir), ImageCache(runtime, worker)
     engine.images = Images(config, layout, width, cache, engine.store, engine.flush_cache)
+
+
+def watch_ends(engine: EngineClient, config: ServerConfig, tokenizer: Tokenizer) -> None:
+    """Opens what keeps what became of requests. Raises `StartupError`."""
+    if config.request_log is not None:
+        from lightllm.httpserver.request_log import RequestLog
+
+        decode = tokenizer.decode if config.request_log_prompts else None
+        engine.watchers.append(RequestLog(config.request_log, engine.store, decode))
+    if config.otlp_traces_endpoint is not None:
+        from lightllm.httpserver.traces import Traces  # loads the SDK
+
+        engine.watchers.append(Traces(config.otlp_traces_endpoint, (config.model_name or [""])[0]))
 
 
 async def _serve(
@@ -140,6 +154,8 @@ async def _serve(
         templates.cancel()
         state.encoder.close()
         state.engine.close()
+        for watcher in state.engine.watchers:
+            await asyncio.to_thread(watcher.close)
         context.term()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import resource
+import sys
 from collections.abc import Callable, Sequence
 
 import setproctitle
@@ -80,7 +82,12 @@ class _Launch:
                 return f"{url} — model {' '.join(config.model_name or ())} — {slots} slots"
 
             url = url_of(listener, "https" if config.ssl_certfile else "http")
-            specs = plan_children(config, listener.fileno(), files.descriptors)
+            descriptors = files.descriptors
+            if config.request_log == "-":  # the standard output of a child is a pipe to the log
+                output = os.dup(sys.stdout.fileno())
+                config = dataclasses.replace(config, request_log=f"/dev/fd/{output}")
+                descriptors = (*descriptors, output)
+            specs = plan_children(config, listener.fileno(), descriptors)
             return self._supervise(config, specs, ready, url, files)
 
     def _supervise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -22,6 +23,7 @@ from lightllm.ops import cpu_kind
 from lightllm.server.vision import check_vision
 
 DEMO_MODEL_NAME = "lightllm-demo"
+_OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 
 def resolve_config(config: ServerConfig) -> ServerConfig:
@@ -31,6 +33,7 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     _check_names(config)
     _check_nodes(config)
     _check_files(config)
+    _check_observers(config)
     if config.enable_monitor_auth and not (os.environ.get("USERNAME") and os.environ.get("PASSWORD")):
         raise InvalidOption("--enable_monitor_auth: USERNAME or PASSWORD is missing in the environment.")
     if config.chat_template is not None and not Path(config.chat_template).is_file():
@@ -63,6 +66,23 @@ def _check_files(config: ServerConfig) -> None:
         ServerTls(config.ssl_certfile, config.ssl_keyfile)
     elif config.ssl_keyfile is not None:
         raise InvalidOption("--ssl_keyfile is of no use alone.", "Give --ssl_certfile too.")
+
+
+def _check_observers(config: ServerConfig) -> None:
+    """Who keeps what became of requests."""
+    if config.request_log_prompts and config.request_log is None:
+        raise InvalidOption("--request_log_prompts is of no use alone.", "Give --request_log too.")
+    if config.otlp_traces_endpoint is not None and not all(map(_is_installed, _OTEL)):
+        raise InvalidOption(
+            "--otlp_traces_endpoint needs packages that are not installed.", "pip install 'lightllm[otel]'"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it lies in
+        return False
 
 
 def _check_names(config: ServerConfig) -> None:

@@ -69,6 +69,7 @@ def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
         + EXTRAS["cpu"]
         + EXTRAS["vision"]
         + EXTRAS["chat"]
+        + EXTRAS["otel"]
     ):
         assert requirement.specifier.contains(RUN[canonicalize_name(requirement.name)]), requirement
     for requirement in EXTRAS["test"] + EXTRAS["bench"]:
@@ -133,6 +134,7 @@ def test_the_package_imports_only_what_it_declares() -> None:
         + EXTRAS["vision"]
         + EXTRAS["cpu"]
         + EXTRAS["chat"]
+        + EXTRAS["otel"]
     }
     # starlette is fastapi's foundation and part of its interface; tokenizer files of every kind name their library;
     # the simulator draws where the extra `bench` is installed, and says so where it is not; type checkers know _typeshed
