@@ -115,15 +115,38 @@ OUR_OPTIONS = {
     # TGI, llama.cpp
     "model_id": "model_dir", "hostname": "host", "num_shard": "tp", "max_input_tokens": "max_req_input_len",
     "max_input_length": "max_req_input_len", "max_batch_prefill_tokens": "batch_max_tokens",
-    "ctx_size": "max_req_total_len", "threads": "cpu_threads", "alias": "model_name",
+    "ctx_size": "max_req_total_len", "threads": "cpu_threads", "alias": "model_name", "hf_repo": "model_dir",
+    "parallel": "running_max_req_size", "batch_size": "batch_max_tokens", "ubatch_size": "chunked_prefill_size",
+    "threads_http": "httpserver_workers", "timeout": "request_timeout", "n_predict": "default_max_tokens",
+    "chat_template_file": "chat_template", "ssl_key_file": "ssl_keyfile", "ssl_cert_file": "ssl_certfile",
+    "sse_ping_interval": "sse_keep_alive", "main_gpu": "device",
+    # their short options
+    "m": "model_dir", "c": "max_req_total_len", "t": "cpu_threads", "np": "running_max_req_size",
+    "b": "batch_max_tokens", "ub": "chunked_prefill_size", "a": "model_name", "n": "default_max_tokens",
+    # what is seen of a server
+    "enable_log_requests": "request_log", "log_requests": "request_log", "enable_log_outputs": "request_log_prompts",
+    "otlp_endpoint": "otlp_traces_endpoint", "decode_log_interval": "log_stats_interval",
+    "sse_keep_alive_interval": "sse_keep_alive",
 }  # fmt: skip
 """Options of other servers, and ours for the same; all names with underscores."""
 
 ANSWERS = {
     "seed": "Every request may carry its own seed.", "random_seed": "Every request may carry its own seed.",
     "enable_prefix_caching": "Leave it out: prefixes are shared anyway.",
-    "disable_log_requests": "Leave it out: requests are not logged.",
+    "disable_log_requests": "Leave it out: requests are logged with --request_log alone.",
     "disable_fastapi_docs": "Leave it out: with --api_key the docs need the key too.",
+    "enable_metrics": "Leave it out: /metrics is always there.", "metrics": "Leave it out: /metrics is always there.",
+    "enable_per_request_metrics": "Leave it out: a request asks for its own, with return_timings.",
+    "collect_detailed_traces": "Leave it out: a span has queue, prefill and decode.",
+    "jinja": "Leave it out: chat templates are always Jinja.", "cont_batching": "Leave it out: requests always run together.",
+    "flash_attn": "Leave it out, or choose an --attention_backend.", "fa": "Leave it out, or choose an --attention_backend.",
+    "n_gpu_layers": "Leave it out: a model is on the --device as a whole.", "ngl": "Leave it out: a model is on the --device as a whole.",
+    "gpu_layers": "Leave it out: a model is on the --device as a whole.",
+    "mlock": "Leave it out: weights are copied out of their files.", "no_mmap": "Leave it out: weights are copied out of their files.",
+    "temp": "Every request may carry its own temperature.", "slots": "Leave it out: /token_load and /metrics say what runs.",
+    "block_size": "Leave it out: memory is shared out by the token.", "page_size": "Leave it out: memory is shared out by the token.",
+    "enable_prompt_tokens_details": "Leave it out: usage always has them.",
+    "enable_force_include_usage": "A stream has its usage where the request asks for it: stream_options.",
     "ssl_ca_certs": "Certificates of clients are left to a reverse proxy.",
 }  # fmt: skip
 """Options of other servers that nothing here corresponds to, and what to do."""

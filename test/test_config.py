@@ -10,7 +10,7 @@ from lightllm import __version__
 from lightllm.config import ServerConfig, options
 from lightllm.config_sources import make_parser, parse, verify
 from lightllm.errors import InvalidOption
-from lightllm.foreign_options import ANSWERS, NOT_YET, OUR_OPTIONS, TRANSLATED, WITHOUT_EFFECT
+from lightllm.foreign_options import NOT_YET, TRANSLATED, WITHOUT_EFFECT
 
 OPTIONS = options()
 
@@ -348,38 +348,6 @@ def test_an_unknown_option_is_answered_with_what_was_meant(argv, remedy):
     with pytest.raises(InvalidOption) as error:
         parse(argv, {})
     assert str(error.value).endswith(remedy) and "Unrecognized arguments" in str(error.value)
-
-
-@pytest.mark.parametrize(("theirs", "ours"), OUR_OPTIONS.items())
-def test_options_of_other_servers_are_answered_with_ours(theirs, ours):
-    assert (
-        ours in {field.name for field, _ in OPTIONS} | NOT_YET.keys() and theirs not in ServerConfig.__dict__
-    )
-    with pytest.raises(InvalidOption, match=f"Here it is --{ours}\\."):
-        parse([f"--{theirs.replace('_', '-')}", "1"], {})
-
-
-@pytest.mark.parametrize(
-    ("argv", "remedy"),
-    [
-        (["-m", "x"], "Here it is --model_dir."),
-        (["-c", "4096"], "Here it is --max_req_total_len."),
-        (["-np", "4"], "Here it is --running_max_req_size."),
-        (["-ngl", "99"], "Leave it out: a model is on the --device as a whole."),
-        (["-x", "1"], "See --help."),
-    ],
-)
-def test_short_options_of_other_servers_are_answered_too(argv, remedy):
-    with pytest.raises(InvalidOption) as error:
-        parse(argv, {})
-    assert str(error.value).endswith(remedy)
-
-
-@pytest.mark.parametrize(("theirs", "answer"), ANSWERS.items())
-def test_options_that_nothing_corresponds_to_get_an_answer_too(theirs, answer):
-    with pytest.raises(InvalidOption) as error:
-        parse([f"--{theirs}"], {})
-    assert str(error.value).endswith(answer)
 
 
 def test_a_yaml_file_is_answered_in_the_same_way(tmp_path):
