@@ -12,6 +12,7 @@ from lightllm.errors import InvalidParameter
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
 from lightllm.httpserver.constraints import error_field
+from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.native_models import (
     AbortBody,
     GenerateRequest,
@@ -131,6 +132,8 @@ async def generate_text(state: ServerState, request: Request, stream: bool | Non
     parameters = body.parameters or Parameters()
     prompt, counted = await _prepare(state, request, body, parameters, tgi, stream)
     tokenizer, begin = state.encoder.tokenizer, ""
+    if prompt.params.prompt_logprobs >= 0 and (stream or tgi):
+        raise InvalidParameter("prompt_logprobs are available in whole answers only", param="prompt_logprobs")
     if parameters.return_full_text:
         if stream and not tgi:
             raise InvalidParameter("return_full_text has no place in a stream", param="return_full_text")
@@ -145,7 +148,9 @@ async def generate_text(state: ServerState, request: Request, stream: bool | Non
         ends = ends | set(prompt.params.stop_token_ids)
         renderer = TgiRenderer(tokenizer, ends, begin, parameters.wants_details, in_list)
     else:
-        renderer = NativeRenderer(tokenizer, parameters.wants_details, begin)
+        count = prompt.params.prompt_logprobs
+        logprobs = Logprobs(tokenizer, count) if count >= 0 else None
+        renderer = NativeRenderer(tokenizer, parameters.wants_details, begin, logprobs)
     await hold_images(state.engine, request, prompt, counted)
     silence = None if tgi else 0.0  # clients written for LightLLM may take every line for an event
     return respond(state.engine, request, [prompt], renderer, stream, silence=silence)

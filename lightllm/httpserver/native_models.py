@@ -58,6 +58,10 @@ class Parameters(_Sampling):
     json_schema: constraints.JsonSchema | None = Field(
         default=None, description="guided_json, as SGLang calls it."
     )
+    prompt_logprobs: Int | None = Field(
+        default=None,
+        description="How likely each token of the prompt was, and so many alternatives to it; -1: none.",
+    )
     bad_words: BadWords | None = Field(
         default=None, description="Texts that the output does not hold; a constraint."
     )
@@ -92,6 +96,8 @@ class Parameters(_Sampling):
         if self.exponential_decay_length_penalty is not None:
             values["exponential_decay_length_penalty"] = self._decay()
         values["n"] = self._best_of()
+        if self.prompt_logprobs is not None:
+            values["prompt_logprobs"] = self.prompt_logprobs
         return SamplingParams(**values)
 
     def _has_sampler(self) -> bool:

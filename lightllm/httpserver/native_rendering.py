@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from lightllm.errors import RequestError
+from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import event_json, finish_reason, finite, json_bytes
 from lightllm.tokenizer.tokenizer import Tokenizer
@@ -20,9 +21,16 @@ _FALSE, _TRUE, _NULL = b"false", b"true", b"null"
 class NativeRenderer:
     """One event a token, framed `data:` without a space; no terminator. `generated_text` is always a list."""
 
-    def __init__(self, tokenizer: Tokenizer, details: bool = False, begin: str = "") -> None:
-        """begin: what stands before each text of a whole answer."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        details: bool = False,
+        begin: str = "",
+        prompt_logprobs: Logprobs | None = None,
+    ) -> None:
+        """begin: what stands before each text of a whole answer; prompt_logprobs: of the prompt, in a whole answer too."""
         self._begin = begin
+        self._prompt_logprobs = prompt_logprobs
         self._special = tokenizer.special_ids
         self._details = details
 
@@ -36,6 +44,10 @@ class NativeRenderer:
         }
         if usage := _input_usage(record):
             answer["input_usage"] = usage
+        if self._prompt_logprobs is not None:
+            prompt = choices[0].prompt
+            answer["prompt_token_ids"] = prompt.text_ids
+            answer["prompt_logprobs"] = self._prompt_logprobs.prompt_table(prompt)
         if self._details:
             answer["cached_tokens"] = record.cached_tokens
             answer["tokens"] = [self._tokens(choice) for choice in choices]

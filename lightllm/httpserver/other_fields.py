@@ -95,7 +95,7 @@ NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
     "decoder_input_details": _NO,
     # OpenAI, vLLM, SGLang
     "logprobs": Refused("return_details"), "top_logprobs": Refused("return_details"),
-    "prompt_logprobs": Refused("/v1/completions with echo and logprobs"), "echo": _NO, "suffix": _NO,
+    "echo": _NO, "suffix": _NO,
     "response_format": Refused("guided_json"), "guided_choice": Refused("guided_grammar"),
     "structured_outputs": Refused("guided_json, guided_grammar or regular_constraint"),
     "no_stop_trim": Refused("include_stop_str_in_output"), "truncate_prompt_tokens": Refused("truncate"),

@@ -142,6 +142,21 @@ def test_a_chat_has_them_beside_its_choices(client: httpx.Client, engine: FakeEn
     assert engine.added[-1].params.prompt_logprobs == -1
 
 
+def test_lightllms_own_answer_has_them_with_the_prompts_ids(client: httpx.Client, engine: FakeEngine) -> None:
+    answer = ask(client, NATIVE, prompt_logprobs=1).json()
+    ids = engine.added[-1].prompt_ids.tolist()
+    assert answer["prompt_token_ids"] == ids and len(answer["prompt_logprobs"]) == len(ids)
+    assert answer["prompt_logprobs"][0] is None and set(answer["prompt_logprobs"][1]) == {str(ids[1]), "20"}
+    assert "prompt_logprobs" not in ask(client, NATIVE, prompt_logprobs=-1).json()
+    body = {"inputs": "x", "parameters": {"prompt_logprobs": 0}}
+    for path in ("/generate_stream", "/"):
+        refused = client.post(path, json=body)
+        assert refused.status_code == 400 and "prompt_logprobs" in refused.text
+    for wrong in (-2, 21):
+        refused = ask(client, NATIVE, prompt_logprobs=wrong)
+        assert refused.status_code == 400 and "[-1, 20]" in refused.text
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETION])
 def test_prompt_logprobs_have_limits(client: httpx.Client, path: str) -> None:
     assert "streams" in refused(client, path, prompt_logprobs=1, stream=True)
