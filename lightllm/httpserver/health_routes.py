@@ -13,6 +13,7 @@ from lightllm.config import SECRET_OPTIONS
 from lightllm.httpserver.openapi import plain
 from lightllm.httpserver.state import ServerState
 from lightllm.protocol.health import Health
+from lightllm.sampling_params import MAX_BEST_OF, MAX_STOP_SEQUENCES
 
 _LATER = {"retry-after": "1"}
 
@@ -67,7 +68,7 @@ def health_routes(state: ServerState) -> APIRouter:
 
 
 def info_routes(state: ServerState) -> APIRouter:
-    """What LightLLM tells of itself since 1.2."""
+    """What the server runs with, as LightLLM tells it since 1.2 and as text-generation-inference does."""
     router = APIRouter(tags=["Server"])
 
     @router.post("/get_server_info", **plain("The options."))
@@ -77,6 +78,24 @@ def info_routes(state: ServerState) -> APIRouter:
         options = dataclasses.asdict(state.config)
         shown = {name: value for name, value in options.items() if name not in SECRET_OPTIONS}
         return JSONResponse({**shown, "version": __version__})
+
+    @router.get("/info", **plain("The model and its limits."))
+    async def info() -> Response:
+        """The model and its limits, by text-generation-inference's names."""
+        most = state.limits.max_req_total_len
+        return JSONResponse(
+            {
+                "model_id": state.model_name,
+                "model_dtype": state.config.data_type,
+                "max_input_tokens": min(most - 1, state.config.max_req_input_len or most) if most else None,
+                "max_total_tokens": most or None,
+                "max_concurrent_requests": state.config.running_max_req_size,
+                "max_best_of": MAX_BEST_OF,
+                "max_stop_sequences": MAX_STOP_SEQUENCES,
+                "router": "lightllm",
+                "version": __version__,
+            }
+        )
 
     @router.post("/get_weight_version", **plain("The version of the weights."))
     @router.get("/get_weight_version", **plain("The version of the weights."))

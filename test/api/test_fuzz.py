@@ -25,7 +25,7 @@ ROUTES = [
     ("GET", "/metrics"), ("GET", "/version"), ("POST", "/get_score"), ("POST", "/readiness"), ("POST", "/liveness"),
     ("POST", "/get_model_name"), ("GET", "/ping"), ("POST", "/ping"), ("POST", "/"), ("POST", "/tokenize"), ("POST", "/detokenize"),
     ("GET", "/tokenizer_info"), ("POST", "/v1/completions/render"), ("POST", "/v1/chat/completions/render"),
-    ("GET", "/get_server_info"), ("GET", "/get_weight_version"), ("GET", "/profiler_start"),
+    ("GET", "/get_server_info"), ("GET", "/info"), ("GET", "/get_weight_version"), ("GET", "/profiler_start"),
 ]  # fmt: skip
 
 
