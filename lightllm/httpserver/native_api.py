@@ -57,7 +57,7 @@ def native_routes(state: ServerState) -> APIRouter:
         """Generates a text, sent token by token as server-sent events."""
         return await generate_text(state, request, stream=True)
 
-    @router.post("/", **documented(GenerateRequest, "The answer, in a list.", tgi=True))
+    @router.post("/", **documented(GenerateRequest, "The answer, in a list.", tgi=True, kind="array"))
     async def compat_generate(request: Request) -> Response:
         """Generates a text as text-generation-inference does: streamed if the body says so."""
         return await generate_text(state, request, stream=None)

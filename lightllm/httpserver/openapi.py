@@ -54,12 +54,12 @@ def documented(
     *,
     openai: bool = False,
     tgi: bool = False,
+    kind: str = "object",
     media_type: str = "application/json",
     required: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of a route whose body is `model`; openai, tgi: whose errors it has."""
+    """Arguments of a route whose body is `model`; openai, tgi: whose errors it has; kind: of its answer, in JSON."""
     reference = {"$ref": _REF.format(model=model.__name__)}
-    kind = "array" if tgi else "object"
     schema = {"type": kind} if media_type == "application/json" else {}
     contents: dict[str, Any] = {media_type: {"schema": schema}}
     if (openai or tgi) and media_type == "application/json":

@@ -119,7 +119,8 @@ def tokenizer_routes(state: ServerState) -> APIRouter:
         return json_bytes(_info(state))
 
     @router.post(
-        "/v1/completions/render", **documented(CompletionRequest, "One entry a prompt.", openai=True)
+        "/v1/completions/render",
+        **documented(CompletionRequest, "One entry a prompt.", openai=True, kind="array"),
     )
     async def render_completion(request: Request) -> Response:
         """What a completion would compute: token ids and sampling parameters of each prompt."""

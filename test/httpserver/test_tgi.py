@@ -81,7 +81,8 @@ def test_the_hub_client_knows_the_errors(hub: InferenceClient, engine: FakeEngin
         hub.text_generation(PROMPT)
 
 
-def test_the_hub_client_is_told_of_the_model(hub: InferenceClient) -> None:
+def test_the_hub_client_is_told_of_the_model(client: httpx.Client) -> None:
+    hub = InferenceClient(model=str(client.base_url), provider="hf-inference")
     info = hub.get_endpoint_info()
     assert (info["model_id"], info["max_total_tokens"], info["max_input_tokens"]) == ("tiny", 512, 511)
     assert info["max_best_of"] == 128 and info["max_stop_sequences"] == 64
