@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import resource
-import sys
 from collections.abc import Callable, Sequence
 
 import setproctitle
@@ -84,7 +83,7 @@ class _Launch:
             url = url_of(listener, "https" if config.ssl_certfile else "http")
             descriptors = files.descriptors
             if config.request_log == "-":  # the standard output of a child is a pipe to the log
-                output = os.dup(sys.stdout.fileno())
+                output = os.dup(1)
                 config = dataclasses.replace(config, request_log=f"/dev/fd/{output}")
                 descriptors = (*descriptors, output)
             specs = plan_children(config, listener.fileno(), descriptors)

@@ -19,7 +19,8 @@ UP, CTRL_C, CTRL_D, ALT_ENTER = "\x1b[A", "\x03", "\x04", "\x1b\r"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with LightLLMServer(["--max_total_token_num", "4096", "--cpu_threads", "1"]) as running:
+    options = ["--max-total-token-num", "4096", "--cpu_threads=1"]
+    with LightLLMServer(options, command=(*COMMAND, "serve")) as running:
         yield running.url
 
 

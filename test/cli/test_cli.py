@@ -1,8 +1,11 @@
 """The `lightllm` command: which command a line names, and what it says where it names none."""
 
+import importlib
 import io
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.streaming_server import FakeServer
@@ -10,6 +13,12 @@ from support.streaming_server import FakeServer
 from lightllm import __version__
 from lightllm.cli import complete
 from lightllm.cli.main import main
+
+
+def test_the_installed_command_is_this_one():
+    setup = (Path(__file__).resolve().parents[2] / "setup.py").read_text()
+    module, function = re.search(r'"lightllm=([\w.]+):(\w+)"', setup).groups()
+    assert getattr(importlib.import_module(module), function) is main
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
