@@ -9,6 +9,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
+from lightllm.command_line import with_underscores
 from lightllm.server.api_server import main as api_server
 from lightllm.server.api_server import use_utf8
 
@@ -45,8 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(words: list[str]) -> int:
-    named = bool(words) and not words[0].startswith("-")
-    return api_server(["--model_dir", *words] if named else words)
+    if not words or words[0].startswith("-"):
+        return api_server(words)
+    if any(with_underscores(word).partition("=")[0] == "--model_dir" for word in words):
+        print(f"lightllm: error: {words[0]} and --model_dir are two models. Leave one out.", file=sys.stderr)
+        return 2
+    return api_server(["--model_dir", *words])
 
 
 def _chat(words: list[str]) -> int:

@@ -66,6 +66,12 @@ def test_serve_takes_a_model_with_and_without_its_option(words):
     assert "/no/such" in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("words", [["--model-dir", "b"], ["--port", "0", "--model_dir=b"]])
+def test_serve_takes_one_model(words, capsys):
+    assert main(["serve", "a", *words]) == 2
+    assert "two models" in capsys.readouterr().err
+
+
 def test_serve_has_the_servers_options():
     done = run("serve", "--prot", "1")
     assert done.returncode == 2 and "Did you mean --port?" in done.stderr + done.stdout
