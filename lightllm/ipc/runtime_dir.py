@@ -35,6 +35,7 @@ class RuntimeDir:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
         self.snapshot_file = self.path / "snapshot"
+        self.kv_map_file = self.path / "kv-map"
         self.metrics_dir = self.path / "metrics"
         self.connections_file = self.path / "connections"
         self.history_file = self.path / "history"

@@ -20,6 +20,7 @@ import zmq
 from lightllm.errors import BackendFailed, RequestError
 from lightllm.ipc.beats import BEAT_SECONDS, Beat
 from lightllm.ipc.channels import PullChannel, PushChannel
+from lightllm.ipc.kv_map import KvMapWriter
 from lightllm.ipc.snapshot import SnapshotWriter
 from lightllm.protocol import codec
 from lightllm.protocol.messages import (
@@ -65,6 +66,7 @@ class RouterLoop:
     _beat: Beat
     _vocab_size: int
     _stats: StatsLine | None
+    _kv_map: KvMapWriter | None = None
     breaches: int = 0
     """How often the books were found wrong."""
     _pending: list[RoundTokens] = dataclasses.field(default_factory=list)
@@ -207,6 +209,8 @@ class RouterLoop:
         self._snapshots.write(state)
         self._last_snapshot = now
         self._unpublished = False
+        if self._kv_map is not None and self._kv_map.due(now):
+            self._kv_map.write(self.scheduler.kv_map(now))
         if self._stats is not None and self._stats.due(now):
             self._stats.log(state, now)
 

@@ -17,6 +17,7 @@ import zmq
 from lightllm.errors import NodeLost, StartupError
 from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.child import Child
+from lightllm.ipc.kv_map import KvMapWriter
 from lightllm.ipc.rpc import RpcError, call_when_there
 from lightllm.ipc.snapshot import Snapshot, SnapshotWriter
 from lightllm.model_folder.config import eos_token_ids
@@ -83,6 +84,7 @@ class RouterProcess:
         config, runtime = self._child.config, self._child.runtime
         self._child.on_command(self._on_command)
         self._snapshots = SnapshotWriter(runtime.snapshot_file)
+        self._kv_map = KvMapWriter(runtime.kv_map_file)
         context = make_context()
         epoch = Epoch(runtime.epoch)
         intake = PullChannel(context, runtime.router_intake, codec.to_router, epoch)
@@ -133,6 +135,7 @@ class RouterProcess:
                 scheduler, channels.intake, channels.results, detokenizer, channels.workers, senders, self._snapshots,
                 self._child.beat, ready.vocab_size,
                 None if config.disable_log_stats else StatsLine(config.log_stats_interval, time.monotonic()),
+                self._kv_map,
             )  # fmt: skip
             detokenizer.send(Hello(self._epoch))
             loop.publish(time.monotonic())

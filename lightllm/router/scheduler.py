@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from typing import NamedTuple
 
+from lightllm.ipc.kv_map import KvMap
 from lightllm.ipc.snapshot import Snapshot
 from lightllm.protocol.messages import AddRequest, FinishReason, RoundTokens, worker_of
 from lightllm.protocol.rounds import Round, RoundResult, RowError, first_seq
@@ -298,6 +299,10 @@ class Scheduler:
         counts.in_flight_rounds = len(self._in_flight)
         counts.estimated_peak = self._admission.estimate_peak()
         return counts
+
+    def kv_map(self, now: float) -> KvMap:
+        """Who has which part of the KV memory, for people. `now`: when it is drawn."""
+        return self._running.kv.draw(now)
 
     def check_invariants(self) -> None:
         """Free + cached + in use = all slots, no slot owned twice, every row owned once; raises `InvariantError`."""

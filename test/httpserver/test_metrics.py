@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,7 +14,10 @@ import pytest
 from support import metrics
 from support.fake_engine import FakeEngine
 
+from lightllm.httpserver import metric_routes
+from lightllm.ipc.kv_map import Cells, KvMap, KvMapWriter
 from lightllm.ipc.metric_history import HistoryWriter
+from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.protocol.messages import Refused
 from lightllm.protocol.metrics import HTTP_METRICS
 from lightllm.protocol.samples import Sample
@@ -161,8 +166,8 @@ def test_openapi_lists_every_route_and_method_that_works(worker: Any, client: ht
         if isinstance(route, APIRoute):
             path = route.path.replace(":path}", "}")
             found |= {(method, path) for method in route.methods}
-    own = {(method, path) for method, path in found if not path.startswith(("/docs", "/openapi"))}
-    own.remove(("GET", "/"))  # for people, who are told where to look
+    own = {(method, path) for method, path in found if not path.startswith(("/docs", "/openapi", "/page/"))}
+    own.remove(("GET", "/"))  # the page, for people
     assert own == listed and ("GET", "/tokens") in listed and ("POST", "/readiness") in listed
 
 
@@ -185,3 +190,44 @@ def test_the_schema_does_not_promise_images(client: httpx.Client) -> None:
         client.post("/generate", json={"inputs": "x", "multimodal_params": {"images": [1]}}).status_code
         == 400
     )
+
+
+@pytest.fixture
+def drawing(runtime: RuntimeDir) -> Iterator[KvMapWriter]:
+    """A Router that draws the map when somebody looks, as the real one does in its turns."""
+    writer, over = KvMapWriter(runtime.kv_map_file), threading.Event()
+
+    def draw() -> None:
+        while not over.wait(0.005):
+            now = time.monotonic()
+            if writer.due(now):
+                writer.write(KvMap(now, 10, 2, 5, 1, 3, 4, Cells([5, 5], [2, 0], [2, 3])))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    yield writer
+    over.set()
+    thread.join()
+
+
+def test_the_map_of_kv_memory_is_drawn_for_whoever_asks(
+    client: httpx.Client, engine: FakeEngine, drawing: KvMapWriter
+) -> None:
+    body = client.get("/metrics/kv_map").json()
+    assert 0 <= time.monotonic() - body.pop("drawn") < 60
+    assert body == {
+        "slots": 10, "own": 2, "cached": 5, "read": 1, "free": 3, "nodes": 4,
+        "cells": {"size": [5, 5], "own": [2, 0], "cached": [2, 3]},
+    }  # fmt: skip
+    engine.ready(ready=0)
+    assert client.get("/metrics/kv_map").status_code == 503
+
+
+def test_without_a_router_that_draws_there_is_no_map(
+    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_routes, "MAP_SECONDS", 0.05)
+    monkeypatch.setattr(metric_routes, "DRAW_SECONDS", -1.0)  # what another test has drawn is old
+    response = client.get("/metrics/kv_map")
+    assert response.status_code == 503 and response.headers["retry-after"] == "1"
+    assert "has drawn no map for 0.05 s" in response.text

@@ -15,6 +15,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from lightllm.ipc.kv_map import MAP_CELLS, Cells, KvMap
 from lightllm.router.memory.radix_cache import CachedPrefix, RadixCache, common_length
 from lightllm.router.memory.token_memory import TokenMemory
 from lightllm.router.request import Request
@@ -184,6 +185,20 @@ class KvCacheManager:
         slots = self.cache.evict(self.cache.evictable)
         self.own.reclaim(slots)
         return len(slots)
+
+    # -- for people
+
+    def draw(self, now: float) -> KvMap:
+        """Who has which part of the memory. Costs milliseconds for a million slots."""
+        slots, cached = self.own.capacity, self.own.cached
+        cells = min(MAP_CELLS, slots)
+        edges = -(-np.arange(cells + 1, dtype=np.int64) * slots // cells)
+        size = np.diff(edges)
+        own, free = self.own.per_cell(cells)
+        return KvMap(
+            drawn=now, slots=slots, own=self.own.used, cached=cached, read=cached - self.cache.evictable, free=self.own.free,
+            nodes=self.cache.size, cells=Cells(size.tolist(), own.tolist(), (size - own - free).tolist()),
+        )  # fmt: skip
 
     # -- waiting for a prefix that another request computes
 

@@ -75,6 +75,11 @@ class RadixCache:
 
     # -- reading
 
+    @property
+    def size(self) -> int:
+        """Nodes, without the root."""
+        return self._nodes
+
     def match(self, tokens: np.ndarray, start: Node | None = None) -> tuple[Node, int]:
         """(last node, length) of the longest prefix of `tokens` below `start`; splits a node that ends beyond it."""
         node, length = start or self.root, 0

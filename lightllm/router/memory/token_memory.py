@@ -101,6 +101,16 @@ class TokenMemory:
         """int32 [held]: the slots of `row` in the order of its tokens; the first `most` of them."""
         return self._table[row, self._first[row] : self._count[row]][:most].copy()
 
+    def per_cell(self, cells: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [cells] each: how many slots of each of `cells` equal pieces of the memory rows hold, and how many are free.
+        Costs O(capacity)."""
+        open_rows = (self._count > self._first).nonzero()[0]
+        used = [self._table[row, self._first[row] : self._count[row]] for row in open_rows.tolist()]
+        return tuple(
+            np.bincount(slots.astype(np.int64) * cells // self.capacity, minlength=cells)
+            for slots in (np.concatenate(used or [EMPTY_INT32]), self._free.slots())
+        )  # type: ignore[return-value]
+
     def check(self, cached: np.ndarray = EMPTY_INT32) -> list[str]:
         """What is wrong with the books, if the prefix cache has the slots `cached` (int32): every slot must be in exactly
         one place. Costs O(capacity)."""
