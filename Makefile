@@ -3,7 +3,7 @@
 #   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
 #   make test                 every check, short forms
 #   make env                  only the environment
-#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-clients, make bench    long forms, by hand
+#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-clients, make test-page, make bench    long forms, by hand
 #   make docs, make clean
 
 PYTHON ?= python3
@@ -21,7 +21,7 @@ INSTALL := $(PY) -m pip --disable-pip-version-check install --no-compile
 STAMP := $(VENV)/.installed
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-clients bench docs clean
+.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-clients test-page bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -82,6 +82,11 @@ test-kernels: env
 test-clients: env
 	$(INSTALL) --quiet --upgrade --target $(VENV)/clients --no-deps -r requirements-clients.txt
 	LIGHTLLM_TEST_CLIENTS=$(VENV)/clients $(PY) -m pytest -m slow test/clients $(ARGS)
+
+# In a browser of the machine: Debian's package chromium.
+test-page: env
+	$(INSTALL) --quiet -r requirements-page.txt
+	$(PY) -m pytest -m "slow or not slow" test/httpserver/test_page.py test/httpserver/page $(ARGS)
 
 bench: env
 	$(PY) test/benchmark/serving/with_server.py $(ARGS)

@@ -53,7 +53,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["lightllm", "lightllm.*"]),
-    package_data={"lightllm": ["demo/*", "httpserver/static/*", "ops/triton/configs/*.json"]},
+    package_data={"lightllm": ["demo/*", "httpserver/page/*", "ops/triton/configs/*.json"]},
     entry_points={"console_scripts": ["lightllm=lightllm.cli.main:main"]},
     install_requires=[
         "torch>=2.11,<2.14",

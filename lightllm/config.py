@@ -90,6 +90,7 @@ class ServerConfig:
     timeout_keep_alive: int = _option(
         130, "Seconds an idle connection is kept. More than clients and proxies keep theirs, lest one is closed just as a "
         "request is sent on it.", _SERVER, **_at_least(1))  # fmt: skip
+    disable_page: bool = _option(False, "No page at / and no /docs: the API alone.", _SERVER)
     log_stats_interval: int = _option(
         10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1)
     )

@@ -1,4 +1,4 @@
-"""API keys: default deny. With keys, every route but the health checks needs one; with admin keys, what operators do needs
+"""API keys: default deny. With keys, every route but the health checks and the files of the page needs one; with admin keys, what operators do needs
 one of those.
 
 A key is presented as `Authorization: Bearer KEY`, as `x-api-key: KEY` (Anthropic's clients) or as `api-key: KEY` (Azure's).
@@ -10,7 +10,7 @@ decided in the route itself (`caller(request).require_operator()`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -56,9 +56,11 @@ def caller(request: Request) -> Caller:
 class ApiKeys:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_pages: Collection[str] = ()) -> None:
+        """open_pages: paths that a GET reaches without a key, since what is there holds nothing of the server's."""
         self._app = app
         self._keys = keys
+        self._open_pages = open_pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -66,12 +68,15 @@ class ApiKeys:
             return
         if scope["type"] == "http":
             found = self._caller(scope)
-            if found is None and scope["path"] not in OPEN_PATHS:
+            if found is None and not self._is_open(scope):
                 error = Unauthorized("a valid API key is needed: send `Authorization: Bearer KEY`")
                 await error_response(scope["path"], error)(scope, receive, send)
                 return
             scope[CALLER] = found
         await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["path"] in OPEN_PATHS or (scope["method"] == "GET" and scope["path"] in self._open_pages)
 
     def _caller(self, scope: Scope) -> Caller | None:
         """None: a key is needed, and none that is known was presented."""

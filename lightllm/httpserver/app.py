@@ -10,7 +10,7 @@ ErrorMiddleware  request id, errors in the shape of the API
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -29,6 +29,7 @@ from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.page_routes import page_paths, page_routes
 from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.state import ServerState
 from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
@@ -48,7 +49,9 @@ _BODIES = (
 
 def create_app(state: ServerState) -> FastAPI:
     """The application; its engine must be connected before the first request."""
-    app = FastAPI(title="LightLLM", version=__version__, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="LightLLM", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.include_router(native_routes(state))
     app.include_router(openai_routes(state))
     app.include_router(tokenizer_routes(state))
@@ -57,19 +60,12 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(metric_routes(state))
     app.include_router(profile_routes(state))
 
-    @app.get("/", include_in_schema=False)
-    async def where_to_look() -> Response:
-        """For the server's address opened in a browser."""
-        message = (
-            f"LightLLM {__version__} serves {state.model_name}. OpenAI's API is under /v1, LightLLM's own at "
-            "/generate; /docs shows all routes."
-        )
-        return JSONResponse({"message": message})
-
-    app.add_exception_handler(HTTPException, _http_exception)
     config = state.config
+    app.include_router(_where_to_look(state) if config.disable_page else page_routes())
+    app.add_exception_handler(HTTPException, _http_exception)
     if state.keys.needed or state.keys.admin_needed:
-        app.add_middleware(ApiKeys, keys=state.keys)
+        open_pages = frozenset() if config.disable_page else page_paths()
+        app.add_middleware(ApiKeys, keys=state.keys, open_pages=open_pages)
     app.add_middleware(BrowserGuard, config=config)
     if config.allowed_origins:
         app.add_middleware(
@@ -85,6 +81,21 @@ def create_app(state: ServerState) -> FastAPI:
     )
     openapi.install(app, _BODIES)
     return app
+
+
+def _where_to_look(state: ServerState) -> APIRouter:
+    """For the address of a server without the page, opened in a browser."""
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def where_to_look() -> Response:
+        message = (
+            f"LightLLM {__version__} serves {state.model_name}. OpenAI's API is under /v1, LightLLM's own at "
+            "/generate; /openapi.json describes all routes."
+        )
+        return JSONResponse({"message": message})
+
+    return router
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

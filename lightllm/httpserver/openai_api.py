@@ -57,6 +57,7 @@ def openai_routes(state: ServerState) -> APIRouter:
             "root": state.model_name,
             "parent": None,
             "max_model_len": state.view.snapshot().max_req_total_len or None,
+            "input_modalities": ["text", "image"] if state.images else ["text"],
         }
 
     @router.get("/models", **plain("The names of the one model.", openai=True))

@@ -230,8 +230,3 @@ def test_a_slash_at_the_end_of_a_path_makes_no_difference(client: httpx.Client) 
     assert client.post("/generate/", json=body).json()["generated_text"] == [DEFAULT_ANSWER]
     assert client.post("/v1/completions/", json={"prompt": "x"}).status_code == 200
     assert client.get("/nothing/").status_code == 404 and client.get("/version//").status_code == 404
-
-
-def test_the_root_says_where_to_look(client: httpx.Client) -> None:
-    message = client.get("/").json()["message"]
-    assert "tiny" in message and "/v1" in message and "/docs" in message
