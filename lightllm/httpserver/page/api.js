@@ -21,7 +21,10 @@ export function hasKey() {
   return readKey() !== "";
 }
 
-/** The answer; asks for a key as often as the server wants one. Raises `ServerError` for anything but a success. */
+/**
+ * The answer; asks for a key as often as the server wants one. Raises `ServerError` for anything but a
+ * success.
+ */
 export async function request(path, { body, signal, method = body === undefined ? "GET" : "POST" } = {}) {
   for (;;) {
     const headers = {};
@@ -30,7 +33,12 @@ export async function request(path, { body, signal, method = body === undefined 
     if (body !== undefined) headers["content-type"] = "application/json";
     const response = await fetch(address(path), {
       body: body === undefined ? undefined : JSON.stringify(body),
-      method, headers, signal, credentials: "omit", cache: "no-store", redirect: "error",
+      method,
+      headers,
+      signal,
+      credentials: "omit",
+      cache: "no-store",
+      redirect: "error",
     });
     if (response.status === 401) {
       await askForKey(key, signal);
@@ -84,11 +92,16 @@ async function reasonOf(response) {
 
 let asking = null;
 
-/** Resolves when a key has been given; one dialog, however many requests wait. `refused` is the key that did not open. */
+/**
+ * Resolves when a key has been given; one dialog, however many requests wait. `refused` is the key that did
+ * not open.
+ */
 function askForKey(refused, signal) {
   if (refused !== readKey()) return Promise.resolve(); // another request has got a new one meanwhile
   asking ??= new Promise((resolve, reject) => {
-    const dialog = byId("key-dialog"), form = byId("key-form"), field = byId("key");
+    const dialog = byId("key-dialog"),
+      form = byId("key-form"),
+      field = byId("key");
     byId("key-error").textContent = refused ? "The server does not know this key." : "";
     form.onsubmit = () => {
       writeKey(field.value.trim());

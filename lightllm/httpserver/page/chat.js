@@ -72,7 +72,8 @@ export class Chat {
   }
 
   _send() {
-    const content = this._draft.value.trim(), images = this._attachments.images;
+    const content = this._draft.value.trim(),
+      images = this._attachments.images;
     if (this._running || (!content && !images.length)) return;
     this._draft.value = "";
     this._attachments.set([]);
@@ -89,7 +90,11 @@ export class Chat {
   }
 
   _answerTools(message, results) {
-    const answers = message.calls.map((call, number) => ({ role: "tool", callId: call.id, content: results[number] }));
+    const answers = message.calls.map((call, number) => ({
+      role: "tool",
+      callId: call.id,
+      content: results[number],
+    }));
     this._answer([...this._messages, ...answers]);
   }
 
@@ -114,8 +119,11 @@ export class Chat {
 
   _body(messages) {
     return {
-      model: this._model, messages: requestMessages(this._settings.system, messages), stream: true,
-      stream_options: { include_usage: true }, ...this._settings.fields(),
+      model: this._model,
+      messages: requestMessages(this._settings.system, messages),
+      stream: true,
+      stream_options: { include_usage: true },
+      ...this._settings.fields(),
     };
   }
 
@@ -203,9 +211,11 @@ export class Chat {
       this._views.delete(message);
     }
     this._messages.forEach((message, place) => {
-      if (!this._views.has(message)) this._views.set(message, new MessageView(message, this._actions, this._inspector));
+      if (!this._views.has(message))
+        this._views.set(message, new MessageView(message, this._actions, this._inspector));
       const { element } = this._views.get(message);
-      if (this._list.children[place] !== element) this._list.insertBefore(element, this._list.children[place] ?? null);
+      if (this._list.children[place] !== element)
+        this._list.insertBefore(element, this._list.children[place] ?? null);
     });
     byId("empty").hidden = this._messages.length > 0;
     byId("chat-view").classList.toggle("is-empty", this._messages.length === 0);
@@ -219,7 +229,9 @@ export class Chat {
 }
 
 function reasonOf(error) {
-  return error instanceof ServerError || !(error instanceof TypeError) ? error.message : "The server cannot be reached.";
+  return error instanceof ServerError || !(error instanceof TypeError)
+    ? error.message
+    : "The server cannot be reached.";
 }
 
 function seconds() {

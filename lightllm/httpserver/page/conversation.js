@@ -30,7 +30,11 @@ function asTurn({ role, content, images, reasoning, calls, callId }) {
   if (!calls?.length) return { role, content };
   const turn = { role, content: content || null };
   if (reasoning) turn.reasoning_content = reasoning;
-  turn.tool_calls = calls.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } }));
+  turn.tool_calls = calls.map((call) => ({
+    id: call.id,
+    type: "function",
+    function: { name: call.name, arguments: call.arguments },
+  }));
   return turn;
 }
 
@@ -38,14 +42,17 @@ function asTurn({ role, content, images, reasoning, calls, callId }) {
 export function addEvent(message, event, started, now) {
   if (event.usage) {
     message.stats = {
-      ...message.stats, tokens: event.usage.completion_tokens, prompt: event.usage.prompt_tokens,
+      ...message.stats,
+      tokens: event.usage.completion_tokens,
+      prompt: event.usage.prompt_tokens,
       cached: event.usage.prompt_tokens_details?.cached_tokens ?? 0,
     };
   }
   const choice = event.choices?.[0];
   if (!choice) return;
   const { content, reasoning_content: long, reasoning = long, tool_calls: calls } = choice.delta ?? {};
-  if ((content || reasoning || calls?.length) && message.stats.first === undefined) message.stats.first = now - started;
+  if ((content || reasoning || calls?.length) && message.stats.first === undefined)
+    message.stats.first = now - started;
   if (content) message.content += content;
   if (reasoning) message.reasoning = (message.reasoning ?? "") + reasoning;
   for (const call of calls ?? []) addCall(message, call);
@@ -62,7 +69,11 @@ function addCall(message, { index, id, function: { name, arguments: text } = {} 
 }
 
 function compact({ token, bytes, logprob, top_logprobs: top }) {
-  return [bytes ?? token, rounded(logprob), (top ?? []).map((other) => [other.token, rounded(other.logprob)])];
+  return [
+    bytes ?? token,
+    rounded(logprob),
+    (top ?? []).map((other) => [other.token, rounded(other.logprob)]),
+  ];
 }
 
 function rounded(logprob) {

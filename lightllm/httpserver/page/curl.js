@@ -10,12 +10,18 @@ export function commandOf(path, method, json, options = "") {
   const lines = [`curl ${options}${quoted(address(path))}`];
   if (method !== "GET" && json === undefined) lines.push(`-X ${method}`);
   if (hasKey()) lines.push('-H "Authorization: Bearer $LIGHTLLM_API_KEY"');
-  if (json !== undefined) lines.push("-H 'Content-Type: application/json'", `-d '${json.replaceAll("'", "'\\''")}'`);
+  if (json !== undefined)
+    lines.push("-H 'Content-Type: application/json'", `-d '${json.replaceAll("'", "'\\''")}'`);
   return lines.join(" \\\n  ");
 }
 
 export function showCurl(body) {
-  const text = commandOf("v1/chat/completions", "POST", JSON.stringify(body, shorten, 2), body.stream ? "-N " : "");
+  const text = commandOf(
+    "v1/chat/completions",
+    "POST",
+    JSON.stringify(body, shorten, 2),
+    body.stream ? "-N " : "",
+  );
   byId("curl-text").textContent = text;
   const button = byId("copy-curl");
   button.onclick = () => copy(text, button);

@@ -42,7 +42,11 @@ function byTag({ paths }) {
   const tags = new Map();
   for (const [path, item] of Object.entries(paths)) {
     const found = METHODS.filter((method) => item[method]);
-    const same = found.length > 1 && found.every((method) => item[method].description === item[found[0]].description && !item[method].requestBody);
+    const same =
+      found.length > 1 &&
+      found.every(
+        (method) => item[method].description === item[found[0]].description && !item[method].requestBody,
+      );
     for (const methods of same ? [found] : found.map((method) => [method])) {
       const operation = item[methods[0]];
       const tag = operation.tags?.[0] ?? "Other";
@@ -55,18 +59,39 @@ function byTag({ paths }) {
 
 function section(tag, routes, schemas) {
   const id = `tag-${tag.replace(/\W+/g, "-")}`;
-  return h("section", { "aria-labelledby": id }, h("h2", { id }, tag), routes.map((route) => routeOf(route, schemas)));
+  return h(
+    "section",
+    { "aria-labelledby": id },
+    h("h2", { id }, tag),
+    routes.map((route) => routeOf(route, schemas)),
+  );
 }
 
 function routeOf({ path, methods, operation }, schemas) {
-  const details = h("details", { class: "route", id: `${methods[0]}${path}` },
-    h("summary", {}, methods.map((method) => h("span", { class: "method" }, method.toUpperCase())),
-      h("code", {}, path), h("span", { class: "brief" }, brief(operation))));
+  const details = h(
+    "details",
+    { class: "route", id: `${methods[0]}${path}` },
+    h(
+      "summary",
+      {},
+      methods.map((method) => h("span", { class: "method" }, method.toUpperCase())),
+      h("code", {}, path),
+      h("span", { class: "brief" }, brief(operation)),
+    ),
+  );
   // Most are never opened.
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(...contents(path, methods[0], operation, schemas));
+    if (details.open && details.children.length === 1)
+      details.append(...contents(path, methods[0], operation, schemas));
   });
-  details.searched = [path, operation.summary, operation.description, ...fieldNames(bodyOf(operation), schemas)].join(" ").toLowerCase();
+  details.searched = [
+    path,
+    operation.summary,
+    operation.description,
+    ...fieldNames(bodyOf(operation), schemas),
+  ]
+    .join(" ")
+    .toLowerCase();
   return details;
 }
 
@@ -87,17 +112,41 @@ function contents(path, method, operation, schemas) {
   const schema = bodyOf(operation);
   const rows = schema ? schemas.rows(schema) : [];
   return [
-    operation.description ? h("p", {}, operation.description) : null,
+    operation.description && operation.description.length > brief(operation).length + 1
+      ? h("p", {}, operation.description)
+      : null,
     rows.length ? table("Fields of the body", ["Field", "Type", "Meaning"], rows) : null,
-    table("Answers", ["Status", "When"], Object.entries(operation.responses ?? {}).map(([status, { description }]) =>
-      h("tr", {}, h("th", { scope: "row" }, h("code", {}, status)), h("td", {}, description)))),
+    table(
+      "Answers",
+      ["Status", "When"],
+      Object.entries(operation.responses ?? {}).map(([status, { description }]) =>
+        h("tr", {}, h("th", { scope: "row" }, h("code", {}, status)), h("td", {}, description)),
+      ),
+    ),
     attempt(path, method, schema, schemas),
   ].filter(Boolean);
 }
 
 function table(caption, heads, rows) {
-  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption }, h("table", {}, h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows)));
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": caption },
+    h(
+      "table",
+      {},
+      h("caption", {}, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((head) => h("th", { scope: "col" }, head)),
+        ),
+      ),
+      h("tbody", {}, rows),
+    ),
+  );
 }
 
 // -- trying a route
@@ -106,17 +155,33 @@ function attempt(path, method, schema, schemas) {
   const id = `${method}${path}`;
   const where = h("input", { id: `path-${id}`, spellcheck: "false" });
   where.value = path.slice(1);
-  const body = schema ? h("textarea", { id: `body-${id}`, rows: 7, spellcheck: "false", class: "code" }) : null;
+  const body = schema
+    ? h("textarea", { id: `body-${id}`, rows: 7, spellcheck: "false", class: "code" })
+    : null;
   if (body) body.value = JSON.stringify(EXAMPLES[path] ?? schemas.example(schema), null, 2);
   const shown = h("pre", { class: "command", tabindex: 0, hidden: true, "aria-live": "polite" });
   const command = () => commandOf(where.value, method.toUpperCase(), body?.value);
   const copied = iconButton("copy", "Copy as curl", () => copy(command(), copied));
-  return h("form", { class: "try", onsubmit: (event) => {
-    event.preventDefault();
-    send(where.value, method, body?.value, shown);
-  } },
-    h("div", { class: "address" }, h("label", { for: where.id }, "Path"), where, copied, h("button", { type: "submit", class: "primary" }, "Send")),
-    body ? [h("label", { for: body.id }, "Body"), body] : null, shown);
+  return h(
+    "form",
+    {
+      class: "try",
+      onsubmit: (event) => {
+        event.preventDefault();
+        send(where.value, method, body?.value, shown);
+      },
+    },
+    h(
+      "div",
+      { class: "address" },
+      h("label", { for: where.id }, "Path"),
+      where,
+      copied,
+      h("button", { type: "submit", class: "primary" }, "Send"),
+    ),
+    body ? [h("label", { for: body.id }, "Body"), body] : null,
+    shown,
+  );
 }
 
 async function send(path, method, text, shown) {

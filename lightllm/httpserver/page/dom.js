@@ -1,4 +1,7 @@
-/** Building elements without markup: text only ever becomes text nodes, so nothing that a model writes is interpreted. */
+/**
+ * Building elements without markup: text only ever becomes text nodes, so nothing that a model writes is
+ * interpreted.
+ */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -21,7 +24,10 @@ const ICONS = {
   screen: "M2.5 3h11v7.5h-11zM6 13.5h4M8 10.5v3",
 };
 
-/** An element with attributes and children. `onclick` and the like are listeners; false, null and undefined leave an attribute out. */
+/**
+ * An element with attributes and children. `onclick` and the like are listeners; false, null and undefined
+ * leave an attribute out.
+ */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -29,7 +35,9 @@ export function h(tag, attributes = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -42,14 +50,26 @@ export function svg(tag, attributes = {}, ...children) {
 
 export function icon(name) {
   const stroke = {
-    fill: "none", stroke: "currentColor", "stroke-width": 1.4, "stroke-linecap": "round", "stroke-linejoin": "round",
+    fill: "none",
+    stroke: "currentColor",
+    "stroke-width": 1.4,
+    "stroke-linecap": "round",
+    "stroke-linejoin": "round",
   };
-  return svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true", ...stroke }, svg("path", { d: ICONS[name] }));
+  return svg(
+    "svg",
+    { viewBox: "0 0 16 16", "aria-hidden": "true", ...stroke },
+    svg("path", { d: ICONS[name] }),
+  );
 }
 
 /** A button with an icon alone; its label is read aloud and shown as a tip. */
 export function iconButton(name, label, onclick, more = {}) {
-  return h("button", { type: "button", class: "quiet", "aria-label": label, title: label, onclick, ...more }, icon(name));
+  return h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": label, title: label, onclick, ...more },
+    icon(name),
+  );
 }
 
 /** Buttons of index.html say with `data-icon` what is drawn in them. */

@@ -11,7 +11,8 @@ export class Attachments {
     this._images = [];
     this._list = byId("attached");
     this._allowed = false;
-    const files = byId("files"), composer = byId("composer");
+    const files = byId("files"),
+      composer = byId("composer");
     byId("attach").addEventListener("click", () => files.click());
     files.addEventListener("change", async () => {
       await this.add([...files.files]);
@@ -58,13 +59,29 @@ export class Attachments {
 
   _draw() {
     this._list.hidden = this._images.length === 0;
-    this._list.replaceChildren(...this._images.map((image, number) => h("li", {},
-      h("img", { src: image.url, alt: image.name }),
-      h("button", { type: "button", class: "remove", "aria-label": `Remove ${image.name}`, onclick: () => {
-        this._images.splice(number, 1);
-        this._draw();
-        byId("draft").focus();
-      } }, icon("close")))));
+    this._list.replaceChildren(
+      ...this._images.map((image, number) =>
+        h(
+          "li",
+          {},
+          h("img", { src: image.url, alt: image.name }),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "remove",
+              "aria-label": `Remove ${image.name}`,
+              onclick: () => {
+                this._images.splice(number, 1);
+                this._draw();
+                byId("draft").focus();
+              },
+            },
+            icon("close"),
+          ),
+        ),
+      ),
+    );
   }
 }
 
@@ -72,7 +89,10 @@ async function dataUrl(file) {
   const bitmap = await createImageBitmap(file);
   const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
   if (scale === 1 && file.size <= MAX_BYTES) return asDataUrl(file);
-  const canvas = h("canvas", { width: Math.round(bitmap.width * scale), height: Math.round(bitmap.height * scale) });
+  const canvas = h("canvas", {
+    width: Math.round(bitmap.width * scale),
+    height: Math.round(bitmap.height * scale),
+  });
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return canvas.toDataURL("image/jpeg", 0.9);
 }

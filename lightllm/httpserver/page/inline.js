@@ -1,17 +1,28 @@
-/** What stands within a line of markdown: emphasis, code, links. Images are shown as links: a page that fetched them would tell
- * their server what was said. */
+/**
+ * What stands within a line of markdown: emphasis, code, links. Images are shown as links: a page that
+ * fetched them would tell their server what was said.
+ */
 
 import { h } from "./dom.js";
 
 const MAX_DEPTH = 8;
-const LINK = /!?\[((?:[^[\]\n\\]|\\.){0,500})\]\(\s*<?([^\s()<>]{1,2000}(?:\([^\s()<>]{0,500}\)[^\s()<>]{0,500})?)>?(?:\s+"[^"\n]{0,500}")?\s*\)/y;
+const LINK =
+  /!?\[((?:[^[\]\n\\]|\\.){0,500})\]\(\s*<?([^\s()<>]{1,2000}(?:\([^\s()<>]{0,500}\)[^\s()<>]{0,500})?)>?(?:\s+"[^"\n]{0,500}")?\s*\)/y;
 const BARE_LINK = /https?:\/\/[^\s<>"'`]{1,2000}/y;
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
 const EMPHASIS = [
-  ["***", "strong"], ["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"],
+  ["***", "strong"],
+  ["**", "strong"],
+  ["__", "strong"],
+  ["~~", "del"],
+  ["*", "em"],
+  ["_", "em"],
 ];
 
-/** The nodes of lines of text ({ text, at }); line breaks stay. Adds to `marks` where each text node comes from. */
+/**
+ * The nodes of lines of text ({ text, at }); line breaks stay. Adds to `marks` where each text node comes
+ * from.
+ */
 export function inline(lines, marks) {
   const text = lines.map((line) => line.text).join("\n");
   const starts = [];
@@ -35,7 +46,8 @@ class Scanner {
   /** Of text[from:to]. */
   nodes(from, to, depth) {
     const found = [];
-    let plain = from, i = from;
+    let plain = from,
+      i = from;
     while (i < to) {
       const match = this._at(i, to, depth);
       if (!match) {
@@ -53,13 +65,22 @@ class Scanner {
   /** What begins at `i`: { nodes, end }, or null. */
   _at(i, to, depth) {
     switch (this._text[i]) {
-      case "\\": return this._escaped(i, to);
-      case "`": return this._code(i, to);
-      case "!": return this._text[i + 1] === "[" ? this._link(i, to, depth) : null;
-      case "[": return this._link(i, to, depth);
-      case "h": return this._bareLink(i, to);
-      case "*": case "_": case "~": return depth < MAX_DEPTH ? this._emphasis(i, to, depth) : null;
-      default: return null;
+      case "\\":
+        return this._escaped(i, to);
+      case "`":
+        return this._code(i, to);
+      case "!":
+        return this._text[i + 1] === "[" ? this._link(i, to, depth) : null;
+      case "[":
+        return this._link(i, to, depth);
+      case "h":
+        return this._bareLink(i, to);
+      case "*":
+      case "_":
+      case "~":
+        return depth < MAX_DEPTH ? this._emphasis(i, to, depth) : null;
+      default:
+        return null;
     }
   }
 
@@ -71,10 +92,18 @@ class Scanner {
   _code(i, to) {
     const [ticks] = /^`+/.exec(this._text.slice(i, Math.min(to, i + 32)));
     const inside = i + ticks.length;
-    const close = this._find(ticks, inside, to, (at) => this._text[at - 1] !== "`" && this._text[at + ticks.length] !== "`");
+    const close = this._find(
+      ticks,
+      inside,
+      to,
+      (at) => this._text[at - 1] !== "`" && this._text[at + ticks.length] !== "`",
+    );
     if (close < 0) return { nodes: this._texts(i, inside), end: inside };
     const padded = close - inside > 2 && this._text[inside] === " " && this._text[close - 1] === " " ? 1 : 0;
-    return { nodes: [h("code", {}, this._texts(inside + padded, close - padded))], end: close + ticks.length };
+    return {
+      nodes: [h("code", {}, this._texts(inside + padded, close - padded))],
+      end: close + ticks.length,
+    };
   }
 
   _link(i, to, depth) {
@@ -84,7 +113,9 @@ class Scanner {
     const url = safe(match[2]);
     if (!url) return null;
     const label = i + match[0].indexOf("[") + 1;
-    const inside = match[1] ? this.nodes(label, label + match[1].length, MAX_DEPTH) : [document.createTextNode(url)];
+    const inside = match[1]
+      ? this.nodes(label, label + match[1].length, MAX_DEPTH)
+      : [document.createTextNode(url)];
     return { nodes: [anchor(url, inside)], end: LINK.lastIndex };
   }
 
@@ -115,7 +146,8 @@ class Scanner {
   }
 
   _closes(mark, at) {
-    const before = this._text[at - 1], behind = this._text[at + mark.length] ?? "";
+    const before = this._text[at - 1],
+      behind = this._text[at + mark.length] ?? "";
     if (/[\s\\]/.test(before) || (mark[0] === "_" && /\w/.test(behind))) return false;
     return mark.length > 1 || (before !== mark && behind !== mark);
   }
@@ -137,7 +169,7 @@ class Scanner {
   _texts(from, to) {
     const nodes = [];
     let low = 0;
-    for (let at = from; at < to; ) {
+    for (let at = from; at < to;) {
       while (low + 1 < this._starts.length && this._starts[low + 1].from <= at) low += 1;
       const end = Math.min(to, this._starts[low + 1]?.from ?? to);
       const node = document.createTextNode(this._text.slice(at, end));

@@ -1,8 +1,10 @@
 /**
- * Markdown as models write it, as elements. The source is never parsed as HTML: a tag in it is shown as it stands.
+ * Markdown as models write it, as elements. The source is never parsed as HTML: a tag in it is shown as it
+ * stands.
  *
- * Every text node knows where in the source it comes from (`Rendered.marks`), so that a place on the screen leads to the token
- * that it was made of. Top-level blocks whose source is unchanged keep their elements while an answer grows.
+ * Every text node knows where in the source it comes from (`Rendered.marks`), so that a place on the screen
+ * leads to the token that it was made of. Top-level blocks whose source is unchanged keep their elements
+ * while an answer grows.
  */
 
 import { h, iconButton, copy } from "./dom.js";
@@ -25,7 +27,9 @@ export class Rendered {
 
   /** [{ node, from, to }] in the order of the source. */
   get marks() {
-    return this._blocks.flatMap(({ at, marks }) => marks.map((m) => ({ node: m.node, from: at + m.from, to: at + m.to })));
+    return this._blocks.flatMap(({ at, marks }) =>
+      marks.map((m) => ({ node: m.node, from: at + m.from, to: at + m.to })),
+    );
   }
 
   update(source) {
@@ -36,7 +40,12 @@ export class Rendered {
     for (const part of parts.slice(same)) {
       const marks = [];
       const element = build(part, marks, 0);
-      this._blocks.push({ source: part.source, at: part.lines[0].at, element, marks: marks.map(relative(part.lines[0].at)) });
+      this._blocks.push({
+        source: part.source,
+        at: part.lines[0].at,
+        element,
+        marks: marks.map(relative(part.lines[0].at)),
+      });
       this.element.append(element);
     }
     for (let i = 0; i < same; i += 1) this._blocks[i].at = parts[i].lines[0].at;
@@ -60,7 +69,7 @@ function linesOf(source) {
 /** Blocks as { kind, lines, source }. */
 function split(lines) {
   const blocks = [];
-  for (let i = 0; i < lines.length; ) {
+  for (let i = 0; i < lines.length;) {
     if (!lines[i].text.trim()) {
       i += 1;
       continue;
@@ -82,7 +91,12 @@ function blockAt(lines, i) {
   if (RULE.test(text)) return ["rule", i + 1];
   if (QUOTE.test(text)) return ["quote", runEnd(lines, i + 1, (line) => QUOTE.test(line) || isLazy(line))];
   if (ITEM.test(text)) return ["list", listEnd(lines, i)];
-  if (text.includes("|") && i + 1 < lines.length && DELIMITERS.test(lines[i + 1].text) && lines[i + 1].text.includes("|")) {
+  if (
+    text.includes("|") &&
+    i + 1 < lines.length &&
+    DELIMITERS.test(lines[i + 1].text) &&
+    lines[i + 1].text.includes("|")
+  ) {
     return ["table", runEnd(lines, i + 2, (line) => line.includes("|") && line.trim() !== "")];
   }
   return ["paragraph", runEnd(lines, i + 1, isLazy)];
@@ -107,10 +121,13 @@ function isLazy(text) {
   return text.trim() !== "" && ![FENCE, HEADING, RULE, QUOTE, ITEM].some((pattern) => pattern.test(text));
 }
 
-/** A list ends with a line that is not indented, behind an empty one, or with one that begins something else. */
+/**
+ * A list ends with a line that is not indented, behind an empty one, or with one that begins something else.
+ */
 function listEnd(lines, from) {
   const ordered = /\d/.test(ITEM.exec(lines[from].text)[2]);
-  let end = from + 1, empty = false;
+  let end = from + 1,
+    empty = false;
   for (; end < lines.length; end += 1) {
     const { text } = lines[end];
     if (!text.trim()) {
@@ -139,7 +156,14 @@ function children(lines, marks, depth) {
 }
 
 function paragraph(lines, marks) {
-  return h("p", {}, inline(lines.map((line) => cut(line, /^\s*/.exec(line.text)[0].length)), marks));
+  return h(
+    "p",
+    {},
+    inline(
+      lines.map((line) => cut(line, /^\s*/.exec(line.text)[0].length)),
+      marks,
+    ),
+  );
 }
 
 function heading([line], marks) {
@@ -149,7 +173,15 @@ function heading([line], marks) {
 }
 
 function quote(lines, marks, depth) {
-  return h("blockquote", {}, children(lines.map((line) => cut(line, QUOTE.exec(line.text)?.[0].length ?? 0)), marks, depth));
+  return h(
+    "blockquote",
+    {},
+    children(
+      lines.map((line) => cut(line, QUOTE.exec(line.text)?.[0].length ?? 0)),
+      marks,
+      depth,
+    ),
+  );
 }
 
 function list(lines, marks, depth) {
@@ -158,7 +190,11 @@ function list(lines, marks, depth) {
   const items = [];
   for (const line of lines) {
     const item = ITEM.exec(line.text);
-    if (item && (items.length === 0 || item[1].length <= indent + 1) && !(items.length && RULE.test(line.text))) {
+    if (
+      item &&
+      (items.length === 0 || item[1].length <= indent + 1) &&
+      !(items.length && RULE.test(line.text))
+    ) {
       items.push({ width: item[0].length, lines: [cut(line, item[0].length)] });
     } else {
       const { width, lines: inner } = items.at(-1);
@@ -168,21 +204,48 @@ function list(lines, marks, depth) {
   const loose = lines.some((line) => !line.text.trim());
   const number = parseInt(first[2], 10);
   const start = Number.isNaN(number) || number === 1 ? null : number;
-  return h(Number.isNaN(number) ? "ul" : "ol", { start, class: loose ? "loose" : null }, items.map((item) =>
-    h("li", {}, unwrapped(children(item.lines, marks, depth), loose))));
+  return h(
+    Number.isNaN(number) ? "ul" : "ol",
+    { start, class: loose ? "loose" : null },
+    items.map((item) => h("li", {}, unwrapped(children(item.lines, marks, depth), loose))),
+  );
 }
 
 /** The items of a tight list have no paragraphs. */
 function unwrapped(elements, loose) {
-  return loose ? elements : elements.flatMap((element) => (element.tagName === "P" ? [...element.childNodes] : [element]));
+  return loose
+    ? elements
+    : elements.flatMap((element) => (element.tagName === "P" ? [...element.childNodes] : [element]));
 }
 
 function table(lines, marks) {
-  const sides = cells(lines[1]).map(({ text }) => (text.endsWith(":") ? (text.startsWith(":") ? "middle" : "right") : null));
-  const row = (line, tag) => h("tr", {}, cells(line).slice(0, sides.length).map((cell, column) =>
-    h(tag, { class: sides[column], scope: tag === "th" ? "col" : null }, inline([cell], marks))));
-  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table" }, h("table", {},
-    h("thead", {}, row(lines[0], "th")), h("tbody", {}, lines.slice(2).map((line) => row(line, "td")))));
+  const sides = cells(lines[1]).map(({ text }) =>
+    text.endsWith(":") ? (text.startsWith(":") ? "middle" : "right") : null,
+  );
+  const row = (line, tag) =>
+    h(
+      "tr",
+      {},
+      cells(line)
+        .slice(0, sides.length)
+        .map((cell, column) =>
+          h(tag, { class: sides[column], scope: tag === "th" ? "col" : null }, inline([cell], marks)),
+        ),
+    );
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table" },
+    h(
+      "table",
+      {},
+      h("thead", {}, row(lines[0], "th")),
+      h(
+        "tbody",
+        {},
+        lines.slice(2).map((line) => row(line, "td")),
+      ),
+    ),
+  );
 }
 
 /** The cells of a row; a bar behind a backslash separates nothing. */
@@ -206,14 +269,24 @@ function code(lines, marks) {
   const last = lines.at(-1).text.trim();
   const closed = lines.length > 1 && last.length >= fence.length && last === fence[0].repeat(last.length);
   const body = lines.slice(1, closed ? -1 : undefined);
-  const element = h("code", {}, body.map((line, number) => {
-    const node = document.createTextNode(number + 1 < body.length ? `${line.text}\n` : line.text);
-    marks.push({ node, from: line.at, to: line.at + node.length });
-    return node;
-  }));
-  const button = iconButton("copy", "Copy code", () => copy(body.map((line) => line.text).join("\n"), button));
-  return h("figure", { class: "code" }, h("figcaption", {}, h("span", {}, language || "code"), button),
-    h("pre", { tabindex: 0 }, element));
+  const element = h(
+    "code",
+    {},
+    body.map((line, number) => {
+      const node = document.createTextNode(number + 1 < body.length ? `${line.text}\n` : line.text);
+      marks.push({ node, from: line.at, to: line.at + node.length });
+      return node;
+    }),
+  );
+  const button = iconButton("copy", "Copy code", () =>
+    copy(body.map((line) => line.text).join("\n"), button),
+  );
+  return h(
+    "figure",
+    { class: "code" },
+    h("figcaption", {}, h("span", {}, language || "code"), button),
+    h("pre", { tabindex: 0 }, element),
+  );
 }
 
 function cut(line, count) {

@@ -5,13 +5,16 @@ import { Rendered } from "./markdown.js";
 
 const NAMES = { user: "You", assistant: "Model", tool: "Tool result" };
 const REASONS = {
-  length: "cut off at the token limit", stopped: "stopped", tool_calls: "waits for the tools' results",
-  content_filter: "withheld by a filter", abort: "aborted",
+  length: "cut off at the token limit",
+  stopped: "stopped",
+  tool_calls: "waits for the tools' results",
+  content_filter: "withheld by a filter",
+  abort: "aborted",
 };
 
 /**
- * A message on the screen. `actions` are what its buttons do: edit(message, changes), regenerate(message), remove(message),
- * answerTools(message, results).
+ * A message on the screen. `actions` are what its buttons do: edit(message, changes), regenerate(message),
+ * remove(message), answerTools(message, results).
  */
 export class MessageView {
   constructor(message, actions, inspector) {
@@ -25,10 +28,16 @@ export class MessageView {
     this._foot = h("div", { class: "foot" });
     this._calls = h("div", { class: "calls" });
     this._body.append(this._text, this._calls);
-    this.element = h("article", { class: `message ${message.role}`, "aria-label": NAMES[message.role] },
-      h("h2", { class: "who" }, NAMES[message.role]), this._body, this._foot);
+    this.element = h(
+      "article",
+      { class: `message ${message.role}`, "aria-label": NAMES[message.role] },
+      h("h2", { class: "who" }, NAMES[message.role]),
+      this._body,
+      this._foot,
+    );
     if (message.images?.length) this._body.prepend(pictures(message.images));
-    if (message.imagesLost) this._body.prepend(h("p", { class: "note" }, "Its images were too large to be kept."));
+    if (message.imagesLost)
+      this._body.prepend(h("p", { class: "note" }, "Its images were too large to be kept."));
     this.update();
     if (!message.writing) this.finish();
   }
@@ -48,7 +57,11 @@ export class MessageView {
     const message = this._message;
     this.update();
     if (message.calls?.length && !message.writing) this._askForResults();
-    this._foot.replaceChildren(...this._problems(), h("div", { class: "tools" }, ...this._buttons()), ...this._figures());
+    this._foot.replaceChildren(
+      ...this._problems(),
+      h("div", { class: "tools" }, ...this._buttons()),
+      ...this._figures(),
+    );
     if (message.tokens?.length) this._inspector.attach(this._text, message, this._rendered.marks);
   }
 
@@ -68,11 +81,23 @@ export class MessageView {
       this._foot.querySelector("button")?.focus();
     };
     const label = role === "user" ? "Send" : "Keep";
-    const form = h("form", { class: "edit", onsubmit: (event) => {
-      event.preventDefault();
-      save();
-    } }, area, h("div", { class: "row end" }, h("button", { type: "button", onclick: cancel }, "Cancel"),
-      h("button", { type: "submit", class: "primary" }, label)));
+    const form = h(
+      "form",
+      {
+        class: "edit",
+        onsubmit: (event) => {
+          event.preventDefault();
+          save();
+        },
+      },
+      area,
+      h(
+        "div",
+        { class: "row end" },
+        h("button", { type: "button", onclick: cancel }, "Cancel"),
+        h("button", { type: "submit", class: "primary" }, label),
+      ),
+    );
     area.addEventListener("keydown", (event) => {
       if (event.key === "Escape") cancel();
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing && role === "user") {
@@ -89,7 +114,11 @@ export class MessageView {
     if (!this._reasoning) {
       const text = h("div", { class: "text" });
       const label = h("span", {});
-      this._reasoning = { label, rendered: new Rendered(text), element: h("details", { class: "reasoning" }, h("summary", {}, label), text) };
+      this._reasoning = {
+        label,
+        rendered: new Rendered(text),
+        element: h("details", { class: "reasoning" }, h("summary", {}, label), text),
+      };
       this._body.prepend(this._reasoning.element);
     }
     this._reasoning.label.textContent = thinking ? "Thinking…" : "Reasoning";
@@ -97,19 +126,41 @@ export class MessageView {
   }
 
   _call({ name, arguments: text }) {
-    return h("figure", { class: "code call" }, h("figcaption", {}, h("span", {}, "calls ", h("code", {}, name))),
-      h("pre", { tabindex: 0 }, h("code", {}, pretty(text))));
+    return h(
+      "figure",
+      { class: "code call" },
+      h("figcaption", {}, h("span", {}, "calls ", h("code", {}, name))),
+      h("pre", { tabindex: 0 }, h("code", {}, pretty(text))),
+    );
   }
 
   _askForResults() {
     if (!this._actions.isLast(this._message)) return;
-    const areas = this._message.calls.map((call, number) => h("textarea", {
-      rows: 2, class: "code", "aria-label": `Result of ${call.name}, call ${number + 1}`, placeholder: `Result of ${call.name}`,
-    }));
-    this._calls.append(h("form", { class: "edit", onsubmit: (event) => {
-      event.preventDefault();
-      this._actions.answerTools(this._message, areas.map((area) => area.value));
-    } }, ...areas, h("div", { class: "row end" }, h("button", { type: "submit", class: "primary" }, "Send results"))));
+    const areas = this._message.calls.map((call, number) =>
+      h("textarea", {
+        rows: 2,
+        class: "code",
+        "aria-label": `Result of ${call.name}, call ${number + 1}`,
+        placeholder: `Result of ${call.name}`,
+      }),
+    );
+    this._calls.append(
+      h(
+        "form",
+        {
+          class: "edit",
+          onsubmit: (event) => {
+            event.preventDefault();
+            this._actions.answerTools(
+              this._message,
+              areas.map((area) => area.value),
+            );
+          },
+        },
+        ...areas,
+        h("div", { class: "row end" }, h("button", { type: "submit", class: "primary" }, "Send results")),
+      ),
+    );
   }
 
   _problems() {
@@ -120,14 +171,16 @@ export class MessageView {
   }
 
   _buttons() {
-    const message = this._message, actions = this._actions;
+    const message = this._message,
+      actions = this._actions;
     const buttons = [];
     if (message.content) {
       const button = iconButton("copy", "Copy message", () => copy(message.content, button));
       buttons.push(button);
     }
     if (message.role !== "tool") buttons.push(iconButton("edit", "Edit message", () => this.edit()));
-    if (message.role === "assistant") buttons.push(iconButton("again", "Regenerate", () => actions.regenerate(message)));
+    if (message.role === "assistant")
+      buttons.push(iconButton("again", "Regenerate", () => actions.regenerate(message)));
     buttons.push(iconButton("remove", "Delete message", () => actions.remove(message)));
     return buttons;
   }
@@ -145,7 +198,11 @@ export class MessageView {
 }
 
 function pictures(images) {
-  return h("div", { class: "pictures" }, images.map(({ url, name }) => h("img", { src: url, alt: name })));
+  return h(
+    "div",
+    { class: "pictures" },
+    images.map(({ url, name }) => h("img", { src: url, alt: name })),
+  );
 }
 
 function pretty(text) {

@@ -1,29 +1,55 @@
-/** Lines over time, drawn as SVG. The legend reads the values off: the latest ones, or those under the pointer or the arrow keys. */
+/**
+ * Lines over time, drawn as SVG. The legend reads the values off: the latest ones, or those under the
+ * pointer or the arrow keys.
+ */
 
 import { h, svg } from "./dom.js";
 
 const HEIGHT = 132;
-const LEFT = 46, RIGHT = 6, TOP = 8, BOTTOM = 20;
+const LEFT = 46,
+  RIGHT = 6,
+  TOP = 8,
+  BOTTOM = 20;
 
 /**
- * `series`: [{ field, label, color }], `color` the number of a colour of dashboard.css; `format` shows a value; `stacked` draws
- * areas on top of each other, up to the field `ceiling`; `least`: the scale goes up to that at least; `whole`: values are counts.
+ * `series`: [{ field, label, color }], `color` the number of a colour of dashboard.css; `format` shows a
+ * value; `stacked` draws areas on top of each other, up to the field `ceiling`; `least`: the scale goes up
+ * to that at least; `whole`: values are counts.
  */
 export class Plot {
   constructor({ title, note, series, format, stacked = false, ceiling = null, least = 1, whole = false }) {
     Object.assign(this, { title, series, format, stacked, ceiling, least, whole });
     this._at = null;
     this._values = series.map(() => h("span", { class: "value" }));
-    const legend = h("ul", { class: "legend" }, series.map(({ label, color }, i) =>
-      h("li", { class: `color-${color}` }, h("span", { class: "key" }), label, this._values[i])));
+    const legend = h(
+      "ul",
+      { class: "legend" },
+      series.map(({ label, color }, i) =>
+        h("li", { class: `color-${color}` }, h("span", { class: "key" }), label, this._values[i]),
+      ),
+    );
     this._svg = svg("svg", { class: "plot", role: "img", tabindex: 0 });
     this._when = h("span", { class: "when" });
-    this.element = h("figure", { class: "panel" },
-      h("figcaption", {}, h("h3", {}, title), note ? h("p", { class: "about" }, note) : null, legend, this._when), this._svg);
+    this.element = h(
+      "figure",
+      { class: "panel" },
+      h(
+        "figcaption",
+        {},
+        h("h3", {}, title),
+        note ? h("p", { class: "about" }, note) : null,
+        legend,
+        this._when,
+      ),
+      this._svg,
+    );
     this._listen();
   }
 
-  /** `times`: seconds, ascending; `samples`: field -> values, null where there is none; `seconds`: how far back is shown. */
+  /**
+   * `times`: seconds, ascending; `samples`: field -> values, null where there is none; `seconds`: how far
+   * back is shown.
+   */
   update(times, samples, seconds) {
     this._data = { times, samples, seconds };
     this.draw();
@@ -60,8 +86,18 @@ export class Plot {
 
   _grid(top, y, width) {
     return [0, 0.5, 1].flatMap((share) => [
-      svg("line", { class: share ? "grid" : "axis", x1: LEFT, x2: width - RIGHT, y1: y(top * share), y2: y(top * share) }),
-      svg("text", { class: "tick", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, this.format(top * share)),
+      svg("line", {
+        class: share ? "grid" : "axis",
+        x1: LEFT,
+        x2: width - RIGHT,
+        y1: y(top * share),
+        y2: y(top * share),
+      }),
+      svg(
+        "text",
+        { class: "tick", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" },
+        this.format(top * share),
+      ),
     ]);
   }
 
@@ -116,7 +152,8 @@ export class Plot {
       const share = (event.clientX - this._svg.getBoundingClientRect().left - LEFT) / (width - LEFT - RIGHT);
       this._point(end - seconds * (1 - share));
     });
-    for (const leaving of ["pointerleave", "blur"]) this._svg.addEventListener(leaving, () => this._point(null));
+    for (const leaving of ["pointerleave", "blur"])
+      this._svg.addEventListener(leaving, () => this._point(null));
     this._svg.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10 }[event.key];
       if (!step || !this._data?.times.length) return;
@@ -140,7 +177,8 @@ function stack(columns) {
 
 /** A line breaks where there is no value, or where a second or more is missing. */
 function line(times, values, x, y) {
-  let path = "", before = null;
+  let path = "",
+    before = null;
   times.forEach((time, i) => {
     const value = values[i];
     if (value === null || value === undefined) {

@@ -15,16 +15,20 @@ export class Schemas {
   /** The schema itself, where it is named only. */
   resolve(schema) {
     const name = schema?.$ref?.split("/").pop();
-    return name ? { title: name, ...this._all[name] } : schema ?? {};
+    return name ? { title: name, ...this._all[name] } : (schema ?? {});
   }
 
   /** The fields of a schema as rows, those of fields within fields indented. */
   rows(schema, depth = 0, seen = []) {
     const { properties = {}, required = [] } = this.resolve(schema);
     return Object.entries(properties).flatMap(([name, field]) => {
-      const row = h("tr", { class: `depth-${depth}` }, h("th", { scope: "row" }, h("code", {}, name)),
+      const row = h(
+        "tr",
+        { class: `depth-${depth}` },
+        h("th", { scope: "row" }, h("code", {}, name)),
         h("td", {}, this.type(field), required.includes(name) ? h("em", {}, " required") : null),
-        h("td", {}, this._says(field)));
+        h("td", {}, this._says(field)),
+      );
       const inner = this._object(field);
       if (!inner || depth >= MAX_DEPTH || seen.includes(inner)) return [row];
       return [row, ...this.rows(inner, depth + 1, [...seen, inner])];
@@ -40,9 +44,18 @@ export class Schemas {
       return [...new Set(names)].join(" or ") || "null";
     }
     if (found.const !== undefined) return JSON.stringify(found.const);
-    if (found.enum) return found.enum.slice(0, MAX_CHOICES).map((each) => JSON.stringify(each)).join(" or ");
+    if (found.enum)
+      return found.enum
+        .slice(0, MAX_CHOICES)
+        .map((each) => JSON.stringify(each))
+        .join(" or ");
     if (found.type === "array") return found.items ? `list of ${this.type(found.items)}` : "list";
-    return [found.type].flat().filter((type) => type && type !== "null").join(" or ") || "any";
+    return (
+      [found.type]
+        .flat()
+        .filter((type) => type && type !== "null")
+        .join(" or ") || "any"
+    );
   }
 
   /** An example of a value: the least that is taken. */
@@ -52,7 +65,8 @@ export class Schemas {
     const options = found.anyOf ?? found.oneOf;
     if (options) return this.example(options[0], depth);
     if (found.enum) return found.enum[0];
-    if (found.type === "array") return depth < MAX_DEPTH && found.items ? [this.example(found.items, depth + 1)] : [];
+    if (found.type === "array")
+      return depth < MAX_DEPTH && found.items ? [this.example(found.items, depth + 1)] : [];
     if (found.properties) {
       const names = found.required ?? [];
       return Object.fromEntries(names.map((name) => [name, this.example(found.properties[name], depth + 1)]));
@@ -63,7 +77,12 @@ export class Schemas {
   /** The schema of the object that a field is, holds, or may be; null if it is none with known fields. */
   _object(schema) {
     const found = this.resolve(schema);
-    if (found.properties) return Object.keys(found.properties).length ? schema.$ref ? this._all[schema.$ref.split("/").pop()] : found : null;
+    if (found.properties)
+      return Object.keys(found.properties).length
+        ? schema.$ref
+          ? this._all[schema.$ref.split("/").pop()]
+          : found
+        : null;
     if (found.type === "array" && found.items) return this._object(found.items);
     for (const option of found.anyOf ?? found.oneOf ?? []) {
       const inner = this._object(option);
@@ -77,16 +96,28 @@ export class Schemas {
     const parts = [];
     if (found.description) parts.push(found.description);
     for (const option of [found, ...(found.anyOf ?? [])]) {
-      const { minimum, maximum, exclusiveMinimum, exclusiveMaximum, minLength, maxLength, minItems, maxItems } = this.resolve(option);
+      const {
+        minimum,
+        maximum,
+        exclusiveMinimum,
+        exclusiveMaximum,
+        minLength,
+        maxLength,
+        minItems,
+        maxItems,
+      } = this.resolve(option);
       const limits = [
-        isLimit(minimum) && `from ${minimum}`, isLimit(exclusiveMinimum) && `above ${exclusiveMinimum}`,
-        isLimit(maximum) && `up to ${maximum}`, isLimit(exclusiveMaximum) && `below ${exclusiveMaximum}`,
+        isLimit(minimum) && `from ${minimum}`,
+        isLimit(exclusiveMinimum) && `above ${exclusiveMinimum}`,
+        isLimit(maximum) && `up to ${maximum}`,
+        isLimit(exclusiveMaximum) && `below ${exclusiveMaximum}`,
         (minLength ?? minItems) > 0 && `at least ${minLength ?? minItems}`,
         (maxLength ?? maxItems) !== undefined && `at most ${maxLength ?? maxItems}`,
       ].filter(Boolean);
       if (limits.length) parts.push(limits.join(", "));
     }
-    if (found.default !== undefined && found.default !== null) parts.push(`default ${JSON.stringify(found.default)}`);
+    if (found.default !== undefined && found.default !== null)
+      parts.push(`default ${JSON.stringify(found.default)}`);
     return parts.join("; ");
   }
 }

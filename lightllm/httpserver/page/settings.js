@@ -5,7 +5,14 @@ import { loadSettings, saveSettings } from "./store.js";
 
 /** Fields of a request. What is left empty is not sent, so that the server's own default holds. */
 const FIELDS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.1, hint: "0 takes the likeliest token" },
+  {
+    name: "temperature",
+    label: "Temperature",
+    min: 0,
+    max: 2,
+    step: 0.1,
+    hint: "0 takes the likeliest token",
+  },
   { name: "top_p", label: "Top p", min: 0, max: 1, step: 0.05 },
   { name: "top_k", label: "Top k", min: -1, step: 1 },
   { name: "min_p", label: "Min p", min: 0, max: 1, step: 0.05 },
@@ -58,7 +65,10 @@ export class Settings {
     if (stops.length) fields.stop = stops;
     if ((this._values.tools ?? "").trim()) fields.tools = parsed("Tools", this._values.tools);
     if ((this._values.response_format ?? "").trim()) {
-      fields.response_format = { type: "json_schema", json_schema: { name: "answer", schema: parsed("JSON schema", this._values.response_format) } };
+      fields.response_format = {
+        type: "json_schema",
+        json_schema: { name: "answer", schema: parsed("JSON schema", this._values.response_format) },
+      };
     }
     if (this._values.probabilities) Object.assign(fields, { logprobs: true, top_logprobs: TOP_LOGPROBS });
     return fields;
@@ -69,19 +79,42 @@ export class Settings {
     return [
       h("div", { class: "head" }, h("h2", {}, "Settings"), close),
       this._area("system", "System prompt", 3, "You are a helpful assistant."),
-      h("div", { class: "numbers" }, FIELDS.map((field) => this._number(field))),
+      h(
+        "div",
+        { class: "numbers" },
+        FIELDS.map((field) => this._number(field)),
+      ),
       this._area("stop", "Stop strings", 2, "one a line; \\n for a new line"),
-      this._switch("probabilities", "Token probabilities", "Point at a word of an answer, or move through it with the arrow keys"),
-      h("details", { class: "more" }, h("summary", {}, "Tools and JSON"),
+      this._switch(
+        "probabilities",
+        "Token probabilities",
+        "Point at a word of an answer, or move through it with the arrow keys",
+      ),
+      h(
+        "details",
+        { class: "more" },
+        h("summary", {}, "Tools and JSON"),
         this._area("tools", "Tools", 5, '[{"type": "function", "function": {"name": …}}]', true),
-        this._area("response_format", "JSON schema of the answer", 4, '{"type": "object", …}', true)),
-      h("button", { type: "button", class: "quiet labelled", onclick: () => this._reset() }, icon("again"), "Back to the defaults"),
+        this._area("response_format", "JSON schema of the answer", 4, '{"type": "object", …}', true),
+      ),
+      h(
+        "button",
+        { type: "button", class: "quiet labelled", onclick: () => this._reset() },
+        icon("again"),
+        "Back to the defaults",
+      ),
     ];
   }
 
   _number({ name, label, hint, ...limits }) {
     const input = h("input", {
-      id: `set-${name}`, type: "number", inputmode: "decimal", placeholder: "default", title: hint, ...limits, step: "any",
+      id: `set-${name}`,
+      type: "number",
+      inputmode: "decimal",
+      placeholder: "default",
+      title: hint,
+      ...limits,
+      step: "any",
       oninput: (event) => {
         event.target.setAttribute("aria-invalid", String(!event.target.validity.valid));
         this._keep(name, event.target.value);
@@ -93,7 +126,11 @@ export class Settings {
 
   _area(name, label, rows, placeholder, code = false) {
     const area = h("textarea", {
-      id: `set-${name}`, rows, placeholder, spellcheck: code ? "false" : null, class: code ? "code" : null,
+      id: `set-${name}`,
+      rows,
+      placeholder,
+      spellcheck: code ? "false" : null,
+      class: code ? "code" : null,
       oninput: (event) => this._keep(name, event.target.value),
     });
     area.value = this._values[name] ?? "";
@@ -102,11 +139,20 @@ export class Settings {
 
   _switch(name, label, hint) {
     const box = h("input", {
-      id: `set-${name}`, type: "checkbox", role: "switch", "aria-describedby": `hint-${name}`,
+      id: `set-${name}`,
+      type: "checkbox",
+      role: "switch",
+      "aria-describedby": `hint-${name}`,
       onchange: (event) => this._keep(name, event.target.checked),
     });
     box.checked = Boolean(this._values[name]);
-    return h("div", { class: "switch" }, box, h("label", { for: `set-${name}` }, label), h("p", { id: `hint-${name}` }, hint));
+    return h(
+      "div",
+      { class: "switch" },
+      box,
+      h("label", { for: `set-${name}` }, label),
+      h("p", { id: `hint-${name}` }, hint),
+    );
   }
 
   _keep(name, value) {

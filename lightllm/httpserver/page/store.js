@@ -21,12 +21,15 @@ export function loadMessages() {
   return messages;
 }
 
-/** Storage is small (5 MB in most browsers): what is too much loses its probabilities first, then its images. */
+/**
+ * Storage is small (5 MB in most browsers): what is too much loses its probabilities first, then its images.
+ */
 export function saveMessages(messages) {
   const lighter = [
     (message) => message,
     ({ tokens, ...message }) => message,
-    ({ tokens, images, ...message }) => (images?.length ? { ...message, imagesLost: images.length } : message),
+    ({ tokens, images, ...message }) =>
+      images?.length ? { ...message, imagesLost: images.length } : message,
   ];
   return lighter.some((lighten) => write(CHAT, messages.map(lighten)));
 }

@@ -2,7 +2,11 @@
 
 import { icon } from "./dom.js";
 
-const THEMES = [["system", "screen"], ["light", "sun"], ["dark", "moon"]];
+const THEMES = [
+  ["system", "screen"],
+  ["light", "sun"],
+  ["dark", "moon"],
+];
 
 export function themeButton(button) {
   const root = document.documentElement;

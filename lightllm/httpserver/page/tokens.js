@@ -1,17 +1,26 @@
 /**
- * The probabilities of an answer's tokens: shown for the token under the pointer, or for the one that the arrow keys have come to.
+ * The probabilities of an answer's tokens: shown for the token under the pointer, or for the one that the
+ * arrow keys have come to.
  *
- * The text on the screen stays as it is. Where a token lies is worked out from the text nodes, which know their place in the source
- * (`Rendered.marks`), and shown with the browser's own highlights, without an element for each token.
+ * The text on the screen stays as it is. Where a token lies is worked out from the text nodes, which know
+ * their place in the source (`Rendered.marks`), and shown with the browser's own highlights, without an
+ * element for each token.
  */
 
 import { byId, h } from "./dom.js";
 
 /** Tokens below these probabilities are tinted, the more the less likely they were. */
-const TINTS = [["unlikely", 0.1], ["unsure", 0.35], ["likely", 0.7]];
+const TINTS = [
+  ["unlikely", 0.1],
+  ["unsure", 0.35],
+  ["likely", 0.7],
+];
 const CAN_HIGHLIGHT = typeof Highlight === "function" && CSS.highlights !== undefined;
 
-/** Where each token stands in `content`: [{ from, to, entry }] without those that made no text of it (reasoning, markers). */
+/**
+ * Where each token stands in `content`: [{ from, to, entry }] without those that made no text of it
+ * (reasoning, markers).
+ */
 export function placeTokens(tokens, content) {
   const decoder = new TextDecoder();
   const ends = [];
@@ -25,7 +34,8 @@ export function placeTokens(tokens, content) {
   const placed = [];
   let start = 0;
   tokens.forEach((entry, i) => {
-    const from = Math.max(0, start - offset), to = Math.min(content.length, ends[i] - offset);
+    const from = Math.max(0, start - offset),
+      to = Math.min(content.length, ends[i] - offset);
     start = ends[i];
     if (to > from) placed.push({ from, to, entry });
   });
@@ -62,7 +72,10 @@ export class TokenInspector {
     const view = { tokens, marks, at: -1, ranges: [], stop: new AbortController() };
     this._views.set(element, view);
     element.tabIndex = 0;
-    element.setAttribute("aria-description", "Arrow keys move through the tokens and say how likely each was");
+    element.setAttribute(
+      "aria-description",
+      "Arrow keys move through the tokens and say how likely each was",
+    );
     const listen = (name, handler) => element.addEventListener(name, handler, { signal: view.stop.signal });
     listen("pointermove", (event) => this._point(view, event));
     listen("pointerdown", (event) => this._point(view, event));
@@ -155,7 +168,8 @@ function rangesOf(marks, { from, to }) {
 function placeUnder(x, y, marks) {
   const caret = document.caretPositionFromPoint?.(x, y);
   const range = caret ? null : document.caretRangeFromPoint?.(x, y);
-  const node = caret?.offsetNode ?? range?.startContainer, offset = caret?.offset ?? range?.startOffset;
+  const node = caret?.offsetNode ?? range?.startContainer,
+    offset = caret?.offset ?? range?.startOffset;
   const mark = marks.find((each) => each.node === node);
   if (!mark) return null;
   for (const start of [offset, offset - 1]) {
@@ -182,8 +196,13 @@ function card([token, logprob, others]) {
 function row(text, logprob, isChosen) {
   const bar = h("span", { class: "bar-of" });
   bar.style.setProperty("--share", Math.exp(logprob).toFixed(4));
-  return h("tr", { class: isChosen ? "is-chosen" : null }, h("th", { scope: "row" }, h("code", {}, visible(text))), h("td", {}, bar),
-    h("td", { class: "share" }, percent(logprob)));
+  return h(
+    "tr",
+    { class: isChosen ? "is-chosen" : null },
+    h("th", { scope: "row" }, h("code", {}, visible(text))),
+    h("td", {}, bar),
+    h("td", { class: "share" }, percent(logprob)),
+  );
 }
 
 function percent(logprob) {
@@ -198,7 +217,10 @@ function visible(text) {
 /** Above the box, or below it where there is no room. */
 function place(element, box) {
   const { offsetWidth: width, offsetHeight: height } = element;
-  const left = Math.max(8, Math.min(document.documentElement.clientWidth - width - 8, box.left + box.width / 2 - width / 2));
+  const left = Math.max(
+    8,
+    Math.min(document.documentElement.clientWidth - width - 8, box.left + box.width / 2 - width / 2),
+  );
   const above = box.top - height - 8;
   element.style.left = `${left}px`;
   element.style.top = `${above > 60 ? above : box.bottom + 8}px`;
