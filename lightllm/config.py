@@ -13,6 +13,9 @@ from typing import Any
 from lightllm.option_spec import MOST_NAME, Option, are_labels, are_model_names, is_collector, is_gateway
 from lightllm.option_spec import at_least as _at_least
 from lightllm.option_spec import option as _option
+from lightllm.parsers.chat_format import is_reasoning_parser, is_tool_call_parser
+from lightllm.parsers.families import FAMILIES
+from lightllm.parsers.reasoning import REASONINGS
 
 _FROM_0: dict[str, Any] = {"type": float, "check": lambda v: v >= 0, "expects": "0 or more"}
 _ABOVE_0: dict[str, Any] = {"type": float, "check": lambda v: v > 0, "expects": "more than 0"}
@@ -143,6 +146,18 @@ class ServerConfig:
     use_reward_model: bool = _option(
         False, "The model is a reward model: POST /get_score, and no texts.", _MODEL
     )
+    tool_call_parser: str = _option(
+        "auto",
+        "Form in which the model writes tool calls ([names](tools_and_reasoning.md#families)): auto finds it in the chat template and "
+        "the vocabulary; none: calls stay text.",
+        _MODEL, check=is_tool_call_parser, expects="auto, none or one of " + ", ".join(family.name for family in FAMILIES),
+    )  # fmt: skip
+    reasoning_parser: str = _option(
+        "auto",
+        "Form in which the model marks its reasoning ([names](tools_and_reasoning.md#reasoning)): auto finds it likewise; none: it "
+        "stays part of the text.",
+        _MODEL, check=is_reasoning_parser, expects="auto, none or one of " + ", ".join(one.name for one in REASONINGS),
+    )  # fmt: skip
     output_constraint_mode: str = _option(
         "llguidance",
         "What makes outputs obey regular_constraint, guided_grammar, guided_json and response_format; LightLLM's names xgrammar "

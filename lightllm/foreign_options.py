@@ -15,7 +15,7 @@ from lightllm.errors import InvalidOption
 NOT_YET = {
     "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None,
     "enable_multimodal_audio": False, "return_all_prompt_logprobs": False,
-    "token_healing_mode": False, "first_token_constraint_mode": False, "tool_call_parser": None,
+    "token_healing_mode": False, "first_token_constraint_mode": False,
     "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0",
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
     # since 1.2
@@ -134,6 +134,8 @@ ANSWERS = {
     "seed": "Every request may carry its own seed.", "random_seed": "Every request may carry its own seed.",
     "enable_prefix_caching": "Leave it out: prefixes are shared anyway.",
     "disable_log_requests": "Leave it out: requests are logged with --request_log alone.",
+    "enable_auto_tool_choice": "Leave it out: tool calls are parsed where a request has tools.",
+    "enable_reasoning": "Leave it out: reasoning is told apart where the model marks it.",
     "disable_fastapi_docs": "Leave it out: with --api_key the docs need the key too.",
     "enable_metrics": "Leave it out: /metrics is always there.", "metrics": "Leave it out: /metrics is always there.",
     "enable_per_request_metrics": "Leave it out: a request asks for its own, with return_timings.",

@@ -6,13 +6,11 @@ taken over or refused. What is no text is set aside; its place in the message is
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.openai_models import ChatRequest, ContentPart, Message, Tool, ToolCall
+from lightllm.httpserver.openai_models import ChatRequest, ContentPart, Message, ToolCall
 
 RESERVED_VARIABLES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "must_read", "image_marker", "tokenize",
@@ -66,34 +64,6 @@ def read_conversation(request: ChatRequest, kinds: frozenset[str] = frozenset())
     reader = _Reader(kinds)
     messages = [reader.message(message, index) for index, message in enumerate(request.messages)]
     return Conversation(messages, reader.media)
-
-
-def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
-    """The tools as plain dictionaries; none if the client forbids their use."""
-    tools, choice, field = request.tools, request.tool_choice, "tool_choice"
-    if request.functions:
-        if tools:
-            raise InvalidParameter("functions is the old name of tools: give one of them", param="functions")
-        tools = [Tool(type="function", function=function) for function in request.functions]
-    if request.function_call is not None:
-        if choice is not None:
-            raise InvalidParameter(
-                "function_call is the old name of tool_choice: give one of them", param="function_call"
-            )
-        choice, field = request.function_call, "function_call"
-    if not tools or choice == "none":
-        return None
-    if choice not in (None, "auto"):
-        raise InvalidParameter(f"{field} other than 'auto' and 'none' is not supported yet", param=field)
-    return [tool.model_dump(exclude_none=True) for tool in tools]
-
-
-@functools.cache
-def note_tools() -> None:
-    """Into the log, once: calls are not parsed out of what the model writes."""
-    logging.getLogger(__name__).warning(
-        "a request has tools: the model is told of them, but the calls that it writes come back as text, unparsed"
-    )
 
 
 def template_variables(request: ChatRequest) -> dict[str, Any]:

@@ -12,13 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
 from lightllm.http.body import parse_body
-from lightllm.httpserver.chat_messages import (
-    Conversation,
-    note_tools,
-    read_conversation,
-    template_tools,
-    template_variables,
-)
+from lightllm.httpserver.chat_messages import Conversation, read_conversation, template_variables
+from lightllm.httpserver.chat_tools import Tools, parser_maker, read_tools
 from lightllm.httpserver.constraints import error_field
 from lightllm.httpserver.fill_in_middle import FimTokens, fim_tokens
 from lightllm.httpserver.logprobs import Echo, Logprobs
@@ -32,6 +27,7 @@ from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.images.source import openai_source
+from lightllm.parsers.chat_format import Maker
 from lightllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -90,17 +86,19 @@ class PreparedChat(NamedTuple):
 
     prompt: PromptRecord
     images: CountedImages | None
+    maker: Maker
+    """What takes its answers apart."""
 
 
 async def _chat(state: ServerState, request: Request) -> Response:
     state.require_admission()
     body = await parse_body(request, ChatRequest, state.bodies)
     model = state.check_model(body.model)
-    prompt, counted = await prepare_chat(state, request, body)
+    prompt, counted, maker = await prepare_chat(state, request, body)
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     answer = Answer(answer_id, int(time.time()), model)
     extras = _extras(state, body, body.checked_logprobs())
-    renderer = OpenAIRenderer(answer, CHAT, extras, state.chat_parser)
+    renderer = OpenAIRenderer(answer, CHAT, extras, maker.make)
     await hold_images(state.engine, request, prompt, counted)
     return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
 
@@ -114,7 +112,7 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
         params = body.sampling(state.defaults, encoder.encode_part, limit or default, _asked(logprobs))
         params.verify(limits.vocab_size)
         await state.check_constraint(params)
-    layout = images.layout if images else None
+    layout, tools = images.layout if images else None, read_tools(body)
     conversation = read_conversation(body, _SEEN if images else frozenset())
     sources = [
         openai_source(medium.source, f"messages.{medium.message}.content.{medium.part}")
@@ -123,7 +121,7 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
     keep = body.kept_prompt(limit, limits.max_req_total_len)
     if sources and keep is not None:
         raise InvalidParameter("a prompt with images cannot be cut", param="truncate_prompt_tokens")
-    text = await render_chat(state, body, conversation)
+    text = await render_chat(state, body, conversation, tools)
     prompt_ids = await encoder.encode(
         text, bool(body.add_special_tokens), limits.max_req_total_len, "messages", keep, layout
     )
@@ -133,26 +131,23 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
     prompt_ids, length = encoder.fit(
         prompt_ids, limit, limits, default, params.n, "messages", length_field, extra
     )
-    if state.chat_parser.reads_special_tokens:
+    maker = parser_maker(state.chat_format, body, tools, text)
+    if maker.reads_special_tokens:
         params = msgspec.structs.replace(params, skip_special_tokens=False)
-    return PreparedChat(PromptRecord(prompt_ids, _with_length(params, length)), counted)
+    return PreparedChat(PromptRecord(prompt_ids, _with_length(params, length)), counted, maker)
 
 
-async def render_chat(state: ServerState, body: ChatRequest, conversation: Conversation) -> str:
+async def render_chat(state: ServerState, body: ChatRequest, conversation: Conversation, tools: Tools) -> str:
     """The text that the model's template makes of a conversation. Raises `InvalidParameter`."""
-    tools = template_tools(body)
-    text = await state.encoder.render_chat(
+    return await state.encoder.render_chat(
         conversation.messages,
-        tools=tools,
+        tools=tools.for_template,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
         must_read=["reasoning_effort"] if body.reasoning_effort is not None else [],
         image_marker=state.images.layout.marker if state.images else None,
         **template_variables(body),
     )
-    if tools:
-        note_tools()
-    return text
 
 
 async def _complete(state: ServerState, request: Request) -> Response:

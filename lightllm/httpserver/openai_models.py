@@ -279,6 +279,11 @@ class ChatRequest(OpenAIRequest):
     tool_choice: Any = None
     functions: Annotated[list[ToolFunction], Field(fail_fast=True, max_length=1024)] | None = None
     function_call: Any = None
+    parallel_tool_calls: Bool | None = None
+    separate_reasoning: Bool | None = None
+    """LightLLM's and SGLang's: false leaves the reasoning in the content, with its markers."""
+    include_reasoning: Bool | None = None
+    """vLLM's: false leaves the reasoning out."""
     reasoning_effort: Text | None = None
     add_generation_prompt: Bool | None = None
     continue_final_message: Bool | None = None

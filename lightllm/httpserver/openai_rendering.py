@@ -17,7 +17,7 @@ from lightllm.httpserver.openai_shapes import Shape, choice_of
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
 from lightllm.httpserver.timings import timings
-from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser
+from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser, tokens_within
 
 
 class Answer(NamedTuple):
@@ -75,6 +75,8 @@ class OpenAIRenderer:
             b',"usage":null' if extras.usage else b"",
         )
         self._streams: dict[int, _Stream] = {}
+        self._reasoning_tokens: int | None = None
+        """Of the choices that have ended; None: nothing is taken for reasoning."""
         self._openings: dict[int, bytes] = {}
         """Choice -> its event with the echo, if that was made beforehand."""
         self._echo_alone = extras.echo is not None and extras.echo.alone
@@ -110,6 +112,7 @@ class OpenAIRenderer:
                 logprobs = joined(logprobs, own) if logprobs else own
             parser = self._make_parser()
             deltas += [*parser.push(choice.text), *parser.end()]
+            self._count_reasoning(choice, parser)
             called = any(delta.kind == "tool_call" for delta in deltas)
         whole = choice_of(choice.index, self._shape.whole(deltas), logprobs, self._reason(choice, called))
         whole |= self._prompt_logprobs(choice, beside=False)
@@ -182,6 +185,7 @@ class OpenAIRenderer:
         deltas = stream.parser.push(text) if text else []
         if choice.finish is not None:
             deltas = [*deltas, *stream.parser.end()]
+            self._count_reasoning(choice, stream.parser)
         if details and not deltas:
             deltas = [Delta("")]
         for delta in deltas:
@@ -259,7 +263,15 @@ class OpenAIRenderer:
         details = {"cached_tokens": record.cached_tokens}
         if images := record.image_tokens:
             details["image_tokens"] = images
-        return _tokens(record.prompt_tokens, output) | {"prompt_tokens_details": details}
+        usage = _tokens(record.prompt_tokens, output) | {"prompt_tokens_details": details}
+        if self._reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self._reasoning_tokens}
+        return usage
+
+    def _count_reasoning(self, choice: ChoiceRecord, parser: DeltaParser) -> None:
+        """Of a choice that ends now."""
+        if parser.spans is not None:
+            self._reasoning_tokens = (self._reasoning_tokens or 0) + tokens_within(choice.texts, parser.spans)
 
 
 def _tokens(prompt: int, output: int) -> dict[str, Any]:

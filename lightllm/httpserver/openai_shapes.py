@@ -44,7 +44,7 @@ def _chat_part(delta: Delta) -> dict[str, Any]:
     if delta.kind == "content":
         return {"delta": {"content": delta.text}}
     if delta.kind == "reasoning":
-        return {"delta": {"reasoning_content": delta.text}}
+        return {"delta": {"reasoning_content": delta.text, "reasoning": delta.text}}
     call = _call(delta) if delta.name else {"function": {"arguments": delta.text}}
     return {"delta": {"tool_calls": [{"index": delta.index, **call}]}}
 
@@ -53,7 +53,7 @@ def _chat_message(deltas: Sequence[Delta]) -> dict[str, Any]:
     content, reasoning, calls = _joined(deltas, "content"), _joined(deltas, "reasoning"), _tool_calls(deltas)
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if reasoning:
-        message["reasoning_content"] = reasoning
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
     if calls:
         message |= {"content": content or None, "tool_calls": calls}
     return {"message": message}

@@ -88,7 +88,7 @@ OPENAI_HARMLESS = frozenset(
      "parallel_tool_calls", "request_id", "rid", "guided_decoding_backend", "separate_reasoning", "stream_reasoning",
      "include_reasoning", "data_parallel_rank", "cache_prompt", "id_slot", "keep_alive", "detokenize"}
 )  # fmt: skip
-"""`prediction` only makes OpenAI faster, `parallel_tool_calls` bounds calls that are not parsed here."""
+"""`prediction` only makes OpenAI faster; a completion has no calls and no reasoning."""
 
 NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
     # TGI

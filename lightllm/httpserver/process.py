@@ -31,6 +31,7 @@ from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import round_seconds
 from lightllm.model_folder.config import eos_token_ids, read_model_config
 from lightllm.model_folder.generation import generation_defaults
+from lightllm.parsers.chat_format import ChatFormat, find_format
 from lightllm.protocol.control import Command
 from lightllm.protocol.metrics import HTTP_METRICS, LOOP_LAG_LATEST, LOOP_LAG_SECONDS
 from lightllm.tokenizer import load_tokenizer
@@ -74,7 +75,22 @@ def load_state(child: Child, worker: int) -> ServerState:
         reward_token_id = read_model_config(config.model_dir).get("reward_token_id")
     defaults = generation_defaults(config.model_dir)
     ends = frozenset(eos_token_ids(config.model_dir, config.eos_id))
-    return ServerState(config, engine, view, encoder, defaults, reward_token_id, ends)
+    chat_format = _chat_format(config, tokenizer, worker)
+    return ServerState(config, engine, view, encoder, defaults, reward_token_id, ends, chat_format)
+
+
+def _chat_format(config: ServerConfig, tokenizer: Tokenizer, worker: int) -> ChatFormat:
+    special = frozenset(filter(None, map(tokenizer.token_text, tokenizer.special_ids)))
+    found, line = find_format(
+        config.tool_call_parser,
+        config.reasoning_parser,
+        tokenizer.chat_templates.sources,
+        lambda token: tokenizer.token_id(token) is not None,
+        special,
+    )
+    if worker == 0:
+        logging.getLogger(__name__).info("%s", line)
+    return found
 
 
 def _open_images(

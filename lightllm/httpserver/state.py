@@ -26,7 +26,7 @@ from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotReader
 from lightllm.ipc.stalls import find_stalls
 from lightllm.option_spec import MOST_NAME
-from lightllm.parsers.deltas import ContentParser, DeltaParser
+from lightllm.parsers.chat_format import ChatFormat
 from lightllm.protocol.health import Health
 from lightllm.sampling_params import SamplingParams
 
@@ -98,8 +98,8 @@ class ServerState:
     """What a reward model wants at the end of a conversation (config.json)."""
     eos_token_ids: frozenset[int] = frozenset()
     """Tokens that end an answer by themselves; not known: the tokenizer's own."""
-    chat_parser: type[DeltaParser] = ContentParser
-    """Takes the answers to chats apart."""
+    chat_format: ChatFormat = ChatFormat()
+    """How the model writes reasoning and tool calls: what takes the answers to chats apart."""
 
     @functools.cached_property
     def model_names(self) -> list[str]:

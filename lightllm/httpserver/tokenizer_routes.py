@@ -19,6 +19,7 @@ from starlette.responses import Response
 from lightllm.errors import InvalidParameter, PromptTooLong
 from lightllm.http.body import parse_body
 from lightllm.httpserver.chat_messages import read_conversation
+from lightllm.httpserver.chat_tools import read_tools
 from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Scalar, Text, TokenIds
 from lightllm.httpserver.openai_api import prepare_chat, prepare_completion, render_chat
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, Message, OpenAIRequest, Tool
@@ -137,7 +138,7 @@ def tokenizer_routes(state: ServerState) -> APIRouter:
         read_conversation(
             body
         )  # images are refused before they are fetched: their tokens are not those of a text
-        record, _ = await prepare_chat(state, request, body)
+        record = (await prepare_chat(state, request, body)).prompt
         return _json(_rendered("chatcmpl", model, body, record))
 
     return router
@@ -151,7 +152,7 @@ async def _tokenize(state: ServerState, body: TokenizeRequest) -> Response:
         chat = body.chat()
         if chat.add_generation_prompt is None:
             chat.add_generation_prompt = not chat.continue_final_message
-        texts, field = [await render_chat(state, chat, read_conversation(chat))], "messages"
+        texts, field = [await render_chat(state, chat, read_conversation(chat), read_tools(chat))], "messages"
         special = bool(body.add_special_tokens)
     else:
         prompt: Any = body.prompt

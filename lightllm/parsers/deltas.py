@@ -6,7 +6,8 @@ by kind and index, is the same either way: a parser keeps back what may still be
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -26,10 +27,12 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeltaParser(Protocol):
-    """One answer's parser."""
+    """One answer's parser. One whose markers are special tokens gets the text with them, and leaves out those that are no
+    markers (`chat_format.Maker`)."""
 
-    reads_special_tokens: ClassVar[bool]
-    """Its markers are special tokens: it gets the text with them, and leaves out those that are no markers."""
+    @property
+    def spans(self) -> Sequence[tuple[int, int]] | None:
+        """Where in the pushed text reasoning begins and ends, in characters; None: nothing is taken for reasoning."""
 
     def push(self, text: str) -> list[Delta]:
         """The deltas that are certain with this text; maybe none."""
@@ -41,10 +44,26 @@ class DeltaParser(Protocol):
 class ContentParser:
     """Takes everything for content."""
 
-    reads_special_tokens: ClassVar[bool] = False
+    spans: None = None
 
     def push(self, text: str) -> list[Delta]:
         return [Delta(text)]
 
     def end(self) -> list[Delta]:
         return []
+
+
+def tokens_within(texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> int:
+    """How many tokens begin within the spans (characters, ascending); texts: of all tokens, in order."""
+    count = position = 0
+    todo = iter(spans)
+    start, end = next(todo, (0, 0))
+    for text in texts:
+        while end <= position:
+            span = next(todo, None)
+            if span is None:
+                return count
+            start, end = span
+        count += start <= position
+        position += len(text)
+    return count

@@ -41,6 +41,10 @@ class ChatTemplates:
         """The text of a template; None: there is none of that name."""
         return self._sources.get(name)
 
+    @property
+    def sources(self) -> list[str]:
+        return list(self._sources.values())
+
     def check(self) -> dict[str, str]:
         """Compiles all, and tries what they read. Returns what is wrong with those that cannot be used, by name, which is
         an error of each request that needs them, and logged once."""

@@ -26,7 +26,7 @@ from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import round_seconds
-from lightllm.parsers.deltas import ContentParser, DeltaParser
+from lightllm.parsers.chat_format import ChatFormat
 from lightllm.protocol.metrics import HTTP_METRICS
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 
@@ -36,13 +36,15 @@ class Worker:
 
     def __init__(
         self, runtime: RuntimeDir, tokenizer: Tokenizer, config: ServerConfig, worker: int,
-        chat_parser: type[DeltaParser] = ContentParser,
+        chat_format: ChatFormat | None = None,
     ) -> None:  # fmt: skip
         store = MetricStore(runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
         self.engine = EngineClient(runtime, store, config, worker)
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
         self.view = ServerView(runtime, round_seconds(config))
-        self.state = ServerState(config, self.engine, self.view, self.encoder, {}, chat_parser=chat_parser)
+        self.state = ServerState(
+            config, self.engine, self.view, self.encoder, {}, chat_format=chat_format or ChatFormat()
+        )
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -122,10 +124,10 @@ def start_worker(
     """Starts a worker with the given options."""
     workers: list[Worker] = []
 
-    def start(worker: int = 0, chat_parser: type[DeltaParser] = ContentParser, **options: object) -> Worker:
+    def start(worker: int = 0, chat_format: ChatFormat | None = None, **options: object) -> Worker:
         values = {"model_dir": "/models/tiny", "max_body_mb": 1} | options
         config = ServerConfig(**values)  # type: ignore[arg-type]
-        workers.append(Worker(runtime, tokenizer, config, worker, chat_parser))
+        workers.append(Worker(runtime, tokenizer, config, worker, chat_format))
         return workers[-1]
 
     yield start

@@ -187,17 +187,6 @@ def test_a_message_that_is_continued_stays_open(prompt: Callable[..., str], ask:
     assert refusal(both)[0] == "continue_final_message"
 
 
-def test_tools_without_a_parser_are_noted_once(
-    prompt: Callable[..., str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from lightllm.httpserver import chat_messages
-
-    chat_messages.note_tools.cache_clear()
-    for _ in range(2):
-        prompt(GPT_OSS, [USER], tools=TOOLS)
-    assert len([record for record in caplog.records if "come back as text" in record.message]) == 1
-
-
 def test_others_are_answered_while_a_template_loops(ask: Ask, client: httpx.Client) -> None:
     ask(LOOPS, [USER])
     with ThreadPoolExecutor(1) as pool:

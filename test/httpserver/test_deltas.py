@@ -17,7 +17,9 @@ from support.tagged_parser import TaggedParser
 from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
 from lightllm.httpserver.openai_shapes import CHAT, COMPLETION, Shape
 from lightllm.httpserver.record import PromptRecord, RequestRecord
+from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.deltas import ContentParser, DeltaParser
+from lightllm.parsers.reasoning import THINK
 from lightllm.protocol.messages import Finish
 from lightllm.sampling_params import SamplingParams
 
@@ -54,7 +56,7 @@ def joined_message(events: list[dict]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
     for event in events:
         delta = event["choices"][0]["delta"]
-        for name in ("content", "reasoning_content"):
+        for name in ("content", "reasoning_content", "reasoning"):
             if name in delta:
                 message[name] = message.get(name, "") + delta[name]
         for call in delta.get("tool_calls", []):
@@ -105,15 +107,15 @@ def test_reasoning_content_and_calls_are_told_apart_wherever_the_text_is_cut(cut
 def test_log_probabilities_of_a_text_that_is_held_back_are_not(
     start_worker: Callable[..., Any], engine: FakeEngine
 ) -> None:
-    worker = start_worker(worker=9, chat_parser=TaggedParser)
-    engine.script.answer = "a <think>one</think> two"
+    worker = start_worker(worker=9, chat_format=ChatFormat(None, THINK, frozenset({"<think>", "</s>"})))
+    engine.script.answer = "<think>one</think> two"
     body = {"messages": [{"role": "user", "content": "one"}], "stream": True, "logprobs": True}
     with httpx.Client(base_url=worker.url, timeout=30) as client:
         events = chunks(client.post("/v1/chat/completions", json=body))
     (request,) = engine.added
     assert not request.params.skip_special_tokens, "the parser's markers are special tokens"
     message = joined_message(events)
-    assert message["reasoning_content"] == "one" and message["content"] == "a  two</s>"
+    assert message["reasoning_content"] == "one" and message["content"] == "two"
     tokens = [
         entry
         for event in events

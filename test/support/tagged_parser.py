@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
 
 from msgspec.structs import replace
 
@@ -15,7 +14,7 @@ _BEGINNING = re.compile(r"<(/?[a-z]*|call \w*)$")
 
 
 class TaggedParser:
-    reads_special_tokens: ClassVar[bool] = True
+    spans: None = None
 
     def __init__(self) -> None:
         self._held = ""
