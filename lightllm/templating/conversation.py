@@ -8,8 +8,9 @@ would never see. So nothing that a template does to texts (trimming, escaping, c
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
 from lightllm.templating.template import Message, Template
@@ -37,13 +38,22 @@ class _Loss:
     """A tool call of the message, or `_TEXT`."""
 
 
+class _Arrangement(NamedTuple):
+    """How the messages of one conversation are given to a template."""
+
+    roles: dict[str, str]
+    """Role of a message -> what it is taken for."""
+    merged: bool
+    """Neighbours of the same role are one message: some templates take one system message, or want roles to alternate."""
+
+
 class Conversations:
-    """Of one template: the roles that were found for conversations of the same shape are kept."""
+    """Of one template: the arrangements that were found for conversations of the same shape are kept."""
 
     def __init__(self, template: Template, traits: Traits) -> None:
         self._template = template
         self._traits = traits
-        self._known: dict[str, dict[str, str]] = {}
+        self._known: dict[str, _Arrangement] = {}
 
     def arrange(
         self, messages: list[Any], context: dict[str, Any], image_marker: str | None = None
@@ -56,33 +66,41 @@ class Conversations:
                 plain = [_with_markers(message, image_marker) for message in plain]
             _refuse_media(plain)
         shape = _shape(plain, context)
-        roles = self._known.get(shape)
-        if roles is None:
-            roles, final = self._find_roles(plain, context)
+        arrangement = self._known.get(shape)
+        if arrangement is None:
+            arrangement, final = self._find_arrangement(plain, context)
             if final:
                 if len(self._known) >= _MAX_KNOWN:
                     self._known.clear()
-                self._known[shape] = roles
-        return [message for message, _ in self._formed(plain, roles)]
+                self._known[shape] = arrangement
+        return [message for message, _ in self._formed(plain, arrangement)]
 
-    def _find_roles(self, messages: list[Message], context: dict[str, Any]) -> tuple[dict[str, str], bool]:
-        """The first choice of roles with which nothing is lost, and whether that is certain."""
+    def _find_arrangement(
+        self, messages: list[Message], context: dict[str, Any]
+    ) -> tuple[_Arrangement, bool]:
+        """The first with which nothing is lost, and whether that is certain."""
         used = {message.get("role") for message in messages}
         losses: list[_Loss] = []
-        for roles in _OTHER_ROLES:
-            if not roles.keys() <= used:
+        for merged, roles in itertools.product((False, True), _OTHER_ROLES):
+            arrangement = _Arrangement(roles, merged)
+            if not roles.keys() <= used or (merged and not self._can_merge(messages, arrangement)):
                 continue
             try:
-                loss = self._first_loss(self._formed(messages, roles), context)
+                loss = self._first_loss(self._formed(messages, arrangement), context)
             except InvalidParameter:
                 continue  # refused: with other roles, or by the rendering of the texts themselves
             if loss is None:
-                return roles, True
+                return arrangement, True
             losses.append(loss)
         if losses:
             loss = max(losses, key=lambda loss: loss.index)
             raise InvalidParameter(_explained(messages[loss.index], loss), param="messages")
-        return {}, False
+        return _Arrangement({}, False), False
+
+    def _can_merge(self, messages: list[Message], arrangement: _Arrangement) -> bool:
+        """Whether merging makes a difference."""
+        apart = arrangement._replace(merged=False)
+        return len(self._formed(messages, arrangement)) < len(self._formed(messages, apart))
 
     def _first_loss(self, formed: list[tuple[Message, int]], context: dict[str, Any]) -> _Loss | None:
         words = [_worded(message, number) for number, (message, _) in enumerate(formed)]
@@ -99,14 +117,40 @@ class Conversations:
                     return _Loss(index, place)
         return None
 
-    def _formed(self, messages: list[Message], roles: dict[str, str]) -> list[tuple[Message, int]]:
+    def _formed(self, messages: list[Message], arrangement: _Arrangement) -> list[tuple[Message, int]]:
         """The messages as the template reads them, each with its index in the client's."""
-        formed = []
+        roles = arrangement.roles
+        formed: list[tuple[Message, int]] = []
         for index, message in enumerate(messages):
             role = message.get("role")
             mapped = message if role not in roles else {**message, "role": roles[role]}
             formed += [(part, index) for part in _formed_message(mapped, self._traits)]
-        return formed
+        return _merged(formed) if arrangement.merged else formed
+
+
+def _merged(formed: list[tuple[Message, int]]) -> list[tuple[Message, int]]:
+    """Texts of the same role that follow one another as one message, with the index of the first."""
+    result: list[tuple[Message, int]] = []
+    for message, index in formed:
+        before = result[-1][0] if result else {}
+        joined = _joined(before, message) if before.keys() == message.keys() == {"role", "content"} else None
+        if joined is None:
+            result.append((message, index))
+        else:
+            result[-1] = joined, result[-1][1]
+    return result
+
+
+def _joined(first: Message, second: Message) -> Message | None:
+    """None for messages of different roles; results of tools belong to different calls."""
+    texts = first["content"], second["content"]
+    if first["role"] != second["role"] or first["role"] in ("tool", "function"):
+        return None
+    if all(isinstance(text, str) for text in texts):
+        return {"role": first["role"], "content": "\n\n".join(filter(None, texts))}
+    if all(isinstance(text, list) for text in texts):
+        return {"role": first["role"], "content": [*texts[0], *texts[1]]}
+    return None
 
 
 def canonical(messages: list[Any]) -> list[Message]:

@@ -57,6 +57,18 @@ def calls(content: Any = None, arguments: Any = ARGUMENTS, count: int = 1) -> di
 # -- roles
 
 
+def test_neighbours_of_a_role_are_merged_where_the_template_wants_one_message() -> None:
+    late = {"role": "system", "content": "Be kind."}
+    assert "Be brief.\n\nBe kind.Weather?" in render(NEMOTRON, [SYSTEM, late, USER])
+    again = {"role": "user", "content": "And tomorrow?"}
+    assert "[INST] Weather?\n\nAnd tomorrow? [/INST]" in render(published.LLAMA_2, [USER, again])
+    assert render(QWEN_LIKE, [USER, again]) == "<user>Weather?<user>And tomorrow?"
+    assert (
+        "roles must alternate"
+        in refusal(published.LLAMA_2, [USER, ASSISTANT, ASSISTANT | {"name": "x"}]).message
+    )
+
+
 @pytest.mark.parametrize(
     "source", [QWEN_LIKE, STRICT, published.DEEPSEEK_V31], ids=["left out", "refused", "v3.1"]
 )
