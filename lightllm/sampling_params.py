@@ -26,6 +26,8 @@ MAX_TOKEN_LIST = 1024
 """Entries of `stop_token_ids`, `allowed_token_ids` and `logit_bias`."""
 CONSTRAINTS = {"regular_constraint": 1 << 14, "guided_grammar": 1 << 15, "guided_json": 1 << 16}
 """The fields of `SamplingParams` of which one request has at most one, and the bytes (UTF-8) that each may have."""
+MAX_CALL_GRAMMAR = 1 << 19
+"""Bytes of a grammar of tool calls: it holds the schemas of all tools."""
 MAX_LOGPROBS = 20
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this mean greedy decoding."""
@@ -177,6 +179,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
         description="A JSON schema, or its text; the output is a value that it describes.", native_too=("json_schema",),
         elsewhere=("structured_outputs",),
     )] = ""
+    call_grammar: Annotated[str, Parameter(native=None, openai=None)] = ""
+    """A grammar in Lark that the Http Server has made of a request's tools; then there is no other constraint."""
+    constraint_prefix: Annotated[str, Parameter(native=None, openai=None)] = ""
+    """A grammar in Lark, made by the Http Server, that has the constrained output as `@body`: reasoning may come before it."""
     # fmt: on
 
     @property
@@ -189,7 +195,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     @property
     def constrained(self) -> bool:
         """Whether the tokens that may come are known only from those that came before."""
-        return bool(self.regular_constraint or self.guided_grammar or self.guided_json)
+        return bool(self.regular_constraint or self.guided_grammar or self.guided_json or self.call_grammar)
 
     def verify(self, vocab_size: int | None = None, native: bool = False) -> "SamplingParams":
         """Checks every range and returns self. `native` adds the narrower ranges of LightLLM's own API."""
@@ -263,6 +269,12 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
             _require(
                 length <= CONSTRAINTS[name], name, f"{name} has {length} bytes, at most {CONSTRAINTS[name]}"
             )
+        length = len(self.call_grammar.encode(errors="replace"))
+        _require(
+            length <= MAX_CALL_GRAMMAR, "tools",
+            f"the tools' schemas make a grammar of {length} bytes, at most {MAX_CALL_GRAMMAR}",
+        )  # fmt: skip
+        given += ["tool_choice"] * bool(self.call_grammar)
         if given and self.allowed_token_ids:
             given.append("allowed_token_ids")
         _require(

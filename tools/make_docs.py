@@ -17,15 +17,13 @@ from typing import Any
 
 from fields_page import fields_page
 from folder_rules import RULES
+from tools_page import tools_and_reasoning_page
 
 from lightllm import config, foreign_options
 from lightllm.models import rope_config
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.hf_configs.vision_language import LANGUAGE_MODELS
 from lightllm.parameter_spec import Parameter, Range
-from lightllm.parsers.families import FAMILIES
-from lightllm.parsers.reasoning import REASONINGS
-from lightllm.parsers.writing import WrittenCall, write_calls
 from lightllm.protocol import metric_aliases, metrics
 from lightllm.sampling_params import PARAMETERS, SamplingParams
 
@@ -336,58 +334,6 @@ def models_page() -> str:
         *("| " + " | ".join(_cell(cell) for cell in rule) + " |" for rule in RULES),
     ]
     return "\n".join(lines) + "\n"
-
-
-# -- tools and reasoning
-
-FAMILIES_TABLE = (
-    "<!-- The tables below are made by tools/make_docs.py from lightllm/parsers/families.py and reasoning.py. -->",
-    "<!-- End of the tables. -->",
-)
-
-
-def tools_and_reasoning_page() -> str:
-    """The page as it is written by hand, but for the tables of families."""
-    written = (ROOT / "docs/tools_and_reasoning.md").read_text(encoding="utf-8")
-    before, _, rest = written.partition(FAMILIES_TABLE[0])
-    after = rest.partition(FAMILIES_TABLE[1])[2]
-    call = WrittenCall("get_weather", {"city": "Paris"})
-    lines = [
-        FAMILIES_TABLE[0],
-        "",
-        "| `--tool_call_parser` | also called | models | what a call looks like |",
-        "|---|---|---|---|",
-        *(
-            f"| `{family.name}` | {_names(family.names)} | {family.models} | {_code(write_calls(family, [call]))} |"
-            for family in sorted(FAMILIES, key=lambda family: family.name)
-        ),
-        "",
-        "## Reasoning",
-        "",
-        "| `--reasoning_parser` | also called | models | begins | ends |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{one.name}` | {_names(one.names)} | {one.models} | {_marks(one.begin)} | {_marks(one.end)} |"
-            for one in sorted(REASONINGS, key=lambda one: one.name)
-        ),
-        "",
-        FAMILIES_TABLE[1],
-    ]
-    return before + "\n".join(lines) + after
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _marks(marks: Sequence[str]) -> str:
-    return " or ".join(map(_code, marks)) or "channel `analysis`"
-
-
-def _code(text: str) -> str:
-    """As code within a table; a line break as it is written in strings."""
-    text = _cell(text.replace("\n", "\\n"))
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 PAGES: dict[str, Callable[[], str]] = {

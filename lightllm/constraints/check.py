@@ -25,6 +25,10 @@ _LABELS = {
 }
 """How LightLLM's messages name a constraint, and what is wrong with it."""
 _REGEX_ERROR = re.compile(r"(?:^error|\(in regex\)): (?!regex parse error)(.*)$", re.MULTILINE)
+_SCHEMA_ERROR = re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: (.*)$", re.MULTILINE)
+"""Of a schema in a grammar; what follows shows the grammar."""
+_TOKEN = re.compile(r"<\[\d+\]>")
+"""A special token in a grammar."""
 _SHOWN = 60
 """Characters of a constraint, and five times as many of the library's message, that a client is told."""
 
@@ -47,25 +51,34 @@ def check_constraint(params: SamplingParams, mode: str = "llguidance") -> None:
 
 def check_here(params: SamplingParams, mode: str) -> None:
     """`check_constraint` in the present thread."""
-    name, text = constraint_of(params)
+    name, text, _ = constraint_of(params)  # what comes before it is the Http Server's own
     if not name:
         return
     if mode == "none":
         raise InvalidParameter(
-            f"{name} is not available: this server was started with --output_constraint_mode none; leave the "
+            f"{_said(name)} is not available: this server was started with --output_constraint_mode none; leave the "
             "constraint out, or the option",
-            param=name,
+            param=_said(name),
         )
     if not is_installed():
         raise InvalidParameter(
-            f"{name} needs a package that this server does not have: pip install 'lightllm[constraints]'",
-            param=name,
+            f"{_said(name)} needs a package that this server does not have: pip install 'lightllm[constraints]'",
+            param=_said(name),
         )
     error = _check(name, text)
+    if error and name == "call_grammar":
+        raise InvalidParameter(
+            f"tools: calls with these schemas cannot be guaranteed: {error}", param="tools"
+        )
     if error:
         label, problem = _LABELS[name]
         shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
         raise InvalidParameter(f"{label} '{shown}' has {problem}: {error}", param=name)
+
+
+def _said(name: str) -> str:
+    """What a client has asked for."""
+    return "tool_choice" if name == "call_grammar" else name
 
 
 @functools.lru_cache(KEPT_TEXTS)
@@ -76,6 +89,8 @@ def _check(name: str, text: str) -> str:
     if error:
         return error
     try:
+        if name == "call_grammar":
+            text = _TOKEN.sub('"\\\\u0001"', text)  # bytes have no special tokens
         matcher = make_matcher(bytes_tokenizer(), name, text)
         if not matcher.is_error():
             matcher.compute_bitmask()
@@ -86,7 +101,7 @@ def _check(name: str, text: str) -> str:
 
 def _readable(message: str) -> str:
     """One line. Of a regular expression's error, which is drawn over several, only what is wrong."""
-    wrong = _REGEX_ERROR.search(message)
+    wrong = _REGEX_ERROR.search(message) or _SCHEMA_ERROR.search(message)
     message = wrong[1] if wrong else message.removesuffix("<non-verbose/>")
     message = " ".join(message[: 5 * _SHOWN].split())
     return "nothing can match it" if message == "NoExtensionBias" else message

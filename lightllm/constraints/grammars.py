@@ -6,7 +6,8 @@ import functools
 import importlib.util
 import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -37,9 +38,18 @@ def is_installed() -> bool:
     return importlib.util.find_spec("llguidance") is not None
 
 
-def constraint_of(params: SamplingParams) -> tuple[str, str]:
-    """The name of the field that holds it, and its text; twice "" if there is none."""
-    return next(((name, text) for name in CONSTRAINTS if (text := getattr(params, name))), ("", ""))
+class Constraint(NamedTuple):
+    name: str
+    """Of the field of `SamplingParams` that holds it; "" if there is none."""
+    text: str
+    prefix: str = ""
+    """`SamplingParams.constraint_prefix`"""
+
+
+def constraint_of(params: SamplingParams) -> Constraint:
+    names = ("call_grammar", *CONSTRAINTS)
+    name = next((name for name in names if getattr(params, name)), "")
+    return Constraint(name, getattr(params, name) if name else "", params.constraint_prefix)
 
 
 @functools.cache
@@ -49,9 +59,19 @@ def bytes_tokenizer() -> LLTokenizer:
     return LLTokenizer("byte")
 
 
-def make_matcher(tokenizer: LLTokenizer, name: str, text: str) -> LLMatcher:
+def make_matcher(tokenizer: LLTokenizer, name: str, text: str, prefix: str = "") -> LLMatcher:
     """It may be in an error state. Raises whatever the library raises for a text that it cannot read."""
-    return _matcher_of(tokenizer, _grammar(name, text), name == "guided_json")
+    grammar = _grammar(name, text)
+    if prefix:
+        grammar = _behind(prefix, grammar)
+    return _matcher_of(tokenizer, grammar, name in ("guided_json", "call_grammar"))
+
+
+def _behind(prefix: str, grammar: str) -> str:
+    """The prefix's grammar, whose `@body` is the other one."""
+    parts = json.loads(grammar)["grammars"] if grammar.startswith("{") else [{"lark_grammar": grammar}]
+    body = {**parts[0], "name": "body"}
+    return json.dumps({"grammars": [{"lark_grammar": prefix + _NO_FORCING}, body, *parts[1:]]})
 
 
 def _matcher_of(tokenizer: LLTokenizer, grammar: str, json_limits: bool) -> LLMatcher:
@@ -71,6 +91,8 @@ def _grammar(name: str, text: str) -> str:
     if name == "regular_constraint":
         (pattern,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
         return LLMatcher.grammar_from_lark(pattern["lark_grammar"] + _NO_FORCING)
+    if name == "call_grammar":
+        return LLMatcher.grammar_from_lark(_with_schemas_rewritten(text, _JSON_OPTIONS) + _NO_FORCING)
     lark = _with_schemas_rewritten(text) if limits.is_lark(text) else gbnf_to_lark(text)
     return LLMatcher.grammar_from_lark(lark + _NO_FORCING)
 
@@ -84,13 +106,15 @@ def _json_grammar(schema: str) -> str:
     return f"{head}{mark}{start},{rest}"
 
 
-def _with_schemas_rewritten(lark: str) -> str:
-    """A grammar in Lark, each schema behind a %json in it as `rewritten` returns it."""
+def _with_schemas_rewritten(lark: str, options: Mapping[str, str] | None = None) -> str:
+    """A grammar in Lark, each schema behind a %json in it as `rewritten` returns it. options: of objects, beside their own."""
     if limits.is_texts(lark):
         return lark
     first, *others = lark.split("%json")
     for other in others:
         schema, end = json.JSONDecoder().raw_decode(start := other.lstrip())
+        if options and isinstance(schema, dict):
+            schema["x-guidance"] = {**schema.get("x-guidance", {}), **options}
         first += f"%json {rewritten(json.dumps(schema), _names_of)}{start[end:]}"
     return first
 

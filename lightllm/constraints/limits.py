@@ -111,6 +111,11 @@ def _grammar(text: str) -> Iterator[str]:
         yield f"more than {MAX_NOT_ASCII} characters beyond ASCII"
     if any(options.strip() != "{}" for options in _OPTIONS_LINE.findall(text)):
         yield "%llguidance takes no options here"
+    yield from _calls(text)
+
+
+def _calls(text: str) -> Iterator[str]:
+    """Of a grammar what its schemas may not hold: the rest of a grammar of tool calls is the Http Server's own."""
     schemas = []
     for part in text.split("%json")[1:]:
         try:
@@ -215,4 +220,5 @@ _VIOLATIONS: dict[str, Callable[[str], Iterator[str]]] = {
     "regular_constraint": _regex,
     "guided_grammar": _grammar,
     "guided_json": _json,
+    "call_grammar": _calls,
 }

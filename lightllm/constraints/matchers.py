@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightllm.constraints.grammars import constraint_of, make_matcher
+from lightllm.constraints.grammars import Constraint, constraint_of, make_matcher
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ _COPIES = 16
 class Matcher:
     """What one request has said, and so what it may say next. Not safe to use from several threads."""
 
-    def __init__(self, key: tuple[str, str], inner: LLMatcher, said: list[int]) -> None:
+    def __init__(self, key: Constraint, inner: LLMatcher, said: list[int]) -> None:
         self.key = key
         self.inner = inner
         self.said = said
@@ -63,7 +63,7 @@ class Matchers:
             TokenizerWrapper(_Vocabulary(tokenizer, eos_token_ids)), eos_token=list(eos_token_ids)
         )
         self._executor = LLExecutor(min(8, os.cpu_count() or 1))
-        self._kept: OrderedDict[tuple[str, str], tuple[LLMatcher, int]] = OrderedDict()
+        self._kept: OrderedDict[Constraint, tuple[LLMatcher, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.words = -(-int(self._tokenizer.vocab_size) // 32)
         """int32 words of a token mask."""

@@ -7,6 +7,7 @@ taken over or refused. What is no text is set aside; its place in the message is
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
@@ -19,6 +20,8 @@ RESERVED_VARIABLES = frozenset(
 )  # fmt: skip
 """Names that a client cannot set through `chat_template_kwargs`."""
 MAX_VARIABLES = 64
+THINKING = ("enable_thinking", "thinking")
+"""What templates call the switch of reasoning: Qwen's and GLM's, and DeepSeek's."""
 _TEXT_PARTS = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking",
 }  # fmt: skip
@@ -87,7 +90,47 @@ def template_variables(request: ChatRequest) -> dict[str, Any]:
             f"reasoning_effort is {effort[:64]!r}, but {str(result['reasoning_effort'])[:64]!r} in chat_template_kwargs",
             param="reasoning_effort",
         )
-    return result
+    return result | _thinking(request, result)
+
+
+def _thinking(request: ChatRequest, variables: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether the model shall think before it answers, under both names that templates have for it; nothing if nobody says."""
+    asked = request.enable_thinking
+    if asked is None and request.thinking is not None:
+        asked = _is_on(request.thinking)
+    if asked is None and request.reasoning_effort == "none":
+        asked = False
+    given = [variables[name] for name in THINKING if name in variables]
+    if asked is not None and any(value != asked for value in given):
+        raise InvalidParameter(
+            "thinking is asked for, and chat_template_kwargs say otherwise", param="chat_template_kwargs"
+        )
+    asked = given[0] if given else asked
+    return {} if asked is None else {name: variables.get(name, asked) for name in THINKING}
+
+
+def _is_on(thinking: Any) -> bool:
+    """`{"type": "enabled"}` of DeepSeek's, GLM's and Anthropic's APIs, or a boolean."""
+    if isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "disabled", "adaptive", "auto"):
+        return bool(thinking["type"] != "disabled")
+    if isinstance(thinking, bool):
+        return thinking
+    raise InvalidParameter(
+        'thinking must be {"type": "enabled"} or {"type": "disabled"}, or a boolean', param="thinking"
+    )
+
+
+def must_read(request: ChatRequest) -> list[str]:
+    """Variables that the template must read, or the request would not have its effect; of names with a | between them one."""
+    if request.enable_thinking is not None or request.thinking is not None:
+        return ["|".join(THINKING)]
+    if request.reasoning_effort is None:
+        return []
+    return [
+        "|".join(("reasoning_effort", *THINKING))
+        if request.reasoning_effort == "none"
+        else "reasoning_effort"
+    ]
 
 
 class _Reader:

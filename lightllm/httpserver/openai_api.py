@@ -12,14 +12,14 @@ from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
 from lightllm.http.body import parse_body
-from lightllm.httpserver.chat_messages import Conversation, read_conversation, template_variables
-from lightllm.httpserver.chat_tools import Tools, parser_maker, read_tools
+from lightllm.httpserver.chat_messages import Conversation, must_read, read_conversation, template_variables
+from lightllm.httpserver.chat_tools import Tools, constrained, parser_maker, read_tools
 from lightllm.httpserver.constraints import error_field
 from lightllm.httpserver.fill_in_middle import FimTokens, fim_tokens
 from lightllm.httpserver.logprobs import Echo, Logprobs
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
 from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
-from lightllm.httpserver.openai_shapes import CHAT, COMPLETION
+from lightllm.httpserver.openai_shapes import CHAT, COMPLETION, OLD_CHAT
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import count_images, hold_images
 from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
@@ -98,7 +98,7 @@ async def _chat(state: ServerState, request: Request) -> Response:
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     answer = Answer(answer_id, int(time.time()), model)
     extras = _extras(state, body, body.checked_logprobs())
-    renderer = OpenAIRenderer(answer, CHAT, extras, maker.make)
+    renderer = OpenAIRenderer(answer, OLD_CHAT if body.functions else CHAT, extras, maker.make)
     await hold_images(state.engine, request, prompt, counted)
     return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
 
@@ -122,6 +122,11 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
     if sources and keep is not None:
         raise InvalidParameter("a prompt with images cannot be cut", param="truncate_prompt_tokens")
     text = await render_chat(state, body, conversation, tools)
+    maker = parser_maker(state.chat_format, body, tools, text)
+    params = constrained(params, state.chat_format, body, tools, maker.start)
+    await state.check_constraint(params)
+    if maker.reads_special_tokens:
+        params = msgspec.structs.replace(params, skip_special_tokens=False)
     prompt_ids = await encoder.encode(
         text, bool(body.add_special_tokens), limits.max_req_total_len, "messages", keep, layout
     )
@@ -131,9 +136,6 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
     prompt_ids, length = encoder.fit(
         prompt_ids, limit, limits, default, params.n, "messages", length_field, extra
     )
-    maker = parser_maker(state.chat_format, body, tools, text)
-    if maker.reads_special_tokens:
-        params = msgspec.structs.replace(params, skip_special_tokens=False)
     return PreparedChat(PromptRecord(prompt_ids, _with_length(params, length)), counted, maker)
 
 
@@ -144,7 +146,7 @@ async def render_chat(state: ServerState, body: ChatRequest, conversation: Conve
         tools=tools.for_template,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
-        must_read=["reasoning_effort"] if body.reasoning_effort is not None else [],
+        must_read=must_read(body),
         image_marker=state.images.layout.marker if state.images else None,
         **template_variables(body),
     )

@@ -261,6 +261,8 @@ class ToolFunction(Body):
     name: Text
     description: Text | None = None
     parameters: dict[str, Any] | None = None
+    strict: Bool | None = None
+    """Calls fit the parameters' schema also where the model need not call."""
 
 
 class Tool(Body):
@@ -285,6 +287,10 @@ class ChatRequest(OpenAIRequest):
     include_reasoning: Bool | None = None
     """vLLM's: false leaves the reasoning out."""
     reasoning_effort: Text | None = None
+    enable_thinking: Bool | None = None
+    """Qwen's; the same as a template variable."""
+    thinking: Any = None
+    """DeepSeek's and GLM's: {"type": "enabled"} or {"type": "disabled"}."""
     add_generation_prompt: Bool | None = None
     continue_final_message: Bool | None = None
     chat_template_kwargs: dict[str, Scalar | None] | None = None

@@ -252,7 +252,7 @@ class OpenAIRenderer:
     def _reason(self, choice: ChoiceRecord, called: bool) -> str | None:
         reason = finish_reason(choice.finish)
         if reason == "stop" and (self._echo_alone or called):
-            return "length" if self._echo_alone else "tool_calls"
+            return "length" if self._echo_alone else self._shape.called
         return reason
 
     def _timings(self, record: RequestRecord) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Shape:
     """What the choice of a whole answer holds."""
     logprobs: Callable[[Logprobs, ChoiceRecord, int], Any]
     """Of the tokens that have not been sent, behind so many characters of an echoed prompt."""
+    called: str = "tool_calls"
+    """Finish reason of an answer with calls."""
 
 
 def choice_of(
@@ -74,6 +76,21 @@ def _call(delta: Delta) -> dict[str, Any]:
     return {"id": delta.call_id, "type": "function", "function": function}
 
 
+def _old_part(delta: Delta) -> dict[str, Any]:
+    """The one call, without an id."""
+    if delta.kind != "tool_call":
+        return _chat_part(delta)
+    call = {"name": delta.name, "arguments": delta.text} if delta.name else {"arguments": delta.text}
+    return {"delta": {"function_call": call}}
+
+
+def _old_message(deltas: Sequence[Delta]) -> dict[str, Any]:
+    message = _chat_message(deltas)["message"]
+    for call in message.pop("tool_calls", [])[:1]:
+        message["function_call"] = call["function"]
+    return {"message": message}
+
+
 def _joined(deltas: Sequence[Delta], kind: str) -> str:
     return "".join(delta.text for delta in deltas if delta.kind == kind)
 
@@ -89,6 +106,8 @@ CHAT = Shape(
     whole=_chat_message,
     logprobs=lambda logprobs, choice, echoed: logprobs.chat(choice, choice.sent),
 )
+OLD_CHAT = dataclasses.replace(CHAT, part=_old_part, whole=_old_message, called="function_call")
+"""For clients that know OpenAI's deprecated `functions` only."""
 COMPLETION = Shape(
     whole_object="text_completion",
     chunk_object="text_completion",

@@ -85,7 +85,7 @@ def _chat_format(config: ServerConfig, tokenizer: Tokenizer, worker: int) -> Cha
         config.tool_call_parser,
         config.reasoning_parser,
         tokenizer.chat_templates.sources,
-        lambda token: tokenizer.token_id(token) is not None,
+        tokenizer.token_id,
         special,
     )
     if worker == 0:

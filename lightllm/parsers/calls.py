@@ -24,8 +24,6 @@ class Rules(NamedTuple):
     """More than one call."""
     reasoning: Literal["apart", "content", "none"] = "apart"
     """Where reasoning goes: to deltas of its own, into the content with its markers, nowhere."""
-    name: str = ""
-    """The function whose arguments the whole answer is."""
 
 
 class Calls:

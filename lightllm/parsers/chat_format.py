@@ -9,14 +9,16 @@ option --tool_call_parser, --reasoning_parser   or   chat template and vocabular
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, TypeVar
 
+from lightllm.parsers.call_grammar import Quoter, reasoning_before
 from lightllm.parsers.calls import Rules
 from lightllm.parsers.compiled import compiled
 from lightllm.parsers.deltas import ContentParser, DeltaParser
-from lightllm.parsers.families import FAMILIES, HARMONY
+from lightllm.parsers.families import FAMILIES, HARMONY, JSON_CALLS
 from lightllm.parsers.machine import Parser
 from lightllm.parsers.readers import ParameterTypes
 from lightllm.parsers.reasoning import HARMONY as HARMONY_REASONING
@@ -39,6 +41,10 @@ class Wishes(NamedTuple):
     reasoning: Literal["apart", "content", "none"] = "apart"
     shows_special: bool = False
     """The client wants to see special tokens."""
+    forced: bool = False
+    """Nothing but calls is written."""
+    continued: bool = False
+    """The prompt ends within an answer, maybe within its reasoning."""
 
 
 class Maker(NamedTuple):
@@ -47,12 +53,14 @@ class Maker(NamedTuple):
     make: Callable[[], DeltaParser]
     reads_special_tokens: bool
     """Some of the markers are special tokens, so the answer's text must hold those."""
+    start: str = "start"
+    """The state of the answer's beginning."""
 
 
 IDENTITY = Maker(ContentParser, False)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ChatFormat:
     """Of one model."""
 
@@ -60,12 +68,36 @@ class ChatFormat:
     reasoning: Reasoning | None = None
     special: frozenset[str] = frozenset()
     """Texts of the vocabulary's special tokens."""
+    token_id: Callable[[str], int | None] = lambda text: None
+    """Of a token by its text."""
+
+    @functools.cached_property
+    def quote(self) -> Quoter:
+        """How texts stand in a grammar for this model."""
+        return Quoter(self.special, self.token_id)
+
+    def calls_family(self, forced: bool) -> Family | None:
+        """How calls are written; those that are demanded of a model without a form of its own, as JSON."""
+        return self.family or (JSON_CALLS if forced else None)
+
+    def reasoning_before(self, start: str, content: bool) -> str:
+        """Grammar of the reasoning that may come before the output `@body` of a request whose answer begins in the state `start`; "" if
+        none may. content: the output is content, else calls."""
+        reasoning = self.reasoning
+        if (
+            reasoning is None
+            or start not in ("begin", "reasoning")
+            and not (reasoning.built_in and start == "start")
+        ):
+            return ""
+        before = reasoning.content if content else ""
+        return reasoning_before(reasoning, start == "reasoning", self.quote, before)
 
     def maker(self, wishes: Wishes) -> Maker:
-        family = self.family if wishes.functions is not None or self._built_in else None
+        family = self.calls_family(wishes.forced) if wishes.functions is not None or self._built_in else None
         if family is None and self.reasoning is None:
             return IDENTITY
-        start = self._start(family, wishes.prompt)
+        start = self._start(family, wishes)
         calls = wishes.functions is not None
         reads_special = not self.special.isdisjoint(self._markers(family, calls))
         hidden = self.special if reads_special and not wishes.shows_special else frozenset()
@@ -74,7 +106,7 @@ class ChatFormat:
         if node.reads == "content" and not node.exits:
             return IDENTITY
         rules = Rules(wishes.functions or _ANY_OF_TOOLS, wishes.parallel, wishes.reasoning)
-        return Maker(lambda: Parser(table, start, rules), reads_special)
+        return Maker(lambda: Parser(table, start, rules), reads_special, start)
 
     @property
     def _built_in(self) -> bool:
@@ -88,39 +120,46 @@ class ChatFormat:
             for state in family.states.values():
                 yield from state.exits
 
-    def _start(self, family: Family | None, prompt: str) -> str:
+    def _start(self, family: Family | None, wishes: Wishes) -> str:
         """The state of the answer's beginning."""
+        prompt = wishes.prompt
         if family is not None and family.headers:
             header, opened, _ = prompt.rpartition("<|start|>")[2].partition("<|message|>")
             ways = [way.state for way in family.headers if re.search(way.pattern, header)]
             return ways[0] if opened and ways[0] in ("analysis", "final") else "start"
         if self.reasoning is None:
             return "start"
-        opened_by_template = prompt.rstrip().endswith(self.reasoning.begin)
-        return "reasoning" if opened_by_template else "begin"
+        if prompt.rstrip().endswith(self.reasoning.begin):
+            return "reasoning"
+        if not wishes.continued:
+            return "begin"
+        begins, ends = (max(map(prompt.rfind, marks)) for marks in (self.reasoning.begin, self.reasoning.end))
+        return "reasoning" if begins > ends else "start"
 
 
 def find_format(
     tool_call_parser: str | None,
     reasoning_parser: str | None,
     templates: Iterable[str],
-    has_token: Callable[[str], bool],
+    token_id: Callable[[str], int | None],
     special: frozenset[str],
 ) -> tuple[ChatFormat, str]:
-    """The format of a model, and a line for the log. templates: the sources of its chat templates; has_token: whether the
-    vocabulary has a token. Raises `KeyError` for names of parsers that do not exist."""
+    """The format of a model, and a line for the log. templates: the sources of its chat templates; token_id: of a token
+    of the vocabulary by its text. Raises `KeyError` for names of parsers that do not exist."""
     text = "\n".join(templates)
+
+    def has_token(token: str) -> bool:
+        return token_id(token) is not None
+
     family, family_from = _chosen(FAMILIES, tool_call_parser, text, has_token)
     reasoning, reasoning_from = _chosen(REASONINGS, reasoning_parser, text, has_token)
     if family is HARMONY and reasoning_parser in (None, AUTO):
         reasoning, reasoning_from = HARMONY_REASONING, "with the tool calls"
-    if reasoning is HARMONY_REASONING and family is None:
-        family = HARMONY
     line = (
         f"tool calls: {_said(family, family_from)}; reasoning: {_said(reasoning, reasoning_from)} "
         "(--tool_call_parser, --reasoning_parser)"
     )
-    return ChatFormat(family, reasoning, special), line
+    return ChatFormat(family, reasoning, special, token_id), line
 
 
 def _said(found: Family | Reasoning | None, source: str) -> str:

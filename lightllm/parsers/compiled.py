@@ -43,7 +43,7 @@ def compiled(
     states: Mapping[str, State] = _PLAIN if family is None else family.states
     if family is not None and not calls:
         states = _without_calls(family)
-    if reasoning is not None and reasoning.end:
+    if reasoning is not None and not reasoning.built_in:
         states = {
             **states,
             "begin": State("gap", {mark: to("reasoning") for mark in reasoning.begin}, "start"),

@@ -311,13 +311,13 @@ HARMONY = Family(
         "between": State("skip", {"<|start|>": to("header"), "<|channel|>": keeps("header")}),
         "content": State("content", {"<|start|>": to("header")}),
     },
-    Written("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", ""),
+    Written("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "", single=True),
     headers=(
         Header(r"to=functions\.(?P<name>[^\s<]+)", "call"),
         Header(r"<\|channel\|>\s*analysis", "analysis"),
         Header(r"(?s).*", "final"),
     ),
-    marks=("<|channel|>\0<|message|>",), tokens=("<|channel|>", "<|constrain|>", "<|message|>"), reasoning="gpt_oss",
+    marks=("<|channel|>\0<|message|>",), tokens=("<|channel|>", "<|constrain|>", "<|message|>"),
 )  # fmt: skip
 
 INTERNLM = Family(
@@ -359,14 +359,33 @@ MINIMAX_M2 = Family(
     marks=("<minimax:tool_call>", "minimax:tool_call"),
 )  # fmt: skip
 COHERE = Family(
-    "cohere_command", ("command_r", "cohere_command3"), "Command R7B, Command A",
+    "cohere_command", ("cohere_command3",), "Command R7B, Command A",
     _json_family(("<|START_ACTION|>",), ("<|END_ACTION|>",), name="tool_name"),
     Written('{"tool_call_id": "{number}", "tool_name": "', '", "parameters": ', "}", ", ", "<|START_ACTION|>[", "]<|END_ACTION|>", numbered=True),
     marks=("<|START_ACTION|>",), tokens=("<|START_ACTION|>", "<|END_ACTION|>"),
 )  # fmt: skip
 
+COMMAND_R = Family(
+    "command_r", ("command_r_plus",), "Command R, Command R+",
+    _json_family(("Action:",), ("```",), ("```json",), name="tool_name"),
+    Written('{"tool_name": "', '", "parameters": ', "}", ", ", "Action: ```json\n[", "]\n```"),
+    marks=("Write 'Action:' followed by", "Write \\'Action:\\' followed by"),
+)  # fmt: skip
+JSON_CALLS = Family(
+    "json", (), "any, where a call is demanded",
+    {
+        "start": State("gap", {"[": to("list"), "{": to("call")}, "content"),
+        "content": State("content"),
+        "list": State("gap", {"{": to("call"), "]": done("content")}),
+        "after": State("gap", {",": to("list"), "]": done("content")}, "content"),
+        **_json_call("after"),
+    },
+    Written('{"name": "', '", "parameters": ', "}", ", ", "[", "]"),
+)  # fmt: skip
+"""For models that have no form of their own, or none that is known."""
+
 FAMILIES: tuple[Family, ...] = (
-    DEEPSEEK_V32, HARMONY, KIMI_K2, MINIMAX_M2, SEED_OSS, QWEN3_CODER, GLM45, GLM47, DEEPSEEK_V3, DEEPSEEK_V31, COHERE,
+    DEEPSEEK_V32, HARMONY, KIMI_K2, MINIMAX_M2, SEED_OSS, QWEN3_CODER, GLM45, GLM47, DEEPSEEK_V3, DEEPSEEK_V31, COHERE, COMMAND_R,
     INTERNLM, LFM2, GRANITE, PHI4, OLMO3, JAMBA, MINIMAX_M1, HERMES, MISTRAL_V11, MISTRAL, PYTHONIC, LLAMA3_JSON,
 )  # fmt: skip
 """In the order in which they are looked for: what is rarer in other families' templates comes first."""

@@ -59,9 +59,6 @@ class Parser:
         self._span_start = 0
         self.spans: list[tuple[int, int]] = []
         self._calls = Calls(table.family, rules, self._add)
-        if rules.name:
-            self._calls.name = rules.name
-            self._calls.begin()
 
     def push(self, text: str) -> list[Delta]:
         self._pushed += len(text)

@@ -106,14 +106,18 @@ def read_object(text: str) -> ObjectCall | None:
         return None
     if "function" in found and isinstance(found["function"][0], dict):
         return read_object(found["function"][1])
-    name = next((found[key][0] for key in ("name", "tool_name", "function") if key in found), None)
-    if not isinstance(name, str) or not name:
+    name = _text_of(found, ("name", "tool_name", "function"))
+    if not name:
         return None
-    value: tuple[Any, str] = next(
-        (found[key] for key in ("arguments", "parameters") if key in found), ({}, "{}")
-    )
-    identity = next((found[key][0] for key in ("id", "tool_call_id") if key in found), "")
-    return ObjectCall(name, arguments_of(*value), identity if isinstance(identity, str) else "")
+    nothing: tuple[Any, str] = ({}, "{}")
+    value = next((found[key] for key in ("arguments", "parameters") if key in found), nothing)
+    return ObjectCall(name, arguments_of(*value), _text_of(found, ("id", "tool_call_id")))
+
+
+def _text_of(members: Mapping[str, tuple[Any, str]], keys: tuple[str, ...]) -> str:
+    """The first of these members, if it is text."""
+    value = next((members[key][0] for key in keys if key in members), "")
+    return value if isinstance(value, str) and is_unicode(value) else ""
 
 
 def _members(text: str) -> dict[str, tuple[Any, str]] | None:
@@ -148,7 +152,7 @@ def _space(text: str, at: int) -> int:
 def arguments_of(value: Any, written: str) -> str:
     """Arguments as OpenAI has them: an object's text. Some models write that text as a string, or nothing."""
     if isinstance(value, str):
-        return value if _is_object(value) else written
+        return value if _is_object(value) and is_unicode(value) else written
     return "{}" if value is None else written
 
 
@@ -266,9 +270,24 @@ def python_arguments(text: str) -> str | None:
         values = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
         if None in values:
             return None
-        return json.dumps(values, ensure_ascii=False, allow_nan=False)
+        return _dumps(values)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
+
+
+def _dumps(value: Any) -> str:
+    """Half a character, which Python's strings can hold, stays escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text if is_unicode(text) else json.dumps(value, allow_nan=False)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it has no half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _python_value(text: str) -> str | None:
@@ -276,8 +295,7 @@ def _python_value(text: str) -> str | None:
     if text[:1] not in ("{", "[") or len(text) > _MAX_PYTHON:
         return None
     try:
-        value = _literal(ast.parse(text, mode="eval").body)
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _dumps(_literal(ast.parse(text, mode="eval").body))
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
 

@@ -19,7 +19,7 @@ MISTRAL = Reasoning(
     "mistral", ("magistral",), "Magistral, Mistral", ("[THINK]",), ("[/THINK]",), marks=("[THINK]",), tokens=("[THINK]", "[/THINK]"),
 )  # fmt: skip
 COHERE = Reasoning(
-    "cohere_command", ("command_r", "cohere_command3"), "Command A Reasoning", ("<|START_THINKING|>",), ("<|END_THINKING|>",),
+    "cohere_command", ("cohere_command3",), "Command A Reasoning", ("<|START_THINKING|>",), ("<|END_THINKING|>",),
     marks=("<|START_THINKING|>",), tokens=("<|START_THINKING|>",),
 )  # fmt: skip
 GRANITE = Reasoning(
@@ -29,8 +29,10 @@ GRANITE = Reasoning(
 GEMMA4 = Reasoning(
     "gemma4", (), "Gemma 4", ("<|channel>thought",), ("<channel|>",), marks=("<|channel>",), tokens=("<|channel>", "<channel|>"),
 )  # fmt: skip
-HARMONY = Reasoning("gpt_oss", ("openai_gptoss", "gptoss", "openai"), "gpt-oss", (), ())
-"""Part of the family's table."""
+HARMONY = Reasoning(
+    "gpt_oss", ("openai_gptoss", "gptoss", "openai"), "gpt-oss", ("<|channel|>analysis<|message|>",), ("<|end|><|start|>assistant",),
+    "<|channel|>final<|message|>", built_in=True,
+)  # fmt: skip
 
 REASONINGS: tuple[Reasoning, ...] = (SEED, MISTRAL, COHERE, GRANITE, GEMMA4, THINK, HARMONY)
 """In the order in which they are looked for."""

@@ -99,6 +99,8 @@ class Written(NamedTuple):
     """Around the key and the value of a parameter: before, between, behind."""
     parameter_json: tuple[str, str, str] | None = None
     """The same of one whose value is JSON, where that is told apart; else text and JSON look alike."""
+    single: bool = False
+    """An answer ends with its call."""
     numbered: bool = False
     """The head holds {number}: how many calls came before, over the whole conversation."""
 
@@ -126,8 +128,6 @@ class Family:
     """Texts one of which a chat template of the family holds (each may be several, joined by a NUL, that it holds all)."""
     tokens: tuple[str, ...] = ()
     """Tokens all of which its vocabulary holds, where the template says nothing."""
-    reasoning: str = ""
-    """The reasoning that is part of the table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,5 +139,9 @@ class Reasoning:
     models: str
     begin: tuple[str, ...]
     end: tuple[str, ...]
+    content: str = ""
+    """What comes before content behind it."""
+    built_in: bool = False
+    """It is part of a family's table."""
     marks: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ def _arguments(written: Written, arguments: Mapping[str, Any]) -> str:
     if written.arguments == "json":
         return json.dumps(arguments, ensure_ascii=False)
     if written.arguments == "python":
-        return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
     return "".join(_parameter(written, key, value) for key, value in arguments.items())
 
 

@@ -72,9 +72,11 @@ def _rendered(loaded: _Loaded, asked: dict[str, Any]) -> dict[str, Any]:
             param="tools",
         )
     for name in asked["must_read"]:
-        if name not in template.names:
+        if template.names.isdisjoint(name.split("|")):
+            first = name.split("|")[0]
             raise InvalidParameter(
-                f"{name}: the model's chat template does not read it, so it would have no effect", param=name
+                f"{first}: the model's chat template does not read it, so it would have no effect",
+                param=first,
             )
     messages = conversations.arrange(asked["messages"], context, asked["image_marker"])
     render = template.render_open if asked["continued"] else template.render

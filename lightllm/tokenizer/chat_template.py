@@ -20,6 +20,8 @@ from lightllm.templating.limits import MAX_CONVERSATION_BYTES, MAX_TEMPLATE_CHAR
 from lightllm.templating.process import TemplateFailure, TemplateProcess, TemplateProcesses
 
 _RESERVED = ("messages", "tools", "add_generation_prompt")
+_SWITCHES = frozenset({"thinking", "enable_thinking"})
+"""Two names for one thing: a request sets both."""
 _MAX_NOTED = 64
 """Names of variables that are logged because the template does not read them."""
 
@@ -152,6 +154,8 @@ class ChatTemplates:
 
     def _note_unread(self, unread: list[str], variables: dict[str, Any]) -> None:
         """Into the log, once: what a client set for the template, and the template does not know."""
+        if any(name in variables and name not in unread for name in _SWITCHES):  # and means the other too
+            unread = [name for name in unread if name not in _SWITCHES]
         for name in unread:
             if name in variables and not name.endswith("_token"):
                 with self._lock:

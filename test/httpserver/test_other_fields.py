@@ -10,7 +10,7 @@ import httpx
 import pytest
 from support.fake_engine import FakeEngine
 
-from lightllm.httpserver import openai_models, other_fields
+from lightllm.httpserver import other_fields
 from lightllm.httpserver.native_models import GenerateRequest, Parameters
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.sampling_params import SamplingParams
@@ -132,7 +132,7 @@ def test_fields_beside_inputs(client: httpx.Client, engine: FakeEngine) -> None:
 def test_what_changes_nothing_is_accepted(
     client: httpx.Client, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    own = openai_models.ChatRequest.model_fields if "chat" in path else ()
+    own = ChatRequest.model_fields if "chat" in path else ()
     fields = dict.fromkeys(other_fields.OPENAI_HARMLESS.difference(own), {"a": [1]})
     assert ask(client, path, **fields).status_code == 200
     assert "no effect" not in caplog.text

@@ -210,6 +210,14 @@ def test_reasoning_that_the_template_has_opened() -> None:
     assert tokens_within(["Hm", ".", "\n</think>", "\n\n", "Yes."], parser.spans) == 3
 
 
+def test_a_continued_answer_goes_on_within_its_reasoning_or_behind_it() -> None:
+    form = chat_format("hermes")
+    begun = form.maker(Wishes("assistant\n<think>\nFirst", continued=True)).make()
+    assert parsed(begun, [" I look.\n</think>\n\nYes."])[:2] == ("Yes.", " I look.")
+    done = form.maker(Wishes("assistant\n<think>\nFirst</think>It", continued=True)).make()
+    assert parsed(done, [" is <think>"])[:2] == (" is <think>", "")
+
+
 def test_a_continued_answer_of_gpt_oss_goes_on_in_its_channel() -> None:
     form = chat_format("harmony")
     final = form.maker(Wishes("<|start|>assistant<|channel|>final<|message|>It is")).make()

@@ -152,6 +152,11 @@ OUTPUTS: tuple[Output, ...] = (
         '{"tool_call_id": "1", "tool_name": "get_time", "parameters": {}}]<|END_ACTION|>',
         "", (PARIS, TIME), "Hm.",
     ),
+    Output(
+        "command_r", 'Action: ```json\n[\n    {\n        "tool_name": "get_weather",\n        "parameters": {"city": "Paris"}\n    }\n]```',
+        "", (PARIS,),
+    ),
+    Output("command_r", "Action: none, I think", "Action: none, I think", ()),
     Output("lfm2", '<|tool_call_start|>[get_weather(city="Paris")]<|tool_call_end|>Soon.', "Soon.", (PARIS,)),
     Output("olmo3", '<function_calls>get_weather(city="Paris")\nget_time()</function_calls>', "", (PARIS, TIME)),
     Output("jamba", '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Paris"}}]</tool_calls>', "", (PARIS,)),

@@ -60,6 +60,7 @@ def calls(content: Any = None, arguments: Any = ARGUMENTS, count: int = 1) -> di
 def test_neighbours_of_a_role_are_merged_where_the_template_wants_one_message() -> None:
     late = {"role": "system", "content": "Be kind."}
     assert "Be brief.\n\nBe kind.Weather?" in render(NEMOTRON, [SYSTEM, late, USER])
+    assert "Be brief.\n\nReply in French" in render(published.GPT_OSS, [SYSTEM, FRENCH, USER])
     again = {"role": "user", "content": "And tomorrow?"}
     assert "[INST] Weather?\n\nAnd tomorrow? [/INST]" in render(published.LLAMA_2, [USER, again])
     assert render(QWEN_LIKE, [USER, again]) == "<user>Weather?<user>And tomorrow?"
@@ -97,7 +98,6 @@ def test_a_functions_result_is_a_tools_where_the_template_does_not_know_it():
         (QWEN_LIKE, [{"role": "User", "content": "hi"}, USER], 0),
         (QWEN_LIKE, [USER, {"role": "critic", "content": "hi"}], 1),
         (published.GPT_OSS, [USER, ASSISTANT, SYSTEM, USER], 2),
-        (published.GPT_OSS, [SYSTEM, FRENCH, USER], 1),
         (NEMOTRON, [SYSTEM, USER, SYSTEM], 2),
         (NEMOTRON, [USER, FRENCH, {"role": "system", "content": "late"}], 2),
         ("{{ messages[-1].content }}", [USER, ASSISTANT, USER], 0),

@@ -61,4 +61,4 @@ def test_llava_has_the_images_of_a_message_before_its_texts() -> None:
 
 def test_a_conversation_whose_roles_a_template_refuses_is_refused_with_images_too() -> None:
     with pytest.raises(InvalidParameter, match="alternate"):
-        render(GEMMA_3, [CONVERSATION[1], CONVERSATION[3]], "<start_of_image>")
+        render(GEMMA_3, [CONVERSATION[2], CONVERSATION[3]], "<start_of_image>")
