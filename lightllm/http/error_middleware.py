@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 REQUEST_ID = "lightllm.request_id"
 """Key of the request id in the ASGI scope."""
+WRITE_PARTS = "lightllm.write_parts"
+"""Key of `Exchange.write_parts` in the ASGI scope; absent under a test transport."""
 ABORT_CONNECTION = "lightllm.abort_connection"
 """Key of the function in the ASGI scope that drops the connection at once; absent under a test transport."""
 

@@ -7,7 +7,7 @@ import functools
 import http
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
@@ -153,6 +153,15 @@ class Exchange:
             self._complete = True
             self._event.set()
             self._connection.answered()
+
+    def write_parts(self, make: Callable[[], list[bytes]]) -> bool:
+        """Makes further parts of a chunked answer's body and writes them at once, past the application's layers. False: nothing was
+        made, for the client is slow or has left, or the answer does not come in chunks."""
+        if self._connection.write_paused or self.gone or not self._chunked or self._complete:
+            return False
+        for part in make():
+            self._connection.transport.write(_chunk(part))
+        return True
 
     def _counted(self, body: bytes, more: bool) -> bytes:
         """What of `body` may be sent: nothing where the answer has a head only. Raises when its length is not as announced."""

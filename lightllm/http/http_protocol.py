@@ -23,7 +23,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from lightllm.errors import BodyTooSlow, RequestError
-from lightllm.http.error_middleware import ABORT_CONNECTION
+from lightllm.http.error_middleware import ABORT_CONNECTION, WRITE_PARTS
 from lightllm.http.error_responses import error_body
 from lightllm.http.exchange import Exchange, status_line
 from lightllm.http.request_parser import RequestParser
@@ -234,7 +234,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
     def _begin(self) -> None:
         """Starts the application on the request whose head is complete."""
         parser = self._parser
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": parser.version,
@@ -251,6 +251,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
             ABORT_CONNECTION: self.transport.abort,
         }
         self._exchange = Exchange(self, scope, parser.keep_alive, parser.expects_continue)
+        scope[WRITE_PARTS] = self._exchange.write_parts
         task = self._loop.create_task(self._exchange.run(self._app))  # type: ignore[arg-type]
         self._server.tasks.add(task)
         task.add_done_callback(self._server.tasks.discard)

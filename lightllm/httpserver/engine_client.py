@@ -363,7 +363,7 @@ class EngineClient:
                 if record.drop_connection is not None:
                     record.drop_connection()
             elif record.wants_sending(self.config.stream_interval):
-                record.wake()
+                record.tell()
 
     def _on_abort_named(self, message: AbortNamed) -> None:
         self.abort_named(message.name, message.owner, here_only=True)

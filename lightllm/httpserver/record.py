@@ -182,6 +182,8 @@ class RequestRecord:
         """The handler is in `send`: if this is seen from outside, the client's buffers are full."""
         self.drop_connection: Callable[[], None] | None = None
         """Ends the connection of a stream whose client does not read; its handler may be blocked in `send`."""
+        self.deliver: Callable[[], bool] | None = None
+        """Sends a stream's news at once, without its handler; False: the handler has to."""
         self.timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -237,6 +239,11 @@ class RequestRecord:
                 return True
         return False
 
+    @property
+    def waiting(self) -> bool:
+        """The handler is in `news`, and nothing has woken it."""
+        return self._waiter is not None and not self._waiter.done()
+
     async def news(self) -> None:
         """Waits for `wake`. The caller looks at the record's state before it waits."""
         self._waiter = asyncio.get_running_loop().create_future()
@@ -244,6 +251,11 @@ class RequestRecord:
             await self._waiter
         finally:
             self._waiter = None
+
+    def tell(self) -> None:
+        """A stream has news: they are sent, or the handler is woken."""
+        if self.deliver is None or not self.deliver():
+            self.wake()
 
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -7,6 +7,7 @@ request, which waits for the client to leave.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -18,13 +19,15 @@ from starlette.types import Receive, Scope, Send
 
 from lightllm.errors import REQUEST_ERRORS, RequestError, ServerOverloaded
 from lightllm.http.auth import caller
-from lightllm.http.error_middleware import ABORT_CONNECTION, REQUEST_ID
+from lightllm.http.error_middleware import ABORT_CONNECTION, REQUEST_ID, WRITE_PARTS
 from lightllm.httpserver.ended import Outcome, ended_now
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
+WriteParts = Callable[[Callable[[], list[bytes]]], bool]
+"""`Exchange.write_parts`."""
 _log = logging.getLogger(__name__)
 _COUNTERS: dict[Outcome, metrics.Metric] = {
     "success": metrics.REQUEST_SUCCESS, "failure": metrics.REQUEST_FAILURE, "refused": metrics.REQUEST_FAILURE,
@@ -87,6 +90,8 @@ class _GenerationResponse(Response):
         self._engine = engine
         self._record = record
         self._renderer = renderer
+        self._failure: Exception | None = None
+        """Of `_deliver`; the handler raises it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         engine, record = self._engine, self._record
@@ -155,15 +160,35 @@ class _GenerationResponse(Response):
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
         keep_alive = _KeepAlive(record.wake, self._silence)
+        if write_parts := scope.get(WRITE_PARTS):
+            record.deliver = functools.partial(self._deliver, write_parts, keep_alive)
         try:
             await self._send_events(send, keep_alive)
         finally:
+            record.deliver = None
             keep_alive.stop()
+
+    def _deliver(self, write_parts: WriteParts, keep_alive: _KeepAlive) -> bool:
+        """Sends what a stream has got while its handler waits: to wake the handler, and the way through the layers of the
+        application, is half of what a token costs. False: the handler has to do it, as it does the end of every stream."""
+        record = self._record
+        if not record.waiting or record.done or self._renderer.preparation(record):
+            return False
+        try:
+            written = write_parts(functools.partial(self._renderer.events, record))
+        except Exception as error:
+            self._failure = error
+            return False
+        if written:
+            keep_alive.sent()
+        return written
 
     async def _send_events(self, send: Send, keep_alive: _KeepAlive) -> None:
         record, renderer = self._record, self._renderer
         interval = self._engine.config.stream_interval
         while not record.disconnected and record.error is None:
+            if self._failure is not None:
+                raise self._failure
             if record.wants_sending(interval):
                 events = await self._events()
                 if record.done:

@@ -16,6 +16,8 @@ import httpx
 import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 
+from lightllm.httpserver.native_rendering import NativeRenderer
+from lightllm.httpserver.record import RequestRecord
 from lightllm.ipc.channels import EVERY_EPOCH, PushChannel, make_context
 from lightllm.protocol.messages import TextDeltas
 
@@ -364,3 +366,31 @@ def test_a_finished_answer_that_nobody_reads_is_dropped(
     engine.wait_for(lambda: worker.engine._named)
     engine.wait_for(lambda: not worker.engine._named)
     raw.close()
+
+
+def test_a_defect_while_a_stream_is_written_ends_that_stream_alone(
+    client: httpx.Client, worker: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its later tokens are written where the message of all streams is taken in."""
+    engine.script.endless, engine.script.pause = True, 0.02
+    events = NativeRenderer.events
+
+    def broken(renderer: NativeRenderer, record: RequestRecord) -> list[bytes]:
+        if record.prompts[0].params.max_new_tokens == 400 and len(record.choices[0].token_ids) > 5:
+            raise ZeroDivisionError
+        return events(renderer, record)
+
+    monkeypatch.setattr(NativeRenderer, "events", broken)
+    with (
+        open_stream(worker.port, max_new_tokens=400) as bad,
+        open_stream(worker.port, max_new_tokens=60) as good,
+    ):
+        begun = text = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := bad.recv(1 << 16):
+                begun += data
+        while not text.endswith(b"0\r\n\r\n"):
+            text += good.recv(1 << 16)
+    assert 1 <= begun.count(b"data:") <= 5 and not begun.endswith(b"0\r\n\r\n")
+    assert text.count(b"data:") == 60
+    engine.wait_for(lambda: engine.active == 0)

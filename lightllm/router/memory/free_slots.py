@@ -128,7 +128,9 @@ class FreeMap:
         changed = self._changed.nonzero()[0]
         if len(changed):
             flags, before = self._free.reshape(-1, _BLOCK), self._flags[:-1].reshape(-1, _BLOCK)
-            place = (flags[changed] != before[changed]).ravel().nonzero()[0]  # of one dimension it is twice as fast
+            place = (
+                (flags[changed] != before[changed]).ravel().nonzero()[0]
+            )  # of one dimension it is twice as fast
             kept = self._edges[~self._changed[self._edges // _BLOCK]]
             self._edges = np.sort(np.concatenate([kept, changed[place // _BLOCK] * _BLOCK + place % _BLOCK]))
             self._changed[changed] = False

@@ -47,7 +47,9 @@ def test_slots_are_taken_where_the_rule_says_whatever_was_freed_before(capacity:
             count = min(count, slots.total)
             room, after = int(rng.integers(0, capacity)), int(rng.integers(-1, capacity))
             if count == 1:
-                room = 0  # a single row that takes one goes on behind its last, or where there is room for one
+                room = (
+                    0  # a single row that takes one goes on behind its last, or where there is room for one
+                )
             taken = slots.take(count, np.array([after]), np.array([count]), np.array([room]))
             assert taken.tolist() == expected(free, after, count, room)
             free[taken] = False
