@@ -140,10 +140,22 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
 
 
 async def render_chat(state: ServerState, body: ChatRequest, conversation: Conversation, tools: Tools) -> str:
-    """The text that the model's template makes of a conversation. Raises `InvalidParameter`."""
+    """The text that the model's template makes of a conversation. A template that has no place for tools does without them where a
+    call is demanded: its form and its schema are given, as with `response_format`. Raises `InvalidParameter`."""
+    try:
+        return await _rendered(state, body, conversation, tools.for_template)
+    except InvalidParameter as error:
+        if error.param != "tools" or not tools.forced:
+            raise
+        return await _rendered(state, body, conversation, None)
+
+
+async def _rendered(
+    state: ServerState, body: ChatRequest, conversation: Conversation, tools: list[dict[str, Any]] | None
+) -> str:
     return await state.encoder.render_chat(
         conversation.messages,
-        tools=tools.for_template,
+        tools=tools,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
         must_read=must_read(body),

@@ -89,7 +89,7 @@ def _parameters(
 
 
 HERMES = Family(
-    "hermes", ("qwen", "qwen25", "qwen2_5", "qwen3"), "Hermes, Qwen 2.5, Qwen 3, Granite 4",
+    "hermes", ("qwen", "qwen25", "qwen2_5", "qwen3", "granite4"), "Hermes, Qwen 2.5, Qwen 3, Granite 4",
     _json_family(("<tool_call>",), ("</tool_call>",)),
     Written('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n"),
     marks=('<tool_call>\0"arguments"', "<tool_call>\0'arguments'", '<tool_call>\0\\"arguments\\"'), tokens=("<tool_call>", "</tool_call>"),

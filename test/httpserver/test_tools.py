@@ -128,6 +128,19 @@ def test_a_demanded_call_is_constrained_in_the_familys_form(
     assert params.constraint_prefix.startswith("start: (thought0)")
 
 
+def test_a_template_without_tools_does_for_calls_that_are_demanded(
+    worker: Any, client: httpx.Client, engine: FakeEngine
+) -> None:
+    engine.script.answer = '[{"name": "get_time", "parameters": {}}]'
+    body = {"messages": MESSAGES, "tools": TOOLS, "max_tokens": 60}
+    assert client.post("/v1/chat/completions", json=body).json()["error"]["param"] == "tools"
+    (call,) = choice(client.post("/v1/chat/completions", json=body | {"tool_choice": NAMED}))["message"][
+        "tool_calls"
+    ]
+    assert call["function"] == {"name": "get_time", "arguments": "{}"}
+    assert '"get_time"' in engine.added[-1].params.call_grammar
+
+
 def test_only_allowed_tools_are_shown(
     ask: Callable[..., httpx.Response], engine: FakeEngine, qwen: Tokenizer
 ) -> None:
