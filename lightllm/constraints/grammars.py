@@ -22,6 +22,8 @@ os.environ["RUST_LIB_BACKTRACE"] = "0"
 """The library makes a backtrace a level of every error; with RUST_BACKTRACE set that takes seconds."""
 _JSON_OPTIONS = {"whitespace_pattern": r" |\r?\n[ \t]{0,64}"}
 """One space, or a new line and its indentation: some models would write spaces for ever."""
+_CALL_OPTIONS = {"whitespace_pattern": " "}
+"""Of the arguments of tool calls, which nobody reads: models write them in one line."""
 _NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 """Where only one text can come, the model chooses among the tokens that it can be written with, as elsewhere; the library
 would choose them, and work out all of the text first, however long it is."""
@@ -92,7 +94,7 @@ def _grammar(name: str, text: str) -> str:
         (pattern,) = json.loads(LLMatcher.grammar_from_regex(text))["grammars"]
         return LLMatcher.grammar_from_lark(pattern["lark_grammar"] + _NO_FORCING)
     if name == "call_grammar":
-        return LLMatcher.grammar_from_lark(_with_schemas_rewritten(text, _JSON_OPTIONS) + _NO_FORCING)
+        return LLMatcher.grammar_from_lark(_with_schemas_rewritten(text, _CALL_OPTIONS) + _NO_FORCING)
     lark = _with_schemas_rewritten(text) if limits.is_lark(text) else gbnf_to_lark(text)
     return LLMatcher.grammar_from_lark(lark + _NO_FORCING)
 
