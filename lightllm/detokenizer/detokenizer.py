@@ -160,8 +160,8 @@ class Detokenizer:
         except Exception:
             self._fail(finish, output)
             return
-        if stream.stopped and finish.reason == "length":
-            finish = msgspec.structs.replace(finish, reason="stop")
+        if stream.stopped and finish.reason in ("length", "stop"):
+            finish = msgspec.structs.replace(finish, reason="stop", stop=stream.stop)
         to = output.deltas[stream.worker]
         if tail:
             to.tails[len(to.finished)] = tail
@@ -169,7 +169,9 @@ class Detokenizer:
 
 
 def _finish_of(request_id: int, reason: FinishReason, stream: ChoiceStream) -> Finish:
-    return Finish(request_id, reason, stream.prompt_tokens, stream.output_tokens, stream.cached_tokens)
+    return Finish(
+        request_id, reason, stream.prompt_tokens, stream.output_tokens, stream.cached_tokens, stop=stream.stop
+    )
 
 
 def _empty() -> TextDeltas:

@@ -82,6 +82,11 @@ class ChoiceStream:
             if self.stopped:
                 break
 
+    @property
+    def stop(self) -> str:
+        """The stop string that was found; "" if none was, or one that is known by its tokens only."""
+        return "" if self._matcher is None else self._matcher.hit or ""
+
     def push(self, token_id: int) -> str:
         """The text that is certain with this token; sets `stopped` if the token completed a stop string."""
         self.output_tokens += 1

@@ -175,6 +175,8 @@ class Finish(msgspec.Struct, array_like=True, frozen=True):
     """For reason "error": what the client is told."""
     error_type: str = "BackendFailed"
     """A name in `errors.REQUEST_ERRORS`."""
+    stop: str = ""
+    """For reason "stop": the stop string that was found, if one was."""
 
 
 class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):

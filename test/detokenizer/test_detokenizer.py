@@ -116,6 +116,16 @@ def test_stop_string_ends_the_stream_and_tells_the_router(tokenizer):
     assert "ree f" in whole and "ree f" not in tokenizer.decode(client.token_ids[1][:-1])
 
 
+@pytest.mark.parametrize("ends_with", ["length", "stop"])
+def test_the_finish_tells_the_stop_string_that_was_found(tokenizer, ends_with):
+    ids = tokenizer.encode("three four", add_special_tokens=False)
+    assert run(tokenizer, ids, stop_sequences=["none", "ree f"]).finished[1].stop == "ree f"
+    assert run(tokenizer, ids, reason=ends_with, stop_sequences=["none"]).finished[1].stop == ""
+    half = tokenizer.encode("a🙂", add_special_tokens=False)[:-1]
+    found = run(tokenizer, half, reason=ends_with, stop_sequences=["\ufffd"]).finished[1]
+    assert (found.reason, found.stop) == ("stop", "\ufffd"), "with the rest of the text"
+
+
 def test_stop_string_may_be_kept_in_the_output(tokenizer):
     ids = tokenizer.encode("One two three four", add_special_tokens=False)
     client = run(tokenizer, ids, stop_sequences=["ree"], include_stop_str_in_output=True)

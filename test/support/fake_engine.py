@@ -77,6 +77,8 @@ class Script:
     pause: float = 0.0
     """Seconds between rounds."""
     cached_tokens: int = 3
+    stop: str = ""
+    """Answers that are not cut off end with this stop string."""
     extra: dict[str, object] = field(default_factory=dict)
 
 
@@ -277,6 +279,7 @@ class FakeEngine:
             running.next,
             self.script.cached_tokens,
             self.script.finish_error,
+            stop=self.script.stop if reason == "stop" else "",
         )
 
     def _prompt_logprobs(self, request_id: int, request: AddRequest) -> PromptLogprobs:
