@@ -44,6 +44,9 @@ class InvalidImage(InvalidParameter, code="invalid_image"):
 class PromptTooLong(RequestError, code="context_length_exceeded"):
     """The prompt, or prompt + max_new_tokens, exceeds what the server can ever hold."""
 
+    counts: tuple[int, int, int] | None = None
+    """Tokens of the prompt and of the output, and the limit of both together, where they are known."""
+
 
 class Unauthorized(RequestError, status=401, code="invalid_api_key", kind="authentication_error"):
     """No API key, or none that opens this route."""
@@ -63,10 +66,6 @@ class MethodNotAllowed(RequestError, status=405, code="method_not_allowed"):
 
 class UnknownModel(RequestError, status=404, code="model_not_found"):
     """No such model."""
-
-
-class PreviousResponseNotFound(RequestError, code="previous_response_not_found"):
-    """The response that a request follows is not kept here: it never was, or no longer."""
 
 
 class BodyTooLarge(RequestError, status=413, code="request_too_large"):

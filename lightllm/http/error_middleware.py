@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightllm.errors import InternalError, RequestError
-from lightllm.http.error_responses import error_response
+from lightllm.http.error_responses import error_response, is_anthropic
 
 _log = logging.getLogger(__name__)
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -43,14 +43,15 @@ class ErrorMiddleware:
             return
         request_id = _request_id(scope)
         scope[REQUEST_ID] = request_id
-        header = (b"x-request-id", request_id.encode())
+        names = (b"x-request-id", b"request-id") if is_anthropic(scope["path"]) else (b"x-request-id",)
+        headers = [(name, request_id.encode()) for name in names]
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if not started:
                 started = True
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), *headers]
                 if self._draining():
                     message["headers"].append((b"connection", b"close"))
             await send(message)

@@ -1,5 +1,5 @@
-"""How errors reach the client: OpenAI's envelope under /v1, TGI's at /, both of LightLLM's elsewhere; never an exception's own
-text."""
+"""How errors reach the client: OpenAI's envelope under /v1, but Anthropic's at its routes there, TGI's at /, both of LightLLM's
+elsewhere; never an exception's own text."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ from lightllm.errors import (
 
 def is_openai(path: str) -> bool:
     return path.startswith("/v1/")
+
+
+def is_anthropic(path: str) -> bool:
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+_ANTHROPIC_KINDS = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error", 413: "request_too_large",
+    429: "rate_limit_error", 503: "overloaded_error",
+}  # fmt: skip
+"""HTTP status -> Anthropic's `error.type`; besides `invalid_request_error` and, from 500 on, `api_error`."""
+
+
+def anthropic_body(error: RequestError, status: int) -> dict[str, Any]:
+    kind = _ANTHROPIC_KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
 def openai_body(error: RequestError) -> dict[str, Any]:
@@ -55,6 +71,8 @@ def tgi_body(error: RequestError) -> dict[str, Any]:
 
 def error_body(path: str, error: RequestError, status: int | None = None) -> bytes:
     """JSON in the shape of the path's API. status: that of the response, if it is not the error's own."""
+    if is_anthropic(path):
+        return msgspec.json.encode(anthropic_body(error, status or error.status))
     if is_openai(path):
         return msgspec.json.encode(openai_body(error))
     if path == "/":

@@ -24,13 +24,13 @@ from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.error_responses import error_response, from_http_exception
 from lightllm.httpserver import openapi
 from lightllm.httpserver.health_routes import health_routes, info_routes
+from lightllm.httpserver.messages_api import messages_routes
+from lightllm.httpserver.messages_models import CountTokensRequest, MessagesRequest
 from lightllm.httpserver.metric_routes import metric_routes
 from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
-from lightllm.httpserver.openai_responses_api import responses_routes
-from lightllm.httpserver.openai_responses_models import ResponsesRequest
 from lightllm.httpserver.page_routes import page_paths, page_routes
 from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.state import ServerState
@@ -43,7 +43,8 @@ _BODIES = (
     AbortBody,
     CompletionRequest,
     ChatRequest,
-    ResponsesRequest,
+    MessagesRequest,
+    CountTokensRequest,
     StartProfileBody,
     TokenizeRequest,
     DetokenizeRequest,
@@ -57,7 +58,7 @@ def create_app(state: ServerState) -> FastAPI:
     )
     app.include_router(native_routes(state))
     app.include_router(openai_routes(state))
-    app.include_router(responses_routes(state))
+    app.include_router(messages_routes(state))
     app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
     app.include_router(info_routes(state))

@@ -22,11 +22,11 @@ from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
 from lightllm.httpserver.openai_shapes import CHAT, COMPLETION, OLD_CHAT
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import count_images, hold_images
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, Limits, check_vocabulary, last
+from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, MAX_TOKENIZED, Limits, check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
-from lightllm.images.source import openai_source
+from lightllm.images.source import ImageSource, openai_source
 from lightllm.parsers.chat_format import Maker
 from lightllm.sampling_params import SamplingParams
 
@@ -114,10 +114,7 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
         await state.check_constraint(params)
     layout, tools = images.layout if images else None, read_tools(body)
     conversation = read_conversation(body, _SEEN if images else frozenset())
-    sources = [
-        openai_source(medium.source, f"messages.{medium.message}.content.{medium.part}")
-        for medium in conversation.media
-    ]
+    sources = _sources(conversation)
     keep = body.kept_prompt(limit, limits.max_req_total_len)
     if sources and keep is not None:
         raise InvalidParameter("a prompt with images cannot be cut", param="truncate_prompt_tokens")
@@ -137,6 +134,27 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
         prompt_ids, limit, limits, default, params.n, "messages", length_field, extra
     )
     return PreparedChat(PromptRecord(prompt_ids, _with_length(params, length)), counted, maker)
+
+
+async def count_chat(state: ServerState, request: Request, body: ChatRequest) -> int:
+    """How many tokens the prompt of a chat has, however many those are. Raises `RequestError`."""
+    images = state.images
+    conversation = read_conversation(body, _SEEN if images else frozenset())
+    sources = _sources(conversation)
+    text = await render_chat(state, body, conversation, read_tools(body))
+    layout = images.layout if images else None
+    ids = await state.encoder.encode(
+        text, bool(body.add_special_tokens), MAX_TOKENIZED, "messages", layout=layout
+    )
+    counted = await count_images(state.engine, request, ids, sources, "messages")
+    return len(ids) + ((counted.extra or 0) if counted else 0)
+
+
+def _sources(conversation: Conversation) -> list[ImageSource]:
+    return [
+        openai_source(medium.source, f"messages.{medium.message}.content.{medium.part}")
+        for medium in conversation.media
+    ]
 
 
 async def render_chat(state: ServerState, body: ChatRequest, conversation: Conversation, tools: Tools) -> str:

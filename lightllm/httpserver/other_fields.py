@@ -90,6 +90,24 @@ OPENAI_HARMLESS = frozenset(
 )  # fmt: skip
 """`prediction` only makes OpenAI faster; a completion has no calls and no reasoning."""
 
+MESSAGES_REFUSED = OPENAI_REFUSED | {
+    # Anthropic
+    "mcp_servers": _NO, "container": _NO,
+    # OpenAI
+    "response_format": Refused("output_config"), "logprobs": _NO, "reasoning_effort": Refused("output_config"),
+    "max_completion_tokens": Refused("max_tokens"),
+    # vLLM, SGLang
+    "regex": Refused("guided_regex"), "ebnf": Refused("guided_grammar"), "json_schema": Refused("guided_json"),
+    "structured_outputs": Refused("guided_json, guided_grammar or guided_regex"),
+    "guided_choice": Refused("guided_grammar"), "bad_words": _NO, "prompt_logprobs": _NO, "truncate_prompt_tokens": _NO,
+}  # fmt: skip
+"""On /v1/messages."""
+
+MESSAGES_HARMLESS = OPENAI_HARMLESS | {
+    "cache_control", "context_management", "speed", "inference_geo", "user_profile_id", "workspace_id", "diagnostics", "anthropic_version", "betas",
+}  # fmt: skip
+"""Of `context_management` everything that would be cleared from the messages stays in them; who has no beta says so in a header."""
+
 NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
     # TGI
     "decoder_input_details": _NO,

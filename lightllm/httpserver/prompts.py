@@ -28,6 +28,8 @@ CHARACTERS_PER_TOKEN = 8
 _TOKENS_OF_A_CUT = 16
 """How many tokens a cut through a text may add, generously."""
 DEFAULT_MAX_NEW_TOKENS = 16
+MAX_TOKENIZED = 1 << 18
+"""Tokens of a text that is only tokenized; texts that have far more are refused."""
 _TOKENIZER_THREADS = 2
 _OPENAI_FIELDS = ("messages", "prompt")
 """What the prompt is called on /v1."""
@@ -198,10 +200,12 @@ class PromptEncoder:
             room = self._max_input
         if length > room:
             if truncation is None or room < 1:
-                raise PromptTooLong(
+                error = PromptTooLong(
                     _too_long(length, max_new_tokens, limit, prompt_field),
                     param=length_field if length < limit else prompt_field,
                 )
+                error.counts = length, max_new_tokens, limit
+                raise error
             prompt_ids = _truncate(prompt_ids, room, truncation)
         return prompt_ids, max_new_tokens
 

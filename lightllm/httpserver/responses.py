@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +33,7 @@ _COUNTERS: dict[Outcome, metrics.Metric] = {
     "success": metrics.REQUEST_SUCCESS, "failure": metrics.REQUEST_FAILURE, "refused": metrics.REQUEST_FAILURE,
     "disconnected": metrics.REQUEST_DISCONNECTED,
 }  # fmt: skip
+EVENTS = b"text/event-stream; charset=utf-8"
 SILENT_SECONDS = 15.0
 """Half of what the most impatient proxies wait."""
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -67,26 +68,35 @@ def respond(
     *names: str,
     ping: bytes = KEEP_ALIVE,
     silence: float | None = None,
+    opening: bytes = b"",
+    media_type: bytes = EVENTS,
 ) -> Response:
     """The answer to a request. names: by which `/abort_request` knows it, besides its X-Request-Id; ping: what a stream sends
     when it has been silent for a while, in an API that has an event of its own for that; silence: how long that is, in seconds,
-    where `--sse_keep_alive` does not say it, None: `SILENT_SECONDS`, 0: no stream is kept alive."""
+    where `--sse_keep_alive` does not say it, None: `SILENT_SECONDS`, 0: no stream is kept alive; opening: an event that a stream
+    begins with, as soon as the request is accepted; media_type: of a stream."""
     record = RequestRecord(prompts, (request.scope[REQUEST_ID], *names), stream, caller(request).owner)
     seconds = (engine.config.sse_keep_alive, silence, SILENT_SECONDS)
     first = next(stated for stated in seconds if stated is not None)
-    return _GenerationResponse(engine, record, renderer, ping, first)
+    return _GenerationResponse(engine, record, renderer, _Form(ping, first, opening, media_type))
+
+
+class _Form(NamedTuple):
+    """What `respond` says of a stream."""
+
+    ping: bytes
+    silence: float
+    opening: bytes
+    media_type: bytes
 
 
 class _GenerationResponse(Response):
     """Submits the record when it is called, and forgets it when it is done, however that comes about."""
 
-    def __init__(
-        self, engine: EngineClient, record: RequestRecord, renderer: Renderer, ping: bytes, silence: float
-    ) -> None:
+    def __init__(self, engine: EngineClient, record: RequestRecord, renderer: Renderer, form: _Form) -> None:
         self.status_code = 200
         self.background = None
-        self._ping = ping
-        self._silence = silence
+        self._form = form
         self._engine = engine
         self._record = record
         self._renderer = renderer
@@ -152,17 +162,19 @@ class _GenerationResponse(Response):
                 "type": "http.response.start",
                 "status": 200,
                 "headers": [
-                    (b"content-type", b"text/event-stream; charset=utf-8"),
+                    (b"content-type", self._form.media_type),
                     (b"cache-control", b"no-cache"),
                     (b"x-accel-buffering", b"no"),
                 ],
             }
         )
         record.drop_connection = scope.get(ABORT_CONNECTION)
-        keep_alive = _KeepAlive(record.wake, self._silence)
+        keep_alive = _KeepAlive(record.wake, self._form.silence)
         if write_parts := scope.get(WRITE_PARTS):
             record.deliver = functools.partial(self._deliver, write_parts, keep_alive)
         try:
+            if self._form.opening:
+                await send({"type": "http.response.body", "body": self._form.opening, "more_body": True})
             await self._send_events(send, keep_alive)
         finally:
             record.deliver = None
@@ -203,7 +215,7 @@ class _GenerationResponse(Response):
                 record.sending = False
                 keep_alive.sent()  # news may have come while the client was slow
             elif keep_alive.due:
-                await send({"type": "http.response.body", "body": self._ping, "more_body": True})
+                await send({"type": "http.response.body", "body": self._form.ping, "more_body": True})
                 keep_alive.sent()
             else:
                 await record.news()

@@ -24,7 +24,7 @@ from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Scalar, Tex
 from lightllm.httpserver.openai_api import prepare_chat, prepare_completion, render_chat
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, Message, OpenAIRequest, Tool
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import INLINE_CHARACTERS, check_vocabulary
+from lightllm.httpserver.prompts import INLINE_CHARACTERS, MAX_TOKENIZED, check_vocabulary
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.rendering import json_bytes
 from lightllm.httpserver.sampling_fields import names
@@ -32,8 +32,6 @@ from lightllm.httpserver.state import ServerState
 from lightllm.model_folder.json_files import read_json_object
 from lightllm.sampling_params import SamplingParams
 
-MAX_TOKENIZED = 1 << 18
-"""Tokens of one text; texts that have far more are refused."""
 _TEXTS = Annotated[list[Text], Field(fail_fast=True, min_length=1, max_length=MAX_STRINGS)]
 _LISTS = Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_STRINGS)]
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.server import LightLLMServer
+from support.unmodified_clients import needs_clients, run
 
-CLIENTS = os.environ.get("LIGHTLLM_TEST_CLIENTS", "")
-"""Folder with the packages of requirements-clients.txt."""
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CLIENTS, reason="the clients are installed by make test-clients"),
-]
+pytestmark = needs_clients
 
 TEXT_GENERATION = """\
     from text_generation import Client
@@ -65,16 +55,6 @@ LM_EVAL = """\
 def server() -> Iterator[LightLLMServer]:
     with LightLLMServer(["--max_total_token_num", "20000", "--data_type", "fp32"]) as server:
         yield server
-
-
-def run(script: str, url: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", f"URL = {url!r}\n" + textwrap.dedent(script)],
-        env=os.environ | {"PYTHONPATH": str(Path(CLIENTS).absolute())},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.mark.parametrize("script", [TEXT_GENERATION, LM_EVAL], ids=["text-generation", "lm-eval"])
