@@ -68,6 +68,10 @@ class UnknownModel(RequestError, status=404, code="model_not_found"):
     """No such model."""
 
 
+class PreviousResponseNotFound(RequestError, code="previous_response_not_found"):
+    """The response that a request follows is not kept here: it never was, or no longer."""
+
+
 class BodyTooLarge(RequestError, status=413, code="request_too_large"):
     """A body of more than `--max_body_mb`."""
 

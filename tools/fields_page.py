@@ -10,6 +10,11 @@ from pydantic import BaseModel
 
 from lightllm.httpserver.native_models import GenerateRequest, Parameters
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.openai_responses_models import (
+    RESPONSES_HARMLESS,
+    RESPONSES_REFUSED,
+    ResponsesRequest,
+)
 from lightllm.httpserver.other_fields import (
     NATIVE_BESIDE,
     NATIVE_HARMLESS,
@@ -36,10 +41,19 @@ class Route(NamedTuple):
     """Whose fields are used."""
     refused: Mapping[str, Refused]
     harmless: frozenset[str]
+    refused_first: Mapping[str, Refused] = {}
+    """Though a model has them."""
 
 
 ROUTES = (
     Route("/v1/chat/completions", (ChatRequest,), OPENAI_REFUSED, OPENAI_HARMLESS),
+    Route(
+        "/v1/responses",
+        (ResponsesRequest, ChatRequest),
+        OPENAI_REFUSED,
+        OPENAI_HARMLESS - set(ResponsesRequest.model_fields) | RESPONSES_HARMLESS,
+        RESPONSES_REFUSED,
+    ),
     Route("/v1/completions", (CompletionRequest,), OPENAI_REFUSED, OPENAI_HARMLESS),
     Route("/generate, in `parameters`", (Parameters,), NATIVE_REFUSED, NATIVE_HARMLESS),
     Route("/generate, beside `inputs`", (GenerateRequest,), NATIVE_BESIDE, NATIVE_HARMLESS),
@@ -70,9 +84,10 @@ def _names(route: Route) -> set[str]:
 def _fate(route: Route, name: str) -> str:
     if name in route.harmless:
         return "no effect"
-    if any(name in model.model_fields for model in route.models):
+    rule = route.refused_first.get(name)
+    if rule is None and any(name in model.model_fields for model in route.models):
         return "used"
-    rule = route.refused.get(name)
+    rule = rule or route.refused.get(name)
     if rule is None:
         return "—"
     neutral = f" [{', '.join(map(str, rule.neutral))}]" if rule.neutral else ""

@@ -103,6 +103,14 @@ def validate(model: type[Model], body: bytes | bytearray) -> Model:
         raise _malformed(error, body) from error
 
 
+def validate_values(model: type[Model], values: dict[str, Any]) -> Model:
+    """What a body means to another API, as that one's `model`. Raises `MalformedBody`, naming a field that is wrong."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _malformed(error, b"") from error
+
+
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request body is larger than the limit of {limit >> 20} MiB ({limit} bytes)")
 

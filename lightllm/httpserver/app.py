@@ -31,6 +31,8 @@ from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.openai_responses_api import responses_routes
+from lightllm.httpserver.openai_responses_models import ResponsesRequest
 from lightllm.httpserver.page_routes import page_paths, page_routes
 from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.state import ServerState
@@ -45,6 +47,7 @@ _BODIES = (
     ChatRequest,
     MessagesRequest,
     CountTokensRequest,
+    ResponsesRequest,
     StartProfileBody,
     TokenizeRequest,
     DetokenizeRequest,
@@ -59,6 +62,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(native_routes(state))
     app.include_router(openai_routes(state))
     app.include_router(messages_routes(state))
+    app.include_router(responses_routes(state))
     app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
     app.include_router(info_routes(state))

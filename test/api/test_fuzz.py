@@ -26,7 +26,7 @@ ROUTES = [
     ("POST", "/get_model_name"), ("GET", "/ping"), ("POST", "/ping"), ("POST", "/"), ("POST", "/tokenize"), ("POST", "/detokenize"),
     ("GET", "/tokenizer_info"), ("POST", "/v1/completions/render"), ("POST", "/v1/chat/completions/render"),
     ("POST", "/get_server_info"), ("POST", "/get_weight_version"), ("GET", "/get_server_info"), ("GET", "/get_weight_version"),
-    ("GET", "/info"), ("GET", "/profiler_start"), ("GET", "/profiler_stop"),
+    ("GET", "/info"), ("GET", "/profiler_start"), ("GET", "/profiler_stop"), ("POST", "/v1/responses"),
 ]  # fmt: skip
 
 

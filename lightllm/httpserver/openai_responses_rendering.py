@@ -1,0 +1,102 @@
+"""Answers of `/v1/responses`, whole and streamed: a response object, whose output is what `OutputItems` makes of the parser's
+deltas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lightllm.errors import RequestError
+from lightllm.httpserver.openai_responses_items import Event, OutputItems
+from lightllm.httpserver.record import ChoiceRecord, RequestRecord
+from lightllm.httpserver.rendering import event_json, json_bytes
+from lightllm.parsers.deltas import DeltaParser, tokens_within
+
+_STATUS = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
+"""Finish reason -> status of the response."""
+
+
+class ResponsesRenderer:
+    """The renderer of one request (`responses.Renderer`)."""
+
+    def __init__(self, head: dict[str, Any], make_parser: Callable[[], DeltaParser]) -> None:
+        """head: the response object as it begins (`openai_responses_api.head`)."""
+        self._head = head
+        self._parser = make_parser()
+        self._items = OutputItems()
+        self._sequence = 0
+        self._begun = False
+        self._failed = False
+
+    def answer(self, record: RequestRecord) -> bytes:
+        choice = record.choices[0]
+        self._push(choice, choice.text)
+        return json_bytes(self._response(record))
+
+    def preparation(self, record: RequestRecord) -> None:
+        return None
+
+    def events(self, record: RequestRecord) -> list[bytes]:
+        choice = record.choices[0]
+        events: list[Event] = []
+        if choice.has_news:
+            if not self._begun:
+                self._begun = True
+                events += [
+                    Event(f"response.{what}", {"response": self._head}) for what in ("created", "in_progress")
+                ]
+            events += self._push(choice, choice.take_text())
+            choice.ended = choice.finish is not None
+        return [self._encoded(event) for event in events]
+
+    def error(self, error: RequestError) -> bytes:
+        self._failed = True
+        failure = {"code": error.code or "server_error", "message": error.message}
+        if error.kind == "server_error":
+            failure["code"] = "server_error"  # OpenAI's own word for it
+        response = self._head | {"status": "failed", "error": failure, "output": self._items.done}
+        return self._encoded(Event("response.failed", {"response": response}))
+
+    def end(self, record: RequestRecord) -> list[bytes]:
+        if self._failed:
+            return []
+        response = self._response(record)
+        kind = "completed" if response["status"] == "completed" else "incomplete"
+        return [self._encoded(Event(f"response.{kind}", {"response": response}))]
+
+    def _push(self, choice: ChoiceRecord, text: str) -> list[Event]:
+        """What further text, and the end if it has come, make of the items."""
+        events = self._items.push(self._parser.push(text)) if text else []
+        if choice.finish is not None:
+            events += self._items.push(self._parser.end())
+            events += self._items.end("completed" if choice.finish.reason == "stop" else "incomplete")
+        return events
+
+    def _encoded(self, event: Event) -> bytes:
+        number = self._sequence
+        self._sequence += 1
+        data = event_json({"type": event.type, "sequence_number": number, **event.fields})
+        return b"event: %b\ndata: %b\n\n" % (event.type.encode(), data)
+
+    def _response(self, record: RequestRecord) -> dict[str, Any]:
+        """Of a finished record."""
+        choice = record.choices[0]
+        status = _STATUS[choice.finish.reason] if choice.finish is not None else "incomplete"
+        ended: dict[str, Any] = {"status": status, "output": self._items.done, "usage": self._usage(record)}
+        if status == "completed":
+            ended["completed_at"] = int(time.time())
+        if status == "incomplete":
+            ended["incomplete_details"] = {"reason": "max_output_tokens"}
+        return self._head | ended
+
+    def _usage(self, record: RequestRecord) -> dict[str, Any]:
+        choice, spans = record.choices[0], self._parser.spans
+        reasoning = tokens_within(choice.texts, spans) if spans is not None else 0
+        return {
+            "input_tokens": record.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": record.cached_tokens},
+            "output_tokens": record.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": record.prompt_tokens + record.output_tokens,
+        }
