@@ -62,6 +62,11 @@ class ServerConfig:
     max_body_mb: int = _option(
         16, "Largest request body in MiB; larger ones get 413. Large ones together: four times that in each Http worker.",
         _SERVER, **_at_least(1))  # fmt: skip
+    response_store_mb: int = _option(
+        64, "MiB of responses that /v1/responses keeps for their callers, all Http workers together; 0: none.", _SERVER,
+        **_at_least(0))  # fmt: skip
+    response_store_seconds: float = _option(
+        3600.0, "Seconds that a response is kept after it was last used.", _SERVER, **_ABOVE_0)  # fmt: skip
     max_connections_per_client: int = _option(
         0, "Connections that one address (of IPv6: its first 64 bits) may have at a time in each Http worker; more are closed at "
         "once. 0: any number, as behind a reverse proxy, whose address all clients have.", _SERVER, **_at_least(0))  # fmt: skip

@@ -68,6 +68,10 @@ class UnknownModel(RequestError, status=404, code="model_not_found"):
     """No such model."""
 
 
+class UnknownResponse(RequestError, status=404, code="response_not_found"):
+    """No such response of this caller is kept: it never was, or no longer."""
+
+
 class PreviousResponseNotFound(RequestError, code="previous_response_not_found"):
     """The response that a request follows is not kept here: it never was, or no longer."""
 

@@ -1,26 +1,41 @@
 """`/v1/responses`: OpenAI's second way to ask for an answer. It is answered as a chat (`openai_api.prepare_chat`) is, in another
-shape."""
+shape; a response that is kept can be followed, read and deleted by the caller who asked for it."""
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import functools
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
-from lightllm.errors import PreviousResponseNotFound
+from lightllm.errors import InvalidParameter, PreviousResponseNotFound, UnknownResponse
+from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
+from lightllm.httpserver.field_types import MAX_STRINGS
 from lightllm.httpserver.openai_api import prepare_chat
-from lightllm.httpserver.openai_responses_input import chat_request, in_their_words
-from lightllm.httpserver.openai_responses_models import ResponsesRequest
+from lightllm.httpserver.openai_response_store import ResponseStore, StoredInput, new_id
+from lightllm.httpserver.openai_responses_background import run_apart
+from lightllm.httpserver.openai_responses_input import chat_request, in_their_words, input_items
+from lightllm.httpserver.openai_responses_models import InputItem, ResponsesRequest
 from lightllm.httpserver.openai_responses_rendering import ResponsesRenderer
-from lightllm.httpserver.openapi import documented
+from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import hold_images
+from lightllm.httpserver.rendering import json_bytes
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.sampling_params import SamplingParams
+
+_MOST_LISTED = 100
+"""Items in one page of an input."""
+_CANCEL_SECONDS = 5.0
+"""How long a caller waits for the end of what it cancels."""
+_LOOK_SECONDS = 0.02
 
 
 def responses_routes(state: ServerState) -> APIRouter:
@@ -31,6 +46,36 @@ def responses_routes(state: ServerState) -> APIRouter:
         """Answers an input: a text, or items."""
         return await _create(state, request)
 
+    @router.get("/responses/{response_id}", **plain("The response.", 400, 404, openai=True))
+    async def retrieve(request: Request, response_id: str) -> Response:
+        """A response that is kept, also while it is made."""
+        if request.query_params.get("stream", "false").lower() not in ("false", "0"):
+            raise InvalidParameter("the stream of a response cannot be taken up again", param="stream")
+        return _json(await _stored(state, request, response_id))
+
+    @router.delete("/responses/{response_id}", **plain("It is deleted.", 404, openai=True))
+    async def delete(request: Request, response_id: str) -> Response:
+        """Deletes a response; one that is still made in the background is ended."""
+        response = msgspec.json.decode(await _stored(state, request, response_id))
+        await asyncio.to_thread(_store(state, response_id).delete, caller(request).owner, response_id)
+        if response["background"]:
+            state.engine.abort_named(response_id, caller(request).key)
+        return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+    @router.get("/responses/{response_id}/input_items", **plain("Items of the input.", 400, 404, openai=True))
+    async def list_input(request: Request, response_id: str) -> Response:
+        """What a response was asked: `limit` items behind `after`, the latest first unless `order` is asc."""
+        store, owner = _store(state, response_id), caller(request).owner
+        asked = await asyncio.to_thread(store.asked, owner, response_id)
+        if asked is None:
+            raise _unknown(response_id)
+        return _page(request, asked.items)
+
+    @router.post("/responses/{response_id}/cancel", **plain("The response.", 400, 404, openai=True))
+    async def cancel(request: Request, response_id: str) -> Response:
+        """Ends a response that is made in the background."""
+        return _json(await _cancel(state, request, response_id))
+
     return router
 
 
@@ -38,22 +83,154 @@ async def _create(state: ServerState, request: Request) -> Response:
     state.require_admission()
     body = await parse_body(request, ResponsesRequest, state.bodies)
     model = state.check_model(body.model)
+    store = state.responses if body.store is not False else None
+    if body.background and (body.stream or store is None):
+        without = "stream" if body.stream else "store" if body.store is False else "--response_store_mb 0"
+        raise InvalidParameter(f"background is not supported with {without}", param="background")
+    owner = caller(request).owner
+    earlier: list[InputItem] = []
     if body.previous_response_id is not None:
-        raise PreviousResponseNotFound(
-            "no responses are kept here: send the items of the conversation as input",
-            param="previous_response_id",
-        )
-    chat = chat_request(body)
+        earlier = await asyncio.to_thread(_earlier, state.responses, owner, body.previous_response_id)
+    chat = chat_request(body, earlier)
     with in_their_words(chat.places):
         prompt, counted, maker = await prepare_chat(state, request, chat.request)
-    response_id = f"resp_{secrets.token_hex(24)}"
-    renderer = ResponsesRenderer(head(body, response_id, model, prompt.params), maker.make)
-    with in_their_words(chat.places):
-        await hold_images(state.engine, request, prompt, counted)
-    return respond(state.engine, request, [prompt], renderer, bool(body.stream), response_id)
+    response_id = new_id()
+    begin = head(body, response_id, model, prompt.params, store is not None)
+    if store is not None:
+        asked = StoredInput(input_items(body), body.previous_response_id)
+        kept = await asyncio.to_thread(store.begin, owner, response_id, asked, json_bytes(begin))
+        if not kept and body.background:
+            raise InvalidParameter(
+                "the input is too large to be kept (--response_store_mb)", param="background"
+            )
+        if not kept:
+            store, begin["store"] = None, False
+    keep = functools.partial(store.finish, owner, response_id) if store is not None else None
+    renderer = ResponsesRenderer(begin, maker.make, keep)
+    try:
+        with in_their_words(chat.places):
+            await hold_images(state.engine, request, prompt, counted)
+    except BaseException:
+        if store is not None:
+            store.delete(owner, response_id)
+        raise
+    streamed = bool(body.stream or body.background)
+    response = respond(state.engine, request, [prompt], renderer, streamed, response_id)
+    if store is not None:
+        response = _KeptResponse(response, renderer, functools.partial(store.delete, owner, response_id))
+    if not body.background:
+        return response
+    await run_apart(response, request.scope)
+    return _json(json_bytes(begin))
 
 
-def head(body: ResponsesRequest, response_id: str, model: str, params: SamplingParams) -> dict[str, Any]:
+class _KeptResponse(Response):
+    """An answer that is kept, unless it comes to no end: its client has left, or it has failed."""
+
+    def __init__(self, response: Response, renderer: ResponsesRenderer, forget: Callable[[], object]) -> None:
+        self.status_code = 200
+        self.background = None
+        self._response = response
+        self._renderer = renderer
+        self._forget = forget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            if not self._renderer.ended:
+                self._forget()
+
+
+def _earlier(store: ResponseStore | None, owner: str, response_id: str) -> list[InputItem]:
+    """The items of a response and of all that it follows, in their order. Raises `PreviousResponseNotFound`."""
+    turns: list[list[dict[str, Any]]] = []
+    previous: str | None = response_id
+    while previous is not None and sum(map(len, turns)) <= MAX_STRINGS:
+        asked = store.asked(owner, previous) if store is not None else None
+        data = store.response(owner, previous) if store is not None else None
+        if asked is None or data is None:
+            raise PreviousResponseNotFound(
+                f"Previous response with id {previous[:80]!r} not found: it is not kept here, or no longer",
+                param="previous_response_id",
+            )
+        response = msgspec.json.decode(data)
+        if response["status"] == "in_progress":
+            raise InvalidParameter(
+                f"the response {previous!r} is still in progress", param="previous_response_id"
+            )
+        turns.append([*asked.items, *response["output"]])
+        previous = asked.previous
+    return [InputItem.model_validate(item) for turn in reversed(turns) for item in turn]
+
+
+def _store(state: ServerState, response_id: str) -> ResponseStore:
+    """Raises `UnknownResponse` where nothing is kept."""
+    if state.responses is None:
+        raise _unknown(response_id)
+    return state.responses
+
+
+async def _stored(state: ServerState, request: Request, response_id: str) -> bytes:
+    """Raises `UnknownResponse`."""
+    store = _store(state, response_id)
+    data = await asyncio.to_thread(store.response, caller(request).owner, response_id)
+    if data is None:
+        raise _unknown(response_id)
+    return data
+
+
+async def _cancel(state: ServerState, request: Request, response_id: str) -> bytes:
+    """The response as it has ended. Another worker may make it, so its file tells when it has."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _CANCEL_SECONDS
+    data = await _stored(state, request, response_id)
+    if not msgspec.json.decode(data)["background"]:
+        raise InvalidParameter("only a response that is made in the background can be cancelled")
+    while msgspec.json.decode(data)["status"] == "in_progress" and loop.time() < end:
+        state.engine.abort_named(response_id, caller(request).key)
+        await asyncio.sleep(_LOOK_SECONDS)
+        data = await _stored(state, request, response_id)
+    return data
+
+
+def _page(request: Request, items: Sequence[dict[str, Any]]) -> Response:
+    query = request.query_params
+    order, limit, after = query.get("order", "desc"), query.get("limit", "20"), query.get("after")
+    if order not in ("asc", "desc"):
+        raise InvalidParameter("order must be asc or desc", param="order")
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= _MOST_LISTED):
+        raise InvalidParameter(f"limit must be in [1, {_MOST_LISTED}]", param="limit")
+    listed = list(items if order == "asc" else reversed(items))
+    if after is not None:
+        places = [place for place, item in enumerate(listed) if item["id"] == after]
+        if not places:
+            raise InvalidParameter(f"there is no item {after[:80]!r}", param="after")
+        listed = listed[places[0] + 1 :]
+    data = listed[: int(limit)]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": first,
+            "last_id": last,
+            "has_more": len(listed) > len(data),
+        }
+    )
+
+
+def _unknown(response_id: str) -> UnknownResponse:
+    return UnknownResponse(f"Response with id {response_id[:80]!r} not found.")
+
+
+def _json(data: bytes) -> Response:
+    return Response(data, media_type="application/json")
+
+
+def head(
+    body: ResponsesRequest, response_id: str, model: str, params: SamplingParams, stored: bool
+) -> dict[str, Any]:
     """The response object before there is an answer; params: those that it is made with."""
     form = body.text.format if body.text else None
     tools = [tool.model_dump() for tool in body.tools or ()]
@@ -64,7 +241,7 @@ def head(body: ResponsesRequest, response_id: str, model: str, params: SamplingP
         "created_at": int(time.time()),
         "completed_at": None,
         "status": "in_progress",
-        "background": False,
+        "background": bool(body.background),
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
@@ -79,7 +256,7 @@ def head(body: ResponsesRequest, response_id: str, model: str, params: SamplingP
         "reasoning": {"effort": reasoning.effort if reasoning else None, "summary": None},
         "safety_identifier": body.safety_identifier,
         "service_tier": "default",
-        "store": False,
+        "store": stored,
         "temperature": params.temperature,
         "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",

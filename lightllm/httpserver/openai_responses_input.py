@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -132,6 +133,27 @@ def _tool(tool: ResponseTool, index: int) -> dict[str, Any]:
     if not tool.name:
         raise InvalidParameter(f"tools.{index} has no name", param="tools")
     return {"type": "function", "function": tool.model_dump(exclude_none=True, exclude={"type"})}
+
+
+_IDS = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+"""Type of an item -> what its id begins with; else "msg"."""
+
+
+def input_items(body: ResponsesRequest) -> list[dict[str, Any]]:
+    """The items of an input as they are listed later: each with a type and an id, contents as parts."""
+    given = body.input
+    if isinstance(given, str):
+        given = [InputItem(role="user", content=given)]
+    items = []
+    for one in given:
+        item = one.model_dump(exclude_none=True)
+        kind = item.setdefault("type", "message")
+        item.setdefault("id", f"{_IDS.get(kind, 'msg')}_{secrets.token_hex(12)}")
+        if kind == "message" and isinstance(one.content, str):
+            part = "output_text" if one.role == "assistant" else "input_text"
+            item["content"] = [{"type": part, "text": one.content}]
+        items.append(item)
+    return items
 
 
 class _Reader:

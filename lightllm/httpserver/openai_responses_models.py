@@ -100,6 +100,7 @@ class ResponsesRequest(Body):
         None
     )
     store: Bool | None = None
+    background: Bool | None = None
     previous_response_id: Text | None = None
     truncation: Text | None = None
     user: _Label | None = None
@@ -112,8 +113,8 @@ class ResponsesRequest(Body):
 
 RESPONSES_REFUSED = {
     # OpenAI
-    "conversation": Refused("input"), "prompt": Refused("instructions and input"), "context_management": _NO,
-    "background": _NO, "top_logprobs": Refused("top_logprobs of /v1/chat/completions", (0,)), "modalities": Refused(neutral=(["text"],)),
+    "conversation": Refused("previous_response_id"), "prompt": Refused("instructions and input"), "context_management": _NO,
+"top_logprobs": Refused("top_logprobs of /v1/chat/completions", (0,)), "modalities": Refused(neutral=(["text"],)),
     # of the chat API
     "messages": Refused("input"), "n": Refused(neutral=(1,)), "max_tokens": Refused("max_output_tokens"),
     "max_completion_tokens": Refused("max_output_tokens"), "response_format": Refused("text.format"),

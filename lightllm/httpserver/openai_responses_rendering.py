@@ -20,9 +20,18 @@ _STATUS = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
 class ResponsesRenderer:
     """The renderer of one request (`responses.Renderer`)."""
 
-    def __init__(self, head: dict[str, Any], make_parser: Callable[[], DeltaParser]) -> None:
-        """head: the response object as it begins (`openai_responses_api.head`)."""
+    def __init__(
+        self,
+        head: dict[str, Any],
+        make_parser: Callable[[], DeltaParser],
+        keep: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """head: the response object as it begins (`openai_responses_api.head`); keep: takes it as it has ended, before the
+        client gets the end."""
+        self.ended = False
+        """There is a response object that has ended."""
         self._head = head
+        self._keep = keep
         self._parser = make_parser()
         self._items = OutputItems()
         self._sequence = 0
@@ -32,7 +41,7 @@ class ResponsesRenderer:
     def answer(self, record: RequestRecord) -> bytes:
         choice = record.choices[0]
         self._push(choice, choice.text)
-        return json_bytes(self._response(record))
+        return self._kept(self._response(record))
 
     def preparation(self, record: RequestRecord) -> None:
         return None
@@ -56,14 +65,23 @@ class ResponsesRenderer:
         if error.kind == "server_error":
             failure["code"] = "server_error"  # OpenAI's own word for it
         response = self._head | {"status": "failed", "error": failure, "output": self._items.done}
+        self._kept(response)
         return self._encoded(Event("response.failed", {"response": response}))
 
     def end(self, record: RequestRecord) -> list[bytes]:
         if self._failed:
             return []
         response = self._response(record)
+        self._kept(response)
         kind = "completed" if response["status"] == "completed" else "incomplete"
         return [self._encoded(Event(f"response.{kind}", {"response": response}))]
+
+    def _kept(self, response: dict[str, Any]) -> bytes:
+        data = json_bytes(response)
+        self.ended = True
+        if self._keep is not None:
+            self._keep(data)
+        return data
 
     def _push(self, choice: ChoiceRecord, text: str) -> list[Event]:
         """What further text, and the end if it has come, make of the items."""

@@ -19,6 +19,7 @@ from lightllm.errors import InvalidParameter, ServerLoading, ServerStopping, Unk
 from lightllm.http.body import BodyBudget
 from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
+from lightllm.httpserver.openai_response_store import ResponseStore
 from lightllm.httpserver.prompts import Limits, PromptEncoder
 from lightllm.ipc.beats import read_beats
 from lightllm.ipc.health import OLD_SECONDS, HealthReader, ProcessListReader, judge
@@ -120,6 +121,17 @@ class ServerState:
     def bodies(self) -> BodyBudget:
         """How large request bodies may be, each and together."""
         return BodyBudget(self.config.max_body_mb << 20)
+
+    @functools.cached_property
+    def responses(self) -> ResponseStore | None:
+        """Responses that clients may go back to; None: none are kept."""
+        config = self.config
+        if not config.response_store_mb:
+            return None
+        return ResponseStore(
+            self.engine.runtime.responses_dir, config.response_store_mb << 20, config.response_store_seconds,
+            config.httpserver_workers,
+        )  # fmt: skip
 
     def require_admission(self, scoring: bool = False) -> None:
         """Raises while the server takes no requests, and for what its model does not do: texts or (`scoring`) scores."""

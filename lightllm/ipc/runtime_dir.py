@@ -45,6 +45,8 @@ class RuntimeDir:
         self.health_file = self.path / "health"
         self.images_dir = self.path / "images"
         """Files of the image cache; made by `ipc.image_folder`."""
+        self.responses_dir = self.path / "responses"
+        """What clients have the Http Servers keep."""
         self.ranks_file = self.path / "ranks"
         """Where the Model Backends of one machine find each other; another one for those that are started again."""
         self._epoch_file = self.path / "epoch"
