@@ -27,8 +27,8 @@ _LABELS = {
 _REGEX_ERROR = re.compile(r"(?:^error|\(in regex\)): (?!regex parse error)(.*)$", re.MULTILINE)
 _SCHEMA_ERROR = re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: (.*)$", re.MULTILINE)
 """Of a schema in a grammar; what follows shows the grammar."""
-_TOKEN = re.compile(r"<\[\d+\]>")
-"""A special token in a grammar."""
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|/[^/\\]*+(?:\\.[^/\\]*+)*+/|<\[\d+\]>', re.DOTALL)
+"""A string or a regular expression of a grammar, or a special token."""
 _SHOWN = 60
 """Characters of a constraint, and five times as many of the library's message, that a client is told."""
 
@@ -90,13 +90,18 @@ def _check(name: str, text: str) -> str:
         return error
     try:
         if name == "call_grammar":
-            text = _TOKEN.sub('"\\\\u0001"', text)  # bytes have no special tokens
+            text = _TOKEN.sub(_without_token, text)
         matcher = make_matcher(bytes_tokenizer(), name, text)
         if not matcher.is_error():
             matcher.compute_bitmask()
     except Exception as error:  # the library's parsers raise what they like
         return _readable(str(error) or type(error).__name__)
     return _readable(matcher.get_error())
+
+
+def _without_token(part: re.Match[str]) -> str:
+    """Bytes have no special tokens; in a string, `<[7]>` is text."""
+    return '"\\u0001"' if part[0].startswith("<") else part[0]
 
 
 def _readable(message: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lightllm.parsers.readers import schema_types
 from lightllm.parsers.table import Family, Reasoning, Written
+from lightllm.sampling_params import MAX_CALL_GRAMMAR
 
 MAX_CALLS = 64
 """Of one answer."""
@@ -89,7 +90,8 @@ def reasoning_before(reasoning: Reasoning, opened: bool, quote: Quoter, before: 
 def calls_grammar(
     family: Family, functions: Sequence[Function], quote: Quoter, parallel: bool = True, content: str = ""
 ) -> str:
-    """Nothing but calls of these functions, at least one. content: what may come instead. Raises `ValueError` for names that cannot be written."""
+    """Nothing but calls of these functions, at least one. content: what may come instead. Raises `ValueError` for names that cannot
+    be written, and for schemas that are too large together."""
     rules: dict[str, str] = {}
     calls = _Calls(family, quote, rules).sequence(functions, parallel)
     rules["start"] = f"{calls} | content" if content else calls
@@ -136,6 +138,8 @@ class _Calls:
         self._written: Written = family.written
         self._quote = quote
         self._rules = rules
+        self._size = 0
+        """Of the schemas so far."""
 
     def sequence(self, functions: Sequence[Function], parallel: bool, behind: str = "") -> str:
         """behind: a marker that has been written already."""
@@ -162,12 +166,22 @@ class _Calls:
             )
         written, name = self._written, f"args{number}"
         if written.arguments == "json":
-            self._rules[name] = f"%json {json.dumps(_as_object(function.schema))}"
+            self._rules[name] = self._json(_as_object(function.schema))
         elif written.arguments == "python":
             self._python(name, function.schema)
         else:
             self._parameters(name, function.schema)
         return f"{self._quote(function.name)} {self._numbered(written.middle)} {name} {self._quote(written.tail)}".strip()
+
+    def _json(self, schema: Any) -> str:
+        """Definitions stand with each parameter: what they make together is known before it is made."""
+        text = json.dumps(schema)
+        self._size += len(text)
+        if self._size > MAX_CALL_GRAMMAR:
+            raise ValueError(
+                f"the tools' schemas make a grammar of more than {self._size} bytes, at most {MAX_CALL_GRAMMAR}"
+            )
+        return f"%json {text}"
 
     def _numbered(self, text: str) -> str:
         return " /[0-9]{1,4}/ ".join(map(self._quote, text.split("{number}")))
@@ -192,7 +206,7 @@ class _Calls:
     ) -> str:
         """A value and the marker behind it."""
         if types and "string" not in types:
-            return f"%json {json.dumps(_part(one, schema))} {self._quote(behind)}"
+            return f"{self._json(_part(one, schema))} {self._quote(behind)}"
         choices = (
             one.get("enum", [one["const"]] if "const" in one else None) if isinstance(one, dict) else None
         )
@@ -213,7 +227,7 @@ class _Calls:
         """Keyword arguments: JSON's literals are Python's, or are read as such. The first of those that are given has no comma."""
         properties = _properties(schema)
         for number, (key, one, _) in enumerate(properties):
-            self._rules[f"{name}_{number}"] = f"{quoted(key + '=')} %json {json.dumps(_part(one, schema))}"
+            self._rules[f"{name}_{number}"] = f"{quoted(key + '=')} {self._json(_part(one, schema))}"
         # behind a given one; in the place where none is given yet
         given, none = f"{name}_more", f"{name}_none"
         for number in range(len(properties), -1, -1):

@@ -26,6 +26,8 @@ MAX_NAME = 256
 """Characters of a function's name, a call's id or a parameter's name: what is longer is none."""
 MAX_MARKER_SPACE = 64
 """Characters of white space before a marker that belong to it."""
+_PIECE = 1024
+"""Characters that are looked at together: behind each of many markers that lead nowhere, all of them are looked at again."""
 _MARKED: frozenset[Reads] = frozenset({"content", "reasoning", "raw"})
 """States whose text is passed on as it comes."""
 _VALUES: frozenset[Reads] = frozenset({"value", "text", "literal"})
@@ -61,6 +63,11 @@ class Parser:
         self._calls = Calls(table.family, rules, self._add)
 
     def push(self, text: str) -> list[Delta]:
+        if len(text) <= _PIECE:
+            return self._push(text)
+        return [d for at in range(0, len(text), _PIECE) for d in self._push(text[at : at + _PIECE])]
+
+    def _push(self, text: str) -> list[Delta]:
         self._pushed += len(text)
         node = self._node
         if node.reads == "content" and not self._buffer and not self._fresh and not node.terminals.texts:
@@ -79,7 +86,6 @@ class Parser:
         return self._taken()
 
     def _taken(self) -> list[Delta]:
-        """The deltas since the last time."""
         out, self._out = self._out, []
         return out
 
@@ -109,8 +115,6 @@ class Parser:
             self._fresh = not text
         if text:
             self._add(Delta(text))
-
-    # -- from state to state
 
     def _follow(self, marker: str, way: To) -> bool:
         """Goes where a marker leads."""
@@ -322,10 +326,9 @@ class Parser:
         return self._called(self._calls.call_with(python_arguments(text[:-1])))
 
     def _called(self, was_call: bool) -> bool:
-        if not was_call:
-            return self._give_back_all()
-        self._forget()
-        return self._follow("", self._node.then)
+        if was_call:
+            self._forget()
+        return self._follow("", self._node.then) if was_call else self._give_back_all()
 
     def _scanned(self) -> tuple[str, bool]:
         """More of a value, and whether that is its end."""
@@ -335,7 +338,7 @@ class Parser:
         self._buffer = self._buffer[len(piece) :]
         return piece, end >= 0
 
-    def _whole(self, kind: type[JsonScanner] | type[ParenthesisScanner]) -> str | None:
+    def _whole(self, kind: type[JsonScanner | ParenthesisScanner]) -> str | None:
         """The text of a whole value, when it has ended."""
         if self._scanner is None:
             self._scanner = kind()

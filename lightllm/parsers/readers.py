@@ -15,6 +15,8 @@ _SCALAR_END = re.compile(r"[\s,}\]<]")
 _decoder = json.JSONDecoder(strict=False)
 _MAX_PYTHON = 65536
 """Characters of a call in Python's form: it is compiled."""
+_MAX_PARTS = 256
+"""Of a parameter's schema that are looked at for its types."""
 
 
 class JsonScanner:
@@ -100,12 +102,12 @@ class ObjectCall(NamedTuple):
 
 
 def read_object(text: str) -> ObjectCall | None:
-    """A call as one JSON object whose members have any order; None if it is no call."""
+    """A call as one JSON object whose members have any order, maybe within another one's `function`; None if it is no call."""
     found = _members(text)
+    if found is not None and "function" in found and isinstance(found["function"][0], dict):
+        found = _members(found["function"][1])
     if found is None:
         return None
-    if "function" in found and isinstance(found["function"][0], dict):
-        return read_object(found["function"][1])
     name = _text_of(found, ("name", "tool_name", "function"))
     if not name:
         return None
@@ -190,6 +192,7 @@ class ParameterTypes:
     def __init__(self, functions: Mapping[str, Mapping[str, Any]]) -> None:
         """functions: name -> JSON schema of its parameters."""
         self._functions = functions
+        self._known: dict[tuple[str, str], frozenset[str]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._functions)
@@ -219,30 +222,45 @@ class ParameterTypes:
     def _of(self, function: str, key: str) -> frozenset[str]:
         schema = self._functions.get(function) or {}
         properties = schema.get("properties")
-        return schema_types(properties.get(key) if isinstance(properties, dict) else None, schema)
+        if not isinstance(properties, dict) or key not in properties:
+            return frozenset()
+        if (function, key) not in self._known:
+            self._known[function, key] = schema_types(properties[key], schema)
+        return self._known[function, key]
 
 
-def schema_types(schema: Any, root: Mapping[str, Any], depth: int = 8) -> frozenset[str]:
-    """The JSON types that a schema allows as far as that is plain to see; none if it says nothing."""
-    if not isinstance(schema, dict) or not depth:
-        return frozenset()
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        target: Any = root
-        for part in reference[2:].split("/"):
-            target = target.get(part) if isinstance(target, dict) else None
-        return schema_types(target, root, depth - 1)
-    types = schema.get("type")
-    if isinstance(types, str):
-        return frozenset({types})
-    if isinstance(types, list):
-        return frozenset(name for name in types if isinstance(name, str))
-    if isinstance(values := schema.get("enum"), list):
-        return frozenset().union(*(_type_of(value) for value in values))
-    for key in ("anyOf", "oneOf", "allOf"):
-        if isinstance(parts := schema.get(key), list):
-            return frozenset().union(*(schema_types(part, root, depth - 1) for part in parts))
-    return frozenset()
+def schema_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
+    """The types that a schema allows as far as that is plain to see; none if it says nothing.
+
+    Each of its parts is looked at once: references of a client's schema may lead round in circles, and branch at each turn."""
+    found: set[str] = set()
+    todo, seen = [schema], set[int]()
+    while todo and len(seen) < _MAX_PARTS:
+        one = todo.pop()
+        if not isinstance(one, dict) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        types, values, reference = one.get("type"), one.get("enum"), one.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            todo.append(_referred(reference, root))
+        elif isinstance(types, str):
+            found.add(types)
+        elif isinstance(types, list):
+            found.update(name for name in types if isinstance(name, str))
+        elif isinstance(values, list):
+            found.update(*map(_type_of, values))
+        else:
+            parts = (one.get(key) for key in ("anyOf", "oneOf", "allOf"))
+            todo += next((part for part in parts if isinstance(part, list)), [])[:_MAX_PARTS]
+    return frozenset(found)
+
+
+def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+    """What stands in the root schema at `#/a/b`; None if nothing does."""
+    target: Any = root
+    for part in reference[2:].split("/"):
+        target = target.get(part) if isinstance(target, dict) else None
+    return target
 
 
 def _type_of(value: Any) -> frozenset[str]:

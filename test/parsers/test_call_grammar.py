@@ -79,6 +79,25 @@ def test_reasoning_may_come_first_or_must_end(reasoning: Reasoning) -> None:
     assert takes(opened, end + call) and not takes(opened, call)
 
 
+@pytest.mark.parametrize("family", ALL, ids=lambda family: family.name)
+def test_definitions_that_many_parameters_share_make_no_huge_grammar(family: Family) -> None:
+    schema = {
+        "properties": {f"p{number}": {"type": "integer"} for number in range(40)},
+        "$defs": {"x": {"const": "x" * 20_000}},
+    }
+    if family.written is not None and family.written.arguments == "json":  # they stand there once
+        schema["$defs"]["x"]["const"] *= 30
+    with pytest.raises(ValueError, match="at most 524288"):
+        calls_grammar(family, [Function("f", schema)], QUOTE)
+
+
+def test_what_looks_like_a_token_in_a_schema_is_text() -> None:
+    quote = Quoter(frozenset({"<tool_call>"}), {"<tool_call>": 7}.get)
+    schema = {"properties": {"a<[1]>": {"enum": ["<[7]>", 'a/"<[8]>']}}, "required": ["a<[1]>"]}
+    for family in ALL:
+        check_constraint(SamplingParams(call_grammar=calls_grammar(family, [Function("f", schema)], quote)))
+
+
 def test_special_tokens_stand_by_their_ids() -> None:
     quote = Quoter(frozenset({"<|x|>", "<|xy|>", "<|gone|>"}), {"<|x|>": 7, "<|xy|>": 8}.get)
     assert quote('a<|xy|>"<|x|><|gone|>') == r'"a" <[8]> "\"" <[7]> "<|gone|>"'

@@ -14,9 +14,10 @@ from support.tool_outputs import FUNCTIONS, OUTPUTS, Output
 from lightllm.parsers.chat_format import ChatFormat, Wishes, names_of
 from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser, tokens_within
 from lightllm.parsers.families import FAMILIES
-from lightllm.parsers.readers import ParameterTypes
+from lightllm.parsers.readers import ParameterTypes, read_object
 from lightllm.parsers.reasoning import REASONINGS, THINK
 from lightllm.parsers.table import Family
+from lightllm.parsers.terminals import Terminals
 from lightllm.parsers.writing import WrittenCall, write_calls
 
 BY_NAME, REASONING = names_of(FAMILIES), names_of(REASONINGS)
@@ -226,3 +227,42 @@ def test_a_continued_answer_of_gpt_oss_goes_on_in_its_channel() -> None:
         parsed(form.maker(Wishes("<|start|>assistant")).make(), ["<|channel|>final<|message|>9"]).content
         == "9"
     )
+
+
+def test_a_call_lies_within_one_function_and_not_within_many() -> None:
+    call = '{"name": "f", "arguments": {"a": 1}}'
+    assert read_object(f'{{"id": "1", "function": {call}}}') == ("f", '{"a": 1}', "")
+    assert read_object(f'{{"function": {{"function": {call}}}}}') is None
+
+
+def test_the_schema_of_a_parameter_may_refer_to_itself_at_every_turn() -> None:
+    turns = [{"$ref": "#/$defs/a"}, {"anyOf": [{"$ref": "#/$defs/a"}] * 999}] * 500
+    schema = {
+        "properties": {"x": {"$ref": "#/$defs/a"}},
+        "$defs": {"a": {"anyOf": [{"type": "integer"}, *turns]}},
+    }
+    types = ParameterTypes(
+        {"f": schema, "g": {"properties": {"x": {"anyOf": [{"enum": ["a", 1]}, {"type": ["null"]}]}}}}
+    )
+    assert types.as_json("f", "x", " 3 ") == "3" and not types.is_text("f", "x")
+    assert types.as_json("g", "x", "None") == "null" and types.as_json("g", "x", "[1]") == '"[1]"'
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_long_answer_full_of_markers_is_not_read_again_behind_each(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = 0
+    find = Terminals.find
+
+    def counting(terminals: Terminals, text: str) -> object:
+        nonlocal looked_at
+        looked_at += len(text)
+        return find(terminals, text)
+
+    monkeypatch.setattr(Terminals, "find", counting)
+    maker = chat_format(family.name).maker(Wishes("", TYPES))
+    for mark in sorted({mark for state in family.states.values() for mark in state.exits}):
+        text, looked_at = (mark + "f") * 2000, 0
+        parsed(maker.make(), [text])
+        assert looked_at < 1200 * 2000 + 100 * len(text), mark
