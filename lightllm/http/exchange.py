@@ -154,14 +154,15 @@ class Exchange:
             self._event.set()
             self._connection.answered()
 
-    def write_parts(self, make: Callable[[], list[bytes]]) -> bool:
-        """Makes further parts of a chunked answer's body and writes them at once, past the application's layers. False: nothing was
-        made, for the client is slow or has left, or the answer does not come in chunks."""
+    def write_parts(self, make: Callable[[], list[bytes]]) -> int | None:
+        """Makes further parts of a chunked answer's body and writes them at once, past the application's layers; how many there were.
+        None: nothing was made, for the client is slow or has left, or the answer does not come in chunks."""
         if self._connection.write_paused or self.gone or not self._chunked or self._complete:
-            return False
-        for part in make():
+            return None
+        parts = make()
+        for part in parts:
             self._connection.transport.write(_chunk(part))
-        return True
+        return len(parts)
 
     def _counted(self, body: bytes, more: bool) -> bytes:
         """What of `body` may be sent: nothing where the answer has a head only. Raises when its length is not as announced."""

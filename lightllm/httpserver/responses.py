@@ -26,7 +26,7 @@ from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER
 from lightllm.protocol import metrics
 
-WriteParts = Callable[[Callable[[], list[bytes]]], bool]
+WriteParts = Callable[[Callable[[], list[bytes]]], int | None]
 """`Exchange.write_parts`."""
 _log = logging.getLogger(__name__)
 _COUNTERS: dict[Outcome, metrics.Metric] = {
@@ -191,9 +191,9 @@ class _GenerationResponse(Response):
         except Exception as error:
             self._failure = error
             return False
-        if written:
+        if written:  # tokens of which a parser makes nothing yet leave the connection silent
             keep_alive.sent()
-        return written
+        return written is not None
 
     async def _send_events(self, send: Send, keep_alive: _KeepAlive) -> None:
         record, renderer = self._record, self._renderer
@@ -213,7 +213,8 @@ class _GenerationResponse(Response):
                 for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
                 record.sending = False
-                keep_alive.sent()  # news may have come while the client was slow
+                if events:
+                    keep_alive.sent()  # news may have come while the client was slow
             elif keep_alive.due:
                 await send({"type": "http.response.body", "body": self._form.ping, "more_body": True})
                 keep_alive.sent()

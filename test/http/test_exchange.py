@@ -43,8 +43,13 @@ def begun(version: str = "1.1", headers: tuple[tuple[bytes, bytes], ...] = ()) -
 
 def test_every_part_is_a_chunk_of_its_own() -> None:
     exchange, connection = begun()
-    assert exchange.write_parts(lambda: [b"one", b"a longer part"])
+    assert exchange.write_parts(lambda: [b"one", b"a longer part"]) == 2
     assert connection.transport.written == [b"3\r\none\r\n", b"d\r\na longer part\r\n"]
+
+
+def test_an_event_may_become_no_part() -> None:
+    exchange, connection = begun()
+    assert exchange.write_parts(list) == 0 and connection.transport.written == []
 
 
 @pytest.mark.parametrize("why", ["slow", "gone", "complete", "1.0", "counted", "no head"])
@@ -65,4 +70,4 @@ def test_nothing_is_made_where_it_could_not_be_written_at_once(why: str) -> None
     def make() -> list[bytes]:
         pytest.fail("was made, and would be lost")
 
-    assert not exchange.write_parts(make) and connection.transport.written == []
+    assert exchange.write_parts(make) is None and connection.transport.written == []

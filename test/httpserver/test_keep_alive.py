@@ -17,6 +17,8 @@ from lightllm.chat.talkers import RemoteServer
 from lightllm.client import Server
 from lightllm.config import ServerConfig
 from lightllm.httpserver import responses
+from lightllm.parsers.chat_format import ChatFormat
+from lightllm.parsers.families import HERMES
 
 COMMENT = b": keep-alive\n\n"
 COMPLETION = {"prompt": "x", "max_tokens": 60, "stream": True}
@@ -105,6 +107,32 @@ def test_comments_come_in_a_gap_between_tokens_too(commenting: Any, engine: Fake
     _, frames = http_chunks(commenting.url, "/v1/completions", COMPLETION, hold_until_a_comment)
     assert COMMENT in frames[first_event(frames) : -1]
     assert frames[-1] == b"data: [DONE]\n\n"
+
+
+def test_tokens_that_a_parser_keeps_back_keep_no_connection_alive(
+    start_worker: Callable[..., Any], engine: FakeEngine
+) -> None:
+    """A call that is known when its object has ended may be minutes long."""
+
+    def end_after_a_comment(frames: list[bytes]) -> None:
+        if COMMENT in frames:
+            engine.script.tokens_a_round, engine.script.pause = 500, 0.0
+
+    holding = start_worker(
+        worker=8, httpserver_workers=9, sse_keep_alive=0.05, chat_format=ChatFormat(HERMES)
+    )
+    engine.script.answer, engine.script.pause = (
+        '<tool_call>{"arguments": {"x": "' + "one " * 60 + '"}, "name": "f"}</tool_call>',
+        0.02,
+    )
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    _, frames = http_chunks(
+        holding.url,
+        "/v1/chat/completions",
+        CHAT | {"tools": tools, "tool_choice": "required", "max_tokens": 400},
+        end_after_a_comment,
+    )
+    assert COMMENT in frames[1:-3] and b'"finish_reason":"tool_calls"' in b"".join(frames)
 
 
 def test_no_comments_where_they_are_off_or_the_answer_is_whole(
