@@ -16,7 +16,7 @@ from lightllm.parsers.readers import ParameterTypes
 from lightllm.sampling_params import SamplingParams
 
 _PROMPT_END = 4096
-"""Characters of a prompt in which the parser looks for reasoning that the template, or a message that is continued, has opened."""
+"""Characters of a prompt in which the parser looks for reasoning that the template has opened; before them, a message that is continued."""
 _UNCONSTRAINED = {"call_grammar": "", "guided_json": "", "guided_grammar": "", "regular_constraint": ""}
 
 
@@ -123,7 +123,7 @@ def parser_maker(chat_format: ChatFormat, request: ChatRequest, tools: Tools, pr
         reasoning = "none"
     return chat_format.maker(
         Wishes(
-            prompt[-_PROMPT_END:],
+            prompt[-_PROMPT_END - _continued(request) :],
             tools.functions,
             _parallel(request),
             reasoning,
@@ -132,6 +132,17 @@ def parser_maker(chat_format: ChatFormat, request: ChatRequest, tools: Tools, pr
             bool(request.continue_final_message),
         )
     )
+
+
+def _continued(request: ChatRequest) -> int:
+    """Characters of the message that the answer goes on with."""
+    if not request.continue_final_message:
+        return 0
+    last = request.messages[-1]
+    parts = last.content if isinstance(last.content, list) else [last.content]
+    texts = [*(part if isinstance(part, str) else getattr(part, "text", None) for part in parts), last.reasoning_content,
+             last.reasoning, last.thinking]  # fmt: skip
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def constrained(

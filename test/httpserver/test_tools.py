@@ -13,6 +13,7 @@ from support.fake_engine import FakeEngine
 from support.sse import chunks
 from support.tool_outputs import FUNCTIONS
 
+from lightllm.httpserver import chat_tools
 from lightllm.parsers.chat_format import ChatFormat, find_format
 from lightllm.parsers.families import HERMES
 from lightllm.parsers.reasoning import THINK
@@ -223,6 +224,18 @@ def test_thinking_has_many_names(ask: Callable[..., httpx.Response], fields: dic
     message = choice(ask("of one\n</think>\n\ntwo", **fields))["message"]
     assert message["reasoning"] == "of one" and message["content"] == "two"
     assert "reasoning" not in choice(ask("two", reasoning_effort="none"))["message"]
+
+
+def test_reasoning_that_is_continued_may_be_long(
+    ask: Callable[..., httpx.Response], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_tools, "_PROMPT_END", 64)
+    begun = [*MESSAGES, {"role": "assistant", "content": "<think>\n" + "of one two " * 20}]
+    answer = ask(
+        "of one\n</think>\n\ntwo", messages=begun, continue_final_message=True, add_generation_prompt=False
+    )
+    message = choice(answer)["message"]
+    assert message["reasoning"] == "of one" and message["content"] == "two"
 
 
 def test_what_is_found_in_a_template_and_a_vocabulary() -> None:
