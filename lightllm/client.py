@@ -16,6 +16,15 @@ from lightllm.errors import RequestError
 DEFAULT_URL = "http://127.0.0.1:8000"
 """Where `lightllm serve` listens."""
 _KEY_VARIABLES = ("LIGHTLLM_API_KEY", "OPENAI_API_KEY")
+_VISIBLE = {code: 0x2400 + code for code in range(32) if code not in b"\t\n"} | dict.fromkeys(
+    range(127, 160), 0xFFFD
+)
+
+
+def visible(text: str) -> str:
+    """Text of a model as a terminal may get it: its control characters would be commands there, to set the clipboard or to draw over
+    what was said before."""
+    return text.translate(_VISIBLE)
 
 
 class Server:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from lightllm.chat.session import Shown
 from lightllm.chat.talkers import Piece
+from lightllm.client import visible
 
 INSTALL = "For history, several lines and markdown: pip install 'lightllm[chat]'"
 
@@ -36,10 +37,9 @@ class PlainView:
     def show(self, pieces: Iterator[Piece], shown: Shown) -> None:
         for piece in pieces:
             # the output is the answer: what led to it is for those who look on
-            if piece.kind == "content":
-                print(piece.text, end="", flush=True)
-            elif self._interactive:
-                print(piece.text, end="", file=sys.stderr, flush=True)
+            if piece.kind == "content" or self._interactive:
+                output = sys.stdout if piece.kind == "content" else sys.stderr
+                print(visible(piece.text) if output.isatty() else piece.text, end="", file=output, flush=True)
 
     def ended(self, shown: Shown) -> None:
         if shown.text or shown.stopped:
@@ -50,4 +50,4 @@ class PlainView:
             print(text)
 
     def fail(self, error: Exception) -> None:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)

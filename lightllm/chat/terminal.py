@@ -22,6 +22,7 @@ from rich.text import Text
 from lightllm.chat.markdown import MarkdownStream
 from lightllm.chat.session import ALL_COMMANDS, COMMANDS, Shown
 from lightllm.chat.talkers import Piece
+from lightllm.client import visible
 
 _WELCOME = "Enter sends, Alt-Enter or \\ and Enter begins a new line. !!help lists commands, Ctrl-D ends."
 
@@ -53,6 +54,7 @@ class TerminalView:
             return None
 
     def show(self, pieces: Iterator[Piece], shown: Shown) -> None:
+        pieces = (piece._replace(text=visible(piece.text)) for piece in pieces)
         first = next(pieces, None)
         while first is not None and first.kind == "reasoning":
             self._console.print(Text(first.text, style="dim"), end="", soft_wrap=True)
@@ -76,7 +78,7 @@ class TerminalView:
         self._console.print(Text(text, style="dim"))
 
     def fail(self, error: Exception) -> None:
-        self._console.print(Text(str(error), style="red"))
+        self._console.print(Text(visible(str(error)), style="red"))
 
 
 class _Commands(Completer):

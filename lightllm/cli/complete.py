@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from lightllm.client import Server, add_server_options, server_of
+from lightllm.client import Server, add_server_options, server_of, visible
 from lightllm.command_line import CommandParser
 from lightllm.errors import LightLLMError
 
@@ -60,7 +60,7 @@ def _print_answer(server: Server, body: dict[str, Any]) -> None:
             text = "".join(choice.get("text") or "" for choice in chunk.get("choices") or ())
             if text:
                 first = time.monotonic() if first == began else first
-                sys.stdout.write(text)
+                sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
                 sys.stdout.flush()
                 ended_line = text.endswith("\n")
     if sys.stdout.isatty() and not ended_line:

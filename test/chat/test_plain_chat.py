@@ -55,6 +55,15 @@ def converse(monkeypatch, text, system=None):
     return Session(Echo(), PlainView("echo"), system).run(end_on_failure=True)
 
 
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [(True, "a␛]52;c;eA==␇b␍\ufffdc"), (False, "a\x1b]52;c;eA==\x07b\r\x9bc")]
+)
+def test_control_characters_of_an_answer_are_no_commands_for_a_terminal(monkeypatch, capsys, terminal, shown):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    converse(monkeypatch, "a\x1b]52;c;eA==\x07b\r\x9bc\n")
+    assert capsys.readouterr().out == f"1:{shown}\n"
+
+
 def test_the_conversation_grows_and_reset_forgets_it(monkeypatch, capsys):
     assert converse(monkeypatch, "one\n\ntwo\n!!reset\nthree\n/reset\nfour\n!!exit\nnever\n") == 0
     assert capsys.readouterr().out == "1:one\n3:two\n1:three\n1:four\n"

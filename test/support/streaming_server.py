@@ -169,7 +169,7 @@ def reasoning_events() -> Iterator[str]:
     for kind, text in (
         ("reasoning_content", "Let me think"),
         ("content", "It is **bo"),
-        ("content", "ld**."),
+        ("content", "ld**. \x1b]0;title\x07"),
     ):
         yield json.dumps({"choices": [{"delta": {kind: text}}]})
     yield json.dumps({"choices": [], "usage": {"completion_tokens": 6}})
