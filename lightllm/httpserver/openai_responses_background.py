@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from lightllm.http.error_middleware import ABORT_CONNECTION
+from lightllm.http.error_middleware import ABORT_CONNECTION, WRITE_PARTS
 
 _log = logging.getLogger(__name__)
 _running: set[asyncio.Task[None]] = set()
@@ -33,7 +33,8 @@ async def _run(response: Response, scope: Scope, accepted: asyncio.Future[None])
         await asyncio.Event().wait()  # this client never leaves
         raise AssertionError
 
-    apart: dict[str, Any] = {name: value for name, value in scope.items() if name != ABORT_CONNECTION}
+    ways = (ABORT_CONNECTION, WRITE_PARTS)  # to a connection that has another answer by now
+    apart: dict[str, Any] = {name: value for name, value in scope.items() if name not in ways}
     try:
         await response(apart, receive, send)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from support.chat_templates import QWEN
 from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
+from lightllm.http.error_middleware import ABORT_CONNECTION, WRITE_PARTS
+from lightllm.httpserver.openai_responses_background import run_apart
 from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.families import HERMES
 from lightllm.tokenizer import Tokenizer, load_tokenizer
@@ -255,3 +258,14 @@ def test_a_stream_is_not_taken_up_again(api: openai.OpenAI, keeping: list[Any]) 
         f"{keeping[0].url}/v1/responses/{own}?stream=true", headers={"authorization": f"Bearer {KEYS[0]}"}
     )
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream"
+
+
+def test_an_answer_in_the_background_has_no_way_to_the_connection_that_asked_for_it() -> None:
+    scopes = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await send({"type": "http.response.start"})
+
+    asyncio.run(run_apart(answer, {"path": "/", ABORT_CONNECTION: print, WRITE_PARTS: print}))  # type: ignore[arg-type]
+    assert scopes == [{"path": "/"}]
