@@ -271,13 +271,14 @@ def test_stream_interval_sends_the_first_token_at_once_and_then_groups(
     start_worker: Callable[..., Any], engine: FakeEngine
 ) -> None:
     worker = start_worker(worker=8, stream_interval=5)
-    engine.script.endless, engine.script.pause = True, 0.004
+    engine.script.endless, engine.script.halt_at = True, 1
     body = {"prompt": "x", "stream": True, "max_tokens": 21}
     texts = []
     with httpx.stream("POST", f"{worker.url}/v1/completions", json=body) as response:
         for line in response.iter_lines():
             if line.startswith("data: {"):
                 texts.append(json.loads(line[6:])["choices"][0]["text"])
+                engine.script.halt_at = 1 + 5 * len(texts)  # one by one, up to the next group
     assert "".join(texts).startswith(DEFAULT_ANSWER[:5])
     assert len(texts) == 1 + 4 + 1  # first token, four groups of five, the finish
 

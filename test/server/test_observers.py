@@ -44,7 +44,7 @@ def test_a_request_is_logged_on_standard_output_and_traced(tmp_path: Path) -> No
         thread.start()
         options = ["--mock_backend", "--model_dir", str(folder), "--request_log", "-", "--request-log-prompts",
                    "--otlp-traces-endpoint", f"http://127.0.0.1:{collector.server_address[1]}/v1/traces"]  # fmt: skip
-        environment = {"no_proxy": "127.0.0.1", "OTEL_SERVICE_NAME": "mine"}
+        environment = {"no_proxy": "127.0.0.1", "OTEL_SERVICE_NAME": "mine", "OTEL_BSP_SCHEDULE_DELAY": "100"}
         try:
             with LightLLMServer(options, environment=environment) as server:
                 body = {"prompt": "Hello", "max_tokens": 4, "ignore_eos": True}
@@ -54,6 +54,9 @@ def test_a_request_is_logged_on_standard_output_and_traced(tmp_path: Path) -> No
                 ).json()
                 line = server.wait_for(r"(?m)^\{.*\}$")[0]
                 check_metrics(server.url, body, answer["usage"]["prompt_tokens"])
+                end = time.monotonic() + 60
+                while len(spans) < 4 and time.monotonic() < end:
+                    time.sleep(0.01)
         finally:
             collector.shutdown()
             thread.join()
@@ -61,7 +64,7 @@ def test_a_request_is_logged_on_standard_output_and_traced(tmp_path: Path) -> No
     assert (entry["request_id"], entry["outcome"], entry["output_tokens"]) == ("mine", "success", 4)
     assert entry["prompts"] == ["Hello"] and entry["answers"] == [answer["choices"][0]["text"]]
     assert entry["queue_ms"] + entry["prefill_ms"] == pytest.approx(entry["first_token_ms"], abs=0.01)
-    assert len(spans) == 4  # sent at the latest when the server stopped
+    assert len(spans) == 4
     span = min(spans, key=lambda span: span.start_time_unix_nano)
     assert span.name == "llm_request" and span.trace_id.hex() == TRACE
     names = {attribute.key for attribute in span.attributes}
@@ -74,7 +77,7 @@ def check_metrics(url: str, body: dict[str, Any], prompt_tokens: int) -> None:
     httpx.post(url + "/v1/completions", json={**body, "stream": True}, timeout=30)
     httpx.post(url + "/v1/completions", json={**body, "n": 2}, timeout=30)
     assert httpx.post(url + "/v1/completions", json={**body, "max_tokens": 0}, timeout=30).status_code == 400
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while (values := samples(httpx.get(url + "/metrics", timeout=30).text))[
         "lightllm_request_success_total"
     ] < 4:

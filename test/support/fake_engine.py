@@ -128,7 +128,7 @@ class FakeEngine:
     def active(self) -> int:
         return len(self._running)
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Waits until `condition` holds; fails the test otherwise."""
         end = time.monotonic() + seconds
         while not condition():
