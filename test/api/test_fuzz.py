@@ -29,6 +29,7 @@ ROUTES = [
     ("GET", "/info"), ("GET", "/profiler_start"), ("GET", "/profiler_stop"), ("POST", "/v1/responses"),
     ("POST", "/v1/responses/{response_id}/cancel"), ("GET", "/v1/responses/{response_id}"),
     ("GET", "/v1/responses/{response_id}/input_items"), ("DELETE", "/v1/responses/{response_id}"),
+    ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"),
 ]  # fmt: skip
 
 
