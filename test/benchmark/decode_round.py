@@ -1,6 +1,9 @@
 """Wall and CPU time of decode rounds in the backend, without a server.
 
-python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1] [--shared 768]
+python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1] [--shared 768] [--cached]
+
+With --cached the context is not computed but found in the prefix cache, which makes long ones possible, and the line says how much
+longer a round takes than reading the weights and the KV of all rows once takes this machine.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import argparse
 import time
 
 import numpy as np
+import torch
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
@@ -29,6 +33,9 @@ def main() -> None:
     parser.add_argument(
         "--shared", type=int, default=0, help="tokens of a prefix that all rows have in common"
     )
+    parser.add_argument(
+        "--cached", action="store_true", help="all of the context but its last token is there already"
+    )
     options = parser.parse_args()
     rows, context, room = options.rows, options.context, options.context + options.rounds + 20
     backend = ModeBackend(
@@ -41,10 +48,16 @@ def main() -> None:
     tokens = np.random.default_rng(0).integers(5, 300, rows * context)
     own = np.arange(rows)[:, None] * room + np.arange(context)
     own[:, : options.shared] = own[0, : options.shared]
-    slots = own.ravel()
+    there = context - 1 if options.cached else 0
+    if there:
+        with torch.inference_mode():
+            for layer in backend.memory.kv:
+                layer.data.normal_()
+    computed = context - there
     backend.execute(
-        Round(0, 0, int32(range(rows)), ones * context, ones * context, sampled, int32(tokens), int32(slots),
-              [JoinRow(row, context, params, row, 0, []) for row in range(rows)])
+        Round(0, 0, int32(range(rows)), ones * computed, ones * context, sampled, int32(tokens[: rows * computed]),
+              int32(own[:, there:].ravel()),
+              [JoinRow(row, context, params, row, 0, [], prefix_slots=int32(own[row, :there])) for row in range(rows)])
     )  # fmt: skip
     seconds, cpu = [], 0.0
     for number in range(1, options.rounds + 1):
@@ -60,6 +73,17 @@ def main() -> None:
     print(
         f"{rows} rows: a round takes {middle:.2f} ms (best {low:.2f}), {cpu / len(seconds) * 1e3:.2f} ms of CPU"
     )
+    if options.cached:
+        token_bytes = sum(layer.data[0].nbytes for layer in backend.memory.kv)
+        size = backend.model.weight_bytes + rows * (context + options.rounds / 2) * token_bytes
+        data = torch.ones(1 << 28)  # 1 GiB
+        reading = []
+        for _ in range(8):
+            started = time.perf_counter()
+            data.sum()
+            reading.append(time.perf_counter() - started)
+        limit = size / (data.nbytes / min(reading)) * 1e3
+        print(f"{size / 1e9:.2f} GB are read in {limit:.1f} ms: a round takes {middle / limit:.2f} of that")
 
 
 if __name__ == "__main__":
