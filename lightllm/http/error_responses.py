@@ -1,5 +1,5 @@
-"""How errors reach the client: OpenAI's envelope under /v1, but Anthropic's at its routes there, TGI's at /, both of LightLLM's
-elsewhere; never an exception's own text."""
+"""How errors reach the client: OpenAI's envelope under /v1, but Anthropic's at its routes there, Ollama's under /api,
+TGI's at /, both of LightLLM's elsewhere; never an exception's own text."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def is_openai(path: str) -> bool:
 
 def is_anthropic(path: str) -> bool:
     return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+def is_ollama(path: str) -> bool:
+    return path.startswith("/api/")
+
+
+def ollama_body(error: RequestError) -> dict[str, Any]:
+    return {"error": error.message}
 
 
 _ANTHROPIC_KINDS = {
@@ -75,6 +83,8 @@ def error_body(path: str, error: RequestError, status: int | None = None) -> byt
         return msgspec.json.encode(anthropic_body(error, status or error.status))
     if is_openai(path):
         return msgspec.json.encode(openai_body(error))
+    if is_ollama(path):
+        return msgspec.json.encode(ollama_body(error))
     if path == "/":
         return msgspec.json.encode(tgi_body(error))
     return msgspec.json.encode(native_body(error, status or error.status))
@@ -84,7 +94,9 @@ def error_response(path: str, error: RequestError, overload_status: int = 503) -
     """The answer to a request that failed before its first byte, in the shape of its API. overload_status: of what is refused for
     load; a server that loads or stops says 503 whatever it is."""
     # OpenAI and vLLM call a malformed body a bad request, and their clients' exceptions follow the status.
-    status = 400 if is_openai(path) and isinstance(error, MalformedBody) else error.status
+    status = (
+        400 if (is_openai(path) or is_ollama(path)) and isinstance(error, MalformedBody) else error.status
+    )
     if type(error) is ServerOverloaded:
         status = overload_status
     headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}

@@ -29,6 +29,8 @@ from lightllm.httpserver.messages_models import CountTokensRequest, MessagesRequ
 from lightllm.httpserver.metric_routes import metric_routes
 from lightllm.httpserver.native_api import native_routes
 from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
+from lightllm.httpserver.ollama_api import ollama_routes
+from lightllm.httpserver.ollama_models import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
 from lightllm.httpserver.openai_api import openai_routes
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
 from lightllm.httpserver.openai_responses_api import responses_routes
@@ -48,6 +50,9 @@ _BODIES = (
     MessagesRequest,
     CountTokensRequest,
     ResponsesRequest,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
     StartProfileBody,
     TokenizeRequest,
     DetokenizeRequest,
@@ -63,6 +68,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(openai_routes(state))
     app.include_router(messages_routes(state))
     app.include_router(responses_routes(state))
+    app.include_router(ollama_routes(state))
     app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
     app.include_router(info_routes(state))

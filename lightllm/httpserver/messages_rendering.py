@@ -16,12 +16,10 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import anthropic_body
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
-from lightllm.httpserver.rendering import event_json, json_bytes
+from lightllm.httpserver.rendering import arguments_object, event_json, json_bytes
 from lightllm.parsers.deltas import Delta, DeltaParser, tokens_within
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -32,9 +30,6 @@ _PIECES = {
     "tool_call": ("input_json_delta", "partial_json"),
 }  # fmt: skip
 """Kind of a delta -> the type of an event's delta, and the field with its text."""
-
-
-_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class MessagesRenderer:
@@ -72,7 +67,7 @@ class MessagesRenderer:
         text = "".join(delta.text for delta in run)
         block = self._empty_block(run[0])
         if kind == "tool_call":
-            return block | {"input": _input(text)}
+            return block | {"input": arguments_object(text)}
         if kind == "reasoning":
             return block | {"thinking": text, "signature": self._id}
         return block | {"text": text}
@@ -193,15 +188,6 @@ def _tells(delta: Delta) -> bool:
 
 def _block_of(delta: Delta) -> tuple[str, int]:
     return delta.kind, delta.index if delta.kind == "tool_call" else 0
-
-
-def _input(arguments: str) -> dict[str, Any]:
-    """The arguments of a call as an object: what there is of them, where the answer was cut off, as Anthropic's clients read a
-    stream. What is no object stands in one."""
-    try:
-        return _OBJECT.validate_json(arguments or "{}", experimental_allow_partial="on")
-    except ValueError:
-        return {"arguments": arguments}
 
 
 def _event(kind: str, fields: dict[str, Any]) -> bytes:

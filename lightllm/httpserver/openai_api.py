@@ -193,8 +193,11 @@ async def _complete(state: ServerState, request: Request) -> Response:
     return respond(state.engine, request, records, renderer, body.streamed, answer_id)
 
 
-async def prepare_completion(state: ServerState, body: CompletionRequest) -> list[PromptRecord]:
-    """Everything about a completion that is done before it is submitted. Raises `RequestError`."""
+async def prepare_completion(
+    state: ServerState, body: CompletionRequest, default: int = DEFAULT_MAX_NEW_TOKENS
+) -> list[PromptRecord]:
+    """Everything about a completion that is done before it is submitted. default: its length where it names none. Raises
+    `RequestError`."""
     limits = state.limits
     with error_field(body.constraint.field):
         params, prompts = _checked_completion(state, body, limits.vocab_size)
@@ -208,7 +211,7 @@ async def prepare_completion(state: ServerState, body: CompletionRequest) -> lis
         params = msgspec.structs.replace(params, stop_token_ids=stops)
     for prompt_ids, text in encoded:
         prompt_ids, length = state.encoder.fit(
-            prompt_ids, body.output_limit(), limits, DEFAULT_MAX_NEW_TOKENS, params.n, "prompt", "max_tokens"
+            prompt_ids, body.output_limit(), limits, default, params.n, "prompt", "max_tokens"
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
     return records

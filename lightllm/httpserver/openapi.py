@@ -32,6 +32,7 @@ _NATIVE_ERROR = _object(
 )
 _TGI_ERROR = _object({"error": _TEXT, "error_type": _TEXT})
 _ANTHROPIC_ERROR = _object({"type": _TEXT, "error": _object({"type": _TEXT, "message": _TEXT})})
+_OLLAMA_ERROR = _object({"error": _TEXT})
 _OPENAI_ERROR = _object(
     {"error": _object({"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL})}
 )
@@ -56,23 +57,28 @@ def documented(
     openai: bool = False,
     tgi: bool = False,
     anthropic: bool = False,
+    ollama: bool = False,
     kind: str = "object",
     media_type: str = "application/json",
     required: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of a route whose body is `model`; openai, tgi, anthropic: whose errors it has; kind: of its answer, in JSON."""
+    """Arguments of a route whose body is `model`; openai, tgi, anthropic, ollama: whose errors it has; kind: of its answer, in JSON."""
     reference = {"$ref": _REF.format(model=model.__name__)}
     schema = {"type": kind} if media_type == "application/json" else {}
     contents: dict[str, Any] = {media_type: {"schema": schema}}
     if (openai or tgi or anthropic) and media_type == "application/json":
         contents["text/event-stream"] = {"schema": {}}
+    if ollama:
+        contents["application/x-ndjson"] = {"schema": {}}
     responses: dict[str, Any] = {"200": {"description": answer, "content": contents}}
-    shape = _ANTHROPIC_ERROR if anthropic else _TGI_ERROR if tgi else _shape(openai)
+    shape = (
+        _ANTHROPIC_ERROR if anthropic else _OLLAMA_ERROR if ollama else _TGI_ERROR if tgi else _shape(openai)
+    )
     return {
         "openapi_extra": {
             "requestBody": {"required": required, "content": {"application/json": {"schema": reference}}},
             "responses": responses
-            | _errors(tuple(_ERRORS.keys() - ({422} if openai or anthropic else set())), shape),
+            | _errors(tuple(_ERRORS.keys() - ({422} if openai or anthropic or ollama else set())), shape),
         }
     }
 

@@ -108,6 +108,20 @@ MESSAGES_HARMLESS = OPENAI_HARMLESS | {
 }  # fmt: skip
 """Of `context_management` everything that would be cleared from the messages stays in them; who has no beta says so in a header."""
 
+OLLAMA_REFUSED = {
+    "template": Refused("raw"), "context": Refused("messages of /api/chat"), "logprobs": _NO, "top_logprobs": Refused(neutral=(0,)),
+    "width": Refused(neutral=(0,)), "height": Refused(neutral=(0,)), "steps": Refused(neutral=(0,)),
+}  # fmt: skip
+"""Of /api, beside `options`."""
+OLLAMA_HARMLESS = frozenset({"keep_alive", "truncate", "shift"})
+OLLAMA_OPTIONS_REFUSED = _SAMPLERS | {"repeat_last_n": Refused(neutral=(-1,)), "penalize_newline": _NO}
+"""In `options`: a penalty counts all that was said."""
+OLLAMA_OPTIONS_HARMLESS = frozenset(
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "numa", "low_vram", "f16_kv", "logits_all",
+     "vocab_only", "use_mmap", "use_mlock", "embedding_only", "mirostat_tau", "mirostat_eta"}
+)  # fmt: skip
+"""Of the machine, and of what is refused."""
+
 NATIVE_REFUSED = _SAMPLERS | _names_of_the_other("native") | {
     # TGI
     "decoder_input_details": _NO,

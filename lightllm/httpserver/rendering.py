@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
+from pydantic import TypeAdapter
 
 from lightllm.protocol.messages import Finish
 
@@ -47,6 +49,18 @@ def event_json(data: object) -> bytes:
 def event(data: object) -> bytes:
     """A server-sent event in OpenAI's framing."""
     return b"data: %b\n\n" % event_json(data)
+
+
+_OBJECT = TypeAdapter(dict[str, Any])
+
+
+def arguments_object(arguments: str) -> dict[str, Any]:
+    """The arguments of a call as an object: what there is of them, where the answer was cut off, as Anthropic's clients read a
+    stream. What is no object stands in one."""
+    try:
+        return _OBJECT.validate_json(arguments or "{}", experimental_allow_partial="on")
+    except ValueError:
+        return {"arguments": arguments}
 
 
 DONE = b"data: [DONE]\n\n"

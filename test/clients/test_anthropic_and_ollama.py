@@ -76,6 +76,41 @@ ANTHROPIC = """\
 """
 
 
+OLLAMA = """\
+    import ollama
+
+    client = ollama.Client(host=URL, headers={"Authorization": "Bearer secret"})
+    (model,) = client.list().models
+    assert "completion" in client.show(model.model).capabilities
+    ask = {"model": model.model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    greedy = {"temperature": 0, "num_predict": 40}
+    whole = client.chat(**ask, options=greedy, keep_alive="5m")
+    assert "Paris" in whole.message.content and whole.done_reason == "stop" and whole.eval_count > 3, whole
+    assert whole.total_duration >= whole.eval_duration > 0
+    stream = list(client.chat(**ask, options=greedy, stream=True))
+    assert "".join(part.message.content for part in stream) == whole.message.content
+    assert stream[-1].done and stream[-1].eval_count == whole.eval_count
+    text = client.generate(model.model, "What is the capital of France?", options=greedy).response
+    assert text == whole.message.content
+    pieces = client.generate(model.model, "What is the capital of France?", options=greedy, stream=True)
+    assert "".join(piece.response for piece in pieces) == text
+    raw = client.generate(model.model, "2+3=", raw=True, options=greedy)
+    assert raw.response.strip().startswith("5"), raw
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"], "additionalProperties": False}
+    formed = client.chat(**ask, format=schema, options={"num_predict": 200})
+    import json
+    assert isinstance(json.loads(formed.message.content)["n"], int), formed
+    assert client.generate(model.model, "").done_reason == "load"
+    try:
+        client.chat(**ask, options={"mirostat": 2})
+    except ollama.ResponseError as error:
+        assert error.status_code == 400 and "mirostat" in error.error
+    else:
+        raise AssertionError("not refused")
+    print("done")
+"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightLLMServer]:
     template: Path = tmp_path_factory.mktemp("template") / "tools.jinja"
@@ -87,3 +122,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightLLMServer]
 
 def test_anthropics_client(server: LightLLMServer) -> None:
     assert run(ANTHROPIC, server.url).endswith("done\n")
+
+
+def test_ollamas_client(server: LightLLMServer) -> None:
+    assert run(OLLAMA, server.url).endswith("done\n")
