@@ -74,16 +74,21 @@ def main() -> None:
         f"{rows} rows: a round takes {middle:.2f} ms (best {low:.2f}), {cpu / len(seconds) * 1e3:.2f} ms of CPU"
     )
     if options.cached:
-        token_bytes = sum(layer.data[0].nbytes for layer in backend.memory.kv)
-        size = backend.model.weight_bytes + rows * (context + options.rounds / 2) * token_bytes
-        data = torch.ones(1 << 28)  # 1 GiB
-        reading = []
-        for _ in range(8):
-            started = time.perf_counter()
-            data.sum()
-            reading.append(time.perf_counter() - started)
-        limit = size / (data.nbytes / min(reading)) * 1e3
-        print(f"{size / 1e9:.2f} GB are read in {limit:.1f} ms: a round takes {middle / limit:.2f} of that")
+        print_limit(backend, rows * (context + options.rounds // 2), middle)
+
+
+def print_limit(backend: ModeBackend, tokens: int, milliseconds: float) -> None:
+    """How long a round over so many tokens of KV takes beside reading what it has to read."""
+    token_bytes = sum(layer.data[0].nbytes for layer in backend.memory.kv)
+    size = backend.model.weight_bytes + tokens * token_bytes
+    data = torch.ones(1 << 28)  # 1 GiB
+    reading = []
+    for _ in range(8):
+        started = time.perf_counter()
+        data.sum()
+        reading.append(time.perf_counter() - started)
+    limit = size / (data.nbytes / min(reading)) * 1e3
+    print(f"{size / 1e9:.2f} GB are read in {limit:.1f} ms: a round takes {milliseconds / limit:.2f} of that")
 
 
 if __name__ == "__main__":
