@@ -11,6 +11,7 @@ from typing import Protocol
 
 from lightllm.chat.attachments import content_of
 from lightllm.chat.conversation import Conversation
+from lightllm.chat.interrupts import Interrupts
 from lightllm.chat.talkers import Piece, Talker
 from lightllm.errors import LightLLMError
 
@@ -97,8 +98,9 @@ class Session:
         """Without one the question is taken back."""
         shown, pieces = Shown(), self._talker.answer(self.conversation.messages)
         try:
-            with closing(pieces):
-                self._view.show(_counted(pieces, shown), shown)
+            with Interrupts() as interrupts, closing(pieces):
+                self._view.show(_counted(pieces, shown, interrupts), shown)
+                interrupts.check()
         except KeyboardInterrupt:
             shown.stopped = True
         except LightLLMError as error:
@@ -170,11 +172,12 @@ def _listed() -> str:
     return "\n".join(["Commands:", *lines, f"{'!!exit':12} end, as Ctrl-D; Ctrl-C stops an answer", images])
 
 
-def _counted(pieces: Generator[Piece, None, None], shown: Shown) -> Iterator[Piece]:
+def _counted(pieces: Generator[Piece, None, None], shown: Shown, interrupts: Interrupts) -> Iterator[Piece]:
     """Passes on what there is to see, and counts into `shown`."""
     began = first = time.monotonic()
     came = 0
     for piece in pieces:
+        interrupts.check()
         now = time.monotonic()
         if piece.text:
             if not came:

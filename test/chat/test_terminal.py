@@ -1,4 +1,5 @@
-"""The commands in a terminal of their own, with a real server that serves the demo model."""
+"""The commands in a terminal of their own, with a real server that serves the demo model. A key that is typed in the moment between two
+prompts means something else to the terminal, or is lost, so a busy machine would refuse what is right: by hand."""
 
 import json
 import os
@@ -13,8 +14,9 @@ from support.server import LightLLMServer
 from support.streaming_server import ReasoningServer
 
 pytest.importorskip("prompt_toolkit")
+pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "lightllm"]
-UP, CTRL_C, CTRL_D, ALT_ENTER = "\x1b[A", "\x03", "\x04", "\x1b\r"
+UP, CTRL_C, ALT_ENTER = "\x1b[A", "\x03", "\x1b\r"
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +64,7 @@ def test_a_conversation_with_history_lines_and_commands(server, tmp_path):
         later.expect("help")  # what differs from the line that stood there may be all that is drawn
         later.type(CTRL_C)
         later.expect(">")
-        later.type(CTRL_D)
-        assert later.wait() == 0
+        assert later.end() == 0
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(tmp_path):

@@ -93,6 +93,14 @@ class Terminal:
             pass
         return self.process.wait(max(deadline - time.monotonic(), 1.0))
 
+    def end(self, timeout: float = 30.0) -> int:
+        """Types Ctrl-D until the command has ended; the exit status. One that comes between two prompts is lost."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.type("\x04")
+            self._read(0.5)
+        return self.wait(max(deadline - time.monotonic(), 1.0))
+
     def __enter__(self) -> Terminal:
         return self
 
