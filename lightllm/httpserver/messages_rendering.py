@@ -19,7 +19,7 @@ from typing import Any
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import anthropic_body
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
-from lightllm.httpserver.rendering import arguments_object, event_json, json_bytes
+from lightllm.httpserver.rendering import arguments_object, event_json, json_bytes, named_event, new_deltas
 from lightllm.parsers.deltas import Delta, DeltaParser, tokens_within
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -51,7 +51,7 @@ class MessagesRenderer:
     def opening(self, prompt_tokens: int) -> bytes:
         """The first event. How much of the prompt the cache holds is known when the answer begins: the last usage tells it."""
         message = self._message([], None, _usage(prompt_tokens, 0, 0))
-        return _event("message_start", {"message": message})
+        return named_event("message_start", {"message": message})
 
     # -- whole
 
@@ -92,13 +92,8 @@ class MessagesRenderer:
 
     def events(self, record: RequestRecord) -> list[bytes]:
         (choice,) = record.choices
-        text = choice.take_text()
-        deltas = self._parser.push(text) if text else []
-        if choice.finish is not None and not choice.ended:
-            choice.ended = True
-            deltas = [*deltas, *self._parser.end()]
         events: list[bytes] = []
-        for delta in filter(_tells, deltas):
+        for delta in filter(_tells, new_deltas(choice, self._parser)):
             events += self._piece(delta)
         return events
 
@@ -113,8 +108,8 @@ class MessagesRenderer:
         delta, usage = self._end_of(choice), self._final_usage(record, choice)
         return [
             *self._close(),
-            _event("message_delta", {"delta": delta, "usage": usage}),
-            _event("message_stop", {}),
+            named_event("message_delta", {"delta": delta, "usage": usage}),
+            named_event("message_stop", {}),
         ]
 
     def _piece(self, delta: Delta) -> Iterable[bytes]:
@@ -124,7 +119,7 @@ class MessagesRenderer:
             self._open, self._index = _block_of(delta), self._index + 1
             self._called = self._called or delta.kind == "tool_call"
             block = self._empty_block(delta)
-            yield _event("content_block_start", {"index": self._index, "content_block": block})
+            yield named_event("content_block_start", {"index": self._index, "content_block": block})
         if delta.text:
             kind, field = _PIECES[delta.kind]
             yield self._block_delta({"type": kind, field: delta.text})
@@ -135,11 +130,11 @@ class MessagesRenderer:
             return
         if self._open[0] == "reasoning":
             yield self._block_delta({"type": "signature_delta", "signature": self._id})
-        yield _event("content_block_stop", {"index": self._index})
+        yield named_event("content_block_stop", {"index": self._index})
         self._open = None
 
     def _block_delta(self, delta: dict[str, str]) -> bytes:
-        return _event("content_block_delta", {"index": self._index, "delta": delta})
+        return named_event("content_block_delta", {"index": self._index, "delta": delta})
 
     # -- both
 
@@ -188,7 +183,3 @@ def _tells(delta: Delta) -> bool:
 
 def _block_of(delta: Delta) -> tuple[str, int]:
     return delta.kind, delta.index if delta.kind == "tool_call" else 0
-
-
-def _event(kind: str, fields: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), event_json({"type": kind, **fields}))

@@ -11,7 +11,7 @@ from typing import Any
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import ollama_body
 from lightllm.httpserver.record import RequestRecord
-from lightllm.httpserver.rendering import arguments_object, json_bytes
+from lightllm.httpserver.rendering import arguments_object, json_bytes, new_deltas
 from lightllm.parsers.deltas import Delta, DeltaParser
 
 NDJSON = b"application/x-ndjson"
@@ -53,12 +53,7 @@ class OllamaRenderer:
 
     def events(self, record: RequestRecord) -> list[bytes]:
         (choice,) = record.choices
-        text = choice.take_text()
-        deltas = self._parser.push(text) if text else []
-        if choice.finish is not None and not choice.ended:
-            choice.ended = True
-            deltas = [*deltas, *self._parser.end()]
-        return [self._line(part) for part in self._parts(deltas)]
+        return [self._line(part) for part in self._parts(new_deltas(choice, self._parser))]
 
     def error(self, error: RequestError) -> bytes:
         self._failed = True

@@ -10,7 +10,7 @@ from typing import Any
 from lightllm.errors import RequestError
 from lightllm.httpserver.openai_responses_items import Event, OutputItems
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
-from lightllm.httpserver.rendering import event_json, json_bytes
+from lightllm.httpserver.rendering import json_bytes, named_event
 from lightllm.parsers.deltas import DeltaParser, tokens_within
 
 _STATUS = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
@@ -94,8 +94,7 @@ class ResponsesRenderer:
     def _encoded(self, event: Event) -> bytes:
         number = self._sequence
         self._sequence += 1
-        data = event_json({"type": event.type, "sequence_number": number, **event.fields})
-        return b"event: %b\ndata: %b\n\n" % (event.type.encode(), data)
+        return named_event(event.type, {"sequence_number": number, **event.fields})
 
     def _response(self, record: RequestRecord) -> dict[str, Any]:
         """Of a finished record."""

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter
 
+from lightllm.httpserver.record import ChoiceRecord
+from lightllm.parsers.deltas import Delta, DeltaParser
 from lightllm.protocol.messages import Finish
 
 json_bytes: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -51,6 +53,11 @@ def event(data: object) -> bytes:
     return b"data: %b\n\n" % event_json(data)
 
 
+def named_event(kind: str, fields: dict[str, Any]) -> bytes:
+    """A server-sent event that tells its kind twice: by its name, and as the `type` of its data."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), event_json({"type": kind, **fields}))
+
+
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -64,3 +71,13 @@ def arguments_object(arguments: str) -> dict[str, Any]:
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+def new_deltas(choice: ChoiceRecord, parser: DeltaParser) -> list[Delta]:
+    """What the text that a stream has not sent means; counts it as sent, and the end as told if it has come."""
+    text = choice.take_text()
+    deltas = parser.push(text) if text else []
+    if choice.finish is not None and not choice.ended:
+        choice.ended = True
+        deltas = [*deltas, *parser.end()]
+    return deltas
