@@ -10,6 +10,7 @@ import httpx
 import pytest
 import tokenizers
 from httpserver.conftest import Worker
+from support.asked_fields import CHAT, COMPLETION, NATIVE, ask, used
 from support.fake_engine import FakeEngine
 
 from lightllm.config import ServerConfig
@@ -17,26 +18,9 @@ from lightllm.constraints.grammars import bytes_tokenizer, make_matcher
 from lightllm.errors import InvalidParameter
 from lightllm.httpserver.fill_in_middle import fim_tokens
 from lightllm.ipc.runtime_dir import RuntimeDir
-from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 
-CHAT, COMPLETION, NATIVE = "/v1/chat/completions", "/v1/completions", "/generate"
 ROUTES = pytest.mark.parametrize("path", [CHAT, COMPLETION, NATIVE])
-
-
-def ask(client: httpx.Client, path: str, **fields: Any) -> httpx.Response:
-    if path == NATIVE:
-        return client.post(path, json={"inputs": "x", "parameters": fields})
-    start: dict[str, Any] = (
-        {"prompt": "x"} if path == COMPLETION else {"messages": [{"role": "user", "content": "x"}]}
-    )
-    return client.post(path, json=start | fields)
-
-
-def used(client: httpx.Client, engine: FakeEngine, path: str, **fields: Any) -> SamplingParams:
-    response = ask(client, path, **fields)
-    assert response.status_code == 200, response.text
-    return engine.added[-1].params
 
 
 def refused(client: httpx.Client, path: str, **fields: Any) -> str:

@@ -8,32 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
+from support.asked_fields import CHAT, COMPLETION, NATIVE, ask, used
 from support.fake_engine import FakeEngine
 
 from lightllm.httpserver import other_fields
 from lightllm.httpserver.native_models import GenerateRequest, Parameters
 from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
-from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer import Tokenizer
 
-CHAT, COMPLETION, NATIVE = "/v1/chat/completions", "/v1/completions", "/generate"
 OPENAI = (COMPLETION, CHAT)
 OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
-
-
-def ask(client: httpx.Client, path: str, **fields: Any) -> httpx.Response:
-    if path == NATIVE:
-        return client.post(path, json={"inputs": "x", "parameters": fields})
-    start: dict[str, Any] = (
-        {"prompt": "x"} if path == COMPLETION else {"messages": [{"role": "user", "content": "x"}]}
-    )
-    return client.post(path, json=start | fields)
-
-
-def used(client: httpx.Client, engine: FakeEngine, path: str, **fields: Any) -> SamplingParams:
-    response = ask(client, path, **fields)
-    assert response.status_code == 200, response.text
-    return engine.added[-1].params
 
 
 def refused(client: httpx.Client, path: str, **fields: Any) -> str:
