@@ -11,9 +11,9 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.agents import tokenizer_with, tokenizing
 from support.anthropic_events import message_of, read_events
 from support.chat_templates import QWEN
-from support.checkpoints import write_tokenizer
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 from support.sse import http_chunks
 from support.tagged_parser import TaggedParser
@@ -28,7 +28,7 @@ from lightllm.parsers.families import HERMES
 from lightllm.parsers.reasoning import THINK
 from lightllm.protocol.messages import Finish, Refused
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import Tokenizer, load_tokenizer
+from lightllm.tokenizer import Tokenizer
 
 MESSAGES: Any = [{"role": "user", "content": "What is AI?"}]
 TOOLS = [
@@ -51,16 +51,13 @@ def ask(client: httpx.Client) -> Callable[..., httpx.Response]:
 @pytest.fixture(scope="module")
 def with_tools(start_worker: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A worker whose model thinks and calls."""
-    folder = tmp_path_factory.mktemp("qwen")
-    write_tokenizer(folder)
     worker = start_worker(worker=13, chat_format=ChatFormat(HERMES, THINK))
-    own, worker.encoder.tokenizer = (
-        worker.encoder.tokenizer,
-        load_tokenizer(str(folder), chat_template=TEMPLATE),
-    )
-    yield worker
-    worker.encoder.tokenizer.close()
-    worker.encoder.tokenizer = own
+    template = TEMPLATE
+    with (
+        tokenizer_with(template, tmp_path_factory.mktemp("qwen")) as tokenizer,
+        tokenizing(worker, tokenizer),
+    ):
+        yield worker
 
 
 @pytest.fixture

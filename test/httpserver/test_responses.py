@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from support.agents import tokenizer_with, tokenizing
 from support.chat_templates import QWEN
-from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 from support.sse import http_chunks
 from support.tool_outputs import FUNCTIONS
@@ -19,7 +19,7 @@ from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.families import HERMES
 from lightllm.parsers.reasoning import THINK
 from lightllm.protocol.messages import Refused
-from lightllm.tokenizer import Tokenizer, load_tokenizer
+from lightllm.tokenizer import Tokenizer
 
 TOOLS: list[Any] = [
     {"type": "function", "name": name, "parameters": schema} for name, schema in FUNCTIONS.items()
@@ -31,20 +31,15 @@ ARGUMENTS = '{"city": "Zürich 🙂"}'
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokenizer]:
-    folder = tmp_path_factory.mktemp("qwen")
-    write_tokenizer(folder)
     template = QWEN + "{% if reasoning_effort %}{{ reasoning_effort }}{% endif %}"
-    tokenizer = load_tokenizer(str(folder), chat_template=template)
-    yield tokenizer
-    tokenizer.close()
+    with tokenizer_with(template, tmp_path_factory.mktemp("qwen")) as tokenizer:
+        yield tokenizer
 
 
 @pytest.fixture(scope="module")
 def responses_worker(start_worker: Callable[..., Any], qwen: Tokenizer) -> Iterator[Any]:
-    worker = start_worker(worker=12, chat_format=ChatFormat(HERMES, THINK))
-    own, worker.encoder.tokenizer = worker.encoder.tokenizer, qwen
-    yield worker
-    worker.encoder.tokenizer = own
+    with tokenizing(start_worker(worker=12, chat_format=ChatFormat(HERMES, THINK)), qwen) as worker:
+        yield worker
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+from support.agents import tokenizer_with, tokenizing
 from support.chat_templates import QWEN
-from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 from support.sse import chunks
 from support.tool_outputs import FUNCTIONS
@@ -17,7 +17,7 @@ from lightllm.httpserver import chat_tools
 from lightllm.parsers.chat_format import ChatFormat, find_format
 from lightllm.parsers.families import HERMES
 from lightllm.parsers.reasoning import THINK
-from lightllm.tokenizer import Tokenizer, load_tokenizer
+from lightllm.tokenizer import Tokenizer
 
 TEMPLATE = (
     QWEN
@@ -36,19 +36,14 @@ NAMED = {"type": "function", "function": {"name": "get_time"}}
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokenizer]:
-    folder = tmp_path_factory.mktemp("qwen")
-    write_tokenizer(folder)
-    tokenizer = load_tokenizer(str(folder), chat_template=TEMPLATE)
-    yield tokenizer
-    tokenizer.close()
+    with tokenizer_with(TEMPLATE, tmp_path_factory.mktemp("qwen")) as tokenizer:
+        yield tokenizer
 
 
 @pytest.fixture(scope="module")
 def with_tools(start_worker: Callable[..., Any], qwen: Tokenizer) -> Iterator[Any]:
-    worker = start_worker(worker=11, chat_format=ChatFormat(HERMES, THINK))
-    own, worker.encoder.tokenizer = worker.encoder.tokenizer, qwen
-    yield worker
-    worker.encoder.tokenizer = own
+    with tokenizing(start_worker(worker=11, chat_format=ChatFormat(HERMES, THINK)), qwen) as worker:
+        yield worker
 
 
 @pytest.fixture
