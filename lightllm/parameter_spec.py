@@ -49,7 +49,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A sampling parameter. Its type says how it is read from JSON (`httpserver/sampling_fields.py`)."""
+    """A sampling parameter. Its type says how it is read from JSON (`httpserver/reading/sampling_fields.py`)."""
 
     help: str = ""
     """For the table of docs/api.md."""

@@ -2,7 +2,7 @@
 
 `SamplingParams` is the one validated form. The HTTP routes and the offline `LLM` build it, and it travels to the
 router (lengths, stop tokens), the backend (sampling) and the detokenizer (stop strings) unchanged. Both request bodies
-(`httpserver/sampling_fields.py`), the defaults of generation_config.json, the backend's arrays and the table of
+(`httpserver/reading/sampling_fields.py`), the defaults of generation_config.json, the backend's arrays and the table of
 docs/api.md follow from it; docs/adding_a_parameter.md shows how.
 Names are LightLLM's; `min_p`, `seed`, `stop_token_ids`, `logit_bias`, `include_stop_str_in_output` are vLLM's.
 """

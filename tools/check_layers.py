@@ -71,8 +71,16 @@ FLOORS: list[tuple[str, list[str]]] = [
 APART = "processes"
 """On this floor no room may import another."""
 
-LOWER_PARTS = {"router.memory": ["router.admission", "router.planning"]}
-"""Sub-rooms, each with the sub-rooms of the same room that lie above it and that it may not import."""
+APIS = [f"httpserver.{name}" for name in ("openai", "openai_responses", "anthropic", "ollama", "native")]
+LOWER_PARTS = {
+    "router.memory": ["router.admission", "router.planning"],
+    "httpserver.reading": [*APIS, "httpserver.operating"],
+    "httpserver.operating": APIS,
+    # Responses, Messages and Ollama's requests are read into the OpenAI chat that they mean.
+    **{api: [other for other in APIS if other not in (api, APIS[0])] for api in APIS},
+    "httpserver.native": [api for api in APIS if api != "httpserver.native"],
+}
+"""Sub-rooms, each with the sub-rooms of the same room that lie above or beside it and that it may not import."""
 
 TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "cli", "bench", "client", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
@@ -253,7 +261,7 @@ def forbidden(module: str, target: str) -> str | None:
     """Why `module` may not import `target`; None if it may."""
     for part, above in LOWER_PARTS.items():
         if inside(module, part) and any(inside(target, other) for other in above):
-            return f"{part} imports {target}, which lies above it"
+            return f"{part} imports {target}, which lies above or beside it"
     source_room, target_room = room_of(module), room_of(target)
     if source_room is None or target_room is None or source_room == target_room:
         return None

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from lightllm.httpserver.native_models import GenerateRequest, Parameters
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
-from lightllm.httpserver.openai_responses_models import (
+from lightllm.httpserver.native.models import GenerateRequest, Parameters
+from lightllm.httpserver.openai.models import ChatRequest, CompletionRequest
+from lightllm.httpserver.openai_responses.models import (
     RESPONSES_HARMLESS,
     RESPONSES_REFUSED,
     ResponsesRequest,
 )
-from lightllm.httpserver.other_fields import (
+from lightllm.httpserver.reading.other_fields import (
     NATIVE_BESIDE,
     NATIVE_HARMLESS,
     NATIVE_REFUSED,

@@ -23,20 +23,20 @@ from lightllm.http.browser_guard import BrowserGuard
 from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.error_responses import error_response, from_http_exception
 from lightllm.httpserver import openapi
-from lightllm.httpserver.health_routes import health_routes, info_routes
-from lightllm.httpserver.messages_api import messages_routes
-from lightllm.httpserver.messages_models import CountTokensRequest, MessagesRequest
-from lightllm.httpserver.metric_routes import metric_routes
-from lightllm.httpserver.native_api import native_routes
-from lightllm.httpserver.native_models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
-from lightllm.httpserver.ollama_api import ollama_routes
-from lightllm.httpserver.ollama_models import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
-from lightllm.httpserver.openai_api import openai_routes
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
-from lightllm.httpserver.openai_responses_api import responses_routes
-from lightllm.httpserver.openai_responses_models import ResponsesRequest
+from lightllm.httpserver.anthropic.api import messages_routes
+from lightllm.httpserver.anthropic.models import CountTokensRequest, MessagesRequest
+from lightllm.httpserver.native.api import native_routes
+from lightllm.httpserver.native.models import AbortBody, GenerateRequest, ScoreRequest, TokensRequest
+from lightllm.httpserver.ollama.api import ollama_routes
+from lightllm.httpserver.ollama.models import OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest
+from lightllm.httpserver.openai.api import openai_routes
+from lightllm.httpserver.openai.models import ChatRequest, CompletionRequest
+from lightllm.httpserver.openai_responses.api import responses_routes
+from lightllm.httpserver.openai_responses.models import ResponsesRequest
+from lightllm.httpserver.operating.health_routes import health_routes, info_routes
+from lightllm.httpserver.operating.metric_routes import metric_routes
+from lightllm.httpserver.operating.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.page_routes import page_paths, page_routes
-from lightllm.httpserver.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.state import ServerState
 from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
 

@@ -20,7 +20,7 @@ from lightllm.http.server import HttpServer, make_config
 from lightllm.http.tls import ServerTls
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.prompts import PromptEncoder
+from lightllm.httpserver.reading.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.images.layouts.registry import layout_of
 from lightllm.images.serving import embedding_width, serves_images
@@ -110,12 +110,12 @@ def _open_images(
 def watch_ends(engine: EngineClient, config: ServerConfig, tokenizer: Tokenizer) -> None:
     """Opens what keeps what became of requests. Raises `StartupError`."""
     if config.request_log is not None:
-        from lightllm.httpserver.request_log import RequestLog
+        from lightllm.httpserver.operating.request_log import RequestLog
 
         decode = tokenizer.decode if config.request_log_prompts else None
         engine.watchers.append(RequestLog(config.request_log, engine.store, decode))
     if config.otlp_traces_endpoint is not None:
-        from lightllm.httpserver.traces import Traces  # loads the SDK
+        from lightllm.httpserver.operating.traces import Traces  # loads the SDK
 
         engine.watchers.append(Traces(config.otlp_traces_endpoint, (config.model_name or [""])[0]))
 

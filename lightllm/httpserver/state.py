@@ -19,8 +19,8 @@ from lightllm.errors import InvalidParameter, ServerLoading, ServerStopping, Unk
 from lightllm.http.body import BodyBudget
 from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.openai_response_store import ResponseStore
-from lightllm.httpserver.prompts import Limits, PromptEncoder
+from lightllm.httpserver.openai_responses.store import ResponseStore
+from lightllm.httpserver.reading.prompts import Limits, PromptEncoder
 from lightllm.ipc.beats import read_beats
 from lightllm.ipc.health import OLD_SECONDS, HealthReader, ProcessListReader, judge
 from lightllm.ipc.runtime_dir import RuntimeDir

@@ -18,16 +18,16 @@ from starlette.responses import Response
 
 from lightllm.errors import InvalidParameter, PromptTooLong
 from lightllm.http.body import parse_body
-from lightllm.httpserver.chat_messages import read_conversation
-from lightllm.httpserver.chat_tools import read_tools
-from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Scalar, Text, TokenIds
-from lightllm.httpserver.openai_api import prepare_chat, prepare_completion, render_chat
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, Message, OpenAIRequest, Tool
+from lightllm.httpserver.openai.api import prepare_chat, prepare_completion, render_chat
+from lightllm.httpserver.openai.chat_messages import read_conversation
+from lightllm.httpserver.openai.chat_tools import read_tools
+from lightllm.httpserver.openai.models import ChatRequest, CompletionRequest, Message, OpenAIRequest, Tool
 from lightllm.httpserver.openapi import documented, plain
-from lightllm.httpserver.prompts import INLINE_CHARACTERS, MAX_TOKENIZED, check_vocabulary
+from lightllm.httpserver.reading.field_types import MAX_STRINGS, Body, Bool, Scalar, Text, TokenIds
+from lightllm.httpserver.reading.prompts import INLINE_CHARACTERS, MAX_TOKENIZED, check_vocabulary
+from lightllm.httpserver.reading.sampling_fields import names
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.rendering import json_bytes
-from lightllm.httpserver.sampling_fields import names
 from lightllm.httpserver.state import ServerState
 from lightllm.model_folder.json_files import read_json_object
 from lightllm.sampling_params import SamplingParams

@@ -21,7 +21,7 @@ from lightllm.http.server import HttpServer, make_config
 from lightllm.http.tls import ServerTls
 from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
-from lightllm.httpserver.prompts import PromptEncoder
+from lightllm.httpserver.reading.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir

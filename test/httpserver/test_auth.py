@@ -200,6 +200,6 @@ def test_request_id_cannot_smuggle_a_header(guarded: Any) -> None:
 
 
 def test_every_api_route_is_an_api_route(guarded: Any) -> None:
-    from lightllm.httpserver.native_api import native_routes
+    from lightllm.httpserver.native.api import native_routes
 
     assert all(isinstance(route, APIRoute) for route in native_routes(guarded.state).routes)

@@ -14,8 +14,8 @@ from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.chat_messages import read_conversation
-from lightllm.httpserver.openai_models import ChatRequest
+from lightllm.httpserver.openai.chat_messages import read_conversation
+from lightllm.httpserver.openai.models import ChatRequest
 from lightllm.templating.limits import Limits
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 

@@ -14,8 +14,8 @@ from support.fake_engine import FakeEngine
 from support.sse import chunks
 from support.tagged_parser import TaggedParser
 
-from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
-from lightllm.httpserver.openai_shapes import CHAT, COMPLETION, Shape
+from lightllm.httpserver.openai.rendering import Answer, Extras, OpenAIRenderer
+from lightllm.httpserver.openai.shapes import CHAT, COMPLETION, Shape
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.deltas import ContentParser, DeltaParser

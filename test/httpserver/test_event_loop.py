@@ -13,7 +13,7 @@ import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 
 from lightllm.httpserver.logprobs import Logprobs
-from lightllm.httpserver.openai_rendering import OpenAIRenderer
+from lightllm.httpserver.openai.rendering import OpenAIRenderer
 from lightllm.tokenizer import Tokenizer
 
 

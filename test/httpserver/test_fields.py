@@ -16,7 +16,7 @@ from support.fake_engine import FakeEngine
 from lightllm.config import ServerConfig
 from lightllm.constraints.grammars import bytes_tokenizer, make_matcher
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.fill_in_middle import fim_tokens
+from lightllm.httpserver.reading.fill_in_middle import fim_tokens
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.tokenizer import Tokenizer, load_tokenizer
 

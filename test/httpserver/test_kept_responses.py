@@ -14,7 +14,7 @@ from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
 from lightllm.http.error_middleware import ABORT_CONNECTION, WRITE_PARTS
-from lightllm.httpserver.openai_responses_background import run_apart
+from lightllm.httpserver.openai_responses.background import run_apart
 from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.families import HERMES
 from lightllm.tokenizer import Tokenizer, load_tokenizer

@@ -101,7 +101,7 @@ def test_texts_and_token_ids_are_what_they_are(client: httpx.Client, engine: Fak
 
 
 def test_template_variables_keep_their_types(client: httpx.Client) -> None:
-    from lightllm.httpserver.openai_models import ChatRequest
+    from lightllm.httpserver.openai.models import ChatRequest
 
     values = {"a": "true", "b": True, "c": 1, "d": 1.0, "e": "5"}
     kept = ChatRequest.model_validate({"messages": [{"role": "user"}], "chat_template_kwargs": values})

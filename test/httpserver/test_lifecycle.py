@@ -16,7 +16,7 @@ import httpx
 import pytest
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
 
-from lightllm.httpserver.native_rendering import NativeRenderer
+from lightllm.httpserver.native.rendering import NativeRenderer
 from lightllm.httpserver.record import RequestRecord
 from lightllm.ipc.channels import EVERY_EPOCH, PushChannel, make_context
 from lightllm.protocol.messages import TextDeltas

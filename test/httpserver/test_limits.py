@@ -10,11 +10,11 @@ import httpx
 import pytest
 from support.fake_engine import FakeEngine
 
-from lightllm.httpserver.chat_messages import MAX_VARIABLES
-from lightllm.httpserver.constraints import MAX_CHOICES as MAX_TEXTS
-from lightllm.httpserver.field_types import MAX_STRINGS
-from lightllm.httpserver.openai_api import MAX_CHOICES
-from lightllm.httpserver.profile_routes import MAX_ROUNDS
+from lightllm.httpserver.openai.api import MAX_CHOICES
+from lightllm.httpserver.openai.chat_messages import MAX_VARIABLES
+from lightllm.httpserver.operating.profile_routes import MAX_ROUNDS
+from lightllm.httpserver.reading.constraints import MAX_CHOICES as MAX_TEXTS
+from lightllm.httpserver.reading.field_types import MAX_STRINGS
 from lightllm.sampling_params import (
     MAX_BEST_OF,
     MAX_LOGPROBS,

@@ -19,9 +19,9 @@ from support.sse import http_chunks
 from support.tagged_parser import TaggedParser
 from support.tool_outputs import FUNCTIONS
 
-from lightllm.httpserver.messages_models import CountTokensRequest
-from lightllm.httpserver.messages_reading import as_chat
-from lightllm.httpserver.messages_rendering import PING, MessagesRenderer
+from lightllm.httpserver.anthropic.models import CountTokensRequest
+from lightllm.httpserver.anthropic.reading import as_chat
+from lightllm.httpserver.anthropic.rendering import PING, MessagesRenderer
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.families import HERMES

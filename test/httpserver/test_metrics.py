@@ -14,7 +14,7 @@ import pytest
 from support import metrics
 from support.fake_engine import FakeEngine
 
-from lightllm.httpserver import metric_routes
+from lightllm.httpserver.operating import metric_routes
 from lightllm.ipc.kv_map import Cells, KvMap, KvMapWriter
 from lightllm.ipc.metric_history import HistoryWriter
 from lightllm.ipc.runtime_dir import RuntimeDir

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from support.fake_engine import FakeEngine
 
-from lightllm.httpserver.native_models import Parameters
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.native.models import Parameters
+from lightllm.httpserver.openai.models import ChatRequest, CompletionRequest
 
 EXTREMES = (
     "0", "-0.0", "-1", "2147483647", "2147483648", "4294967296", "9223372036854775807", "9223372036854775808",

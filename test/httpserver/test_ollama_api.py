@@ -17,9 +17,9 @@ from support.sse import http_chunks
 from support.tagged_parser import TaggedParser
 from support.tool_outputs import FUNCTIONS
 
-from lightllm.httpserver.ollama_models import OllamaChatRequest
-from lightllm.httpserver.ollama_reading import chat_of
-from lightllm.httpserver.ollama_rendering import OllamaRenderer
+from lightllm.httpserver.ollama.models import OllamaChatRequest
+from lightllm.httpserver.ollama.reading import chat_of
+from lightllm.httpserver.ollama.rendering import OllamaRenderer
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.parsers.chat_format import ChatFormat
 from lightllm.parsers.families import HERMES

@@ -11,9 +11,9 @@ import pytest
 from support.asked_fields import CHAT, COMPLETION, NATIVE, ask, used
 from support.fake_engine import FakeEngine
 
-from lightllm.httpserver import other_fields
-from lightllm.httpserver.native_models import GenerateRequest, Parameters
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest
+from lightllm.httpserver.native.models import GenerateRequest, Parameters
+from lightllm.httpserver.openai.models import ChatRequest, CompletionRequest
+from lightllm.httpserver.reading import other_fields
 from lightllm.tokenizer import Tokenizer
 
 OPENAI = (COMPLETION, CHAT)

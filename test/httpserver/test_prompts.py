@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from lightllm.errors import InvalidParameter, PromptTooLong
-from lightllm.httpserver import prompts
-from lightllm.httpserver.prompts import Limits, PromptEncoder
+from lightllm.httpserver.reading import prompts
+from lightllm.httpserver.reading.prompts import Limits, PromptEncoder
 from lightllm.tokenizer import Tokenizer
 
 LIMIT = 50

@@ -17,7 +17,7 @@ from support.metrics import samples
 
 from lightllm.errors import StartupError
 from lightllm.http.metric_store import MetricStore
-from lightllm.httpserver.request_log import RequestLog
+from lightllm.httpserver.operating.request_log import RequestLog
 from lightllm.protocol.messages import Refused
 from lightllm.protocol.metrics import HTTP_METRICS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightllm.httpserver.openai_response_store import ResponseStore, StoredInput, new_id
+from lightllm.httpserver.openai_responses.store import ResponseStore, StoredInput, new_id
 
 MIB = 1 << 20
 ASKED = StoredInput([{"type": "message", "id": "msg_1"}], "resp_before")

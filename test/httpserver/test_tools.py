@@ -13,7 +13,7 @@ from support.fake_engine import FakeEngine
 from support.sse import chunks
 from support.tool_outputs import FUNCTIONS
 
-from lightllm.httpserver import chat_tools
+from lightllm.httpserver.openai import chat_tools
 from lightllm.parsers.chat_format import ChatFormat, find_format
 from lightllm.parsers.families import HERMES
 from lightllm.parsers.reasoning import THINK

@@ -44,7 +44,7 @@ def test_a_lower_part_of_a_room_does_not_import_one_above_it(tmp_path: Path) -> 
         router__request="",
     )
     assert found == [
-        "lightllm/router/memory/tree.py:1: router.memory imports lightllm.router.planning.planner, which lies above it"
+        "lightllm/router/memory/tree.py:1: router.memory imports lightllm.router.planning.planner, which lies above or beside it"
     ]
 
 

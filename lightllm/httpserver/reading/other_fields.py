@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.sampling_fields import Api
+from lightllm.httpserver.reading.sampling_fields import Api
 from lightllm.sampling_params import PARAMETERS
 
 _log = logging.getLogger(__name__)

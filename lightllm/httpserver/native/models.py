@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver import constraints, other_fields
-from lightllm.httpserver.field_types import BadWords, Body, Bool, Int, StopTexts, Text, TokenIds
-from lightllm.httpserver.sampling_fields import Encode, sampling_fields, stated
+from lightllm.httpserver.reading import constraints, other_fields
+from lightllm.httpserver.reading.field_types import BadWords, Body, Bool, Int, StopTexts, Text, TokenIds
+from lightllm.httpserver.reading.sampling_fields import Encode, sampling_fields, stated
 from lightllm.images.source import ImageSource, native_sources
 from lightllm.parameter_spec import MAX_INT, Range
 from lightllm.sampling_params import CONSTRAINTS, MAX_BEST_OF, SamplingParams

@@ -17,9 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver import other_fields
-from lightllm.httpserver.chat_messages import THINKING
-from lightllm.httpserver.messages_models import (
+from lightllm.httpserver.anthropic.models import (
     Block,
     CountTokensRequest,
     InnerBlock,
@@ -27,7 +25,8 @@ from lightllm.httpserver.messages_models import (
     MessagesTool,
     Turn,
 )
-from lightllm.httpserver.openai_models import (
+from lightllm.httpserver.openai.chat_messages import THINKING
+from lightllm.httpserver.openai.models import (
     CalledFunction,
     ChatRequest,
     ContentPart,
@@ -36,7 +35,8 @@ from lightllm.httpserver.openai_models import (
     ToolCall,
     ToolFunction,
 )
-from lightllm.httpserver.sampling_fields import names
+from lightllm.httpserver.reading import other_fields
+from lightllm.httpserver.reading.sampling_fields import names
 
 _BILLING = "x-anthropic-billing-header"
 """How a line begins that Claude Code puts before the system prompt: it differs from request to request, and would keep every

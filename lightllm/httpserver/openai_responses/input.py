@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter, RequestError
 from lightllm.http.body import validate_values
-from lightllm.httpserver import other_fields
-from lightllm.httpserver.openai_models import ChatRequest
-from lightllm.httpserver.openai_responses_models import (
+from lightllm.httpserver.openai.models import ChatRequest
+from lightllm.httpserver.openai_responses.models import (
     RESPONSES_HARMLESS,
     RESPONSES_REFUSED,
     InputItem,
@@ -24,6 +23,7 @@ from lightllm.httpserver.openai_responses_models import (
     ResponseTool,
     TextOptions,
 )
+from lightllm.httpserver.reading import other_fields
 
 _SHOWN = 40
 """Characters of a wrong value that an error repeats."""

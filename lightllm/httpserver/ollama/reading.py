@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver import other_fields
-from lightllm.httpserver.chat_messages import THINKING
-from lightllm.httpserver.constraints import ResponseFormat
-from lightllm.httpserver.ollama_models import (
+from lightllm.httpserver.ollama.models import (
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaMessage,
     OllamaOptions,
     OllamaRequest,
 )
-from lightllm.httpserver.openai_models import (
+from lightllm.httpserver.openai.chat_messages import THINKING
+from lightllm.httpserver.openai.models import (
     CalledFunction,
     ChatRequest,
     CompletionRequest,
@@ -24,6 +22,8 @@ from lightllm.httpserver.openai_models import (
     Message,
     ToolCall,
 )
+from lightllm.httpserver.reading import other_fields
+from lightllm.httpserver.reading.constraints import ResponseFormat
 
 _SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
 """Options that OpenAI's routes have under the same name."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import openai_body
 from lightllm.httpserver.logprobs import Echo, Logprobs, joined
-from lightllm.httpserver.openai_shapes import Shape, choice_of
+from lightllm.httpserver.openai.shapes import Shape, choice_of
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
 from lightllm.httpserver.timings import timings

@@ -1,4 +1,4 @@
-"""`/v1/responses`: OpenAI's second way to ask for an answer. It is answered as a chat (`openai_api.prepare_chat`) is, in another
+"""`/v1/responses`: OpenAI's second way to ask for an answer. It is answered as a chat (`openai.api.prepare_chat`) is, in another
 shape; a response that is kept can be followed, read and deleted by the caller who asked for it."""
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from starlette.types import Receive, Scope, Send
 from lightllm.errors import InvalidParameter, PreviousResponseNotFound, UnknownResponse
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.httpserver.field_types import MAX_STRINGS
-from lightllm.httpserver.openai_api import prepare_chat
-from lightllm.httpserver.openai_response_store import ResponseStore, StoredInput, new_id
-from lightllm.httpserver.openai_responses_background import run_apart
-from lightllm.httpserver.openai_responses_input import chat_request, in_their_words, input_items
-from lightllm.httpserver.openai_responses_models import InputItem, ResponsesRequest
-from lightllm.httpserver.openai_responses_rendering import ResponsesRenderer
+from lightllm.httpserver.openai.api import prepare_chat
+from lightllm.httpserver.openai_responses.background import run_apart
+from lightllm.httpserver.openai_responses.input import chat_request, in_their_words, input_items
+from lightllm.httpserver.openai_responses.models import InputItem, ResponsesRequest
+from lightllm.httpserver.openai_responses.rendering import ResponsesRenderer
+from lightllm.httpserver.openai_responses.store import ResponseStore, StoredInput, new_id
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import hold_images
+from lightllm.httpserver.reading.field_types import MAX_STRINGS
 from lightllm.httpserver.rendering import json_bytes
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState

@@ -9,9 +9,18 @@ from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver import constraints, other_fields
-from lightllm.httpserver.field_types import MAX_STRINGS, BadWords, Body, Bool, Int, Scalar, Text, TokenIds
-from lightllm.httpserver.sampling_fields import Encode, sampling_fields, stated
+from lightllm.httpserver.reading import constraints, other_fields
+from lightllm.httpserver.reading.field_types import (
+    MAX_STRINGS,
+    BadWords,
+    Body,
+    Bool,
+    Int,
+    Scalar,
+    Text,
+    TokenIds,
+)
+from lightllm.httpserver.reading.sampling_fields import Encode, sampling_fields, stated
 from lightllm.parameter_spec import Range
 from lightllm.sampling_params import MAX_BEST_OF, MAX_LOGPROBS, MAX_SEED, SamplingParams
 

@@ -16,18 +16,18 @@ from starlette.responses import JSONResponse, Response
 from lightllm import __version__
 from lightllm.errors import InvalidParameter
 from lightllm.http.body import parse_body
-from lightllm.httpserver.fill_in_middle import fim_tokens
-from lightllm.httpserver.ollama_models import (
+from lightllm.httpserver.ollama.models import (
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaRequest,
     OllamaShowRequest,
 )
-from lightllm.httpserver.ollama_reading import chat_of, chat_of_prompt, completion_of
-from lightllm.httpserver.ollama_rendering import NDJSON, OllamaRenderer
-from lightllm.httpserver.openai_api import PreparedChat, prepare_chat, prepare_completion
+from lightllm.httpserver.ollama.reading import chat_of, chat_of_prompt, completion_of
+from lightllm.httpserver.ollama.rendering import NDJSON, OllamaRenderer
+from lightllm.httpserver.openai.api import PreparedChat, prepare_chat, prepare_completion
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import hold_images
+from lightllm.httpserver.reading.fill_in_middle import fim_tokens
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
 from lightllm.model_folder.json_files import read_json_object

@@ -12,17 +12,28 @@ from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import InvalidParameter
 from lightllm.http.body import parse_body
-from lightllm.httpserver.chat_messages import Conversation, must_read, read_conversation, template_variables
-from lightllm.httpserver.chat_tools import Tools, constrained, parser_maker, read_tools
-from lightllm.httpserver.constraints import error_field
-from lightllm.httpserver.fill_in_middle import FimTokens, fim_tokens
 from lightllm.httpserver.logprobs import Echo, Logprobs
-from lightllm.httpserver.openai_models import ChatRequest, CompletionRequest, OpenAIRequest
-from lightllm.httpserver.openai_rendering import Answer, Extras, OpenAIRenderer
-from lightllm.httpserver.openai_shapes import CHAT, COMPLETION, OLD_CHAT
+from lightllm.httpserver.openai.chat_messages import (
+    Conversation,
+    must_read,
+    read_conversation,
+    template_variables,
+)
+from lightllm.httpserver.openai.chat_tools import Tools, constrained, parser_maker, read_tools
+from lightllm.httpserver.openai.models import ChatRequest, CompletionRequest, OpenAIRequest
+from lightllm.httpserver.openai.rendering import Answer, Extras, OpenAIRenderer
+from lightllm.httpserver.openai.shapes import CHAT, COMPLETION, OLD_CHAT
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import count_images, hold_images
-from lightllm.httpserver.prompts import DEFAULT_MAX_NEW_TOKENS, MAX_TOKENIZED, Limits, check_vocabulary, last
+from lightllm.httpserver.reading.constraints import error_field
+from lightllm.httpserver.reading.fill_in_middle import FimTokens, fim_tokens
+from lightllm.httpserver.reading.prompts import (
+    DEFAULT_MAX_NEW_TOKENS,
+    MAX_TOKENIZED,
+    Limits,
+    check_vocabulary,
+    last,
+)
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState

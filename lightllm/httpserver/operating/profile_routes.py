@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse, Response
 from lightllm.errors import Forbidden, RequestError
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.httpserver.field_types import Body, Int
 from lightllm.httpserver.openapi import documented, plain
+from lightllm.httpserver.reading.field_types import Body, Int
 from lightllm.httpserver.state import ServerState
 from lightllm.parameter_spec import Range
 from lightllm.protocol.control import ProfileAnswer, StartProfile

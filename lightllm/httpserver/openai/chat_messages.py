@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.openai_models import ChatRequest, ContentPart, Message, ToolCall
+from lightllm.httpserver.openai.models import ChatRequest, ContentPart, Message, ToolCall
 
 RESERVED_VARIABLES = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "must_read", "image_marker", "tokenize",

@@ -11,9 +11,8 @@ from starlette.responses import JSONResponse, Response
 from lightllm.errors import InvalidParameter
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.httpserver.constraints import error_field
 from lightllm.httpserver.logprobs import Logprobs
-from lightllm.httpserver.native_models import (
+from lightllm.httpserver.native.models import (
     AbortBody,
     GenerateRequest,
     Parameters,
@@ -21,14 +20,15 @@ from lightllm.httpserver.native_models import (
     TokensRequest,
     image_sources,
 )
-from lightllm.httpserver.native_rendering import NativeRenderer, ScoreRenderer
+from lightllm.httpserver.native.rendering import NativeRenderer, ScoreRenderer
+from lightllm.httpserver.native.tgi_rendering import TgiRenderer
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import count_images, hold_images
-from lightllm.httpserver.prompts import check_vocabulary, last
+from lightllm.httpserver.reading.constraints import error_field
+from lightllm.httpserver.reading.prompts import check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import Renderer, respond
 from lightllm.httpserver.state import ServerState
-from lightllm.httpserver.tgi_rendering import TgiRenderer
 from lightllm.parameter_spec import MAX_INT
 from lightllm.sampling_params import SamplingParams
 

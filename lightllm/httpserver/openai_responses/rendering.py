@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightllm.errors import RequestError
-from lightllm.httpserver.openai_responses_items import Event, OutputItems
+from lightllm.httpserver.openai_responses.items import Event, OutputItems
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import json_bytes, named_event
 from lightllm.parsers.deltas import DeltaParser, tokens_within
@@ -26,7 +26,7 @@ class ResponsesRenderer:
         make_parser: Callable[[], DeltaParser],
         keep: Callable[[bytes], None] | None = None,
     ) -> None:
-        """head: the response object as it begins (`openai_responses_api.head`); keep: takes it as it has ended, before the
+        """head: the response object as it begins (`api.head`); keep: takes it as it has ended, before the
         client gets the end."""
         self.ended = False
         """There is a response object that has ended."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, WithJsonSchema
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.field_types import Body, Text
+from lightllm.httpserver.reading.field_types import Body, Text
 from lightllm.sampling_params import CONSTRAINTS
 
 MAX_CHOICES = 1024

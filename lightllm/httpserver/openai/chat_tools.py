@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.openai_models import ChatRequest, Tool
+from lightllm.httpserver.openai.models import ChatRequest, Tool
 from lightllm.parsers.call_grammar import Function, calls_grammar, lazy_calls_grammar
 from lightllm.parsers.chat_format import ChatFormat, Maker, Wishes
 from lightllm.parsers.readers import ParameterTypes

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Float, Int, StopTexts, Text
-from lightllm.httpserver.openai_models import Tool
+from lightllm.httpserver.openai.models import Tool
+from lightllm.httpserver.reading.field_types import MAX_STRINGS, Body, Bool, Float, Int, StopTexts, Text
 
 _Images = Annotated[list[Text], Field(fail_fast=True, max_length=MAX_STRINGS)]
 """Base64."""

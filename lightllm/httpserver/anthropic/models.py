@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Int, Scalar, StopTexts, Text
-from lightllm.httpserver.sampling_fields import sampling_fields
+from lightllm.httpserver.reading.field_types import MAX_STRINGS, Body, Bool, Int, Scalar, StopTexts, Text
+from lightllm.httpserver.reading.sampling_fields import sampling_fields
 
 _MAX_BLOCKS = Field(fail_fast=True, max_length=MAX_STRINGS)
 

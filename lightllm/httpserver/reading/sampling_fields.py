@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import Field, create_model
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.constraints import JsonSchema
-from lightllm.httpserver.field_types import (
+from lightllm.httpserver.reading.constraints import JsonSchema
+from lightllm.httpserver.reading.field_types import (
     MAX_STRINGS,
     AnyTokenId,
     Body,

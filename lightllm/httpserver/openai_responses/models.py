@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from lightllm.httpserver.constraints import JsonSchema
-from lightllm.httpserver.field_types import MAX_STRINGS, Body, Bool, Float, Int, Text
-from lightllm.httpserver.other_fields import Refused
+from lightllm.httpserver.reading.constraints import JsonSchema
+from lightllm.httpserver.reading.field_types import MAX_STRINGS, Body, Bool, Float, Int, Text
+from lightllm.httpserver.reading.other_fields import Refused
 
 _NO = Refused()
 

@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from lightllm.errors import PromptTooLong
 from lightllm.http.body import parse_body
-from lightllm.httpserver.messages_models import CountTokensRequest, MessagesRequest
-from lightllm.httpserver.messages_reading import as_chat
-from lightllm.httpserver.messages_rendering import PING, MessagesRenderer
-from lightllm.httpserver.openai_api import count_chat, prepare_chat
+from lightllm.httpserver.anthropic.models import CountTokensRequest, MessagesRequest
+from lightllm.httpserver.anthropic.reading import as_chat
+from lightllm.httpserver.anthropic.rendering import PING, MessagesRenderer
+from lightllm.httpserver.openai.api import count_chat, prepare_chat
 from lightllm.httpserver.openapi import documented
 from lightllm.httpserver.preparing import hold_images
 from lightllm.httpserver.responses import respond

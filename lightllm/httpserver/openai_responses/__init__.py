@@ -1,0 +1,1 @@
+"""`/v1/responses`, with the store of what is kept."""
