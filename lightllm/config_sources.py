@@ -25,6 +25,7 @@ from lightllm.foreign_options import (
     TRANSLATED,
     WITHOUT_EFFECT,
     advice,
+    notes,
     translate,
 )
 
@@ -94,6 +95,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple
     given = vars(make_parser().parse_args(argv))
     idle = [f"--{name}" for name in WITHOUT_EFFECT if name in given]
     warnings = [f"without effect in this server: {', '.join(idle)}"] if idle else []
+    warnings += notes(given)
     for name, value in NOT_YET.items():
         if name in given and str(given[name]) != str(value):
             shown = f"--{name}" + ("" if given[name] is True else f" {given[name]}")

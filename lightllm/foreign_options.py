@@ -19,7 +19,7 @@ NOT_YET = {
     "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0",
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
     # since 1.2
-    "llm_kv_type": "None", "kv_quant_calibration_config_path": None, "expert_dtype": None, "enable_rl": False,
+    "kv_quant_calibration_config_path": None, "expert_dtype": None, "enable_rl": False,
     "enable_return_routed_experts": False, "hardware_platform": "cuda", "linear_att_ssm_data_type": "float32",
     "max_image_token_count": "8192", "visual_use_proxy_mode": False,
 }  # fmt: skip
@@ -30,7 +30,7 @@ WITHOUT_EFFECT = {
     "disable_custom_allreduce": 0, "enable_custom_allgather": 0, "enable_tpsp_mix_mode": 0, "enable_mps": 0,
     "enable_prefill_microbatch_overlap": 0, "enable_decode_microbatch_overlap": 0, "enable_flashinfer_prefill": 0,
     "enable_flashinfer_decode": 0, "enable_fa3": 0, "graph_max_len_in_batch": 1, "sampling_backend": 1,
-    "health_monitor": 0, "diverse_mode": 0, "mode": -1, "cache_reserved_ratio": 1,
+    "health_monitor": 0, "diverse_mode": 0, "cache_reserved_ratio": 1,
     "pd_master_ip": 1, "pd_master_port": 1, "pd_decode_rpyc_port": 1, "multinode_httpmanager_port": 1,
     "multinode_router_gloo_port": 1, "dp_prefill_wait_step": 1,
     "visual_nccl_ports": -1, "vit_quant_type": 1, "vit_quant_cfg": 1,
@@ -63,8 +63,22 @@ TRANSLATED: dict[str, dict[str, Any]] = {
     "llm_prefill_att_backend": {"nargs": "+", "ours": ("attention_backend",)},
     "llm_decode_att_backend": {"nargs": "+", "ours": ("attention_backend",)},
     "embed_cache_storage_size": {"type": float, "ours": ("cache_capacity_bytes",)},
+    "mode": {"nargs": "*", "ours": ("llm_kv_type",)},
 }  # fmt: skip
 """LightLLM options that mean what options of ours mean: how they are read, and which these are."""
+
+KV_MODES = {
+    "triton_int8kv": "int8kv", "ppl_int8kv": "int8kv", "ppl_int8kv_flashdecoding": "int8kv",
+}  # fmt: skip
+"""Words of LightLLM's `--mode` before 1.2, and the `--llm_kv_type` that they mean."""
+
+
+def notes(given: Mapping[str, Any]) -> list[str]:
+    """What the log says about translated options that are old, or mean nothing here."""
+    words = given.get("mode", [])
+    idle = [word for word in words if word not in KV_MODES]
+    found = [f"--mode {word} is --llm_kv_type {KV_MODES[word]} now" for word in words if word in KV_MODES]
+    return found + ([f"without effect in this server: --mode {' '.join(idle)}"] if idle else [])
 
 
 def translate(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -85,6 +99,10 @@ def translate(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str,
     backends = [given.get(f"llm_{phase}_att_backend", ["auto"])[0] for phase in ("prefill", "decode")]
     if backends != ["auto", "auto"]:  # a second value is of layers that no model here has
         ours["attention_backend"] = ",".join("triton" if name == "auto" else name for name in backends)
+    if kv_types := {KV_MODES[word] for word in given.get("mode", []) if word in KV_MODES}:
+        if len(kv_types) > 1:
+            raise InvalidOption(f"--mode {' '.join(given['mode'])}: KV memory can be of one kind only.")
+        ours["llm_kv_type"] = kv_types.pop()
     if "embed_cache_storage_size" in given:
         size = int(given["embed_cache_storage_size"] * 2**30)
         if size < 1:

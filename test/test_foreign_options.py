@@ -40,3 +40,24 @@ def test_options_that_nothing_corresponds_to_get_an_answer_too(theirs, answer):
     with pytest.raises(InvalidOption) as error:
         parse([f"--{theirs}"], {})
     assert str(error.value).endswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("words", "kv_type", "notes"),
+    [
+        (["triton_int8kv"], "int8kv", ["--mode triton_int8kv is --llm_kv_type int8kv now"]),
+        (
+            ["ppl_int8kv", "triton_gqa_attention"],
+            "int8kv",
+            [
+                "--mode ppl_int8kv is --llm_kv_type int8kv now",
+                "without effect in this server: --mode triton_gqa_attention",
+            ],
+        ),
+        (["triton_flashdecoding"], "None", ["without effect in this server: --mode triton_flashdecoding"]),
+    ],
+)
+def test_lightllms_older_modes_name_kinds_of_kv_memory(words, kv_type, notes):
+    config, warnings = parse(["--mode", *words], {})
+    assert config.llm_kv_type == kv_type and warnings == notes
+    assert parse(["--mode", *words, "--llm_kv_type", "None"], {})[0].llm_kv_type == "None"

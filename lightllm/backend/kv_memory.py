@@ -19,6 +19,7 @@ import torch
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
 from lightllm.machine import available_memory
+from lightllm.ops.kv_codes import SCALE_DTYPE, KvFormat
 from lightllm.ops.kv_layer import KvLayer
 
 CPU_FRACTION = 0.4
@@ -42,6 +43,8 @@ class KvShape:
     dtype: torch.dtype
     latent_dim: int = 0
     """Elements of the one vector a token that latent attention keeps instead; 0: it has keys and values of heads."""
+    format: KvFormat | None = None
+    """Of codes that stand for numbers of `dtype`; None: the numbers themselves are kept."""
 
     @property
     def kv_heads(self) -> int:
@@ -55,7 +58,34 @@ class KvShape:
 
     @property
     def bytes_per_token(self) -> int:
+        if self.format is not None:
+            return self.num_layers * 2 * self.num_kv_heads * self.format.bytes_per_head(self.head_dim)
         return self.num_layers * math.prod(self.of_token) * self.dtype.itemsize
+
+    def described(self, slots: int) -> str:
+        """For people."""
+        name = str(self.dtype).removeprefix("torch.") if self.format is None else self.format.name
+        size = gib((slots + 1) * self.bytes_per_token)
+        return f"{slots} tokens of {self.bytes_per_token / 1024:.2f} KiB ({name}), {size}"
+
+    def make_layer(self, slots: int, device: torch.device) -> KvLayer:
+        """Memory that is not touched, but for the last slot."""
+        dtype = self.dtype if self.format is None else self.format.dtype
+        layer = KvLayer(
+            torch.empty((slots + 1, *self.of_token), dtype=dtype, device=device),
+            self.kv_heads,
+            self._scales(slots, device),
+        )
+        layer.data[slots].zero_()
+        return layer
+
+    def _scales(self, slots: int, device: torch.device) -> torch.Tensor | None:
+        if self.format is None:
+            return None
+        size = (slots + 1, 2 * self.num_kv_heads, self.format.groups(self.head_dim))
+        scales = torch.empty(size, dtype=SCALE_DTYPE, device=device)
+        scales[slots].zero_()
+        return scales
 
 
 class KvMemory:
@@ -65,13 +95,7 @@ class KvMemory:
         self.slots = slots
         self.max_rows = max_rows
         self.max_len = max_len
-        size = (slots + 1, *shape.of_token)
-        self.kv = [
-            KvLayer(torch.empty(size, dtype=shape.dtype, device=device), shape.kv_heads)
-            for _ in range(shape.num_layers)
-        ]
-        for layer in self.kv:
-            layer.data[slots].zero_()
+        self.kv = [shape.make_layer(slots, device) for _ in range(shape.num_layers)]
         self.req_to_token = torch.empty((max_rows + 1, max_len), dtype=torch.int32, device=device)
         self.req_to_token[max_rows].fill_(slots)
 

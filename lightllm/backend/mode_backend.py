@@ -44,8 +44,10 @@ from lightllm.machine import available_memory, rank_threads
 from lightllm.model_folder.lengths import context_length, longest_request
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.choice import make_attention_backends
+from lightllm.ops.kv_codes import FORMATS
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
+from lightllm.quantization.kv_types import check_kv_type
 from lightllm.round_sizes import round_sizes
 
 logger = logging.getLogger(__name__)
@@ -323,9 +325,11 @@ class ModeBackend:
 
     def _reserve(self) -> None:
         config, model = self._config, self.model.config
+        check_kv_type(config.llm_kv_type, model.mla is not None, self.device.torch_device.type == "cuda")
         shape = KvShape(
-            model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype, model.latent_dim
-        )
+            model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype, model.latent_dim,
+            FORMATS.get(config.llm_kv_type),
+        )  # fmt: skip
         max_len = self._longest_context()
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)
         rows = config.running_max_req_size
@@ -343,6 +347,7 @@ class ModeBackend:
         slots = agree_on_slots(self.ranks.group, slots, free and free + encoders.weights)
         max_len = min(max_len, slots)
         self.memory = KvMemory(shape, slots, rows, max_len, self.device.torch_device)
+        logger.info("KV memory: %s", shape.described(slots))
         self.rows = RowState(rows, model.vocab_size, self.device)
         self.sampler = Sampler(self.rows, self.device)
         self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens)

@@ -7,6 +7,8 @@ import functools
 
 import torch
 
+from lightllm.ops.kv_codes import BY_DTYPE, KvFormat, dequantize
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KvLayer:
@@ -18,7 +20,8 @@ class KvLayer:
     kv_heads: int
     """0: latent attention."""
     scales: torch.Tensor | None = None
-    """[slots + 1, 2 * kv_heads]: what each head's vector is multiplied with; None: `data` holds the numbers themselves."""
+    """bfloat16 [slots + 1, 2 * kv_heads, groups]: what the groups of each head's codes are multiplied with, see `kv_codes`; None:
+    `data` holds the numbers themselves."""
 
     @functools.cached_property
     def keys(self) -> torch.Tensor:
@@ -30,6 +33,15 @@ class KvLayer:
         """[slots + 1, kv_heads, head_dim], a view."""
         return self.data[:, self.kv_heads :]
 
+    @property
+    def format(self) -> KvFormat:
+        """Of the codes. Asked only where there are scales."""
+        return BY_DTYPE[self.data.dtype]
+
+    @property
+    def head_dim(self) -> int:
+        return self.data.shape[2]
+
     @functools.cached_property
     def bytes_per_slot(self) -> int:
         tensors = [self.data] if self.scales is None else [self.data, self.scales]
@@ -38,3 +50,8 @@ class KvLayer:
     def holds(self, dtype: torch.dtype) -> bool:
         """Whether what is read is what was written, for keys and values of this dtype."""
         return self.scales is None and self.data.dtype == dtype
+
+    def read(self, slots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """[n, 2 * kv_heads, head_dim] of int64 [n] slots, in the dtype of `data`, or where that holds codes in this one."""
+        data = self.data.index_select(0, slots)
+        return data if self.scales is None else dequantize(data, self.scales.index_select(0, slots), dtype)

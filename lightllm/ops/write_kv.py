@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from lightllm.ops.kv_codes import quantize
 from lightllm.ops.kv_layer import KvLayer
 
 
 def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor) -> None:
-    """Keys and values go to `kv` at `slots`.
+    """Keys and values go to `kv` at `slots`, as codes where it holds codes.
 
     k, v: [T, kv_heads, head_dim], any strides; slots: int64 [T]. No slot but the last (which absorbs padding) may occur twice.
     """
@@ -16,6 +17,11 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor)
         from lightllm.ops.triton import write_kv as triton_impl
 
         triton_impl.write_kv(k, v, kv, slots)
+        return
+    if kv.scales is not None:
+        codes, scales = quantize(torch.cat((k, v), 1), kv.format)
+        kv.data.index_copy_(0, slots, codes)
+        kv.scales.index_copy_(0, slots, scales)
         return
     kv.keys.index_copy_(0, slots, k.to(kv.data.dtype))
     kv.values.index_copy_(0, slots, v.to(kv.data.dtype))

@@ -20,6 +20,7 @@ from lightllm.model_folder.location import resolve_model_dir
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.hf_configs import load_config
 from lightllm.ops import cpu_kind
+from lightllm.quantization.kv_types import check_kv_type
 from lightllm.server.vision import check_vision
 
 DEMO_MODEL_NAME = "lightllm-demo"
@@ -46,6 +47,7 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         shape = load_config(model_dir)
         shape.for_rank(config.tp)
         _check_kind(shape.architecture, config.use_reward_model)
+        check_kv_type(config.llm_kv_type, shape.mla is not None)
     names = config.model_name or [default_model_name(config.model_dir)]
     config = dataclasses.replace(config, model_dir=model_dir, model_name=names)
     check_vision(config)

@@ -11,6 +11,7 @@ from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.attention_contexts import Contexts, contexts_of
+from lightllm.ops.kv_codes import FORMATS
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -125,6 +126,22 @@ def test_every_form_of_score_in_decode_and_prefill(form: str, layout: str) -> No
 def test_a_form_with_everything_in_every_dtype(dtype: torch.dtype) -> None:
     Case([40, 1, 25, 33], [1, 1, 25, 10], 2, "shuffled", dtype=dtype, form="everything").check()
     Case([40] * 4, [1] * 4, 4, "shuffled", dtype=dtype, form="everything").check()
+
+
+@pytest.mark.parametrize("kv_type", FORMATS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_score_over_codes(form: str, kv_type: str) -> None:
+    q_lens = [1, 1, 1, 1, 25, 10, 6, 1]
+    Case([40, 1, 8, 7, 25, 33, 6, 30], q_lens, 4, "shuffled", (8, 2), 32, form=form, kv_type=kv_type).check()
+
+
+@pytest.mark.parametrize("kv_type", FORMATS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_codes_in_every_dtype_of_queries(layout: str, dtype: torch.dtype, kv_type: str) -> None:
+    for head_dim in (16, 32, 64, 128):
+        sizes = {"heads": (8, 2), "head_dim": head_dim, "dtype": dtype, "kv_type": kv_type}
+        Case([300, 1, 25, 70], [1, 1, 25, 10], 2, layout, **sizes).check()
 
 
 def test_long_chunks_are_computed_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:

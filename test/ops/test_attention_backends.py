@@ -188,7 +188,7 @@ def test_what_a_package_does_not_know_is_computed_by_triton(packages: None, name
 def test_kv_memory_with_scales_is_read_by_triton(packages: None, name: str) -> None:
     backends = make_attention_backends(name, CUDA, graphs=False)
     case = AttentionCase([9], [1], 1)
-    scaled = KvLayer(case.kv.to(torch.int8), 2, torch.ones(case.kv.shape[:2]))
+    scaled = KvLayer(case.kv.to(torch.int8), 2, torch.ones(*case.kv.shape[:2], 1))
     plain = case.layer_on(CPU)
     assert backends.decode_for(case.attention_spec, plain) is backends.decode is not backends.general
     assert backends.decode_for(case.attention_spec, scaled) is backends.general

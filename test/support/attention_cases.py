@@ -7,6 +7,7 @@ import torch
 
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec, BlockSparsity
+from lightllm.ops.kv_codes import FORMATS, dequantize, quantize
 from lightllm.ops.kv_layer import KvLayer
 
 
@@ -120,6 +121,8 @@ class AttentionCase:
     head_dim: int = 16
     dtype: torch.dtype = torch.float32
     form: str = "plain"
+    kv_type: str = "None"
+    """Of what KV memory keeps; the expected result is of what is read back of that."""
 
     def __post_init__(self) -> None:
         total = sum(self.kv_lens)
@@ -133,6 +136,9 @@ class AttentionCase:
         size = (total + 9, 2 * self.heads[1], self.head_dim)
         self.kv = torch.full(size, float("nan"), dtype=self.dtype)
         self.kv[order] = torch.randn(total, *size[1:], generator=generator).to(self.dtype)
+        self.codes = quantize(self.kv, FORMATS[self.kv_type]) if self.kv_type in FORMATS else None
+        if self.codes is not None:
+            self.kv = dequantize(*self.codes, torch.float32)
         q = torch.randn(sum(self.q_lens), self.heads[0], self.head_dim, generator=generator)
         self.q = q.to(self.dtype)
         rows = 2 * len(self.kv_lens) + 1
@@ -151,6 +157,9 @@ class AttentionCase:
         return sum(self.q_lens[: self.num_decode])
 
     def layer_on(self, device: torch.device) -> KvLayer:
+        if self.codes is not None:
+            codes, scales = (part.to(device) for part in self.codes)
+            return KvLayer(codes, self.heads[1], scales)
         return KvLayer(self.kv.to(device), self.heads[1])
 
     def spec_on(self, device: torch.device) -> AttentionSpec:

@@ -20,7 +20,7 @@ def attend_bidirectionally(
         raise NotImplementedError("bidirectional spans have plain scores")
     for span in metadata.bidirectional:
         tokens = slice(span.first, span.first + span.tokens)
-        context = kv.data.index_select(0, _slots(metadata, span)).to(q.dtype).transpose(0, 1)
+        context = kv.read(_slots(metadata, span), q.dtype).to(q.dtype).transpose(0, 1)
         keys, values = (part[:, None] for part in context.split(kv.kv_heads))
         grouped = (span.tokens, kv.kv_heads, -1, q.shape[2])
         query = q[tokens].reshape(grouped).permute(1, 2, 0, 3)

@@ -29,27 +29,25 @@ def _decode(call: AttentionCall) -> None:
     q, kv, metadata, spec, out, _ = call
     metadata = metadata.decode_by_token()
     contexts = contexts_of(metadata, q.dtype, kv.bytes_per_slot)
-    kv_heads, head_dim = kv.kv_heads, kv.data.shape[2]
+    kv_heads, head_dim = kv.kv_heads, kv.head_dim
     count = metadata.num_decode
     grouped = (count, kv_heads, q.shape[1] // kv_heads, head_dim)
     if contexts.padded is not None:
-        _decode_together(
-            q[:count].reshape(grouped), kv.data, contexts.padded, spec, out[:count].view(grouped)
-        )
+        _decode_together(q[:count].reshape(grouped), kv, contexts.padded, spec, out[:count].view(grouped))
         return
     outputs = out[:count].view(grouped).unbind(0)
     buffer = gather_buffer(kv.data, contexts)
     if not spec.is_product_only:
         queries = q[:count].reshape(grouped).unbind(0)
         for entry, query, output in zip(contexts.decode, queries, outputs):
-            keys, values = _context(kv.data, entry, buffer, spec.window)
+            keys, values = _context(kv, q.dtype, entry, buffer, spec.window)
             distance = torch.arange(keys.shape[1] - 1, -1, -1, device=q.device)
             output.copy_(_attend(query[:, :, None], keys, values, distance, spec)[:, :, 0])
         return
     if kv.data.dtype != torch.float32 or q.dtype != torch.float32:
         queries = q[:count].reshape(grouped).unbind(0)
         for entry, query, output in zip(contexts.decode, queries, outputs):
-            keys, values = _context(kv.data, entry, buffer, spec.window)
+            keys, values = _context(kv, q.dtype, entry, buffer, spec.window)
             output.copy_(
                 F.scaled_dot_product_attention(query[None], keys[None], values[None], scale=spec.scale)[0]
             )
@@ -57,15 +55,15 @@ def _decode(call: AttentionCall) -> None:
     queries = (q[:count] * spec.scale).view(grouped).unbind(0)
     bmm, softmax = torch.bmm, torch.softmax
     for entry, query, output in zip(contexts.decode, queries, outputs):
-        keys, values = _context(kv.data, entry, buffer, spec.window)
+        keys, values = _context(kv, q.dtype, entry, buffer, spec.window)
         bmm(softmax(bmm(query, keys.transpose(1, 2)), -1), values, out=output)
 
 
 def _decode_together(
-    query: torch.Tensor, kv: torch.Tensor, padded: PaddedContexts, spec: AttentionSpec, out: torch.Tensor
+    query: torch.Tensor, kv: KvLayer, padded: PaddedContexts, spec: AttentionSpec, out: torch.Tensor
 ) -> None:
     """query, out: [n, kv_heads, group, head_dim]."""
-    context = kv.index_select(0, padded.slots).view(len(query), padded.length, *kv.shape[1:])
+    context = kv.read(padded.slots, query.dtype).view(len(query), padded.length, -1, kv.head_dim)
     keys, values = context.transpose(1, 2).chunk(2, 1)
     if spec.is_product_only and not 0 < spec.window < padded.length:
         attended = F.scaled_dot_product_attention(
@@ -73,14 +71,14 @@ def _decode_together(
         )
         out.copy_(attended)
         return
-    distance = padded.kv_lens[:, None] - 1 - torch.arange(padded.length, device=kv.device)
+    distance = padded.kv_lens[:, None] - 1 - torch.arange(padded.length, device=query.device)
     out.copy_(_attend(query[:, :, :, None], keys, values, distance[:, None, None, None], spec)[:, :, :, 0])
 
 
 def _prefill(call: AttentionCall) -> None:
     q, kv, metadata, spec, out, _ = call
     contexts = contexts_of(metadata, q.dtype, kv.bytes_per_slot)
-    kv_heads, head_dim = kv.kv_heads, kv.data.shape[2]
+    kv_heads, head_dim = kv.kv_heads, kv.head_dim
     group = q.shape[1] // kv_heads
     buffer = gather_buffer(kv.data, contexts)
     for entry in contexts.prefill:
@@ -88,7 +86,7 @@ def _prefill(call: AttentionCall) -> None:
         grouped = (entry.q_len, kv_heads, group, head_dim)
         query = q[tokens].reshape(grouped).permute(1, 2, 0, 3)
         output = out[tokens].view(grouped).permute(1, 2, 0, 3)
-        keys, values = _context(kv.data, entry, buffer)
+        keys, values = _context(kv, q.dtype, entry, buffer)
         if not spec.is_product_only or 0 < spec.window < entry.kv_len:
             _attend_in_blocks(query, keys, values, spec, output)
             continue
@@ -170,10 +168,18 @@ def _left_out(
 
 
 def _context(
-    kv: torch.Tensor, entry: EntryContext, buffer: torch.Tensor | None, window: int = 0
+    kv: KvLayer, dtype: torch.dtype, entry: EntryContext, buffer: torch.Tensor | None, window: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of an entry, the last `window` of them if it is given: views [kv_heads, kv_len, head_dim]."""
-    keys, values = context_of(kv, entry, buffer, window).transpose(0, 1).chunk(2)
+    """Keys and values of an entry, the last `window` of them if it is given: [kv_heads, kv_len, head_dim]; views, but for codes, of
+    which numbers of `dtype` are made."""
+    if kv.scales is None:
+        context = context_of(kv.data, entry, buffer, window)
+    else:
+        slots = entry.slots
+        if slots is None:
+            slots = torch.arange(entry.first_slot, entry.first_slot + entry.kv_len, device=kv.data.device)
+        context = kv.read(slots[-window:], dtype)
+    keys, values = context.transpose(0, 1).chunk(2)
     return keys, values
 
 
