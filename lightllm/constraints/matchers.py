@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightllm.constraints.exponents import ExponentPlace, ExponentTokens
 from lightllm.constraints.grammars import Constraint, constraint_of, make_matcher
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer.tokenizer import Tokenizer
@@ -28,20 +29,28 @@ _COPIES = 16
 class Matcher:
     """What one request has said, and so what it may say next. Not safe to use from several threads."""
 
-    def __init__(self, key: Constraint, inner: LLMatcher, said: list[int]) -> None:
+    def __init__(self, key: Constraint, inner: LLMatcher, said: list[int], tokens: Sequence[bytes]) -> None:
+        """tokens: the bytes of each."""
         self.key = key
         self.inner = inner
         self.said = said
         self.shared = True
         """Whether others have made its automaton grow."""
+        only_json = key.name == "guided_json" and not key.prefix
+        self.exponent = ExponentPlace() if only_json else None
+        self._tokens = tokens
 
     def consume_token(self, token_id: int) -> bool:
         """Whether it was allowed; if not the matcher is in an error state from now on."""
         self.said.append(token_id)
+        if self.exponent is not None:
+            self.exponent.push(self._tokens[token_id])
         return self.inner.consume_token(token_id)
 
     def consume_tokens(self, token_ids: list[int]) -> bool:
         self.said += token_ids
+        if self.exponent is not None:
+            self.exponent.push(b"".join(self._tokens[token_id] for token_id in token_ids))
         return self.inner.consume_tokens(token_ids)
 
     def is_error(self) -> bool:
@@ -59,14 +68,15 @@ class Matchers:
         of them may end an output. Raises `NotImplementedError` for a tokenizer whose tokens are not bytes."""
         from llguidance import LLExecutor, LLTokenizer, TokenizerWrapper
 
-        self._tokenizer = LLTokenizer(
-            TokenizerWrapper(_Vocabulary(tokenizer, eos_token_ids)), eos_token=list(eos_token_ids)
-        )
+        vocabulary = _Vocabulary(tokenizer, eos_token_ids)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=list(eos_token_ids))
+        self._tokens = vocabulary.tokens
         self._executor = LLExecutor(min(8, os.cpu_count() or 1))
         self._kept: OrderedDict[Constraint, tuple[LLMatcher, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.words = -(-int(self._tokenizer.vocab_size) // 32)
         """int32 words of a token mask."""
+        self._exponents = ExponentTokens(self._tokens, self.words)
 
     def open(self, params: SamplingParams, said: np.ndarray) -> Matcher:
         """A matcher for a request with a constraint that has said these tokens already (int32). It may be in an error
@@ -76,7 +86,7 @@ class Matchers:
             first, copies = self._kept.pop(key, (None, 0))
         if first is None:
             first = make_matcher(self._tokenizer, *key)
-        matcher = Matcher(key, first.deep_copy(), [])
+        matcher = Matcher(key, first.deep_copy(), [], self._tokens)
         if copies + 1 < _COPIES:
             with self._lock:
                 self._kept[key] = first, copies + 1
@@ -95,6 +105,9 @@ class Matchers:
             for i in full:
                 self._make_its_own(matchers[i])
             masks[full] = self._masks([matchers[i] for i in full])
+        for mask, matcher in zip(masks, matchers, strict=True):
+            if matcher.exponent is not None:
+                self._exponents.restrict(mask, matcher.exponent)
         return masks
 
     def _masks(self, matchers: Sequence[Matcher]) -> np.ndarray:

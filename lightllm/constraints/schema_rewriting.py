@@ -4,6 +4,7 @@ not see.
     patternProperties that only a few names match   become properties: the library lets each come twice, and where the names
                                                     are properties too, it waits for one that cannot come
     a schema without a finite value                 becomes false: an output would go into it and never come out
+    what is taken more widely than readers do       becomes narrower (`schema_values`)
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
+
+from lightllm.constraints import schema_values
 
 MAX_EXPANDED_CHARACTERS = 1 << 16
 """Of schemas that are written once a name."""
@@ -34,7 +37,7 @@ _TYPES = ("null", "boolean", "number", "string", "array", "object")
 def rewritten(text: str, names_of: NamesOf) -> str:
     """The schema `text`, or an equal one. Raises `ValueError` for a schema that no finite value fits, and for one that would
     become too large. `names_of`: all names that a pattern of patternProperties matches; None if they are many."""
-    if '"patternProperties"' not in text and '"$ref"' not in text:
+    if not any(keyword in text for keyword in ('"patternProperties"', '"$ref"', *schema_values.KEYWORDS)):
         return text
     root = json.loads(text)
     if not isinstance(root, dict):
@@ -42,6 +45,7 @@ def rewritten(text: str, names_of: NamesOf) -> str:
     before = json.dumps(root)
     room = MAX_EXPANDED_CHARACTERS
     for node in [*_nodes(root)]:
+        schema_values.narrow(node)
         room -= _expand(node, names_of)
         if room < 0:
             raise ValueError("the schemas of patternProperties are too large for all the names that match")
