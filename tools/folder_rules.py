@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+FORMATS = "test/quantization/test_module_choice.py"
 CONFIGS = "test/models/test_contradicting_configs.py"
 FILES = "test/weights/test_contradicting_files.py"
 HEAD = "test/models/test_tied_head.py"
@@ -21,7 +22,8 @@ RULES = [
     ("a tensor that the index puts elsewhere, or does not name", "the file that holds it", "said", FILES),
     ("tensors and shape: other sizes (vocabulary against embedding rows), layers beyond `num_hidden_layers`, a bias without "
      "`attention_bias`, a missing tensor", "", "refused", FILES),
-    ("`quantization_config` and dense weights, or the other way round", "", "refused", f"{CONFIGS}, {FILES}"),
+    ("`quantization_config`, its lists of modules, and how each module's weight is kept", "how it is kept",
+     "few bits without `quantization_config`, or in another form than it says: refused", f"{FORMATS}, {FILES}"),
     ("dtype: `dtype`, `torch_dtype`, the tensors'", "`--data_type`, `dtype`, `torch_dtype`, the first floating tensor's",
      "said, but for the tensors'", f"{CONFIGS}, {FILES}"),
     ("`architectures` and `model_type`", "`model_type`, if it is supported; `architectures`, if transformers does not know it either",

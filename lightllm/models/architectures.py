@@ -127,13 +127,12 @@ ARCHITECTURES = {
         "latent attention; routed and shared experts, chosen by groups; yarn",
     ),
     "DeepseekV3ForCausalLM": Architecture(
-        "deepseek", "deepseek_v3", "bf16 copies of DeepSeek-V3 and -R1; Moonlight",
-        "latent attention; routed and shared experts, chosen with a bias; yarn", limits="fp8 checkpoints are not read",
+        "deepseek", "deepseek_v3", "DeepSeek-V3, -V3.1 and -R1; Moonlight",
+        "latent attention; routed and shared experts, chosen with a bias; yarn",
     ),
     "GptOssForCausalLM": Architecture(
-        "gpt_oss", "gpt_oss", "bf16 copies of gpt-oss-20b, -120b",
+        "gpt_oss", "gpt_oss", "gpt-oss-20b, -120b",
         "experts with a clamped SwiGLU; attention sinks; local and global layers; yarn",
-        limits="MXFP4 checkpoints are not read",
     ),
     "InternLM2ForRewardModel": Architecture(
         "reward", "internlm2", "InternLM2-1.8B-reward, -7B, -20B", "a score: --use_reward_model and POST /get_score",

@@ -243,6 +243,8 @@ class Builder:
         """As config.json says, unless the checkpoint holds a head of its own: then that is the head, as in transformers 5."""
         reader, prefix = self.tensors.reader, self.tensors.prefix
         matrix, own = f"{prefix}{embedding}.weight", f"{prefix}{head}.weight"
+        if reader.has_under(f"{prefix}{head}.", besides=own):
+            return False  # in few bits, which no embedding is kept in
         if not self.config.tie_word_embeddings or not (reader.has(matrix) and reader.has(own)):
             return self.config.tie_word_embeddings
         shape = (self.config.vocab_size, self.config.hidden_size)

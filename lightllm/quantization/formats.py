@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lightllm.errors import InvalidModel
+from lightllm.quantization import awq, compressed_tensors, fp8, gptq, mxfp4
+from lightllm.quantization.layout import Layouts
 
 if TYPE_CHECKING:
     import torch
@@ -39,21 +41,42 @@ class WeightFormat(Protocol):
         """A mixture of gated MLPs; gate_up, down: of expert number i, the gate's outputs before those of up."""
 
 
-FORMATS: dict[str, Callable[[Mapping[str, Any]], WeightFormat]] = {}
-"""`quant_method` of a config.json's `quantization_config` -> from that to the format. One without it is dense."""
+LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layouts]] = {
+    "awq": awq.layouts, "compressed-tensors": compressed_tensors.layouts, "fbgemm_fp8": fp8.layouts, "fp8": fp8.layouts,
+    "gptq": gptq.layouts, "mxfp4": mxfp4.layouts,
+}  # fmt: skip
+"""`quant_method` of a config.json's `quantization_config` -> from that to how modules are kept; raises `InvalidModel` for a
+variant that is not read."""
+
+
+def _by_layouts(method: str) -> Callable[[Mapping[str, Any]], WeightFormat]:
+    def make(quantization: Mapping[str, Any]) -> WeightFormat:
+        from lightllm.quantization.quantized import Quantized
+
+        return Quantized(LAYOUTS[method](quantization))
+
+    return make
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Any]], WeightFormat]] = {
+    method: _by_layouts(method) for method in LAYOUTS
+}
+"""`quant_method` -> from `quantization_config` to the format. A checkpoint without one is dense."""
 
 
 def read_quantization(field: Any) -> Mapping[str, Any] | None:
-    """`quantization_config` of a config.json; None: its weights are dense. Raises `InvalidModel` for a format not in `FORMATS`."""
+    """`quantization_config` of a config.json; None: its weights are dense. Raises `InvalidModel` for what is not read."""
     if not field:
         return None
     method = field.get("quant_method", "unknown") if isinstance(field, dict) else field
-    if isinstance(field, dict) and isinstance(method, str) and method in FORMATS:
-        return field
-    raise InvalidModel(
-        f"Checkpoints quantized with {method!r} are not supported yet.",
-        "Use a bfloat16 copy of it, without quantization_config in its config.json.",
-    )
+    if not isinstance(field, dict) or not isinstance(method, str) or method not in FORMATS:
+        raise InvalidModel(
+            f"Checkpoints quantized with {method!r} are not supported yet; with {', '.join(LAYOUTS)} they are.",
+            "Use a bfloat16 copy of it, without quantization_config in its config.json.",
+        )
+    if method in LAYOUTS:
+        LAYOUTS[method](field)
+    return field
 
 
 def make_format(quantization: Mapping[str, Any] | None) -> WeightFormat:

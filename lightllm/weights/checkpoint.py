@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from lightllm.errors import InvalidModel
 from lightllm.weights.mapped_files import MappedFiles
+from lightllm.weights.source import StoredTensor
 from lightllm.weights.split import Part
 from lightllm.weights.weight_files import REMEDY, WeightFiles, choose_files, find_weight_files
 
@@ -67,7 +68,11 @@ class Checkpoint:
 
     def dtype(self) -> torch.dtype:
         dtypes = (tensor.dtype for tensor in self._tensors.values())
-        return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.bfloat16)
+        return next((dtype for dtype in dtypes if dtype in _DENSE), torch.bfloat16)
+
+    def stored(self, name: str) -> StoredTensor | None:
+        tensor = self._tensors.get(name)
+        return None if tensor is None else StoredTensor(tuple(tensor.shape), tensor.dtype)
 
     def largest(self) -> int:
         return max(tensor.nbytes for tensor in self._tensors.values())
@@ -107,8 +112,8 @@ def _check(
         )
     if expected_dtype is None and dtype not in _DENSE:
         raise InvalidModel(
-            f"Tensor {name!r} in {path} holds {str(dtype).removeprefix('torch.')}: the weights are quantized, "
-            "config.json says nothing of it.",
+            f"Tensor {name!r} in {path} holds {str(dtype).removeprefix('torch.')}: it is quantized, and neither config.json "
+            "nor a scale beside it says how.",
             "Use a bfloat16 copy of it.",
         )
     if list(tensor.shape) != list(shape):

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from lightllm.errors import InvalidModel
+from lightllm.weights.source import StoredTensor
 from lightllm.weights.split import Part
 
 _BLOCK = 1 << 20
 _STD = 0.02
 _LARGEST = 256 << 20
+_EXPONENT = 121
+"""2^-6, with a bias of 127."""
 
 
 class DummyWeights:
@@ -44,12 +47,13 @@ class DummyWeights:
     def release_pages(self, tensor: torch.Tensor) -> None:
         """Not shared with any other tensor."""
 
+    def stored(self, name: str) -> StoredTensor | None:
+        return None
+
     def read(
         self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        block = self._block
-        if dtype is not None:  # of another format: the numbers' bits
-            block = block.view(dtype)
+        block = self._block if dtype is None else self._of_another_format(name, dtype)
         shape = list(shape)
         for part in parts:
             shape[part.dim] = part.stop - part.start
@@ -67,6 +71,14 @@ class DummyWeights:
             # An odd step keeps the rows of a square weight from repeating.
             offset = (offset + count + 7919) % len(block)
         return tensor
+
+    def _of_another_format(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """The numbers' bits; of floats the numbers, which may not become NaN, and of exponents one that makes small weights."""
+        if dtype.is_floating_point:
+            return self._block.to(dtype)
+        if name.endswith("_scales"):
+            return torch.full((_BLOCK,), _EXPONENT, dtype=dtype)
+        return self._block.view(dtype)
 
     def _take(self, name: str, nbytes: int) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lightllm.errors import InvalidModel
 from lightllm.ops.weight_rows import WeightRows
 from lightllm.weights.memory_budget import MemoryBudget
-from lightllm.weights.source import TensorSource
+from lightllm.weights.source import StoredTensor, TensorSource
 from lightllm.weights.split import Part
 
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq$|rotary_pos_emb\.inv_freq$|\.attn\.bias$|\.masked_bias$")
@@ -42,6 +42,9 @@ class WeightReader:
         """Of copies: loading holds no more than one tensor beside what it keeps."""
         names = {spelling: name_of(spelling) for spelling in source.names() if not _BUFFERS.search(spelling)}
         self._spellings = {name: spelling for spelling, name in names.items() if name is not None}
+        self._modules = {
+            name.rpartition(".")[0]: spelling.rpartition(".")[0] for name, spelling in self._spellings.items()
+        }
         self._present = set(self._spellings)
         self._read: set[str] = set()
         self._reads: set[tuple[str | Part, ...]] = set()
@@ -55,9 +58,18 @@ class WeightReader:
             file=sys.stderr,
         )
 
+    @property
+    def is_empty(self) -> bool:
+        """Weights are random: any tensor can be read, and none is there."""
+        return not self._spellings
+
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds it; random weights hold nothing and can be read under any name."""
         return name in self._present
+
+    def has_under(self, prefix: str, besides: str) -> bool:
+        """Whether it holds a tensor whose name begins so, beside one."""
+        return any(name.startswith(prefix) and name != besides for name in self._present)
 
     def holds_same(self, name: str, other: str, shape: Sequence[int], dtype: torch.dtype) -> bool:
         """Whether two tensors of one shape are the same, rounded to `dtype`. Neither counts as read."""
@@ -77,6 +89,11 @@ class WeightReader:
     def spelt(self, name: str) -> str:
         """Its name in the checkpoint."""
         return self._spellings.get(name, name)
+
+    def module_names(self, name: str) -> list[str]:
+        """What a module is called here and in the checkpoint."""
+        spellings = {self._modules.get(name, name): None, name: None}
+        return list(spellings)
 
     def count(self, name: str, within: Sequence[Part]) -> None:
         """What lies within these parts of a tensor has been read."""
@@ -129,6 +146,14 @@ class ModuleTensors:
 
     def has(self, name: str) -> bool:
         return self.reader.has(self.prefix + name)
+
+    def stored(self, name: str) -> StoredTensor | None:
+        """See `TensorSource.stored`."""
+        return self.reader.source.stored(self.reader.spelt(self.prefix + name))
+
+    def module_names(self, name: str) -> list[str]:
+        """Of the module `name` in this one: what this project calls it, and what the checkpoint does."""
+        return self.reader.module_names(self.prefix + name)
 
     def read(
         self,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from lightllm.weights.split import Part
+
+
+class StoredTensor(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class TensorSource(Protocol):
@@ -21,6 +26,9 @@ class TensorSource(Protocol):
 
     def dtype(self) -> torch.dtype:
         """The dtype of the first floating tensor."""
+
+    def stored(self, name: str) -> StoredTensor | None:
+        """How a tensor lies there; None: not at all, or in whatever way it is asked for."""
 
     def read(
         self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None

@@ -150,7 +150,7 @@ def folder(tmp_path: Path) -> Any:
         ({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3_next"}, "model_type 'qwen3_next'"),
         ({"architectures": ["Gemma3ForCausalLM"], "rope_parameters": {"rope_type": "linear", "factor": 8.0}},
          "full_attention and sliding_attention"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "without quantization_config"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "without quantization_config"),
         # transformers either fails or computes a mask that fits no layer.
         ({"architectures": ["MistralForCausalLM"], "sliding_window": 16, "layer_types": MIXED[1:]}, "layer_types contradicts"),
         ({"architectures": ["MixtralForCausalLM"], "sliding_window": None, "layer_types": MIXED[:2]}, "layer_types contradicts"),

@@ -210,7 +210,7 @@ def test_broken_index_is_named(tmp_path: Path) -> None:
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
         ({"dtype": "int8"}, "int8"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
         ({"head_dim": 15}, "head_dim"),

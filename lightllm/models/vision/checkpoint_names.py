@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from lightllm.weights.source import TensorSource
+from lightllm.weights.source import StoredTensor, TensorSource
 from lightllm.weights.split import Part
 
 Renaming = tuple[tuple[str, str], ...]
@@ -37,6 +37,10 @@ class RenamedTensors:
 
     def dtype(self) -> torch.dtype:
         return self._main.dtype()
+
+    def stored(self, name: str) -> StoredTensor | None:
+        source, spelling = self._found.get(name, (self._main, name))
+        return source.stored(spelling)
 
     def read(
         self, name: str, shape: Sequence[int], parts: Sequence[Part] = (), dtype: torch.dtype | None = None
