@@ -1,0 +1,133 @@
+"""What a request asks, as far as dispatch must know it: read from the body without a tokenizer.
+
+A prompt is cut into blocks of 256 bytes, about 64 tokens of text, exactly 64 token ids; each block's key depends on all that
+stands before it, so two requests share as many leading keys as they share leading blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from lightllm.errors import MalformedBody
+
+BLOCK_BYTES = 256
+BLOCK_TOKENS = 64
+MAX_BLOCKS = 2048
+"""What is behind them counts as tokens, and has no part in a match."""
+DEFAULT_OUTPUT = 256
+"""Tokens that are expected of a request that says nothing."""
+_SESSION_HEADERS = (b"x-session-id", b"x-conversation-id", b"x-user-id")
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens")
+_BEFORE = ("system", "instructions", "tools")
+"""What templates put before the messages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    model: str
+    blocks: tuple[int, ...] = ()
+    """Keys of the prompt's leading blocks."""
+    prompt_tokens: int = 0
+    """An estimate, unless the prompt is token ids."""
+    output_tokens: int = DEFAULT_OUTPUT
+    """The most that was asked for, or an estimate."""
+    session: str = ""
+    """What the client calls its conversation or its user; "": nothing."""
+
+
+def read_ask(body: bytes, headers: list[tuple[bytes, bytes]], default_model: str = "") -> Ask:
+    """Raises `MalformedBody`: it is no JSON object."""
+    values = read_body(body)
+    model = values.get("model")
+    named = isinstance(model, str) and model
+    return ask_of(values, str(model) if named else default_model, session_of(values, headers))
+
+
+def read_body(body: bytes) -> dict[str, Any]:
+    """Raises `MalformedBody`."""
+    try:
+        values = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise MalformedBody("the body must be a JSON object")
+    return values
+
+
+def ask_of(values: Mapping[str, Any], model: str, session: str = "") -> Ask:
+    blocks, size = _blocks(_prompt_parts(values))
+    return Ask(model, blocks, size * BLOCK_TOKENS // BLOCK_BYTES, _output(values), session)
+
+
+def session_of(values: Mapping[str, Any], headers: list[tuple[bytes, bytes]]) -> str:
+    """Of the fields at the top of the body alone: prompts may hold such words, too."""
+    for header in _SESSION_HEADERS:
+        for name, value in headers:
+            if name == header and value:
+                return value.decode("latin-1")
+    for field in ("prompt_cache_key", "conversation", "session_id", "user"):
+        given = values.get(field)
+        if isinstance(given, str) and given:
+            return given
+    return ""
+
+
+def hash_point(text: str) -> int:
+    """A point of 64 bits, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _output(values: Mapping[str, Any]) -> int:
+    parameters = values.get("parameters")
+    for source in (values, parameters if isinstance(parameters, dict) else {}):
+        for name in _LIMITS:
+            limit = source.get(name)
+            if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0:
+                return min(limit, 1 << 20)
+    return DEFAULT_OUTPUT
+
+
+def _prompt_parts(values: Mapping[str, Any]) -> Iterator[bytes]:
+    """The prompt's bytes, in an order that keeps what requests share in front."""
+    for name in _BEFORE:
+        if values.get(name):
+            yield _bytes(values[name])
+    for name in ("messages", "input", "prompt", "inputs"):
+        prompt = values.get(name)
+        if not prompt:
+            continue
+        if isinstance(prompt, list) and not _are_ids(prompt):
+            for part in prompt:
+                yield array("i", part).tobytes() if _are_ids(part) else _bytes(part)
+        else:
+            yield array("i", prompt).tobytes() if _are_ids(prompt) else _bytes(prompt)
+        return
+
+
+def _are_ids(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(entry) is int and 0 <= entry < 1 << 31 for entry in value)
+    )
+
+
+def _bytes(value: Any) -> bytes:
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value)
+
+
+def _blocks(parts: Iterator[bytes]) -> tuple[tuple[int, ...], int]:
+    """The keys, and how many bytes there were."""
+    prompt = b"".join(parts)
+    keys: list[int] = []
+    key = b""
+    for start in range(0, min(len(prompt), MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        key = hashlib.blake2b(key + prompt[start : start + BLOCK_BYTES], digest_size=8).digest()
+        keys.append(int.from_bytes(key))
+    return tuple(keys), len(prompt)

@@ -1,0 +1,45 @@
+"""What every policy is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from lightllm.cluster.ask import Ask
+from lightllm.cluster.worker import Worker
+
+
+class Policy(Protocol):
+    def choose(self, workers: Sequence[Worker], ask: Ask) -> Worker:
+        """One of `workers`, of which there is at least one."""
+
+    def cached_tokens(self, worker: Worker, ask: Ask) -> int:
+        """Of the prompt, what the worker is thought to have in its prefix cache."""
+
+    def sent(self, worker: Worker, ask: Ask) -> None:
+        """The request goes to this worker."""
+
+    def gone(self, worker: Worker) -> None:
+        """Its memory is lost."""
+
+
+class Stateless:
+    """A policy that remembers nothing of prompts."""
+
+    def cached_tokens(self, worker: Worker, ask: Ask) -> int:
+        return 0
+
+    def sent(self, worker: Worker, ask: Ask) -> None:
+        pass
+
+    def gone(self, worker: Worker) -> None:
+        pass
+
+
+def least(workers: Sequence[Worker], cost: Sequence[float], rng: random.Random) -> Worker:
+    """The cheapest; of equals the one that was sent fewest requests, then any: never always the first."""
+    best = min(cost)
+    ties = [worker for worker, value in zip(workers, cost) if value <= best]
+    fewest = min(worker.sent for worker in ties)
+    return rng.choice([worker for worker in ties if worker.sent == fewest])

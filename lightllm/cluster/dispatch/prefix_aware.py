@@ -1,0 +1,50 @@
+"""The default: a request goes where it costs least, and what a worker has cached costs nothing.
+
+    cost = prompt tokens that it would have to compute + tokens that wait there already
+
+Among workers whose load is within a slack of the least one; so a popular prefix moves to a second worker when its first one
+has more to do than computing the prefix anew would take, and no worker is ever preferred for having little in its cache.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from lightllm.cluster.ask import BLOCK_TOKENS, Ask
+from lightllm.cluster.dispatch.policy import least
+from lightllm.cluster.dispatch.prefix_index import PrefixIndex
+from lightllm.cluster.dispatch.simple import pending_tokens
+from lightllm.cluster.worker import Worker
+
+SLACK_TOKENS = 4096
+"""How much more than the least a worker may have to do and still be chosen for its cache."""
+
+
+class PrefixAware:
+    def __init__(self, rng: random.Random, slack: float = SLACK_TOKENS) -> None:
+        self._rng = rng
+        self._slack = slack
+        self._index = PrefixIndex()
+
+    def choose(self, workers: Sequence[Worker], ask: Ask) -> Worker:
+        pending = [pending_tokens(worker) for worker in workers]
+        depths = self._index.match(ask.blocks, [worker.url for worker in workers])
+        bound = min(pending) + self._slack
+        near = [index for index, value in enumerate(pending) if value <= bound]
+        cost = [
+            pending[index]
+            + (ask.prompt_tokens - BLOCK_TOKENS * depths.get(workers[index].url, 0))
+            / workers[index].description.speed
+            for index in near
+        ]
+        return least([workers[index] for index in near], cost, self._rng)
+
+    def cached_tokens(self, worker: Worker, ask: Ask) -> int:
+        return BLOCK_TOKENS * self._index.match(ask.blocks, [worker.url]).get(worker.url, 0)
+
+    def sent(self, worker: Worker, ask: Ask) -> None:
+        self._index.insert(worker.url, ask.blocks, worker.description.kv_tokens)
+
+    def gone(self, worker: Worker) -> None:
+        self._index.forget(worker.url)

@@ -1,0 +1,58 @@
+"""Chooses, counts, and gives back: a request's way through registry and policy.
+
+with dispatcher.send(ask) as ticket:     the load counts from here, before anything is sent
+    ... ticket.worker ...                ticket.answered() with the first byte
+                                         and from here on no more, whatever has happened
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from lightllm.cluster.ask import Ask
+from lightllm.cluster.dispatch.policy import Policy
+from lightllm.cluster.registry import Registry
+from lightllm.cluster.worker import State, Ticket, Worker
+from lightllm.errors import ServerOverloaded, UnknownModel
+
+_RETRY_SECONDS = 2
+
+
+class NoWorker(ServerOverloaded, code="no_worker"):
+    """The model is known, but nobody can take a request for it now."""
+
+
+class Dispatcher:
+    def __init__(self, registry: Registry, policy: Policy, clock: Callable[[], float]) -> None:
+        self.registry = registry
+        self.policy = policy
+        self._clock = clock
+        registry.on_gone.append(policy.gone)
+
+    def send(self, ask: Ask, without: Collection[Worker] = ()) -> Ticket:
+        """without: workers that have been tried. Raises `UnknownModel` or `NoWorker`."""
+        now = self._clock()
+        found = [worker for worker in self.registry.candidates(ask.model, now) if worker not in without]
+        workers = [worker for worker in found if not worker.full]
+        if not workers:
+            raise self._nobody(ask, bool(found))
+        worker = self.policy.choose(workers, ask)
+        cached = self.policy.cached_tokens(worker, ask)
+        self.policy.sent(worker, ask)
+        worker.breaker.sending(now)
+        return Ticket(worker, ask.prompt_tokens - cached, ask.output_tokens, ask.prompt_tokens)
+
+    def _nobody(self, ask: Ask, full: bool) -> NoWorker | UnknownModel:
+        known = any(ask.model in worker.description.model_names for worker in self.registry)
+        if not known:
+            return UnknownModel(f"no worker serves the model {ask.model[:100]!r}", param="model")
+        if full:
+            return NoWorker(
+                f"all workers of {ask.model!r} have as many requests as they take", retry_after=_RETRY_SECONDS
+            )
+        draining = any(
+            worker.state is State.DRAINING and ask.model in worker.description.model_names
+            for worker in self.registry
+        )
+        reason = "are stopping" if draining else "do not answer"
+        return NoWorker(f"the workers of {ask.model!r} {reason}", retry_after=_RETRY_SECONDS)
