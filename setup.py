@@ -11,6 +11,7 @@ if version is None:
     raise SystemExit("lightllm/__init__.py names no __version__")
 
 BENCH = ["matplotlib>=3.9"]
+CLUSTER = ["aiohttp>=3.12,<4"]
 CHAT = ["prompt_toolkit>=3.0.50,<4", "rich>=14"]
 OTEL = ["opentelemetry-sdk>=1.30,<2", "opentelemetry-exporter-otlp-proto-http>=1.30,<2"]
 # Older ones can be made to ask for gigabytes, or let JSON have spaces without end.
@@ -27,6 +28,7 @@ VISION = ["httpcore2>=2.16,<3", "pillow>=12"]
 TEST = [
     *BENCH,
     *CHAT,
+    *CLUSTER,
     *CONSTRAINTS,
     *CPU,
     *OTEL,
@@ -80,6 +82,7 @@ setup(
     extras_require={
         "bench": BENCH,
         "chat": CHAT,
+        "cluster": CLUSTER,
         "constraints": CONSTRAINTS,
         "cpu": CPU,
         "docs": [],

@@ -20,6 +20,8 @@ usage: lightllm COMMAND ...
   chat                chat in the terminal, with a running server or (--model_dir) a model of its own
   complete [PROMPT]   complete one prompt on a running server; without one what stands in the input
   bench               measure a running server
+  controller          many servers behind one address
+  worker KIND         one of them: model, huggingface, vllm
   version             print the version
 
 lightllm COMMAND --help says more. Options may be written with - or with _.
@@ -72,6 +74,18 @@ def _bench(words: list[str]) -> int:
     return bench(words)
 
 
+def _controller(words: list[str]) -> int:
+    from lightllm.cluster.controller import main as controller
+
+    return controller(words)
+
+
+def _worker(words: list[str]) -> int:
+    from lightllm.cluster.workers.command import main as worker
+
+    return worker(words)
+
+
 def _version(words: list[str]) -> int:
     from lightllm import __version__
 
@@ -87,10 +101,13 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "chat": _chat,
     "complete": _complete,
     "bench": _bench,
+    "controller": _controller,
+    "worker": _worker,
     "version": _version,
 }
 _OTHER_NAMES = {"run": "chat", "launch": "serve", "server": "serve", "api_server": "serve", "start": "serve",
-                "benchmark": "bench", "generate": "complete", "completion": "complete"}  # fmt: skip
+                "benchmark": "bench", "generate": "complete", "completion": "complete",
+                "router": "controller", "gateway": "controller"}  # fmt: skip
 """What other tools call them."""
 
 

@@ -26,12 +26,12 @@ class Dispatcher:
     def __init__(self, registry: Registry, policy: Policy, clock: Callable[[], float]) -> None:
         self.registry = registry
         self.policy = policy
-        self._clock = clock
+        self.now = clock
         registry.on_gone.append(policy.gone)
 
     def send(self, ask: Ask, without: Collection[Worker] = ()) -> Ticket:
         """without: workers that have been tried. Raises `UnknownModel` or `NoWorker`."""
-        now = self._clock()
+        now = self.now()
         found = [worker for worker in self.registry.candidates(ask.model, now) if worker not in without]
         workers = [worker for worker in found if not worker.full]
         if not workers:
@@ -43,6 +43,8 @@ class Dispatcher:
         return Ticket(worker, ask.prompt_tokens - cached, ask.output_tokens, ask.prompt_tokens)
 
     def _nobody(self, ask: Ask, full: bool) -> NoWorker | UnknownModel:
+        if not len(self.registry):
+            return NoWorker("no worker has registered yet", retry_after=_RETRY_SECONDS)
         known = any(ask.model in worker.description.model_names for worker in self.registry)
         if not known:
             return UnknownModel(f"no worker serves the model {ask.model[:100]!r}", param="model")

@@ -40,6 +40,8 @@ class Registry:
         self._workers: dict[str, Worker] = {}
         self.on_gone: list[Callable[[Worker], object]] = []
         """Told of each worker whose memory is lost: it was removed, is out, or was started anew."""
+        self.on_dead: list[Callable[[Worker], object]] = []
+        """Told of each worker that ends nothing any more: it is out, or was started anew."""
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self._workers.values()))
@@ -62,6 +64,7 @@ class Registry:
             return worker
         if worker.description.worker_id != description.worker_id:
             self._lost(worker)
+            self._dead(worker)
             worker.breaker.succeeded()
         worker.description = description
         worker.last_heard = now
@@ -92,7 +95,9 @@ class Registry:
             worker.last_heard = now
             if worker.state in (State.SUSPECT, State.OUT):
                 self._become(worker, State.READY)
-        elif worker.state is not State.OUT:
+        elif worker.state is State.READY:
+            self._become(worker, State.SUSPECT)
+        elif worker.state is State.SUSPECT or now - worker.last_heard > self.patience.out:
             self._become(worker, State.OUT)
 
     def expire(self, now: float) -> list[Worker]:
@@ -128,14 +133,13 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names that a request may give now, sorted."""
-        return sorted(
-            {
-                name
-                for worker in self
-                if worker.state is not State.OUT
-                for name in worker.description.model_names
-            }
-        )
+        here = (worker for worker in self if worker.state is not State.OUT)
+        return sorted({name for worker in here for name in worker.description.model_names})
+
+    def default_model(self) -> str:
+        """Of a request that names none: "" where there has never been a worker."""
+        known = (name for worker in self for name in worker.description.model_names)
+        return next(iter(self.models()), min(known, default=""))
 
     def candidates(self, model: str, now: float) -> list[Worker]:
         """Those that may take a request for `model`: the ready ones, else the suspected ones."""
@@ -154,6 +158,11 @@ class Registry:
         worker.state = state
         if state is State.OUT:
             self._lost(worker)
+            self._dead(worker)
+
+    def _dead(self, worker: Worker) -> None:
+        for tell in self.on_dead:
+            tell(worker)
 
     def _lost(self, worker: Worker) -> None:
         worker.foreign = 0

@@ -35,7 +35,10 @@ class Description:
     """What a worker says about itself when it registers."""
 
     url: str
+    """Where it is known, and where FastChat's protocol reaches it."""
     model_names: tuple[str, ...]
+    server_url: str = ""
+    """Where clients' requests go; empty: to `url`."""
     worker_id: str = ""
     """Of one life of the process: another id at the same URL is a worker that was started anew. Empty: it says none."""
     speed: float = 1.0
@@ -50,6 +53,10 @@ class Description:
     heartbeats: bool = True
     """Whether it sends beats; the controller asks the others."""
     multimodal: bool = False
+
+    @property
+    def api_url(self) -> str:
+        return self.server_url or self.url
 
     def __post_init__(self) -> None:
         if not self.model_names or not all(self.model_names):

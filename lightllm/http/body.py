@@ -48,14 +48,9 @@ async def parse_body(request: Request, model: type[Model], budget: BodyBudget, e
     """Reads and validates a body, or what an `empty` one stands for; it counts against the budget as long as it lives.
     Raises `BodyTooLarge`, `UnsupportedMediaType`, `MalformedBody`, or `ServerOverloaded` when large bodies have used up
     the budget."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise UnsupportedMediaType(
-            f"Content-Encoding: {encoding[:40]!r} is not supported, send the body uncompressed"
-        )
     lease = BodyLease(budget)
     try:
-        body = await _read(request, budget.largest, lease) or empty
+        body = await read_body(request, budget.largest, lease) or empty
         if len(body) > LARGE_BODY:
             parsed = await asyncio.to_thread(validate, model, body)
         else:
@@ -67,8 +62,14 @@ async def parse_body(request: Request, model: type[Model], budget: BodyBudget, e
     return parsed
 
 
-async def _read(request: Request, limit: int, lease: BodyLease) -> bytes | bytearray:
-    """The whole body. Raises as soon as more is announced, or has come, than is taken."""
+async def read_body(request: Request, limit: int, lease: BodyLease) -> bytes | bytearray:
+    """The whole body. Raises as soon as more is announced, or has come, than is taken, and `UnsupportedMediaType` for a
+    compressed one."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(
+            f"Content-Encoding: {encoding[:40]!r} is not supported, send the body uncompressed"
+        )
     announced = request.headers.get("content-length", "0")
     if len(announced) > 18 or int(announced) > limit:
         raise _too_large(limit)

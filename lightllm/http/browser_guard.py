@@ -12,12 +12,13 @@ Host          on a loopback address only: a name that others can own is refused.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lightllm.config import ServerConfig
 from lightllm.errors import Forbidden, MethodNotAllowed, RequestError, UnsupportedMediaType
 from lightllm.http.auth import OPEN_PATHS
 from lightllm.http.error_responses import error_response
@@ -29,10 +30,25 @@ _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
 _MAX_SHOWN = 100
 
 
+class Surroundings(Protocol):
+    """The options that say whom a server trusts."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def api_key(self) -> Sequence[str] | None: ...
+    @property
+    def api_key_file(self) -> str | None: ...
+    @property
+    def allowed_hosts(self) -> Sequence[str] | None: ...
+    @property
+    def allowed_origins(self) -> Sequence[str] | None: ...
+
+
 class BrowserGuard:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+    def __init__(self, app: ASGIApp, config: Surroundings) -> None:
         self._app = app
         self._guards = not config.api_key and not config.api_key_file
         self._check_host = is_loopback(config.host)

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lightllm import __version__
 from lightllm.http.auth import ApiKeys
 from lightllm.http.browser_guard import BrowserGuard
 from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.error_responses import error_response, from_http_exception
+from lightllm.http.request_forms import RequestForms
 from lightllm.httpserver import openapi
 from lightllm.httpserver.anthropic.api import messages_routes
 from lightllm.httpserver.anthropic.models import CountTokensRequest, MessagesRequest
@@ -118,22 +118,3 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     response = error_response(request.scope["path"], from_http_exception(error))
     response.headers.update(error.headers or {})  # Allow, for 405
     return response
-
-
-class RequestForms:
-    """ASGI middleware, outside of everything that looks at the path or the method: two forms of a request mean the same as the
-    plain one. A path with a slash at its end, as FastAPI's servers take it (by a redirect, which would depend on the Host header
-    and which clients need not follow), and HEAD, which every route that has GET answers (RFC 9110, 9.3.2); the connection leaves
-    out the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path: str = scope["path"]
-            if path.endswith("/") and path != "/":
-                scope = {**scope, "path": path[:-1]}
-            if scope["method"] == "HEAD":
-                scope = {**scope, "method": "GET"}
-        await self._app(scope, receive, send)

@@ -20,7 +20,7 @@ CHECK_NAMES = [
 ]  # fmt: skip
 ROUTES = [
     ("POST", "/generate"), ("POST", "/generate_stream"), ("POST", "/tokens"), ("POST", "/abort_request"),
-    ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/flush_cache"), ("GET", "/v1/models"), ("GET", "/token_load"),
+    ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/flush_cache"), ("GET", "/v1/models"), ("GET", "/token_load"), ("GET", "/load"),
     ("GET", "/health"), ("GET", "/healthz"), ("GET", "/liveness"), ("GET", "/readiness"), ("GET", "/get_model_name"),
     ("GET", "/metrics"), ("GET", "/version"), ("POST", "/get_score"), ("POST", "/readiness"), ("POST", "/liveness"),
     ("POST", "/get_model_name"), ("GET", "/ping"), ("POST", "/ping"), ("POST", "/"), ("POST", "/tokenize"), ("POST", "/detokenize"),

@@ -35,8 +35,8 @@ def test_the_version(words, capsys):
 def test_every_command_is_in_the_help_and_has_its_own(capsys):
     assert main(["--help"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert listed == ["serve", "chat", "complete", "bench", "version"]
-    for command in ("chat", "complete", "bench"):
+    assert listed == ["serve", "chat", "complete", "bench", "controller", "worker", "version"]
+    for command in ("chat", "complete", "bench", "controller", "worker"):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0 and f"lightllm {command}" in capsys.readouterr().out

@@ -119,9 +119,11 @@ def test_a_worker_that_was_tried_is_not_tried_again(registry):
 
 def test_a_model_that_nobody_serves_is_not_found_and_one_that_nobody_can_take_now_is_overload(registry):
     dispatcher = dispatcher_of(registry)
-    with pytest.raises(UnknownModel):
+    with pytest.raises(NoWorker, match="no worker has registered"):
         dispatcher.send(ask("a"))
     worker = registry.register(describe(0, capacity=1), 0.0)
+    with pytest.raises(UnknownModel):
+        dispatcher.send(ask("a", model="other"))
     dispatcher.send(ask("a"))
     with pytest.raises(NoWorker, match="as many requests as they take"):
         dispatcher.send(ask("a"))

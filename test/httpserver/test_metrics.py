@@ -117,6 +117,12 @@ def test_the_start_of_the_server_is_told(client: httpx.Client, engine: FakeEngin
     assert engine.runtime.created <= time.time()
 
 
+def test_the_load_is_counted_in_requests_and_slots(client: httpx.Client) -> None:
+    load = client.get("/load").json()
+    assert load.pop("slots_total") > 0 and set(load.values()) == {0}
+    assert set(load) == {"server_load", "running", "waiting", "paused", "slots_used", "slots_cached"}
+
+
 def test_token_load_of_an_idle_server_is_zero(client: httpx.Client) -> None:
     assert set(client.get("/token_load").json().values()) == {0.0}
 

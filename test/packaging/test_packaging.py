@@ -69,6 +69,7 @@ def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
         + EXTRAS["cpu"]
         + EXTRAS["vision"]
         + EXTRAS["chat"]
+        + EXTRAS["cluster"]
         + EXTRAS["otel"]
     ):
         assert requirement.specifier.contains(RUN[canonicalize_name(requirement.name)]), requirement
@@ -134,6 +135,7 @@ def test_the_package_imports_only_what_it_declares() -> None:
         + EXTRAS["vision"]
         + EXTRAS["cpu"]
         + EXTRAS["chat"]
+        + EXTRAS["cluster"]
         + EXTRAS["otel"]
     }
     # starlette is fastapi's foundation and part of its interface; tokenizer files of every kind name their library;

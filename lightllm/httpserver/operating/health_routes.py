@@ -60,6 +60,14 @@ def health_routes(state: ServerState) -> APIRouter:
         peak = max(current, snapshot.estimated_peak / total) if snapshot.running else current
         return JSONResponse({"current_load": current, "logical_max_load": peak, "dynamic_max_load": peak})
 
+    @router.get("/load", **plain("Requests and slots."))
+    async def load() -> Response:
+        """Requests that run and wait, and slots of the KV memory. server_load is vLLM's name for the requests together."""
+        snapshot = view.snapshot()
+        names = ("running", "waiting", "paused", "slots_total", "slots_used", "slots_cached")
+        requests = snapshot.running + snapshot.waiting
+        return JSONResponse({"server_load": requests, **{name: getattr(snapshot, name) for name in names}})
+
     @router.get("/version", **plain("The server's version."))
     async def version() -> Response:
         return JSONResponse({"version": __version__})

@@ -1,0 +1,85 @@
+"""The controller's ASGI application: the layers that every server of ours has, then one table: what goes to a worker, and what is
+answered here.
+
+ErrorMiddleware > RequestForms > CORS > BrowserGuard > ApiKeys > WORKER_PATHS: Proxy, else the routes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lightllm import __version__
+from lightllm.cluster.config import ControllerConfig
+from lightllm.cluster.paths import WORKER_PATHS
+from lightllm.errors import RequestError
+from lightllm.http.auth import ApiKeys
+from lightllm.http.browser_guard import BrowserGuard
+from lightllm.http.error_middleware import ErrorMiddleware
+from lightllm.http.error_responses import error_response, from_http_exception
+from lightllm.http.key_ring import KeyRing
+from lightllm.http.request_forms import RequestForms
+
+
+class _WorkersFirst:
+    """ASGI: requests of a model never pass the web framework's routing."""
+
+    def __init__(self, proxy: ASGIApp, routes: ASGIApp) -> None:
+        self._proxy = proxy
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        to_worker = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in WORKER_PATHS
+        await (self._proxy if to_worker else self._routes)(scope, receive, send)
+
+
+def create_app(
+    config: ControllerConfig, keys: KeyRing, proxy: ASGIApp, routes: FastAPI, stopping: Callable[[], bool]
+) -> ASGIApp:
+    """stopping: whether connections end with their answers."""
+    answer_request_errors(routes)
+    app: ASGIApp = _WorkersFirst(proxy, routes)
+    if keys.needed or keys.admin_needed:
+        app = ApiKeys(app, keys)
+    app = BrowserGuard(app, config)
+    if config.allowed_origins:
+        app = CORSMiddleware(
+            app, config.allowed_origins, allow_methods=["GET", "POST", "HEAD", "DELETE"], allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )  # fmt: skip
+    return ErrorMiddleware(RequestForms(app), draining=stopping, overload_status=503)
+
+
+def new_routes() -> FastAPI:
+    return FastAPI(
+        title="LightLLM controller",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+
+
+def answer_request_errors(routes: FastAPI) -> None:
+    """In the shape of the path's API."""
+    routes.add_exception_handler(HTTPException, _http_exception)
+    routes.add_exception_handler(RequestError, _request_error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = error_response(request.scope["path"], from_http_exception(error))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    """Else the framework would take it for a defect."""
+    assert isinstance(error, RequestError)
+    return error_response(request.scope["path"], error)

@@ -1,0 +1,64 @@
+"""The controller's options."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lightllm.cluster.dispatch.policies import POLICIES
+from lightllm.option_spec import at_least
+from lightllm.option_spec import option as _option
+
+_SERVER, _WORKERS, _REQUESTS = "Server", "Workers", "Requests"
+OTHER_NAMES = {"policy": "dispatch_method", "worker_urls": "workers", "max_payload_size": "max_body_mb"}
+"""Options of other routers, and ours for the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ControllerConfig:
+    host: str = _option("127.0.0.1", "HTTP bind address.", _SERVER)
+    port: int = _option(21001, "HTTP port; 0 takes a free one.", _SERVER, type=int,
+                        check=lambda v: 0 <= v < 65536, expects="a port number, 0 to 65535")  # fmt: skip
+    api_key: list[str] | None = _option(
+        None, "Keys that clients may present; every route but health needs one.", _SERVER, nargs="+", metavar="KEY")  # fmt: skip
+    admin_api_key: list[str] | None = _option(
+        None, "Keys without which no client may drain or remove workers; they open all other routes too.", _SERVER, nargs="+",
+        metavar="KEY")  # fmt: skip
+    api_key_file: str | None = _option(
+        None, "File with such keys, one a line: KEY or sha256:DIGEST, then `admin` for a key of operators.", _SERVER, metavar="FILE")  # fmt: skip
+    allowed_hosts: list[str] | None = _option(
+        None, "Names that requests may call the controller by while it listens on a loopback address without --api_key.", _SERVER,
+        nargs="+", metavar="NAME")  # fmt: skip
+    allowed_origins: list[str] | None = _option(
+        None, "CORS: origins that browsers may call from.", _SERVER, nargs="+", metavar="ORIGIN"
+    )
+    max_body_mb: int = _option(64, "Largest request body, MiB.", _SERVER, **at_least(1))
+    timeout_keep_alive: int = _option(
+        75, "Seconds that an idle connection of a client is kept.", _SERVER, **at_least(1)
+    )
+
+    dispatch_method: str = _option(
+        "prefix_aware", "Which worker takes a request.", _WORKERS, choices=tuple(POLICIES)
+    )
+    workers: list[str] | None = _option(
+        None, "URLs of servers that do not register themselves; they are asked for their models, and probed.", _WORKERS, nargs="+",
+        metavar="URL")  # fmt: skip
+    cluster_secret_file: str | None = _option(
+        None, "File with the secret that workers sign their registrations and beats with.", _WORKERS, metavar="FILE")  # fmt: skip
+    unsigned_workers: bool = _option(
+        False, "Takes registrations without a signature although there is a secret: FastChat's own workers have none.", _WORKERS)  # fmt: skip
+    allowed_workers: list[str] | None = _option(
+        None, "Hosts that workers' URLs may have: addresses, networks (10.0.0.0/8), names, *.names. Default: loopback addresses, and "
+        "with a secret the address that the registration comes from.", _WORKERS, nargs="+", metavar="HOST")  # fmt: skip
+    worker_api_key: str | None = _option(
+        None, "Key that the controller presents to workers; without it, and without keys of its own, it passes the client's on.", _WORKERS,
+        metavar="KEY")  # fmt: skip
+
+    retries: int = _option(
+        2,
+        "Further workers that a request is sent to when one fails before the answer has begun.",
+        _REQUESTS,
+        **at_least(0),
+    )
+    connect_timeout: float = _option(
+        2.0, "Seconds until a worker must have taken a connection.", _REQUESTS, type=float, check=lambda v: v > 0,
+        expects="more than 0")  # fmt: skip

@@ -1,0 +1,20 @@
+"""POSTs whose body names a model: a worker of it answers."""
+
+from __future__ import annotations
+
+FASTCHAT_PATHS = frozenset(
+    {
+        "/worker_generate_stream", "/worker_generate", "/worker_get_embeddings", "/count_token", "/worker_get_conv_template",
+        "/model_details",
+    }
+)  # fmt: skip
+"""What FastChat's workers answer themselves, whatever server is behind them."""
+SERVER_PATHS = frozenset(
+    {
+        "/", "/generate", "/generate_stream", "/get_score", "/tokens", "/tokenize", "/detokenize",
+        "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+        "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/classify",
+        "/api/generate", "/api/chat",
+    }
+)  # fmt: skip
+WORKER_PATHS = SERVER_PATHS | FASTCHAT_PATHS

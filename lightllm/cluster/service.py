@@ -1,0 +1,79 @@
+"""The controller's parts, put together: one process and one event loop, so that registry, dispatch and every counter change in one
+thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from lightllm.cluster.admission import AllowedWorkers
+from lightllm.cluster.app import create_app, new_routes
+from lightllm.cluster.config import ControllerConfig
+from lightllm.cluster.dispatch.policies import make_policy
+from lightllm.cluster.dispatcher import Dispatcher
+from lightllm.cluster.metrics import ControllerMetrics
+from lightllm.cluster.operator_routes import health_routes, model_routes, operator_routes
+from lightllm.cluster.options import read_cluster_secret
+from lightllm.cluster.probing import Prober
+from lightllm.cluster.proxy import Proxy
+from lightllm.cluster.registry import Registry
+from lightllm.cluster.signing import Verifier
+from lightllm.cluster.upstream import Upstream
+from lightllm.cluster.worker_routes import Registrar, fastchat_routes, registration_routes
+from lightllm.http.key_ring import KeyRing
+from lightllm.http.server import HttpServer, make_config
+from lightllm.server.listener import open_listener, url_of
+
+_log = logging.getLogger(__name__)
+
+
+class Controller:
+    """Raises `StartupError` when it cannot start."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        self.config = config
+        self.keys = KeyRing(config.api_key or (), config.admin_api_key or (), config.api_key_file)
+        secret = read_cluster_secret(config.cluster_secret_file)
+        self._verifier = Verifier(secret) if secret and not config.unsigned_workers else None
+        self._allowed = AllowedWorkers(config.allowed_workers, self._verifier is not None)
+        self.registry = Registry()
+        self.listener = open_listener(config.host, config.port)
+        self._stopping = False
+        self._server: HttpServer | None = None
+
+    async def run(self) -> None:
+        """Until `stop`."""
+        config, registry = self.config, self.registry
+        loop = asyncio.get_running_loop()
+        dispatcher = Dispatcher(registry, make_policy(config.dispatch_method), loop.time)
+        pass_keys = not (self.keys.needed or self.keys.admin_needed)
+        upstream = Upstream(config.connect_timeout, config.worker_api_key, pass_keys)
+        prober = Prober(registry, upstream)
+        metrics = ControllerMetrics(registry)
+        proxy = Proxy(dispatcher, upstream, metrics, config.retries, config.max_body_mb << 20)
+        routes = new_routes()
+        registrar = Registrar(prober, self._allowed, self._verifier)
+        routes.include_router(registration_routes(dispatcher, registrar))
+        routes.include_router(fastchat_routes(dispatcher, prober, registrar))
+        routes.include_router(health_routes(registry))
+        routes.include_router(model_routes(registry))
+        routes.include_router(operator_routes(registry, metrics))
+        app = create_app(config, self.keys, proxy, routes, lambda: self._stopping)
+        http = make_config(app, config.timeout_keep_alive)
+        self._server = HttpServer(http, self._started, proxy.end_all)
+        probing = loop.create_task(prober.run([url.rstrip("/") for url in config.workers or ()]))
+        try:
+            await self._server.serve(sockets=[self.listener])
+        finally:
+            probing.cancel()
+            await upstream.close()
+
+    def stop(self) -> None:
+        """In the event loop's thread. Open answers end with an error."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.drain()
+            self._server.should_exit = True
+
+    def _started(self) -> None:
+        _log.info("controller ready on %s, dispatch %s", url_of(self.listener), self.config.dispatch_method)

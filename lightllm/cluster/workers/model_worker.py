@@ -1,0 +1,82 @@
+"""A server of ours behind a worker: one that it starts, or one that runs already."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from lightllm.cluster.worker_messages import Beat
+from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
+from lightllm.cluster.workers.config import WorkerConfig
+from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of
+from lightllm.cluster.workers.openai_server import OpenAIServer
+
+
+class ModelWorker(BaseModelWorker):
+    """Clients' own APIs go to the server itself (`server_url`); FastChat's are turned into `/v1/completions`."""
+
+    kind = "lightllm"
+
+    def __init__(self, config: WorkerConfig, url: str, model_names: list[str], server: OpenAIServer) -> None:
+        super().__init__(config, url, model_names)
+        self.server_url = server.url
+        self._server = server
+        self._kv_tokens = 0
+        self._conversation = config.conv_template or ""
+        self._context_length = 0
+
+    async def generate_stream_gate(self, params: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async for chunk in self._server.complete(self._model(params), params):
+            yield chunk
+
+    async def get_embeddings(self, params: dict[str, Any]) -> dict[str, Any]:
+        body = {"model": self._model(params), "input": params.get("input", [])}
+        if params.get("encoding_format"):
+            body["encoding_format"] = params["encoding_format"]
+        answer = await self._server.post("/v1/embeddings", body)
+        vectors = [entry["embedding"] for entry in answer.get("data", ())]
+        return {"embedding": vectors, "token_num": answer.get("usage", {}).get("prompt_tokens", 0)}
+
+    async def count_token(self, params: dict[str, Any]) -> dict[str, Any]:
+        body = {"model": self._model(params), "prompt": params.get("prompt", "")}
+        return {"count": (await self._server.post("/tokenize", body))["count"], "error_code": 0}
+
+    def get_conv_template(self) -> dict[str, Any]:
+        return CONVERSATIONS[self._conversation or "chatml"]
+
+    async def model_details(self) -> dict[str, Any]:
+        if not self._context_length:
+            self._context_length = await self._server.context_length() or self.config.context_length
+        return {"context_length": self._context_length}
+
+    async def beat(self) -> Beat:
+        """The server's own load: all that reaches it counts, through whatever door."""
+        beat = await super().beat()
+        try:
+            load = await self._server.get("/load")
+        except WorkerError:
+            return beat
+        beat.running, beat.waiting = load["running"], load["waiting"]
+        beat.queue_length = beat.running + beat.waiting
+        self._kv_tokens = load["slots_total"]
+        beat.kv_use = min(1.0, load["slots_used"] / max(1, load["slots_total"]))
+        return beat
+
+    async def kv_tokens(self) -> int:
+        if not self._kv_tokens:
+            await self.beat()
+        return self._kv_tokens
+
+    async def find_conversation(self) -> None:
+        """By the model's chat template, unless an option says which."""
+        if self._conversation:
+            return
+        try:
+            info = await self._server.get("/tokenizer_info")
+        except WorkerError:
+            return
+        self._conversation = conversation_of(str(info.get("chat_template") or ""))
+
+    def _model(self, params: dict[str, Any]) -> str:
+        model = params.get("model")
+        return model if isinstance(model, str) and model else self.model_names[0]
