@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from starlette.requests import Request
@@ -68,13 +68,13 @@ def respond(
     *names: str,
     ping: bytes = KEEP_ALIVE,
     silence: float | None = None,
-    opening: bytes = b"",
+    opening: Sequence[bytes] = (),
     media_type: bytes = EVENTS,
 ) -> Response:
     """The answer to a request. names: by which `/abort_request` knows it, besides its X-Request-Id; ping: what a stream sends
     when it has been silent for a while, in an API that has an event of its own for that; silence: how long that is, in seconds,
-    where `--sse_keep_alive` does not say it, None: `SILENT_SECONDS`, 0: no stream is kept alive; opening: an event that a stream
-    begins with, as soon as the request is accepted; media_type: of a stream."""
+    where `--sse_keep_alive` does not say it, None: `SILENT_SECONDS`, 0: no stream is kept alive; opening: the events that a
+    stream begins with, as soon as the request is accepted; media_type: of a stream."""
     record = RequestRecord(prompts, (request.scope[REQUEST_ID], *names), stream, caller(request).owner)
     seconds = (engine.config.sse_keep_alive, silence, SILENT_SECONDS)
     first = next(stated for stated in seconds if stated is not None)
@@ -86,7 +86,7 @@ class _Form(NamedTuple):
 
     ping: bytes
     silence: float
-    opening: bytes
+    opening: Sequence[bytes]
     media_type: bytes
 
 
@@ -173,8 +173,8 @@ class _GenerationResponse(Response):
         if write_parts := scope.get(WRITE_PARTS):
             record.deliver = functools.partial(self._deliver, write_parts, keep_alive)
         try:
-            if self._form.opening:
-                await send({"type": "http.response.body", "body": self._form.opening, "more_body": True})
+            for event in self._form.opening:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
             await self._send_events(send, keep_alive)
         finally:
             record.deliver = None

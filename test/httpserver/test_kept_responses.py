@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from support.chat_templates import QWEN
@@ -252,12 +251,121 @@ def test_without_a_store_nothing_is_kept(start_worker: Callable[..., Any], engin
             api.responses.create(model="t", input="one", background=True)
 
 
-def test_a_stream_is_not_taken_up_again(api: openai.OpenAI, keeping: list[Any]) -> None:
+def test_a_stream_that_is_not_of_the_background_is_not_taken_up_again(api: openai.OpenAI) -> None:
     own = api.responses.create(model="t", input="one").id
-    answer = httpx.get(
-        f"{keeping[0].url}/v1/responses/{own}?stream=true", headers={"authorization": f"Bearer {KEYS[0]}"}
+    for more in ({}, {"starting_after": 3}):
+        with pytest.raises(openai.BadRequestError, match="made with background and stream"):
+            api.responses.retrieve(own, stream=True, **more)  # type: ignore[call-overload]
+
+
+def test_a_stream_in_the_background_is_taken_up_again_in_any_worker(
+    clients: list[openai.OpenAI], engine: FakeEngine
+) -> None:
+    engine.script.answer, engine.script.halt_at = "one two of\n\none", 3
+    stream = clients[0].responses.create(model="t", input="one", background=True, stream=True)
+    begin = [event for event, _ in zip(stream, range(5), strict=False)]
+    assert [event.type for event in begin[:2]] == ["response.created", "response.in_progress"]
+    own = begin[0].response.id  # type: ignore[union-attr]
+    stream.close()
+    assert clients[1].responses.retrieve(own).status == "in_progress"
+    engine.script.halt_at = None
+    rest = list(clients[1].responses.retrieve(own, stream=True, starting_after=4))
+    assert [event.sequence_number for event in rest] == list(range(5, 5 + len(rest)))
+    assert rest[-1].type == "response.completed"
+    final = rest[-1].response
+    assert final.output_text == engine.script.answer and final.background is True
+    assert clients[0].responses.retrieve(own).to_dict() == final.to_dict()
+    again = list(clients[0].responses.retrieve(own, stream=True))
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in [*begin, *rest]]
+    clients[0].responses.delete(own)
+    with pytest.raises(openai.NotFoundError):
+        clients[1].responses.retrieve(own, stream=True)
+
+
+@pytest.mark.parametrize("end", ["delete", "cancel", "fail"])
+def test_whoever_follows_a_stream_in_the_background_hears_its_end(
+    clients: list[openai.OpenAI], engine: FakeEngine, end: str
+) -> None:
+    engine.script.endless, engine.script.halt_at = True, 4
+    stream = clients[0].responses.create(model="t", input="one", background=True, stream=True)
+    first = next(iter(stream))
+    own = first.response.id  # type: ignore[union-attr]
+    if end == "delete":
+        clients[1].responses.delete(own)
+        list(stream)
+    elif end == "cancel":
+        assert clients[1].responses.cancel(own).status == "cancelled"
+        assert list(stream)[-1].response.status == "cancelled"  # type: ignore[union-attr]
+    else:
+        engine.script.finish_error = "the device is gone"
+        assert list(stream)[-1].type == "response.failed"
+
+
+def test_a_number_of_an_event_is_checked(api: openai.OpenAI, stranger: openai.OpenAI) -> None:
+    stream = api.responses.create(model="t", input="one", background=True, stream=True)
+    own = list(stream)[0].response.id  # type: ignore[union-attr]
+    for wrong in ("x", "-2", "1.5", "9" * 20):
+        with pytest.raises(openai.BadRequestError, match="starting_after"):
+            api.responses.retrieve(own, stream=True, starting_after=wrong)  # type: ignore[call-overload]
+    assert list(api.responses.retrieve(own, stream=True, starting_after=10_000)) == []
+    with pytest.raises(openai.NotFoundError):
+        stranger.responses.retrieve(own, stream=True)
+
+
+def test_items_can_be_referred_to(
+    clients: list[openai.OpenAI], engine: FakeEngine, prompt: Callable[[], str], stranger: openai.OpenAI
+) -> None:
+    engine.script.answer = CALL
+    first = clients[0].responses.create(model="t", input="one", tools=TOOLS)
+    (asked,) = clients[1].responses.input_items.list(first.id)
+    engine.script.answer = "Größe"
+    result: Any = {"type": "function_call_output", "call_id": first.output[0].call_id, "output": "rain"}  # type: ignore[union-attr]
+    references: Any = [{"type": "item_reference", "id": asked.id}, {"id": first.output[0].id}, result]
+    second = clients[1].responses.create(model="t", input=references, tools=TOOLS)
+    own = prompt()
+    items: Any = [{"role": "user", "content": "one"}, first.output[0].to_dict(), result]
+    clients[0].responses.create(model="t", input=items, tools=TOOLS, store=False)
+    assert own == prompt() and "rain" in own
+    kept = clients[0].responses.input_items.list(second.id, order="asc").data
+    assert [item.type for item in kept] == ["message", "function_call", "function_call_output"]
+    clients[0].responses.delete(first.id)
+    for client in (stranger, clients[1]):
+        with pytest.raises(openai.BadRequestError, match="input.0: Item with id .* not found"):
+            client.responses.create(model="t", input=references, tools=TOOLS)
+
+
+def test_what_does_not_fit_loses_its_oldest_items(
+    api: openai.OpenAI, engine: FakeEngine, prompt: Callable[[], str]
+) -> None:
+    engine.ready(max_req_total_len=400, slots_total=4096)
+    call: Any = {"type": "function_call", "call_id": "c", "name": "get_weather", "arguments": "{}"}
+    turns: Any = []
+    for number in range(40):
+        turns += [{"role": "user", "content": f"Nr {number} of"}, call, {"type": "function_call_output", "call_id": "c", "output": "rain"}]  # fmt: skip
+        turns += [{"role": "assistant", "content": f"one {number}"}]
+    turns.insert(4, {"role": "developer", "content": "two two"})
+    fields: Any = {"model": "t", "instructions": "one two", "max_output_tokens": 50}
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        api.responses.create(input=[*turns, {"role": "user", "content": "last"}], **fields)
+    response = api.responses.create(
+        input=[*turns, {"role": "user", "content": "last"}], truncation="auto", **fields
     )
-    assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream"
+    assert response.truncation == "auto" and response.status == "completed"
+    text, length = prompt(), len(engine.added[-1].prompt_ids)
+    numbers = [number for number in range(40) if f"Nr {number} of" in text]
+    assert numbers == list(range(numbers[0], 40)) and 0 < numbers[0] < 40
+    assert f"one {numbers[0]}" in text and f"one {numbers[0] - 1}" not in text
+    assert "one two" in text and "two two" in text and "last" in text
+    assert 400 - 50 >= length > 400 - 50 - 2 * (length // len(numbers))  # one turn more would be too much
+    assert len(api.responses.input_items.list(response.id, limit=100).data) == 100
+    # an agent's turn: its latest call stays, and the question
+    calls: Any = [item for number in range(40) for item in (call, {"type": "function_call_output", "call_id": "c", "output": f"rain {number} of"})]  # fmt: skip
+    api.responses.create(input=[{"role": "user", "content": "first"}, *calls], truncation="auto", **fields)
+    text = prompt()
+    assert "first" in text and "rain 39 of" in text and "rain 0 of" not in text
+    assert len(engine.added[-1].prompt_ids) <= 350
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        api.responses.create(input="x" * 4000, truncation="auto", **fields)
 
 
 def test_an_answer_in_the_background_has_no_way_to_the_connection_that_asked_for_it() -> None:

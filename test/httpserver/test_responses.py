@@ -293,12 +293,50 @@ def test_options_are_those_of_a_chat(
     assert "get_time" in engine.added[-1].params.call_grammar
 
 
+@pytest.mark.parametrize("answer", [THOUGHT + "I look, größe 🙂.\n" + CALL, "one two", THOUGHT + CALL])
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_logprobs_are_those_of_the_tokens_that_the_text_comes_of(
+    ask: Callable[..., httpx.Response], engine: FakeEngine, answer: str, rounds: int
+) -> None:
+    engine.script.answer, engine.script.tokens_a_round = answer, rounds
+    fields: dict[str, Any] = {"tools": TOOLS, "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    whole = ask(**fields).json()
+    assert whole["top_logprobs"] == 2
+    parts = [item["content"][0] for item in whole["output"] if item["type"] == "message"]
+    for part in parts:
+        said = b"".join(bytes(entry["bytes"]) for entry in part["logprobs"]).decode()
+        assert said.strip() == part["text"].strip() != ""
+        assert all(len(entry["top_logprobs"]) == 2 for entry in part["logprobs"])
+    assert len(parts) == (answer != THOUGHT + CALL)
+    events = sse_events(ask(stream=True, **fields))
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    (done,) = [event for event in events if event["type"] == "response.output_text.done"] or [
+        {"logprobs": []}
+    ]
+    told = [entry for event in deltas for entry in event["logprobs"]]
+    assert told == done["logprobs"] == [entry for part in parts for entry in part["logprobs"]]
+    assert ask(tools=TOOLS).json()["output"][-1].get("content", [{}])[0].get("logprobs", []) == []
+
+
+def test_a_stream_begins_before_there_is_a_token(url: str, engine: FakeEngine) -> None:
+    engine.script.halt_at = 0
+    with httpx.stream(
+        "POST", f"{url}/v1/responses", json={"input": "one", "stream": True}, timeout=60
+    ) as stream:
+        lines = stream.iter_lines()
+        seen = [line for line in (next(lines) for _ in range(5)) if line.startswith("event:")]
+        assert seen == ["event: response.created", "event: response.in_progress"]
+        engine.script.halt_at = None
+        assert "event: response.completed" in list(lines)
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
         ({"tools": [{"type": "web_search"}]}, "tools", "'web_search' is not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "tools.0 has no name"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input", "'item_reference'"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input", "input.0: Item with id 'x' not found"),
+        ({"input": [{"id": f"msg_{'a' * 48}_0"}]}, "input", "not found"),
         ({"input": [{"content": "x"}]}, "input", "neither a type nor a role"),
         ({"input": [{"type": "function_call_output", "call_id": "a", "output": "b"}]}, "input", "no function_call"),
         ({"input": [{"type": "function_call", "name": "a"}]}, "input", "needs call_id"),
@@ -313,14 +351,15 @@ def test_options_are_those_of_a_chat(
         ({"max_tokens": 5}, "max_tokens", "use max_output_tokens"),
         ({"messages": [1]}, "messages", "use input"),
         ({"n": 2}, "n", "n is not supported"),
-        ({"truncation": "auto"}, "truncation", "'auto'"),
-        ({"include": ["message.output_text.logprobs"]}, "include", "is not supported"),
+        ({"truncation": "last"}, "truncation", "auto or disabled, not 'last'"),
+        ({"include": ["everything"]}, "include", "is not supported"),
+        ({"top_logprobs": 21}, "top_logprobs", "[0, 20]"),
+        ({"logprobs": True}, "logprobs", "use include"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "text.verbosity"),
         ({"text": {"format": {"type": "xml"}}}, "text.format", "text.format 'xml'"),
         ({"temperature": -1}, "temperature", "temperature"),
         ({"tool_choice": "required"}, "tool_choice", "no tools"),
         ({"conversation": "conv_1"}, "conversation", "use previous_response_id"),
-        ({"background": True, "stream": True}, "background", "not supported with stream"),
         ({"background": True, "store": False}, "background", "not supported with store"),
         ({"input": [{"role": "user", "content": "x"}] * 2049}, "input", "2048"),
         ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}] * 2049}]}, "input", "2048"),

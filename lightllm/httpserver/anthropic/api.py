@@ -56,7 +56,7 @@ async def _message(state: ServerState, request: Request) -> Response:
     renderer = MessagesRenderer(answer_id, model, maker.make)
     return respond(
         state.engine, request, [prompt], renderer, bool(body.stream), answer_id, ping=PING,
-        opening=renderer.opening(len(prompt.prompt_ids)),
+        opening=[renderer.opening(len(prompt.prompt_ids))],
     )  # fmt: skip
 
 

@@ -14,18 +14,26 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from lightllm.errors import InvalidParameter, PreviousResponseNotFound, UnknownResponse
+from lightllm.errors import InvalidParameter, UnknownResponse
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
-from lightllm.httpserver.openai.api import prepare_chat
+from lightllm.httpserver.logprobs import Logprobs
+from lightllm.httpserver.openai.api import PreparedChat, prepare_chat
 from lightllm.httpserver.openai_responses.background import run_apart
-from lightllm.httpserver.openai_responses.input import chat_request, in_their_words, input_items
+from lightllm.httpserver.openai_responses.events import EventStream
+from lightllm.httpserver.openai_responses.history import earlier_items, is_reference, with_items_of_references
+from lightllm.httpserver.openai_responses.input import (
+    ChatOfResponse,
+    chat_request,
+    in_their_words,
+    input_items,
+)
 from lightllm.httpserver.openai_responses.models import InputItem, ResponsesRequest
 from lightllm.httpserver.openai_responses.rendering import ResponsesRenderer
 from lightllm.httpserver.openai_responses.store import ResponseStore, StoredInput, new_id
+from lightllm.httpserver.openai_responses.truncation import prepare_what_fits
 from lightllm.httpserver.openapi import documented, plain
 from lightllm.httpserver.preparing import hold_images
-from lightllm.httpserver.reading.field_types import MAX_STRINGS
 from lightllm.httpserver.rendering import json_bytes
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
@@ -48,10 +56,12 @@ def responses_routes(state: ServerState) -> APIRouter:
 
     @router.get("/responses/{response_id}", **plain("The response.", 400, 404, openai=True))
     async def retrieve(request: Request, response_id: str) -> Response:
-        """A response that is kept, also while it is made."""
+        """A response that is kept, also while it is made. With `stream` its events: of one made with `background` and `stream`,
+        those behind the number `starting_after`."""
+        data = await _stored(state, request, response_id)
         if request.query_params.get("stream", "false").lower() not in ("false", "0"):
-            raise InvalidParameter("the stream of a response cannot be taken up again", param="stream")
-        return _json(await _stored(state, request, response_id))
+            return _event_stream(state, request, response_id)
+        return _json(data)
 
     @router.delete("/responses/{response_id}", **plain("It is deleted.", 404, openai=True))
     async def delete(request: Request, response_id: str) -> Response:
@@ -84,20 +94,16 @@ async def _create(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ResponsesRequest, state.bodies)
     model = state.check_model(body.model)
     store = state.responses if body.store is not False else None
-    if body.background and (body.stream or store is None):
-        without = "stream" if body.stream else "store" if body.store is False else "--response_store_mb 0"
+    if body.background and store is None:
+        without = "store" if body.store is False else "--response_store_mb 0"
         raise InvalidParameter(f"background is not supported with {without}", param="background")
     owner = caller(request).owner
-    earlier: list[InputItem] = []
-    if body.previous_response_id is not None:
-        earlier = await asyncio.to_thread(_earlier, state.responses, owner, body.previous_response_id)
-    chat = chat_request(body, earlier)
-    with in_their_words(chat.places):
-        prompt, counted, maker = await prepare_chat(state, request, chat.request)
+    body, chat = await _read(state, body, owner)
+    (prompt, counted, maker), chat = await _prepare(state, request, body, chat)
     response_id = new_id()
     begin = head(body, response_id, model, prompt.params, store is not None)
     if store is not None:
-        asked = StoredInput(input_items(body), body.previous_response_id)
+        asked = StoredInput(input_items(body, response_id), body.previous_response_id)
         kept = await asyncio.to_thread(store.begin, owner, response_id, asked, json_bytes(begin))
         if not kept and body.background:
             raise InvalidParameter(
@@ -106,7 +112,9 @@ async def _create(state: ServerState, request: Request) -> Response:
         if not kept:
             store, begin["store"] = None, False
     keep = functools.partial(store.finish, owner, response_id) if store is not None else None
-    renderer = ResponsesRenderer(begin, maker.make, keep)
+    count = chat.request.checked_logprobs()
+    logprobs = None if count is None else Logprobs(state.encoder.tokenizer, count)
+    renderer = ResponsesRenderer(begin, maker.make, keep, logprobs)
     try:
         with in_their_words(chat.places):
             await hold_images(state.engine, request, prompt, counted)
@@ -115,13 +123,44 @@ async def _create(state: ServerState, request: Request) -> Response:
             store.delete(owner, response_id)
         raise
     streamed = bool(body.stream or body.background)
-    response = respond(state.engine, request, [prompt], renderer, streamed, response_id)
+    opening = renderer.opening() if streamed else ()
+    response = respond(state.engine, request, [prompt], renderer, streamed, response_id, opening=opening)
     if store is not None:
         response = _KeptResponse(response, renderer, functools.partial(store.delete, owner, response_id))
-    if not body.background:
+    if not body.background or store is None:
         return response
-    await run_apart(response, request.scope)
-    return _json(json_bytes(begin))
+    if not body.stream:
+        await run_apart(response, request.scope)
+        return _json(json_bytes(begin))
+    await run_apart(response, request.scope, functools.partial(store.append, owner, response_id))
+    return EventStream(functools.partial(store.events, owner, response_id), -1)
+
+
+async def _read(
+    state: ServerState, body: ResponsesRequest, owner: str
+) -> tuple[ResponsesRequest, ChatOfResponse]:
+    """The body without references, and the chat that it asks for."""
+    earlier: list[InputItem] = []
+    if body.previous_response_id is not None:
+        earlier = await asyncio.to_thread(earlier_items, state.responses, owner, body.previous_response_id)
+    if not isinstance(body.input, str) and any(map(is_reference, body.input)):
+        items = await asyncio.to_thread(with_items_of_references, state.responses, owner, body.input)
+        body = body.model_copy(update={"input": items})
+    return body, chat_request(body, earlier)
+
+
+async def _prepare(
+    state: ServerState, request: Request, body: ResponsesRequest, chat: ChatOfResponse
+) -> tuple[PreparedChat, ChatOfResponse]:
+    """With `truncation` auto what is left of the chat."""
+
+    async def prepare(chat: ChatOfResponse) -> PreparedChat:
+        with in_their_words(chat.places):
+            return await prepare_chat(state, request, chat.request)
+
+    if body.truncation == "auto":
+        return await prepare_what_fits(chat, prepare)
+    return await prepare(chat), chat
 
 
 class _KeptResponse(Response):
@@ -142,28 +181,6 @@ class _KeptResponse(Response):
                 self._forget()
 
 
-def _earlier(store: ResponseStore | None, owner: str, response_id: str) -> list[InputItem]:
-    """The items of a response and of all that it follows, in their order. Raises `PreviousResponseNotFound`."""
-    turns: list[list[dict[str, Any]]] = []
-    previous: str | None = response_id
-    while previous is not None and sum(map(len, turns)) <= MAX_STRINGS:
-        asked = store.asked(owner, previous) if store is not None else None
-        data = store.response(owner, previous) if store is not None else None
-        if asked is None or data is None:
-            raise PreviousResponseNotFound(
-                f"Previous response with id {previous[:80]!r} not found: it is not kept here, or no longer",
-                param="previous_response_id",
-            )
-        response = msgspec.json.decode(data)
-        if response["status"] == "in_progress":
-            raise InvalidParameter(
-                f"the response {previous!r} is still in progress", param="previous_response_id"
-            )
-        turns.append([*asked.items, *response["output"]])
-        previous = asked.previous
-    return [InputItem.model_validate(item) for turn in reversed(turns) for item in turn]
-
-
 def _store(state: ServerState, response_id: str) -> ResponseStore:
     """Raises `UnknownResponse` where nothing is kept."""
     if state.responses is None:
@@ -178,6 +195,19 @@ async def _stored(state: ServerState, request: Request, response_id: str) -> byt
     if data is None:
         raise _unknown(response_id)
     return data
+
+
+def _event_stream(state: ServerState, request: Request, response_id: str) -> Response:
+    after = request.query_params.get("starting_after", "-1")
+    if not (after.isascii() and after.removeprefix("-").isdigit() and len(after) < 10 and int(after) >= -1):
+        raise InvalidParameter("starting_after must be the number of an event", param="starting_after")
+    read = functools.partial(_store(state, response_id).events, caller(request).owner, response_id)
+    if read(0, 1) is None:
+        raise InvalidParameter(
+            "the stream of a response can be taken up again only if it was made with background and stream",
+            param="stream",
+        )
+    return EventStream(read, int(after))
 
 
 async def _cancel(state: ServerState, request: Request, response_id: str) -> bytes:
@@ -261,9 +291,9 @@ def head(
         "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": tools,
-        "top_logprobs": 0,
+        "top_logprobs": body.top_logprobs or 0,
         "top_p": params.top_p,
-        "truncation": "disabled",
+        "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,
     }

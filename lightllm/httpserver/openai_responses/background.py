@@ -1,33 +1,40 @@
-"""Answers that are made while nobody waits for them: streams that nobody reads. What comes of them is in the store."""
+"""Answers that are made whoever waits for them: streams that go to nobody. What comes of them is in the store."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from lightllm.http.error_middleware import ABORT_CONNECTION, WRITE_PARTS
+from lightllm.httpserver.responses import KEEP_ALIVE
 
 _log = logging.getLogger(__name__)
 _running: set[asyncio.Task[None]] = set()
 
 
-async def run_apart(response: Response, scope: Scope) -> None:
-    """Starts the answer, a stream, and returns as soon as the engine has accepted the request. Raises what it is refused with."""
+async def run_apart(response: Response, scope: Scope, take: Callable[[bytes], object] | None = None) -> None:
+    """Starts the answer, a stream, and returns as soon as the engine has accepted the request. Raises what it is refused with. take:
+    gets each of its events."""
     accepted = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(_run(response, scope, accepted))
+    task = asyncio.create_task(_run(response, scope, accepted, take))
     _running.add(task)
     task.add_done_callback(_running.discard)
     await asyncio.shield(accepted)
 
 
-async def _run(response: Response, scope: Scope, accepted: asyncio.Future[None]) -> None:
+async def _run(
+    response: Response, scope: Scope, accepted: asyncio.Future[None], take: Callable[[bytes], object] | None
+) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start" and not accepted.done():
             accepted.set_result(None)
+        if take is not None and (event := message.get("body", b"")) and event != KEEP_ALIVE:
+            take(event)
 
     async def receive() -> Message:
         await asyncio.Event().wait()  # this client never leaves

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lightllm.errors import InvalidParameter, RequestError
 from lightllm.http.body import validate_values
 from lightllm.httpserver.openai.models import ChatRequest
+from lightllm.httpserver.openai_responses.items import item_id
 from lightllm.httpserver.openai_responses.models import (
     RESPONSES_HARMLESS,
     RESPONSES_REFUSED,
@@ -29,6 +29,7 @@ _SHOWN = 40
 """Characters of a wrong value that an error repeats."""
 _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """Type of a part -> the field with its text."""
+LOGPROBS = "message.output_text.logprobs"
 _INCLUDED = frozenset({"reasoning.encrypted_content", "message.input_image.image_url"})
 """What the answer, or the list of its input, holds anyway: reasoning stands in it as it was written."""
 _OTHERS_TOOLS = ("file_search_call.", "web_search_call.", "computer_call_output.", "code_interpreter_call.")
@@ -76,6 +77,8 @@ def chat_request(body: ResponsesRequest, earlier: Sequence[InputItem] = ()) -> C
         "tools": [_tool(tool, index) for index, tool in enumerate(body.tools or ())] or None,
         "tool_choice": body.tool_choice,
         "parallel_tool_calls": body.parallel_tool_calls,
+        "logprobs": bool(body.top_logprobs) or LOGPROBS in (body.include or ()) or None,
+        "top_logprobs": body.top_logprobs,
         "reasoning_effort": body.reasoning.effort if body.reasoning else None,
     }
     with in_their_words(reader.places):
@@ -104,12 +107,11 @@ def in_their_words(places: Sequence[str]) -> Iterator[None]:
 
 def _check_fields(body: ResponsesRequest) -> None:
     for name in body.include or ():
-        if name not in _INCLUDED and not name.startswith(_OTHERS_TOOLS):
+        if name not in _INCLUDED and name != LOGPROBS and not name.startswith(_OTHERS_TOOLS):
             raise InvalidParameter(f"include {name[:_SHOWN]!r} is not supported", param="include")
-    if body.truncation not in (None, "disabled"):
+    if body.truncation not in (None, "disabled", "auto"):
         raise InvalidParameter(
-            f"truncation {body.truncation[:_SHOWN]!r} is not supported: an input that is too long is refused",
-            param="truncation",
+            f"truncation must be auto or disabled, not {body.truncation[:_SHOWN]!r}", param="truncation"
         )
     if body.text is not None and body.text.verbosity not in (None, "medium"):
         raise InvalidParameter("text.verbosity is not supported", param="text.verbosity")
@@ -139,16 +141,16 @@ _IDS = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 """Type of an item -> what its id begins with; else "msg"."""
 
 
-def input_items(body: ResponsesRequest) -> list[dict[str, Any]]:
+def input_items(body: ResponsesRequest, response_id: str) -> list[dict[str, Any]]:
     """The items of an input as they are listed later: each with a type and an id, contents as parts."""
     given = body.input
     if isinstance(given, str):
         given = [InputItem(role="user", content=given)]
     items = []
-    for one in given:
+    for index, one in enumerate(given):
         item = one.model_dump(exclude_none=True)
         kind = item.setdefault("type", "message")
-        item.setdefault("id", f"{_IDS.get(kind, 'msg')}_{secrets.token_hex(12)}")
+        item.setdefault("id", item_id(_IDS.get(kind, "msg"), response_id, f"i{index}"))
         if kind == "message" and isinstance(one.content, str):
             part = "output_text" if one.role == "assistant" else "input_text"
             item["content"] = [{"type": part, "text": one.content}]
@@ -190,7 +192,7 @@ class _Reader:
         else:
             raise InvalidParameter(
                 f"{place}: items of type {kind[:_SHOWN]!r} are not supported: message, function_call, "
-                "function_call_output and reasoning are",
+                "function_call_output, reasoning and item_reference are",
                 param=_top(place),
             )
 

@@ -13,11 +13,15 @@ A whole answer is the items alone; a stream is the events, whose last ones hold 
 from __future__ import annotations
 
 import dataclasses
-import secrets
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lightllm.parsers.deltas import Delta
+
+Logprob = dict[str, Any]
+"""Of one token: as chats have it."""
+_ITEM_ID = re.compile(r"[a-z]{2,3}_([0-9a-f]{48})_i?[0-9]+")
 
 
 class Event(NamedTuple):
@@ -52,16 +56,23 @@ class _Open:
     item: dict[str, Any]
     index: int
     texts: list[str] = dataclasses.field(default_factory=list)
+    logprobs: list[Logprob] = dataclasses.field(default_factory=list)
 
 
 class OutputItems:
-    def __init__(self) -> None:
+    def __init__(self, response_id: str) -> None:
+        self._response_id = response_id
         self.done: list[dict[str, Any]] = []
         """Items that are complete, in their order."""
         self._open: _Open | None = None
+        self._pending: list[Logprob] = []
+        """Of tokens whose text has not come, or may turn out to be no text of a message."""
 
-    def push(self, deltas: Iterable[Delta]) -> list[Event]:
+    def push(self, deltas: Iterable[Delta], logprob: Logprob | None = None) -> list[Event]:
+        """logprob: of the token that these deltas come of."""
         events: list[Event] = []
+        if logprob is not None:
+            self._pending.append(logprob)
         for delta in deltas:
             if not delta.text and not delta.name:
                 continue
@@ -70,9 +81,13 @@ class OutputItems:
             if now is None or now.kind != delta.kind or now.call != call:
                 events += self._close("completed")
                 now = self._begin(delta, call, events)
+            own, self._pending = self._pending if now.kind == "content" else [], []
             if delta.text:
                 now.texts.append(delta.text)
-                events.append(self._event("delta", now, delta=delta.text))
+                now.logprobs += own
+                events.append(self._event("delta", now, own, delta=delta.text))
+        if self._open is not None and self._open.kind != "content":
+            self._pending = []
         return events
 
     def end(self, status: str) -> list[Event]:
@@ -84,7 +99,7 @@ class OutputItems:
 
     def _begin(self, delta: Delta, call: int, events: list[Event]) -> _Open:
         kind = _KINDS[delta.kind]
-        item: dict[str, Any] = {"id": f"{kind.id_prefix}_{secrets.token_hex(12)}"}
+        item: dict[str, Any] = {"id": item_id(kind.id_prefix, self._response_id, str(len(self.done)))}
         if delta.kind == "tool_call":
             item |= {"type": "function_call", "call_id": delta.call_id, "name": delta.name, "arguments": ""}
         elif delta.kind == "reasoning":
@@ -107,24 +122,24 @@ class OutputItems:
         if part is None:
             if not text and status == "completed":
                 text = "{}"  # clients read it as JSON
-                events.append(self._event("delta", now, delta=text))
+                events.append(self._event("delta", now, (), delta=text))
             item["arguments"] = text
-            events.append(self._event("done", now, name=item["name"], arguments=text))
+            events.append(self._event("done", now, (), name=item["name"], arguments=text))
         else:
-            item["content"] = [_part(part, text)]
-            events.append(self._event("done", now, text=text))
+            item["content"] = [_part(part, text, now.logprobs)]
+            events.append(self._event("done", now, now.logprobs, text=text))
             events.append(self._part_event("done", now, item["content"][0]))
         self.done.append(item)
         return [*events, Event("response.output_item.done", {"output_index": now.index, "item": item})]
 
     @staticmethod
-    def _event(what: str, now: _Open, **fields: Any) -> Event:
+    def _event(what: str, now: _Open, logprobs: Sequence[Logprob], **fields: Any) -> Event:
         kind = _KINDS[now.kind]
         place: dict[str, Any] = {"item_id": now.item["id"], "output_index": now.index}
         if kind.part:
             place["content_index"] = 0
         if now.kind == "content":
-            fields["logprobs"] = []
+            fields["logprobs"] = logprobs
         return Event(f"{kind.events}.{what}", place | fields)
 
     @staticmethod
@@ -133,6 +148,17 @@ class OutputItems:
         return Event(f"response.content_part.{what}", place | {"part": part})
 
 
-def _part(kind: str, text: str) -> dict[str, Any]:
+def _part(kind: str, text: str, logprobs: Sequence[Logprob] = ()) -> dict[str, Any]:
     part: dict[str, Any] = {"type": kind, "text": text}
-    return part | {"annotations": [], "logprobs": []} if kind == "output_text" else part
+    return part | {"annotations": [], "logprobs": logprobs} if kind == "output_text" else part
+
+
+def item_id(prefix: str, response_id: str, place: str) -> str:
+    """Of an item of a response; place: differs among its items. The item is found by it (`response_of`)."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}_{place}"
+
+
+def response_of(item: str) -> str | None:
+    """The id of the response that has made this id of an item; None: none has."""
+    match = _ITEM_ID.fullmatch(item)
+    return f"resp_{match[1]}" if match else None

@@ -95,6 +95,7 @@ class ResponsesRequest(Body):
     tool_choice: Any = None
     parallel_tool_calls: Bool | None = None
     reasoning: Reasoning | None = None
+    top_logprobs: Int | None = None
     include: Annotated[list[Text], Field(fail_fast=True, max_length=64)] | None = None
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], _Label], Field(max_length=16)] | None = (
         None
@@ -114,15 +115,15 @@ class ResponsesRequest(Body):
 RESPONSES_REFUSED = {
     # OpenAI
     "conversation": Refused("previous_response_id"), "prompt": Refused("instructions and input"), "context_management": _NO,
-"top_logprobs": Refused("top_logprobs of /v1/chat/completions", (0,)), "modalities": Refused(neutral=(["text"],)),
+    "modalities": Refused(neutral=(["text"],)),
     # of the chat API
     "messages": Refused("input"), "n": Refused(neutral=(1,)), "max_tokens": Refused("max_output_tokens"),
     "max_completion_tokens": Refused("max_output_tokens"), "response_format": Refused("text.format"),
     "reasoning_effort": Refused("reasoning.effort"), "functions": Refused("tools"), "function_call": Refused("tool_choice"),
-    "verbosity": Refused(neutral=("medium",)), "logprobs": Refused("logprobs of /v1/chat/completions"),
+    "verbosity": Refused(neutral=("medium",)), "logprobs": Refused("include"),
     "prompt_logprobs": Refused("prompt_logprobs of /v1/chat/completions"),
     "return_token_ids": Refused("return_token_ids of /v1/chat/completions"),
-    "return_tokens_as_token_ids": Refused("logprobs of /v1/chat/completions"),
+    "return_tokens_as_token_ids": Refused("return_tokens_as_token_ids of /v1/chat/completions"),
     "return_timings": Refused("return_timings of /v1/chat/completions"),
     "timings_per_token": Refused("timings_per_token of /v1/chat/completions"),
     "continue_final_message": _NO, "truncate_prompt_tokens": _NO, "previous_input_messages": Refused("input"),

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lightllm.errors import RequestError
-from lightllm.httpserver.openai_responses.items import Event, OutputItems
+from lightllm.httpserver.logprobs import Logprobs
+from lightllm.httpserver.openai_responses.items import Event, Logprob, OutputItems
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import json_bytes, named_event
 from lightllm.parsers.deltas import DeltaParser, tokens_within
@@ -25,38 +26,38 @@ class ResponsesRenderer:
         head: dict[str, Any],
         make_parser: Callable[[], DeltaParser],
         keep: Callable[[bytes], None] | None = None,
+        logprobs: Logprobs | None = None,
     ) -> None:
         """head: the response object as it begins (`api.head`); keep: takes it as it has ended, before the
-        client gets the end."""
+        client gets the end; logprobs: what writes those of the message's text, if they are wanted."""
         self.ended = False
         """There is a response object that has ended."""
         self._head = head
         self._keep = keep
         self._parser = make_parser()
-        self._items = OutputItems()
+        self._logprobs = logprobs
+        self._items = OutputItems(head["id"])
         self._sequence = 0
-        self._begun = False
         self._failed = False
 
     def answer(self, record: RequestRecord) -> bytes:
-        choice = record.choices[0]
-        self._push(choice, choice.text)
+        self._push(record.choices[0])
         return self._kept(self._response(record))
+
+    def opening(self) -> list[bytes]:
+        """The events that a stream begins with."""
+        begin = [Event(f"response.{what}", {"response": self._head}) for what in ("created", "in_progress")]
+        return [self._encoded(event) for event in begin]
 
     def preparation(self, record: RequestRecord) -> None:
         return None
 
     def events(self, record: RequestRecord) -> list[bytes]:
         choice = record.choices[0]
-        events: list[Event] = []
-        if choice.has_news:
-            if not self._begun:
-                self._begun = True
-                events += [
-                    Event(f"response.{what}", {"response": self._head}) for what in ("created", "in_progress")
-                ]
-            events += self._push(choice, choice.take_text())
-            choice.ended = choice.finish is not None
+        if not choice.has_news:
+            return []
+        events = self._push(choice)
+        choice.ended = choice.finish is not None
         return [self._encoded(event) for event in events]
 
     def error(self, error: RequestError) -> bytes:
@@ -83,12 +84,30 @@ class ResponsesRenderer:
             self._keep(data)
         return data
 
-    def _push(self, choice: ChoiceRecord, text: str) -> list[Event]:
-        """What further text, and the end if it has come, make of the items."""
-        events = self._items.push(self._parser.push(text)) if text else []
+    def _push(self, choice: ChoiceRecord) -> list[Event]:
+        """What the text that has not been sent, and the end if it has come, make of the items."""
+        first = choice.sent
+        text = choice.take_text()
+        if self._logprobs is None:
+            events = self._items.push(self._parser.push(text)) if text else []
+        else:
+            events = self._push_tokens(choice, first, self._logprobs)
         if choice.finish is not None:
             events += self._items.push(self._parser.end())
             events += self._items.end("completed" if choice.finish.reason == "stop" else "incomplete")
+        return events
+
+    def _push_tokens(self, choice: ChoiceRecord, first: int, logprobs: Logprobs) -> list[Event]:
+        """One token after the other, from `first` on: so it is known which tokens a text comes of."""
+        events: list[Event] = []
+        texts = choice.texts[first:]
+        entries: list[Logprob | None] = [*logprobs.chat(choice, first)["content"]]
+        if choice.finish is not None and texts and not texts[-1]:
+            entries[-1] = None  # it ends the answer, and is none of its text
+        for text, entry in zip(texts, entries, strict=True):
+            events += self._items.push(self._parser.push(text) if text else [], entry)
+        if choice.finish is not None and choice.tail:
+            events += self._items.push(self._parser.push(choice.tail))
         return events
 
     def _encoded(self, event: Event) -> bytes:

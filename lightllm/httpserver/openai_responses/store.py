@@ -2,12 +2,13 @@
 
     <folder>/<digest of the caller's key, or "anybody">/<response id>.input      what was asked, and which response it follows
     <folder>/<digest of the caller's key, or "anybody">/<response id>.response   the response object, as clients get it
+    <folder>/<digest of the caller's key, or "anybody">/<response id>.events     of a stream in the background: its events so far
 
 A response is found by its id and its caller together, so nobody reads, continues or deletes another's. It lasts for some time
 after its last use; beyond the bound in bytes the caller that holds most loses what it has not used for longest. Each worker looks
 at the folder when it has written a share of the bound, and makes so much room that the others' shares fit as well.
 
-Every method works with files: outside the event loop, but for `finish`, which writes little.
+Every method works with files: outside the event loop, but for `finish`, `append` and `events`, which write or read little.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lightllm.ipc.whole_files import write_whole
 _log = logging.getLogger(__name__)
 _ID = re.compile(r"resp_[0-9a-f]{48}")
 _PARTS = (".input", ".response")
+_EVENTS = ".events"
 _SPARE = 16
 """One part of so many of the bound is what workers may write between two looks at the folder."""
 _BLOCK = 4096
@@ -97,6 +99,29 @@ class ResponseStore:
             with contextlib.suppress(OSError):
                 self.delete(owner, response_id)
 
+    def append(self, owner: str, response_id: str, event: bytes) -> None:
+        """One more event of a stream in the background, unless the response was deleted meanwhile."""
+        if not self._file(owner, response_id, ".input").exists():
+            return
+        with self._lock:
+            self._unseen += len(event)
+        try:
+            with self._file(owner, response_id, _EVENTS).open("ab") as file:
+                file.write(event)
+        except OSError as error:
+            _log.warning("an event of a response is not kept: %s", error)
+
+    def events(self, owner: str, response_id: str, position: int, size: int) -> bytes | None:
+        """At most `size` bytes of its events from a position on; None: none are kept."""
+        if not _ID.fullmatch(response_id):
+            return None
+        try:
+            with self._file(owner, response_id, _EVENTS).open("rb") as file:
+                file.seek(position)
+                return file.read(size)
+        except FileNotFoundError:
+            return None
+
     def response(self, owner: str, response_id: str) -> bytes | None:
         """The response object, JSON; None: there is none of this caller."""
         return self._read(owner, response_id, ".response")
@@ -109,7 +134,7 @@ class ResponseStore:
         """Whether there was one."""
         found = self.response(owner, response_id) is not None
         if _ID.fullmatch(response_id):
-            for suffix in _PARTS:
+            for suffix in (*_PARTS, _EVENTS):
                 self._file(owner, response_id, suffix).unlink(missing_ok=True)
         return found
 
@@ -188,6 +213,6 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _remove(folder: Path, name: str) -> None:
-    for suffix in _PARTS:
+    for suffix in (*_PARTS, _EVENTS):
         (folder / (name + suffix)).unlink(missing_ok=True)
         (folder / f".{name}{suffix}.new").unlink(missing_ok=True)
