@@ -148,6 +148,9 @@ class ServerConfig:
     chat_template: str | None = _option(
         None, "Jinja file used instead of the tokenizer's chat template.", _MODEL
     )
+    task: str = _option(
+        "auto", "What the model is for: generate: texts; embed: vectors of texts; classify: labels; score: a reranker that answers "
+        "yes or no. auto: what the files of its folder say.", _MODEL, choices=("auto", "generate", "embed", "classify", "score"))  # fmt: skip
     use_reward_model: bool = _option(
         False, "The model is a reward model: POST /get_score, and no texts.", _MODEL
     )
@@ -335,11 +338,8 @@ class ServerConfig:
         200, "Images that the image cache holds, those in use included.", _IMAGES, **_at_least(1)
     )
     cache_capacity_bytes: int | None = _option(
-        None,
-        "Bytes of shared memory for the images and their embeddings; default: half of what is free, at most 8 GiB.",
-        _IMAGES,
-        **_at_least(1),
-    )
+        None, "Bytes of shared memory for the images and their embeddings; default: half of what is free, at most 8 GiB.",
+        _IMAGES, **_at_least(1))  # fmt: skip
     image_wait: float = _option(
         10.0, "Seconds that a request waits while all of the image cache is in use; then 503 with Retry-After.", _IMAGES,
         **_FROM_0)  # fmt: skip
@@ -347,11 +347,7 @@ class ServerConfig:
         None, "Images, of any requests, that a vision encoder takes at once; default 4 on a GPU, 1 on a CPU.", _IMAGES,
         **_at_least(1))  # fmt: skip
     visual_dp: int = _option(
-        1,
-        "Visual Servers, each with an encoder of its own; an image is encoded by one of them.",
-        _IMAGES,
-        **_at_least(1),
-    )
+        1, "Visual Servers, each with an encoder of its own; an image is encoded by one of them.", _IMAGES, **_at_least(1))  # fmt: skip
     visual_tp: int = _option(1, "Tensor parallel ranks of each encoder.", _IMAGES, **_at_least(1))
     visual_gpu_ids: list[int] | None = _option(
         None, "GPUs of the encoders, --visual_tp for each of --visual_dp, in this order; default: 0 and following, which the "
@@ -365,6 +361,18 @@ class ServerConfig:
     mock_backend: str | None = _option(
         None, "Serve scripted tokens instead of a model: SPEC is `key=value,...` (see docs/mock_backend.md).", _TESTING,
         nargs="?", const="", metavar="SPEC")  # fmt: skip
+
+    @property
+    def pools(self) -> bool:
+        """The model makes vectors, and no texts; --task is resolved."""
+        return self.serves != "generate"
+
+    @property
+    def serves(self) -> str:
+        """ "generate", "reward", or the task of a model for vectors; --task is resolved."""
+        if self.use_reward_model:
+            return "reward"
+        return "generate" if self.task == "auto" else self.task
 
     @property
     def node_ranks(self) -> range:

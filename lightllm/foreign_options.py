@@ -141,6 +141,9 @@ OUR_OPTIONS = {
     # their short options
     "m": "model_dir", "c": "max_req_total_len", "t": "cpu_threads", "np": "running_max_req_size",
     "b": "batch_max_tokens", "ub": "chunked_prefill_size", "a": "model_name", "n": "default_max_tokens",
+    # models for vectors
+    "runner": "task", "convert": "task", "is_embedding": "task", "embedding": "task", "embeddings": "task",
+    "reranking": "task",
     # what is seen of a server
     "enable_log_requests": "request_log", "log_requests": "request_log", "enable_log_outputs": "request_log_prompts",
     "otlp_endpoint": "otlp_traces_endpoint", "decode_log_interval": "log_stats_interval",
@@ -167,6 +170,10 @@ ANSWERS = {
     "block_size": "Leave it out: memory is shared out by the token.", "page_size": "Leave it out: memory is shared out by the token.",
     "enable_prompt_tokens_details": "Leave it out: usage always has them.",
     "enable_force_include_usage": "A stream has its usage where the request asks for it: stream_options.",
+    "pooler_config": "Leave it out: the model folder's modules.json and 1_Pooling/config.json say how vectors are pooled.",
+    "pooling": "Leave it out: the model folder's modules.json and 1_Pooling/config.json say how vectors are pooled.",
+    "hf_overrides": "Write it into the model folder's config.json.",
+    "json_model_override_args": "Write it into the model folder's config.json.",
     "ssl_ca_certs": "Certificates of clients are left to a reverse proxy.",
 }  # fmt: skip
 """Options of other servers that nothing here corresponds to, and what to do."""

@@ -71,7 +71,10 @@ FLOORS: list[tuple[str, list[str]]] = [
 APART = "processes"
 """On this floor no room may import another."""
 
-APIS = [f"httpserver.{name}" for name in ("openai", "openai_responses", "anthropic", "ollama", "native")]
+APIS = [
+    f"httpserver.{name}"
+    for name in ("openai", "openai_responses", "anthropic", "ollama", "native", "pooling")
+]
 LOWER_PARTS = {
     "router.memory": ["router.admission", "router.planning"],
     "httpserver.reading": [*APIS, "httpserver.operating"],
@@ -86,7 +89,7 @@ TORCH_FREE = [
     "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "cli", "bench", "client", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources", "command_line",
     "foreign_options", "option_spec", "round_sizes", "sampling_params", "parameter_spec", "errors", "machine", "demo", "backend.mock",
-    "models.architectures", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",
+    "models.architectures", "models.tasks", "models.pooled_head", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",
 ]  # fmt: skip
 """Importing these must load none of HEAVY, not even through another module of the package."""
 

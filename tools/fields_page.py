@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel
@@ -15,6 +15,7 @@ from lightllm.httpserver.openai_responses.models import (
     RESPONSES_REFUSED,
     ResponsesRequest,
 )
+from lightllm.httpserver.pooling.models import POOLING_HARMLESS, POOLING_REFUSED, EmbeddingsRequest
 from lightllm.httpserver.reading.other_fields import (
     NATIVE_BESIDE,
     NATIVE_HARMLESS,
@@ -59,21 +60,33 @@ ROUTES = (
     Route("/generate, beside `inputs`", (GenerateRequest,), NATIVE_BESIDE, NATIVE_HARMLESS),
 )
 
+VECTOR_ROUTES = (Route("/v1/embeddings", (EmbeddingsRequest,), POOLING_REFUSED, POOLING_HARMLESS),)
+
 
 def fields_page(notice: str) -> str:
     """notice: the first line."""
-    names = {name for route in ROUTES for name in _names(route)}
-    titles = [f"`{title}`" if "," not in title else f"`{title.replace(',', '`,', 1)}" for title, *_ in ROUTES]
     lines = [
         notice,
         "# Fields of requests",
         "",
         *(textwrap.fill(paragraph, 120, break_on_hyphens=False) + "\n" for paragraph in _INTRODUCTION),
-        f"| field | {' | '.join(titles)} |",
-        f"|---|{'---|' * len(ROUTES)}",
-        *(f"| `{name}` | {' | '.join(_fate(route, name) for route in ROUTES)} |" for name in sorted(names)),
+        *_table(ROUTES),
+        "",
+        "## Routes for vectors",
+        "",
+        *_table(VECTOR_ROUTES),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _table(routes: Sequence[Route]) -> list[str]:
+    names = {name for route in routes for name in _names(route)}
+    titles = [f"`{title}`" if "," not in title else f"`{title.replace(',', '`,', 1)}" for title, *_ in routes]
+    return [
+        f"| field | {' | '.join(titles)} |",
+        f"|---|{'---|' * len(routes)}",
+        *(f"| `{name}` | {' | '.join(_fate(route, name) for route in routes)} |" for name in sorted(names)),
+    ]
 
 
 def _names(route: Route) -> set[str]:

@@ -312,6 +312,14 @@ def models_page() -> str:
             "too with the long factors (transformers chooses anew for each prompt), and says so at the start."
         ),
         "",
+        "## Models for vectors",
+        "",
+        _paragraph(
+            "The layers of an architecture above are served under a classification head too (`...ForSequenceClassification` in "
+            "place of `...ForCausalLM`), and without any head (`...Model`): [vectors.md](vectors.md). Compared with transformers: "
+            "`test/models/test_pooled_heads.py`."
+        ),
+        "",
         "## Models that see",
         "",
         _paragraph(

@@ -141,7 +141,7 @@ def load_matchers(config: ServerConfig, rank: int) -> Matchers | str:
     reason not to start: others need it more, and say so."""
     if config.output_constraint_mode == "none":
         return "this server was started with --output_constraint_mode none"
-    if rank or config.use_reward_model or not is_installed():
+    if rank or config.pools or not is_installed():
         return "this server has nothing that could do it"
     assert config.model_dir is not None
     try:

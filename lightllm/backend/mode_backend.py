@@ -23,12 +23,14 @@ from lightllm.backend.graphs import DecodeGraphs, graph_sizes
 from lightllm.backend.kv_memory import KvMemory, KvShape, Rows, choose_slots
 from lightllm.backend.out_of_memory import explained, is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
+from lightllm.backend.pooling import pool_round
+from lightllm.backend.pooling_task import pooled_head
 from lightllm.backend.profiler import Profiler
 from lightllm.backend.ranks import Ranks
 from lightllm.backend.round_images import EmbeddingSource, NoEmbeddings, RoundImages
 from lightllm.backend.round_inputs import Prepared, RoundInputs
 from lightllm.backend.row_state import RowState
-from lightllm.backend.sampler import Sampled, Sampler
+from lightllm.backend.sampler import Sampler
 from lightllm.backend.sampling_plan import SamplingPlan
 from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu, warm_up
@@ -42,6 +44,7 @@ from lightllm.errors import InvalidModel
 from lightllm.ipc.encoder_memory import EncoderMemory
 from lightllm.machine import available_memory, rank_threads
 from lightllm.model_folder.lengths import context_length, longest_request
+from lightllm.model_folder.pooling import pooling_method
 from lightllm.models.registry import load_model
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.kv_codes import FORMATS
@@ -107,8 +110,8 @@ class ModeBackend:
             with self._phase("weights"):
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
-                    group=self.ranks.group, attention_backends=backends, max_len=self._longest_context(), memory=self.device.memory().free,
-                    progress=self._progress, show_bar=show_bar,
+                    group=self.ranks.group, attention_backends=backends, max_len=self._longest_context(), pooled=pooled_head(config),
+                    memory=self.device.memory().free, progress=self._progress, show_bar=show_bar,
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
@@ -220,23 +223,21 @@ class ModeBackend:
         self, round: Round, prepared: Prepared, logits: torch.Tensor, started: float
     ) -> PendingResult:
         """Rank 0 samples, and answers; the others are told its tokens."""
+        if self.model.pools:
+            errors = self.rows.refused_entries(round.rows)
+            spans, rank = prepared.pooled_spans, self.ranks.rank
+            return pool_round(round, spans, logits, self.device, rank, errors, self.round_took, started)
         count = len(prepared.sampled_rows)
         plan = self._plan(prepared.sampled_rows)
         if self.ranks.rank:
             token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
             self.rows.keep_tokens(plan.rows_on_device, plan.counted, self.ranks.group.broadcast(token_ids))
             return Computed(RoundResult(round.seq))
-        masks = None
         prompts = prompt_logprobs_of(self.device, prepared.prompt_spans, logits[count:])
-        if self.model.scores:
-            # A score takes the place of a token's log-probability; the token means nothing.
-            token_ids = torch.zeros(count, dtype=torch.int64, device=self.device.torch_device)
-            sampled = Sampled(token_ids, logits[:count, 0], [])
-        else:
-            masks = self.constraints.masks(plan.constrained, logits.shape[1])
-            sampled = self.sampler.sample(
-                logits[:count], plan, prepared.positions, prepared.positions_on_device, masks
-            )
+        masks = self.constraints.masks(plan.constrained, logits.shape[1])
+        sampled = self.sampler.sample(
+            logits[:count], plan, prepared.positions, prepared.positions_on_device, masks
+        )
         tensors = [sampled.token_ids, sampled.logprobs]
         for top in sampled.top:
             tensors += [top.token_ids, top.logprobs]
@@ -251,8 +252,7 @@ class ModeBackend:
         sampled_entries = round.samples.nonzero()[0]
         refused = {} if masks is None else masks.errors
         errors = {int(sampled_entries[i]): RowError(reason, "constraint") for i, reason in refused.items()}
-        for row, reason in self.rows.refused.items():
-            errors |= dict.fromkeys((round.rows == row).nonzero()[0].tolist(), RowError(reason))
+        errors |= self.rows.refused_entries(round.rows)
         return SubmittedRound(
             self.round_took, round.seq, sampled_entries, started, arrival, sampled, prepared.prompt_spans,
             prompts, errors,
@@ -350,7 +350,7 @@ class ModeBackend:
         logger.info("KV memory: %s", shape.described(slots))
         self.rows = RowState(rows, model.vocab_size, self.device)
         self.sampler = Sampler(self.rows, self.device)
-        self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens)
+        self._inputs = RoundInputs(self.device, self.memory, self.rows, round_tokens, pooling_method(config))
         self._round_tokens = round_tokens
 
     def _longest_context(self) -> int:
@@ -362,20 +362,15 @@ class ModeBackend:
         room = min(memory.slots, memory.max_len, self._round_tokens)
         if memory.max_rows < ROWS or room < SLOTS:
             return  # a server for tests
-        results = [self.submit(round).result() for round in warmup_rounds()]
-        errors = {
-            error.reason
-            for result in results
-            for error in result.errors.values()
-            if error.kind == "not_finite"
-        }
-        for reason in errors:
+        results = [self.submit(round).result() for round in warmup_rounds(self.model.pools)]
+        errors = [error for result in results for error in result.errors.values()]
+        for reason in {error.reason for error in errors if error.kind == "not_finite"}:
             logger.warning("in a warm-up round before the first request: %s", reason)
 
     def _graph_sizes(self) -> list[int]:
         """Batch sizes that get a decode graph."""
         config = self._config
-        if not self.device.captures or config.disable_cudagraph or config.use_reward_model:
+        if not self.device.captures or config.disable_cudagraph or config.pools:
             return []
         largest = min(config.graph_max_batch_size, config.running_max_req_size)
         return graph_sizes(largest, config.graph_split_batch_size, config.graph_grow_step_size)

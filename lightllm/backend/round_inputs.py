@@ -14,7 +14,9 @@ import torch
 
 from lightllm.backend.device import Device, StagingBuffer
 from lightllm.backend.kv_memory import KvMemory
+from lightllm.backend.pooled_spans import PooledSpan, pooled_positions, pooled_spans
 from lightllm.backend.row_state import Feature, RowState
+from lightllm.model_folder.pooling import PoolingMethod
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.batch import Batch
 from lightllm.ops.round_inputs import build_round_inputs
@@ -47,13 +49,23 @@ class Prepared:
     positions_on_device: torch.Tensor
     """int64 [S]; valid until the next round is prepared."""
     prompt_spans: list[PromptSpan]
+    pooled_spans: list[PooledSpan] = dataclasses.field(default_factory=list)
+    """Of a model for vectors: then `batch.logit_index` holds their positions and no others."""
 
 
 class RoundInputs:
     """The device buffers of rounds, and how rounds are laid out in them."""
 
-    def __init__(self, device: Device, memory: KvMemory, state: RowState, max_tokens: int) -> None:
-        """max_tokens: of the largest usual round; a larger one gets buffers of its own."""
+    def __init__(
+        self,
+        device: Device,
+        memory: KvMemory,
+        state: RowState,
+        max_tokens: int,
+        pooling: PoolingMethod | None = None,
+    ) -> None:
+        """max_tokens: of the largest usual round; a larger one gets buffers of its own; pooling: of a model for vectors."""
+        self._pooling = pooling
         self._device = device
         self._memory = memory
         self._state = state
@@ -122,6 +134,10 @@ class RoundInputs:
                 for s in spans
             ]
             logit_index = np.concatenate([logit_index, *wanted])
+        pooled: list[PooledSpan] = []
+        if self._pooling is not None:
+            pooled = pooled_spans(self._pooling, round, starts, self._state.prompt_len[rows])
+            logit_index = pooled_positions(pooled)
         tokens = len(round.slots)
         packet = _packet_of_chunks(len(rows), tokens, len(logit_index), len(sampled))
         room, all_positions = self._room, self._positions
@@ -148,7 +164,7 @@ class RoundInputs:
         )
         context, rope = all_positions[:, :tokens]
         batch = Batch(input_ids, context, rope, slots, attention, logits_there, self._memory.kv)
-        return Prepared(batch, sampled_rows, positions, numbers, spans)
+        return Prepared(batch, sampled_rows, positions, numbers, spans, pooled)
 
     def _send_decode(
         self, size: int, rows: np.ndarray, kv_len: np.ndarray, slots: np.ndarray, positions: np.ndarray

@@ -24,7 +24,7 @@ from lightllm.backend.device import Device
 from lightllm.backend.rope_positions import rope_delta
 from lightllm.backend.token_counts import TokenCounts
 from lightllm.protocol.messages import ImageSpan
-from lightllm.protocol.rounds import JoinRow
+from lightllm.protocol.rounds import JoinRow, RowError
 from lightllm.sampling_params import PARAMETERS, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -160,6 +160,13 @@ class RowState:
         self.refused[row] = reason
         if images:
             self.images[row] = images
+
+    def refused_entries(self, rows: np.ndarray) -> dict[int, RowError]:
+        """Entries of a round, with these rows (int32 [n]), whose requests could not be prepared."""
+        errors: dict[int, RowError] = {}
+        for row, reason in self.refused.items():
+            errors |= dict.fromkeys((rows == row).nonzero()[0].tolist(), RowError(reason))
+        return errors
 
     def leave(self, row: int) -> None:
         """Forgets what is in a row; a row that is free already stays so."""

@@ -38,12 +38,13 @@ def measure_gpu(
     device.release_cached()  # what loading the weights left behind
     before = device.memory()
     memory, logits = KvMemory(shape, 1, 1, longest, device.torch_device), min(tokens, rows)
+    logits = tokens if model.pools else logits  # the mean is of every token's output
     round_peak, graph_peak = device.peak_during(partial(run_largest_round, model, memory, tokens, logits)), 0
     if graph_rows:
         graph_peak = device.peak_during(partial(decode_hold_rows, model, memory, graph_rows))
     del memory
     device.release_cached()
-    one_row = model.config.vocab_size * 4
+    one_row = 0 if model.pools else model.config.vocab_size * 4
     return GpuMemory(
         total=before.total,
         free=before.free,
@@ -58,7 +59,7 @@ def activation_bytes(model: "TpPartBaseModel", tokens: int, rows: int, longest: 
     and float32 copies of those of the longest one. Arguments as of `measure_gpu`."""
     config, latent = model.config, model.config.mla
     size = tokens * (12 * config.hidden_size + 4 * config.intermediate_size) * 4
-    size += _LOGIT_COPIES * min(tokens, rows) * config.vocab_size * 4
+    size += 0 if model.pools else _LOGIT_COPIES * min(tokens, rows) * config.vocab_size * 4
     if latent is not None:
         token = (2 * latent.nope + latent.rope + latent.value) * model.activation_dtype.itemsize
         copy = (latent.nope + latent.rope + latent.value) * 4

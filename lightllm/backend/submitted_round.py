@@ -15,7 +15,7 @@ from lightllm.ops.sample import token_logprobs, top_logprobs
 from lightllm.protocol.messages import TopLogprobs
 from lightllm.protocol.rounds import RoundResult, RowError, RowPromptLogprobs
 
-_NOT_FINITE = RowError(
+NOT_FINITE = RowError(
     "the model's output holds values that are no numbers (NaN or infinity): its checkpoint is damaged, or its data type "
     "(--data_type) too narrow",
     "not_finite",
@@ -67,7 +67,7 @@ class SubmittedRound:
             logprobs=logprobs,
             top=dict(sorted(top.items())),
             prompt_logprobs=prompt_logprobs,
-            errors=dict.fromkeys(broken, _NOT_FINITE) | self.errors,
+            errors=dict.fromkeys(broken, NOT_FINITE) | self.errors,
             seconds=seconds,
         )
 

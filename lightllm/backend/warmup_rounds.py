@@ -23,10 +23,13 @@ ROWS = len(_KINDS)
 SLOTS = ROWS * (PROMPT + ANSWER)
 
 
-def warmup_rounds() -> Iterator[Round]:
-    """Three rows, each sampled in another way: prompts whole and in chunks, alone and beside rows that decode, then decode
+def warmup_rounds(prompts_only: bool = False) -> Iterator[Round]:
+    """prompts_only: of a model that generates nothing, one prompt and the end. Three rows, each sampled in another way: prompts whole and in chunks, alone and beside rows that decode, then decode
     rounds of one kind and of all together. Needs ROWS rows, SLOTS slots and contexts of PROMPT + ANSWER tokens."""
     yield _round([], [(0, 0, PROMPT)], joins=[0])
+    if prompts_only:
+        yield _round([], [], leaves=[0])
+        return
     yield _round([(0, PROMPT + 1)], [(1, 0, 8), (2, 0, PROMPT)], joins=[1, 2])
     yield _round([(0, PROMPT + 2), (2, PROMPT + 1)], [(1, 8, PROMPT)])
     yield _round([(0, PROMPT + 3)], [])

@@ -101,6 +101,10 @@ class Detokenizer:
             stream = streams.get(request_id)
             if stream is not None and not stream.stopped:
                 deltas[stream.worker].entered[request_id] = moment
+        for request_id, vector in message.pooled.items():
+            stream = streams.get(request_id)
+            if stream is not None:
+                deltas[stream.worker].pooled[request_id] = vector
         for i, request_id in enumerate(message.request_ids):
             stream = streams.get(request_id)
             if stream is None or stream.stopped:
@@ -108,7 +112,7 @@ class Detokenizer:
             to = deltas[stream.worker]
             token_id = message.token_ids[i]
             try:
-                text = stream.push(token_id)
+                text = "" if request_id in message.pooled else stream.push(token_id)
             except Exception:
                 stream.stopped = True
                 self._fail(_finish_of(request_id, "error", stream), output)

@@ -37,6 +37,8 @@ from lightllm.httpserver.operating.health_routes import health_routes, info_rout
 from lightllm.httpserver.operating.metric_routes import metric_routes
 from lightllm.httpserver.operating.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.page_routes import page_paths, page_routes
+from lightllm.httpserver.pooling.api import pooling_routes
+from lightllm.httpserver.pooling.models import EmbeddingsRequest
 from lightllm.httpserver.state import ServerState
 from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
 
@@ -53,6 +55,7 @@ _BODIES = (
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
+    EmbeddingsRequest,
     StartProfileBody,
     TokenizeRequest,
     DetokenizeRequest,
@@ -69,6 +72,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(messages_routes(state))
     app.include_router(responses_routes(state))
     app.include_router(ollama_routes(state))
+    app.include_router(pooling_routes(state))
     app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
     app.include_router(info_routes(state))

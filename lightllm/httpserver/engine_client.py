@@ -131,7 +131,8 @@ class EngineClient:
             record.timer = self._loop.call_later(min(timeouts), self._time_out, record)
         for prompt in record.prompts:
             self.store.observe(metrics.INPUT_LENGTH, len(prompt.prompt_ids))
-            self.store.observe(metrics.MAX_NEW_TOKENS, prompt.params.max_new_tokens)
+            if not self.config.pools:
+                self.store.observe(metrics.MAX_NEW_TOKENS, prompt.params.max_new_tokens)
         self._batches.begin(record)
 
     async def accepted(self, record: RequestRecord) -> None:
@@ -309,14 +310,11 @@ class EngineClient:
                 touched.append(record)
         if touched:
             self._observe_round(touched)
-        for request_id, count in message.cached_tokens.items():
-            choice = choices.get(request_id)
-            if choice is not None:
-                choice.cached_tokens = count
-        for request_id, moment in message.entered.items():
-            choice = choices.get(request_id)
-            if choice is not None:
-                choice.entered = moment
+        for name in ("cached_tokens", "entered", "pooled"):
+            for request_id, value in getattr(message, name).items():
+                choice = choices.get(request_id)
+                if choice is not None:
+                    setattr(choice, name, value)
         for part in message.prompt_logprobs:
             choice = choices.get(part.request_id)
             if choice is not None:
@@ -338,7 +336,9 @@ class EngineClient:
         now = time.monotonic()
         store = self.store
         for record in touched:
-            if record.last_token:
+            if self.config.pools:  # what comes are vectors
+                record.first_token = record.first_token or now
+            elif record.last_token:
                 store.observe(metrics.INTER_TOKEN_SECONDS, now - record.last_token)
             else:
                 record.first_token = now

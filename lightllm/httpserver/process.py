@@ -22,6 +22,7 @@ from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.reading.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
+from lightllm.httpserver.vector_model import VectorModel
 from lightllm.images.layouts.registry import layout_of
 from lightllm.images.serving import embedding_width, serves_images
 from lightllm.ipc.beats import Beat
@@ -76,7 +77,8 @@ def load_state(child: Child, worker: int) -> ServerState:
     defaults = generation_defaults(config.model_dir)
     ends = frozenset(eos_token_ids(config.model_dir, config.eos_id))
     chat_format = _chat_format(config, tokenizer, worker)
-    return ServerState(config, engine, view, encoder, defaults, reward_token_id, ends, chat_format)
+    vectors = VectorModel.of(config)
+    return ServerState(config, engine, view, encoder, defaults, reward_token_id, ends, chat_format, vectors)
 
 
 def _chat_format(config: ServerConfig, tokenizer: Tokenizer, worker: int) -> ChatFormat:

@@ -50,6 +50,8 @@ class ChoiceRecord:
     """Prompt tokens that the cache held, known from the first token on."""
     entered: float = 0.0
     """`time.monotonic()` when it left the waiting list; known from the first token on, 0: not (yet)."""
+    pooled: Array | None = None
+    """float32 [size]: the vector of its prompt, from a model for vectors."""
     finish: Finish | None = None
     tail: str = ""
     """Text that came with the finish after the last token had been sent already."""

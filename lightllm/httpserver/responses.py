@@ -250,10 +250,12 @@ class _GenerationResponse(Response):
             store.observe(metrics.QUEUE_SECONDS, max(0.0, entered - record.started))
             store.observe(metrics.PREFILL_SECONDS, max(0.0, record.first_token - entered))
             store.observe(metrics.RUN_SECONDS, max(0.0, record.last_token - entered))
-        store.observe(metrics.DECODE_SECONDS, record.last_token - record.first_token)
         store.observe(metrics.INFERENCE_SECONDS, record.last_token - record.started)
-        store.observe(metrics.GENERATED_TOKENS, record.output_tokens)
         store.observe(metrics.CACHED_TOKENS, record.cached_tokens)
+        if self._engine.config.pools:
+            return
+        store.observe(metrics.DECODE_SECONDS, record.last_token - record.first_token)
+        store.observe(metrics.GENERATED_TOKENS, record.output_tokens)
         longest = max(len(choice.token_ids) for choice in record.choices)
         if longest > 1:
             seconds = (record.last_token - record.first_token) / (longest - 1)
@@ -308,8 +310,8 @@ async def _send_last(send: Send, events: list[bytes]) -> None:
 
 
 def _entries(record: RequestRecord) -> int:
-    """About how many entries the whole answer has: tokens, and alternatives with their log-probabilities."""
-    return sum(
+    """About how many entries the whole answer has: tokens, alternatives with their log-probabilities, numbers of vectors."""
+    return sum(choice.pooled.size for choice in record.choices if choice.pooled is not None) + sum(
         len(prompt.choices) * len(prompt.prompt_ids) * (prompt.params.prompt_logprobs + 2)
         + sum(len(choice.token_ids) for choice in prompt.choices) * (prompt.params.logprobs + 2)
         for prompt in record.prompts

@@ -21,6 +21,7 @@ from lightllm.http.key_ring import KeyRing
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.openai_responses.store import ResponseStore
 from lightllm.httpserver.reading.prompts import Limits, PromptEncoder
+from lightllm.httpserver.vector_model import VectorModel
 from lightllm.ipc.beats import read_beats
 from lightllm.ipc.health import OLD_SECONDS, HealthReader, ProcessListReader, judge
 from lightllm.ipc.runtime_dir import RuntimeDir
@@ -87,6 +88,20 @@ class ServerView:
         return health
 
 
+_DOES = {
+    "reward": "a reward model, which gives scores only: use /get_score",
+    "embed": "an embedding model, which gives vectors only: use /v1/embeddings, /score or /rerank",
+    "classify": "a model with a classification head, which gives numbers for labels only: use /classify",
+    "score": "a model that judges, which gives scores only: use /score or /rerank",
+}
+_KINDS = {
+    "reward": "reward model (--use_reward_model)",
+    "embed": "embedding model: its model generates texts; --task embed would make vectors of its hidden states",
+    "classify": "model with a classification head (...ForSequenceClassification): its model generates texts",
+    "score": "model for scores: its model generates texts; --task score would ask it for yes or no, --task embed compare vectors",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class ServerState:
     config: ServerConfig
@@ -101,6 +116,8 @@ class ServerState:
     """Tokens that end an answer by themselves; not known: the tokenizer's own."""
     chat_format: ChatFormat = ChatFormat()
     """How the model writes reasoning and tool calls: what takes the answers to chats apart."""
+    vectors: VectorModel | None = None
+    """Of a model for embeddings or labels."""
 
     @functools.cached_property
     def model_names(self) -> list[str]:
@@ -133,14 +150,14 @@ class ServerState:
             config.httpserver_workers,
         )  # fmt: skip
 
-    def require_admission(self, scoring: bool = False) -> None:
-        """Raises while the server takes no requests, and for what its model does not do: texts or (`scoring`) scores."""
-        if scoring != self.config.use_reward_model:
-            raise InvalidParameter(
-                "this server has no reward model (--use_reward_model)"
-                if scoring
-                else "this server has a reward model, which gives scores only: use /get_score"
-            )
+    def require_admission(self, *tasks: str) -> None:
+        """Raises while the server takes no requests, and for what its model does not do. tasks: those of models that do it (as
+        `ServerConfig.serves`); none: generating texts."""
+        has = self.config.serves
+        if has not in (tasks or ("generate",)):
+            if has == "generate" or tasks == ("reward",):
+                raise InvalidParameter(f"this server has no {_KINDS[tasks[0]]}")
+            raise InvalidParameter(f"this server has {_DOES[has]}")
         self.view.require_ready()
 
     @property

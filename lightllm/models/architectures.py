@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightllm.errors import InvalidModel
-from lightllm.models.other_model_types import OTHER_MODEL_TYPES
+from lightllm.models.other_model_types import ENCODER_TYPES, OTHER_MODEL_TYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +146,22 @@ ARCHITECTURES = {
 """`architectures` of a config.json -> what there is to know of it."""
 
 _OTHER_NAMES = {"ChatGLMForConditionalGeneration": "ChatGLMModel"}
+_OTHER_ENDS = ("TextForSequenceClassification", "ForSequenceClassification", "TextModel", "Model")
+"""Of names of the same layers under another head than the language model's, or none."""
+
+
+def is_without_output_head(name: str) -> bool:
+    """Whether an architecture's name is that of the layers of a language model alone, or under a classification head."""
+    return name not in ARCHITECTURES and _known_name(name) in ARCHITECTURES and name not in _OTHER_NAMES
+
+
+def _known_name(name: str) -> str:
+    """That of the language model with the same layers, if it is known; else the name."""
+    if name in ARCHITECTURES:
+        return name
+    stems = (name.removesuffix(end) for end in _OTHER_ENDS if name.endswith(end))
+    causal = next((f"{stem}ForCausalLM" for stem in stems if f"{stem}ForCausalLM" in ARCHITECTURES), name)
+    return _OTHER_NAMES.get(name, causal)
 
 
 def find_architecture(raw: Mapping[str, Any], overrule: Callable[[str], None] = lambda what: None) -> str:
@@ -157,11 +173,16 @@ def find_architecture(raw: Mapping[str, Any], overrule: Callable[[str], None] = 
     named = raw.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise InvalidModel(f"architectures in config.json must be a list of names, got {named!r}.")
-    supported = [name for name in (_OTHER_NAMES.get(name, name) for name in named) if name in ARCHITECTURES]
+    supported = [name for name in map(_known_name, named) if name in ARCHITECTURES]
     kind = raw.get("model_type")
     of_kind = [name for name, known in ARCHITECTURES.items() if known.model_type == kind]
     if not named and of_kind:
         return of_kind[0]
+    if not supported and kind in ENCODER_TYPES:
+        raise InvalidModel(
+            f"{', '.join(named) or kind} is an encoder: its tokens attend in both directions, which is not computed here.",
+            "Embeddings and scores are made with decoder models, Qwen3-Embedding for example.",
+        )
     if not supported:
         raise InvalidModel(
             f"Architecture {', '.join(named) or kind} is not supported.",

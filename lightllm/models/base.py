@@ -45,7 +45,7 @@ class TpPartBaseModel:
     optional_prefix = ""
     """What stands before the names of all tensors in some checkpoints, and is missing in others."""
     scores = False
-    """`forward` returns scores [S, 1] instead of logits (reward models)."""
+    """A reward model: its own head makes vectors of size 1."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         """config: this rank's shape; build: reads the weights."""
@@ -55,6 +55,8 @@ class TpPartBaseModel:
         self.kv_dtype = build.activation_dtype
         self.device = build.device
         names = self.names
+        self.pools = self.scores or build.pooled is not None
+        """`forward` returns vectors float32 [S, size] instead of logits: see `PooledHead`."""
         self.embed_tokens, self.lm_head = self.make_ends(build)
         self.layers: list[DecoderLayer] = build.in_parallel(
             [
@@ -79,7 +81,11 @@ class TpPartBaseModel:
 
     def make_ends(self, build: Builder) -> tuple[VocabEmbedding, Callable[[torch.Tensor], torch.Tensor]]:
         """The token embedding, and the output head from [S, hidden] to [S, vocab_size]: see `LmHead`."""
-        return build.embedding_and_head(self.names.embedding, self.names.head)
+        names = self.names
+        if build.pooled is not None:
+            embed, head = build.embedding_and_pooled_head(names.embedding, names.head, build.pooled)
+            return embed, (lambda x: self.scaled(head(x))) if build.pooled.token_ids else head
+        return build.embedding_and_head(names.embedding, names.head)
 
     def make_layer(self, config: ModelConfig, build: Builder, index: int) -> DecoderLayer:
         """The layer number `index`, whose tensors `build` reads; called from several threads."""
@@ -102,7 +108,8 @@ class TpPartBaseModel:
         assert x is not None
         if batch.logit_index is not None:
             x, residual = (part.index_select(0, batch.logit_index) for part in (x, residual))
-        return self.logits(self.norm.add(x, residual))
+        x = self.norm.add(x, residual)
+        return self.lm_head(x) if self.pools else self.logits(x)
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: what attention reads, and the rotary angles."""
@@ -122,8 +129,11 @@ class TpPartBaseModel:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """x: [S, hidden], normalised. Returns [S, vocab_size] as `forward`."""
+        return self.scaled(self.lm_head(x))
+
+    def scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [S, any] as the config wants them."""
         config = self.config
-        logits = self.lm_head(x)
         if config.logits_scale != 1:
             logits = logits.float() * config.logits_scale
         if config.logits_softcap:

@@ -15,6 +15,7 @@ from lightllm.layers.embedding import LmHead, VocabEmbedding
 from lightllm.layers.linear import RowLinear
 from lightllm.layers.norm import LayerNorm, Norm, RMSNorm, WholeQKNorm
 from lightllm.models.config import ModelConfig
+from lightllm.models.pooled_head import CLASSIFIER, PooledHead
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.ops.linear import PackedLinear, activation_dtype, pack_linear
 from lightllm.ops.packed_experts import PackedExperts, StackedExperts
@@ -51,6 +52,8 @@ class Builder:
     """What the layers compute attention with."""
     max_len: int | None = None
     """The longest context that will be served; None: no more than the model was made for."""
+    pooled: PooledHead | None = None
+    """What the model gives instead of logits; None: logits."""
     layers: list[Any] = dataclasses.field(default_factory=list)
     """Everything that was built, shared by all modules."""
 
@@ -238,6 +241,35 @@ class Builder:
             embed = self.embedding(embedding)
             projection = self.linear(self._vocab(head))
         return embed, LmHead(projection, self.config.vocab_size, self.group)
+
+    def embedding_and_pooled_head(
+        self, embedding: str, head: str, pooled: PooledHead
+    ) -> tuple[VocabEmbedding, Callable[[torch.Tensor], torch.Tensor]]:
+        """The token embedding, and what takes the output head's place: from [S, hidden] to float32 [S, size] on every rank."""
+        if pooled.token_ids:
+            embed, rows = self._embedding_and_head_rows(embedding, head, pooled.token_ids)
+            return embed, lambda x: x.float() @ rows.float().T
+        self.tensors.reader.ignore(f"{self.tensors.prefix}{head}.weight")
+        if not pooled.labels:
+            self.tensors.reader.ignore(f"{self.tensors.prefix}{CLASSIFIER}.weight")
+            return self.embedding(embedding), lambda x: x.float()
+        score = self.whole_linear(CLASSIFIER, self.config.hidden_size, pooled.labels, bias=False)
+        return self.embedding(embedding), lambda x: score(x).float()
+
+    def _embedding_and_head_rows(
+        self, embedding: str, head: str, token_ids: Sequence[int]
+    ) -> tuple[VocabEmbedding, torch.Tensor]:
+        """rows: [tokens, hidden] of the output head."""
+        tensors, size = self.tensors, self.config.vocab_size
+        if not self._is_tied(embedding, head):
+            rows = tuple(Part(0, token_id, token_id + 1) for token_id in token_ids)
+            return self.embedding(embedding), self.dense(
+                LinearSpec((Matrix(head, size, rows),), self.config.hidden_size)
+            )
+        only_head = tensors.has(f"{head}.weight") and not tensors.has(f"{embedding}.weight")
+        embed = self.embedding(head if only_head else embedding)
+        tensors.reader.ignore(f"{tensors.prefix}{head}.weight")
+        return embed, embed(torch.tensor(token_ids, device=self.device))
 
     def _is_tied(self, embedding: str, head: str) -> bool:
         """As config.json says, unless the checkpoint holds a head of its own: then that is the head, as in transformers 5."""

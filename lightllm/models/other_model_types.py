@@ -25,3 +25,12 @@ OTHER_MODEL_TYPES = frozenset(
 )
 """`model_type` of every text model of transformers 5 that is in no line of `ARCHITECTURES`. Most differ from a supported
 architecture in some computation, not in their tensors: under its name they would be served, and wrong."""
+
+ENCODER_TYPES = frozenset(
+    """
+    albert bert big_bird camembert deberta deberta-v2 distilbert electra ernie eurobert gte jina_bert layoutlm longformer
+    megatron-bert mobilebert modernbert mpnet new nomic_bert rembert roberta roberta-prelayernorm roc_bert squeezebert t5
+    t5gemma umt5 xlm-roberta xlm-roberta-xl xmod
+    """.split()
+)
+"""`model_type` of models whose tokens attend in both directions. "new" is that of Alibaba's gte-...-v1.5."""

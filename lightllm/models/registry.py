@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -15,6 +15,7 @@ from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig, dtype_name
 from lightllm.models.hf_configs import load_config
 from lightllm.models.hf_configs.vision_language import language_name
+from lightllm.models.pooled_head import CLASSIFIER, PooledHead
 from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.attention_backends.protocol import AttentionBackends
 from lightllm.quantization.formats import make_format
@@ -36,6 +37,7 @@ def load_model(
     group: TpGroup | None = None,
     attention_backends: AttentionBackends | None = None,
     max_len: int | None = None,
+    pooled: PooledHead | None = None,
     memory: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
     show_bar: bool = False,
@@ -44,24 +46,24 @@ def load_model(
 
     data_type: overrides the checkpoint's dtype (bf16, fp16, fp32); load_way: "HF", or "dummy" for random weights in
     the shapes of config.json; group: the ranks that share the model (None: this one alone); attention_backends: None: Triton on a GPU, torch on a CPU; max_len: the longest context
-    that will be served, on which some rotary embeddings depend (None: what the model was first made for); memory: bytes that there are
-    for this rank's part (None: it is not asked); progress: is
-    told in words how far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
+    that will be served, on which some rotary embeddings depend (None: what the model was first made for); pooled: what it gives
+    instead of logits; memory: bytes that there are for this rank's part (None: it is not asked); progress: is told in words how
+    far it has come, from several threads; show_bar: a progress bar on stderr. Raises `InvalidModel`.
     """
     group = group or TpGroup()
     backends = attention_backends or make_attention_backends("triton", device)
     whole = load_config(model_dir)
     given = dtype_name(data_type) if data_type else whole.dtype
     model_class = find_class(whole.architecture)
-    prefix = model_class.optional_prefix
-    name_of = language_name if whole.sees else lambda spelling: spelling.removeprefix(prefix)
     source: TensorSource
+    name_of: Callable[[str], str | None] = str
     if load_way == "dummy":
         name = given or "bfloat16"
         source = DummyWeights(getattr(torch, name), memory)
     else:
         source = open_checkpoint(model_dir)
         name = given or str(source.dtype()).removeprefix("torch.")
+        name_of = language_name if whole.sees else _name_of(model_class, source.names())
         own = {spelling for spelling in source.names() if name_of(spelling) is not None}
         check_memory(source, own, getattr(torch, name), group.world_size, memory, "weights")
     if group.rank == 0:
@@ -70,10 +72,21 @@ def load_model(
         _say_served_length(whole, max_len)
     reader = WeightReader(source, progress, show_bar, name_of)
     tensors = ModuleTensors(reader, getattr(torch, name), device)
-    build = Builder(tensors, make_format(whole.quantization), whole, group, backends, max_len)
+    build = Builder(tensors, make_format(whole.quantization), whole, group, backends, max_len, pooled)
     model = model_class(whole.for_rank(group.world_size), build)
     reader.finish()
     return model
+
+
+def _name_of(model_class: type[TpPartBaseModel], spellings: Collection[str]) -> Callable[[str], str]:
+    """From a tensor's name in the checkpoint to the model's own. Where the layers were saved alone, as those of embedding
+    models are, what stands before their names is missing."""
+    prefix, names = model_class.optional_prefix, model_class.names
+    inner = names.layers.rpartition(".")[0]
+    if not inner or any(spelling.startswith(f"{inner}.") for spelling in spellings):
+        return lambda spelling: spelling.removeprefix(prefix)
+    heads = (f"{names.head}.", f"{CLASSIFIER}.")
+    return lambda spelling: spelling if spelling.startswith(heads) else f"{inner}.{spelling}"
 
 
 def _say_served_length(config: ModelConfig, max_len: int | None) -> None:

@@ -193,6 +193,8 @@ class RoundTokens(msgspec.Struct, array_like=True, frozen=True, tag="tokens"):
     """Request id -> prompt tokens that the cache held, with the first token of a request; those with none are left out."""
     entered: dict[int, float] = {}
     """Request id -> `time.monotonic()` when it left the waiting list, with its first token."""
+    pooled: dict[int, Array] = {}
+    """Request id -> float32 [size]: what a model for vectors makes of its prompt, with its one token, which means nothing."""
 
 
 ToDetokenizer = AddRequest | RoundTokens | Hello
@@ -217,6 +219,8 @@ class TextDeltas(msgspec.Struct, array_like=True, frozen=True, tag="text"):
     cached_tokens: dict[int, int] = {}
     """As in `RoundTokens`."""
     entered: dict[int, float] = {}
+    """As in `RoundTokens`."""
+    pooled: dict[int, Array] = {}
     """As in `RoundTokens`."""
 
 

@@ -87,6 +87,14 @@ class RowPromptLogprobs(msgspec.Struct, array_like=True, frozen=True):
     top: list[TopLogprobs] = []
 
 
+class RowPooled(msgspec.Struct, array_like=True, frozen=True):
+    """For entry `entry` of the round: what its chunk adds to the vector of its prompt (models for vectors)."""
+
+    entry: int
+    values: Array
+    """float32 [size]"""
+
+
 class RowError(msgspec.Struct, array_like=True, frozen=True):
     """Why the request in a row cannot go on."""
 
@@ -107,6 +115,7 @@ class RoundResult(msgspec.Struct, array_like=True, frozen=True, tag="result"):
     top: dict[int, TopLogprobs] = {}
     """Position in `token_ids` -> alternatives."""
     prompt_logprobs: list[RowPromptLogprobs] = []
+    pooled: list[RowPooled] = []
     errors: dict[int, RowError] = {}
     """Entry of the round -> why its request ends here; what it sampled is void, what the others did is not."""
     seconds: float = 0.0

@@ -30,7 +30,13 @@ def _check_lengths(message: AddRequest, config: SchedulerConfig) -> None:
     prompt, new, n = len(message.prompt_ids), message.params.max_new_tokens, len(message.choices)
     _check_uncut(message.uncut, prompt, config.batch_max_tokens)
     _check_images(message.images, prompt)
-    if prompt + new > config.max_req_total_len:
+    if config.options.pools:  # the one token that it is asked for is never computed further
+        if prompt > config.max_req_total_len:
+            raise PromptTooLong(
+                f"the input has {prompt} tokens, but it may have at most {config.max_req_total_len} (max_req_total_len)",
+                param="input",
+            )
+    elif prompt + new > config.max_req_total_len:
         raise PromptTooLong(
             f"the prompt has {prompt} tokens; with max_new_tokens {new} that is {prompt + new}, but a request may have "
             f"at most {config.max_req_total_len} (max_req_total_len)",

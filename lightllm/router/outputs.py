@@ -31,14 +31,14 @@ class Outputs:
             self._next.cached_tokens[request.id] = request.cached_tokens
         if request.entered:
             self._next.entered[request.id] = request.entered
+        if request.pooled is not None:
+            self._next.pooled[request.id] = request.pooled
 
     def finish(self, request: Request, reason: FinishReason, error: str, error_type: str) -> None:
+        count = len(request.output_ids) if request.pooled is None else 0
         self._next.finished.append(
-            Finish(
-                request.id, reason, request.prompt_len, len(request.output_ids), request.cached_tokens, error,
-                error_type,
-            )
-        )  # fmt: skip
+            Finish(request.id, reason, request.prompt_len, count, request.cached_tokens, error, error_type)
+        )
 
     def add_prompt_logprobs(self, request: Request, part: RowPromptLogprobs) -> None:
         """Positions that were reported before the request paused are left out."""

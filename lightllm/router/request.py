@@ -55,7 +55,7 @@ class Request:
     """
 
     __slots__ = (
-        "cached_spans", "context", "entered", "group", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids",
+        "cached_spans", "context", "entered", "group", "id", "index", "may_wait", "max_new_tokens", "needs_join", "node", "output_ids", "pooled",
         "params", "priority", "prompt_done", "prompt_ids", "prompt_logprobs_sent", "restored", "row", "runs_to_limit", "seen", "serial", "shared",
         "state", "end_token_ids", "uncut", "images",
     )  # fmt: skip
@@ -92,6 +92,8 @@ class Request:
         self.context = EMPTY_INT32
         """int32: what is prefilled: prompt and outputs, as they are when the prefill begins (`begin_prefill`)."""
         self.needs_join = False
+        self.pooled: np.ndarray | None = None
+        """float32 [size]: what confirmed rounds have made of the vector of its prompt (models for vectors)."""
         self.prompt_logprobs_sent = 0
         """Prompt positions below this have been reported."""
         self.node: Node | None = None
@@ -139,6 +141,10 @@ class Request:
             self.seen = kv_len
             spans = [(start, min(end, kv_len)) for start, end in self.cached_spans]
             self.cached_spans = [(start, end) for start, end in spans if start < end]
+
+    def add_pooled(self, values: np.ndarray) -> None:
+        """What another chunk adds to the vector of its prompt: float32 [size]."""
+        self.pooled = values if self.pooled is None else self.pooled + values
 
     def transition(self, state: State) -> None:
         """The one place where the state changes."""

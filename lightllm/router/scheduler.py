@@ -175,11 +175,10 @@ class Scheduler:
         running, outputs, counts = self._running, self._outputs, self._counts
         for entry, error in result.errors.items():
             self._end_row(planned, entry, error)
-        if result.prompt_logprobs:
-            alive = running.alive(planned)
-            for part in result.prompt_logprobs:
-                if alive[part.entry] and (request := running.by_row[planned.rows[part.entry]]) is not None:
-                    outputs.add_prompt_logprobs(request, part)
+        for part, request in running.owners(planned, result.prompt_logprobs):
+            outputs.add_prompt_logprobs(request, part)
+        for pooled, request in running.owners(planned, result.pooled):
+            request.add_pooled(pooled.values)
         new = NewTokens.of(result, planned, running)
         if len(planned.rows) > planned.num_decode:
             chunks = slice(planned.num_decode, None)
@@ -190,8 +189,8 @@ class Scheduler:
         for request in running.in_rows(planned.rows[ending]) if ending else ():
             running.collect(request)
             if (reason := request.finish_reason()) is not None:
-                self._finish(request, reason)
-        counts.output_tokens += len(new.token_ids)
+                self._finish(request, reason if request.pooled is None else "stop")
+        counts.output_tokens += 0 if self.config.options.pools else len(new.token_ids)
         counts.prompt_tokens += planned.prefill_tokens
         counts.rounds += 1
         self._failures = 0

@@ -7,6 +7,7 @@ import dataclasses
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
 from lightllm.model_folder.lengths import longest_request
+from lightllm.model_folder.pooling import pooling_method
 from lightllm.round_sizes import round_sizes
 
 
@@ -29,6 +30,8 @@ class SchedulerConfig:
     decode_tokens: int = 1
     """Most tokens that a decode row brings in one round. Above 1 a round is planned when the one before has returned, for how
     long contexts are is not known earlier; and `conservative` may have to pause too, as rows do not grow side by side."""
+    whole_prompts_read: bool = False
+    """Every token of every prompt has to be computed: a mean over all of them is wanted, or what the first one gives."""
     worth_waiting: int = 32
     """Prompt tokens that a request must save to wait a round for another one that is computing them."""
 
@@ -39,7 +42,7 @@ class SchedulerConfig:
     @property
     def prompt_cache(self) -> bool:
         """Requests share the KV of common prefixes."""
-        return not self.options.disable_dynamic_prompt_cache
+        return not self.options.disable_dynamic_prompt_cache and not self.whole_prompts_read
 
     @property
     def whole_prompts(self) -> bool:
@@ -85,4 +88,5 @@ def resolve(
     return SchedulerConfig(
         max_total_token_num, longest, batch, chunk, list(eos_token_ids), options,
         neighbouring_slots=device == "cpu", decode_tokens=decode_tokens,
+        whole_prompts_read=pooling_method(options) not in (None, "last"),
     )  # fmt: skip

@@ -17,8 +17,10 @@ from lightllm.http.tls import ServerTls
 from lightllm.ipc.nodes import read_secret
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.location import resolve_model_dir
+from lightllm.model_folder.pooling import pooling_method
 from lightllm.models.architectures import ARCHITECTURES
 from lightllm.models.hf_configs import load_config
+from lightllm.models.tasks import resolve_task
 from lightllm.ops import cpu_kind
 from lightllm.quantization.kv_types import check_kv_type
 from lightllm.server.vision import check_vision
@@ -31,6 +33,8 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
     """Checks what can be checked before any process starts; downloads a hub model. Raises `StartupError`."""
     if config.mock_backend is not None:
         MockSpec.parse(config.mock_backend)
+        if config.pools:
+            raise InvalidOption("--mock_backend makes texts.", "Leave out --task.")
     _check_names(config)
     _check_nodes(config)
     _check_files(config)
@@ -48,10 +52,18 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         shape.for_rank(config.tp)
         _check_kind(shape.architecture, config.use_reward_model)
         check_kv_type(config.llm_kv_type, shape.mla is not None)
+        config = dataclasses.replace(config, task=resolve_task(model_dir, config.task))
     names = config.model_name or [default_model_name(config.model_dir)]
     config = dataclasses.replace(config, model_dir=model_dir, model_name=names)
     check_vision(config)
+    _say_task(config)
     return config
+
+
+def _say_task(config: ServerConfig) -> None:
+    if config.pools and (method := pooling_method(config)) is not None:
+        log = logging.getLogger("supervisor")
+        log.info("the model makes vectors: task %s, pooling: %s", config.serves, method)
 
 
 def _check_files(config: ServerConfig) -> None:

@@ -284,5 +284,5 @@ def test_a_score_that_is_no_number_is_an_error(config: ServerConfig, tmp_path: P
     serving = Serving(backend, LIMITS)
     prompts = [[9, 10, 11], [9, POISON, 11], [12, 13]]
     serving.run([wanted(prompt, temperature=0.0, max_new_tokens=1) for prompt in prompts])
-    assert [serving.finished[n].reason for n in range(3)] == ["length", "error", "length"]
+    assert [serving.finished[n].reason for n in range(3)] == ["stop", "error", "stop"]
     assert serving.scheduler.snapshot().not_finite == 1

@@ -23,6 +23,7 @@ from lightllm.httpserver.app import create_app
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.reading.prompts import PromptEncoder
 from lightllm.httpserver.state import ServerState, ServerView
+from lightllm.httpserver.vector_model import VectorModel
 from lightllm.ipc.channels import make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.stalls import round_seconds
@@ -36,14 +37,20 @@ class Worker:
 
     def __init__(
         self, runtime: RuntimeDir, tokenizer: Tokenizer, config: ServerConfig, worker: int,
-        chat_format: ChatFormat | None = None,
+        chat_format: ChatFormat | None = None, vectors: VectorModel | None = None,
     ) -> None:  # fmt: skip
         store = MetricStore(runtime.metrics_dir / f"http-{worker}", HTTP_METRICS)
         self.engine = EngineClient(runtime, store, config, worker)
         self.encoder = PromptEncoder(tokenizer, config.long_truncation_mode, config.max_req_input_len)
         self.view = ServerView(runtime, round_seconds(config))
         self.state = ServerState(
-            config, self.engine, self.view, self.encoder, {}, chat_format=chat_format or ChatFormat()
+            config,
+            self.engine,
+            self.view,
+            self.encoder,
+            {},
+            chat_format=chat_format or ChatFormat(),
+            vectors=vectors,
         )
         self.errors: list[dict] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -124,10 +131,15 @@ def start_worker(
     """Starts a worker with the given options."""
     workers: list[Worker] = []
 
-    def start(worker: int = 0, chat_format: ChatFormat | None = None, **options: object) -> Worker:
+    def start(
+        worker: int = 0,
+        chat_format: ChatFormat | None = None,
+        vectors: VectorModel | None = None,
+        **options: object,
+    ) -> Worker:
         values = {"model_dir": "/models/tiny", "max_body_mb": 1} | options
         config = ServerConfig(**values)  # type: ignore[arg-type]
-        workers.append(Worker(runtime, tokenizer, config, worker, chat_format))
+        workers.append(Worker(runtime, tokenizer, config, worker, chat_format, vectors))
         return workers[-1]
 
     yield start

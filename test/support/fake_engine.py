@@ -79,6 +79,8 @@ class Script:
     cached_tokens: int = 3
     stop: str = ""
     """Answers that are not cut off end with this stop string."""
+    pool: Callable[[list[int]], list[float]] | None = None
+    """From a prompt's token ids to the vector that is all the answer there is, as of a model for vectors."""
     extra: dict[str, object] = field(default_factory=dict)
 
 
@@ -198,6 +200,8 @@ class FakeEngine:
 
     def _start(self, request: AddRequest, choice: Choice) -> _Running:
         script, limit = self.script, request.params.max_new_tokens
+        if script.pool is not None:
+            return _Running(request, [0], [""], "", "stop")
         ids = self._tokenizer.encode(script.answer, add_special_tokens=False)
         if script.endless:
             ids = (ids * (limit // max(1, len(ids)) + 1))[:limit]
@@ -243,6 +247,9 @@ class FakeEngine:
     def _token(self, deltas: TextDeltas, request_id: int, running: _Running) -> None:
         index = running.next
         running.next += 1
+        if self.script.pool is not None:
+            vector = self.script.pool(running.request.prompt_ids.tolist())
+            deltas.pooled[request_id] = np.array(vector, dtype=np.float32)
         logprob = -0.5 - index
         if running.request.params.logprobs:
             count = running.request.params.logprobs

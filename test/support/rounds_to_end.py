@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from lightllm.backend.process import Backend, RoundRunner
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.messages import AddRequest, Choice, Finish, ImageSpan, RoundTokens
@@ -49,6 +51,7 @@ class Serving:
         self._epoch = 0
         self.runner = RoundRunner(backend)
         self.tokens: dict[int, list[int]] = {}
+        self.pooled: dict[int, np.ndarray] = {}
         self.finished: dict[int, Finish] = {}
         self.failures: list[str] = []
         self.submitted = 0
@@ -113,4 +116,5 @@ class Serving:
             return
         for request_id, token in zip(tokens.request_ids, tokens.token_ids, strict=True):
             self.tokens[request_id].append(token)
+        self.pooled.update(tokens.pooled)
         self.finished.update({finish.request_id: finish for finish in tokens.finished})

@@ -103,7 +103,7 @@ def native_routes(state: ServerState) -> APIRouter:
 
 async def _get_score(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ScoreRequest, state.bodies)
-    state.require_admission(scoring=True)
+    state.require_admission("reward")
     limits = state.limits
     image_sources(body.multimodal_params, sees=False)
     text = body.chat

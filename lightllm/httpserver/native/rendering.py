@@ -111,15 +111,16 @@ class NativeRenderer:
 
 
 class ScoreRenderer(NativeRenderer):
-    """The answer of `/get_score`, which is not streamed: the score travels where a token's log-probability does."""
+    """The answer of `/get_score`, which is not streamed."""
 
     def answer(self, record: RequestRecord) -> bytes:
         (choice,) = record.choices
+        assert choice.pooled is not None
         return json_bytes(
             {
-                "score": finite(choice.logprobs[0]),
+                "score": float(choice.pooled[0]),
                 "prompt_tokens": record.prompt_tokens,
-                "finish_reason": finish_reason(choice.finish),
+                "finish_reason": "length",  # LightLLM's way to a score is to generate one token
             }
         )
 

@@ -63,6 +63,7 @@ def openai_routes(state: ServerState) -> APIRouter:
             "owned_by": state.config.model_owner,
             "root": state.model_name,
             "parent": None,
+            **({"task": state.config.serves} if state.config.pools else {}),
             "max_model_len": state.view.snapshot().max_req_total_len or None,
             "input_modalities": ["text", "image"] if state.images else ["text"],
         }

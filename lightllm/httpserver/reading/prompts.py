@@ -31,7 +31,7 @@ DEFAULT_MAX_NEW_TOKENS = 16
 MAX_TOKENIZED = 1 << 18
 """Tokens of a text that is only tokenized; texts that have far more are refused."""
 _TOKENIZER_THREADS = 2
-_OPENAI_FIELDS = ("messages", "prompt")
+_OPENAI_FIELDS = ("messages", "prompt", "input")
 """What the prompt is called on /v1."""
 
 
@@ -79,6 +79,27 @@ class PromptEncoder:
         become placeholders. Raises `PromptTooLong` if there are far more than `limit`."""
         (ids,) = await self.encode_all([text], add_special_tokens, limit, field, keep, layout)
         return ids
+
+    async def encode_inputs(
+        self, texts: Sequence[str], special: bool, limit: int, field: str, keep: int | None, left: bool
+    ) -> list[list[int]]:
+        """As `encode_all`, of texts behind which nothing is generated. keep: of each so many tokens are kept at most, special
+        tokens among them; left: its beginning is dropped, not its end."""
+        if keep is None:
+            return await self.encode_all(texts, special, limit, field)
+        size = max(PIECE_CHARACTERS, keep * CHARACTERS_PER_TOKEN)
+
+        def encode() -> list[list[int]]:
+            return [cut(text[-size:] if left else text[:size]) for text in texts]
+
+        def cut(text: str) -> list[int]:
+            ids = self.tokenizer.encode(text, special)
+            if len(ids) <= keep:
+                return ids
+            plain = self.tokenizer.encode(text, False) if special else ids
+            return cut_between(ids, plain, keep, left)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
     async def encode_all(
         self,
@@ -156,6 +177,25 @@ class PromptEncoder:
                 "%s; it is tried again when the first chat comes", error.message
             )
 
+    def fit_input(self, ids: list[int], limits: Limits, field: str) -> list[int]:
+        """As `fit`, for a prompt behind which nothing is generated."""
+        if not ids:
+            raise InvalidParameter(f"{field} has no tokens", param=field)
+        if max(ids) >= limits.vocab_size:
+            raise InvalidParameter(
+                f"{field} holds token id {max(ids)}, the model has {limits.vocab_size}", param=field
+            )
+        room = min(limits.max_req_total_len, self._max_input or limits.max_req_total_len)
+        if len(ids) <= room:
+            return ids
+        if self._truncation is None:
+            raise PromptTooLong(
+                f"This model's maximum context length is {room} tokens. However, your {field} resulted in {len(ids)} tokens. "
+                f"Please reduce the length of the {field}.",
+                param=field,
+            )
+        return _truncate(ids, room, self._truncation)
+
     def fit(
         self,
         prompt_ids: list[int],
@@ -213,6 +253,18 @@ class PromptEncoder:
 def last(ids: list[int], keep: int | None) -> list[int]:
     """The last `keep` token ids, or all."""
     return ids if keep is None else ids[-keep:]
+
+
+def cut_between(ids: list[int], plain: list[int], keep: int, left: bool) -> list[int]:
+    """`keep` of more token ids: of those in `plain` the first, or (left) the last; what stands before and behind these in `ids`
+    stays."""
+    extra = len(ids) - len(plain)
+    for before in range(extra + 1):
+        behind = before + len(plain)
+        room = keep - extra
+        if room > 0 and ids[before:behind] == plain:
+            return ids[:before] + (plain[-room:] if left else plain[:room]) + ids[behind:]
+    return ids[-keep:] if left else ids[:keep]
 
 
 def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from bisect import insort
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
-from lightllm.protocol.rounds import Round
+from lightllm.protocol.rounds import Round, RowPooled, RowPromptLogprobs
 from lightllm.router.memory.kv_cache_manager import KvCacheManager
 from lightllm.router.planning.end_tokens import EndTokens
 from lightllm.router.planning.planned_round import Chunk, DecodeBatch, PlannedRound
 from lightllm.router.planning.recent_outputs import RecentOutputs
 from lightllm.router.request import NO_ROW, Request, State
 from lightllm.router.scheduler_config import SchedulerConfig
+
+_Part = TypeVar("_Part", RowPromptLogprobs, RowPooled)
 
 
 class Running:
@@ -80,7 +84,7 @@ class Running:
         request.entered = request.entered or self.now
         self.by_row[row], self.ids[row] = request, request.id
         request.begin_prefill()
-        request.may_wait = may_wait
+        request.may_wait, request.pooled = may_wait, None
         self.kv_len[row] = self.confirmed_kv_len[row] = self.kv.open(request)
         request.mark_in_context(0, request.shared, cached=True)
         self.remaining[row] = self.confirmed_remaining[row] = request.max_new_tokens - len(request.output_ids)
@@ -159,6 +163,14 @@ class Running:
     def requests_of(self, planned: PlannedRound) -> list[Request]:
         """Those that have not left since."""
         return self.in_rows(planned.rows[self.alive(planned)])
+
+    def owners(self, planned: PlannedRound, parts: Sequence[_Part]) -> Iterator[tuple[_Part, Request]]:
+        """The parts of a round's result, each of an entry, with their requests, if these have not left since."""
+        alive = self.alive(planned) if parts else None
+        for part in parts:
+            assert alive is not None
+            if alive[part.entry] and (request := self.by_row[planned.rows[part.entry]]) is not None:
+                yield part, request
 
     def prefilled_rows(self) -> np.ndarray:
         """int64 [n], ascending: rows that are past their prefill."""

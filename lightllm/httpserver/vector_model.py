@@ -1,0 +1,48 @@
+"""What an Http Server knows of a model for vectors: from pooled outputs to what clients want."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from lightllm.config import ServerConfig
+from lightllm.model_folder.config import read_model_config
+from lightllm.model_folder.pooling import (
+    Classes,
+    Matryoshka,
+    Pooling,
+    read_classes,
+    read_matryoshka,
+    read_pooling,
+)
+
+_SMALLEST_LENGTH = 1e-12
+"""A vector below it is not made longer, as torch's `normalize` has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorModel:
+    size: int = 0
+    """Numbers of an embedding."""
+    pooling: Pooling = Pooling()
+    matryoshka: Matryoshka = Matryoshka()
+    classes: Classes = Classes((), "none")
+    """Of a model with a classification head."""
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> VectorModel | None:
+        """None: the model generates. Raises `InvalidModel`."""
+        model_dir = config.model_dir or ""
+        if config.serves == "embed":
+            size = int(read_model_config(model_dir)["hidden_size"])
+            return cls(size, read_pooling(model_dir), read_matryoshka(model_dir))
+        return cls(classes=read_classes(model_dir)) if config.serves == "classify" else None
+
+    def embedding(self, pooled: np.ndarray, dimensions: int | None, normalizes: bool | None) -> np.ndarray:
+        """float32 [dimensions]: cut first, then made of length 1, as Matryoshka embeddings are. normalizes: None: as the
+        folder says."""
+        vector = pooled if dimensions is None else pooled[:dimensions]
+        if self.pooling.normalizes if normalizes is None else normalizes:
+            vector = vector / max(float(np.linalg.norm(vector)), _SMALLEST_LENGTH)
+        return vector.astype("<f4", copy=False)
