@@ -125,6 +125,61 @@ def test_chats_take_image_parts_streamed_and_not_and_count_their_tokens(served: 
     assert details["cached_tokens"] >= IMAGE_TOKENS == details["image_tokens"]
 
 
+def test_responses_and_messages_see_what_a_chat_sees(served: Served) -> None:
+    file = picture(9)
+    more = {"temperature": 0, "ignore_eos": True}
+    text, url = "Who is this?", data_url(file)
+    parts: list[dict[str, Any]] = [
+        {"type": "text", "text": text},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+    chat = served.post(
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": parts}], "max_tokens": NEW, "logprobs": True, "return_token_ids": True, **more},
+    ).json()  # fmt: skip
+    choice, prompt_tokens = chat["choices"][0], chat["usage"]["prompt_tokens"]
+    said = choice["message"]["content"]
+    expected = served.expected(f"<|user|>{text}{MARKER}</s><|assistant|>", file, special=False)
+    assert choice["token_ids"] == expected
+
+    parts = [
+        {"type": "input_text", "text": text},
+        {"type": "input_image", "image_url": url, "detail": "auto"},
+    ]
+    body = {"input": [{"role": "user", "content": parts}], "max_output_tokens": NEW, **more}
+    whole = served.post("/v1/responses", {**body, "include": ["message.output_text.logprobs"]}).json()
+    (part,) = whole["output"][0]["content"]
+    assert part["text"] == said and whole["usage"]["input_tokens"] == prompt_tokens
+    own, others = part["logprobs"], choice["logprobs"]["content"]
+    assert [entry["bytes"] for entry in own] == [entry["bytes"] for entry in others]
+    assert [entry["logprob"] for entry in own] == pytest.approx(
+        [entry["logprob"] for entry in others], abs=1e-4
+    )
+    assert whole["usage"]["input_tokens_details"]["cached_tokens"] == prompt_tokens - 1
+    streamed = served.post("/v1/responses", {**body, "stream": True}).text
+    assert (
+        "".join(event["delta"] for event in events_of(streamed) if event["type"].endswith("text.delta"))
+        == said
+    )
+
+    source = {"type": "base64", "media_type": "image/png", "data": base64_text(file)}
+    parts = [{"type": "text", "text": text}, {"type": "image", "source": source}]
+    body = {"messages": [{"role": "user", "content": parts}], "max_tokens": NEW, **more}
+    message = served.post("/v1/messages", body).json()
+    assert message["content"] == [{"type": "text", "text": said}]
+    usage = message["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == prompt_tokens
+    assert usage["output_tokens"] == NEW
+    deltas = [event["delta"].get("text", "") for event in events_of(served.post("/v1/messages", {**body, "stream": True}).text) if "delta" in event]  # fmt: skip
+    assert "".join(deltas) == said
+    counted = served.post("/v1/messages/count_tokens", {"messages": body["messages"]}).json()
+    assert counted == {"input_tokens": prompt_tokens}
+
+
+def events_of(stream: str) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+
+
 def test_an_image_that_was_seen_is_not_encoded_again_and_comes_from_the_prefix_cache(served: Served) -> None:
     text, file = f"Tell of {MARKER} all", picture(4)
     first = served.answer(text, file)
