@@ -5,7 +5,8 @@ ErrorMiddleware  request id, errors in the shape of the API
     CORS        only with --allowed_origins; answers preflights
       BrowserGuard  keeps pages of other sites away where no key does; says what preflights lack without CORS
         ApiKeys     only with --api_key, --admin_api_key or --api_key_file
-          routes
+          ResumeRoute  requests whose answer has begun on another server
+            routes
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from lightllm.httpserver.operating.profile_routes import StartProfileBody, profi
 from lightllm.httpserver.page_routes import page_paths, page_routes
 from lightllm.httpserver.pooling.api import pooling_routes
 from lightllm.httpserver.pooling.models import EmbeddingsRequest
+from lightllm.httpserver.resuming import ResumeRoute
 from lightllm.httpserver.state import ServerState
 from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
 
@@ -82,6 +84,9 @@ def create_app(state: ServerState) -> FastAPI:
     config = state.config
     app.include_router(_where_to_look(state) if config.disable_page else page_routes())
     app.add_exception_handler(HTTPException, _http_exception)
+    app.add_middleware(
+        ResumeRoute, max_body=config.max_body_mb << 20, vocab_size=lambda: state.limits.vocab_size
+    )
     if state.keys.needed or state.keys.admin_needed:
         open_pages = frozenset() if config.disable_page else page_paths()
         app.add_middleware(ApiKeys, keys=state.keys, open_pages=open_pages)

@@ -26,8 +26,11 @@ class Batches:
 
     def begin(self, record: RequestRecord) -> None:
         """Sends the first prompt."""
+        if record.done:  # on another server, but for the last words
+            return
         record.held = collections.deque(record.prompts)
-        record.to_accept = min(len(record.prompts), self._together(record))
+        begun = record.prompts[0].accepted
+        record.to_accept = 0 if begun else min(len(record.prompts), self._together(record))
         self._send_next(record)
 
     def accepted(self, record: RequestRecord) -> None:

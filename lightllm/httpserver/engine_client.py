@@ -123,7 +123,8 @@ class EngineClient:
         record.add_choices(make_request_id(self._worker, self._serial))
         self._serial += len(record.choices) - 1
         for choice in record.choices:
-            self._choices[choice.request_id] = choice
+            if choice.finish is None:
+                self._choices[choice.request_id] = choice
         for name in record.names:
             self._named.setdefault(name, set()).add(record)
         timeouts = [p.params.timeout or self.config.request_timeout for p in record.prompts]

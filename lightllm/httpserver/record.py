@@ -161,6 +161,8 @@ class RequestRecord:
         self.owner = owner
         """The caller to whom it belongs: a digest of its key."""
         self.stream = stream
+        self.begun: Callable[[], None] | None = None
+        """Gives the choices what they had on another server, where the answer has begun."""
         self.choices: list[ChoiceRecord] = []
         self.unfinished = 0
         self.held: collections.deque[PromptRecord] = collections.deque()
@@ -198,6 +200,8 @@ class RequestRecord:
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.unfinished = len(self.choices)
+        if self.begun is not None:
+            self.begun()
 
     @property
     def done(self) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from pydantic import TypeAdapter
 
-from lightllm.httpserver.record import ChoiceRecord
+from lightllm.errors import RequestError
+from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.parsers.deltas import Delta, DeltaParser
 from lightllm.protocol.messages import Finish
 
@@ -24,6 +25,25 @@ LARGE_ANSWER = 4096
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have."""
+
+
+class Renderer(Protocol):
+    """Turns a record into the bytes of one API."""
+
+    def answer(self, record: RequestRecord) -> bytes:
+        """The whole answer of a finished record, JSON."""
+
+    def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
+        """What a thread may do before `events`: the part of it that is large and changes no more. None: nothing."""
+
+    def events(self, record: RequestRecord) -> list[bytes]:
+        """Server-sent events for all that has not been sent; marks it as sent. Maybe none."""
+
+    def error(self, error: RequestError) -> bytes:
+        """A server-sent event for an error after the stream has begun."""
+
+    def end(self, record: RequestRecord) -> list[bytes]:
+        """The events that close a stream."""
 
 
 def finite(logprob: float) -> float:

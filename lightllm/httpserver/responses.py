@@ -11,8 +11,9 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -23,8 +24,10 @@ from lightllm.http.error_middleware import ABORT_CONNECTION, REQUEST_ID, WRITE_P
 from lightllm.httpserver.ended import Outcome, ended_now
 from lightllm.httpserver.engine_client import EngineClient
 from lightllm.httpserver.record import PromptRecord, RequestRecord
-from lightllm.httpserver.rendering import LARGE_ANSWER
+from lightllm.httpserver.rendering import LARGE_ANSWER, Renderer
+from lightllm.httpserver.resuming import ResumableRenderer, go_on, is_resumable, resumption, skip_sent
 from lightllm.protocol import metrics
+from lightllm.protocol.resume import TELLS, Identity
 
 WriteParts = Callable[[Callable[[], list[bytes]]], int | None]
 """`Exchange.write_parts`."""
@@ -40,25 +43,6 @@ KEEP_ALIVE = b": keep-alive\n\n"
 """A server-sent event without data: clients take no notice of it (HTML standard, 9.2.6)."""
 
 
-class Renderer(Protocol):
-    """Turns a record into the bytes of one API."""
-
-    def answer(self, record: RequestRecord) -> bytes:
-        """The whole answer of a finished record, JSON."""
-
-    def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
-        """What a thread may do before `events`: the part of it that is large and changes no more. None: nothing."""
-
-    def events(self, record: RequestRecord) -> list[bytes]:
-        """Server-sent events for all that has not been sent; marks it as sent. Maybe none."""
-
-    def error(self, error: RequestError) -> bytes:
-        """A server-sent event for an error after the stream has begun."""
-
-    def end(self, record: RequestRecord) -> list[bytes]:
-        """The events that close a stream."""
-
-
 def respond(
     engine: EngineClient,
     request: Request,
@@ -70,15 +54,27 @@ def respond(
     silence: float | None = None,
     opening: Sequence[bytes] = (),
     media_type: bytes = EVENTS,
+    identity: tuple[str, int] | None = None,
 ) -> Response:
     """The answer to a request. names: by which `/abort_request` knows it, besides its X-Request-Id; ping: what a stream sends
     when it has been silent for a while, in an API that has an event of its own for that; silence: how long that is, in seconds,
     where `--sse_keep_alive` does not say it, None: `SILENT_SECONDS`, 0: no stream is kept alive; opening: the events that a
-    stream begins with, as soon as the request is accepted; media_type: of a stream."""
+    stream begins with, as soon as the request is accepted; media_type: of a stream; identity: id and time that are in its events,
+    where nothing else in them would differ on another server: then the stream can go on there."""
     record = RequestRecord(prompts, (request.scope[REQUEST_ID], *names), stream, caller(request).owner)
     seconds = (engine.config.sse_keep_alive, silence, SILENT_SECONDS)
     first = next(stated for stated in seconds if stated is not None)
-    return _GenerationResponse(engine, record, renderer, _Form(ping, first, opening, media_type))
+    begun = resumption(request) if stream else None
+    if begun is not None:
+        opening = ()
+        for prompt in prompts:
+            prompt.params = msgspec.structs.replace(prompt.params, seed=begun.identity.seed)
+        record.begun = functools.partial(go_on, record, begun)
+    told = None
+    plain = len(prompts) == 1 and prompts[0].params.logprobs <= 0  # alternatives to tokens are not told
+    if identity is not None and stream and plain and is_resumable(request):
+        renderer, told = ResumableRenderer(renderer), identity
+    return _GenerationResponse(engine, record, renderer, _Form(ping, first, opening, media_type, told))
 
 
 class _Form(NamedTuple):
@@ -88,6 +84,8 @@ class _Form(NamedTuple):
     silence: float
     opening: Sequence[bytes]
     media_type: bytes
+    told: tuple[str, int] | None
+    """Id and time of an answer whose events say how it could go on elsewhere."""
 
 
 class _GenerationResponse(Response):
@@ -107,6 +105,8 @@ class _GenerationResponse(Response):
         engine, record = self._engine, self._record
         engine.store.add(metrics.REQUEST_COUNT)
         engine.submit(record)
+        if record.begun is not None:
+            skip_sent(self._renderer, record)
         watcher = asyncio.get_running_loop().create_task(self._watch(receive))
         outcome: Outcome = "failure"
         try:
@@ -165,6 +165,7 @@ class _GenerationResponse(Response):
                     (b"content-type", self._form.media_type),
                     (b"cache-control", b"no-cache"),
                     (b"x-accel-buffering", b"no"),
+                    *self._identity(),
                 ],
             }
         )
@@ -179,6 +180,14 @@ class _GenerationResponse(Response):
         finally:
             record.deliver = None
             keep_alive.stop()
+
+    def _identity(self) -> list[tuple[bytes, bytes]]:
+        """The header that says that the stream can go on elsewhere."""
+        if self._form.told is None:
+            return []
+        seed = self._record.prompts[0].params.seed
+        assert seed is not None
+        return [(TELLS.encode(), msgspec.json.encode(Identity(*self._form.told, seed)))]
 
     def _deliver(self, write_parts: WriteParts, keep_alive: _KeepAlive) -> bool:
         """Sends what a stream has got while its handler waits: to wake the handler, and the way through the layers of the
@@ -201,7 +210,7 @@ class _GenerationResponse(Response):
         while not record.disconnected and record.error is None:
             if self._failure is not None:
                 raise self._failure
-            if record.wants_sending(interval):
+            if record.done or record.wants_sending(interval):
                 events = await self._events()
                 if record.done:
                     error = first_error(record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +17,7 @@ from lightllm.httpserver.openai.api import count_chat, prepare_chat
 from lightllm.httpserver.openapi import documented
 from lightllm.httpserver.preparing import hold_images
 from lightllm.httpserver.responses import respond
+from lightllm.httpserver.resuming import new_identity
 from lightllm.httpserver.state import ServerState
 
 
@@ -52,11 +52,11 @@ async def _message(state: ServerState, request: Request) -> Response:
     with _in_anthropics_words():
         prompt, counted, maker = await prepare_chat(state, request, as_chat(body))
     await hold_images(state.engine, request, prompt, counted)
-    answer_id = f"msg_{secrets.token_hex(12)}"
-    renderer = MessagesRenderer(answer_id, model, maker.make)
+    identity = new_identity(request, "msg_")
+    renderer = MessagesRenderer(identity[0], model, maker.make)
     return respond(
-        state.engine, request, [prompt], renderer, bool(body.stream), answer_id, ping=PING,
-        opening=[renderer.opening(len(prompt.prompt_ids))],
+        state.engine, request, [prompt], renderer, bool(body.stream), identity[0], ping=PING,
+        opening=[renderer.opening(len(prompt.prompt_ids))], identity=identity,
     )  # fmt: skip
 
 

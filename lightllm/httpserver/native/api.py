@@ -27,7 +27,9 @@ from lightllm.httpserver.preparing import count_images, hold_images
 from lightllm.httpserver.reading.constraints import error_field
 from lightllm.httpserver.reading.prompts import check_vocabulary, last
 from lightllm.httpserver.record import PromptRecord
-from lightllm.httpserver.responses import Renderer, respond
+from lightllm.httpserver.rendering import Renderer
+from lightllm.httpserver.responses import respond
+from lightllm.httpserver.resuming import new_identity
 from lightllm.httpserver.state import ServerState
 from lightllm.parameter_spec import MAX_INT
 from lightllm.sampling_params import SamplingParams
@@ -153,7 +155,8 @@ async def generate_text(state: ServerState, request: Request, stream: bool | Non
         renderer = NativeRenderer(tokenizer, parameters.wants_details, begin, logprobs)
     await hold_images(state.engine, request, prompt, counted)
     silence = None if tgi else 0.0  # clients written for LightLLM may take every line for an event
-    return respond(state.engine, request, [prompt], renderer, stream, silence=silence)
+    identity = None if tgi else new_identity(request, "")
+    return respond(state.engine, request, [prompt], renderer, stream, silence=silence, identity=identity)
 
 
 async def _prepare(

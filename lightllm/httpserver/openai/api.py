@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +35,7 @@ from lightllm.httpserver.reading.prompts import (
 )
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
+from lightllm.httpserver.resuming import new_identity
 from lightllm.httpserver.state import ServerState
 from lightllm.images.source import ImageSource, openai_source
 from lightllm.parsers.chat_format import Maker
@@ -107,12 +107,12 @@ async def _chat(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ChatRequest, state.bodies)
     model = state.check_model(body.model)
     prompt, counted, maker = await prepare_chat(state, request, body)
-    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    answer = Answer(answer_id, int(time.time()), model)
+    identity = new_identity(request, "chatcmpl-")
+    answer = Answer(*identity, model)
     extras = _extras(state, body, body.checked_logprobs())
     renderer = OpenAIRenderer(answer, OLD_CHAT if body.functions else CHAT, extras, maker.make)
     await hold_images(state.engine, request, prompt, counted)
-    return respond(state.engine, request, [prompt], renderer, body.streamed, answer_id)
+    return respond(state.engine, request, [prompt], renderer, body.streamed, answer.id, identity=identity)
 
 
 async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) -> PreparedChat:
@@ -199,10 +199,10 @@ async def _complete(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, CompletionRequest, state.bodies)
     model = state.check_model(body.model)
     records = await prepare_completion(state, body)
-    answer_id = f"cmpl-{secrets.token_hex(12)}"
+    identity = new_identity(request, "cmpl-")
     extras = _extras(state, body, body.logprobs, bool(body.echo))
-    renderer = OpenAIRenderer(Answer(answer_id, int(time.time()), model), COMPLETION, extras)
-    return respond(state.engine, request, records, renderer, body.streamed, answer_id)
+    renderer = OpenAIRenderer(Answer(*identity, model), COMPLETION, extras)
+    return respond(state.engine, request, records, renderer, body.streamed, identity[0], identity=identity)
 
 
 async def prepare_completion(
