@@ -29,10 +29,15 @@ class Dispatcher:
         self.now = clock
         registry.on_gone.append(policy.gone)
 
-    def send(self, ask: Ask, without: Collection[Worker] = ()) -> Ticket:
-        """without: workers that have been tried. Raises `UnknownModel` or `NoWorker`."""
+    def send(self, ask: Ask, without: Collection[Worker] = (), kind: str = "") -> Ticket:
+        """without: workers that have been tried; kind: of the workers that may take it, "": any. Raises `UnknownModel` or
+        `NoWorker`."""
         now = self.now()
-        found = [worker for worker in self.registry.candidates(ask.model, now) if worker not in without]
+        found = [
+            worker
+            for worker in self.registry.candidates(ask.model, now)
+            if worker not in without and kind in ("", worker.description.kind)
+        ]
         workers = [worker for worker in found if not worker.full]
         if not workers:
             raise self._nobody(ask, bool(found))

@@ -18,3 +18,5 @@ SERVER_PATHS = frozenset(
     }
 )  # fmt: skip
 WORKER_PATHS = SERVER_PATHS | FASTCHAT_PATHS
+RESUMABLE_PATHS = frozenset({"/generate_stream", "/v1/completions", "/v1/chat/completions", "/v1/messages"})
+"""Streams that our servers can go on with where another one broke off."""

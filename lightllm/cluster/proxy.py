@@ -4,7 +4,8 @@
                           ^                │
                           └── another one ─┘  it could not be reached, refused for load, or broke off
 
-Nothing is sent to the client before the worker's answer has begun, so another worker can take the request.
+Nothing is sent to the client before the worker's answer has begun, so another worker can take the request. A stream that breaks
+off later goes on on another server of ours, from the token that the client has got.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from lightllm.cluster.ask import Ask, read_ask
 from lightllm.cluster.dispatcher import Dispatcher, NoWorker
 from lightllm.cluster.metrics import ControllerMetrics
-from lightllm.cluster.paths import FASTCHAT_PATHS
+from lightllm.cluster.paths import FASTCHAT_PATHS, RESUMABLE_PATHS
 from lightllm.cluster.refusal import STATUSES, BrokenOff, Refused, Unreached, fastchat_error
 from lightllm.cluster.relay import Relay
 from lightllm.cluster.upstream import FAILURES, Upstream, url_of
@@ -30,8 +31,13 @@ from lightllm.cluster.worker import Ticket, Worker
 from lightllm.errors import RequestError
 from lightllm.http.body import BodyBudget, BodyLease, read_body
 from lightllm.http.error_middleware import REQUEST_ID
+from lightllm.protocol.resume import ASKS, ROUTE
 
 _log = logging.getLogger(__name__)
+RESUMES = "lightllm"
+"""The kind of workers that go on with a stream."""
+_MOVES = 8
+"""Workers that one stream may be made by, one after the other."""
 
 
 class Proxy:
@@ -74,60 +80,74 @@ class Proxy:
             self._cut_off(worker)
 
     async def _answer(self, scope: Scope, body: bytes, ask: Ask, send: Send) -> None:
-        begun = self._dispatcher.now()
+        relay = Relay(scope["path"], body, send)
         tried: list[Worker] = []
         refusal: Refused | Unreached | None = None
-        for _ in range(self._retries + 1):
+        for attempt in range(max(self._retries, _MOVES) + 1):
+            if attempt > self._retries and not relay.started:
+                break
             try:
-                ticket = self._dispatcher.send(ask, tried)
+                ticket = self._dispatcher.send(ask, tried, RESUMES if relay.started else "")
             except NoWorker:
                 if refusal is None:
                     raise
                 break
             with ticket:
-                refusal = await self._try(ticket, scope, body, send, begun)
+                refusal = await self._try(ticket, scope, body, relay)
             if refusal is None:
                 return
             tried.append(ticket.worker)
             self._metrics.retries.labels(ticket.worker.url).inc()
+            if relay.started and relay.resumption() is None:
+                break
         assert refusal is not None
-        await refusal.tell(send)
+        await (relay.fail() if relay.started else refusal.tell(send))
 
     async def _try(
-        self, ticket: Ticket, scope: Scope, body: bytes, send: Send, begun: float
+        self, ticket: Ticket, scope: Scope, body: bytes, relay: Relay
     ) -> Refused | Unreached | None:
         """None: the answer was passed on, whatever it was."""
-        worker, now = ticket.worker, self._dispatcher.now
-        headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
-        url = url_of(worker, scope["path"], scope.get("query_string", b""))
+        worker, begun = ticket.worker, self._dispatcher.now()
         try:
-            response = await self._upstream.session.request(scope["method"], url, headers=headers, data=body)
+            response = await self._ask(worker, scope, body, relay)
         except FAILURES as error:
             return self._lost(worker, error)
         try:
             with self._listed(worker, response):
                 self._metrics.requests.labels(worker.url, str(response.status)).inc()
-                if response.status in STATUSES:
+                if response.status in STATUSES or (relay.started and response.status != 200):
                     return await Refused.read(response)
-                relay = Relay(response, scope["path"])
-                await relay.begin()
+                passage = await relay.begin(response)
                 ticket.answered()
-                self._metrics.first_byte.observe(now() - begun)
+                self._metrics.first_byte.observe(self._dispatcher.now() - begun)
                 if response.status >= 500:
-                    worker.breaker.failed(now())
-                if not await relay.pass_on(send):
-                    self._metrics.broken.labels(worker.url).inc()
-                    self._lost(worker, None)
-                elif response.status < 500:
+                    worker.breaker.failed(self._dispatcher.now())
+                await passage.pass_on()
+                if response.status < 500:
                     worker.breaker.succeeded()
                 return None
         except BrokenOff as error:
+            if relay.started:
+                self._metrics.broken.labels(worker.url).inc()
             return self._lost(worker, error.__cause__)
         finally:
             response.close()
 
+    async def _ask(self, worker: Worker, scope: Scope, body: bytes, relay: Relay) -> aiohttp.ClientResponse:
+        """The request itself, or the rest of it. Raises one of `FAILURES`."""
+        headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
+        path = scope["path"]
+        if worker.description.kind == RESUMES and path in RESUMABLE_PATHS:
+            headers.append((ASKS.decode(), "1"))
+        url = url_of(worker, path, scope.get("query_string", b""))
+        if relay.started:
+            rest = relay.resumption()
+            assert rest is not None
+            url, body = url_of(worker, ROUTE), rest
+        return await self._upstream.session.request("POST", url, headers=headers, data=body)
+
     def _lost(self, worker: Worker, error: BaseException | None) -> Unreached:
-        reason = str(error) or type(error).__name__ if error else "it broke off an answer"
+        reason = (str(error) or type(error).__name__) if error else "it broke off an answer"
         _log.warning("worker %s could not be reached: %s", worker.url, reason)
         self._registry.unreachable(worker, self._dispatcher.now())
         return Unreached()

@@ -108,13 +108,18 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("chat, seeded", "completion, three choices", "messages", "native")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def test_a_stream_goes_on_elsewhere_from_any_event(servers, name):
     path, body = CASES[name]
     identity, events = begin(servers[0], path, body)
     whole = meaning([event for event, _ in events])
     assert len(events) > 5
-    step = max(1, len(events) // 7)
+    step = max(1, len(events) // 5)
     for count in range(1, len(events), step):
         passed, choices = up_to(events, count)
         if not passed:
