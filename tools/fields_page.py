@@ -15,7 +15,14 @@ from lightllm.httpserver.openai_responses.models import (
     RESPONSES_REFUSED,
     ResponsesRequest,
 )
-from lightllm.httpserver.pooling.models import POOLING_HARMLESS, POOLING_REFUSED, EmbeddingsRequest
+from lightllm.httpserver.pooling.models import (
+    POOLING_HARMLESS,
+    POOLING_REFUSED,
+    ClassifyRequest,
+    EmbeddingsRequest,
+    PairScoresRequest,
+    RerankRequest,
+)
 from lightllm.httpserver.reading.other_fields import (
     NATIVE_BESIDE,
     NATIVE_HARMLESS,
@@ -60,7 +67,15 @@ ROUTES = (
     Route("/generate, beside `inputs`", (GenerateRequest,), NATIVE_BESIDE, NATIVE_HARMLESS),
 )
 
-VECTOR_ROUTES = (Route("/v1/embeddings", (EmbeddingsRequest,), POOLING_REFUSED, POOLING_HARMLESS),)
+VECTOR_ROUTES = tuple(
+    Route(title, (model,), POOLING_REFUSED, POOLING_HARMLESS)
+    for title, model in (
+        ("/v1/embeddings", EmbeddingsRequest),
+        ("/classify", ClassifyRequest),
+        ("/score", PairScoresRequest),
+        ("/rerank", RerankRequest),
+    )
+)
 
 
 def fields_page(notice: str) -> str:

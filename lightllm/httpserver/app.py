@@ -39,7 +39,12 @@ from lightllm.httpserver.operating.metric_routes import metric_routes
 from lightllm.httpserver.operating.profile_routes import StartProfileBody, profile_routes
 from lightllm.httpserver.page_routes import page_paths, page_routes
 from lightllm.httpserver.pooling.api import pooling_routes
-from lightllm.httpserver.pooling.models import EmbeddingsRequest
+from lightllm.httpserver.pooling.models import (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    PairScoresRequest,
+    RerankRequest,
+)
 from lightllm.httpserver.resuming import ResumeRoute
 from lightllm.httpserver.state import ServerState
 from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
@@ -58,6 +63,9 @@ _BODIES = (
     OllamaGenerateRequest,
     OllamaShowRequest,
     EmbeddingsRequest,
+    ClassifyRequest,
+    PairScoresRequest,
+    RerankRequest,
     StartProfileBody,
     TokenizeRequest,
     DetokenizeRequest,

@@ -27,8 +27,8 @@ class VectorModel:
     """Numbers of an embedding."""
     pooling: Pooling = Pooling()
     matryoshka: Matryoshka = Matryoshka()
-    classes: Classes = Classes((), "none")
-    """Of a model with a classification head."""
+    classes: Classes = Classes((), "sigmoid")
+    """Of a model with a classification head; a model that judges has no names."""
 
     @classmethod
     def of(cls, config: ServerConfig) -> VectorModel | None:
@@ -37,7 +37,9 @@ class VectorModel:
         if config.serves == "embed":
             size = int(read_model_config(model_dir)["hidden_size"])
             return cls(size, read_pooling(model_dir), read_matryoshka(model_dir))
-        return cls(classes=read_classes(model_dir)) if config.serves == "classify" else None
+        if config.serves == "classify":
+            return cls(classes=read_classes(model_dir))
+        return cls() if config.serves == "score" else None
 
     def embedding(self, pooled: np.ndarray, dimensions: int | None, normalizes: bool | None) -> np.ndarray:
         """float32 [dimensions]: cut first, then made of length 1, as Matryoshka embeddings are. normalizes: None: as the
@@ -46,3 +48,19 @@ class VectorModel:
         if self.pooling.normalizes if normalizes is None else normalizes:
             vector = vector / max(float(np.linalg.norm(vector)), _SMALLEST_LENGTH)
         return vector.astype("<f4", copy=False)
+
+    def probabilities(self, logits: np.ndarray, activates: bool | None) -> np.ndarray:
+        """float64, of each label. activates: False: the logits themselves."""
+        logits = logits.astype(np.float64)
+        if activates is False or self.classes.activation == "none":
+            return logits
+        if self.classes.activation == "softmax":
+            powers = np.exp(logits - logits.max())
+            return powers / powers.sum()
+        return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without an overflow
+
+    def score(self, pooled: np.ndarray, activates: bool | None) -> float:
+        """Of a query and a document: how likely the model finds that they belong together, by its one label, or by yes against
+        no. activates: False: the logit of that."""
+        logit = pooled[1:] - pooled[:1] if len(pooled) == 2 else pooled
+        return float(self.probabilities(logit, activates)[0])

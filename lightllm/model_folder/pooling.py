@@ -133,7 +133,10 @@ def read_token_classes(model_dir: str) -> tuple[str, str]:
 
 def _activation(config: dict[str, Any], count: int) -> Literal["softmax", "sigmoid", "none"]:
     problem = config.get("problem_type")
-    if problem == "regression":
+    sentence = config.get("sentence_transformers")
+    stated = sentence.get("activation_fn") if isinstance(sentence, dict) else None
+    stated = stated or config.get("sbert_ce_default_activation_function")
+    if problem == "regression" or (isinstance(stated, str) and stated.endswith(".Identity")):
         return "none"
     return "sigmoid" if count == 1 or problem == "multi_label_classification" else "softmax"
 

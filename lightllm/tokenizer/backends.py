@@ -22,6 +22,10 @@ class Backend(Protocol):
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`; raises `TypeError` or `UnicodeEncodeError` for text with lone surrogates."""
 
+    def encode_pair(self, first: str, second: str, add_special_tokens: bool) -> list[int]:
+        """Token ids of two texts that belong together; by default one behind the other."""
+        return self.encode(first, add_special_tokens) + self.encode(second, False)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Text of `ids`; ids without a token count for nothing. Asked of formats without `token_bytes` alone."""
         raise AssertionError("the text of this format is that of its bytes")

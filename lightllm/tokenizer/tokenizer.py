@@ -38,8 +38,15 @@ class Tokenizer:
 
         Raises `InvalidParameter` for text that is not valid Unicode.
         """
+        return self._encoded(partial(self._backend.encode, text, add_special_tokens))
+
+    def encode_pair(self, first: str, second: str, add_special_tokens: bool = True) -> list[int]:
+        """The same of two texts that belong together, a query and a document: as the model's tokenizer joins them."""
+        return self._encoded(partial(self._backend.encode_pair, first, second, add_special_tokens))
+
+    def _encoded(self, encode: Callable[[], list[int]]) -> list[int]:
         try:
-            return self._backend.encode(text, add_special_tokens)
+            return encode()
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidParameter(
                 "the text is not valid Unicode: it holds a surrogate without its partner", param="prompt"

@@ -38,6 +38,10 @@ class TransformersBackend(Backend):
         text.encode()
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
+    def encode_pair(self, first: str, second: str, add_special_tokens: bool) -> list[int]:
+        (first + second).encode()
+        return list(self._tokenizer.encode(first, second, add_special_tokens=add_special_tokens))
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from support.pooling_models import Reference, make_embedding_model
+from support.pooling_models import Reference, make_classifier, make_embedding_model, make_judge
 from support.rounds_to_end import Serving, Wanted
 from support.scheduler_config import changed
 
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
+from lightllm.models.tasks import resolve_task
 from lightllm.router.scheduler_config import SchedulerConfig, resolve
 from lightllm.sampling_params import SamplingParams
 
@@ -46,13 +50,23 @@ def prompts_of(*lengths: int) -> list[list[int]]:
     return [[(11 * i + 7 * (n // 2)) % 370 + 6 for i in range(length)] for n, length in enumerate(lengths)]
 
 
-@pytest.fixture(scope="module", params=["last", "mean", "first"])
+MAKERS: dict[str, Callable[[Path], Reference]] = {
+    "last": make_embedding_model,
+    "mean": functools.partial(make_embedding_model, method="mean"),
+    "first": functools.partial(make_embedding_model, method="first"),
+    "labels": make_classifier,
+    "judge": make_judge,
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("pooling") / "model"
-    reference = make_embedding_model(folder, request.param)
+    reference = MAKERS[request.param](folder)
     config = ServerConfig(
         model_dir=str(folder), data_type="fp32", device="cpu", max_total_token_num=SLOTS, running_max_req_size=6,
-        cpu_threads=1, max_req_total_len=LONGEST, task="embed", batch_max_tokens=32, chunked_prefill_size=16,
+        cpu_threads=1, max_req_total_len=LONGEST, task=resolve_task(str(folder), "auto"), batch_max_tokens=32,
+        chunked_prefill_size=16,
     )  # fmt: skip
     backend = ModeBackend(config, 0, 1)
     ready = backend.init_model()

@@ -1,4 +1,5 @@
-"""Bodies of the routes for vectors: OpenAI's embeddings, with extensions of vLLM; null means the default."""
+"""Bodies of the routes for vectors: OpenAI's embeddings, with extensions of vLLM; vLLM's classes and scores; Jina's and Cohere's
+rankings. Null means the default."""
 
 from __future__ import annotations
 
@@ -94,3 +95,88 @@ class EmbeddingsRequest(PoolingRequest):
         if None not in (self.normalize, self.use_activation) and self.normalize != self.use_activation:
             raise InvalidParameter("normalize and use_activation contradict each other", param="normalize")
         return self.use_activation if self.normalize is None else self.normalize
+
+
+class ActivatedRequest(PoolingRequest):
+    """What is asked of a head."""
+
+    use_activation: Bool | None = Field(
+        default=None, description="false: the model's numbers as they are, instead of probabilities."
+    )
+    activation: Bool | None = Field(default=None, description="The same, as vLLM called it before.")
+    softmax: Bool | None = Field(default=None, description="The same, as vLLM called it first.")
+
+    @property
+    def activates(self) -> bool | None:
+        """None: as it is by default."""
+        given = {name: getattr(self, name) for name in ("use_activation", "activation", "softmax")}
+        stated = {name: value for name, value in given.items() if value is not None}
+        if len(set(stated.values())) > 1:
+            raise InvalidParameter(f"{' and '.join(stated)} contradict each other", param=list(stated)[-1])
+        return next(iter(stated.values()), None)
+
+
+class ClassifyRequest(ActivatedRequest):
+    """Body of `/classify`."""
+
+    input: Input
+
+
+class PairsRequest(ActivatedRequest):
+    """What is asked of queries and documents."""
+
+    instruction: Text | None = Field(
+        default=None, description="What makes a document fit, for models whose template has a place for it."
+    )
+
+
+class PairScoresRequest(PairsRequest):
+    """Body of `/score`."""
+
+    queries: Text | Texts | None = Field(
+        default=None, description="A text, or several: one for all documents, or one for each."
+    )
+    documents: Text | Texts | None = None
+    text_1: Text | Texts | None = Field(default=None, description="queries, as vLLM called them before.")
+    text_2: Text | Texts | None = Field(default=None, description="documents, as vLLM called them before.")
+
+    def pairs(self) -> tuple[list[str], list[str]]:
+        """Queries, one or as many as documents, and documents. Raises `InvalidParameter`."""
+        sides = []
+        for name, old in (("queries", "text_1"), ("documents", "text_2")):
+            given = [value for value in (getattr(self, name), getattr(self, old)) if value is not None]
+            if len(given) != 1:
+                raise InvalidParameter(f"give {name} (or {old}, one of them)", param=name)
+            sides.append([given[0]] if isinstance(given[0], str) else given[0])
+        queries, documents = sides
+        if len(queries) not in (1, len(documents)):
+            raise InvalidParameter(
+                f"{len(queries)} queries for {len(documents)} documents: there must be one, or one for each",
+                param="queries",
+            )
+        return queries, documents
+
+
+class Document(Body):
+    text: Text
+
+
+class RerankRequest(PairsRequest):
+    """Body of `/rerank`."""
+
+    query: Text
+    documents: Annotated[list[Text | Document], Field(fail_fast=True, min_length=1, max_length=MAX_STRINGS)]
+    top_n: Int | None = Field(default=None, description="So many documents, the best; by default all.")
+    return_documents: Bool | None = Field(default=None, description="With their texts (true).")
+    max_tokens_per_doc: Int | None = Field(
+        default=None, description="So many tokens at the beginning of each document count."
+    )
+
+    def texts(self) -> list[str]:
+        return [item if isinstance(item, str) else item.text for item in self.documents]
+
+    def checked_top(self) -> int | None:
+        """How many documents are wanted; None: all."""
+        if self.top_n is not None and self.top_n < 0:
+            raise InvalidParameter(f"top_n must be at least 0, got {self.top_n}", param="top_n")
+        return self.top_n or None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lightllm.errors import InvalidParameter
-from lightllm.httpserver.pooling.models import EmbeddingsRequest, PoolingRequest
+from lightllm.httpserver.pooling.models import EmbeddingsRequest, PairsRequest, PoolingRequest
+from lightllm.httpserver.pooling.pairs import PairForm
 from lightllm.httpserver.reading.prompts import check_vocabulary
 from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.state import ServerState
@@ -47,3 +48,31 @@ def checked_dimensions(body: EmbeddingsRequest, model: VectorModel, name: str) -
     if not 1 <= asked <= model.size:
         raise InvalidParameter(f"dimensions must be in [1, {model.size}], got {asked}", param="dimensions")
     return asked
+
+
+async def read_pairs(
+    state: ServerState,
+    form: PairForm,
+    body: PairsRequest,
+    queries: list[str],
+    documents: list[str],
+    params: SamplingParams,
+) -> list[PromptRecord]:
+    """A prompt of each document with its query, of which there is one for all or one for each. Raises `RequestError`."""
+    limits, encoder = state.limits, state.encoder
+    limit = limits.max_req_total_len
+    keep, left, special = body.kept(limit), body.truncation_side == "left", body.add_special_tokens
+
+    def encode() -> list[list[int]]:
+        found = []
+        for index, document in enumerate(documents):
+            query = encoder.bounded(queries[index % len(queries)], limit, "query")
+            if keep is not None:
+                ids = form.encode_cut(encoder.tokenizer, query, document, special, keep, left)
+            else:
+                bounded = encoder.bounded(document, limit, "documents")
+                ids = form.encode(encoder.tokenizer, query, bounded, special)
+            found.append(encoder.fit_input(ids, limits, "documents"))
+        return found
+
+    return [PromptRecord(ids, params) for ids in await encoder.apart(encode)]

@@ -70,6 +70,55 @@ def embeddings_answer(
         vector = model.embedding(vector, form.dimensions, form.normalizes)
         written: object = base64.b64encode(vector.tobytes()).decode() if form.as_base64 else vector.tolist()
         parts.append(json_bytes({"object": "embedding", "index": index, "embedding": written}))
-    head = {"id": answer_id, "object": "list", "created": int(time.time()), "model": name}
-    tail = json_bytes({"usage": usage(record)})
-    return b'%b,"data":[%b],%b' % (json_bytes(head)[:-1], b",".join(parts), tail[1:])
+    head, tail = json_bytes(_head(answer_id, name)), json_bytes({"usage": usage(record)})
+    return b'%b,"data":[%b],%b' % (head[:-1], b",".join(parts), tail[1:])
+
+
+def classes_answer(
+    record: RequestRecord, answer_id: str, name: str, model: VectorModel, activates: bool | None
+) -> bytes:
+    """vLLM's."""
+    data = []
+    for index, logits in enumerate(pooled(record)):
+        probs = model.probabilities(logits, activates)
+        label = model.classes.names[int(logits.argmax())]
+        data.append({"index": index, "label": label, "probs": probs.tolist(), "num_classes": len(probs)})
+    return json_bytes({**_head(answer_id, name), "data": data, "usage": usage(record)})
+
+
+Scores = Callable[[RequestRecord], list[float]]
+"""The score of each document of a finished record."""
+
+
+def similarities(record: RequestRecord, model: VectorModel, queries: int) -> list[float]:
+    """Cosines, by an embedding model: the first `queries` prompts are queries, the others documents."""
+    vectors = [model.embedding(vector, None, True).astype(np.float64) for vector in pooled(record)]
+    asked, documents = vectors[:queries], vectors[queries:]
+    return [float(asked[index % queries] @ vector) for index, vector in enumerate(documents)]
+
+
+def scores_answer(record: RequestRecord, answer_id: str, name: str, scores: Scores) -> bytes:
+    """vLLM's."""
+    data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores(record))]
+    return json_bytes({**_head(answer_id, name), "data": data, "usage": usage(record)})
+
+
+def ranking_answer(
+    record: RequestRecord, answer_id: str, name: str, scores: Scores, top: int | None, texts: list[str] | None
+) -> bytes:
+    """Jina's and Cohere's, as vLLM gives it: the best first, of equal ones the first. texts: None: without them."""
+    found = scores(record)
+    order = sorted(range(len(found)), key=lambda index: -found[index])[:top]
+    results = [
+        {
+            "index": index,
+            **({} if texts is None else {"document": {"text": texts[index]}}),
+            "relevance_score": found[index],
+        }
+        for index in order
+    ]
+    return json_bytes({"id": answer_id, "model": name, "usage": usage(record), "results": results})
+
+
+def _head(answer_id: str, name: str) -> dict[str, Any]:
+    return {"id": answer_id, "object": "list", "created": int(time.time()), "model": name}

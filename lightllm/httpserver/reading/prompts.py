@@ -6,9 +6,9 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from lightllm.errors import InvalidParameter, PromptTooLong, RequestError
 from lightllm.images.layouts.layout import Layout
@@ -16,6 +16,7 @@ from lightllm.images.prompt import encode as encode_markers
 from lightllm.templating.process import MAX_PROCESSES
 from lightllm.tokenizer.tokenizer import Tokenizer
 
+_Result = TypeVar("_Result")
 INLINE_CHARACTERS = 2000
 """Texts up to this length, those of a request together, are tokenized in the event loop, and that many tokens decoded; a
 thread costs more than it spares."""
@@ -99,7 +100,15 @@ class PromptEncoder:
             plain = self.tokenizer.encode(text, False) if special else ids
             return cut_between(ids, plain, keep, left)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
+        return await self.apart(encode)
+
+    async def apart(self, work: Callable[[], _Result]) -> _Result:
+        """Its result; it tokenizes much, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def bounded(self, text: str, limit: int, field: str) -> str:
+        """The text. Raises `PromptTooLong` if it has far more than `limit` tokens."""
+        return self._bounded(text, limit, field, None)
 
     async def encode_all(
         self,
