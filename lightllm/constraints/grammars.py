@@ -7,11 +7,13 @@ import importlib.util
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lightllm.constraints import limits
+from lightllm.constraints.deep_threads import deep_threads
 from lightllm.constraints.schema_rewriting import rewritten
 from lightllm.sampling_params import CONSTRAINTS, SamplingParams
 
@@ -79,8 +81,18 @@ def _behind(prefix: str, grammar: str) -> str:
 def _matcher_of(tokenizer: LLTokenizer, grammar: str, json_limits: bool) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
-    parser_limits = limits.JSON_PARSER_LIMITS if json_limits else limits.PARSER_LIMITS
-    return LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**parser_limits))
+    parser_limits = LLParserLimits(**(limits.JSON_PARSER_LIMITS if json_limits else limits.PARSER_LIMITS))
+
+    def make() -> LLMatcher:
+        return LLMatcher(tokenizer, grammar, log_level=0, limits=parser_limits)
+
+    return compile_threads().submit(make).result()
+
+
+@functools.cache
+def compile_threads() -> ThreadPoolExecutor:
+    """Where the library reads constraints, which it does without the GIL."""
+    return deep_threads(2, "compile-constraints", nice=True)
 
 
 def _grammar(name: str, text: str) -> str:

@@ -22,11 +22,11 @@ MAX_EXPANDED_CHARACTERS = 1 << 16
 Node = dict[str, Any]
 NamesOf = Callable[[str], list[str] | None]
 
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LISTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_SINGLE = (
-    "items", "additionalItems", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames",
-    "unevaluatedItems", "unevaluatedProperties",
+_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+_LISTED = frozenset(("allOf", "anyOf", "oneOf", "prefixItems", "items"))
+_SINGLE = frozenset(
+    ("items", "additionalItems", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames",
+     "unevaluatedItems", "unevaluatedProperties")
 )  # fmt: skip
 _REPLACED = ("properties", "patternProperties", "anyOf", "oneOf", "prefixItems", "items", "additionalItems",
              "additionalProperties")  # fmt: skip
@@ -49,7 +49,8 @@ def rewritten(text: str, names_of: NamesOf) -> str:
         room -= _expand(node, names_of)
         if room < 0:
             raise ValueError("the schemas of patternProperties are too large for all the names that match")
-    if "/patternProperties/" in "".join(_references(root)) and json.dumps(root) != before:
+    patterns = '"patternProperties"' in text and '"$ref"' in text
+    if patterns and "/patternProperties/" in "".join(_references(root)) and json.dumps(root) != before:
         raise ValueError("a $ref into patternProperties that only a few names match; let both refer to $defs")
     if '"$ref"' in text:
         _drop_what_never_ends(root)
@@ -58,15 +59,13 @@ def rewritten(text: str, names_of: NamesOf) -> str:
 
 def _children(node: Node) -> Iterator[tuple[str, Any, Any, Any]]:
     """The places of the schemas directly within one: (keyword, container, key or index, schema)."""
-    for keyword in _NAMED:
-        named = _object(node.get(keyword))
-        yield from ((keyword, named, name, schema) for name, schema in named.items())
-    for keyword in _LISTED:
-        listed = _list(node.get(keyword))
-        yield from ((keyword, listed, index, schema) for index, schema in enumerate(listed))
-    for keyword in _SINGLE:
-        if isinstance(schema := node.get(keyword), dict):
-            yield keyword, node, keyword, schema
+    for keyword, value in node.items():
+        if keyword in _NAMED and isinstance(value, dict):
+            yield from ((keyword, value, name, schema) for name, schema in value.items())
+        elif keyword in _LISTED and isinstance(value, list):
+            yield from ((keyword, value, index, schema) for index, schema in enumerate(value))
+        elif keyword in _SINGLE and isinstance(value, dict):
+            yield keyword, node, keyword, value
 
 
 def _nodes(root: Node) -> Iterator[Node]:

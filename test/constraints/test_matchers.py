@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import secrets
+import threading
+from typing import Any
 
+import llguidance
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 from support.constrained import NOTHING, SCHEMAS
 
 from lightllm.constraints import grammars, limits
 from lightllm.constraints import matchers as matchers_module
+from lightllm.constraints.check import check_constraint
 from lightllm.constraints.matchers import Matchers
 from lightllm.sampling_params import SamplingParams
 
@@ -120,3 +127,29 @@ def test_an_automaton_is_shared_by_a_few_requests_only(vocabulary, monkeypatch):
     for _ in range(2 * matchers_module._COPIES + 1):
         matchers.open(LAST_BUT_NINE, NOTHING)
     assert len(made) == 3
+
+
+def test_constraints_are_compiled_in_threads_that_leave_the_processor_to_others(
+    vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of a model waits for its slowest thread: beside one that compiles it would take twice as long."""
+    seen: list[int] = []
+
+    class Watched:
+        def __call__(self, *arguments: Any, **named: Any) -> LLMatcher:
+            seen.append(niceness())
+            return LLMatcher(*arguments, **named)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(LLMatcher, name)
+
+    monkeypatch.setattr(llguidance, "LLMatcher", Watched())
+    new = SamplingParams(guided_json=json.dumps({"const": secrets.token_hex()}))
+    check_constraint(new)
+    vocabulary.matchers.open(new, NOTHING)
+    assert len(seen) == 2 and min(seen) >= max(15, niceness())
+
+
+def niceness() -> int:
+    """Of the present thread."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
