@@ -29,6 +29,9 @@ class FreeSlots(Protocol):
     def slots(self) -> np.ndarray:
         """int: all of them, in any order."""
 
+    def listed(self) -> np.ndarray:
+        """uint8 [capacity]: how often each slot is among them, 0 or 1 unless something is wrong."""
+
 
 class FreeStack:
     """Last in, first out; neither search nor sorting."""
@@ -48,6 +51,9 @@ class FreeStack:
 
     def slots(self) -> np.ndarray:
         return self._stack[: self.total]
+
+    def listed(self) -> np.ndarray:
+        return np.bincount(self.slots(), minlength=len(self._stack)).astype(np.uint8)
 
 
 class FreeMap:
@@ -84,6 +90,9 @@ class FreeMap:
 
     def slots(self) -> np.ndarray:
         return self._free.nonzero()[0]
+
+    def listed(self) -> np.ndarray:
+        return self._free[: self._capacity].astype(np.uint8)
 
     def _take_one_each(self, after: np.ndarray, room: np.ndarray) -> np.ndarray:
         """Rows whose way is blocked go on at free slots at equal distances, so that they do not meet again soon."""

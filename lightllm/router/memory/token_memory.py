@@ -115,12 +115,14 @@ class TokenMemory:
         """What is wrong with the books, if the prefix cache has the slots `cached` (int32): every slot must be in exactly
         one place. Costs O(capacity)."""
         used = np.concatenate([self.slots(row) for row in range(len(self._count))])
-        owners = np.bincount(np.concatenate([used, cached, self._free.slots()]), minlength=self.capacity)
+        owners = self._free.listed()
+        np.add.at(owners, np.concatenate([used, cached]), 1)
         found = []
         for what, slots, booked in (("used", used, self.used), ("cached", cached, self.cached)):
             if len(slots) != booked:
                 found.append(f"{len(slots)} slots are {what}, the books say {booked}")
-        for what, wrong in (("lost", owners == 0), ("owned twice", owners > 1)):
-            if wrong.any():
-                found.append(f"{int(wrong.sum())} slots are {what}, the first is {int(wrong.argmax())}")
+        wrong = (owners != 1).nonzero()[0]
+        for what, those in (("lost", wrong[owners[wrong] == 0]), ("owned twice", wrong[owners[wrong] > 1])):
+            if len(those):
+                found.append(f"{len(those)} slots are {what}, the first is {those[0]}")
         return found

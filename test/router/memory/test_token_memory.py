@@ -148,6 +148,26 @@ def test_problems_are_found(neighbours):
     assert any("lost" in problem for problem in memory.check())
 
 
+@both
+def test_a_slot_that_is_free_while_a_row_holds_it_is_found(neighbours):
+    memory = TokenMemory(20, 1, neighbours=neighbours)
+    memory.open(0, 5)
+    memory._free.add(take(memory, 0, 5)[2:4])
+    assert memory.check() == [f"2 slots are owned twice, the first is {memory.slots(0)[2:4].min()}"]
+
+
+def test_a_slot_that_is_freed_twice_is_found():
+    memory = TokenMemory(20, 1)
+    memory.open(0, 5)
+    first = take(memory, 0, 5)[:1]
+    memory.release(0)
+    memory._free._stack[0] = first[0]  # in the place of another one
+    assert [problem.split(", ")[0] for problem in memory.check()] == [
+        "1 slots are lost",
+        "1 slots are owned twice",
+    ]
+
+
 def test_a_row_whose_slots_were_all_donated_goes_on_where_it_was():
     memory = on_a_cpu(100, 2)
     memory.open(0, 8)
