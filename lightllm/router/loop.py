@@ -42,7 +42,8 @@ from lightllm.router.stats import StatsLine
 
 INTAKE_PER_TURN = 256
 """Messages taken before the backends get their next round."""
-SNAPSHOT_SECONDS = 0.005
+SNAPSHOT_SECONDS = 0.02
+"""Between two snapshots of a server that works: each foretells the peak of memory."""
 CHECK_SECONDS = 10.0
 """Between two checks of the books, which look at every slot: tens of milliseconds for millions of them."""
 
