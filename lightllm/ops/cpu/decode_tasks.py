@@ -58,20 +58,17 @@ def decode_tasks(metadata: AttentionMetadata, shape: tuple[int, int, int], windo
     count = metadata.num_decode
     positions = metadata.kv_len[:count].numpy().astype(np.int64) - 1
     rows = metadata.rows[:count].numpy()
+    if int(positions.max()) + 1 < at.PIECE:  # a piece a token, of which nobody sees the end: none is shared
+        tasks = _table(kv_heads, rows, np.arange(count), positions, 0, 1)
+        return Tasks(tasks.reshape(-1, at.TASK_LENGTH), group)
     pieces = _pieces(positions, window)
     leader = _leaders(pieces, rows, metadata.req_to_token.numpy())
     order, first, size = _grouped(leader, pieces.position, max(1, _MOST_SHARED_ROWS // group))
-    heads, parts = _heads(kv_heads, len(first))
     alone = (size == 1) & (pieces.of_token[order[first]] == 1)
-
-    tasks = np.zeros((parts, len(first), at.TASK_LENGTH), np.int64)
     of_task = order[first]
-    tasks[..., at.TABLE_ROW], tasks[..., at.TOKENS] = rows[pieces.token[of_task]], size
-    tasks[..., at.TOKEN], tasks[..., at.POSITION] = pieces.token[of_task], pieces.position[of_task]
-    tasks[..., at.KV_HEAD] = (np.arange(parts) * heads)[:, None]
-    tasks[..., at.HEADS] = np.minimum(heads, kv_heads - tasks[..., at.KV_HEAD])
-    tasks[..., at.FIRST_PIECE] = pieces.number[of_task]
-    tasks[..., at.END_PIECE] = tasks[..., at.FIRST_PIECE] + 1
+    token = pieces.token[of_task]
+    tasks = _table(kv_heads, rows[token], token, pieces.position[of_task], pieces.number[of_task], size)
+    parts = len(tasks)
     if alone.all():
         return Tasks(tasks.reshape(-1, at.TASK_LENGTH), group)
 
@@ -96,6 +93,26 @@ def decode_tasks(metadata: AttentionMetadata, shape: tuple[int, int, int], windo
     longest_first = np.argsort(-size, kind="stable")
     table = np.ascontiguousarray(tasks[:, longest_first]).reshape(-1, at.TASK_LENGTH)
     return Tasks(table, int(size.max()) * group, parts * count, int(ends[-1, -1]), (members, links))
+
+
+def _table(
+    kv_heads: int,
+    rows: np.ndarray,
+    tokens: np.ndarray,
+    positions: np.ndarray,
+    pieces: np.ndarray | int,
+    sizes: np.ndarray | int,
+) -> np.ndarray:
+    """int64 [parts, n, TASK_LENGTH]: n tasks without members, shared out by KV heads."""
+    heads, parts = _heads(kv_heads, len(rows))
+    table = np.zeros((parts, len(rows), at.TASK_LENGTH), np.int64)
+    table[..., at.TABLE_ROW], table[..., at.TOKENS] = rows, sizes
+    table[..., at.TOKEN], table[..., at.POSITION] = tokens, positions
+    first_heads = np.arange(0, kv_heads, heads)[:, None]
+    table[..., at.KV_HEAD], table[..., at.HEADS] = first_heads, np.minimum(heads, kv_heads - first_heads)
+    table[..., at.FIRST_PIECE] = pieces
+    table[..., at.END_PIECE] = table[..., at.FIRST_PIECE] + 1
+    return table
 
 
 def _pieces(positions: np.ndarray, window: int) -> _Pieces:
