@@ -18,6 +18,8 @@ from lightllm.backend.device import Device, upload
 from lightllm.backend.row_state import EDITS, Feature, RowState
 from lightllm.ops.sample import FILTERED, GREEDY, RANDOM
 
+_NO_ENTRIES = np.zeros(0, dtype=np.int64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -138,13 +140,11 @@ class SamplingPlan:
 
 def make_plan(state: RowState, rows: np.ndarray, device: Device) -> SamplingPlan:
     """rows: int64 [S], distinct, all joined."""
-    features = state.features[rows]
-    every = int(np.bitwise_or.reduce(features)) if len(features) else 0
-    builder = _Builder(state, rows, features, device)
+    builder = _Builder(state, rows, device)
     return SamplingPlan(
         rows=rows,
         rows_on_device=upload(device, rows)[0],
-        features=every,
+        features=builder.every,
         groups=builder.groups(),
         penalties=builder.penalties(),
         decay=builder.pairs(Feature.DECAY, state.decay_pairs),
@@ -160,17 +160,19 @@ def make_plan(state: RowState, rows: np.ndarray, device: Device) -> SamplingPlan
 
 
 class _Builder:
-    def __init__(self, state: RowState, rows: np.ndarray, features: np.ndarray, device: Device) -> None:
+    def __init__(self, state: RowState, rows: np.ndarray, device: Device) -> None:
         self._state = state
         self._rows = rows
-        self._features = features
+        self._features = state.features[rows]
+        self.every = int(np.bitwise_or.reduce(self._features))
+        """Features of any row."""
         self._device = device
 
     def groups(self) -> list[Group]:
         kinds = self._features & (Feature.RANDOM | Feature.FILTER)
         if self._device.samples_in_one_kernel and kinds.any():
             return [self._mixed(kinds)]
-        values = np.unique(kinds).tolist()
+        values = sorted(set(kinds.tolist()))
         return [self._group(value, (kinds == value).nonzero()[0], alone=len(values) == 1) for value in values]
 
     def _group(self, kind: int, entries: np.ndarray, alone: bool) -> Group:
@@ -267,6 +269,8 @@ class _Builder:
         return [self._state.values[name][rows] for name in names]
 
     def _entries(self, feature: int) -> np.ndarray:
+        if not self.every & feature:
+            return _NO_ENTRIES
         return ((self._features & feature) != 0).nonzero()[0]
 
     def _upload(self, *arrays: np.ndarray) -> list[torch.Tensor]:
