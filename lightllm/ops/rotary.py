@@ -188,8 +188,14 @@ def rotary_and_write_kv(
         return triton_impl.rotary_and_write_kv(
             qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
         )
-    q = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
+    plain, places = kv, slots
+    if kv.scales is not None:  # codes are made of what the kernel leaves side by side
+        places = torch.arange(len(v))
+        plain = KvLayer(v.new_empty(len(v), 2 * v.shape[1], v.shape[2]), v.shape[1])
+    q = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, plain, places, interleaved, norm_weight, eps, keep_keys)
     if q is not None:
+        if plain is not kv:
+            write_kv(plain.keys, plain.values, kv, slots)
         return q
     if norm_weight is not None:
         qk = rms_norm(qk, norm_weight, eps)

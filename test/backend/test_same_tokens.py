@@ -52,10 +52,10 @@ def traffic(count: int, new_tokens: int) -> list[Wanted]:
     return wanted
 
 
-def alone_and_crowded(wanted: list[Wanted]) -> tuple[list[list[int]], list[list[int]]]:
+def alone_and_crowded(wanted: list[Wanted], kv_type: str = "None") -> tuple[list[list[int]], list[list[int]]]:
     config = ServerConfig(
         model_dir=str(DEMO), device="cpu", max_total_token_num=4000, running_max_req_size=16,
-        max_req_total_len=400, cpu_threads=1,
+        max_req_total_len=400, cpu_threads=1, llm_kv_type=kv_type,
     )  # fmt: skip
     backend = ModeBackend(config, 0, 1)
     backend.init_model()
@@ -102,3 +102,14 @@ def test_an_answer_is_the_one_that_the_request_has_alone(
         if one != other and each.params.temperature == 0.0:
             assert_part_at_near_ties(each.prompt, one, other)
     assert sum(one[:3] == other[:3] for one, other in zip(alone, crowded)) > count // 2
+
+
+@pytest.mark.skipif(
+    chosen() != CpuKind.AVX512_BF16, reason="libraries add in an order that depends on the batch"
+)
+@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_and_so_it_is_with_kv_memory_in_8_bits(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Whatever the borders of chunks, cached prefixes and pauses: a chunk's own keys are read as codes too."""
+    compute_bf16_weights_in(monkeypatch, "bfloat16")
+    alone, crowded = alone_and_crowded(traffic(count, 24), "int8kv")
+    assert crowded == alone

@@ -30,6 +30,7 @@ from lightllm.ops.cpu.library import load_kernels  # noqa: E402
 from lightllm.ops.cpu.rows import RowKernels  # noqa: E402
 from lightllm.ops.cpu_kind import described  # noqa: E402
 from lightllm.ops.gated_activation import gelu_and_mul, silu_and_mul  # noqa: E402
+from lightllm.ops.kv_codes import FORMATS, quantize  # noqa: E402
 from lightllm.ops.kv_layer import KvLayer  # noqa: E402
 from lightllm.ops.linear import activation_dtype, pack_linear  # noqa: E402
 from lightllm.ops.rms_norm import fused_add_rms_norm  # noqa: E402
@@ -54,6 +55,8 @@ PREFILLS = [
     (1024, 1024, 32, 1, 128),  # Llama 2 7B
     (4096, 512, 8, 4, 128),  # Llama 3 8B
 ]
+CODED = [(32, 1000, 4, 8, 64), (32, 1000, 8, 2, 128), (32, 1000, 8, 4, 128)]
+"""Decoding over KV memory of few bits, beside bfloat16; as SHAPES."""
 ROWS = (1, 32, 512)
 COLD_BYTES = 256 << 20
 
@@ -101,6 +104,35 @@ def decode_attention(
 
         seconds.append(least(run, repeat, clock))
     return seconds[0], seconds[1], size
+
+
+def coded_attention(
+    shape: tuple[int, ...], name: str, repeat: int, clock: Callable[[], float]
+) -> tuple[float, int]:
+    """Seconds of a layer of bfloat16 that decodes over this kind of KV memory ("None": bfloat16 too), and the bytes it reads."""
+    entries, length, kv_heads, group, head_dim = shape
+    slots, dtype = entries * length, torch.bfloat16
+    data = torch.randn(slots + 1, 2 * kv_heads, head_dim).to(dtype)
+    parts = (data,) if name == "None" else quantize(data, FORMATS[name])
+    size = sum(part.numel() * part.itemsize for part in parts)
+    layers = [
+        KvLayer(parts[0].clone(), kv_heads, *(part.clone() for part in parts[1:]))
+        for _ in range(max(COLD_BYTES // size, 1))
+    ]
+    metadata = AttentionMetadata(
+        rows=torch.arange(entries), q_start=torch.arange(entries + 1, dtype=torch.int32),
+        kv_len=torch.full((entries,), length, dtype=torch.int32),
+        req_to_token=torch.arange(slots, dtype=torch.int32).view(entries, length),
+        num_decode=entries, num_tokens=entries, max_q_len=1, max_kv_len=length,
+    )  # fmt: skip
+    q = torch.randn(entries, kv_heads * group, head_dim).to(dtype)
+    out, spec, backend = torch.empty_like(q), AttentionSpec(head_dim**-0.5), CpuAttention(load_kernels())
+    found = least(
+        lambda number: backend.decode(AttentionCall(q, layers[number % len(layers)], metadata, spec, out)),
+        repeat,
+        clock,
+    )
+    return found, size
 
 
 def product_rate(repeat: int, clock: Callable[[], float]) -> float:
@@ -186,6 +218,22 @@ def print_decode_attention(dtypes: list[str], repeat: int, clock: Callable[[], f
             )
 
 
+def print_coded_attention(repeat: int, clock: Callable[[], float]) -> None:
+    if "coded_attention_bfloat16" not in load_kernels():
+        return
+    print(f"{'decode attention of bfloat16 over':34}{'ms':>8}{'GB/s':>8}{'bf16 ms':>10}{'times':>8}")
+    for shape in CODED:
+        entries, length, kv_heads, group, head_dim = shape
+        for name in FORMATS:
+            plain, _ = coded_attention(shape, "None", repeat, clock)
+            ours, size = coded_attention(shape, name, repeat, clock)
+            words = f"{entries} x {length}, {kv_heads * group}/{kv_heads} x {head_dim} {name}"
+            print(
+                f"{words:34}{ours * 1e3:8.2f}{size / ours / 1e9:8.1f}{plain * 1e3:10.2f}{plain / ours:8.2f}",
+                flush=True,
+            )
+
+
 def print_prefill_attention(repeat: int, clock: Callable[[], float]) -> None:
     if "block_attention_bfloat16" not in load_kernels():
         return
@@ -218,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--only", choices=("attention", "rows"))
+    parser.add_argument("--only", choices=("attention", "coded", "rows"))
     parser.add_argument(
         "--cpu_time", action="store_true", help="seconds of the processor, one thread: on a busy machine"
     )
@@ -227,8 +275,12 @@ def main() -> None:
     if options.cpu_time:
         torch.set_num_threads(1)
     print(f"processor: {described()}, {torch.get_num_threads()} threads")
+    if options.only == "coded":
+        print_coded_attention(options.repeat, clock)
+        return
     if options.only != "rows":
         print_decode_attention(options.dtypes, options.repeat, clock)
+        print_coded_attention(options.repeat, clock)
         print_prefill_attention(options.repeat, clock)
     if options.only != "attention":
         print_rows(options.dtypes, options.repeat, clock)

@@ -14,6 +14,7 @@ from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.cpu.block_attention import BlockAttention, address_of
 from lightllm.ops.cpu.calls import decode_attention as at
+from lightllm.ops.cpu.coded_attention import CodedAttention
 from lightllm.ops.cpu.library import Kernel
 from lightllm.ops.kv_layer import KvLayer
 
@@ -29,12 +30,20 @@ class CpuAttention:
         }
         block_kernel = kernels.get("block_attention_bfloat16")
         self._blocks = None if block_kernel is None else BlockAttention(block_kernel)
+        coded_kernel = kernels.get("coded_attention_bfloat16")
+        self._coded = None if coded_kernel is None else CodedAttention(coded_kernel)
 
     def takes(self, spec: AttentionSpec, kv: KvLayer) -> bool:
-        return spec.sparsity is None and kv.scales is None and kv.data.dtype in self._kernels
+        if spec.sparsity is not None:
+            return False
+        return kv.data.dtype in self._kernels if kv.scales is None else self._coded is not None
 
     def decode(self, call: AttentionCall) -> None:
         metadata, kv, spec = call.metadata.decode_by_token(), call.kv, call.spec
+        if kv.scales is not None:
+            if self._coded is None or not self._coded.decode(call._replace(metadata=metadata)):
+                TorchAttention.decode(call)
+            return
         if self._blocks is not None and self._blocks.decode(call._replace(metadata=metadata)):
             return
         count, heads, head_dim = metadata.num_decode, *call.q.shape[1:]
@@ -48,7 +57,8 @@ class CpuAttention:
 
     def prefill(self, call: AttentionCall) -> None:
         """torch's, where there is no kernel: its own matrix products are as fast as other processors allow."""
-        if self._blocks is None or not self._blocks.prefill(call):
+        own = self._blocks if call.kv.scales is None else self._coded
+        if own is None or not own.prefill(call):
             TorchAttention.prefill(call)
 
 

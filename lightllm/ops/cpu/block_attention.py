@@ -5,6 +5,8 @@ What it is told about a batch is worked out once a round; a layer adds where its
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -29,13 +31,14 @@ class BlockAttention:
         """Whether it was done: what is not of bfloat16 is another implementation's."""
         if not _takes(call):
             return False
-        metadata, window, shape = call.metadata, call.spec.window, _shape(call)
+        metadata, window, shape = call.metadata, call.spec.window, shape_of(call)
         batch = metadata.once(
-            ("blocks, prefill", *shape, window), lambda: _prefill_batch(metadata, *shape, window, self._tiled)
+            ("blocks, prefill", *shape, window),
+            lambda: Batch(metadata, prefill_tasks(metadata, *shape[:2], window, self._tiled), shape, window),
         )
         out = call.out
-        result = _place_for(out)
-        self._kernel(batch.told(_side_by_side(call.q), call.kv, call.spec, result))
+        result = place_for(out)
+        self._kernel(batch.told(side_by_side(call.q), call.kv, call.spec, result))
         if result is not out:
             first = int(metadata.q_start[metadata.num_decode])
             out[first:].copy_(result[first:])
@@ -45,14 +48,14 @@ class BlockAttention:
         """call.metadata: `decode_by_token`."""
         if self._tiled or not _takes(call):
             return False
-        metadata, window, shape = call.metadata, call.spec.window, _shape(call)
+        metadata, window, shape = call.metadata, call.spec.window, shape_of(call)
         batch = metadata.once(
             ("blocks, decode", *shape, window),
-            lambda: _Batch(metadata, decode_tasks(metadata, shape, window), shape, window),
+            lambda: Batch(metadata, decode_tasks(metadata, shape, window), shape, window),
         )
         count = metadata.num_decode
-        q, out = _side_by_side(call.q[:count]), call.out[:count]
-        result = _place_for(out)
+        q, out = side_by_side(call.q[:count]), call.out[:count]
+        result = place_for(out)
         self._kernel(batch.told(q, call.kv, call.spec, result))
         if result is not out:
             out.copy_(result)
@@ -63,43 +66,49 @@ def _takes(call: AttentionCall) -> bool:
     return call.q.dtype == call.kv.data.dtype == torch.bfloat16 and call.q.shape[2] % 2 == 0
 
 
-def _shape(call: AttentionCall) -> tuple[int, int, int]:
+def shape_of(call: AttentionCall) -> tuple[int, int, int]:
     """KV heads, query heads of each, head_dim."""
     heads, head_dim = call.q.shape[1:]
     return call.kv.kv_heads, heads // call.kv.kv_heads, head_dim
 
 
-def _side_by_side(q: torch.Tensor) -> torch.Tensor:
+def side_by_side(q: torch.Tensor) -> torch.Tensor:
     """Rows of any stride."""
     return q if q.stride()[1:] == (q.shape[2], 1) else q.contiguous()
 
 
-def _place_for(out: torch.Tensor) -> torch.Tensor:
+def place_for(out: torch.Tensor) -> torch.Tensor:
     """Where a kernel writes what is for `out`: there, if it can."""
     if out.dtype == torch.bfloat16 and out.is_contiguous():
         return out
     return torch.empty_like(out, dtype=torch.bfloat16)
 
 
-class _Batch:
+class Batch:
     """Tasks of a batch and memory for them, the same for all layers of one shape."""
 
     def __init__(
-        self, metadata: AttentionMetadata, tasks: Tasks, shape: tuple[int, int, int], window: int
+        self,
+        metadata: AttentionMetadata,
+        tasks: Tasks,
+        shape: tuple[int, int, int],
+        window: int,
+        calls: Any = at,
     ) -> None:
+        """shape: KV heads, query heads of each, head_dim; calls: the module that says what the kernel is told."""
         table, (kv_heads, group, head_dim), rows = metadata.req_to_token, shape, tasks.most_rows
         assert table.dtype == torch.int32 and table.stride(1) == 1
         most_heads, threads = int(tasks.table[:, at.HEADS].max()), torch.get_num_threads()
-        size = -(-at.scratch_bytes(kv_heads, most_heads, rows, head_dim) // 64) * 64
+        size = -(-calls.scratch_bytes(kv_heads, most_heads, rows, head_dim) // 64) * 64
         self._tasks, self._scale = tasks, np.zeros(2, np.float32)
         self._counters = np.zeros(2 + tasks.counters, np.int64)
         self._scratch = torch.empty(threads * size + 64, dtype=torch.uint8)
-        state_size = at.state_size(most_heads, rows, head_dim)
+        state_size = calls.state_size(most_heads, rows, head_dim)
         self._states = torch.empty(tasks.states)
         self._tiles = np.zeros(64, np.uint8)
         self._tiles[0] = 1  # the palette; 8 tiles of 16 rows of 64 bytes
         self._tiles[16:32:2], self._tiles[48:56] = 64, 16
-        call = self._call = np.zeros(at.LENGTH, np.int64)
+        call = self.call = np.zeros(calls.LENGTH, np.int64)
         self._address = call.ctypes.data
         call[at.SLOTS], call[at.ROW_STRIDE] = table.data_ptr(), table.stride(0)
         call[at.TASKS], call[at.NUM_TASKS] = tasks.table.ctypes.data, len(tasks.table)
@@ -113,7 +122,7 @@ class _Batch:
     def told(self, q: torch.Tensor, kv: KvLayer, spec: AttentionSpec, out: torch.Tensor) -> int:
         """Where it lies; holds until the next layer is told."""
         assert kv.data.stride()[1:] == (kv.data.shape[2], 1) and kv.data.stride(0) % 2 == 0
-        call = self._call
+        call = self.call
         self._counters.fill(0)
         self._scale[:] = spec.scale, spec.softcap
         call[at.Q], call[at.Q_STRIDE], call[at.OUT] = q.data_ptr(), q.stride(0), out.data_ptr()
@@ -128,9 +137,9 @@ def address_of(numbers: torch.Tensor | None) -> int:
     return 0 if numbers is None else numbers.data_ptr()
 
 
-def _prefill_batch(
-    metadata: AttentionMetadata, kv_heads: int, group: int, head_dim: int, window: int, tiled: bool
-) -> _Batch:
+def prefill_tasks(
+    metadata: AttentionMetadata, kv_heads: int, group: int, window: int, tiled: bool = False
+) -> Tasks:
     """A task for each KV head and some tokens of a chunk. Those of the longest contexts of a chunk first."""
     rows, q_lens = _MOST_ROWS, np.diff(metadata.q_start[metadata.num_decode :].numpy())
     wanted = TASKS_PER_THREAD * torch.get_num_threads()
@@ -152,5 +161,4 @@ def _prefill_batch(
         first, first + tasks[:, at.TOKENS] - 1, window
     )
     most = int(tasks[:, at.TOKENS].max()) * group
-    most = at.padded(most) if tiled else most
-    return _Batch(metadata, Tasks(tasks, most), (kv_heads, group, head_dim), window)
+    return Tasks(tasks, at.padded(most) if tiled else most)

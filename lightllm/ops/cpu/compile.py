@@ -19,6 +19,7 @@ from lightllm.ipc.child import die_with_parent
 from lightllm.ops.cpu import SYMBOLS
 from lightllm.ops.cpu.kernels import (
     block_attention,
+    coded_attention,
     decode_attention,
     gated_activation,
     greedy_tokens,
@@ -27,7 +28,16 @@ from lightllm.ops.cpu.kernels import (
     rotary,
 )
 
-SOURCES = (block_attention, decode_attention, rotary, panel_linear, rms_norm, gated_activation, greedy_tokens)
+SOURCES = (
+    block_attention,
+    coded_attention,
+    decode_attention,
+    rotary,
+    panel_linear,
+    rms_norm,
+    gated_activation,
+    greedy_tokens,
+)
 """Those that take longest first."""
 _MOST_PROCESSES = 4
 

@@ -56,6 +56,16 @@ def float_of(context: Any, bits: Any) -> Any:
 
 
 @intrinsic
+def bits_of(context: Any, number: Any) -> Any:
+    """Those of a float32."""
+
+    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], _I32)
+
+    return types.int32(types.float32), make
+
+
+@intrinsic
 def address_of(context: Any, pointer: Any) -> Any:
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ptrtoint(arguments[0], _I64)

@@ -6,7 +6,7 @@ chain over the pairs in their order.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -24,11 +24,22 @@ _FLOATS, _PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_I32, LANE
 _HALVES = ir.VectorType(ir.IntType(16), LANES)
 
 
+class Instruction(NamedTuple):
+    """Multiplies numbers that stand side by side in 32 bits, and adds the products to a sum."""
+
+    text: str
+    """$0: the sums, $2: of the left-hand matrix, $3: of the right-hand one."""
+    sums: ir.Type
+
+
+PAIRS_OF_BFLOAT16 = Instruction("vdpbf16ps $3, $2, $0", _FLOATS)
+
+
 def _number(value: int) -> ir.Constant:
     return ir.Constant(_I64, value)
 
 
-def _place(builder: Any, address: Any, offset: int, element: ir.Type) -> Any:
+def pointer_to(builder: Any, address: Any, offset: int, element: ir.Type) -> Any:
     return builder.inttoptr(builder.add(address, _number(offset)), element.as_pointer())
 
 
@@ -43,12 +54,15 @@ def _fetch(builder: Any, address: Any) -> None:
     builder.call(ir.InlineAsm(function, "prefetcht1 ($0)", "r", side_effect=True), [address])
 
 
-def _make_product(rows: int, vectors: int, add: bool, fetched: int = 0) -> Any:
+def _make_product(
+    rows: int, vectors: int, add: bool, fetched: int = 0, instruction: Instruction = PAIRS_OF_BFLOAT16
+) -> Any:
     """sums [rows, 16 * vectors] = left [rows, 2 * pairs] right [pairs, 16 * vectors, 2], or with `add` are more by it. All at
     addresses, with bytes from row to row. fetched: lines of `soon` that are asked for with each pair."""
     shape = [(row, j) for row in range(rows) for j in range(vectors)]
+    sums_type = instruction.sums
     multiplying = ir.InlineAsm(
-        ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v"
+        ir.FunctionType(sums_type, [sums_type, _PAIRS, _PAIRS]), instruction.text, "=v,0,v,v"
     )
 
     @intrinsic
@@ -59,8 +73,8 @@ def _make_product(rows: int, vectors: int, add: bool, fetched: int = 0) -> Any:
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             left, left_stride, right, right_stride, pairs, sums, sums_stride, soon = arguments
             lines = [builder.add(sums, builder.mul(sums_stride, _number(row))) for row in range(rows)]
-            places = [_place(builder, lines[row], 4 * LANES * j, _FLOATS) for row, j in shape]
-            none = ir.Constant(_FLOATS, [0.0] * LANES)
+            places = [pointer_to(builder, lines[row], 4 * LANES * j, sums_type) for row, j in shape]
+            none = ir.Constant(sums_type, None)
             held = [
                 cgutils.alloca_once_value(builder, builder.load(place, align=4) if add else none)
                 for place in places
@@ -69,7 +83,7 @@ def _make_product(rows: int, vectors: int, add: bool, fetched: int = 0) -> Any:
             with cgutils.for_range_slice(builder, _number(0), pairs, _number(1), _I64) as (i, _):
                 line = builder.add(right, builder.mul(i, right_stride))
                 columns = [
-                    builder.load(_place(builder, line, 4 * LANES * j, _PAIRS), align=4)
+                    builder.load(pointer_to(builder, line, 4 * LANES * j, _PAIRS), align=4)
                     for j in range(vectors)
                 ]
                 for k in range(fetched):
@@ -79,7 +93,7 @@ def _make_product(rows: int, vectors: int, add: bool, fetched: int = 0) -> Any:
                     _fetch(builder, builder.add(soon, place))
                 offset = builder.mul(i, _number(4))
                 for row, first in enumerate(firsts):
-                    pair = builder.load(_place(builder, builder.add(first, offset), 0, _I32), align=2)
+                    pair = builder.load(pointer_to(builder, builder.add(first, offset), 0, _I32), align=2)
                     pair = _spread(builder, pair)
                     for j, column in enumerate(columns):
                         total = held[row * vectors + j]
@@ -99,8 +113,10 @@ def round_vector(context: Any, numbers: Any, out: Any) -> Any:
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         narrowing = ir.InlineAsm(ir.FunctionType(_HALVES, [_FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v")
-        value = builder.load(_place(builder, arguments[0], 0, _FLOATS), align=4)
-        builder.store(builder.call(narrowing, [value]), _place(builder, arguments[1], 0, _HALVES), align=2)
+        value = builder.load(pointer_to(builder, arguments[0], 0, _FLOATS), align=4)
+        builder.store(
+            builder.call(narrowing, [value]), pointer_to(builder, arguments[1], 0, _HALVES), align=2
+        )
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), make
@@ -110,13 +126,15 @@ _ROWS = 6
 """With four vectors each, all sums are in registers: there are 32, and columns and one of the left-hand side need 5."""
 
 
-def make_product(vectors: int, add: bool, fetched: int = 0) -> Any:
+def make_product(
+    vectors: int, add: bool, fetched: int = 0, instruction: Instruction = PAIRS_OF_BFLOAT16
+) -> Any:
     """The product of any number of rows with 16 * vectors columns, at most 64.
 
     fetched: lines that are asked for with each pair: as many as `right` has, in order, from `soon` on.
     """
     one, two, three, four, five, six = (
-        _make_product(rows, vectors, add, fetched) for rows in range(1, _ROWS + 1)
+        _make_product(rows, vectors, add, fetched, instruction) for rows in range(1, _ROWS + 1)
     )
 
     @kernel
@@ -143,48 +161,62 @@ def make_product(vectors: int, add: bool, fetched: int = 0) -> Any:
     return product
 
 
-@intrinsic
-def transpose_pairs(context: Any, lines: Any, offset: Any, out: Any, out_stride: Any) -> Any:
-    """out [16, 16]: pairs of LANES lines, whose addresses `lines` has, side by side. offset, out_stride: bytes.
+def make_transpose(flipped: int = 0) -> Any:
+    """flipped: bits of each pair that are turned over on the way."""
 
-    Four pairs of four lines at a time: vectors are put together of quarters, which takes no shuffling, and then transposed
-    within their quarters.
-    """
+    @intrinsic
+    def transpose(context: Any, lines: Any, offset: Any, out: Any, out_stride: Any) -> Any:
+        """out [16, 16]: pairs of LANES lines, whose addresses `lines` has, side by side. offset, out_stride: bytes.
 
-    def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lines, offset, out, out_stride = arguments
-        quarter = ir.VectorType(_I32, 4)
-        addresses = [
-            builder.add(builder.load(builder.gep(lines, [_number(i)])), offset) for i in range(LANES)
-        ]
+        Four pairs of four lines at a time: vectors are put together of quarters, which takes no shuffling, and then transposed
+        within their quarters.
+        """
 
-        def joined(a: Any, b: Any) -> Any:
-            mask = ir.Constant(
-                ir.VectorType(_I32, 2 * a.type.count), [ir.Constant(_I32, i) for i in range(2 * a.type.count)]
-            )
-            return builder.shuffle_vector(a, b, mask)
+        def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            lines, offset, out, out_stride = arguments
+            quarter = ir.VectorType(_I32, 4)
+            addresses = [
+                builder.add(builder.load(builder.gep(lines, [_number(i)])), offset) for i in range(LANES)
+            ]
 
-        for first in range(0, LANES, 4):
-            vectors = []
-            for k in range(4):
-                quarters = [
-                    builder.load(_place(builder, addresses[4 * lane + k], 4 * first, quarter), align=2)
-                    for lane in range(4)
-                ]
-                vectors.append(joined(joined(*quarters[:2]), joined(*quarters[2:])))
-            a, b, c, d = vectors
-            pairs01 = [_interleaved(builder, a, b, half, 1) for half in range(2)]
-            pairs23 = [_interleaved(builder, c, d, half, 1) for half in range(2)]
-            for i in range(4):
-                column = _interleaved(builder, pairs01[i // 2], pairs23[i // 2], i % 2, 2)
-                place = builder.add(out, builder.mul(out_stride, _number(first + i)))
-                builder.store(column, _place(builder, place, 0, _PAIRS), align=4)
-        return context.get_dummy_value()
+            for first in range(0, LANES, 4):
+                vectors = []
+                for k in range(4):
+                    quarters = [
+                        builder.load(
+                            pointer_to(builder, addresses[4 * lane + k], 4 * first, quarter), align=2
+                        )
+                        for lane in range(4)
+                    ]
+                    halves = [_joined(builder, *quarters[:2]), _joined(builder, *quarters[2:])]
+                    vectors.append(_joined(builder, *halves))
+                a, b, c, d = vectors
+                pairs01 = [interleaved(builder, a, b, half, 1) for half in range(2)]
+                pairs23 = [interleaved(builder, c, d, half, 1) for half in range(2)]
+                for i in range(4):
+                    column = interleaved(builder, pairs01[i // 2], pairs23[i // 2], i % 2, 2)
+                    if flipped:
+                        column = builder.xor(column, ir.Constant(_PAIRS, [flipped] * LANES))
+                    place = builder.add(out, builder.mul(out_stride, _number(first + i)))
+                    builder.store(column, pointer_to(builder, place, 0, _PAIRS), align=4)
+            return context.get_dummy_value()
 
-    return types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64), make
+        return types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64), make
+
+    return transpose
 
 
-def _interleaved(builder: Any, a: Any, b: Any, half: int, unit: int) -> Any:
+transpose_pairs = make_transpose()
+
+
+def _joined(builder: Any, a: Any, b: Any) -> Any:
+    mask = ir.Constant(
+        ir.VectorType(_I32, 2 * a.type.count), [ir.Constant(_I32, i) for i in range(2 * a.type.count)]
+    )
+    return builder.shuffle_vector(a, b, mask)
+
+
+def interleaved(builder: Any, a: Any, b: Any, half: int, unit: int) -> Any:
     """Within each quarter of the vectors: units of so many elements of the lower or upper half of a's and of b's in turn."""
     count = a.type.count
     width = count // 4
@@ -214,10 +246,10 @@ def pair_up(context: Any, one: Any, other: Any, out: Any) -> Any:
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         numbers = ir.VectorType(ir.IntType(16), 2 * LANES)
-        a, b = (builder.load(_place(builder, address, 0, numbers), align=2) for address in arguments[:2])
+        a, b = (builder.load(pointer_to(builder, address, 0, numbers), align=2) for address in arguments[:2])
         for half in range(2):
-            place = _place(builder, arguments[2], 4 * LANES * half, numbers)
-            builder.store(_interleaved(builder, a, b, half, 1), place, align=2)
+            place = pointer_to(builder, arguments[2], 4 * LANES * half, numbers)
+            builder.store(interleaved(builder, a, b, half, 1), place, align=2)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64), make

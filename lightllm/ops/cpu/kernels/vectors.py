@@ -20,22 +20,25 @@ _LEAST = -200.0
 """2 to this is 0 in float32, and so is the weight of a key whose score is less."""
 
 
-def _all(value: float) -> ir.Constant:
+def all_lanes(value: float) -> ir.Constant:
     return ir.Constant(_VECTOR, [ir.Constant(_F32, value)] * WIDTH)
 
 
-def _spread(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    none = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), none)
+def spread(builder: Any, value: Any) -> Any:
+    """A vector of this number."""
+    undefined = ir.Constant(ir.VectorType(value.type, WIDTH), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(
+        one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+    )
 
 
-def _larger(builder: Any, a: Any, b: Any) -> Any:
+def larger(builder: Any, a: Any, b: Any) -> Any:
     """b where one is NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _fold(builder: Any, vector: Any, combine: Any) -> Any:
+def fold(builder: Any, vector: Any, combine: Any) -> Any:
     """All 16 numbers into one, halves with halves."""
     width = WIDTH
     while width > 1:
@@ -68,8 +71,8 @@ def highest(context: Any, numbers: Any, start: Any, count: Any) -> Any:
         step = ir.Constant(_I64, WIDTH)
         with cgutils.for_range_slice(builder, step, count, step, _I64) as (i, _):
             more = builder.load(_at(builder, pointer, builder.add(start, i), _VECTOR), align=4)
-            builder.store(_larger(builder, more, builder.load(found)), found)
-        return _fold(builder, builder.load(found), _larger)
+            builder.store(larger(builder, more, builder.load(found)), found)
+        return fold(builder, builder.load(found), larger)
 
     return types.float32(types.CPointer(types.float32), types.int64, types.int64), make
 
@@ -83,37 +86,41 @@ def weights_of(
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, start, count, factor, offset, weights = arguments
-        factor, offset = _spread(builder, factor), _spread(builder, builder.fneg(offset))
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{WIDTH}f32"
-        )
-        nearest = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.rint.v{WIDTH}f32"
-        )
-        total = cgutils.alloca_once_value(builder, _all(0.0))
+        factor, offset = spread(builder, factor), spread(builder, builder.fneg(offset))
+        total = cgutils.alloca_once_value(builder, all_lanes(0.0))
         with cgutils.for_range_slice(
             builder, ir.Constant(_I64, 0), count, ir.Constant(_I64, WIDTH), _I64
         ) as (i, _):
             place = builder.add(start, i)
-            power = builder.call(
-                fma, [builder.load(_at(builder, pointer, place, _VECTOR), align=4), factor, offset]
-            )
-            power = builder.select(builder.fcmp_ordered("<", power, _all(_LEAST)), _all(_LEAST), power)
-            whole = builder.call(nearest, [power])
-            rest = builder.fsub(power, whole)
-            value = _all(_EXP2[0])
-            for coefficient in _EXP2[1:]:
-                value = builder.call(fma, [value, rest, _all(coefficient)])
-            value = _assembled(builder, "vscalefps $2, $1, $0", "=v,v,v", _VECTOR, [value, whole])
+            score = builder.load(_at(builder, pointer, place, _VECTOR), align=4)
+            value = assembled_exp2(builder, score, factor, offset)
             builder.store(builder.fadd(builder.load(total), value), total)
             halves = _assembled(builder, "vcvtneps2bf16 $1, $0", "=v,v", _HALVES, [value])
             builder.store(halves, _at(builder, weights, place, _HALVES), align=2)
-        return _fold(builder, builder.load(total), lambda builder, a, b: builder.fadd(a, b))
+        return fold(builder, builder.load(total), lambda builder, a, b: builder.fadd(a, b))
 
     signature = types.float32(
         types.CPointer(types.float32), types.int64, types.int64, types.float32, types.float32, types.CPointer(types.uint16),
     )  # fmt: skip
     return signature, make
+
+
+def assembled_exp2(builder: Any, score: Any, factor: Any, offset: Any) -> Any:
+    """2 ** (score * factor + offset), vectors all of them."""
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{WIDTH}f32"
+    )
+    nearest = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.rint.v{WIDTH}f32"
+    )
+    power = builder.call(fma, [score, factor, offset])
+    power = builder.select(builder.fcmp_ordered("<", power, all_lanes(_LEAST)), all_lanes(_LEAST), power)
+    whole = builder.call(nearest, [power])
+    rest = builder.fsub(power, whole)
+    value = all_lanes(_EXP2[0])
+    for coefficient in _EXP2[1:]:
+        value = builder.call(fma, [value, rest, all_lanes(coefficient)])
+    return _assembled(builder, "vscalefps $2, $1, $0", "=v,v,v", _VECTOR, [value, whole])
 
 
 def _assembled(builder: Any, text: str, constraints: str, result: Any, arguments: list[Any]) -> Any:
