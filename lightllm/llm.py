@@ -19,7 +19,15 @@ from lightllm.errors import REQUEST_ERRORS, InvalidOption, InvalidParameter, Pro
 from lightllm.foreign_options import advice
 from lightllm.model_folder.generation import generation_defaults
 from lightllm.model_folder.location import resolve_model_dir
+from lightllm.models.tasks import resolve_task
 from lightllm.offline_prompts import AskedPrompt, Message, Prompt, PromptReader, prompts_of
+from lightllm.offline_vectors import (
+    ClassificationOutput,
+    EmbeddingOutput,
+    OfflineVectors,
+    PoolingOutput,
+    ScoringOutput,
+)
 from lightllm.ops.cpu_kind import library_variables
 from lightllm.protocol.messages import Finish, PromptLogprobs, TextDeltas, TopLogprobs
 from lightllm.sampling_params import MAX_SEED, SamplingParams
@@ -87,6 +95,9 @@ class LLM:
             trust_remote_code=self.config.trust_remote_code,
             chat_template=self.config.chat_template,
         )
+        task = resolve_task(self.model_dir, self.config.task)
+        self.config = dataclasses.replace(self.config, model_dir=self.model_dir, task=task)
+        self._vectors = OfflineVectors(self.config, self.tokenizer) if self.config.pools else None
         log_overruled(self.model_dir, self.tokenizer, self.config.eos_id)
         self.default_sampling_params = SamplingParams(**generation_defaults(self.model_dir))
         """What `sampling_params=None` means: the model's generation_config.json."""
@@ -111,6 +122,7 @@ class LLM:
         Every prompt and image is checked before anything runs: raises `InvalidParameter` or `PromptTooLong`. Raises
         `BackendFailed` if the model cannot finish one.
         """
+        self._checked_for_texts()
         several = prompts_of(prompts)
         fields = ["prompt"] if len(several) == 1 else [f"prompts.{index}" for index in range(len(several))]
         read = [self._reader.read(prompt, field) for prompt, field in zip(several, fields, strict=True)]
@@ -134,6 +146,7 @@ class LLM:
 
         Without `sampling_params` an answer may take the `default_max_tokens` option, as far as there is room.
         """
+        self._checked_for_texts()
         one = bool(messages) and isinstance(messages[0], dict)
         conversations = cast("list[list[Message]]", [messages] if one else list(messages))
         fields = ["messages"] if one else [f"messages.{index}" for index in range(len(conversations))]
@@ -153,6 +166,7 @@ class LLM:
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Generator[str, None, None]:
         """The text of one answer, piece by piece. Leaving the loop, or an interrupt, aborts the request."""
+        self._checked_for_texts()
         (asked,) = self._with_images([self._reader.read(prompt)])
         params = self._chat_params(asked.tokens) if sampling_params is None else sampling_params
         engine = self._running_engine()
@@ -164,6 +178,37 @@ class LLM:
                 _raise_failure(deltas.finished)
         finally:
             engine.abort(ids)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        use_tqdm: bool = True,
+    ) -> list[PoolingOutput[EmbeddingOutput]]:
+        """A vector of each prompt, by an embedding model (docs/vectors.md), as vLLM gives it: `outputs.embedding`. dimensions,
+        normalize: as of /v1/embeddings. Raises `InvalidParameter` or `PromptTooLong` before anything runs."""
+        vectors, engine, read = self._for_vectors(prompts)
+        return vectors.embed(engine, read, dimensions, normalize, use_tqdm)
+
+    def classify(
+        self, prompts: Prompt | Sequence[Prompt], use_tqdm: bool = True
+    ) -> list[PoolingOutput[ClassificationOutput]]:
+        """Labels of each prompt, by a model with a classification head: `outputs.probs`, `outputs.label`."""
+        vectors, engine, read = self._for_vectors(prompts)
+        return vectors.classify(engine, read, use_tqdm)
+
+    def score(
+        self,
+        queries: str | Sequence[str],
+        documents: str | Sequence[str],
+        instruction: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[PoolingOutput[ScoringOutput]]:
+        """How well documents fit a query, one for all or one for each, by any model for vectors: `outputs.score`."""
+        vectors, engine, _ = self._for_vectors([])
+        asked, found = ([side] if isinstance(side, str) else list(side) for side in (queries, documents))
+        return vectors.score(engine, asked, found, instruction, use_tqdm)
 
     def chat_prompt(self, messages: list[Message], **template_variables: Any) -> list[int] | dict[str, Any]:
         """A conversation as a prompt for `stream` and `generate`: token ids, with its images if it has any. Raises
@@ -253,6 +298,20 @@ class LLM:
         if params.seed is not None:
             return params
         return msgspec.structs.replace(params, seed=secrets.randbelow(MAX_SEED))
+
+    def _for_vectors(
+        self, prompts: Prompt | Sequence[Prompt]
+    ) -> tuple[OfflineVectors, Engine, list[AskedPrompt]]:
+        if self._vectors is None:
+            raise InvalidParameter('this model generates texts; with task="embed" it gives vectors')
+        several = prompts_of(prompts) if prompts else []
+        return self._vectors, self._running_engine(), [self._reader.read(prompt) for prompt in several]
+
+    def _checked_for_texts(self) -> None:
+        if self._vectors is not None:
+            raise InvalidParameter(
+                f'this model makes vectors ({self.config.serves}), and no texts, unless it is given task="generate"'
+            )
 
     def _running_engine(self) -> Engine:
         if self._engine is None:

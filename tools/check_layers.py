@@ -32,6 +32,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "offline_ranks",
             "offline_images",
             "offline_prompts",
+            "offline_vectors",
             "chat",
             "cli",
             "bench",
@@ -86,7 +87,7 @@ LOWER_PARTS = {
 """Sub-rooms, each with the sub-rooms of the same room that lie above or beside it and that it may not import."""
 
 TORCH_FREE = [
-    "server", "cluster", "simulate", "llm", "offline_prompts", "chat", "cli", "bench", "client", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
+    "server", "cluster", "simulate", "llm", "offline_prompts", "offline_vectors", "chat", "cli", "bench", "client", "httpserver", "router", "detokenizer", "cache", "metrics", "health",
     "protocol", "ipc", "http", "parsers", "model_folder", "tokenizer", "templating", "constraints", "images", "config", "config_sources", "command_line",
     "foreign_options", "option_spec", "round_sizes", "sampling_params", "parameter_spec", "errors", "machine", "demo", "backend.mock",
     "models.architectures", "models.tasks", "models.pooled_head", "models.config", "models.hf_configs", "quantization.formats", "ops.cpu_kind",

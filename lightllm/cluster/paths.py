@@ -13,7 +13,7 @@ SERVER_PATHS = frozenset(
     {
         "/", "/generate", "/generate_stream", "/get_score", "/tokens", "/tokenize", "/detokenize",
         "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
-        "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/classify",
+        "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/classify", "/classify",
         "/api/generate", "/api/chat",
     }
 )  # fmt: skip

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from lightllm.config import ServerConfig
+from lightllm.errors import InvalidParameter
 from lightllm.model_folder.config import read_model_config
 from lightllm.model_folder.pooling import (
     Classes,
@@ -40,6 +41,24 @@ class VectorModel:
         if config.serves == "classify":
             return cls(classes=read_classes(model_dir))
         return cls() if config.serves == "score" else None
+
+    def checked_dimensions(self, asked: int | None, name: str) -> int | None:
+        """The size of embeddings that is asked for; None: the model's own. name: the model's. Raises `InvalidParameter`."""
+        known = self.matryoshka
+        if asked is None or (asked == self.size and not known.allowed):
+            return None
+        if not known.allowed:
+            raise InvalidParameter(
+                f"{name} gives embeddings of {self.size} numbers, and its folder does not say that they may be cut to "
+                f"{asked}: config.json has neither is_matryoshka nor matryoshka_dimensions",
+                param="dimensions",
+            )
+        if known.dimensions and asked not in known.dimensions:
+            sizes = ", ".join(map(str, known.dimensions))
+            raise InvalidParameter(f"dimensions must be one of {sizes}, got {asked}", param="dimensions")
+        if not 1 <= asked <= self.size:
+            raise InvalidParameter(f"dimensions must be in [1, {self.size}], got {asked}", param="dimensions")
+        return asked
 
     def embedding(self, pooled: np.ndarray, dimensions: int | None, normalizes: bool | None) -> np.ndarray:
         """float32 [dimensions]: cut first, then made of length 1, as Matryoshka embeddings are. normalizes: None: as the

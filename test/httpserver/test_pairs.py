@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ from support.fake_engine import FakeEngine
 
 from lightllm.errors import InvalidOption, PromptTooLong
 from lightllm.httpserver.pooling.pairs import PairForm, PairForms
-from lightllm.httpserver.reading.prompts import PromptEncoder
 from lightllm.httpserver.vector_model import VectorModel
 from lightllm.model_folder.pooling import Classes
 from lightllm.tokenizer import Tokenizer, load_tokenizer
@@ -262,18 +260,13 @@ def test_a_model_that_generates_says_why_it_gives_none(client: httpx.Client) -> 
 # -- forms of pairs
 
 
-def form_of(forms: PairForms, instruction: str | None) -> PairForm:
-    return asyncio.run(forms.form(instruction))
-
-
 def test_a_models_template_writes_its_pairs(tmp_path: Path) -> None:
     tokenizer = folder(tmp_path, TEMPLATE)
-    encoder = PromptEncoder(tokenizer)
-    forms = PairForms(encoder, judges=True)
+    forms = PairForms(tokenizer, judges=True)
     try:
-        plain, instructed = form_of(forms, None), form_of(forms, "be kind")
+        plain, instructed = forms.form(None), forms.form("be kind")
     finally:
-        encoder.close()
+        tokenizer.close()
     assert plain.encode(tokenizer, "a {{b}}", "c\n", None) == tokenizer.encode("Q: a {{b}}\nD: c\n ?", False)
     expected = tokenizer.encode("I: be kind\nQ: a\nD: c ?", False)
     assert instructed.encode(tokenizer, "a", "c", None) == expected
@@ -282,22 +275,21 @@ def test_a_models_template_writes_its_pairs(tmp_path: Path) -> None:
 
 def test_qwen3_reranker_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     tokenizer = folder(tmp_path, qwen=True)
-    encoder = PromptEncoder(tokenizer)
-    forms = PairForms(encoder, judges=True)
+    forms = PairForms(tokenizer, judges=True)
     web = "Given a web search query, retrieve relevant passages that answer the query"
     for given, instruction in ((None, web), ("be kind", "be kind")):
         text = QWEN3_RERANKER.format(instruction=instruction, query="a", document="b")
-        ids = form_of(forms, given).encode(tokenizer, "a", "b", None)
+        ids = forms.form(given).encode(tokenizer, "a", "b", None)
         assert ids == tokenizer.encode(text, False) and ids[0] == 3
-    encoder.close()
+    tokenizer.close()
 
 
 def test_a_model_that_nobody_knows_how_to_ask_is_refused(tmp_path: Path) -> None:
-    encoder = PromptEncoder(folder(tmp_path))
+    tokenizer = folder(tmp_path)
     with pytest.raises(InvalidOption, match="roles"):
-        PairForms(encoder, judges=True)
-    PairForms(encoder, judges=False)
-    encoder.close()
+        PairForms(tokenizer, judges=True)
+    PairForms(tokenizer, judges=False)
+    tokenizer.close()
 
 
 def test_a_long_pair_is_cut_at_its_document(tokenizer: Tokenizer) -> None:

@@ -21,7 +21,7 @@ from lightllm.httpserver.pooling.models import (
     RerankRequest,
 )
 from lightllm.httpserver.pooling.pairs import PairForms, shortened
-from lightllm.httpserver.pooling.reading import checked_dimensions, read_pairs, read_prompts
+from lightllm.httpserver.pooling.reading import read_pairs, read_prompts
 from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
@@ -33,7 +33,7 @@ def pooling_routes(state: ServerState) -> APIRouter:
     """Each of them asks for a model of another kind than one that generates."""
     router = APIRouter(tags=["Vectors"])
     serves = state.config.serves
-    forms = PairForms(state.encoder, serves == "score") if serves in ("score", "classify") else None
+    forms = PairForms(state.encoder.tokenizer, serves == "score") if serves in ("score", "classify") else None
 
     @router.post("/v1/embeddings", **documented(EmbeddingsRequest, "A vector of each input.", openai=True))
     async def embeddings(request: Request) -> Response:
@@ -68,7 +68,7 @@ async def _embed(state: ServerState, request: Request) -> Response:
     name = state.check_model(body.model)
     params = body.sampling(state.limits.vocab_size, "/v1/embeddings")
     form = rendering.EmbeddingForm(
-        checked_dimensions(body, model, name), body.normalizes, body.encoding_format == "base64"
+        model.checked_dimensions(body.dimensions, name), body.normalizes, body.encoding_format == "base64"
     )
     prompts = await read_prompts(state, body, body.input, params)
     answer = functools.partial(rendering.embeddings_answer, name=name, model=model, form=form)
@@ -132,7 +132,8 @@ async def _read(
         raise InvalidParameter(
             f"this model has {len(model.classes.names)} labels, a score has one: use /classify"
         )
-    prompts = await read_pairs(state, await forms.form(body.instruction), body, queries, documents, params)
+    form = await state.encoder.apart(functools.partial(forms.form, body.instruction))
+    prompts = await read_pairs(state, form, body, queries, documents, params)
 
     def scores(record: RequestRecord) -> list[float]:
         return [model.score(vector, activates) for vector in rendering.pooled(record)]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from lightllm.errors import InvalidOption, InvalidParameter, PromptTooLong
-from lightllm.httpserver.reading.prompts import CHARACTERS_PER_TOKEN, PIECE_CHARACTERS, PromptEncoder
+from lightllm.httpserver.reading.prompts import CHARACTERS_PER_TOKEN, PIECE_CHARACTERS
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 _QUERY, _DOCUMENT, _INSTRUCTION = "lightllmAQUERY", "lightllmBDOCUMENT", "lightllmCINSTRUCTION"
@@ -66,22 +66,22 @@ class PairForm:
 class PairForms:
     """Of one model."""
 
-    def __init__(self, encoder: PromptEncoder, judges: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, judges: bool) -> None:
         """judges: the model answers yes or no. Raises `InvalidOption` if nothing says how it is asked."""
-        self._encoder = encoder
-        source = encoder.tokenizer.chat_templates.source() or ""
+        self._tokenizer = tokenizer
+        source = tokenizer.chat_templates.source() or ""
         self._templated = all(name.search(source) for name in _NAMED.values())
         self._judges = judges and not self._templated
         self._parts: dict[bool, tuple[str, ...]] = {}
         """By whether there is an instruction."""
-        if self._judges and encoder.tokenizer.token_id("<|im_end|>") is None:
+        if self._judges and tokenizer.token_id("<|im_end|>") is None:
             raise InvalidOption(
                 "Nothing says how this model is asked whether a document fits a query.",
                 'Give --chat_template a template of messages with the roles "query" and "document".',
             )
 
-    async def form(self, instruction: str | None) -> PairForm:
-        """Raises `InvalidParameter` for an instruction that has no place, and a template that has none for a text."""
+    def form(self, instruction: str | None) -> PairForm:
+        """Blocks while a template is read, which happens once. Raises `InvalidParameter` for an instruction that has no place, and a template that has none for a text."""
         if self._judges:
             parts = tuple(_PLACES.split(_QWEN3_RERANKER))
             return PairForm(parts, _WEB_SEARCH if instruction is None else instruction)
@@ -93,15 +93,15 @@ class PairForms:
             return PairForm()
         instructed = instruction is not None
         if instructed not in self._parts:
-            self._parts[instructed] = await self._read_template(instructed)
+            self._parts[instructed] = self._read_template(instructed)
         return PairForm(self._parts[instructed], instruction or "")
 
-    async def _read_template(self, instructed: bool) -> tuple[str, ...]:
+    def _read_template(self, instructed: bool) -> tuple[str, ...]:
         roles = {"system": _INSTRUCTION} if instructed else {}
         roles |= {"query": _QUERY, "document": _DOCUMENT}
         messages = [{"role": role, "content": word} for role, word in roles.items()]
         try:
-            text = await self._encoder.render_chat(messages, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         except InvalidParameter as error:
             field = "instruction" if instructed else None
             raise InvalidParameter(f"the template for pairs: {error.message}", param=field) from error
