@@ -9,11 +9,21 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.cpu.few_bits_linear import few_bits_linear, memory_of_panels
 from lightllm.ops.linear import PackedLinear
-from lightllm.ops.quantized_weight import QuantizedWeight
+from lightllm.ops.quantized_weight import NIBBLES, QuantizedWeight
 
 _PIECE = 1 << 20
 """Weights that are dequantised at a time on a CPU: 4 MiB in float32."""
+
+
+def memory_of_codes(element: str, outputs: int, inputs: int, device: torch.device) -> torch.Tensor:
+    """Where codes of a weight are written to, see `QuantizedWeight.codes`; on a CPU they can be arranged for a kernel there."""
+    dtype = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn}.get(element, torch.uint8)
+    width = inputs // 2 if element in NIBBLES else inputs
+    if device.type != "cpu":
+        return torch.empty(outputs, width, dtype=dtype, device=device)
+    return memory_of_panels(outputs, width).view(dtype)
 
 
 class DequantisedOnUse:
@@ -35,6 +45,11 @@ class DequantisedOnUse:
         return out
 
 
-def pack_quantized(weight: QuantizedWeight, bias: torch.Tensor | None) -> PackedLinear:
-    """The fastest form of a weight in few bits for its device. bias: [out] or None."""
+def pack_quantized(weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> PackedLinear:
+    """The fastest form of a weight in few bits for its device, of activations in `dtype`. The caller drops the weight afterwards: its
+    memory may be written over. bias: [out] or None."""
+    if weight.codes.device.type == "cpu" and dtype == torch.bfloat16:
+        own = few_bits_linear(weight, bias, in_place=True)
+        if own is not None:
+            return own
     return DequantisedOnUse(weight, bias)

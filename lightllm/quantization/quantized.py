@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from lightllm.errors import InvalidModel
-from lightllm.ops.linear import PackedLinear, SideBySide
+from lightllm.ops.linear import PackedLinear, SideBySide, activation_dtype
 from lightllm.ops.packed_experts import Expert, PackedExperts, StackedExperts
 from lightllm.ops.quantized_linear import pack_quantized
 from lightllm.quantization.dense import Dense
@@ -67,7 +67,6 @@ class Quantized:
             return self._stacked(tensors, count, gate_up, down)
 
         def expert(number: int) -> tuple[PackedLinear, PackedLinear]:
-            give_back_freed_memory()
             return self.linear(tensors, gate_up(number)), self.linear(tensors, down(number))
 
         return PackedExperts(expert(number) for number in range(count))
@@ -100,7 +99,9 @@ class Quantized:
     ) -> PackedLinear:
         if layout is None:
             return self._dense.linear(tensors, spec)
-        return pack_quantized(read_weight(tensors, spec, layout, numbers), bias_of(tensors, spec))
+        weight = read_weight(tensors, spec, layout, numbers)
+        give_back_freed_memory()  # what was unpacked on the way
+        return pack_quantized(weight, bias_of(tensors, spec), activation_dtype(tensors.device, tensors.dtype))
 
     def _runs(
         self, tensors: ModuleTensors, spec: LinearSpec

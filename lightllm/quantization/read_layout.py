@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from lightllm.errors import InvalidModel
+from lightllm.ops.quantized_linear import memory_of_codes
 from lightllm.ops.quantized_weight import MIDDLE, NIBBLES, QuantizedWeight
 from lightllm.quantization.layout import WHOLE, Layout
 from lightllm.quantization.linear_spec import LinearSpec, Matrix
@@ -20,7 +21,7 @@ from lightllm.weights.reader import ModuleTensors
 from lightllm.weights.split import Part
 
 _CHUNK_BYTES = 4 << 20
-"""Of a checkpoint, unpacked at a time."""
+"""Of a checkpoint, unpacked at a time; less where its largest tensor is small."""
 _SCRATCH = 8
 """Bytes that are in memory for each of those meanwhile, at most."""
 
@@ -40,9 +41,7 @@ def read_weight(
             "Choose another --tp.",
         )
     outputs = [sum(len(range(*part[1:])) for part in rows_of(matrix)) for matrix in spec.matrices]
-    width = inputs // 2 if element in NIBBLES else inputs
-    dtype = {"int8": torch.int8, "e4m3": torch.float8_e4m3fn}.get(element, torch.uint8)
-    codes = torch.empty(sum(outputs) + spec.padding, width, dtype=dtype, device=tensors.device)
+    codes = memory_of_codes(element, sum(outputs) + spec.padding, inputs, tensors.device)
     codes[sum(outputs) :].view(torch.uint8).zero_()
     above = 0
     for matrix, count in zip(spec.matrices, outputs):
@@ -56,7 +55,7 @@ def read_weight(
         None if order is None else order.to(tensors.device),
     )  # fmt: skip
     if order is not None:
-        _reorder(weight, order)
+        _reorder(weight, order, _chunk_bytes(tensors))
     return weight
 
 
@@ -91,10 +90,10 @@ def _groups(
     return (torch.arange(first, last) // layout.group - first // layout.group).int(), None
 
 
-def _reorder(weight: QuantizedWeight, order: torch.Tensor) -> None:
+def _reorder(weight: QuantizedWeight, order: torch.Tensor, nbytes: int) -> None:
     """Puts columns of codes in another order, where they are."""
     codes = weight.codes
-    step = max(1, _CHUNK_BYTES // codes.shape[1])
+    step = max(1, nbytes // codes.shape[1])
     for rows in codes.split(step):
         if weight.element in NIBBLES:
             rows.copy_(two_in_a_byte(torch.stack((rows & 15, rows >> 4), -1).flatten(1)[:, order]))
@@ -113,9 +112,17 @@ def _read_codes(
         own = out[above : above + count]
         above += count
         for chunk in source.chunks():
-            with tensors.reader.budget(min(_SCRATCH * chunk.words.nbytes, tensors.reader.budget.limit)):
+            with tensors.reader.budget(_SCRATCH * chunk.words.nbytes):
                 _place(layout, chunk, offset, part, own)
             tensors.reader.release_pages(chunk.words)
+        tensors.reader.release_pages(
+            source.words
+        )  # a fault in one chunk maps pages of the one before it again
+
+
+def _chunk_bytes(tensors: ModuleTensors) -> int:
+    """Several threads find room for their scratch beside each other."""
+    return min(_CHUNK_BYTES, tensors.reader.budget.limit // (8 * _SCRATCH))
 
 
 class _Chunk(NamedTuple):
@@ -173,7 +180,7 @@ def _sources(
         whole = (words.count(inputs), outputs) if layout.inputs_first else (outputs, words.count(inputs))
         read = tensors.read(name, whole, [part._replace(dim=1 - dim) for part in rows], within, torch.int32)
     for part, tensor in zip(rows, read):
-        step = max(1, _CHUNK_BYTES // max(1, tensor[:1].nbytes))
+        step = max(1, _chunk_bytes(tensors) // max(1, tensor[:1].nbytes))
         if layout.inputs_first:  # whole bytes of codes, whole words
             step = len(tensor) if offset % 2 else -(-step // (2 * words.words)) * 2 * words.words
         yield part, _Source(tensor, step), offset

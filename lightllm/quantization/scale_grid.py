@@ -110,20 +110,19 @@ def _read(
             read = tensors.read(name, given, [part._replace(dim=0) for part in covering], (), dtype)
         else:
             read = tensors.read(name, given, (), (), dtype) * len(parts)
-        return [tensor.reshape(-1, 1) if dtype is None else _kept(tensor.reshape(-1, 1)) for tensor in read]
+        return [_kept(tensors, tensor.reshape(-1, 1)) for tensor in read]
     whole = shape if spec.stack is None else (spec.stack.total, *shape)
     read = tensors.read(name, whole, covering, within, dtype)
     read = [tensor[0] if stacked else tensor for tensor in read]
-    return [_kept(tensor.T if layout.inputs_first else tensor) for tensor in read]
+    return [_kept(tensors, tensor.T if layout.inputs_first else tensor) for tensor in read]
 
 
-def _kept(tensor: torch.Tensor) -> torch.Tensor:
+def _kept(tensors: ModuleTensors, tensor: torch.Tensor) -> torch.Tensor:
     """A copy of what lies in a file."""
-    return (
-        tensor.float()
-        if tensor.dtype == torch.float8_e8m0fnu
-        else tensor.clone(memory_format=torch.contiguous_format)
-    )
+    powers = tensor.dtype == torch.float8_e8m0fnu
+    copy = tensor.float() if powers else tensor.clone(memory_format=torch.contiguous_format)
+    tensors.reader.release_pages(tensor)
+    return copy
 
 
 def _dtype_of_scales(tensors: ModuleTensors, name: str, layout: Layout) -> torch.dtype | None:
@@ -159,14 +158,14 @@ def _read_zeros(
     covering = [packing.covering(part)._replace(dim=row_dim) for part in parts]
     within = [] if groups is None else [groups._replace(dim=1 - row_dim)]
     found = []
+    added = each_plus(layout.zeros_added, layout.bits) if 32 % layout.bits == 0 else 0
     for part, words in zip(parts, tensors.read(name, shape, covering, within, torch.int32)):
-        if layout.zeros_added and 32 % layout.bits == 0:
-            words = words + each_plus(layout.zeros_added, layout.bits)
-        numbers = elements(words if row_dim else words.T, layout.bits, layout.order)
+        numbers = elements((words if row_dim else words.T) + added, layout.bits, layout.order)
         own = part.start - packing.first(packing.covering(part))
         numbers = numbers[:, own : own + part.stop - part.start : part.step].T
         if layout.zeros_added and 32 % layout.bits:
             numbers = numbers + layout.zeros_added & (1 << layout.bits) - 1
+        tensors.reader.release_pages(words)
         if layout.bits == 8:
             found.append((numbers ^ 128).view(torch.int8))
         else:

@@ -11,6 +11,7 @@ import torch
 from support.few_bits import FORMATS, Awq, Compressed, Fp8, Gptq, Mxfp4, Tensors, quantise
 from support.model_driver import ModelDriver
 from support.model_zoo import make_zoo_model, read_tensors, write_checkpoint
+from support.near_tie import relative_error
 from support.ranks import run_ranks
 
 from lightllm.distributed.tp_group import TpGroup
@@ -101,19 +102,23 @@ def test_two_ranks_equal_the_dense_twin(tmp_path: Path, model: str, name: str) -
     check(tmp_path, *write(tmp_path, model, FORMATS[name], **fields))
 
 
-@pytest.mark.parametrize("hidden", [64, 192])
-def test_experts_in_mxfp4_equal_their_dense_twin(tmp_path: Path, hidden: int) -> None:
-    """Ranks split 96 inputs of the down projection within a block of 32."""
-    path = make_zoo_model(tmp_path / "model", "gpt-oss", hidden_size=hidden).path
+def write_gpt_oss(folder: Path, **fields: Any) -> tuple[Path, Path]:
+    path = make_zoo_model(folder / "model", "gpt-oss", **fields).path
     raw, tensors, own = json.loads((path / "config.json").read_text()), read_tensors(path), Mxfp4()
     few, same = dict(tensors), dict(tensors)
     for name, tensor in tensors.items():
         if name.endswith(("gate_up_proj", "down_proj")):  # dense: [experts, in, out]
             written = own.write(few.pop(name).transpose(1, 2), torch.Generator())
             few |= {name + suffix: part for suffix, part in written.items()}
-            same[name] = own.read(written, tensor.shape).transpose(1, 2)
+            same[name] = own.read(written, tensor.transpose(1, 2).shape).transpose(1, 2)
     assert len(few) == len(same) + 6
-    check(tmp_path, *write_both(tmp_path, few, same, raw, own.config))
+    return write_both(folder, few, same, raw, own.config)
+
+
+@pytest.mark.parametrize("hidden", [64, 192])
+def test_experts_in_mxfp4_equal_their_dense_twin(tmp_path: Path, hidden: int) -> None:
+    """Ranks split 96 inputs of the down projection within a block of 32."""
+    check(tmp_path, *write_gpt_oss(tmp_path, hidden_size=hidden))
 
 
 def test_stacked_experts_for_a_gpu_are_the_dense_ones(
@@ -132,3 +137,16 @@ def test_stacked_experts_for_a_gpu_are_the_dense_ones(
     assert stacked[0].weight_bytes < found.nbytes
     torch.testing.assert_close(found.gate_up, expected.gate_up)
     torch.testing.assert_close(found.down, expected.down)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["awq", "gptq, act-order", "w4a16", "int8", "int8, asymmetric", "w8a16", "fp8 blocks", "float8, rows"],
+)
+def test_logits_in_bfloat16_are_near_those_of_the_dense_twin_in_float32(tmp_path: Path, name: str) -> None:
+    few, dense = write(tmp_path, "llama", FORMATS[name], std=0.1, num_hidden_layers=2, intermediate_size=128)
+    found, expected = (
+        ModelDriver(load_model(str(path), data_type=dtype, device=CPU)).step([(0, PROMPT)]).float()
+        for path, dtype in ((few, "bf16"), (dense, "fp32"))
+    )
+    assert relative_error(found, expected) <= 2e-2

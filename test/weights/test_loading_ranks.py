@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint
 from support.model_zoo import make_zoo_model
 
@@ -173,6 +173,57 @@ def test_more_ranks_hold_less_and_load_faster_and_never_hold_more_than_a_share_a
         assert found["peak"] <= found["weights"] + largest
         seconds.append(found["seconds"])  # of the processor: the machine may be busy
     assert seconds[1] < 0.7 * seconds[0] and seconds[2] < 0.7 * seconds[1]
+
+
+def in_few_bits(name: str, shape: tuple[int, ...], kind: str) -> dict[str, torch.Tensor]:
+    """A matrix [out, in] of random codes, in groups of 128; act-order: inputs of any group."""
+    (outputs, inputs), module = shape, name.removesuffix(".weight")
+    words, scales = (
+        torch.randint(-(1 << 31), 1 << 31, (outputs * inputs // 8,)).int(),
+        torch.rand(outputs * inputs // 128) * 0.01,
+    )
+    if kind == "fp8":
+        codes = words[: outputs * inputs // 4].repeat(2).view(torch.uint8)[: outputs * inputs] % 120
+        blocks = scales[: outputs * inputs >> 14].view(outputs // 128, inputs // 128)
+        return {name: codes.view(torch.float8_e4m3fn).view(shape), f"{name}_scale_inv": blocks}
+    if kind == "w4a16":
+        scales = scales.bfloat16().view(outputs, inputs // 128)
+        return {f"{module}.weight_packed": words.view(outputs, inputs // 8), f"{module}.weight_scale": scales}
+    qweight = words.view(inputs, outputs // 8) if kind == "awq" else words.view(inputs // 8, outputs)
+    zeros = words[: outputs * inputs // 1024].clone().view(inputs // 128, outputs // 8)
+    found = {
+        f"{module}.qweight": qweight,
+        f"{module}.qzeros": zeros,
+        f"{module}.scales": scales.half().view(inputs // 128, outputs),
+    }
+    if kind == "gptq":
+        found[f"{module}.g_idx"] = (torch.randperm(inputs) // 128).int()
+    return found
+
+
+FEW_BITS: dict[str, dict[str, Any]] = {
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 128},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True},
+    "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "w4a16": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {
+        "targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}}}},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("kind", FEW_BITS)
+def test_weights_in_few_bits_need_one_matrix_more_than_the_share(
+    tmp_path: Path, kind: str, threads: int
+) -> None:
+    path, _ = llama_layers(tmp_path / "model", hidden=4096, inner=11008, vocab=4000, layers=2)
+    tensors = load_file(path / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        tensors |= in_few_bits(name, tuple(tensors.pop(name).shape), kind)
+    save_file(tensors, path / "model.safetensors")
+    raw = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**raw, "quantization_config": FEW_BITS[kind]}))
+    check_peaks(tmp_path, path, max(tensor.nbytes for tensor in tensors.values()), 4, threads)
 
 
 @pytest.mark.slow

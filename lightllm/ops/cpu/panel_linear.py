@@ -32,7 +32,7 @@ class PanelLinear:
         outputs, inputs = weight.shape
         self._kernel, self._outputs, self._inputs, self._pairs = kernel, outputs, inputs, inputs // 2
         self._count = -(-outputs // WIDTH)
-        self.panels = _empty(self._count * self._pairs * WIDTH).view(self._count, self._pairs, WIDTH)
+        self.panels = memory_of(self._count * self._pairs * WIDTH).view(self._count, self._pairs, WIDTH)
         self.bias = None
         if bias is not None:
             self.bias = torch.zeros(self._count * WIDTH)
@@ -87,8 +87,8 @@ def panel_linear(weight: WeightRows, bias: torch.Tensor | None) -> PanelLinear |
     return PanelLinear(kernel, weight, bias)
 
 
-def _empty(count: int) -> torch.Tensor:
-    """int32 [count]"""
+def memory_of(count: int) -> torch.Tensor:
+    """int32 [count], in large pages where that pays."""
     if 4 * count < _HUGE_BYTES:
         return torch.empty(count, dtype=torch.int32)
     memory = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -36,6 +36,7 @@ def _pointer(element: Any, llvm: ir.Type) -> Any:
     return pointer
 
 
+int8s = _pointer(types.int8, _I8)
 int16s = _pointer(types.int16, _I16)
 int32s = _pointer(types.int32, _I32)
 int64s = _pointer(types.int64, _I64)
