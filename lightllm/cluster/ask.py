@@ -125,9 +125,14 @@ def _bytes(value: Any) -> bytes:
 def _blocks(parts: Iterator[bytes]) -> tuple[tuple[int, ...], int]:
     """The keys, and how many bytes there were."""
     prompt = b"".join(parts)
+    return blocks_of(prompt), len(prompt)
+
+
+def blocks_of(prompt: bytes) -> tuple[int, ...]:
+    """The keys of a prompt's leading blocks; token ids are int32 in the machine's order."""
     keys: list[int] = []
     key = b""
     for start in range(0, min(len(prompt), MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
         key = hashlib.blake2b(key + prompt[start : start + BLOCK_BYTES], digest_size=8).digest()
         keys.append(int.from_bytes(key))
-    return tuple(keys), len(prompt)
+    return tuple(keys)

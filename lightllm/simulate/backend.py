@@ -32,6 +32,10 @@ class SimulatedBackend:
         """The table has moved."""
         self._ends = ends
 
+    def use_latency(self, latency: LatencyModel) -> None:
+        """The device is another one from the next round on."""
+        self._latency = latency
+
     @property
     def next_done(self) -> float:
         """When the oldest round in flight is done; never if there is none."""

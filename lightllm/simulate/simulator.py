@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +32,16 @@ class Slo:
     """Between any two tokens."""
 
 
+class Watch(Protocol):
+    """Is told what becomes of requests, by their places."""
+
+    def first(self, places: list[int], now: float) -> None:
+        """Their first tokens have come."""
+
+    def ended(self, place: int, cached_tokens: int, now: float) -> None:
+        """It has ended well."""
+
+
 class Simulation:
     """One run of one trace. What it found lies in its public attributes; `report.summarize` makes figures of them."""
 
@@ -43,9 +54,11 @@ class Simulation:
         warm_up: int,
         check_every: int = 0,
         progress: Callable[[int], object] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Rates are measured from the end of request number `warm_up` on. `check_every`: rounds between two checks of the
         scheduler's books, 0 for none. `progress` is told how many requests have ended or were refused."""
+        self._watch = watch
         self.config = config
         self.scheduler = Scheduler(config)
         self.live = LiveRequests()
@@ -84,16 +97,10 @@ class Simulation:
         while True:
             done = self.backend.next_done
             if coming is not None and coming.arrival <= done:
-                self.now = max(self.now, coming.arrival)
-                self._add(coming)
-                coming = next(requests, None)
-                if coming is None:
-                    self._mark_end()
-                self._plan()
+                last, coming = coming, next(requests, None)
+                self.arrive(last, coming is None)
             elif done < NEVER:
-                self.now = done
-                self._apply()
-                self._plan()
+                self.advance()
             elif self.scheduler.has_work:
                 raise RuntimeError("requests are left, but the scheduler plans nothing")
             else:
@@ -101,7 +108,22 @@ class Simulation:
         if self.end.time <= self.begin.time:  # a run so short that the load ended before the warm-up
             self.begin, self.end = Totals(), self._totals()
 
-    def _add(self, request: TraceRequest) -> None:
+    def arrive(self, request: TraceRequest, last: bool = False) -> int | None:
+        """A request comes, no later than anything else happens; its place, or None: it was refused. last: none follows."""
+        self.now = max(self.now, request.arrival)
+        place = self._add(request)
+        if last:
+            self._mark_end()
+        self._plan()
+        return place
+
+    def advance(self) -> None:
+        """To the end of the oldest round in flight, of which there must be one."""
+        self.now = self.backend.next_done
+        self._apply()
+        self._plan()
+
+    def _add(self, request: TraceRequest) -> int | None:
         self._arrived += 1
         request_id, place = self.live.reserve()
         self.backend.use_ends(self.live.end)
@@ -121,7 +143,10 @@ class Simulation:
             order = self.overtaking.accepted()
             self.live.enter(place, order, request.arrival, prompt, request.output_len)
             self.prompt_tokens += prompt
-        self.costs.adding.add((time.thread_time_ns() - begun) * 1e-9)
+            return place
+        finally:
+            self.costs.adding.add((time.thread_time_ns() - begun) * 1e-9)
+        return None
 
     def _plan(self) -> None:
         while self.scheduler.in_flight < MAX_IN_FLIGHT:
@@ -175,6 +200,8 @@ class Simulation:
             for place in places[first].tolist():
                 self.overtaking.started(int(live.order[place]))
                 live.first_token[place] = self.now
+            if self._watch is not None:
+                self._watch.first(places[first].tolist(), self.now)
             gaps[first] = 0.0
         live.longest_gap[places] = np.maximum(live.longest_gap[places], gaps)
         live.last_token[places] = self.now
@@ -198,6 +225,8 @@ class Simulation:
         self._finished += 1
         self._good += ttft <= self.slo.ttft and gap <= self.slo.gap
         live.leave(place)
+        if self._watch is not None:
+            self._watch.ended(place, finish.cached_tokens, self.now)
         if self._finished == self._warm_up:
             self.begin = self._totals()
         if self._progress is not None:

@@ -161,12 +161,51 @@ class ChatTrace:
         return unique_ids(number, self.system_len)
 
 
+@dataclasses.dataclass(frozen=True)
+class TenantTrace:
+    """Applications that each put a long prompt of their own before every question. A few are popular (Zipf)."""
+
+    name: str = "synthetic:tenants"
+    max_new_tokens: int = 512
+    tenants: int = 160
+    system_len: int = 4000
+    skew: float = 0.5
+    """Tenant number k has a share in proportion to k ** -skew."""
+    questions: Lengths = Lengths(120, 0.8, 1024)
+    answers: Lengths = Lengths(100, 0.7, 512)
+
+    def requests(self, count: int, rate: float, seed: int) -> Iterator[TraceRequest]:
+        random = np.random.default_rng(seed)
+        shares = np.arange(1, self.tenants + 1) ** -self.skew
+        systems = [unique_ids(number * self.system_len, self.system_len) for number in range(self.tenants)]
+        now = 0.0
+        for serial in range(count):
+            now += random.exponential(1 / rate)
+            tenant = int(random.choice(self.tenants, p=shares / shares.sum()))
+            question = unique_ids(
+                self.tenants * self.system_len + serial, int(self.questions.draw(random, 1)[0])
+            )
+            answer = int(self.answers.draw(random, 1)[0])
+            yield TraceRequest(now, np.concatenate([systems[tenant], question]), answer)
+
+
 TRACES = {
     trace.name: trace
     for trace in (
         SyntheticTrace("synthetic:sharegpt", 2048, PROMPTS, ANSWERS),
         SyntheticTrace("synthetic:reasoning", 8192, QUESTIONS, REASONING),
         ChatTrace(),
+        ChatTrace(
+            "synthetic:agents",
+            systems=32,
+            system_len=3000,
+            turns=8.0,
+            messages=Lengths(300, 1.0, 4096),
+            answers=Lengths(80, 0.8, 512),
+            reading=2.0,
+            speed=40.0,
+        ),
+        TenantTrace(),
         SyntheticTrace("synthetic:burst", 2048, PROMPTS, ANSWERS, bursts),
         SyntheticTrace("synthetic:day", 2048, PROMPTS, ANSWERS, day),
     )
