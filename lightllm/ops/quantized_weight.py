@@ -6,6 +6,7 @@ weight[o, i] = (code[o, i] - zero[r, g]) * scale[r, g]     r: row of the scales 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 
@@ -50,11 +51,9 @@ class QuantizedWeight:
 
     def dequantise(self, first: int, stop: int) -> torch.Tensor:
         """float32 [stop - first, in]: the outputs [first, stop), columns as they lie (see `inputs`)."""
-        numbers = self._numbers(first, stop)
+        numbers = self._numbers(first, stop)  # of int4 without zeros less `MIDDLE`
         scales = self._of_rows(self.scales, first, stop).float()
         zeros = None if self.zeros is None else self._of_rows(self.zeros, first, stop).float()
-        if zeros is None and self.element == "int4":
-            numbers -= MIDDLE
         outputs, inputs = numbers.shape
         if self.group_of is not None:
             scales, zeros = scales[:, self.group_of], None if zeros is None else zeros[:, self.group_of]
@@ -85,12 +84,11 @@ class QuantizedWeight:
     def _numbers(self, first: int, stop: int) -> torch.Tensor:
         """What codes stand for: a new float32 [stop - first, in]."""
         codes = self.codes[first:stop]
-        if self.element not in NIBBLES:
+        if self.element == "int8":
             return codes.float()
-        both = torch.stack((codes & 15, codes >> 4), -1).flatten(1)
-        if self.element == "int4":
-            return both.float()
-        return torch.tensor(E2M1, device=codes.device)[both.int()]
+        table = _table(self.element, self.zeros is None, codes.device)
+        found = table.index_select(0, codes.reshape(-1).view(torch.uint8).int())
+        return found.view(torch.float32).view(len(codes), -1)
 
     def _of_rows(self, values: torch.Tensor, first: int, stop: int) -> torch.Tensor:
         """Of [rows, groups] those of the outputs [first, stop)."""
@@ -100,3 +98,15 @@ class QuantizedWeight:
         if values.dtype == torch.float8_e8m0fnu:
             return values.view(torch.uint8)[rows].view(torch.float8_e8m0fnu)
         return values[rows]
+
+
+@functools.cache
+def _table(element: str, centred: bool, device: torch.device) -> torch.Tensor:
+    """[256]: what each byte of codes stands for, float32 or two of them as one float64. A look-up is three times as fast on a CPU
+    as torch's conversion of float8, or as taking a byte apart. centred: of int4, less `MIDDLE`."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    if element == "e4m3":
+        return codes.view(torch.float8_e4m3fn).float().to(device)
+    numbers = torch.tensor(E2M1) if element == "e2m1" else torch.arange(16.0) - (MIDDLE if centred else 0)
+    both = torch.stack((numbers[(codes & 15).int()], numbers[(codes >> 4).int()]), -1)
+    return both.view(torch.float64).flatten().to(device)
