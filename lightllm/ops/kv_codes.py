@@ -26,7 +26,7 @@ class KvFormat:
     largest: float
     """Code"""
     group: int = 0
-    """At most so many numbers share a scale; 0: a head."""
+    """So many numbers share a scale, or fewer where they do not divide a head; 0: a head."""
 
     def groups(self, head_dim: int) -> int:
         """Scales of one head of one token."""
@@ -38,17 +38,22 @@ class KvFormat:
 
 
 INT8 = KvFormat("int8kv", torch.int8, 127.0)
-FORMATS = {one.name: one for one in (INT8,)}
+FP8 = KvFormat("fp8kv", torch.float8_e4m3fn, 448.0)
+FORMATS = {one.name: one for one in (INT8, FP8)}
 BY_DTYPE = {one.dtype: one for one in FORMATS.values()}
 
 
-def quantize(x: torch.Tensor, format: KvFormat) -> tuple[torch.Tensor, torch.Tensor]:
-    """x: [..., head_dim] of any dtype. Returns codes [..., head_dim] and scales [..., groups]. A vector that is not finite has a
-    scale that is not finite."""
-    grouped = x.float().unflatten(-1, (format.groups(x.shape[-1]), -1))
+def quantize(
+    x: torch.Tensor, format: KvFormat, groups: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x: [..., head_dim] of any dtype; groups: None: as many as the format has. Returns codes [..., head_dim] and scales
+    [..., groups]. A vector that is not finite has a scale that is not finite."""
+    grouped = x.float().unflatten(-1, (groups or format.groups(x.shape[-1]), -1))
     scales = (grouped.abs().amax(-1) / format.largest).clamp_min(LEAST_SCALE).to(SCALE_DTYPE)
     codes = (grouped / scales.float()[..., None]).clamp(-format.largest, format.largest)
-    return codes.round().to(format.dtype).flatten(-2), scales
+    if not format.dtype.is_floating_point:
+        codes = codes.round()
+    return codes.to(format.dtype).flatten(-2), scales
 
 
 def dequantize(codes: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -53,5 +53,8 @@ class KvLayer:
 
     def read(self, slots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """[n, 2 * kv_heads, head_dim] of int64 [n] slots, in the dtype of `data`, or where that holds codes in this one."""
-        data = self.data.index_select(0, slots)
-        return data if self.scales is None else dequantize(data, self.scales.index_select(0, slots), dtype)
+        if self.scales is None:
+            return self.data.index_select(0, slots)
+        # By their bytes: torch moves none of the float8 types.
+        codes = self.data.view(torch.uint8).index_select(0, slots).view(self.data.dtype)
+        return dequantize(codes, self.scales.index_select(0, slots), dtype)

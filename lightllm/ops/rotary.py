@@ -182,20 +182,20 @@ def rotary_and_write_kv(
     norm_weight: [heads + kv_heads, head_dim], or [head_dim] for all alike: `rms_norm` of each query and key head with it
     and `eps` comes before the rotation.
     """
+    if kv.scales is not None:  # codes are made of what the kernel leaves side by side
+        plain = KvLayer(v.new_empty(len(v), 2 * v.shape[1], v.shape[2]), v.shape[1])
+        places = torch.arange(len(v), device=v.device)
+        q = rotary_and_write_kv(qk, v, cos, sin, plain, places, interleaved, norm_weight, eps, keep_keys)
+        write_kv(plain.keys, plain.values, kv, slots)
+        return q
     if qk.is_cuda:
         from lightllm.ops.triton import rotary as triton_impl
 
         return triton_impl.rotary_and_write_kv(
             qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
         )
-    plain, places = kv, slots
-    if kv.scales is not None:  # codes are made of what the kernel leaves side by side
-        places = torch.arange(len(v))
-        plain = KvLayer(v.new_empty(len(v), 2 * v.shape[1], v.shape[2]), v.shape[1])
-    q = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, plain, places, interleaved, norm_weight, eps, keep_keys)
+    q = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
     if q is not None:
-        if plain is not kv:
-            write_kv(plain.keys, plain.values, kv, slots)
         return q
     if norm_weight is not None:
         qk = rms_norm(qk, norm_weight, eps)

@@ -14,13 +14,13 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor)
     k, v: [T, kv_heads, head_dim], any strides; slots: int64 [T]. No slot but the last (which absorbs padding) may occur twice.
     """
     if k.is_cuda:
-        from lightllm.ops.triton import write_kv as triton_impl
+        from lightllm.ops.triton import write_codes, write_kv
 
-        triton_impl.write_kv(k, v, kv, slots)
+        (write_kv.write_kv if kv.scales is None else write_codes.write_codes)(k, v, kv, slots)
         return
     if kv.scales is not None:
-        codes, scales = quantize(torch.cat((k, v), 1), kv.format)
-        kv.data.index_copy_(0, slots, codes)
+        codes, scales = quantize(torch.cat((k, v), 1), kv.format, kv.scales.shape[2])
+        kv.data.view(torch.uint8).index_copy_(0, slots, codes.view(torch.uint8))
         kv.scales.index_copy_(0, slots, scales)
         return
     kv.keys.index_copy_(0, slots, k.to(kv.data.dtype))

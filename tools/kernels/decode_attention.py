@@ -18,9 +18,15 @@ from lightllm.ops.triton.decode_attention import decode_attention, decode_attent
 
 
 def _case(
-    label: str, dtype: str, heads: tuple[int, int], head_dim: int, short: bool = False, **spec: Any
+    label: str,
+    dtype: str,
+    heads: tuple[int, int],
+    head_dim: int,
+    short: bool = False,
+    coded: bool = False,
+    **spec: Any,
 ) -> CompileCase:
-    """heads: query heads, KV heads; spec: what of it is used, see `spec_arguments`."""
+    """heads: query heads, KV heads; coded: KV memory of 8 bits; spec: what of it is used, see `spec_arguments`."""
     group = heads[0] // heads[1]
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     pointer = f"*{dtype}:16"
@@ -28,16 +34,17 @@ def _case(
         kernel=decode_attention_kernel,
         label=label,
         arguments={
-            "q_ptr": pointer, "kv_ptr": pointer, "out_ptr": pointer, "partial_ptr": "*fp32:16", "lse_ptr": "*fp32:16",
+            "q_ptr": pointer, "kv_ptr": "*i8:16" if coded else pointer,
+            "scales_ptr": "*bf16:16" if coded else None, "out_ptr": pointer, "partial_ptr": "*fp32:16", "lse_ptr": "*fp32:16",
             "arrived_ptr": "*i32:16", "table_ptr": "*i32:16", "rows_ptr": "*i64", "kv_len_ptr": "*i32",
             "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
             "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
-            "q_stride": "i32:16", "q_head_stride": "i32:16", "kv_stride": "i32:16", "out_stride": "i32:16",
+            "q_stride": "i32:16", "q_head_stride": "i32:16", "kv_stride": "i32:16", "scale_stride": "i32:16" if coded else 0, "out_stride": "i32:16",
             "out_head_stride": "i32:16", "table_stride": "i32:16",
             "KV_HEADS": heads[1], "GROUP": group, "BLOCK_H": block_h, "HEAD_DIM": head_dim, "BLOCK_D": block_d,
-            "EXACT": dtype == "fp32", **spec_arguments(**spec),
+            "CODED": coded, "EXACT": dtype == "fp32", **spec_arguments(**spec),
         },
-        config="decode_attention",
+        config="decode_codes" if coded else "decode_attention",
         sizes={"block_h": block_h, "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2},
         short=short,
     )  # fmt: skip
@@ -57,6 +64,10 @@ COMPILE_CASES = [
     _case("StarCoder: 48 heads share one", "bf16", (48, 1), 128),
     _case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
     _case("Phi-3 small: blocks left out", "bf16", (32, 8), 128, sparsity=(64, 16, 8)),
+    _case("Llama 3 8B: KV memory of 8 bits", "bf16", (32, 8), 128, short=True, coded=True),
+    _case("TinyLlama: KV memory of 8 bits", "bf16", (32, 4), 64, coded=True),
+    _case("Gemma 2: KV memory of 8 bits", "bf16", (16, 8), 256, coded=True, softcap=True),
+    _case("float32: KV memory of 8 bits", "fp32", (32, 8), 128, coded=True),
     _case("float32", "fp32", (32, 8), 128),
     _case("float32, 256 wide", "fp32", (16, 8), 256),
 ]

@@ -31,20 +31,23 @@ def _case(
     dense: bool = False,
     short: bool = False,
     window: bool = False,
+    coded: bool = False,
     **spec: Any,
 ) -> list[CompileCase]:
-    """heads: query heads, KV heads; value_dim: if it is not head_dim; spec: what else of it is used, see `spec_arguments`.
+    """coded: KV memory of 8 bits; heads: query heads, KV heads; value_dim: if it is not head_dim; spec: what else of it is used, see `spec_arguments`.
     Three cases: before Hopper tiles are smaller, since accumulators share the registers with what is multiplied."""
     group, value_dim = heads[0] // heads[1], value_dim or head_dim
     block_d, block_v = triton.next_power_of_2(head_dim), triton.next_power_of_2(value_dim)
     pointer = f"*{dtype}:16"
+    of_kv = "*i8:16" if coded else pointer
     strides = ("q", "q_head", "k", "k_head", "v", "v_head", "out", "out_head", "table")
     arguments = {
-            "q_ptr": pointer, "k_ptr": pointer, "v_ptr": pointer, "out_ptr": pointer,
+            "q_ptr": pointer, "k_ptr": of_kv, "v_ptr": of_kv, "scales_ptr": "*bf16:16" if coded else None, "out_ptr": pointer,
             "table_ptr": "*i32:16", "rows_ptr": "*i64", "start_ptr": "*i32", "kv_len_ptr": "*i32",
             "context_ptr": "*i32" if dense else None, "first_ptr": "*i32:16", "entry_of_ptr": "*i32:16",
             "scale": "fp32", "softcap": "fp32", "window": "i32", "n": "i32",
             **{f"{name}_stride": "i32:16" for name in strides},
+            "scale_stride": "i32:16" if coded else 0, "CODED": coded,
             "GROUP": group, "BLOCK_G": min(group, LARGEST_GROUP),
             "KEY_DIM": head_dim, "VALUE_DIM": value_dim, "BLOCK_D": block_d, "BLOCK_V": block_v,
             "DENSE": dense, "WINDOW": window, "EXACT": dtype == "fp32", **spec_arguments(**spec),
@@ -58,7 +61,7 @@ def _case(
             kernel=prefill_attention_kernel,
             label=label + (", dense" if dense else ""),
             arguments=arguments,
-            config="prefill_attention",
+            config="prefill_codes" if coded else "prefill_attention",
             sizes={"arch": architectures[-1], **sizes},
             architectures=architectures,
             short=short,
@@ -83,6 +86,10 @@ COMPILE_CASES = [
     *_case("BLOOM: ALiBi", "bf16", (32, 32), 128, alibi=True),
     *_case("Falcon 7B: 71 heads share one, 64 wide", "bf16", (71, 1), 64),
     *_case("Phi-3 small: blocks left out", "bf16", (32, 8), 128, sparsity=(64, 16, 8)),
+    *_case("Llama 3 8B: KV memory of 8 bits", "bf16", (32, 8), 128, coded=True, short=True),
+    *_case("TinyLlama: KV memory of 8 bits", "bf16", (32, 4), 64, coded=True),
+    *_case("Gemma 2: KV memory of 8 bits", "bf16", (16, 8), 256, coded=True, softcap=True, window=True),
+    *_case("float32: KV memory of 8 bits", "fp32", (32, 8), 128, coded=True),
     *_case("float32", "fp32", (32, 8), 128),
     *_case("float32, 256 wide", "fp32", (16, 8), 256),
 ]

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.kv_layer import KvLayer
 
 LOG2_E: tl.constexpr = tl.constexpr(math.log2(math.e))
 
@@ -114,6 +115,14 @@ def score_flags(spec: AttentionSpec) -> dict[str, int]:
         "LOCAL": sparse.local_blocks if sparse else 0,
         "STRIDE": sparse.stride if sparse else 0,
     }
+
+
+def scale_stride(kv: KvLayer) -> int:
+    """Numbers from slot to slot; kernels read one scale for each head."""
+    if kv.scales is None:
+        return 0
+    assert kv.scales.shape[2] == 1 and kv.scales.stride(1) == 1
+    return kv.scales.stride(0)
 
 
 def is_float32(x: torch.Tensor) -> bool:

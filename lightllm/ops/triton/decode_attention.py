@@ -19,6 +19,7 @@ from lightllm.ops.triton.attention_scores import (
     is_float32,
     leave_part,
     merge_parts,
+    scale_stride,
     score_arguments,
     score_flags,
     score_tensors,
@@ -29,18 +30,19 @@ from lightllm.ops.triton.launch import launch_config
 
 @triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
 def decode_attention_kernel(
-    q_ptr, kv_ptr, out_ptr, partial_ptr, lse_ptr, arrived_ptr,
+    q_ptr, kv_ptr, scales_ptr, out_ptr, partial_ptr, lse_ptr, arrived_ptr,
     table_ptr, rows_ptr, kv_len_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr, offsets_ptr,
     scale, softcap, window, n,
-    q_stride, q_head_stride, kv_stride, out_stride, out_head_stride, table_stride,
+    q_stride, q_head_stride, kv_stride, scale_stride, out_stride, out_head_stride, table_stride,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_H: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr, SPARSE: tl.constexpr, LOCAL: tl.constexpr,
-    STRIDE: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
+    STRIDE: tl.constexpr, CODED: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[i, h] = softmax(score(q[i, h], K)) V for n decode entries. Grid (KV_HEADS, parts).
 
-    KV heads are the fastest dimension of the grid: programs that run side by side read neighbouring memory.
+    CODED: K and V are codes, which are multiplied as they are; the keys' scales are applied to the products, the values' to the
+    weights. KV heads are the fastest dimension of the grid: programs that run side by side read neighbouring memory.
     """
     # long because: what a program holds in registers cannot be handed around
     kv_head = tl.program_id(0)
@@ -85,7 +87,12 @@ def decode_attention_kernel(
         places = kv_ptr + (slot * kv_stride + kv_head * HEAD_DIM)[:, None] + offs_d[None, :]
         tile_mask = inside[:, None] & d_mask[None, :]
         k = tl.load(places, mask=tile_mask, other=0.0)
+        if CODED:
+            k = k.to(q.dtype)
         products = tl.dot(q, k.T, input_precision=precision)
+        if CODED:
+            scale_places = scales_ptr + slot * scale_stride + kv_head
+            products *= tl.load(scale_places, mask=inside, other=0.0).to(tl.float32)[None, :]
         scores = scores_log2(
             products, (kv_len - 1 - position)[None, :], slopes, scale, softcap, SOFTCAP, ALIBI
         )
@@ -103,6 +110,9 @@ def decode_attention_kernel(
         decay = tl.exp2(top - base)
         total = total * decay + tl.sum(weights, 1)
         v = tl.load(places + KV_HEADS * HEAD_DIM, mask=tile_mask, other=0.0)
+        if CODED:
+            v = v.to(q.dtype)
+            weights *= tl.load(scale_places + KV_HEADS, mask=inside, other=0.0).to(tl.float32)[None, :]
         acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
         top = new_top
 
@@ -147,13 +157,14 @@ def decode_attention(call: AttentionCall) -> None:
     group = heads // kv_heads
     block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
     assert data.stride(2) == q.stride(2) == out.stride(2) == 1 and data.stride(1) == head_dim
-    config = launch_config("decode_attention", q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
+    name = "decode_attention" if kv.scales is None else "decode_codes"
+    config = launch_config(name, q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
     parts, partial, pdl = decode_work(metadata, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim)
     decode_attention_kernel[(kv_heads, len(parts.entry_of))](
-        q, data, out, partial.out, partial.lse, parts.arrived,
+        q, data, kv.scales, out, partial.out, partial.lse, parts.arrived,
         metadata.req_to_token, metadata.rows, metadata.kv_len, parts.first, parts.entry_of, *score_tensors(spec),
         *score_arguments(spec), spec.window, metadata.num_decode,
-        q.stride(0), q.stride(1), data.stride(0), out.stride(0), out.stride(1), metadata.req_to_token.stride(0),
+        q.stride(0), q.stride(1), data.stride(0), scale_stride(kv), out.stride(0), out.stride(1), metadata.req_to_token.stride(0),
         KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
-        EXACT=is_float32(q), **score_flags(spec), **config, **pdl,
+        CODED=kv.scales is not None, EXACT=is_float32(q), **score_flags(spec), **config, **pdl,
     )  # fmt: skip

@@ -17,12 +17,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
+from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import prefill_parts
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
     gpu_architecture,
     in_seen_block,
     is_float32,
+    scale_stride,
     score_arguments,
     score_flags,
     score_tensors,
@@ -38,21 +40,21 @@ _SLICES = ["start_ptr", "kv_len_ptr", "rows_ptr", "context_ptr"]
 
 @triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=_SLICES)
 def prefill_attention_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr,
+    q_ptr, k_ptr, v_ptr, scales_ptr, out_ptr,
     table_ptr, rows_ptr, start_ptr, kv_len_ptr, context_ptr, first_ptr, entry_of_ptr, slopes_ptr, sinks_ptr,
     offsets_ptr, scale, softcap, window, n,
     q_stride, q_head_stride, k_stride, k_head_stride, v_stride, v_head_stride, out_stride, out_head_stride,
-    table_stride,
+    table_stride, scale_stride,
     GROUP: tl.constexpr, BLOCK_G: tl.constexpr,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     DENSE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, SINKS: tl.constexpr,
-    SPARSE: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
+    SPARSE: tl.constexpr, LOCAL: tl.constexpr, STRIDE: tl.constexpr, CODED: tl.constexpr, EXACT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out[t, h] = softmax(score(q[t, h], K)) V for the tokens of n chunks. Grid (tiles, kv_heads * ceil(GROUP / BLOCK_G)).
 
     DENSE: keys and values of entry i are the rows context[i] + position of k and v; otherwise those of the slots that
-    `table` lists. Tiles are taken from the last one of a head, the longest, to the first, so that long ones do not
+    `table` lists; CODED: these are codes, see `decode_attention_kernel`. Tiles are taken from the last one of a head, the longest, to the first, so that long ones do not
     start when everything else is done; heads follow one another, so that their keys stay in the L2 cache.
     """
     # long because: what a program holds in registers cannot be handed around
@@ -130,7 +132,12 @@ def prefill_attention_kernel(
             v_places = v_ptr + (slot * v_stride)[:, None]
         # Keys are laid out as values are, and turned on their way to the product: one set of slot numbers serves both.
         k = tl.load(k_places + offs_d[None, :], mask=k_mask, other=0.0)
+        if CODED:
+            k = k.to(q.dtype)
         scores = tl.dot(q, k.T, input_precision=precision)
+        if CODED:
+            scale_places = scales_ptr + slot * scale_stride + kv_head
+            scores *= tl.load(scale_places, mask=inside, other=0.0).to(tl.float32)[None, :]
         # Without a cap or a bias the scale is multiplied into the exponent: one multiply-add an element.
         factor = scale
         if SOFTCAP or ALIBI:
@@ -156,6 +163,10 @@ def prefill_attention_kernel(
         decay = tl.exp2(top - base)
         total = total * decay + tl.sum(weights, 1)
         v = tl.load(v_places + offs_v[None, :], mask=v_mask, other=0.0)
+        if CODED:
+            v = v.to(q.dtype)
+            of_values = scale_places + tl.num_programs(1) // g_blocks
+            weights *= tl.load(of_values, mask=inside, other=0.0).to(tl.float32)[None, :]
         acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision=precision)
         top = new_top
     if SINKS:
@@ -177,7 +188,7 @@ def prefill_attention(call: AttentionCall) -> None:
     if dense is not None and metadata.no_prefix:
         launch_prefill(q, *dense, metadata, spec, out, metadata.q_start[metadata.num_decode : -1])
     else:
-        launch_prefill(q, kv.keys, kv.values, metadata, spec, out, None)
+        launch_prefill(q, kv.keys, kv.values, metadata, spec, out, None, kv)
 
 
 def launch_prefill(
@@ -188,9 +199,10 @@ def launch_prefill(
     spec: AttentionSpec,
     out: torch.Tensor,
     context: torch.Tensor | None,
+    coded: KvLayer | None = None,
 ) -> None:
     """As `AttentionBackend.prefill`. k, v: [slots + 1, kv_heads, dim]; or dense, with context: int32 [prefill entries], the
-    row of k and v where each entry's context begins."""
+    row of k and v where each entry's context begins. coded: what k and v are views of, if it may hold codes."""
     heads, key_dim = q.shape[1:]
     kv_heads, value_dim = v.shape[1:]
     group = heads // kv_heads
@@ -198,22 +210,23 @@ def launch_prefill(
     block_d, block_v = triton.next_power_of_2(key_dim), triton.next_power_of_2(value_dim)
     assert q.stride(2) == k.stride(2) == v.stride(2) == out.stride(2) == 1
     arch = gpu_architecture(q.device)
+    scales = None if coded is None else coded.scales
     special = is_special(group, block_g, spec.window != 0, **score_flags(spec))
     config = launch_config(
-        "prefill_attention", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special,
+        "prefill_attention" if scales is None else "prefill_codes", q.device, arch=arch, head_dim=block_d, bytes=q.itemsize, special=special,
         slots=int(context is None),
     )  # fmt: skip
     parts = prefill_parts(metadata, config["BLOCK_M"] // block_g)
     first = metadata.num_decode
     prefill_attention_kernel[(len(parts.entry_of), kv_heads * triton.cdiv(group, block_g))](
-        q, k, v, out,
+        q, k, v, scales, out,
         metadata.req_to_token, metadata.rows[first:], metadata.q_start[first:], metadata.kv_len[first:], context,
         parts.first, parts.entry_of, *score_tensors(spec),
         *score_arguments(spec), spec.window, metadata.num_prefill,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1), out.stride(0), out.stride(1),
-        metadata.req_to_token.stride(0),
+        metadata.req_to_token.stride(0), 0 if coded is None else scale_stride(coded),
         GROUP=group, BLOCK_G=block_g, KEY_DIM=key_dim, VALUE_DIM=value_dim, BLOCK_D=block_d, BLOCK_V=block_v,
-        DENSE=context is not None, WINDOW=spec.window != 0, EXACT=is_float32(q),
+        DENSE=context is not None, WINDOW=spec.window != 0, CODED=scales is not None, EXACT=is_float32(q),
         **score_flags(spec), **config, **pdl_options(q.device),
     )  # fmt: skip
 

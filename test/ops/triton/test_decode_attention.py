@@ -116,3 +116,10 @@ def test_slots_beyond_32_bit_offsets() -> None:
 def test_the_whole_grid(form: str, heads: tuple[int, int], head_dim: int) -> None:
     kv_lens = [300, 1, 129, 128, 127, 64, 65, 511]
     Case(kv_lens, [1] * 8, 8, "shuffled", heads, head_dim, torch.float16, form).check(num_sms=12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["plain", pytest.param("everything", marks=pytest.mark.slow)])
+def test_codes_with_scales(dtype: torch.dtype, form: str) -> None:
+    case = Case([70, 1, 37, 90], [1, 1, 1, 1], 4, "shuffled", (8, 2), 32, dtype, form, "int8kv")
+    case.check()

@@ -127,3 +127,9 @@ def test_the_whole_grid(form: str, dense: bool, heads: tuple[int, int], head_dim
     kv_lens = [1, 300, 129, 128, 257]
     q_lens = kv_lens if dense else [1, 140, 129, 2, 200]
     Case(kv_lens, q_lens, 0, "shuffled", heads, head_dim, torch.float16, form).check(dense)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["plain", pytest.param("everything", marks=pytest.mark.slow)])
+def test_codes_with_scales(dtype: torch.dtype, form: str) -> None:
+    Case([40, 3, 70, 1], [1, 3, 17, 1], 1, "shuffled", (8, 2), 32, dtype, form, "int8kv").check()
