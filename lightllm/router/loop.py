@@ -89,10 +89,10 @@ class RouterLoop:
         for source in (self._intake.socket, self._results.socket, wake, *(remote.sockets if remote else ())):
             poller.register(source, zmq.POLLIN)
         while not stopping.is_set():
-            if not self.turn():
-                poller.poll(int(BEAT_SECONDS * 1000))
-                if remote is not None:
-                    remote.check()
+            self.turn()
+            poller.poll(int(BEAT_SECONDS * 1000))  # at once where something has come: cheaper than to look
+            if remote is not None:
+                remote.check()
 
     def turn(self) -> bool:
         """One turn; False if nothing happened."""
