@@ -11,7 +11,7 @@ from lightllm.ops.cpu.panel_linear import PanelLinear, panel_linear
 from lightllm.ops.weight_rows import WeightRows, as_rows
 
 BF16 = torch.bfloat16
-ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 11, 13, 95, 96, 97, 200)
+ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 11, 13, 19, 47, 48, 49, 97, 200)
 SHAPES = [(64, 2), (64, 64), (1, 40), (200, 64), (389, 40), (130, 4100)]
 """Less than a panel, a whole one, some of the last; less and more inputs than are multiplied at a time."""
 

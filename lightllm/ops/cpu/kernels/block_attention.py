@@ -36,17 +36,19 @@ from lightllm.ops.cpu.kernels.block_packing import (
 from lightllm.ops.cpu.kernels.decode_attention import LOWEST, change_scores
 from lightllm.ops.cpu.kernels.lowlevel import (
     FAST,
+    address_of,
     exp,
     floats,
     int64s,
     kernel,
     plain_nan,
+    scratch,
     take_next,
     uint8s,
     uint16s,
 )
 from lightllm.ops.cpu.kernels.numbers import BY_NAME
-from lightllm.ops.cpu.kernels.vectors import highest, weights_of
+from lightllm.ops.cpu.kernels.vectors import ROWS, weights_of_rows
 from lightllm.ops.cpu_kind import CpuKind, chosen
 
 _TILED = chosen() == CpuKind.AMX
@@ -54,6 +56,7 @@ _HIDDEN = np.float32(-math.inf)
 """The score of a key that is not seen: its weight is 0. A row may begin with such keys alone, so its maximum begins at LOWEST."""
 _store = BY_NAME["bfloat16"].store
 _LOG2_E = np.float32(1 / math.log(2))
+_found = scratch(2 * ROWS)
 
 product4, add_product4, add_product2 = (
     pairs.make_product(4, add=False), pairs.make_product(4, add=True), pairs.make_product(2, add=True)
@@ -63,18 +66,21 @@ product4, add_product4, add_product2 = (
 @kernel
 def score_rows(rows, queries, wide, keys, scores):
     """scores [rows, BLOCK] = queries [rows, wide] keys [wide / 2, BLOCK, 2]"""
-    product4(rows, queries, 2 * wide, keys, 4 * BLOCK, wide // 2, scores, 4 * BLOCK, 0)
+    product4(rows, queries, 2 * wide, keys, 4 * BLOCK, wide // 2, scores, 4 * BLOCK, 0, 0, 0)
 
 
 @kernel
 def add_values(rows, weights, count, values, wide, out):
     """out [rows, wide] += weights [rows, the first `count` of BLOCK] values [BLOCK / 2, wide, 2]"""
+    right, stride, pairs = 4 * wide, 4 * wide, count // 2
     i = 0
     while i + 64 <= wide:
-        add_product4(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide, 0)
+        to = out + 4 * i
+        add_product4(rows, weights, 2 * BLOCK, values + 4 * i, right, pairs, to, stride, to, stride, 0)
         i += 64
     if i < wide:
-        add_product2(rows, weights, 2 * BLOCK, values + 4 * i, 4 * wide, count // 2, out + 4 * i, 4 * wide, 0)
+        to = out + 4 * i
+        add_product2(rows, weights, 2 * BLOCK, values + 4 * i, right, pairs, to, stride, to, stride, 0)
 
 
 @kernel
@@ -111,29 +117,32 @@ def scale_and_change(call, scores, at_row, columns, head, distance):
 
 
 @kernel
-def weigh(scores, at_row, columns, scale, weights, state, state_row, out, out_row, wide):
-    """A row's scores become weights in bfloat16, and what was summed before shrinks to the new maximum.
+def weigh(scores, rows, scale, weights, state, first_row, out, wide):
+    """The scores of up to ROWS rows become weights in bfloat16, and what was summed before shrinks to the new maxima.
 
-    state: maxima and sums of all rows, a pair each.
+    scores, weights: addresses of the first row's; state: maxima and sums of all rows, a pair each; out: their sums.
     """
-    before = state[2 * state_row]
-    above = max(before, highest(scores, at_row, columns) * scale)
-    total = weights_of(scores, at_row, columns, scale * _LOG2_E, above * _LOG2_E, weights)
-    if above > before:
-        shrink = exp(before - above)
-        state[2 * state_row] = above
-        state[2 * state_row + 1] *= shrink
-        for i in range(out_row, out_row + wide):
-            out[i] *= shrink
-    state[2 * state_row + 1] += total
+    found = _found()
+    weights_of_rows(scores, scale, _LOG2_E, weights, address_of(state) + 8 * first_row, address_of(found))
+    for i in range(rows):
+        row = first_row + i
+        before, above = state[2 * row], found[i]
+        if above > before:
+            shrink = exp(before - above)
+            state[2 * row] = above
+            state[2 * row + 1] *= shrink
+            for j in range(row * wide, (row + 1) * wide):
+                out[j] *= shrink
+        state[2 * row + 1] += found[ROWS + i]
 
 
 @kernel
 def hide(scores, at_row, columns, first, stop):
     """All but the keys first .. stop - 1 of a block."""
-    for i in range(columns):
-        if i < first or i >= stop:
-            scores[at_row + i] = _HIDDEN
+    for i in range(at_row, at_row + min(first, columns)):
+        scores[i] = _HIDDEN
+    for i in range(at_row + max(stop, 0), at_row + columns):
+        scores[i] = _HIDDEN
 
 
 @kernel
@@ -153,7 +162,7 @@ def attend_block(
     rows. values: as `keys` are, if they are not packed yet but to be written in their place, when they have been read."""
     group, window, wide = call[at.GROUP], call[at.WINDOW], at_wide(call)
     weights_at = work + 4 * TILE * BLOCK
-    scores, weights = floats(work), uint16s(weights_at)
+    scores = floats(work)
     plain = not call[at.ALIBI] and floats(call[at.SCALE])[1] <= 0
     scale = floats(call[at.SCALE])[0] if plain else np.float32(1)
     state_at, sums = floats(state), state + 8 * all_rows
@@ -164,21 +173,25 @@ def attend_block(
         farthest = position_at(task, (min(tile + TILE, used) - 1) // group)
         if start > farthest or (window and start + BLOCK - 1 <= nearest - window):
             continue
-        some = min(TILE, rows - tile)
+        some, own_rows = min(TILE, rows - tile), min(TILE, used - tile)
         columns = min(BLOCK, (farthest - start + TILE) // TILE * TILE)
         score_rows(some, queries + 2 * tile * wide, wide, keys, work)
-        index, head = tile // group, tile % group
-        for row in range(tile, min(tile + TILE, used)):
-            at_row, own = (row - tile) * BLOCK, position_at(task, index)
-            if not plain:
-                scale_and_change(call, scores, at_row, columns, kv_head * group + head, own - start)
-            if own - start + 1 < columns or (window and own - window >= start):
-                hide(scores, at_row, columns, own - window + 1 - start if window else 0, own - start + 1)
-            to = first_row + row
-            weigh(scores, at_row, columns, scale, weights, state_at, to, out, to * wide, wide)
-            head += 1
-            if head == group:
-                index, head = index + 1, 0
+        if not plain or nearest - start + 1 < BLOCK or (window and farthest - window >= start):
+            index, head = tile // group, tile % group
+            for row in range(own_rows):
+                at_row, own = row * BLOCK, position_at(task, index)
+                if not plain:
+                    scale_and_change(call, scores, at_row, columns, kv_head * group + head, own - start)
+                if own - start + 1 < BLOCK or (window and own - window >= start):
+                    hide(scores, at_row, BLOCK, own - window + 1 - start if window else 0, own - start + 1)
+                head += 1
+                if head == group:
+                    index, head = index + 1, 0
+        for row in range(0, own_rows, ROWS):
+            weigh(
+                work + 4 * row * BLOCK, min(ROWS, own_rows - row), scale, weights_at + 2 * row * BLOCK, state_at,
+                first_row + tile + row, out, wide,
+            )  # fmt: skip
         if values == keys:
             pack_values(call, lines, count, kv_head, soon, soon_head, wide, values)
         add_values(some, weights_at, columns, values, wide, sums + 4 * (first_row + tile) * wide)
@@ -252,13 +265,13 @@ def attend(call, task, scratch):
     members, state = task[at.MEMBERS], total + 4 * call[at.STATE_SIZE]
     if members:
         state = call[at.STATES] + 4 * task[at.STATE]
-    else:
-        begin(floats(total), heads * rows, wide)
     for piece in range(task[at.FIRST_PIECE], task[at.END_PIECE]):
-        attend_piece(call, task, piece, rows, lines, queries, work, state)
+        first = not members and piece == task[at.FIRST_PIECE]  # there is nothing yet to add it to
+        own_state = total if first else state
+        attend_piece(call, task, piece, rows, lines, queries, work, own_state)
         for i in range(task[at.TOKENS] if members else 1):
             token, tokens, own = task[at.TOKEN], task[at.TOKENS], rows
-            links, count, done = members, 1, piece + 1 == task[at.END_PIECE]
+            links, count, done = members, 0 if first else 1, piece + 1 == task[at.END_PIECE]
             if members:
                 member = int64s(members + 8 * at.MEMBER_LENGTH * i)
                 token, tokens, own = member[at.MEMBER_TOKEN], 1, group
@@ -268,12 +281,12 @@ def attend(call, task, scratch):
                     continue
                 begin(floats(total), heads * own, wide)
             for number in range(count):
-                one, of_head, first = state, rows, 0
+                one, of_head, at_first = state, rows, 0
                 if members:
                     link = int64s(links + 8 * at.LINK_LENGTH * number)
                     one = call[at.STATES] + 4 * link[at.LINK_STATE]
-                    of_head, first = link[at.LINK_ROWS], link[at.LINK_FIRST]
-                add_piece(floats(one), of_head, first, floats(total), own, heads, wide)
+                    of_head, at_first = link[at.LINK_ROWS], link[at.LINK_FIRST]
+                add_piece(floats(one), of_head, at_first, floats(total), own, heads, wide)
             if done:
                 finish(call, token, tokens, task[at.KV_HEAD], heads, own, wide, floats(total))
 

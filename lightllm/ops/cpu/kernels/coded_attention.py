@@ -89,7 +89,8 @@ def attend_block(
         some = min(TILE, rows - tile)
         columns = min(BLOCK, (farthest - start + TILE) // TILE * TILE)
         quads.product_of_signed(
-            2 * some, queries + 2 * tile * wide, wide, keys, 4 * BLOCK, (call[at.HEAD_DIM] + 3) // 4, work, 4 * BLOCK, 0
+            2 * some, queries + 2 * tile * wide, wide, keys, 4 * BLOCK, (call[at.HEAD_DIM] + 3) // 4, work, 4 * BLOCK,
+            0, 0, 0,
         )  # fmt: skip
         index, head = tile // group, tile % group
         for row in range(tile, tile + some):
@@ -123,7 +124,7 @@ def add_values(rows, weights, count, values, wide, work, units, out):
     """out [rows, wide] += weights [rows, the first `count` of BLOCK] values [BLOCK / 4, wide, 4]"""
     for i in range(0, wide, coded.WIDTH):
         quads.product_of_unsigned(
-            2 * rows, weights, BLOCK, values + 4 * i, 4 * wide, count // 4, work, 4 * coded.WIDTH, 0
+            2 * rows, weights, BLOCK, values + 4 * i, 4 * wide, count // 4, work, 4 * coded.WIDTH, 0, 0, 0
         )
         for row in range(rows):
             place = work + 4 * row * coded.WIDTH

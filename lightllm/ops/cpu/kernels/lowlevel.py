@@ -81,6 +81,7 @@ def scratch(count: int) -> Any:
     def scratch_floats(context: Any) -> Any:
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             memory = cgutils.alloca_once(builder, ir.ArrayType(_F32, count))
+            memory.align = 64
             return builder.bitcast(memory, _F32.as_pointer())
 
         return types.CPointer(types.float32)(), make

@@ -55,10 +55,10 @@ def _fetch(builder: Any, address: Any) -> None:
 
 
 def _make_product(
-    rows: int, vectors: int, add: bool, fetched: int = 0, instruction: Instruction = PAIRS_OF_BFLOAT16
+    rows: int, vectors: int, add: bool, fetched: int, rounded: bool, instruction: Instruction
 ) -> Any:
-    """sums [rows, 16 * vectors] = left [rows, 2 * pairs] right [pairs, 16 * vectors, 2], or with `add` are more by it. All at
-    addresses, with bytes from row to row. fetched: lines of `soon` that are asked for with each pair."""
+    """sums [rows, 16 * vectors] = left [rows, 2 * pairs] right [pairs, 16 * vectors, 2], with `add` more than `base` by it. All at
+    addresses, with bytes from row to row. fetched: lines of `soon` that are asked for with each pair; rounded: sums are bfloat16."""
     shape = [(row, j) for row in range(rows) for j in range(vectors)]
     sums_type = instruction.sums
     multiplying = ir.InlineAsm(
@@ -68,17 +68,22 @@ def _make_product(
     @intrinsic
     def product(
         context: Any, left: Any, left_stride: Any, right: Any, right_stride: Any, pairs: Any, sums: Any, sums_stride: Any,
-        soon: Any,
+        base: Any, base_stride: Any, soon: Any,
     ) -> Any:  # fmt: skip
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            left, left_stride, right, right_stride, pairs, sums, sums_stride, soon = arguments
-            lines = [builder.add(sums, builder.mul(sums_stride, _number(row))) for row in range(rows)]
-            places = [pointer_to(builder, lines[row], 4 * LANES * j, sums_type) for row, j in shape]
-            none = ir.Constant(sums_type, None)
-            held = [
-                cgutils.alloca_once_value(builder, builder.load(place, align=4) if add else none)
-                for place in places
-            ]
+            left, left_stride, right, right_stride, pairs, sums, sums_stride, base, base_stride, soon = (
+                arguments
+            )
+
+            def places(first: Any, stride: Any, size: int, vector: Any) -> list[Any]:
+                lines = [builder.add(first, builder.mul(stride, _number(row))) for row in range(rows)]
+                return [pointer_to(builder, lines[row], size * LANES * j, vector) for row, j in shape]
+
+            if add:
+                begins = [builder.load(place, align=4) for place in places(base, base_stride, 4, sums_type)]
+            else:
+                begins = [ir.Constant(sums_type, None)] * len(shape)
+            held = [cgutils.alloca_once_value(builder, begin) for begin in begins]
             firsts = [builder.add(left, builder.mul(left_stride, _number(row))) for row in range(rows)]
             with cgutils.for_range_slice(builder, _number(0), pairs, _number(1), _I64) as (i, _):
                 line = builder.add(right, builder.mul(i, right_stride))
@@ -98,13 +103,20 @@ def _make_product(
                     for j, column in enumerate(columns):
                         total = held[row * vectors + j]
                         builder.store(builder.call(multiplying, [builder.load(total), pair, column]), total)
-            for total, place in zip(held, places, strict=True):
-                builder.store(builder.load(total), place, align=4)
+            size, vector = (2, _HALVES) if rounded else (4, sums_type)
+            for total, place in zip(held, places(sums, sums_stride, size, vector), strict=True):
+                value = builder.load(total)
+                builder.store(_rounded(builder, value) if rounded else value, place, align=size)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), make
+        return types.void(*[types.int64] * 10), make
 
     return product
+
+
+def _rounded(builder: Any, value: Any) -> Any:
+    narrowing = ir.InlineAsm(ir.FunctionType(_HALVES, [_FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v")
+    return builder.call(narrowing, [value])
 
 
 @intrinsic
@@ -112,11 +124,8 @@ def round_vector(context: Any, numbers: Any, out: Any) -> Any:
     """LANES float32 at one address become bfloat16 at another."""
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        narrowing = ir.InlineAsm(ir.FunctionType(_HALVES, [_FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v")
         value = builder.load(pointer_to(builder, arguments[0], 0, _FLOATS), align=4)
-        builder.store(
-            builder.call(narrowing, [value]), pointer_to(builder, arguments[1], 0, _HALVES), align=2
-        )
+        builder.store(_rounded(builder, value), pointer_to(builder, arguments[1], 0, _HALVES), align=2)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), make
@@ -127,35 +136,42 @@ _ROWS = 6
 
 
 def make_product(
-    vectors: int, add: bool, fetched: int = 0, instruction: Instruction = PAIRS_OF_BFLOAT16
+    vectors: int,
+    add: bool,
+    fetched: int = 0,
+    rounded: bool = False,
+    instruction: Instruction = PAIRS_OF_BFLOAT16,
 ) -> Any:
     """The product of any number of rows with 16 * vectors columns, at most 64.
 
-    fetched: lines that are asked for with each pair: as many as `right` has, in order, from `soon` on.
+    base: what is added to, the sums themselves or others; nothing reads it without `add`. fetched: lines that are asked for with
+    each pair: as many as `right` has, in order, from `soon` on. rounded: sums are bfloat16.
     """
     one, two, three, four, five, six = (
-        _make_product(rows, vectors, add, fetched, instruction) for rows in range(1, _ROWS + 1)
+        _make_product(rows, vectors, add, fetched, rounded, instruction) for rows in range(1, _ROWS + 1)
     )
 
     @kernel
-    def product(rows, left, left_stride, right, right_stride, pairs, sums, sums_stride, soon):
+    def product(
+        rows, left, left_stride, right, right_stride, pairs, sums, sums_stride, base, base_stride, soon
+    ):
         done, blocks = 0, -(-rows // _ROWS)
         for block in range(blocks):
             taken = (rows - done) // (blocks - block)
-            a, to = left + done * left_stride, sums + done * sums_stride
+            a, to, more = left + done * left_stride, sums + done * sums_stride, base + done * base_stride
             ahead = soon + min(block * fetched, vectors - fetched) * LINE * pairs
             if taken == 6:
-                six(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
+                six(a, left_stride, right, right_stride, pairs, to, sums_stride, more, base_stride, ahead)
             elif taken == 5:
-                five(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
+                five(a, left_stride, right, right_stride, pairs, to, sums_stride, more, base_stride, ahead)
             elif taken == 4:
-                four(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
+                four(a, left_stride, right, right_stride, pairs, to, sums_stride, more, base_stride, ahead)
             elif taken == 3:
-                three(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
+                three(a, left_stride, right, right_stride, pairs, to, sums_stride, more, base_stride, ahead)
             elif taken == 2:
-                two(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
+                two(a, left_stride, right, right_stride, pairs, to, sums_stride, more, base_stride, ahead)
             else:
-                one(a, left_stride, right, right_stride, pairs, to, sums_stride, ahead)
+                one(a, left_stride, right, right_stride, pairs, to, sums_stride, more, base_stride, ahead)
             done += taken
 
     return product

@@ -18,58 +18,60 @@ from numba import cfunc, types
 
 from lightllm.ops.cpu.calls import panel_linear as at
 from lightllm.ops.cpu.calls.panel_linear import WIDTH
-from lightllm.ops.cpu.kernels.lowlevel import FAST, address_of, floats, kernel, scratch, take_next, uint16s
+from lightllm.ops.cpu.kernels.lowlevel import FAST, address_of, kernel, scratch, take_next, uint16s
 from lightllm.ops.cpu.kernels.pairs import LANES, make_product, round_vector
 from lightllm.ops.cpu_kind import CpuKind, chosen
 
-_CHUNK = 96
+_CHUNK = 48
 """Rows whose sums are held at a time, in the first cache."""
 _FEW, _SOME = 8, 18
 """Up to so many rows four lines are asked for with each pair, two, and with more rows one: a panel's worth until all rows are done."""
-_FEW_PAIRS, _PAIRS = 64, 256
-"""Pairs of inputs that are multiplied with all rows of a chunk before the next ones, 16 or 64 KiB of a panel: of up to _SOME
+_FEW_PAIRS, _PAIRS = 64, 512
+"""Pairs of inputs that are multiplied with all rows of a chunk before the next ones, 16 or 128 KiB of a panel: of up to _SOME
 rows, of more. The next ones come from memory meanwhile: without that, waiting for memory and computing take turns."""
 
 _sums_of_a_chunk = scratch(_CHUNK * WIDTH)
+_line = scratch(WIDTH)
 
 
 @kernel
-def _begin(sums, rows, bias, panel):
+def _finish(sums, rows, out, stride, width):
+    """The first `width` of each row's sums, rounded. out: address of the first row's."""
     for row in range(rows):
-        for i in range(WIDTH):
-            sums[row * WIDTH + i] = floats(bias)[panel * WIDTH + i] if bias else np.float32(0)
+        total, to = sums + 4 * WIDTH * row, uint16s(out + stride * row)
+        for i in range(0, WIDTH, LANES):
+            round_vector(total + 4 * i, total + 2 * i)
+        rounded = uint16s(total)
+        for i in range(width):
+            to[i] = rounded[i]
 
 
-@kernel
-def _round(sums, out):
-    for i in range(0, WIDTH, LANES):
-        round_vector(sums + 4 * i, out + 2 * i)
+def _make_fetching(rounded: bool) -> Any:
+    """A product for any number of rows: the fewer there are, the more lines are asked for with each pair."""
+    one, two, four = (make_product(WIDTH // LANES, True, lines, rounded) for lines in (1, 2, 4))
 
-
-@kernel
-def _finish(sums, rows, out, outputs, panel):
-    """out: address of the first row's first output."""
-    width = min(WIDTH, outputs - panel * WIDTH)
-    for row in range(rows):
-        total, place = sums + 4 * WIDTH * row, out + 2 * (row * outputs + panel * WIDTH)
-        if width == WIDTH:
-            _round(total, place)
+    @kernel
+    def fetching(rows, x, x_stride, weights, pairs, to, to_stride, base, base_stride, soon):
+        if rows > _SOME:
+            one(rows, x, x_stride, weights, 4 * WIDTH, pairs, to, to_stride, base, base_stride, soon)
+        elif rows > _FEW:
+            two(rows, x, x_stride, weights, 4 * WIDTH, pairs, to, to_stride, base, base_stride, soon)
         else:
-            _round(total, total)
-            rounded, to = uint16s(total), uint16s(place)
-            for i in range(width):
-                to[i] = rounded[i]
+            four(rows, x, x_stride, weights, 4 * WIDTH, pairs, to, to_stride, base, base_stride, soon)
+
+    return fetching
 
 
 def make() -> Any:
-    vectors, line = WIDTH // LANES, 4 * WIDTH
-    fetching1, fetching2, fetching4 = (make_product(vectors, add=True, fetched=lines) for lines in (1, 2, 4))
+    add, add_last, line = _make_fetching(False), _make_fetching(True), 4 * WIDTH
 
     @cfunc(types.void(types.CPointer(types.int64)), fastmath=FAST, error_model="numpy")
     def panel_linear(call):
         """What each thread runs: panels, with all rows or a part of them, until there are none left."""
-        counter, sums = address_of(call) + 8 * at.NEXT, _sums_of_a_chunk()
-        held = address_of(sums)
+        counter, held, nothing = address_of(call) + 8 * at.NEXT, address_of(_sums_of_a_chunk()), _line()
+        zeros = address_of(nothing)
+        for i in range(WIDTH):
+            nothing[i] = np.float32(0)
         rows, x_stride, pairs, outputs = call[at.ROWS], call[at.X_STRIDE], call[at.PAIRS], call[at.OUTPUTS]
         panels, size = -(-outputs // WIDTH), -(-rows // call[at.PARTS])
         while True:
@@ -79,24 +81,29 @@ def make() -> Any:
             panel = task % panels
             begin_row = task // panels * size
             end_row = min(begin_row + size, rows)
-            weights = call[at.PANELS] + panel * pairs * line
+            weights, width = call[at.PANELS] + panel * pairs * line, min(WIDTH, outputs - panel * WIDTH)
             for first in range(begin_row, end_row, _CHUNK):
-                count = min(_CHUNK, end_row - first)
-                _begin(sums, count, call[at.BIAS], panel)
+                count, out = (
+                    min(_CHUNK, end_row - first),
+                    call[at.OUT] + 2 * (first * outputs + panel * WIDTH),
+                )
+                base, base_stride = zeros, 0
+                if call[at.BIAS]:
+                    base = call[at.BIAS] + line * panel
                 most = _FEW_PAIRS if count <= _SOME else _PAIRS
                 for start in range(0, pairs, most):
                     x, some = call[at.X] + first * x_stride + 4 * start, min(most, pairs - start)
-                    now = weights + line * start
+                    now, last = weights + line * start, start + some == pairs
                     soon = now + line * some
-                    if start + some == pairs:
+                    if last:
                         soon = call[at.PANELS] + (panel + call[at.THREADS]) % panels * pairs * line
-                    if count > _SOME:
-                        fetching1(count, x, x_stride, now, line, some, held, line, soon)
-                    elif count > _FEW:
-                        fetching2(count, x, x_stride, now, line, some, held, line, soon)
+                    if last and width == WIDTH:
+                        add_last(count, x, x_stride, now, some, out, 2 * outputs, base, base_stride, soon)
                     else:
-                        fetching4(count, x, x_stride, now, line, some, held, line, soon)
-                _finish(held, count, call[at.OUT] + 2 * first * outputs, outputs, panel)
+                        add(count, x, x_stride, now, some, held, line, base, base_stride, soon)
+                    base, base_stride = held, line
+                if width < WIDTH:
+                    _finish(held, count, out, 2 * outputs, width)
 
     return panel_linear
 

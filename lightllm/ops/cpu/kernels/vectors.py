@@ -12,6 +12,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 WIDTH = 16
+ROWS, COLUMNS = 4, 64
+"""What softmax takes at a time."""
 _F32, _I64 = ir.FloatType(), ir.IntType(64)
 _VECTOR, _HALVES = ir.VectorType(_F32, WIDTH), ir.VectorType(ir.IntType(16), WIDTH)
 _EXP2 = tuple(math.log(2) ** k / math.factorial(k) for k in range(5, -1, -1))
@@ -55,6 +57,36 @@ def fold(builder: Any, vector: Any, combine: Any) -> Any:
     return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
+def _plus(builder: Any, a: Any, b: Any) -> Any:
+    # With a flag of its own it gets none of the kernel's, which allow other orders.
+    return builder.fadd(a, b, flags=("nsz",))
+
+
+def _picked(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    return builder.shuffle_vector(
+        a,
+        b,
+        ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [ir.Constant(ir.IntType(32), i) for i in order]),
+    )
+
+
+def fold_four(builder: Any, vectors: list[Any], combine: Any) -> Any:
+    """All 16 numbers of each of four vectors into one, halves with halves: found in lanes 4 i .. 4 i + 3 for vector i."""
+    lanes = range(WIDTH)
+
+    def joined(a: Any, b: Any, part: int) -> Any:
+        """The lower half of each part of a's and b's, with the upper one."""
+        sources = [i for first in (0, WIDTH) for i in range(first, first + WIDTH) if i % part < part // 2]
+        return combine(
+            builder, _picked(builder, a, b, sources), _picked(builder, a, b, [i + part // 2 for i in sources])
+        )
+
+    both = joined(joined(vectors[0], vectors[1], 16), joined(vectors[2], vectors[3], 16), 8)
+    for step in (2, 1):
+        both = combine(builder, both, _picked(builder, both, both, [i ^ step for i in lanes]))
+    return both
+
+
 def _at(builder: Any, pointer: Any, index: Any, vector: Any) -> Any:
     return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
 
@@ -78,30 +110,57 @@ def highest(context: Any, numbers: Any, start: Any, count: Any) -> Any:
 
 
 @intrinsic
-def weights_of(
-    context: Any, scores: Any, start: Any, count: Any, factor: Any, offset: Any, weights: Any
+def weights_of_rows(
+    context: Any, scores: Any, scale: Any, log2_e: Any, weights: Any, state: Any, found: Any
 ) -> Any:
-    """weights[i] = 2 ** (scores[i] * factor - offset) in bfloat16, for `count` numbers, a multiple of 16, from `start` on; their
-    sum in float32."""
+    """Of ROWS rows of COLUMNS scores each: weights = e ** (scores * scale - above) in bfloat16, where `above` is the highest of a
+    row or what its state says, a pair of numbers of which it is the first. found, float32 [2, ROWS]: `above` and the sums of the
+    weights. All at addresses. Several rows at once, for one alone would mostly wait for itself."""
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, start, count, factor, offset, weights = arguments
-        factor, offset = spread(builder, factor), spread(builder, builder.fneg(offset))
-        total = cgutils.alloca_once_value(builder, all_lanes(0.0))
-        with cgutils.for_range_slice(
-            builder, ir.Constant(_I64, 0), count, ir.Constant(_I64, WIDTH), _I64
-        ) as (i, _):
-            place = builder.add(start, i)
-            score = builder.load(_at(builder, pointer, place, _VECTOR), align=4)
-            value = assembled_exp2(builder, score, factor, offset)
-            builder.store(builder.fadd(builder.load(total), value), total)
-            halves = _assembled(builder, "vcvtneps2bf16 $1, $0", "=v,v", _HALVES, [value])
-            builder.store(halves, _at(builder, weights, place, _HALVES), align=2)
-        return fold(builder, builder.load(total), lambda builder, a, b: builder.fadd(a, b))
+        scores, scale, log2_e, weights, state, found = arguments
+        part = ir.VectorType(_F32, ROWS)
 
-    signature = types.float32(
-        types.CPointer(types.float32), types.int64, types.int64, types.float32, types.float32, types.CPointer(types.uint16),
-    )  # fmt: skip
+        def place(address: Any, offset: int, vector: Any) -> Any:
+            return builder.inttoptr(builder.add(address, ir.Constant(_I64, offset)), vector.as_pointer())
+
+        def some(vector: Any, order: list[int], kind: Any) -> Any:
+            mask = ir.Constant(
+                ir.VectorType(ir.IntType(32), kind.count), [ir.Constant(ir.IntType(32), i) for i in order]
+            )
+            return builder.shuffle_vector(vector, vector, mask)
+
+        def score(row: int, j: int) -> Any:
+            return builder.load(place(scores, 4 * (row * COLUMNS + WIDTH * j), _VECTOR), align=4)
+
+        highest = []
+        for row in range(ROWS):
+            vector = score(row, 0)
+            for j in range(1, COLUMNS // WIDTH):
+                vector = larger(builder, score(row, j), vector)
+            highest.append(vector)
+        of_rows = some(fold_four(builder, highest, larger), [4 * row for row in range(ROWS)], part)
+        pairs = ir.VectorType(_F32, 2 * ROWS)
+        before = some(builder.load(place(state, 0, pairs), align=4), [2 * row for row in range(ROWS)], part)
+        above = larger(builder, before, builder.fmul(of_rows, some(spread(builder, scale), [0] * ROWS, part)))
+        builder.store(above, place(found, 0, part), align=4)
+        offset = builder.fneg(builder.fmul(above, some(spread(builder, log2_e), [0] * ROWS, part)))
+        factor = spread(builder, builder.fmul(scale, log2_e))
+        sums = []
+        for row in range(ROWS):
+            own = some(offset, [row] * WIDTH, _VECTOR)
+            total = None
+            for j in range(COLUMNS // WIDTH):
+                value = assembled_exp2(builder, score(row, j), factor, own)
+                total = value if total is None else _plus(builder, total, value)
+                halves = _assembled(builder, "vcvtneps2bf16 $1, $0", "=v,v", _HALVES, [value])
+                builder.store(halves, place(weights, 2 * (row * COLUMNS + WIDTH * j), _HALVES), align=2)
+            sums.append(total)
+        of_rows = some(fold_four(builder, sums, _plus), [4 * row for row in range(ROWS)], part)
+        builder.store(of_rows, place(found, 4 * ROWS, part), align=4)
+        return context.get_dummy_value()
+
+    signature = types.void(types.int64, types.float32, types.float32, types.int64, types.int64, types.int64)
     return signature, make
 
 
