@@ -18,7 +18,7 @@ from lightllm.backend.pooled_spans import PooledSpan, pooled_positions, pooled_s
 from lightllm.backend.row_state import Feature, RowState
 from lightllm.model_folder.pooling import PoolingMethod
 from lightllm.ops.attention_metadata import AttentionMetadata
-from lightllm.ops.batch import Batch
+from lightllm.ops.batch import Batch, Wanted
 from lightllm.ops.round_inputs import build_round_inputs
 from lightllm.protocol.rounds import Round
 
@@ -164,6 +164,8 @@ class RoundInputs:
         )
         context, rope = all_positions[:, :tokens]
         batch = Batch(input_ids, context, rope, slots, attention, logits_there, self._memory.kv)
+        if self._device.torch_device.type == "cpu" and self._pooling is None:
+            batch.wanted = _wanted(round, starts, attention, logit_index, spans)
         return Prepared(batch, sampled_rows, positions, numbers, spans, pooled)
 
     def _send_decode(
@@ -198,6 +200,42 @@ def _packet_of_chunks(entries: int, tokens: int, logits: int, sampled: int) -> S
         [(entries, _INT64), (entries, _INT32), (entries + 1, _INT32), (tokens, _INT64), (tokens, _INT64),
          (logits, _INT64), (sampled, _INT64)]
     )  # fmt: skip
+
+
+def _wanted(
+    round: Round,
+    starts: np.ndarray,
+    attention: AttentionMetadata,
+    logit_index: np.ndarray,
+    spans: list[PromptSpan],
+) -> Wanted | None:
+    """Decode entries; of a chunk its last token if that samples, or all if log-probabilities of its prompt are wanted: so what
+    is computed of an entry does not depend on the others. None: all tokens of the round."""
+    decoded = round.num_decode
+    counts = np.where(round.samples, 1, 0)
+    counts[:decoded] = 1
+    for span in spans:
+        counts[span.entry] = round.q_len[span.entry]
+    entries = counts.nonzero()[0]
+    counts = counts[entries]
+    ends = np.cumsum(counts)
+    if len(entries) and ends[-1] == starts[-1]:
+        return None
+    tokens = np.repeat(starts[entries + 1] - ends, counts) + np.arange(counts.sum())
+    chosen = torch.from_numpy(entries)
+    kv_len = attention.kv_len[chosen]
+    metadata = dataclasses.replace(
+        attention,
+        rows=attention.rows[chosen],
+        q_start=torch.from_numpy(np.append(0, ends).astype(np.int32)),
+        kv_len=kv_len,
+        num_tokens=len(tokens),
+        max_q_len=int(counts.max(initial=1)),
+        no_prefix=False,
+        prefill_lens=np.stack([counts, kv_len.numpy()])[:, decoded:],
+    )
+    index = np.searchsorted(tokens, logit_index)
+    return Wanted(torch.from_numpy(tokens), metadata, torch.from_numpy(index))
 
 
 def _prompt_spans(round: Round, state: RowState, rows: np.ndarray) -> list[PromptSpan]:

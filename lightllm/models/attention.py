@@ -10,7 +10,7 @@ from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_spec import AttentionSpec
-from lightllm.ops.batch import Batch
+from lightllm.ops.batch import Batch, Wanted
 from lightllm.ops.linear import PackedLinear
 from lightllm.ops.rotary import rotary_and_write_kv
 from lightllm.ops.write_kv import write_kv
@@ -52,8 +52,8 @@ class Attention:
             config.attention_scale, window=config.window(layer), softcap=config.attention_softcap
         )
 
-    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
+    def forward(self, x: torch.Tensor, batch: Batch, wanted: Wanted | None = None) -> torch.Tensor:
+        """x: [T, hidden]. Returns [T, hidden], added up over all ranks; with `wanted` [K, hidden], of these tokens."""
         qkv = self.qkv_proj(x).view(len(x), -1, self.head_dim)
         qk, v = qkv[:, : self.qk_heads], qkv[:, self.qk_heads :]
         if self.qk_norm is not None:
@@ -72,4 +72,9 @@ class Attention:
         if self.query_scale is not None:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
         own = (k, v) if dense else None
-        return self.o_proj(self.backends.attend(q, kv, batch.attention, self.spec, own))
+        if wanted is None:
+            return self.o_proj(self.backends.attend(q, kv, batch.attention, self.spec, own))
+        if not len(wanted.tokens):
+            return x[:0]
+        q = q.index_select(0, wanted.tokens)
+        return self.o_proj(self.backends.attend(q, kv, wanted.attention, self.spec))

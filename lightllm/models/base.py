@@ -12,6 +12,7 @@ from lightllm.layers.embedding import VocabEmbedding
 from lightllm.layers.rotary import RotaryTable
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
+from lightllm.models.decoder_layers import PreNormLayer
 from lightllm.ops.batch import Batch
 
 
@@ -101,13 +102,23 @@ class TpPartBaseModel:
         self.prepare(batch)
         residual = self.embed(batch)
         x: torch.Tensor | None = None
+        wanted, logit_index, last = batch.wanted, batch.logit_index, len(self.layers) - 1
         for index, layer in enumerate(self.layers):
+            if (
+                index == last
+                and wanted is not None
+                and batch.embeds is None
+                and isinstance(layer, PreNormLayer)
+            ):
+                x, residual = layer.forward_wanted(x, residual, batch, wanted)
+                logit_index = wanted.logit_index
+                break
             x = layer.forward(x, residual, batch)
             if batch.embeds is not None:
                 batch.embeds.add_behind(index, residual)
         assert x is not None
-        if batch.logit_index is not None:
-            x, residual = (part.index_select(0, batch.logit_index) for part in (x, residual))
+        if logit_index is not None:
+            x, residual = (part.index_select(0, logit_index) for part in (x, residual))
         x = self.norm.add(x, residual)
         return self.lm_head(x) if self.pools else self.logits(x)
 

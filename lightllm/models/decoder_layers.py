@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 
 from lightllm.layers.norm import Norm
-from lightllm.ops.batch import Batch
+from lightllm.ops.batch import Batch, Wanted
 
 
 class SelfAttention(Protocol):
-    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """x: [T, hidden]. Returns a new tensor of the same shape."""
+    def forward(self, x: torch.Tensor, batch: Batch, wanted: Wanted | None = None) -> torch.Tensor:
+        """x: [T, hidden]. Returns a new tensor of the same shape; with `wanted` [K, hidden], of these tokens."""
 
 
 class FeedForward(Protocol):
@@ -42,6 +42,18 @@ class PreNormLayer:
         x = self._scaled(self.self_attn.forward(x, batch))
         x = self.post_attention_layernorm.add(x, residual)
         return self._scaled(self.mlp.forward(x))
+
+    def forward_wanted(
+        self, x: torch.Tensor | None, residual: torch.Tensor, batch: Batch, wanted: Wanted
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`forward` as the last layer: what it returns and the residual stream, each [K, hidden] of the wanted tokens."""
+        x = self.input_layernorm.add(x, residual)
+        x = self.self_attn.forward(x, batch, wanted)
+        residual = residual.index_select(0, wanted.tokens)
+        if not len(x):
+            return x, residual
+        x = self.post_attention_layernorm.add(self._scaled(x), residual)
+        return self._scaled(self.mlp.forward(x)), residual
 
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.residual_scale == 1 else x.mul_(self.residual_scale)

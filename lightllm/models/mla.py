@@ -18,7 +18,7 @@ from lightllm.layers.norm import RMSNorm
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.ops.attention_metadata import AttentionMetadata
-from lightllm.ops.batch import Batch
+from lightllm.ops.batch import Batch, Wanted
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.linear import PlainLinear
 from lightllm.ops.mla_attention import mla_context, mla_decode_attention, mla_prefill_attention
@@ -52,8 +52,8 @@ class LatentAttention:
         self.up_k, self.up_v = of_heads[:, : shape.nope], of_heads[:, shape.nope :]
         self.o_proj = build.row_linear("o_proj", heads * shape.value, hidden, config.o_bias)
 
-    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """x: [T, hidden]. Returns [T, hidden], added up over all ranks."""
+    def forward(self, x: torch.Tensor, batch: Batch, wanted: Wanted | None = None) -> torch.Tensor:
+        """x: [T, hidden]. Returns [T, hidden], added up over all ranks; with `wanted` [K, hidden], of these tokens."""
         metadata, shape, kv = batch.attention, self.shape, batch.kv[self.layer]
         cos, sin = batch.rotary[0]
         q = self.queries(x).view(len(x), -1, shape.nope + shape.rope)
@@ -68,6 +68,10 @@ class LatentAttention:
             self._decode(q[:count], kv, metadata, out[:count])
         if metadata.num_prefill:
             self._prefill(q, kv, metadata, out)
+        if wanted is not None:
+            if not len(wanted.tokens):
+                return x[:0]
+            out = out.index_select(0, wanted.tokens)
         return self.o_proj(out.flatten(1))
 
     def _decode(self, q: torch.Tensor, kv: KvLayer, metadata: AttentionMetadata, out: torch.Tensor) -> None:

@@ -29,6 +29,18 @@ class Embeds:
             residual.index_add_(0, self.where, self.what[:, start : start + size].to(residual.dtype))
 
 
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The K tokens whose results are read behind the last layer: of all others it computes keys and values alone."""
+
+    tokens: torch.Tensor
+    """int64 [K], ascending: which of the batch's T tokens."""
+    attention: AttentionMetadata
+    """Of these tokens. Each sees what it sees in the batch, and is the prefill backend's if it is part of a chunk."""
+    logit_index: torch.Tensor
+    """int64 [S]: `Batch.logit_index`, but which of the K tokens."""
+
+
 @dataclasses.dataclass
 class Batch:
     """n entries (requests) with T = sum(q_len) new tokens, decode entries first.
@@ -55,6 +67,8 @@ class Batch:
     """One a layer."""
     embeds: Embeds | None = None
     """What is no token of the vocabulary."""
+    wanted: Wanted | None = None
+    """What the last layer computes, where that is less than all; layers that cannot do it compute all."""
     rotary: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
     """Filled by `TpPartBaseModel.forward`: for each of the model's kinds of rotary embedding the cosines and the sines of
     the new tokens, each [T, 1, rotated elements]."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 
-from lightllm.backend import mode_backend
+from lightllm.backend import mode_backend, round_inputs
 from lightllm.backend.device import open_device
 from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
@@ -114,6 +114,38 @@ def test_decode_rows_beside_a_prefill_chunk(backend, expected):
     result = backend.execute(mixed).token_ids.tolist()
     assert tokens + result[:1] == expected(old, 2)
     assert result[1:] == expected(new, 1)
+
+
+def test_the_last_layer_computes_only_what_is_read_of_it(backend, monkeypatch):
+    """A decode row, a chunk that goes on, the end of a prompt, and a prompt whose log-probabilities are wanted."""
+    wants = SamplingParams(temperature=0.0, prompt_logprobs=1)
+    joins = [join(0, 9), join(1, 3), join(2, 3, wants, history_ids=int32([7, 8, 9]))]
+    mixed = Round(
+        seq=1, num_decode=1, rows=int32([3, 0, 1, 2]), q_len=int32([1, 4, 3, 3]), kv_len=int32([3, 4, 3, 3]),
+        samples=np.array([1, 0, 1, 1], np.uint8), token_ids=int32([20, 21, 22, 23, 30, 31, 32, 7, 8, 9]),
+        slots=int32(range(10, 21)), joins=joins,
+    )  # fmt: skip
+    rounds = [
+        prefill(3, [10, 11], [0, 1], joins=[join(3, 2)]),
+        mixed,
+        prefill(0, [24, 25], [21, 22], start=4, sample=False),
+    ]
+    computed, logits = [], []
+    mlp, forward, whole = (
+        backend.model.layers[-1].mlp,
+        backend.model.layers[-1].mlp.forward,
+        backend.model.forward,
+    )
+    monkeypatch.setattr(mlp, "forward", lambda x: (computed.append(len(x)), forward(x))[1])
+    monkeypatch.setattr(backend.model, "forward", lambda batch: logits.append(whole(batch)) or logits[-1])
+    for round in rounds:
+        backend.execute(round)
+    monkeypatch.setattr(round_inputs, "_wanted", lambda *_: None)
+    for round in rounds:
+        backend.execute(round)
+    assert computed == [1, 1 + 1 + 3, 2, 11, 2]  # nothing at all of the third round
+    for some, all_computed in zip(logits[:3], logits[3:], strict=True):
+        torch.testing.assert_close(some, all_computed)
 
 
 def test_a_row_that_joins_with_a_cached_prefix_reads_its_slots(backend, expected):
