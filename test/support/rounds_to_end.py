@@ -27,13 +27,20 @@ class Wanted:
     images: list[ImageSpan] = dataclasses.field(default_factory=list)
     uncut: bool = False
     """A chunk holds an image whole."""
+    n: int = 1
+    """Siblings: see `sibling`."""
 
-    def message(self, choice: Choice, restored: bool = False) -> AddRequest:
+    def message(self, *choices: Choice, restored: bool = False) -> AddRequest:
         bounds = [bound for span in self.images for bound in (span.start, span.start + span.tokens)]
         uncut = int32(bounds if self.uncut else [])
         return AddRequest(
-            int32(self.prompt), self.params, [choice], restored=restored, uncut=uncut, images=self.images
+            int32(self.prompt), self.params, [*choices], restored=restored, uncut=uncut, images=self.images
         )
+
+
+def sibling(request_id: int, index: int) -> int:
+    """Under which number the choice `index` of a request is found in `Serving.tokens`."""
+    return request_id + (index << 20)
 
 
 class Serving:
@@ -93,8 +100,9 @@ class Serving:
                 self.scheduler.add(wanted[request_id].message(choice, restored=True))
 
     def _add(self, request_id: int, wanted: Wanted) -> None:
-        self.tokens[request_id] = []
-        self.scheduler.add(wanted.message(Choice(request_id, 0)))
+        choices = [Choice(sibling(request_id, index), index) for index in range(wanted.n)]
+        self.tokens.update({choice.request_id: [] for choice in choices})
+        self.scheduler.add(wanted.message(*choices))
         if wanted.abort_after is not None:
             self._aborts.setdefault(self.submitted + wanted.abort_after, []).append(request_id)
 
