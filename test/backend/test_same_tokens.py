@@ -171,7 +171,7 @@ def test_a_request_among_31_others_says_what_it_says_alone(
         serving = Serving(backend, alone)
         serving.run([dataclasses.replace(each, after_rounds=0)])
         expected |= {sibling(number, index): serving.tokens[sibling(0, index)] for index in range(each.n)}
-    assert len(expected) > len(wanted) and min(map(len, expected.values())) > 3
+    assert len(expected) > len(wanted) and sum(map(len, expected.values())) > 15 * len(expected)
     for seed, (budget, chunk, slots) in enumerate(
         [(512, 512, 9000), (96, 61, 5000), (200, 200, 3000), (45, 13, 2500)]
     ):
