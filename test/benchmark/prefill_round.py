@@ -90,7 +90,7 @@ def rounds(prompts: int, tokens: int, chunk: int, first_seq: int) -> list[Round]
     """Prompts of `tokens` tokens, filled into rounds of `chunk` tokens one after the other."""
     params = SamplingParams(do_sample=False, max_new_tokens=1, ignore_eos=True, logprobs=-1)
     ids = np.random.default_rng(first_seq).integers(5, 300, (prompts, tokens))
-    found, parts, room = [], [], chunk
+    found: list[Round] = []
     done = [0] * prompts
     while any(count < tokens for count in done):
         parts, room = [], chunk
