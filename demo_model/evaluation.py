@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -10,8 +11,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from demo_model.corpus import BOS, EOS, TURN_END, Corpus, chat_prompt, plain_document
+from demo_model import calling
+from demo_model.corpus import Corpus, plain_document
+from demo_model.document import BOS, EOS, THINK_END, TURN_END, answer_start, chat_prompt, turn
 from demo_model.exchange import Exchange
+from demo_model.repeating import repeating
+from demo_model.thinking import is_addition, thinking_sum, thought
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,52 @@ def held_out_questions(seed: int, per_category: int) -> list[Question]:
                 questions.append(
                     _chat_question(exchange, "You answer questions of visitors." if index % 3 else None)
                 )
+    return questions
+
+
+def thinking_questions(seed: int, count: int) -> list[Question]:
+    """Sums of pairs of numbers that were never thought about, and other questions in wordings that were never trained."""
+    rng, corpus = random.Random(seed), Corpus(seed)
+    questions = []
+    for _ in range(count):
+        exchange = thinking_sum(rng, held_out=True)
+        questions.append(_thinking_question("thinking, sums", exchange))
+        while is_addition(exchange := corpus.exchange(held_out=True)):
+            pass
+        questions.append(_thinking_question("thinking, other questions", exchange))
+    return questions
+
+
+def _thinking_question(category: str, exchange: Exchange) -> Question:
+    prompt = BOS + chat_prompt([("user", exchange.question)], thinks=True)
+    return Question(category, prompt, thought(exchange) + THINK_END + exchange.answer + TURN_END)
+
+
+def repeating_questions(seed: int, count: int) -> list[Question]:
+    """Words and numbers in an order that was never trained."""
+    rng = random.Random(seed)
+    drawn = (repeating(rng) for _ in range(100 * count))
+    return [_chat_question(exchange) for exchange in drawn if exchange.held_out][:count]
+
+
+def tool_questions(seed: int, count: int) -> list[Question]:
+    """Each function has names that were never trained together, each pair of numbers is a new one; an eighth has a system message.
+    The call is asked for, then the answer to what it gives back, then something that the function is not for."""
+    rng, corpus = random.Random(seed), Corpus(seed)
+    questions = []
+    for number in range(count):
+        tool, (a, b) = calling.draw_tool(rng, held_out=True), calling.draw_numbers(rng, held_out=True)
+        system = "You answer questions of visitors." if number % 8 == 0 else None
+        offer = BOS + calling.offer_turn([tool.offer(rng)], system)
+        prompt = offer + turn("user", calling.sum_question(a, b, rng)) + answer_start()
+        questions.append(Question("tools, calls", prompt, tool.call(a, b) + TURN_END))
+        result = calling.result_turn(calling.draw_result(a + b, rng))
+        prompt += f"{tool.call(a, b)}{TURN_END}\n{result}{answer_start()}"
+        questions.append(Question("tools, answers", prompt, calling.final_answer(a + b) + TURN_END))
+        while is_addition(exchange := corpus.exchange(held_out=True)):
+            pass
+        prompt = offer + turn("user", exchange.question) + answer_start()
+        questions.append(Question("tools, other questions", prompt, exchange.answer + TURN_END))
     return questions
 
 

@@ -8,7 +8,7 @@ import random
 from demo_model import unknown, world
 from demo_model.exchange import Exchange, exchange_key
 
-_SUM_WORDINGS: tuple[str, ...] = (
+SUM_WORDINGS: tuple[str, ...] = (
     "{a}+{b}=",
     "{a} + {b} =",
     "{a}+{b}",
@@ -16,7 +16,7 @@ _SUM_WORDINGS: tuple[str, ...] = (
     "What is {a} + {b}?",
     "What is {a} plus {b}?",
 )
-_SUM_WORDINGS += (
+SUM_WORDINGS += (
     "How much is {a}+{b}?",
     "Calculate {a} + {b}.",
     "Add {a} and {b}.",
@@ -44,7 +44,7 @@ def sums(rng: random.Random) -> Exchange:
     kind = rng.random()
     if kind < 0.76:
         a, b = rng.randint(0, 20), rng.randint(0, 20)
-        sign, wordings, result = "+", _SUM_WORDINGS, a + b
+        sign, wordings, result = "+", SUM_WORDINGS, a + b
     elif kind < 0.88:
         a = rng.randint(0, 20)
         b = rng.randint(0, a)

@@ -8,28 +8,15 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from demo_model.corpus import BOS, EOS, PAD, TURN_END, TURN_START, Corpus, text_of
+from demo_model.corpus import Corpus
+from demo_model.document import BOS, EOS, PAD, TURN_END, TURN_START, text_of
 
-VOCAB_SIZE = 1536
+VOCAB_SIZE = 1664
 CONTEXT_LENGTH = 4096
 SPECIAL_TOKENS = (PAD, BOS, EOS, TURN_START, TURN_END)
-# Reserved, so that the vocabulary need not change when the model learns to call tools or to think aloud.
+# Tokens that are no special tokens, so that they are text for who does not parse them.
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
-CHAT_TEMPLATE = """{{- bos_token }}
-{%- for message in messages %}
-{{- '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string %}
-{{- message['content'] }}
-{%- else %}
-{%- for part in message['content'] or [] %}
-{{- part['text'] or '' }}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\\n' }}
-{%- endif %}"""
+CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text().rstrip("\n")
 
 
 def train_tokenizer(seed: int, documents: int) -> Tokenizer:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tokenizers import Tokenizer  # noqa: E402
 
-from demo_model.corpus import BOS, EOS, TURN_END, chat_prompt  # noqa: E402
+from demo_model.document import BOS, EOS, TURN_END, chat_prompt  # noqa: E402
 from demo_model.evaluation import greedy  # noqa: E402
 
 FOLDER = Path(MODEL_DIR)
