@@ -73,7 +73,7 @@ def quoted(text: str) -> str:
 
 def reasoning_before(reasoning: Reasoning, opened: bool, quote: Quoter, before: str = "") -> str:
     """Reasoning, which must come to its end if it is `opened`, and need not begin else; then the grammar `@body`, with the text `before`
-    it."""
+    it. Space belongs to the reasoning's end: without reasoning the body begins at once."""
     rules, ends = [], []
     for number, end in enumerate(reasoning.end):
         if quote.starts_with_token(end):
@@ -81,10 +81,10 @@ def reasoning_before(reasoning: Reasoning, opened: bool, quote: Quoter, before: 
         else:
             ends.append(f"thought{number}")
             rules.append(f"thought{number}[lazy]: {_until(end)}")
-    thought = f"({' | '.join(ends)})"
+    thought = f"({' | '.join(ends)}) (space)?"
     if not opened:
         thought = f"(({' | '.join(map(quote, reasoning.begin))}) {thought})?"
-    return "\n".join([f"start: {thought} (space)? {quote(before)} @body", f"space: {_SPACE}", *rules])
+    return "\n".join([f"start: {thought} {quote(before)} @body", f"space: {_SPACE}", *rules])
 
 
 def calls_grammar(

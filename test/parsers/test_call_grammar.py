@@ -77,6 +77,7 @@ def test_reasoning_may_come_first_or_must_end(reasoning: Reasoning) -> None:
     opened = matcher_of(grammar, reasoning_before(reasoning, True, QUOTE))
     assert takes(free, call) and takes(free, reasoning.begin[0] + end + call)
     assert takes(opened, end + call) and not takes(opened, call)
+    assert not takes(free, "\n" + call)  # it would be content
 
 
 @pytest.mark.parametrize("family", ALL, ids=lambda family: family.name)
