@@ -70,6 +70,8 @@ class ChatFormat:
     """Texts of the vocabulary's special tokens."""
     token_id: Callable[[str], int | None] = lambda text: None
     """Of a token by its text."""
+    template_opens: bool = False
+    """The template opens the reasoning where a request wants it, so what it leaves closed is answered without."""
 
     @functools.cached_property
     def quote(self) -> Quoter:
@@ -86,6 +88,8 @@ class ChatFormat:
         reasoning = self.reasoning
         if (
             reasoning is None
+            or start == "begin"
+            and self.template_opens
             or start not in ("begin", "reasoning")
             and not (reasoning.built_in and start == "start")
         ):
@@ -146,6 +150,7 @@ def find_format(
 ) -> tuple[ChatFormat, str]:
     """The format of a model, and a line for the log. templates: the sources of its chat templates; token_id: of a token
     of the vocabulary by its text. Raises `KeyError` for names of parsers that do not exist."""
+    templates = list(templates)
     text = "\n".join(templates)
 
     def has_token(token: str) -> bool:
@@ -159,7 +164,16 @@ def find_format(
         f"tool calls: {_said(family, family_from)}; reasoning: {_said(reasoning, reasoning_from)} "
         "(--tool_call_parser, --reasoning_parser)"
     )
-    return ChatFormat(family, reasoning, special, token_id), line
+    opens = reasoning is not None and any(_opens(reasoning, template) for template in templates)
+    return ChatFormat(family, reasoning, special, token_id, opens), line
+
+
+def _opens(reasoning: Reasoning, template: str) -> bool:
+    """Whether the generation prompt, at the template's end, may end with reasoning that has begun: no `<think></think>`, as templates
+    write it to turn reasoning off."""
+    _, asked, prompt = template.rpartition("add_generation_prompt")
+    begins, ends = ("|".join(map(re.escape, marks)) for marks in (reasoning.begin, reasoning.end))
+    return bool(asked) and re.search(rf"({begins})(?![^'\"]*({ends}))", prompt) is not None
 
 
 def _said(found: Family | Reasoning | None, source: str) -> str:

@@ -249,3 +249,23 @@ def test_what_is_found_in_a_template_and_a_vocabulary() -> None:
     assert found(QWEN, tool="none", reasoning="none") == ("none", "none")
     assert found(QWEN, tool="deepseekv31", reasoning="minimax-append-think") == ("deepseek_v31", "think")
     assert found("<|channel|>{{ x }}<|message|>") == ("harmony", "gpt_oss")
+
+
+@pytest.mark.parametrize(
+    ("generation_prompt", "may_think"),
+    [
+        ("{{ 'assistant: ' }}{% if thinking %}{{ '<think>\n' }}{% endif %}", False),
+        ("{{ '<think>' if thinking else '</think>' }}", False),
+        ("{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}", True),
+        ("{{ 'assistant: ' }}", True),
+    ],
+    ids=["opened", "opened or closed", "closed by an empty one", "left to the model"],
+)
+def test_a_model_whose_template_opens_the_reasoning_has_none_before_a_constraint_where_it_is_not_opened(
+    generation_prompt: str, may_think: bool
+) -> None:
+    history = "{% for message in messages %}{{ '<think>' + message.reasoning + '</think>' }}{% endfor %}"
+    template = f"{history}{{% if add_generation_prompt %}}{generation_prompt}{{% endif %}}"
+    form, _ = find_format("auto", "think", [template], lambda token: None, frozenset())
+    assert bool(form.reasoning_before("begin", content=True)) == may_think
+    assert form.reasoning_before("reasoning", content=True)
