@@ -13,7 +13,7 @@ import jsonschema_rs
 import pytest
 from support import tokenizers
 from support.constrained import NOTHING, Vocabulary
-from support.random_schemas import names_are_few, random_schema
+from support.random_schemas import names_are_few, random_schema, value_of
 
 from lightllm.constraints.check import check_constraint
 from lightllm.errors import InvalidParameter
@@ -57,11 +57,6 @@ def written(vocabulary: Vocabulary, dice: random.Random, **params: Any) -> str:
             return said.decode()
         said += vocabulary.tokens[token]
     return UNFINISHED
-
-
-def value_of(text: str) -> Any:
-    """JSON allows numbers beyond a double's range, Python does not read them."""
-    return json.loads(text, parse_float=lambda number: max(-1e300, min(1e300, float(number))))
 
 
 def names_said_twice(text: str) -> list[str]:

@@ -1,9 +1,8 @@
-"""Demanded calls as clients meet them: the demo model, which knows nothing of tools, at a high temperature behind real HTTP and the
+"""Demanded calls as clients meet them: the demo model, which knows nothing of such tools, at a high temperature behind real HTTP and the
 openai client. They cannot fail."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import jsonschema_rs
 import openai
 import pytest
 from support.chat_templates import QWEN
-from support.random_schemas import names_are_few, random_schema
+from support.random_schemas import names_are_few, random_schema, value_of
 from support.server import LightLLMServer
 
 FORMS = (
@@ -89,7 +88,7 @@ def test_demanded_calls_fit_their_schemas(api: openai.OpenAI) -> None:
                 for one in tools
                 if one["function"]["name"] == call.function.name
             )
-            assert jsonschema_rs.is_valid(schema, json.loads(call.function.arguments)), (schema, call)
+            assert jsonschema_rs.is_valid(schema, value_of(call.function.arguments)), (schema, call)
         return 1
 
     with ThreadPoolExecutor(4) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -89,3 +90,8 @@ def _without_references(schema: Any) -> None:
     elif isinstance(schema, list):
         for value in schema:
             _without_references(value)
+
+
+def value_of(text: str) -> Any:
+    """JSON allows numbers beyond a double's range, Python does not read them."""
+    return json.loads(text, parse_float=lambda number: max(-1e300, min(1e300, float(number))))
