@@ -78,3 +78,38 @@ def test_answers_fit_their_schemas(client: httpx.Client, numbers: range) -> None
         seen = Counter(pool.map(lambda number: ask(client, number), numbers))
     print(seen)
     assert seen["refused"] <= 0.04 * len(numbers) and seen["valid"] > 0.9 * len(numbers)
+
+
+UNSUPPORTED: dict[str, dict[str, Any]] = {
+    "not": {"not": {"type": "string"}},
+    "uniqueItems": {"type": "array", "uniqueItems": True},
+    "contains": {"type": "array", "contains": {"type": "integer"}},
+    "if": {"if": {"type": "string"}, "then": {"maxLength": 3}},
+    "dependentRequired": {"type": "object", "dependentRequired": {"a": ["b"]}},
+    "propertyNames": {"type": "object", "propertyNames": {"maxLength": 3}},
+    "unevaluatedProperties": {"type": "object", "unevaluatedProperties": False},
+    "min/maxProperties": {"type": "object", "properties": {"a": {}}, "minProperties": 2},
+    "oneOf": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    "Unknown format: iri": {"type": "string", "format": "iri"},
+    "look-around": {"type": "string", "pattern": "(?=a)"},
+    "/$defs/none": {"$ref": "#/$defs/none"},
+    "registry": {"$ref": "https://example.org/schema"},
+    "'deep' is unsatisfiable": {"type": "string", "minLength": 3, "maxLength": 2},
+}
+
+
+@pytest.mark.parametrize("reason", UNSUPPORTED)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_enforced_is_refused_with_the_reason(
+    client: httpx.Client, reason: str, stream: bool
+) -> None:
+    schema = {"type": "object", "properties": {"deep": UNSUPPORTED[reason]}, "required": ["deep"]}
+    if "$defs" in reason:
+        schema["$defs"] = {}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    body = {"messages": [{"role": "user", "content": "x"}], "response_format": form, "stream": stream}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert reason in error["message"].rpartition("_error: ")[2], error
+    assert error["param"].startswith("response_format")
