@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from support.chat_templates import QWEN
@@ -35,7 +36,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokenizer]:
 @pytest.fixture(scope="module")
 def keeping(start_worker: Callable[..., Any], qwen: Tokenizer) -> Iterator[list[Any]]:
     """Two workers of one server."""
-    options = {"httpserver_workers": 2, "api_key": KEYS, "response_store_mb": 1}
+    options = {"httpserver_workers": 2, "api_key": KEYS, "response_store_mb": 1, "sse_keep_alive": 1}
     workers = [start_worker(number, ChatFormat(HERMES), **options) for number in (0, 1)]
     own = [worker.encoder.tokenizer for worker in workers]
     for worker in workers:
@@ -280,6 +281,17 @@ def test_a_stream_in_the_background_is_taken_up_again_in_any_worker(
     clients[0].responses.delete(own)
     with pytest.raises(openai.NotFoundError):
         clients[1].responses.retrieve(own, stream=True)
+
+
+def test_a_stream_in_the_background_is_kept_alive(keeping: list[Any], engine: FakeEngine) -> None:
+    engine.script.halt_at = 0
+    url, headers = keeping[0].url, {"authorization": f"Bearer {KEYS[0]}"}
+    body = {"input": "one", "background": True, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/responses", json=body, headers=headers, timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert ": keep-alive" in lines
+        engine.script.halt_at = None
+        assert "event: response.completed" in lines
 
 
 @pytest.mark.parametrize("end", ["delete", "cancel", "fail"])

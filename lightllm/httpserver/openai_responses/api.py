@@ -133,7 +133,8 @@ async def _create(state: ServerState, request: Request) -> Response:
         await run_apart(response, request.scope)
         return _json(json_bytes(begin))
     await run_apart(response, request.scope, functools.partial(store.append, owner, response_id))
-    return EventStream(functools.partial(store.events, owner, response_id), -1)
+    read = functools.partial(store.events, owner, response_id)
+    return EventStream(read, -1, state.config.sse_keep_alive)
 
 
 async def _read(
@@ -207,7 +208,7 @@ def _event_stream(state: ServerState, request: Request, response_id: str) -> Res
             "the stream of a response can be taken up again only if it was made with background and stream",
             param="stream",
         )
-    return EventStream(read, int(after))
+    return EventStream(read, int(after), state.config.sse_keep_alive)
 
 
 async def _cancel(state: ServerState, request: Request, response_id: str) -> bytes:

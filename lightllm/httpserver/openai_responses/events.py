@@ -20,13 +20,16 @@ _LAST = (b"event: response.completed\n", b"event: response.incomplete\n", b"even
 
 
 class EventStream(Response):
-    def __init__(self, read: Callable[[int, int], bytes | None], starting_after: int) -> None:
+    def __init__(
+        self, read: Callable[[int, int], bytes | None], starting_after: int, silence: float | None
+    ) -> None:
         """read: so many bytes of the events from a position on, or what there is; None when they are deleted. starting_after: the number
-        of the last event that the client has."""
+        of the last event that the client has; silence: --sse_keep_alive."""
         self.status_code = 200
         self.background = None
         self._read = read
         self._skipped = starting_after + 1
+        self._silence = SILENT_SECONDS if silence is None else silence
         self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +62,7 @@ class EventStream(Response):
                 continue
             size = _READ_BYTES
             if not whole:
-                if loop.time() >= told + SILENT_SECONDS:
+                if self._silence and loop.time() >= told + self._silence:
                     await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
                     told = loop.time()
                 await asyncio.sleep(_LOOK_SECONDS)
