@@ -194,8 +194,8 @@ class ServerConfig:
         _MEMORY, type=float, aliases=("--mem_faction",), check=lambda v: 0 < v < 1, expects="between 0 and 1")  # fmt: skip
     llm_kv_type: str = _option(
         "None", "What KV memory keeps of keys and values: int8kv 8 bits each, with a scale for each token and head, so that nearly "
-        "twice as many tokens fit; fp8kv likewise, as e4m3 ([KV memory](quantization.md#kv-memory)); None: the numbers as the model computes them.",
-        _MEMORY, choices=("None", "int8kv", "fp8kv"))  # fmt: skip
+        "twice as many tokens fit; fp8kv likewise, as e4m3; int4kv 4 bits, with a scale for every 32 numbers ([KV memory](quantization.md#kv-memory)); None: the numbers as the model computes them.",
+        _MEMORY, choices=("None", "int8kv", "fp8kv", "int4kv"))  # fmt: skip
     max_req_total_len: int | None = _option(
         None, "Longest prompt + output in tokens; default: the model's context length, at most 16384.", _MEMORY,
         **_at_least(2))  # fmt: skip

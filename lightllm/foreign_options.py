@@ -69,6 +69,7 @@ TRANSLATED: dict[str, dict[str, Any]] = {
 
 KV_MODES = {
     "triton_int8kv": "int8kv", "ppl_int8kv": "int8kv", "ppl_int8kv_flashdecoding": "int8kv",
+    "triton_int4kv": "int4kv", "ppl_int4kv": "int4kv", "ppl_int4kv_flashdecoding": "int4kv",
 }  # fmt: skip
 """Words of LightLLM's `--mode` before 1.2, and the `--llm_kv_type` that they mean."""
 

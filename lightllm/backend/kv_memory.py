@@ -54,7 +54,8 @@ class KvShape:
     @property
     def of_token(self) -> tuple[int, int]:
         """Shape of one slot in one layer."""
-        return (1, self.latent_dim) if self.latent_dim else (2 * self.num_kv_heads, self.head_dim)
+        per_byte = 1 if self.format is None else self.format.per_byte
+        return (1, self.latent_dim) if self.latent_dim else (2 * self.num_kv_heads, self.head_dim // per_byte)
 
     @property
     def bytes_per_token(self) -> int:

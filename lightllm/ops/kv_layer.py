@@ -40,7 +40,7 @@ class KvLayer:
 
     @property
     def head_dim(self) -> int:
-        return self.data.shape[2]
+        return self.data.shape[2] * (1 if self.scales is None else self.format.per_byte)
 
     @functools.cached_property
     def bytes_per_slot(self) -> int:

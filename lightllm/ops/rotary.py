@@ -194,9 +194,9 @@ def rotary_and_write_kv(
         return triton_impl.rotary_and_write_kv(
             qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys
         )
-    q = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
-    if q is not None:
-        return q
+    done = cpu_impl.rotary_and_write_kv(qk, v, cos, sin, kv, slots, interleaved, norm_weight, eps, keep_keys)
+    if done is not None:
+        return done
     if norm_weight is not None:
         qk = rms_norm(qk, norm_weight, eps)
     heads = qk.shape[1] - v.shape[1]

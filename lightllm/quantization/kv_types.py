@@ -7,10 +7,8 @@ from lightllm.errors import InvalidOption
 
 def check_kv_type(name: str, latent: bool, gpu: bool = False) -> None:
     """latent: the model keeps one latent vector a token. Raises `InvalidOption`."""
-    if gpu and name == "fp8kv":
-        raise InvalidOption(
-            "--llm_kv_type fp8kv is not built for GPUs yet.", "Take int8kv: it holds as many tokens."
-        )
+    if gpu and name in ("fp8kv", "int4kv"):
+        raise InvalidOption(f"--llm_kv_type {name} is not built for GPUs yet.", "Take int8kv.")
     if latent and name != "None":
         raise InvalidOption(
             f"--llm_kv_type {name}: this model keeps latent vectors (multi-head latent attention), which stay as they are.",

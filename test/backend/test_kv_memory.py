@@ -1,5 +1,6 @@
 """Sizes of the KV memory, and that reserving it costs nothing."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -19,7 +20,9 @@ from lightllm.backend.kv_memory import (
     measured_slots_gpu,
 )
 from lightllm.config import ServerConfig
-from lightllm.errors import DeviceError
+from lightllm.errors import DeviceError, InvalidOption
+from lightllm.ops.kv_codes import FORMATS
+from lightllm.quantization.kv_types import check_kv_type
 
 GIB = 1 << 30
 SHAPE = KvShape(num_layers=4, num_kv_heads=2, head_dim=64, dtype=torch.bfloat16)
@@ -142,3 +145,29 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     grown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert int(grown) < 64  # MiB, of 2 GiB
+
+
+@pytest.mark.parametrize(("kv_type", "gain"), [("int8kv", 1.93), ("fp8kv", 1.93), ("int4kv", 3.5)])
+def test_few_bits_give_that_many_more_slots_measured_and_given(monkeypatch, kv_type, gain):
+    plain = KvShape(16, 8, 64, torch.bfloat16)
+    coded = dataclasses.replace(plain, format=FORMATS[kv_type])
+    slots = [measured_slots_cpu(GIB, 0.5, shape, 0) for shape in (plain, coded)]
+    assert slots[1] / slots[0] > gain
+    memory = KvMemory(coded, 100, 3, 20, torch.device("cpu"))
+    assert memory.kv[0].bytes_per_slot * 16 == coded.bytes_per_token and memory.kv[0].head_dim == 64
+    assert (memory.kv[0].read(torch.tensor([100]), torch.float32) == 0).all()
+    monkeypatch.setattr(kv_memory, "available_memory", lambda: GIB)
+    given = ServerConfig(max_total_token_num=int(GIB / plain.bytes_per_token))
+    assert choose_slots(given, coded, 0) == given.max_total_token_num
+    with pytest.raises(DeviceError, match="KV memory"):
+        choose_slots(given, plain, 0)
+
+
+def test_latent_vectors_stay_as_they_are_and_what_no_kernel_reads_on_a_gpu_is_refused():
+    check_kv_type("None", latent=True, gpu=True)
+    check_kv_type("int8kv", latent=False, gpu=True)
+    check_kv_type("int4kv", latent=False)
+    with pytest.raises(InvalidOption, match="--llm_kv_type int8kv.* latent"):
+        check_kv_type("int8kv", latent=True)
+    with pytest.raises(InvalidOption, match="--llm_kv_type fp8kv is not built for GPUs"):
+        check_kv_type("fp8kv", latent=False, gpu=True)

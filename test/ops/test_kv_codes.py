@@ -10,7 +10,7 @@ from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.rotary import rotary_and_write_kv
 from lightllm.ops.write_kv import write_kv
 
-ERROR = {"int8kv": 0.51 / 127, "fp8kv": 2**-4}
+ERROR = {"int8kv": 0.51 / 127, "fp8kv": 2**-4, "int4kv": 0.51 / 7}
 """Of a number, in units of the largest of its group."""
 
 
