@@ -1,6 +1,6 @@
 """MockBackend: answers rounds with scripted tokens at a scripted speed. Loads no torch; see docs/mock_backend.md.
 
-A token depends on (seed, choice, output position) alone, so a request gets the same answer alone and among others,
+Without replies a token depends on (seed, choice, output position) alone, so a request gets the same answer alone and among others,
 after a pause, and from any number of rounds.
 """
 
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from lightllm.backend.mock_check import RoundChecker
+from lightllm.backend.mock_replies import RowPrompts, reply_for
 from lightllm.backend.mock_script import MockRows, MockScript
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.backend.pending import Computed, PendingResult
@@ -44,8 +45,17 @@ class MockBackend:
         vocab_size = self._spec.vocab_size or vocab_size_of(self._config.model_dir)
         eos = eos_token_ids(self._config.model_dir, self._config.eos_id)
         slots = self._spec.slots or self._config.max_total_token_num or DEFAULT_SLOTS
-        self._script = MockScript(self._spec, vocab_size, eos, self._text_ids())
-        self._rows = MockRows(self._config.running_max_req_size + 1)
+        self._slots = slots
+        texts = [reply.text for reply in self._spec.replies] or [text for text in (self._spec.text,) if text]
+        if texts:
+            from lightllm.tokenizer import load_tokenizer
+
+            self._tokenizer = load_tokenizer(
+                self._config.model_dir, trust_remote_code=self._config.trust_remote_code
+            )
+        ids = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        self._script = MockScript(self._spec, vocab_size, eos, ids)
+        self._forget_rows()
         self._checker = RoundChecker(slots, vocab_size) if self._spec.check else None
         return ModelReady(
             max_total_token_num=slots,
@@ -60,7 +70,7 @@ class MockBackend:
         pass
 
     def attach(self, seq: int) -> None:
-        self._rows = MockRows(self._config.running_max_req_size + 1)
+        self._forget_rows()
         if self._checker is not None:
             self._checker.attach(seq)
 
@@ -82,6 +92,8 @@ class MockBackend:
                 return RoundResult(round.seq, failed=f"impossible round {round.seq}: {error}")
         for join in round.joins:
             self._rows.join(join, self._script)
+        if self._prompts is not None:
+            self._choose_replies(round, self._prompts)
         result = self._answer(round)
         tokens = int(round.q_len.sum())
         end = started + self._spec.step_ms / 1e3 + tokens * self._spec.token_us / 1e6
@@ -142,11 +154,19 @@ class MockBackend:
         top = [self._script.alternatives(p, float(v), k) for p, v in enumerate(logprobs, start)] if k else []
         return RowPromptLogprobs(entry=entry, start=start, logprobs=logprobs, top=top)
 
-    def _text_ids(self) -> list[int]:
-        if not self._spec.text:
-            return []
-        from lightllm.tokenizer import load_tokenizer
+    def _forget_rows(self) -> None:
+        self._rows = MockRows(self._config.running_max_req_size + 1)
+        self._prompts = RowPrompts(self._slots, self._tokenizer) if self._spec.replies else None
 
-        assert self._config.model_dir is not None
-        tokenizer = load_tokenizer(self._config.model_dir, trust_remote_code=self._config.trust_remote_code)
-        return tokenizer.encode(self._spec.text, add_special_tokens=False)
+    def _choose_replies(self, round: Round, prompts: RowPrompts) -> None:
+        """For the rows whose prompt ends with this round."""
+        decode = slice(round.num_decode)
+        rows = np.repeat(round.rows[decode], round.q_len[decode])
+        ends = np.cumsum(round.q_len[decode])
+        contexts = np.arange(len(rows)) + np.repeat(round.kv_len[decode] - ends, round.q_len[decode])
+        decoded, _ = self._script.sample(self._rows, rows, contexts - self._rows.prompt_len[rows])
+        prompts.take(round, decoded)
+        for entry in np.flatnonzero(round.samples[round.num_decode :]) + round.num_decode:
+            row = int(round.rows[entry])
+            prompt = prompts.text(row, int(self._rows.prompt_len[row]))
+            self._rows.answer_with(row, reply_for(self._spec.replies, prompt), self._script)

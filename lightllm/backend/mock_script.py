@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lightllm.backend.mock_spec import MockSpec
@@ -24,6 +26,8 @@ class MockRows:
         self.min_new_tokens = np.ones(count, np.int64)
         self.stop_ids: list[frozenset[int]] = [frozenset()] * count
         """Ids that may not come before min_new_tokens; only for rows where that matters."""
+        self.reply = np.zeros(count, np.int64)
+        """Which text of the script is the answer."""
         self.top_k = np.zeros(count, np.int64)
         self.prompt_top_k = np.full(count, -1)
 
@@ -33,31 +37,41 @@ class MockRows:
         self.state[row] = _mix(np.array([join.seed], np.uint64) + _GOLDEN * np.uint64(join.choice))[0]
         self.eos_id[row] = next((i for i in join.end_token_ids if i in script.eos), -1)
         self.length[row] = script.length(int(self.state[row])) if self.eos_id[row] >= 0 else _NEVER
+        self.reply[row] = 0
         self.min_new_tokens[row] = params.min_new_tokens
         self.stop_ids[row] = frozenset(join.end_token_ids) if params.min_new_tokens > 1 else frozenset()
         self.top_k[row] = max(params.logprobs, 0)
         self.prompt_top_k[row] = params.prompt_logprobs
 
+    def answer_with(self, row: int, reply: int, script: "MockScript") -> None:
+        """The row's answer is this text of the script."""
+        self.reply[row] = reply
+        self.length[row] = script.text_length(reply) if self.eos_id[row] >= 0 else _NEVER
+
 
 class MockScript:
     """Which token comes at which position."""
 
-    def __init__(self, spec: MockSpec, vocab_size: int, eos: list[int], text_ids: list[int]) -> None:
+    def __init__(self, spec: MockSpec, vocab_size: int, eos: list[int], texts: Sequence[list[int]]) -> None:
+        """`texts`: token ids of the texts that are answers; none: answers are drawn."""
         self.eos = frozenset(eos)
         alphabet = np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.array(eos, dtype=np.int32))
-        self._alphabet = np.array(text_ids, np.int32) if text_ids else alphabet
+        self._alphabet = np.concatenate([np.array(ids, np.int32) for ids in texts]) if texts else alphabet
+        self._sizes = np.array([len(ids) for ids in texts])
+        self._starts = np.cumsum(self._sizes) - self._sizes
         self._spec = spec
-        self._cycle = bool(text_ids) or spec.tokens == "cycle"
-        self._from_start = bool(text_ids)
 
     def length(self, state: int) -> int:
         """Output length, the EOS included, of a request with this state."""
-        if self._from_start:
-            return len(self._alphabet) + 1
+        if len(self._sizes):
+            return self.text_length(0)
         if self._spec.lengths is not None:
             low, high = self._spec.lengths
             return low + state % (high - low + 1)
         return self._spec.eos_after or _NEVER
+
+    def text_length(self, reply: int) -> int:
+        return int(self._sizes[reply]) + 1
 
     def counts(self, rows: MockRows, at: np.ndarray, positions: np.ndarray, most: np.ndarray) -> np.ndarray:
         """int64 [n]: how many tokens the rows `at` bring, the first of them output number `positions`; at most `most`."""
@@ -72,9 +86,10 @@ class MockScript:
         state, places = rows.state[at], positions.astype(np.uint64)
         noise = _mix(state + _GOLDEN * places)
         size = np.uint64(len(self._alphabet))
-        if self._from_start:
-            index = places % size
-        elif self._cycle:
+        if len(self._sizes):
+            reply = rows.reply[at]
+            index = self._starts[reply] + positions % self._sizes[reply]
+        elif self._spec.tokens == "cycle":
             index = (state % size + places) % size
         else:
             index = noise % size

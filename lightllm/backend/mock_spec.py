@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from lightllm.backend.mock_replies import Reply, read_replies
 from lightllm.errors import InvalidOption
 
 
@@ -23,6 +24,8 @@ class MockSpec:
     """hash: a fixed function of (seed, choice, position); cycle: consecutive ids from the seed on."""
     text: str = ""
     """Answers with the tokens of this text, then EOS; instead of `tokens`."""
+    replies: tuple[Reply, ...] = ()
+    """Answers with one of these texts, by what stands in the prompt; instead of `text`."""
     round_tokens: tuple[int, int] = (1, 1)
     """(low, high): tokens that a decode row brings in one round, drawn for each round; no more than the round asks for."""
     vocab_size: int = 0
@@ -97,4 +100,5 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "step_ms": _duration, "token_us": _duration, "init_ms": _duration, "eos_after": _count, "lengths": _range,
     "tokens": _kind, "round_tokens": _range, "vocab_size": _count, "slots": _count, "fail_every": _count, "fail_oom": _flag,
     "die_after": _count, "check": _flag, "text": str,
+    "replies": read_replies,
 }  # fmt: skip

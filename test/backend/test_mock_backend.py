@@ -1,5 +1,6 @@
 """The mock backend under the real scheduler: its answers, its failures, and that it notices impossible rounds."""
 
+import json
 import re
 
 import msgspec
@@ -17,6 +18,7 @@ from lightllm.protocol.messages import AddRequest, Choice, Finish, ImageSpan
 from lightllm.protocol.rounds import JoinRow, Resync, Round
 from lightllm.router.scheduler import Scheduler
 from lightllm.sampling_params import SamplingParams
+from lightllm.tokenizer import load_tokenizer
 
 EOS = 2
 
@@ -60,11 +62,15 @@ class Answers:
             )
         )  # fmt: skip
 
-    def run(self, requests: dict[int, SamplingParams], prompt_len: int = 20) -> "Answers":
+    def run(
+        self,
+        requests: dict[int, SamplingParams],
+        prompt_len: int = 20,
+        prompts: dict[int, list[int]] | None = None,
+    ) -> "Answers":
         for request_id, params in requests.items():
-            self._scheduler.add(
-                AddRequest(np.arange(3, 3 + prompt_len, dtype=np.int32), params, [Choice(request_id, 0)])
-            )
+            prompt = (prompts or {}).get(request_id, range(3, 3 + prompt_len))
+            self._scheduler.add(AddRequest(np.array(prompt, np.int32), params, [Choice(request_id, 0)]))
         in_flight: list = []
         while self._scheduler.has_work or in_flight:
             while (round_ := self._scheduler.next_round()) is not None:
@@ -150,12 +156,49 @@ def test_min_new_tokens_puts_off_eos_and_stop_tokens(make_backend):
 
 
 def test_text_is_answered_as_its_tokens_and_then_eos(make_backend, model_dir):
-    from lightllm.tokenizer import load_tokenizer
-
     text = "the quick brown fox, and = 5"
     answers = Answers(make_backend(f"step_ms=0,text={text}")).run({1: params(max_new_tokens=100)})
     assert load_tokenizer(model_dir).decode(answers.tokens[1]) == text
     assert answers.tokens[1][-1] == EOS
+
+
+@pytest.mark.parametrize("decode_tokens", [1, 4])
+def test_a_reply_is_chosen_by_what_stands_last_in_the_prompt(
+    make_backend, model_dir, tmp_path, decode_tokens
+):
+    """Also where the text is in the prefix cache, or was generated."""
+    tokenizer = load_tokenizer(model_dir)
+    file = tmp_path / "replies.json"
+    replies = [
+        {"after": "the fox", "text": "call = 5"},
+        {"after": "5 and", "text": "it is 5"},
+        {"text": "what is it"},
+    ]
+    file.write_text(json.dumps(replies))
+    texts = ["one", "the fox", "the fox of two", "the foxcall = 5 and", "5 and the fox", "5 and"]
+    spec = f"round_tokens=1:{decode_tokens},replies={file}"
+    answers = Answers(make_backend(spec), chunk=5, decode_tokens=decode_tokens)
+    for number in range(2 * len(texts)):
+        prompt = tokenizer.encode(texts[number % len(texts)])
+        answers.run({number: params()}, prompts={number: prompt})
+    assert not answers.failures
+    said = [tokenizer.decode(answers.tokens[number]) for number in answers.tokens]
+    assert said == 2 * ["what is it", "call = 5", "call = 5", "it is 5", "call = 5", "it is 5"]
+    together = {number: tokenizer.encode(text) for number, text in enumerate(texts)}
+    again = Answers(make_backend(spec), chunk=7, decode_tokens=decode_tokens)
+    again.run({number: params() for number in together}, prompts=together)
+    assert not again.failures and [tokenizer.decode(again.tokens[number]) for number in together] == said[:6]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '[{"text": ""}]', '[{"after": "x"}]', '[{"text": "x", "before": "y"}]', None]
+)
+def test_a_wrong_file_of_replies_is_an_option_error(tmp_path, content):
+    file = tmp_path / "replies.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InvalidOption, match="--mock_backend: replies="):
+        MockSpec.parse(f"replies={file}")
 
 
 def test_cycle_gives_consecutive_ids(make_backend):
