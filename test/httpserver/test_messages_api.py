@@ -245,6 +245,11 @@ def test_a_demanded_call_is_constrained(
     assert agent(CALL, tool_choice=choice | {"disable_parallel_tool_use": True}).status_code == 200
     grammar = engine.added[-1].params.call_grammar
     assert grammar and all((name in grammar) == (name in names) for name in ("get_weather", "get_time"))
+    assert "next{" not in grammar
+    for several in None, False:
+        assert agent(CALL, tool_choice=choice | {"disable_parallel_tool_use": several}).status_code == 200
+        one = choice["type"] == "tool" and several is None
+        assert ("next{" in engine.added[-1].params.call_grammar) is not one
 
 
 def test_without_a_choice_a_call_is_text(agent: Callable[..., httpx.Response]) -> None:

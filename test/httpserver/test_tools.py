@@ -124,6 +124,20 @@ def test_a_demanded_call_is_constrained_in_the_familys_form(
     assert params.constraint_prefix.startswith("start: (thought0)")
 
 
+def test_a_function_that_is_named_is_called_once(
+    ask: Callable[..., httpx.Response], engine: FakeEngine
+) -> None:
+    """As OpenAI has it; clients that read structured output from a call take no second one."""
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for wanted in ({"tool_choice": named}, {"tool_choice": named, "parallel_tool_calls": False}):
+        answer = choice(ask(CALL + "\n" + CALL, **wanted))
+        assert len(answer["message"]["tool_calls"]) == 1
+        assert "next{" not in engine.added[-1].params.call_grammar
+    answer = choice(ask(CALL + "\n" + CALL, tool_choice=named, parallel_tool_calls=True))
+    assert len(answer["message"]["tool_calls"]) == 2
+    assert "next{" in engine.added[-1].params.call_grammar
+
+
 def test_a_template_without_tools_does_for_calls_that_are_demanded(
     worker: Any, client: httpx.Client, engine: FakeEngine
 ) -> None:

@@ -119,7 +119,8 @@ def _tool_fields(body: CountTokensRequest) -> dict[str, Any]:
         fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
     else:
         fields["tool_choice"] = _TOOL_MODES[choice.type]
-    fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+    if choice.disable_parallel_tool_use is not None:
+        fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
     return fields
 
 

@@ -31,6 +31,8 @@ class Tools(NamedTuple):
     """Names of those whose schema holds also where no call is demanded."""
     forced: bool = False
     """A call is demanded."""
+    named: bool = False
+    """The call of one function is: OpenAI's API has it called once."""
 
     @property
     def functions(self) -> ParameterTypes | None:
@@ -80,6 +82,7 @@ def read_tools(request: ChatRequest) -> Tools:
         tuple(Function(one.name, one.parameters or {}) for one in called),
         frozenset(one.name for one in called if one.strict),
         asked.mode == "required",
+        asked.mode == "required" and names is not None and not asked.others_hidden,
     )
 
 
@@ -125,7 +128,7 @@ def parser_maker(chat_format: ChatFormat, request: ChatRequest, tools: Tools, pr
         Wishes(
             prompt[-_PROMPT_END - _continued(request) :],
             tools.functions,
-            _parallel(request),
+            _parallel(request, tools),
             reasoning,
             request.skip_special_tokens is False,
             tools.forced,
@@ -162,7 +165,7 @@ def _call_grammar(
     params: SamplingParams, chat_format: ChatFormat, request: ChatRequest, tools: Tools
 ) -> str | None:
     family = chat_format.calls_family(tools.forced)
-    parallel = _parallel(request)
+    parallel = _parallel(request, tools)
     if family is None or not tools.callable:
         return None
     try:
@@ -182,6 +185,7 @@ def _call_grammar(
     return None
 
 
-def _parallel(request: ChatRequest) -> bool:
+def _parallel(request: ChatRequest, tools: Tools) -> bool:
     """More than one call; with OpenAI's old names there is but one."""
-    return request.parallel_tool_calls is not False and not request.functions
+    asked = request.parallel_tool_calls
+    return (not tools.named if asked is None else asked) and not request.functions
