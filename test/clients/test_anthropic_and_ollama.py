@@ -68,7 +68,8 @@ ANTHROPIC = """\
             return found.body["error"]
         raise AssertionError("not refused")
 
-    assert refused(anthropic.BadRequestError, max_tokens=20_000)["type"] == "invalid_request_error"
+    long = [{"role": "user", "content": "hello " * 5000}]
+    assert "prompt is too long: " in refused(anthropic.BadRequestError, messages=long)["message"]
     assert "web_search" in refused(anthropic.BadRequestError, tools=[{"type": "web_search_20250305", "name": "web_search"}])["message"]
     client = anthropic.Anthropic(base_url=URL, auth_token="wrong", max_retries=0)
     assert refused(anthropic.AuthenticationError)["type"] == "authentication_error"

@@ -310,8 +310,22 @@ def test_errors_have_anthropics_shape(
 def test_an_overflow_is_told_in_words_that_clients_know(ask: Callable[..., httpx.Response]) -> None:
     long = [{"role": "user", "content": "one " * 800}]
     assert "prompt is too long: " in ask(messages=long).json()["error"]["message"]
-    text = ask(max_tokens=5000).json()["error"]["message"]
-    assert "input length and `max_tokens` exceed context limit: " in text and " + 5000 > 512, " in text
+
+
+def test_an_answer_may_have_what_the_context_leaves(
+    ask: Callable[..., httpx.Response], engine: FakeEngine
+) -> None:
+    """As Anthropic's API since Claude 4.5: clients ask for 64,000 tokens where nobody told them a number."""
+    assert ask(max_tokens=64_000).json()["stop_reason"] == "end_turn"
+    engine.script.endless = True
+    whole = ask(max_tokens=64_000).json()
+    added = engine.added[-1]
+    assert added.params.max_new_tokens == 512 - len(added.prompt_ids) == whole["usage"]["output_tokens"]
+    assert whole["stop_reason"] == "model_context_window_exceeded"
+    message = message_of(read_events(ask(max_tokens=64_000, stream=True).content))
+    assert message["stop_reason"] == "model_context_window_exceeded"
+    fitting = ask(max_tokens=512 - len(added.prompt_ids)).json()
+    assert fitting["stop_reason"] == "max_tokens"
 
 
 def test_a_key_as_anthropics_clients_send_it(start_worker: Callable[..., Any], engine: FakeEngine) -> None:

@@ -111,10 +111,10 @@ def test_a_chat(client: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer) 
     assert last.keys() == answer.keys() and last["eval_count"] == answer["eval_count"]
 
 
-def test_without_a_limit_or_below_zero_the_answer_gets_what_fits(
+def test_without_a_limit_that_fits_the_answer_gets_what_fits(
     client: httpx.Client, engine: FakeEngine
 ) -> None:
-    for options in ({}, {"num_predict": -1}):
+    for options in ({}, {"num_predict": -1}, {"num_predict": 5000}):
         assert (
             client.post(
                 "/api/chat", json={"model": "x", "messages": MESSAGES, "options": options}
@@ -122,8 +122,10 @@ def test_without_a_limit_or_below_zero_the_answer_gets_what_fits(
             == 200
         )
         assert engine.added[-1].params.max_new_tokens == 512 - len(engine.added[-1].prompt_ids)
-    assert client.post("/api/generate", json={"model": "x", "prompt": "one", "raw": True}).status_code == 200
-    assert engine.added[-1].params.max_new_tokens == 512 - len(engine.added[-1].prompt_ids)
+    for options in ({}, {"num_predict": 5000}):
+        body = {"model": "x", "prompt": "one", "raw": True, "options": options}
+        assert client.post("/api/generate", json=body).status_code == 200
+        assert engine.added[-1].params.max_new_tokens == 512 - len(engine.added[-1].prompt_ids)
 
 
 def test_a_prompt_with_and_without_the_template(
@@ -223,7 +225,7 @@ def test_errors_have_ollamas_shape(client: httpx.Client, engine: FakeEngine) -> 
     for fields, named in [
         ({"messages": "x"}, "messages"), ({"options": {"mirostat": 1}}, "mirostat"), ({"options": {"repeat_last_n": 5}}, "repeat_last_n"),
         ({"options": {"temperature": -1}}, "temperature"), ({"logprobs": True}, "logprobs"), ({"think": True}, "thinking"),
-        ({"options": {"num_predict": 5000}}, "5000"),
+        ({"messages": [{"role": "user", "content": "one " * 800}]}, "context length"),
     ]:  # fmt: skip
         status, text = told(**fields)
         assert status == 400 and named in text

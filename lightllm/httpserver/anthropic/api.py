@@ -50,10 +50,11 @@ async def _message(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, MessagesRequest, state.bodies)
     model = state.check_model(body.model)
     with _in_anthropics_words():
-        prompt, counted, maker = await prepare_chat(state, request, as_chat(body))
+        prompt, counted, maker = await prepare_chat(state, request, as_chat(body), clip=True)
     await hold_images(state.engine, request, prompt, counted)
     identity = new_identity(request, "msg_")
-    renderer = MessagesRenderer(identity[0], model, maker.make)
+    clipped = prompt.params.max_new_tokens < body.max_tokens
+    renderer = MessagesRenderer(identity[0], model, maker.make, clipped)
     return respond(
         state.engine, request, [prompt], renderer, bool(body.stream), identity[0], ping=PING,
         opening=[renderer.opening(len(prompt.prompt_ids))], identity=identity,

@@ -35,8 +35,12 @@ _PIECES = {
 class MessagesRenderer:
     """The renderer of one request (`responses.Renderer`), which has one answer."""
 
-    def __init__(self, answer_id: str, model: str, make_parser: Callable[[], DeltaParser]) -> None:
+    def __init__(
+        self, answer_id: str, model: str, make_parser: Callable[[], DeltaParser], clipped: bool = False
+    ) -> None:
+        """clipped: it is the context that limits the answer, and not `max_tokens`."""
         self._id = answer_id
+        self._clipped = clipped
         self._model = model
         self._parser = make_parser()
         self._open: tuple[str, int] | None = None
@@ -156,6 +160,8 @@ class MessagesRenderer:
         reason = _REASONS.get(finish.reason)
         if reason == "end_turn" and self._called:
             reason = "tool_use"
+        if reason == "max_tokens" and self._clipped:
+            reason = "model_context_window_exceeded"
         return {"stop_reason": reason, "stop_sequence": None}
 
     def _final_usage(self, record: RequestRecord, choice: ChoiceRecord) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def ollama_routes(state: ServerState) -> APIRouter:
         model = state.check_model(body.model)
         if not body.messages:
             return _loaded(body, model, chat=True)
-        prepared = await prepare_chat(state, request, chat_of(body, _thinks(state)))
+        prepared = await prepare_chat(state, request, chat_of(body, _thinks(state)), clip=True)
         return await _answer(state, request, body, model, prepared, chat=True)
 
     @router.post("/generate", **documented(OllamaGenerateRequest, "The text.", ollama=True))
@@ -64,10 +64,10 @@ def ollama_routes(state: ServerState) -> APIRouter:
             return _loaded(body, model, chat=False)
         if body.raw or body.suffix:
             default = state.config.default_max_tokens
-            (record,) = await prepare_completion(state, completion_of(body), default)
+            (record,) = await prepare_completion(state, completion_of(body), default, clip=True)
             prepared = PreparedChat(record, None, IDENTITY)
         else:
-            prepared = await prepare_chat(state, request, chat_of_prompt(body, _thinks(state)))
+            prepared = await prepare_chat(state, request, chat_of_prompt(body, _thinks(state)), clip=True)
         return await _answer(state, request, body, model, prepared, chat=False)
 
     @router.get("/tags", **plain("The models."))

@@ -115,8 +115,10 @@ async def _chat(state: ServerState, request: Request) -> Response:
     return respond(state.engine, request, [prompt], renderer, body.streamed, answer.id, identity=identity)
 
 
-async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) -> PreparedChat:
-    """Everything about a chat that is done before it is submitted. Raises `RequestError`."""
+async def prepare_chat(
+    state: ServerState, request: Request, body: ChatRequest, clip: bool = False
+) -> PreparedChat:
+    """Everything about a chat that is done before it is submitted. clip: see `PromptEncoder.fit`. Raises `RequestError`."""
     limits, encoder, images = state.limits, state.encoder, state.images
     limit, logprobs = body.limit(), body.checked_logprobs()
     default = state.config.default_max_tokens
@@ -143,7 +145,7 @@ async def prepare_chat(state: ServerState, request: Request, body: ChatRequest) 
     length_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     extra = counted.extra if counted else None
     prompt_ids, length = encoder.fit(
-        prompt_ids, limit, limits, default, params.n, "messages", length_field, extra
+        prompt_ids, limit, limits, default, params.n, "messages", length_field, extra, clip
     )
     return PreparedChat(PromptRecord(prompt_ids, _with_length(params, length)), counted, maker)
 
@@ -206,10 +208,10 @@ async def _complete(state: ServerState, request: Request) -> Response:
 
 
 async def prepare_completion(
-    state: ServerState, body: CompletionRequest, default: int = DEFAULT_MAX_NEW_TOKENS
+    state: ServerState, body: CompletionRequest, default: int = DEFAULT_MAX_NEW_TOKENS, clip: bool = False
 ) -> list[PromptRecord]:
-    """Everything about a completion that is done before it is submitted. default: its length where it names none. Raises
-    `RequestError`."""
+    """Everything about a completion that is done before it is submitted. default: its length where it names none; clip: see
+    `PromptEncoder.fit`. Raises `RequestError`."""
     limits = state.limits
     with error_field(body.constraint.field):
         params, prompts = _checked_completion(state, body, limits.vocab_size)
@@ -223,7 +225,7 @@ async def prepare_completion(
         params = msgspec.structs.replace(params, stop_token_ids=stops)
     for prompt_ids, text in encoded:
         prompt_ids, length = state.encoder.fit(
-            prompt_ids, body.output_limit(), limits, default, params.n, "prompt", "max_tokens"
+            prompt_ids, body.output_limit(), limits, default, params.n, "prompt", "max_tokens", clip=clip
         )
         records.append(PromptRecord(prompt_ids, _with_length(params, length), text))
     return records
