@@ -133,6 +133,8 @@ def test_clients_know_an_overflow_by_its_words(
     assert response.status_code == 400 and error["code"] == "context_length_exceeded"
     assert error["message"].startswith("This model's maximum context length is 512 tokens. However, ")
     assert words in error["message"] and engine.added == []
+    # the openai client shows the message alone, in which langchain looks for the code
+    assert "context_length_exceeded" in error["message"]
 
 
 def test_the_native_api_keeps_lightllms_words(client: httpx.Client, engine: FakeEngine) -> None:

@@ -67,6 +67,10 @@ def test_max_req_input_len_bounds_the_prompt_alone(tokenizer: Tokenizer) -> None
     limits = Limits(LIMIT, tokenizer.vocab_size, 1000)
     encoder = PromptEncoder(tokenizer, max_input=10)
     assert encoder.fit([5] * 10, 8, limits, 16) == ([5] * 10, 8)
+    with pytest.raises(
+        PromptTooLong, match=r"maximum context length is 10 .* 11 .* \(context_length_exceeded\)"
+    ):
+        encoder.fit([5] * 11, 1, limits, 16, prompt_field="messages")
     with pytest.raises(PromptTooLong, match=r"token len 11 > 10 \(max_req_input_len\)"):
         encoder.fit([5] * 11, 8, limits, 16)
 

@@ -243,8 +243,7 @@ class PromptEncoder:
         if self._max_input is not None and self._max_input < min(room, length):
             if truncation is None:
                 raise PromptTooLong(
-                    f"the input prompt token len {length} > {self._max_input} (max_req_input_len)",
-                    param=prompt_field,
+                    _input_too_long(length, self._max_input, prompt_field), param=prompt_field
                 )
             room = self._max_input
         if length > room:
@@ -285,21 +284,31 @@ def check_vocabulary(prompt_ids: list[int], vocab_size: int, param: str) -> None
 
 
 def _too_long(prompt: int, output: int, limit: int, field: str) -> str:
-    """On /v1 in OpenAI's words: there are clients (litellm) that know an overflow by them, and not by its code."""
     if field not in _OPENAI_FIELDS:
         return f"the input prompt token len {prompt} + max_new_tokens {output} > {limit}"
-    return (
-        f"This model's maximum context length is {limit} tokens. However, you requested {prompt + output} tokens "
-        f"({prompt} in the {field}, {output} in the completion). Please reduce the length of the {field} or completion."
+    requested = (
+        f"you requested {prompt + output} tokens ({prompt} in the {field}, {output} in the completion)"
     )
+    return _in_openais_words(limit, requested, f"{field} or completion")
+
+
+def _input_too_long(prompt: int, limit: int, field: str) -> str:
+    if field not in _OPENAI_FIELDS:
+        return f"the input prompt token len {prompt} > {limit} (max_req_input_len)"
+    return _in_openais_words(limit, f"your {field} resulted in {prompt} tokens (max_req_input_len)", field)
 
 
 def _text_too_long(characters: int, limit: int, field: str) -> str:
     if field not in _OPENAI_FIELDS:
         return f"the text of {characters} characters has more than {limit} tokens, the most that are taken"
+    return _in_openais_words(limit, f"your {field} of {characters} characters resulted in more", field)
+
+
+def _in_openais_words(limit: int, requested: str, too_long: str) -> str:
+    """There are clients that know an overflow by these words (litellm), and others that look in them for the code (langchain)."""
     return (
-        f"This model's maximum context length is {limit} tokens. However, your {field} of {characters} characters "
-        f"resulted in more. Please reduce the length of the {field}."
+        f"This model's maximum context length is {limit} tokens. However, {requested}. Please reduce the length of the "
+        f"{too_long}. (context_length_exceeded)"
     )
 
 
