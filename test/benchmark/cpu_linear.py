@@ -4,7 +4,7 @@
 
 Weights take turns, so that they come from memory and not from a cache; so do the forms. `pieces` is what a weight too large to
 be packed at once becomes; `--clock cpu` counts the processor's time, for a machine that is not idle. The best form of each row is
-marked.
+marked. The last columns are weights in few bits: int8 with a scale for each output, int4 for each 128 inputs, MXFP4.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from lightllm.ops.cpu.few_bits_linear import few_bits_linear
 from lightllm.ops.cpu.panel_linear import panel_linear
 from lightllm.ops.linear import Fp16PackedLinear, OneDnnLinear, PackedLinear, SideBySide, pack_linear
+from lightllm.ops.quantized_weight import QuantizedWeight
 from lightllm.ops.weight_rows import WeightRows, as_rows
 
 TURNS = 4
@@ -55,6 +57,14 @@ def main() -> None:
         forms["bf16 oneDNN"] = (torch.bfloat16, [OneDnnLinear(w, None) for w in halves])
     if own := [layer for w in halves if (layer := panel_linear(as_rows(w), None)) is not None]:
         forms["bf16 panels"] = (torch.bfloat16, list(own))
+    for name, element, group in (
+        ("int8", "int8", args.in_features),
+        ("int4", "int4", 128),
+        ("mxfp4", "e2m1", 32),
+    ):
+        few = [random_codes(element, args.out_features, args.in_features, group) for _ in range(TURNS)]
+        if codes := [form for w in few if (form := few_bits_linear(w, None)) is not None]:
+            forms[name] = (torch.bfloat16, list(codes))
     print(
         f"[{args.out_features}, {args.in_features}], {args.threads} threads, {torch.backends.cpu.get_cpu_capability()}; ms"
     )
@@ -65,6 +75,15 @@ def main() -> None:
         print(
             f"{rows:>5}" + "".join(f"{ms:>13.2f}{'*' if ms == fastest else ' '}" for ms in measured.values())
         )
+
+
+def random_codes(element: str, outputs: int, inputs: int, group: int) -> QuantizedWeight:
+    width = inputs if element == "int8" else inputs // 2
+    codes = torch.randint(0, 256, (outputs, width), dtype=torch.uint8)
+    scales = torch.rand(outputs, inputs // group) * 0.01
+    return QuantizedWeight(
+        element, codes.view(torch.int8) if element == "int8" else codes, scales, None, group
+    )
 
 
 def in_pieces(weight: torch.Tensor, budget_bytes: int) -> PackedLinear:
