@@ -56,11 +56,16 @@ def logits(path: Path, group: TpGroup | None = None) -> tuple[torch.Tensor, int]
     return torch.cat((prefill, *decode)), model.weight_bytes
 
 
+def greedy(path: Path) -> list[int]:
+    return ModelDriver(load_model(str(path), data_type=None, device=CPU)).greedy(0, PROMPT, 12)
+
+
 def check(folder: Path, few: Path, dense: Path, ranks: bool = True) -> None:
     expected, dense_bytes = logits(dense)
     found, few_bytes = logits(few)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
     assert few_bytes < 0.85 * dense_bytes
+    assert greedy(few) == greedy(dense)
     if ranks:
         (first, _), (second, _) = run_ranks(folder, 2, lambda group: logits(few, group))
         torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-3)
