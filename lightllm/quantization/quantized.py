@@ -100,8 +100,11 @@ class Quantized:
         if layout is None:
             return self._dense.linear(tensors, spec)
         weight = read_weight(tensors, spec, layout, numbers)
-        give_back_freed_memory()  # what was unpacked on the way
-        return pack_quantized(weight, bias_of(tensors, spec), activation_dtype(tensors.device, tensors.dtype))
+        packed = pack_quantized(
+            weight, bias_of(tensors, spec), activation_dtype(tensors.device, tensors.dtype)
+        )
+        give_back_freed_memory()
+        return packed
 
     def _runs(
         self, tensors: ModuleTensors, spec: LinearSpec

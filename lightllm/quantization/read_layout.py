@@ -17,6 +17,7 @@ from lightllm.quantization.layout import WHOLE, Layout
 from lightllm.quantization.linear_spec import LinearSpec, Matrix
 from lightllm.quantization.scale_grid import Grid, read_grid
 from lightllm.quantization.words import Words, bytes_of, elements, two_in_a_byte
+from lightllm.weights.freed_memory import give_back_freed_memory
 from lightllm.weights.reader import ModuleTensors
 from lightllm.weights.split import Part
 
@@ -118,11 +119,12 @@ def _read_codes(
         tensors.reader.release_pages(
             source.words
         )  # a fault in one chunk maps pages of the one before it again
+        give_back_freed_memory()  # what was unpacked on the way
 
 
 def _chunk_bytes(tensors: ModuleTensors) -> int:
     """Several threads find room for their scratch beside each other."""
-    return min(_CHUNK_BYTES, tensors.reader.budget.limit // (8 * _SCRATCH))
+    return min(_CHUNK_BYTES, tensors.reader.budget.limit // (16 * _SCRATCH))
 
 
 class _Chunk(NamedTuple):
