@@ -154,7 +154,7 @@ def test_a_request_among_31_others_says_what_it_says_alone(
     compute_bf16_weights_in(monkeypatch, arithmetic)
     config = ServerConfig(
         model_dir=str(DEMO), device="cpu", max_total_token_num=9000, running_max_req_size=ROWS, max_req_total_len=700,
-        cpu_threads=2,
+        cpu_threads=1,
     )  # fmt: skip
     backend = ModeBackend(config, 0, 1)
     backend.init_model()
