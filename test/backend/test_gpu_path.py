@@ -83,10 +83,34 @@ def test_tokens_are_those_of_the_cpu(tmp_path, request, architecture):
     assert len(asked) > 10
 
 
+def test_kv_memory_in_8_bits_has_the_tokens_of_the_cpu_and_chunks_read_their_own_codes(tmp_path, request):
+    path = make_zoo_model(tmp_path / "model", "qwen3", num_hidden_layers=1).path
+    config = ServerConfig(
+        model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
+        max_req_total_len=60, cpu_threads=1, disable_cudagraph=True, llm_kv_type="int8kv",
+    )  # fmt: skip
+    params = SamplingParams(temperature=0.0, max_new_tokens=3, ignore_eos=True)
+    prompt = list(range(6, 27))
+    wanted = [
+        Wanted([10, 20, 30], params),
+        Wanted(prompt, params, after_rounds=2),
+        Wanted([*prompt[:18], 40], params, after_rounds=8),
+    ]
+    plain = ModeBackend(config, 0, 1)
+    plain.init_model()
+    expected = Serving(plain, LIMITS).run(wanted)
+    asked = request.getfixturevalue("gpu_code")
+    backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice())
+    backend.init_model()
+    assert all(layer.data.dtype == torch.int8 for layer in backend.memory.kv)
+    assert Serving(backend, LIMITS).run(wanted) == expected
+    assert len(asked) > 5
+
+
 @pytest.mark.parametrize("name", ["qwen3", pytest.param("bloom", marks=pytest.mark.slow)])
 def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, request, name):
     """Of models with and without rotary positions; rounds in which a chunk has a prefix are read by slot."""
-    path = make_zoo_model(tmp_path / "model", name, num_hidden_layers=1).path
+    path = make_zoo_model(tmp_path / "model", name, num_hidden_layers=2).path
     config = ServerConfig(
         model_dir=str(path), data_type="fp32", device="cpu", max_total_token_num=300, running_max_req_size=4,
         max_req_total_len=60, cpu_threads=1, disable_cudagraph=True,
@@ -103,11 +127,11 @@ def test_prompts_without_a_cached_prefix_are_read_dense(tmp_path, monkeypatch, r
     expected = Serving(plain, LIMITS).run(wanted)
     asked, seen, launch = request.getfixturevalue("gpu_code"), [], prefill_attention.launch_prefill
 
-    def watch(q, k, v, metadata, spec, out, context):
+    def watch(q, k, v, metadata, spec, out, context, coded=None):
         first = metadata.num_decode
         lengths = metadata.q_start.diff()[first:]
         seen.append((bool((lengths == metadata.kv_len[first:]).all()), context is not None, len(k)))
-        launch(q, k, v, metadata, spec, out, context)
+        launch(q, k, v, metadata, spec, out, context, coded)
 
     monkeypatch.setattr(prefill_attention, "launch_prefill", watch)
     backend = ModeBackend(config, 0, 1, open_device=lambda name, index: RecordingDevice())
