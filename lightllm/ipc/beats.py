@@ -8,7 +8,6 @@ what it computes is judged by something else.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import struct
 import threading
@@ -27,12 +26,13 @@ class Beat:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._map: mmap.mmap = map_file(path, _TIME.size)
+        # Written by one store: struct fills its place with zeros first, which a reader may see.
+        self._time = memoryview(map_file(path, _TIME.size)).cast("d")
         self.beat()
 
     def beat(self) -> None:
         """Takes well under a microsecond."""
-        _TIME.pack_into(self._map, 0, time.monotonic())
+        self._time[0] = time.monotonic()
 
     def beat_in_thread(self) -> None:
         """From now on until the process ends."""

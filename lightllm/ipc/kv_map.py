@@ -79,17 +79,18 @@ class KvMapReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._records = RecordReader(path)
-        self._watched: mmap.mmap | None = None
+        self._watched: memoryview[float] | None = None
 
     def watch(self, now: float) -> None:
         """Somebody looks, for a few seconds. now: `time.monotonic()`."""
         if self._watched is None:
             try:
                 with _watch_file(self._path).open("r+b") as file:
-                    self._watched = mmap.mmap(file.fileno(), 0)
+                    # Written by one store: struct fills its place with zeros first, which the writer may see.
+                    self._watched = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
             except FileNotFoundError:
                 return
-        _TIME.pack_into(self._watched, 0, now)
+        self._watched[0] = now
 
     def read(self) -> KvMap | None:
         """The latest map; None before there is one."""

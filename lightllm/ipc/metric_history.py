@@ -30,11 +30,13 @@ class HistoryWriter:
 
     def __init__(self, path: Path) -> None:
         self._map = map_file(path, _COUNT.size + _PLACES * _SAMPLE.size)
+        # Written by one store: struct fills its place with zeros first, which a reader may see.
+        self._count = memoryview(self._map)[: _COUNT.size].cast("Q")
 
     def append(self, sample: Sample) -> None:
-        (count,) = _COUNT.unpack_from(self._map)
+        count = self._count[0]
         _SAMPLE.pack_into(self._map, _place(count), *msgspec.structs.astuple(sample))
-        _COUNT.pack_into(self._map, 0, count + 1)
+        self._count[0] = count + 1
 
 
 def read_history(path: Path) -> list[Sample]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,3 +30,30 @@ def test_a_file_that_vanishes_while_they_are_read_is_no_error(tmp_path: Path) ->
     (tmp_path / "backend-0").symlink_to(tmp_path / "gone")
     (tmp_path / ".http-0.new").write_bytes(b"half")
     assert set(read_beats(tmp_path)) == {"router"}
+
+
+_BEATING = """
+import sys, time
+from pathlib import Path
+from lightllm.ipc.beats import Beat
+beat = Beat(Path(sys.argv[1]))
+print("beating", flush=True)
+while True:
+    beat.beat()
+"""
+
+
+def test_a_beat_is_read_whole_while_it_is_written(tmp_path: Path) -> None:
+    """By another process, at any moment: half a beat would be a process that has hung since the machine was started."""
+    begin = time.monotonic()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _BEATING, str(tmp_path / "router")], stdout=subprocess.PIPE
+    )
+    try:
+        assert writer.stdout is not None and writer.stdout.readline() == b"beating\n"
+        seen = [read_beats(tmp_path)["router"] for _ in range(20_000)]
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    assert min(seen) >= begin and max(seen) <= time.monotonic()
