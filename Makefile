@@ -60,7 +60,7 @@ test: kind check
 	wait $$types; types=$$?; echo "$(PY) -m mypy"; cat $(VENV)/mypy.log; exit $$((tests || types))
 
 soak: env
-	$(PY) -m pytest -m slow --ignore test/soak/test_chaos.py test/soak test/api test/chat test/constraints test/httpserver test/router test/end_to_end test/packaging test/server/test_images.py \
+	$(PY) -m pytest -m slow --ignore test/soak/test_chaos.py test/soak test/api test/chat test/constraints test/httpserver test/router test/simulate test/end_to_end test/packaging test/server/test_images.py \
 		test/server/test_narrow_surroundings.py $(ARGS)
 
 chaos: env
