@@ -1,4 +1,5 @@
-"""FastChat's own processes, as published: its API server and its model worker on our controller, and our worker on its controller."""
+"""FastChat's own processes, as published: its API server and its worker on our controller, and our worker on its controller. (Its
+model worker does not start with the transformers of today: what it is made of does.)"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from cluster.conftest import RunningController
 from lightllm.ipc.child import die_with_parent
 
 CLIENTS = os.environ.get("LIGHTLLM_TEST_CLIENTS", "")
-DEMO = Path(__file__).resolve().parents[2] / "lightllm" / "demo"
+SCRIPT = Path(__file__).parent / "scripts/fastchat_worker.py"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -41,7 +42,7 @@ def process(folder: Path, name: str, module: str, *words: str, theirs: bool) -> 
         environment["PYTHONPATH"] = CLIENTS
     with open(folder / f"{name}.log", "w") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", module, *words], cwd=folder, env=environment, stdout=log, stderr=log,
+            [sys.executable, *(() if module.endswith(".py") else ("-m",)), module, *words], cwd=folder, env=environment, stdout=log, stderr=log,
             preexec_fn=die_with_parent,
         )  # fmt: skip
     try:
@@ -118,13 +119,13 @@ def test_fastchats_workers_and_api_server_work_with_our_controller_and_our_worke
         wait_for(lambda: httpx.get(theirs + "/test_connection").text, tmp_path)
         start("our_worker", "lightllm.cluster.workers", our_worker, "model", "--controller_address", ours.url, theirs, "--",
               "--max_total_token_num", "4000", of_fastchat=False)  # fmt: skip
-        start("their_worker", "fastchat.serve.model_worker", their_worker, "--worker-address", their_worker, "--controller-address",
-              ours.url, "--model-path", str(DEMO), "--model-names", "theirs", "--device", "cpu", "--conv-template", "raw")  # fmt: skip
+        worker = (str(SCRIPT), ours.url, their_worker.rpartition(":")[2])
+        stack.enter_context(process(tmp_path, "their_worker", *worker, theirs=True))
         wait_for(lambda: models(ours.url) == {"lightllm-demo", "theirs"}, tmp_path)
         wait_for(lambda: models(theirs) == {"lightllm-demo"}, tmp_path)
         check(api_on_ours, "lightllm-demo", "5")
         check(api_on_theirs, "lightllm-demo", "5")
-        check(api_on_ours, "theirs", "")
+        check(api_on_ours, "theirs", "5")
         listed = httpx.get(api_on_ours + "/v1/models", timeout=30).json()["data"]
         assert {entry["id"] for entry in listed} == {"lightllm-demo", "theirs"}
         unknown = chat(api_on_ours, "nobody")
