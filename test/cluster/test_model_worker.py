@@ -15,6 +15,7 @@ import httpx
 import pytest
 from cluster.conftest import RunningController
 
+from lightllm.cluster.workers.command import main
 from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of
 from lightllm.ipc.child import die_with_parent
 
@@ -142,15 +143,20 @@ def test_a_controller_that_has_forgotten_its_workers_knows_them_within_ten_secon
     [
         (["rocket"], "There is no worker 'rocket'"), ([], "Which kind of worker"), (["model", "--prt", "1"], "--port"),
         (["model", "--server_url", "http://x", "--", "--tp", "1"], "two servers"), (["model", "--speed", "0"], "more than 0"),
-        (["model", "--cluster_secret_file", "/nowhere"], "cannot be read"), (["model", "--", "--port", "9"], "--host and --port"),
-        (["model", "--", "--no_such_option"], "exit code 2"),
+        (["model", "--cluster_secret_file", "/nowhere"], "cannot be read"), (["model", "--port", "0", "--", "--port", "9"], "--host and --port"),
     ],
 )  # fmt: skip
-def test_a_wrong_configuration_is_one_line(words, reason):
-    worker = Process("lightllm.cluster.workers", *words)
+def test_a_wrong_configuration_is_one_line(words, reason, capsys):
+    assert main(words) == 2
+    line = capsys.readouterr().err
+    assert reason in line and line.startswith("lightllm worker: error: ") and line.count("\n") == 1
+
+
+def test_a_server_that_does_not_start_ends_its_worker():
+    worker = Process("lightllm.cluster.workers", "model", "--port", "0", "--", "--no_such_option")
     assert worker.process.wait(60) == 2
     worker._reader.join(10)
-    assert reason in worker.lines[-1] and worker.lines[-1].startswith("lightllm worker: error: ")
+    assert "exit code 2" in worker.lines[-1]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from support.server import LightLLMServer
 
 from lightllm.protocol.resume import ASKS, ROUTE, TELLS, News, unmark
 
+pytestmark = pytest.mark.slow
+"""The short form is `test_cluster_kills.py`, which needs such servers, too."""
 CHAT = {"model": "lightllm-demo", "messages": [{"role": "user", "content": "Tell me a story."}]}
 TEXT = {"model": "lightllm-demo", "prompt": "Tell me a story."}
 SEEDED = {"temperature": 0.8, "seed": 7, "max_tokens": 40}
@@ -108,12 +110,7 @@ CASES = {
 }  # fmt: skip
 
 
-QUICK = ("chat, seeded", "completion, three choices", "messages", "native")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_a_stream_goes_on_elsewhere_from_any_event(servers, name):
     path, body = CASES[name]
     identity, events = begin(servers[0], path, body)

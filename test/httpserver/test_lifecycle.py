@@ -255,7 +255,7 @@ def test_malformed_message_does_not_stop_the_following_ones(client: httpx.Client
 def test_unexpected_error_is_a_500_without_its_text(
     client: httpx.Client, worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret at 0x7f00")
 
     monkeypatch.setattr(type(worker.encoder), "fit", broken)

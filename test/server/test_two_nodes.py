@@ -194,6 +194,7 @@ def test_without_restarts_a_rank_of_another_node_that_dies_gives_clients_an_erro
         nodes.node_1.check_nothing_left()
 
 
+@pytest.mark.slow  # test_node_restarts.py has the short form
 def test_streams_go_on_when_node_0_loses_its_router_or_its_detokenizer(mock: list[str]) -> None:
     check_restarts(mock, "tiny")
 
