@@ -4,6 +4,7 @@ thread."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 
 from lightllm.cluster.admission import AllowedWorkers
@@ -76,4 +77,5 @@ class Controller:
             self._server.should_exit = True
 
     def _started(self) -> None:
+        gc.freeze()  # what is there now is not looked at again: a full collection would hold up all streams
         _log.info("controller ready on %s, dispatch %s", url_of(self.listener), self.config.dispatch_method)
