@@ -22,7 +22,7 @@ from lightllm.errors import RequestError
 from lightllm.http.auth import ApiKeys
 from lightllm.http.browser_guard import BrowserGuard
 from lightllm.http.error_middleware import ErrorMiddleware
-from lightllm.http.error_responses import error_response, from_http_exception
+from lightllm.http.error_responses import error_response, http_exception_response
 from lightllm.http.key_ring import KeyRing
 from lightllm.http.request_forms import RequestForms
 
@@ -68,15 +68,8 @@ def new_routes() -> FastAPI:
 
 def answer_request_errors(routes: FastAPI) -> None:
     """In the shape of the path's API."""
-    routes.add_exception_handler(HTTPException, _http_exception)
+    routes.add_exception_handler(HTTPException, http_exception_response)
     routes.add_exception_handler(RequestError, _request_error)
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = error_response(request.scope["path"], from_http_exception(error))
-    response.headers.update(error.headers or {})
-    return response
 
 
 async def _request_error(request: Request, error: Exception) -> Response:

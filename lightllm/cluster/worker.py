@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lightllm.cluster.breaker import Breaker
 from lightllm.errors import RequestError
@@ -163,7 +163,3 @@ class Ticket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def of_model(workers: Sequence[Worker], model: str) -> list[Worker]:
-    return [worker for worker in workers if model in worker.description.model_names]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from lightllm.errors import (
@@ -116,3 +117,11 @@ def from_http_exception(error: HTTPException) -> RequestError:
     refused = RequestError("the request cannot be served")
     refused.status = error.status_code
     return refused
+
+
+async def http_exception_response(request: Request, error: Exception) -> Response:
+    """The handler of such refusals, in the shape of the path's API."""
+    assert isinstance(error, HTTPException)
+    response = error_response(request.scope["path"], from_http_exception(error))
+    response.headers.update(error.headers or {})  # Allow, for 405
+    return response

@@ -14,14 +14,13 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from lightllm import __version__
 from lightllm.http.auth import ApiKeys
 from lightllm.http.browser_guard import BrowserGuard
 from lightllm.http.error_middleware import ErrorMiddleware
-from lightllm.http.error_responses import error_response, from_http_exception
+from lightllm.http.error_responses import http_exception_response
 from lightllm.http.request_forms import RequestForms
 from lightllm.httpserver import openapi
 from lightllm.httpserver.anthropic.api import messages_routes
@@ -91,7 +90,7 @@ def create_app(state: ServerState) -> FastAPI:
 
     config = state.config
     app.include_router(_where_to_look(state) if config.disable_page else page_routes())
-    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(HTTPException, http_exception_response)
     app.add_middleware(
         ResumeRoute, max_body=config.max_body_mb << 20, vocab_size=lambda: state.limits.vocab_size
     )
@@ -128,10 +127,3 @@ def _where_to_look(state: ServerState) -> APIRouter:
         return JSONResponse({"message": message})
 
     return router
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = error_response(request.scope["path"], from_http_exception(error))
-    response.headers.update(error.headers or {})  # Allow, for 405
-    return response
