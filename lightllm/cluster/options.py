@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lightllm.command_line import CommandParser
@@ -14,8 +13,6 @@ from lightllm.errors import InvalidOption
 from lightllm.option_spec import Option
 
 Config = TypeVar("Config")
-MIN_SECRET = 16
-"""Characters of the secret that controller and workers share."""
 
 
 def parse_options(
@@ -47,21 +44,6 @@ def parse_options(
         if value is not None and option.check and not option.check(value):
             raise InvalidOption(f"--{field.name} must be {option.expects}, got {value}.")
     return kind(**values)
-
-
-def read_cluster_secret(path: str | None) -> bytes:
-    """b"": there is none. Raises `InvalidOption`."""
-    if path is None:
-        return b""
-    try:
-        secret = Path(path).expanduser().read_bytes().strip()
-    except OSError as error:
-        raise InvalidOption(f"--cluster_secret_file {path} cannot be read: {error.strerror}.") from error
-    if len(secret) < MIN_SECRET:
-        raise InvalidOption(
-            f"The secret in {path} has {len(secret)} characters, at least {MIN_SECRET} are needed."
-        )
-    return secret
 
 
 def _declare(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], option: Option) -> None:

@@ -14,7 +14,6 @@ from lightllm.cluster.dispatch.policies import make_policy
 from lightllm.cluster.dispatcher import Dispatcher
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.operator_routes import health_routes, model_routes, operator_routes
-from lightllm.cluster.options import read_cluster_secret
 from lightllm.cluster.probing import Prober
 from lightllm.cluster.proxy import Proxy
 from lightllm.cluster.registry import Registry
@@ -23,6 +22,7 @@ from lightllm.cluster.upstream import Upstream
 from lightllm.cluster.worker_routes import Registrar, fastchat_routes, registration_routes
 from lightllm.http.key_ring import KeyRing
 from lightllm.http.server import HttpServer, make_config
+from lightllm.ipc.cluster_secret import read_secret_file
 from lightllm.server.listener import open_listener, url_of
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ class Controller:
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
         self.keys = KeyRing(config.api_key or (), config.admin_api_key or (), config.api_key_file)
-        secret = read_cluster_secret(config.cluster_secret_file)
+        path = config.cluster_secret_file
+        secret = b"" if path is None else read_secret_file(path)
         self._verifier = Verifier(secret) if secret and not config.unsigned_workers else None
         self._allowed = AllowedWorkers(config.allowed_workers, self._verifier is not None)
         self.registry = Registry()

@@ -13,7 +13,6 @@ import hashlib
 import os
 import types
 from collections.abc import Mapping
-from pathlib import Path
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -22,10 +21,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from lightllm.config import ServerConfig
 from lightllm.errors import InvalidOption
+from lightllm.ipc.cluster_secret import long_enough, read_secret_file
 
 SECRET_VARIABLE = "LIGHTLLM_CLUSTER_SECRET"
-MIN_SECRET = 16
-"""Characters: a shorter secret can be guessed."""
 
 _DOMAIN = "lightllm-nodes"
 _HEARTBEAT_MS, _SILENCE_MS = 2_000, 15_000
@@ -59,21 +57,11 @@ def read_secret(config: ServerConfig, environ: Mapping[str, str] = os.environ) -
     remedy = f"Give every node the same --cluster_secret_file or {SECRET_VARIABLE}."
     path = config.cluster_secret_file
     if path is not None:
-        try:
-            secret = Path(path).read_bytes().strip()
-        except OSError as error:
-            raise InvalidOption(f"--cluster_secret_file {path} cannot be read: {error.strerror}.") from error
-        where = f"The secret in {path}"
-    else:
-        secret = environ.get(SECRET_VARIABLE, "").strip().encode()
-        where = f"The secret in {SECRET_VARIABLE}"
-        if not secret:
-            raise InvalidOption(f"--nnodes {config.nnodes} needs a secret that the nodes share.", remedy)
-    if len(secret) < MIN_SECRET:
-        raise InvalidOption(
-            f"{where} has {len(secret)} characters, at least {MIN_SECRET} are needed.", remedy
-        )
-    return secret
+        return read_secret_file(path, remedy)
+    secret = environ.get(SECRET_VARIABLE, "").strip().encode()
+    if not secret:
+        raise InvalidOption(f"--nnodes {config.nnodes} needs a secret that the nodes share.", remedy)
+    return long_enough(secret, f"The secret in {SECRET_VARIABLE}", remedy)
 
 
 def node_address(config: ServerConfig) -> str:

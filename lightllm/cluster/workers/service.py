@@ -15,7 +15,6 @@ import uvloop
 from fastapi import FastAPI
 
 from lightllm.cluster.app import answer_request_errors
-from lightllm.cluster.options import read_cluster_secret
 from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.model_worker import ModelWorker
@@ -24,6 +23,7 @@ from lightllm.cluster.workers.routes import worker_routes
 from lightllm.errors import InvalidOption, StartupError
 from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.server import HttpServer, make_config
+from lightllm.ipc.cluster_secret import read_secret_file
 from lightllm.server.listener import open_listener, url_of
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ def serve(kind: str, config: WorkerConfig, behind: list[str]) -> int:
     """Returns the exit code. Raises `StartupError`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    secret = read_cluster_secret(config.cluster_secret_file)
+    path = config.cluster_secret_file
+    secret = b"" if path is None else read_secret_file(path)
     service = WorkerService(config, behind)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for number in (signal.SIGTERM, signal.SIGINT):
