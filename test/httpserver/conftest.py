@@ -170,3 +170,21 @@ def model_folder(tmp_path: Path) -> Path:
     write_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def ask_of(
+    start_worker: Callable[..., Worker], started_engine: FakeEngine
+) -> Iterator[Callable[..., Callable[..., httpx.Response]]]:
+    """ask_of(vectors, **options) -> a function that posts to a worker that has them."""
+    clients: list[httpx.Client] = []
+
+    def of(vectors: VectorModel | None = None, **options: Any) -> Callable[..., httpx.Response]:
+        worker = start_worker(len(clients) + 1, vectors=vectors, **options)
+        client = httpx.Client(base_url=worker.url, timeout=30)
+        clients.append(client)
+        return lambda path, **body: client.post(path, json=body)
+
+    yield of
+    for client in clients:
+        client.close()

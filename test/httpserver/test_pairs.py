@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from httpserver.conftest import Worker
 from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
 
@@ -37,21 +36,6 @@ Ask = Callable[..., httpx.Response]
 
 def sigmoid(logit: float) -> float:
     return 1 / (1 + np.exp(-logit))
-
-
-@pytest.fixture(scope="module")
-def ask_of(start_worker: Callable[..., Worker], started_engine: FakeEngine) -> Iterator[Callable[..., Ask]]:
-    clients: list[httpx.Client] = []
-
-    def of(vectors: VectorModel, **options: Any) -> Ask:
-        worker = start_worker(len(clients) + 1, vectors=vectors, **options)
-        client = httpx.Client(base_url=worker.url, timeout=30)
-        clients.append(client)
-        return lambda path, **body: client.post(path, json=body)
-
-    yield of
-    for client in clients:
-        client.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import httpx
 import numpy as np
 import pytest
-from httpserver.conftest import Worker
 from support.fake_engine import FakeEngine
 
 from lightllm.httpserver.vector_model import VectorModel
@@ -21,21 +19,6 @@ def pool(prompt_ids: list[int]) -> list[float]:
 
 
 Ask = Callable[..., httpx.Response]
-
-
-@pytest.fixture(scope="module")
-def ask_of(start_worker: Callable[..., Worker], started_engine: FakeEngine) -> Iterator[Callable[..., Ask]]:
-    clients: list[httpx.Client] = []
-
-    def of(vectors: VectorModel | None = None, **options: Any) -> Ask:
-        worker = start_worker(len(clients) + 1, vectors=vectors, **options)
-        client = httpx.Client(base_url=worker.url, timeout=30)
-        clients.append(client)
-        return lambda path, **body: client.post(path, json=body)
-
-    yield of
-    for client in clients:
-        client.close()
 
 
 @pytest.fixture(scope="module")
