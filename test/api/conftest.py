@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from support.http_client import http_client
 from support.server import LightLLMServer
 
 OPTIONS = [
@@ -32,5 +33,5 @@ def server() -> Iterator[LightLLMServer]:
 
 @pytest.fixture(scope="session")
 def client(server: LightLLMServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
+    with http_client(server.url, timeout=60) as client:
         yield client

@@ -17,6 +17,7 @@ import jsonschema_rs
 import openai
 import pytest
 from pydantic import BaseModel, Field
+from support.http_client import http_client
 from support.server import LightLLMServer
 
 import lightllm.demo
@@ -68,7 +69,7 @@ def server() -> Iterator[LightLLMServer]:
 
 @pytest.fixture(scope="module")
 def client(server: LightLLMServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
+    with http_client(server.url, timeout=60) as client:
         yield client
 
 

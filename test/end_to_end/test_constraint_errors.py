@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from support.http_client import http_client
 from support.server import LightLLMServer
 
 GRAMMAR = 'start: s\ns: s s s | s s | "a" | "b"'
@@ -26,7 +27,7 @@ def server() -> Iterator[LightLLMServer]:
 
 @pytest.fixture(scope="module")
 def client(server: LightLLMServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
+    with http_client(server.url, timeout=60) as client:
         yield client
 
 

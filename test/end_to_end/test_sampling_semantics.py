@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
 from support.checkpoints import make_checkpoint
+from support.http_client import http_client
 from support.server import LightLLMServer
 
 from lightllm.tokenizer import load_tokenizer
@@ -35,7 +35,7 @@ class Server:
     def __init__(self, server: LightLLMServer, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._client = httpx.Client(base_url=server.url, timeout=30)
+        self._client = http_client(server.url)
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.tokenizer = load_tokenizer(str(folder))
 

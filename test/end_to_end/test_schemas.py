@@ -14,6 +14,7 @@ import httpx
 import jsonschema_rs
 import pytest
 from support import schema_features
+from support.http_client import http_client
 from support.server import LightLLMServer
 
 import lightllm.demo
@@ -33,7 +34,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     options = ["--model_dir", FOLDER, "--load_way", WEIGHTS[request.param], "--max_total_token_num", "40000"]
     with LightLLMServer([*options, "--running_max_req_size", "32"]) as server:
         server.wait_ready()
-        with httpx.Client(base_url=server.url, timeout=300) as client:
+        with http_client(server.url, timeout=300) as client:
             yield client
 
 

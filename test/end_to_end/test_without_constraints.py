@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import httpx
 import pytest
+from support.http_client import http_client
 from support.server import LightLLMServer
 
 HIDE = """
@@ -35,7 +35,7 @@ def test_constraints_get_400_and_the_rest_is_served(
     options = ["--model_name", "demo", "--max_total_token_num", "2000", *options]
     with (
         LightLLMServer(options, environment={"PYTHONPATH": paths}) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
+        http_client(server.url, timeout=60) as client,
     ):
         parameters = {"max_new_tokens": 4, "regular_constraint": "[a-z]+"}
         for path in ("/generate", "/generate_stream"):

@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from support.checkpoints import write_tokenizer
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 from lightllm.config import ServerConfig
 from lightllm.http.metric_store import MetricStore
@@ -154,7 +155,7 @@ def worker(start_worker: Callable[..., Worker]) -> Worker:
 
 @pytest.fixture(scope="module")
 def shared_client(worker: Worker) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         yield client
 
 
@@ -181,7 +182,7 @@ def ask_of(
 
     def of(vectors: VectorModel | None = None, **options: Any) -> Callable[..., httpx.Response]:
         worker = start_worker(len(clients) + 1, vectors=vectors, **options)
-        client = httpx.Client(base_url=worker.url, timeout=30)
+        client = http_client(worker.url)
         clients.append(client)
         return lambda path, **body: client.post(path, json=body)
 

@@ -13,6 +13,7 @@ import openai
 import pytest
 from fastapi.routing import APIRoute
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 from lightllm.httpserver.page_routes import page_paths
 
@@ -28,7 +29,7 @@ def guarded(start_worker: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def client(guarded: Any, engine: FakeEngine) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=guarded.url, timeout=30) as client:
+    with http_client(guarded.url) as client:
         yield client
 
 
@@ -108,7 +109,7 @@ def test_with_an_admin_key_nobody_else_operates(
     start_worker: Callable[..., Any], engine: FakeEngine, number: int, keys: list[str] | None
 ) -> None:
     worker = start_worker(worker=number, api_key=keys, admin_api_key=["admin"])
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         for path in OPERATION:
             assert client.post(path).status_code == (401 if keys else 403), path
             assert client.post(path, headers={"authorization": "Bearer wrong"}).status_code == (

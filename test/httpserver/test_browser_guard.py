@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 BODY = json.dumps({"inputs": "x", "parameters": {"max_new_tokens": 2}})
 JSON = {"content_type": "application/json"}
@@ -160,7 +161,7 @@ def opened(start_worker: Callable[..., Any]) -> Iterator[httpx.Client]:
     worker = start_worker(
         worker=3, allowed_hosts=["llm.example", "*.lab.example"], allowed_origins=["https://page.example"]
     )
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         yield client
 
 
@@ -182,7 +183,7 @@ def test_where_a_key_is_needed_it_is_enough(
 ) -> None:
     worker = start_worker(**options)
     headers = {"host": "llm.example", "origin": "https://page.example", "content-type": "text/plain"}
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         assert client.post("/generate", content=BODY, headers=headers).status_code == 401
         headers["authorization"] = "Bearer k"
         assert client.post("/generate", content=BODY, headers=headers).status_code == 200
@@ -193,7 +194,7 @@ def test_on_other_addresses_the_names_are_not_known(
 ) -> None:
     """The worker of this test listens on 127.0.0.1 all the same; its options say otherwise."""
     worker = start_worker(worker=6, host="0.0.0.0")
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         assert client.get("/v1/models", headers={"host": "llm.example"}).status_code == 200
         assert post(client, host="llm.example", origin="https://evil.example").status_code == 403
         assert post(client, host="llm.example", origin="https://llm.example").status_code == 200

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 from lightllm.sampling_params import CONSTRAINTS
 
@@ -281,7 +282,7 @@ def test_lone_surrogates_are_malformed(client: httpx.Client) -> None:
 
 def test_a_server_without_constraints_says_so(start_worker: Callable[..., Any], engine: FakeEngine) -> None:
     worker = start_worker(worker=1, output_constraint_mode="none")
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         message, param = refusal(client, "/generate", regular_constraint="a")
         assert "--output_constraint_mode none" in message and param == "regular_constraint"
         message, param = refusal(client, "/v1/completions", response_format={"type": "json_object"})

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 from support.sse import chunks
 from support.tagged_parser import TaggedParser
 
@@ -110,7 +110,7 @@ def test_log_probabilities_of_a_text_that_is_held_back_are_not(
     worker = start_worker(worker=9, chat_format=ChatFormat(None, THINK, frozenset({"<think>", "</s>"})))
     engine.script.answer = "<think>one</think> two"
     body = {"messages": [{"role": "user", "content": "one"}], "stream": True, "logprobs": True}
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         events = chunks(client.post("/v1/chat/completions", json=body))
     (request,) = engine.added
     assert not request.params.skip_special_tokens, "the parser's markers are special tokens"

@@ -12,6 +12,7 @@ import tokenizers
 from httpserver.conftest import Worker
 from support.asked_fields import CHAT, COMPLETION, NATIVE, ask, used
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 from lightllm.config import ServerConfig
 from lightllm.constraints.grammars import bytes_tokenizer, make_matcher
@@ -209,7 +210,7 @@ def test_a_completion_fills_the_gap_before_its_suffix(
     config = ServerConfig(model_dir=str(model_folder), httpserver_workers=2)
     worker = Worker(runtime, changed, config, 1)
     try:
-        with httpx.Client(base_url=worker.url, timeout=30) as client:
+        with http_client(worker.url) as client:
             before, behind = (changed.encode(text, add_special_tokens=False) for text in ("one two", "of"))
             expected = [changed.bos_token_id, prefix, *before, suffix, *behind, middle]
             for prompt in ("one two", before, ["one two"]):

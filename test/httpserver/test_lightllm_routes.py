@@ -8,6 +8,7 @@ import httpx
 import pytest
 from httpserver.conftest import Worker
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 from lightllm import __version__
 
@@ -20,7 +21,7 @@ def guarded(start_worker: Callable[..., Worker]) -> Iterator[httpx.Client]:
     worker = start_worker(
         worker=1, api_key=["theirs"], admin_api_key=["ours"], max_waiting_requests=77, profile_dir="/traces"
     )  # fmt: skip
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         yield client
 
 

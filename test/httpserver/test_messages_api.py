@@ -15,6 +15,7 @@ from support.agents import tokenizer_with, tokenizing
 from support.anthropic_events import message_of, read_events
 from support.chat_templates import QWEN
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+from support.http_client import http_client
 from support.sse import http_chunks
 from support.tagged_parser import TaggedParser
 from support.tool_outputs import FUNCTIONS
@@ -62,7 +63,7 @@ def with_tools(start_worker: Callable[..., Any], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def agent(with_tools: Any, engine: FakeEngine) -> Iterator[Callable[..., httpx.Response]]:
-    with httpx.Client(base_url=with_tools.url, timeout=60) as client:
+    with http_client(with_tools.url, timeout=60) as client:
 
         def ask(answer: str, path: str = "/v1/messages", **fields: Any) -> httpx.Response:
             engine.script.answer = answer
@@ -331,7 +332,7 @@ def test_an_answer_may_have_what_the_context_leaves(
 def test_a_key_as_anthropics_clients_send_it(start_worker: Callable[..., Any], engine: FakeEngine) -> None:
     worker = start_worker(worker=14, api_key=["secret"])
     body = {"messages": MESSAGES, "max_tokens": 10}
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         refused = client.post("/v1/messages", json=body)
         assert refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
         headers = {"x-api-key": "secret", "anthropic-version": "2023-06-01", "anthropic-beta": "x"}

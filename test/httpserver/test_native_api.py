@@ -9,6 +9,7 @@ import httpx
 import pytest
 from httpserver.conftest import Worker
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+from support.http_client import http_client
 
 from lightllm.protocol.messages import Refused
 from lightllm.tokenizer import Tokenizer
@@ -209,7 +210,7 @@ def test_output_that_names_no_limit_may_have_one(
     start_worker: Callable[..., Worker], engine: FakeEngine
 ) -> None:
     worker = start_worker(worker=2, httpserver_workers=3, default_max_new_tokens=16)
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         for asked, given in ((None, 16), (20, 20)):
             body = {"inputs": "x", "parameters": {"max_new_tokens": asked}}
             assert client.post("/generate", json=body).status_code == 200
@@ -244,7 +245,7 @@ def test_overload_is_429_where_that_is_wanted_and_a_server_that_loads_or_stops_s
 ) -> None:
     worker = start_worker(1, overload_status="429", httpserver_workers=2)
     engine.script.refuse = Refused([], "ServerOverloaded", "4096 requests wait already", retry_after=3)
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         for path, body in (("/generate", {"inputs": "x"}), ("/v1/completions", {"prompt": "x"})):
             response = client.post(path, json=body)
             assert (response.status_code, response.headers["retry-after"]) == (429, "3")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.agents import tokenizer_with, tokenizing
 from support.chat_templates import QWEN
 from support.fake_engine import DEFAULT_ANSWER, FakeEngine
+from support.http_client import http_client
 from support.sse import http_chunks
 from support.tagged_parser import TaggedParser
 from support.tool_outputs import FUNCTIONS
@@ -70,7 +71,7 @@ def agent_worker(start_worker: Callable[..., Any], tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def agent(agent_worker: Any, engine: FakeEngine) -> Iterator[Callable[..., httpx.Response]]:
-    with httpx.Client(base_url=agent_worker.url, timeout=60) as client:
+    with http_client(agent_worker.url, timeout=60) as client:
 
         def ask(answer: str, **fields: Any) -> httpx.Response:
             engine.script.answer = answer

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 import lightllm.httpserver
 from lightllm.httpserver.page_routes import page_paths
@@ -111,12 +112,12 @@ def with_key(start_worker: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def without_page(start_worker: Callable[..., Any]) -> Iterator[httpx.Client]:
     worker = start_worker(worker=5, disable_page=True)
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         yield client
 
 
 def test_the_page_needs_no_key_and_says_nothing_of_the_server(with_key: Any, engine: FakeEngine) -> None:
-    with httpx.Client(base_url=with_key.url, timeout=30) as client:
+    with http_client(with_key.url) as client:
         for path in sorted(page_paths()):
             assert client.get(path).status_code == client.head(path).status_code == 200, path
             assert "tiny" not in client.get(path).text and "right" not in client.get(path).headers.values()

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 from support.metrics import samples
 
 from lightllm.errors import StartupError
@@ -38,7 +38,7 @@ def logged(worker: Any, engine: FakeEngine, tmp_path: Path):  # type: ignore[no-
         worker.engine.watchers[:] = [log]
         return log
 
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         attach()
         yield client, entries, attach, target
     for log in worker.engine.watchers:
@@ -127,7 +127,7 @@ def test_a_reader_that_does_not_read_holds_up_nobody(worker: Any, engine: FakeEn
     worker.engine.watchers.append(log)
     body = {"inputs": [5, 6, 7], "parameters": {"max_new_tokens": 1}}
     lost = "lightllm_request_log_lost_total"
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         before = samples(client.get("/metrics").text)[lost]
         os.set_blocking(writer, False)
         filled = 0

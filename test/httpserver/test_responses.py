@@ -12,6 +12,7 @@ import pytest
 from support.agents import tokenizer_with, tokenizing
 from support.chat_templates import QWEN
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 from support.sse import http_chunks
 from support.tool_outputs import FUNCTIONS
 
@@ -56,7 +57,7 @@ def api(url: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def ask(url: str) -> Iterator[Callable[..., httpx.Response]]:
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with http_client(url, timeout=60) as client:
         yield lambda **fields: client.post("/v1/responses", json={"input": "one"} | fields)
 
 

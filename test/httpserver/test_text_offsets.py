@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 from support.sse import chunks
 
 from lightllm.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ def interval_client(
     """Of a worker with that `--stream_interval`."""
     if request.param > 1:
         worker = start_worker(worker=1, httpserver_workers=2, stream_interval=request.param)
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         yield client
 
 

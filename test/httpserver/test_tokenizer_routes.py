@@ -12,6 +12,7 @@ import jinja2
 import pytest
 from httpserver.conftest import Worker
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 from lightllm.tokenizer import Tokenizer
 
@@ -84,7 +85,7 @@ def test_a_text_without_end_is_refused_before_it_is_tokenized_whole(
     start_worker: Callable[..., Worker], engine: FakeEngine
 ) -> None:
     worker = start_worker(max_body_mb=16)
-    with httpx.Client(base_url=worker.url, timeout=60) as client:
+    with http_client(worker.url, timeout=60) as client:
         response = client.post("/tokenize", json={"prompt": "~!" * 3_000_000})
     assert "the most that are taken" in message(response)
     assert response.json()["param"] == "prompt"
@@ -122,7 +123,7 @@ def test_the_tokenizers_settings_are_enough_to_render_chats_elsewhere(
 ) -> None:
     """As lm-eval's remote tokenizer does."""
     worker = start_worker(model_dir=str(model_folder))
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         info = answer(client.get("/tokenizer_info"))
         settings = json.loads((model_folder / "tokenizer_config.json").read_text())
         template = settings.pop("chat_template")

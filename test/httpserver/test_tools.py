@@ -10,6 +10,7 @@ import pytest
 from support.agents import tokenizer_with, tokenizing
 from support.chat_templates import QWEN
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 from support.sse import chunks
 from support.tool_outputs import FUNCTIONS
 
@@ -48,7 +49,7 @@ def with_tools(start_worker: Callable[..., Any], qwen: Tokenizer) -> Iterator[An
 
 @pytest.fixture
 def ask(with_tools: Any, engine: FakeEngine) -> Iterator[Callable[..., httpx.Response]]:
-    with httpx.Client(base_url=with_tools.url, timeout=60) as client:
+    with http_client(with_tools.url, timeout=60) as client:
 
         def ask(answer: str = "one", **fields: Any) -> httpx.Response:
             engine.script.answer = answer

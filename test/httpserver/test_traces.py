@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from support.fake_engine import FakeEngine
+from support.http_client import http_client
 
 pytest.importorskip("opentelemetry.sdk")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -33,7 +34,7 @@ def traced(worker: Any, engine: FakeEngine) -> Iterator[tuple[httpx.Client, Call
         traces._provider.force_flush()
         return list(spans.get_finished_spans())
 
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         yield client, finished
     worker.engine.watchers.remove(traces)
     traces.close()
@@ -143,7 +144,7 @@ def test_a_collector_that_is_gone_holds_up_neither_requests_nor_the_end(
 ) -> None:
     traces = Traces("http://127.0.0.1:9/v1/traces", "tiny")
     worker.engine.watchers.append(traces)
-    with httpx.Client(base_url=worker.url, timeout=30) as client:
+    with http_client(worker.url) as client:
         for _ in range(3):
             assert client.post("/v1/completions", json=BODY).status_code == 200
     engine.wait_for(lambda: worker.engine.active == 0)

@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from support.http_client import http_client
+
 VOCAB = 256
 """Ids below this exist in every model that is tried."""
 TOO_MUCH = (
@@ -147,7 +149,7 @@ def run(url: str, cases: int, seed: int, at_once: int = 8) -> Report:
     report, stop, lock = Report(), threading.Event(), threading.Lock()
     rng = random.Random(seed)
     bodies = [case(rng) for _ in range(cases)]
-    with httpx.Client(base_url=url, timeout=120) as client:
+    with http_client(url, timeout=120) as client:
         expected = [steady_tokens(client, number) for number in range(len(STEADY))]
 
         def steady(number: int) -> None:
