@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from lightllm.httpserver.record import RequestRecord
+
+
+class AsksForTimings(Protocol):
+    """A body with the field, and with llama.cpp's name for it."""
+
+    return_timings: bool | None
+    timings_per_token: bool | None
+
+
+def wants_timings(body: AsksForTimings) -> bool:
+    return bool(body.return_timings or body.timings_per_token)
 
 
 def timings(record: RequestRecord) -> dict[str, Any]:

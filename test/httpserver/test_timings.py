@@ -45,6 +45,52 @@ def test_a_stream_has_them_in_its_last_chunk(client: httpx.Client, engine: FakeE
     assert chunks[-1]["timings"]["predicted_n"] == 4
 
 
+TURN = [{"role": "user", "content": "one"}]
+APIS = {
+    "/v1/responses": {"input": "one", "max_output_tokens": 4},
+    "/v1/messages": {"messages": TURN, "max_tokens": 4},
+    "/generate": {"inputs": "one", "parameters": {"max_new_tokens": 4}},
+    "/": {"inputs": "one", "parameters": {"max_new_tokens": 4}},
+}
+"""Those that say it in places of their own."""
+
+
+def timed(path: str, name: str | None, **fields: Any) -> dict[str, Any]:
+    body = APIS[path] | fields
+    asks = {} if name is None else {name: True}
+    if "parameters" in body:
+        return body | {"parameters": body["parameters"] | asks}
+    return body | asks
+
+
+@pytest.mark.parametrize("path", APIS)
+def test_the_other_apis_have_them_beside_their_answer(
+    client: httpx.Client, engine: FakeEngine, path: str
+) -> None:
+    engine.script.pause = 0.002
+    for name in ("return_timings", "timings_per_token"):
+        answer = client.post(path, json=timed(path, name)).json()
+        answer = answer[0] if isinstance(answer, list) else answer
+        found = answer["timings"]
+        check(found, found["cache_n"] + found["prompt_n"], 4)
+    assert "timings" not in client.post(path, json=timed(path, None)).text
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/generate_stream", "/"])
+def test_the_other_apis_streams_have_them_where_they_tell_of_the_end(
+    client: httpx.Client, engine: FakeEngine, path: str
+) -> None:
+    engine.script.pause = 0.002
+    of, streams = ("/generate", {}) if path == "/generate_stream" else (path, {"stream": True})
+    text = client.post(path, json=timed(of, "return_timings", **streams)).text
+    events = [json.loads(line.removeprefix("data:")) for line in text.splitlines() if line[:5] == "data:"]
+    (last,) = [event for event in events if "timings" in json.dumps(event)]
+    assert last is next(event for event in reversed(events) if event.get("type") != "message_stop")
+    found = last.get("response", last)["timings"]
+    check(found, found["cache_n"] + found["prompt_n"], 4)
+    assert "timings" not in client.post(path, json=timed(of, None, **streams)).text
+
+
 def test_one_token_has_no_rate(client: httpx.Client) -> None:
     body = {"prompt": [5, 6, 7, 8], "max_tokens": 1, "return_timings": True}
     timings = client.post("/v1/completions", json=body).json()["timings"]

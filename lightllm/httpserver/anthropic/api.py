@@ -19,6 +19,7 @@ from lightllm.httpserver.preparing import hold_images
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.resuming import new_identity
 from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.timings import wants_timings
 
 
 def messages_routes(state: ServerState) -> APIRouter:
@@ -54,7 +55,7 @@ async def _message(state: ServerState, request: Request) -> Response:
     await hold_images(state.engine, request, prompt, counted)
     identity = new_identity(request, "msg_")
     clipped = prompt.params.max_new_tokens < body.max_tokens
-    renderer = MessagesRenderer(identity[0], model, maker.make, clipped)
+    renderer = MessagesRenderer(identity[0], model, maker.make, clipped, wants_timings(body))
     return respond(
         state.engine, request, [prompt], renderer, bool(body.stream), identity[0], ping=PING,
         opening=[renderer.opening(len(prompt.prompt_ids))], identity=identity,

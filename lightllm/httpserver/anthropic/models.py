@@ -103,3 +103,7 @@ class MessagesRequest(CountTokensRequest):
     max_tokens: Int
     stream: Bool | None = None
     stop_sequences: StopTexts | None = None
+    return_timings: Bool | None = None
+    """How long the request took."""
+    timings_per_token: Bool | None = None
+    """The same, as llama.cpp calls it."""

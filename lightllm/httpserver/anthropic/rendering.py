@@ -20,6 +20,7 @@ from lightllm.errors import RequestError
 from lightllm.http.error_responses import anthropic_body
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import arguments_object, event_json, json_bytes, named_event, new_deltas
+from lightllm.httpserver.timings import timings
 from lightllm.parsers.deltas import Delta, DeltaParser, tokens_within
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -36,11 +37,17 @@ class MessagesRenderer:
     """The renderer of one request (`responses.Renderer`), which has one answer."""
 
     def __init__(
-        self, answer_id: str, model: str, make_parser: Callable[[], DeltaParser], clipped: bool = False
+        self,
+        answer_id: str,
+        model: str,
+        make_parser: Callable[[], DeltaParser],
+        clipped: bool = False,
+        timed: bool = False,
     ) -> None:
-        """clipped: it is the context that limits the answer, and not `max_tokens`."""
+        """clipped: it is the context that limits the answer, and not `max_tokens`; timed: tell how long it took."""
         self._id = answer_id
         self._clipped = clipped
+        self._timed = timed
         self._model = model
         self._parser = make_parser()
         self._open: tuple[str, int] | None = None
@@ -64,7 +71,8 @@ class MessagesRenderer:
         deltas = [*self._parser.push(choice.text), *self._parser.end()]
         runs = itertools.groupby(filter(_tells, deltas), _block_of)
         content = [self._whole_block(kind, list(run)) for (kind, _), run in runs]
-        return json_bytes(self._message(content, choice, self._final_usage(record, choice)))
+        message = self._message(content, choice, self._final_usage(record, choice))
+        return json_bytes(message | self._timings(record))
 
     def _whole_block(self, kind: str, run: list[Delta]) -> dict[str, Any]:
         self._called = self._called or kind == "tool_call"
@@ -109,10 +117,10 @@ class MessagesRenderer:
         if self._failed:
             return []
         (choice,) = record.choices
-        delta, usage = self._end_of(choice), self._final_usage(record, choice)
+        last = {"delta": self._end_of(choice), "usage": self._final_usage(record, choice)}
         return [
             *self._close(),
-            named_event("message_delta", {"delta": delta, "usage": usage}),
+            named_event("message_delta", last | self._timings(record)),
             named_event("message_stop", {}),
         ]
 
@@ -163,6 +171,9 @@ class MessagesRenderer:
         if reason == "max_tokens" and self._clipped:
             reason = "model_context_window_exceeded"
         return {"stop_reason": reason, "stop_sequence": None}
+
+    def _timings(self, record: RequestRecord) -> dict[str, Any]:
+        return {"timings": timings(record)} if self._timed else {}
 
     def _final_usage(self, record: RequestRecord, choice: ChoiceRecord) -> dict[str, Any]:
         usage = _usage(record.prompt_tokens, record.cached_tokens, record.output_tokens)

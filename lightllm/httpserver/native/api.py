@@ -31,6 +31,7 @@ from lightllm.httpserver.rendering import Renderer
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.resuming import new_identity
 from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.timings import wants_timings
 from lightllm.parameter_spec import MAX_INT
 from lightllm.sampling_params import SamplingParams
 
@@ -145,14 +146,15 @@ async def generate_text(state: ServerState, request: Request, stream: bool | Non
             else (await state.encoder.decode_all([body.inputs]))[0]
         )
     renderer: Renderer
+    timed = wants_timings(parameters)
     if tgi:
         ends = state.eos_token_ids or {tokenizer.eos_token_id}
         ends = ends | set(prompt.params.stop_token_ids)
-        renderer = TgiRenderer(tokenizer, ends, begin, parameters.wants_details, in_list)
+        renderer = TgiRenderer(tokenizer, ends, begin, parameters.wants_details, in_list, timed)
     else:
         count = prompt.params.prompt_logprobs
         logprobs = Logprobs(tokenizer, count) if count >= 0 else None
-        renderer = NativeRenderer(tokenizer, parameters.wants_details, begin, logprobs)
+        renderer = NativeRenderer(tokenizer, parameters.wants_details, begin, logprobs, timed)
     await hold_images(state.engine, request, prompt, counted)
     silence = None if tgi else 0.0  # clients written for LightLLM may take every line for an event
     identity = None if tgi else new_identity(request, "")

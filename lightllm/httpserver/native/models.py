@@ -65,6 +65,8 @@ class Parameters(_Sampling):
     bad_words: BadWords | None = Field(
         default=None, description="Texts that the output does not hold; a constraint."
     )
+    return_timings: Bool | None = Field(default=None, description="How long the request took.")
+    timings_per_token: Bool | None = Field(default=None, description="return_timings, as llama.cpp calls it.")
 
     @property
     def wants_details(self) -> bool:

@@ -9,6 +9,7 @@ from lightllm.errors import RequestError
 from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import event_json, finish_reason, finite, json_bytes
+from lightllm.httpserver.timings import timings
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 _EVENT = (
@@ -27,8 +28,11 @@ class NativeRenderer:
         details: bool = False,
         begin: str = "",
         prompt_logprobs: Logprobs | None = None,
+        timed: bool = False,
     ) -> None:
-        """begin: what stands before each text of a whole answer; prompt_logprobs: of the prompt, in a whole answer too."""
+        """begin: what stands before each text of a whole answer; prompt_logprobs: of the prompt, in a whole answer too; timed:
+        tell how long it took."""
+        self._timed = timed
         self._begin = begin
         self._prompt_logprobs = prompt_logprobs
         self._special = tokenizer.special_ids
@@ -51,6 +55,8 @@ class NativeRenderer:
         if self._details:
             answer["cached_tokens"] = record.cached_tokens
             answer["tokens"] = [self._tokens(choice) for choice in choices]
+        if self._timed:
+            answer["timings"] = timings(record)
         if len(choices) == 1:
             for name in ("count_output_tokens", "finish_reason", *(["tokens"] if self._details else [])):
                 answer[name] = answer[name][0]
@@ -71,6 +77,8 @@ class NativeRenderer:
         if choice.finish is not None:
             choice.ended = True
             text = choice.texts[-1] if events else choice.tail
+            if self._timed:
+                usage += b', "timings": %b' % json_bytes(timings(record))
             events[-1:] = [self._event(choice, count - 1, text, usage, json_bytes(choice.finish.reason))]
         choice.sent = count
         return events

@@ -9,6 +9,7 @@ from lightllm.errors import RequestError
 from lightllm.http.error_responses import tgi_body
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import event_json, finish_reason, finite, json_bytes
+from lightllm.httpserver.timings import timings
 from lightllm.tokenizer.tokenizer import Tokenizer
 
 
@@ -17,15 +18,22 @@ class TgiRenderer:
     log-probabilities; the others stand in its details."""
 
     def __init__(
-        self, tokenizer: Tokenizer, ends: Set[int | None], begin: str, details: bool, in_list: bool
+        self,
+        tokenizer: Tokenizer,
+        ends: Set[int | None],
+        begin: str,
+        details: bool,
+        in_list: bool,
+        timed: bool = False,
     ) -> None:
         """ends: tokens after which an answer is not ended by a stop sequence; begin: what stands before the generated text;
-        in_list: a whole answer is a list with it."""
+        in_list: a whole answer is a list with it; timed: tell how long it took."""
         self._special = tokenizer.special_ids
         self._ends = ends
         self._begin = begin
         self._details = details
         self._in_list = in_list
+        self._timed = timed
 
     def answer(self, record: RequestRecord) -> bytes:
         best, *others = sorted(record.choices, key=_mean_logprob, reverse=True)
@@ -37,6 +45,8 @@ class TgiRenderer:
                     {"generated_text": self._begin + other.text, **self._sequence(other)} for other in others
                 ]
             answer["details"] = details
+        if self._timed:
+            answer["timings"] = timings(record)
         return json_bytes([answer] if self._in_list else answer)
 
     def preparation(self, record: RequestRecord) -> Callable[[], None] | None:
@@ -73,6 +83,8 @@ class TgiRenderer:
         }
         if last:
             fields["generated_text"] = self._begin + choice.text
+            if self._timed:
+                fields["timings"] = timings(choice.request)
             fields["details"] = {
                 "finish_reason": self._reason(choice),
                 "generated_tokens": choice.output_tokens,

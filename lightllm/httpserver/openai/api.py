@@ -37,6 +37,7 @@ from lightllm.httpserver.record import PromptRecord
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.resuming import new_identity
 from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.timings import wants_timings
 from lightllm.images.source import ImageSource, openai_source
 from lightllm.parsers.chat_format import Maker
 from lightllm.sampling_params import SamplingParams
@@ -314,5 +315,5 @@ def _extras(state: ServerState, body: OpenAIRequest, count: int | None, echoes: 
     options = body.stream_options
     usage = body.include_usage and body.streamed
     continuous = usage and options is not None and bool(options.continuous_usage_stats)
-    timings = bool(body.return_timings or body.timings_per_token)
-    return Extras(logprobs, usage, continuous, bool(body.return_token_ids), echo, prompt, timings)
+    token_ids = bool(body.return_token_ids)
+    return Extras(logprobs, usage, continuous, token_ids, echo, prompt, wants_timings(body))

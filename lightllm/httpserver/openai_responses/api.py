@@ -37,6 +37,7 @@ from lightllm.httpserver.preparing import hold_images
 from lightllm.httpserver.rendering import json_bytes
 from lightllm.httpserver.responses import respond
 from lightllm.httpserver.state import ServerState
+from lightllm.httpserver.timings import wants_timings
 from lightllm.sampling_params import SamplingParams
 
 _MOST_LISTED = 100
@@ -114,7 +115,7 @@ async def _create(state: ServerState, request: Request) -> Response:
     keep = functools.partial(store.finish, owner, response_id) if store is not None else None
     count = chat.request.checked_logprobs()
     logprobs = None if count is None else Logprobs(state.encoder.tokenizer, count)
-    renderer = ResponsesRenderer(begin, maker.make, keep, logprobs)
+    renderer = ResponsesRenderer(begin, maker.make, keep, logprobs, wants_timings(chat.request))
     try:
         with in_their_words(chat.places):
             await hold_images(state.engine, request, prompt, counted)

@@ -124,8 +124,6 @@ RESPONSES_REFUSED = {
     "prompt_logprobs": Refused("prompt_logprobs of /v1/chat/completions"),
     "return_token_ids": Refused("return_token_ids of /v1/chat/completions"),
     "return_tokens_as_token_ids": Refused("return_tokens_as_token_ids of /v1/chat/completions"),
-    "return_timings": Refused("return_timings of /v1/chat/completions"),
-    "timings_per_token": Refused("timings_per_token of /v1/chat/completions"),
     "continue_final_message": _NO, "truncate_prompt_tokens": _NO, "previous_input_messages": Refused("input"),
 }  # fmt: skip
 """Names on `/v1/responses` that would change the answer; others mean what they mean for chats."""

@@ -12,6 +12,7 @@ from lightllm.httpserver.logprobs import Logprobs
 from lightllm.httpserver.openai_responses.items import Event, Logprob, OutputItems
 from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import json_bytes, named_event
+from lightllm.httpserver.timings import timings
 from lightllm.parsers.deltas import DeltaParser, tokens_within
 
 _STATUS = {"stop": "completed", "length": "incomplete", "abort": "cancelled"}
@@ -27,9 +28,11 @@ class ResponsesRenderer:
         make_parser: Callable[[], DeltaParser],
         keep: Callable[[bytes], None] | None = None,
         logprobs: Logprobs | None = None,
+        timed: bool = False,
     ) -> None:
         """head: the response object as it begins (`api.head`); keep: takes it as it has ended, before the
-        client gets the end; logprobs: what writes those of the message's text, if they are wanted."""
+        client gets the end; logprobs: what writes those of the message's text, if they are wanted; timed: tell how long it took."""
+        self._timed = timed
         self.ended = False
         """There is a response object that has ended."""
         self._head = head
@@ -124,6 +127,8 @@ class ResponsesRenderer:
             ended["completed_at"] = int(time.time())
         if status == "incomplete":
             ended["incomplete_details"] = {"reason": "max_output_tokens"}
+        if self._timed:
+            ended["timings"] = timings(record)
         return self._head | ended
 
     def _usage(self, record: RequestRecord) -> dict[str, Any]:
