@@ -19,6 +19,8 @@ PY := $(VENV)/bin/python
 # Modules are compiled when they are first imported: most of torch, sympy and transformers never are.
 INSTALL := $(PY) -m pip --disable-pip-version-check install --no-compile
 STAMP := $(VENV)/.installed
+# Where the clients of `make test-clients` go.
+CLIENTS ?= $(VENV)/clients
 # For llama-index, which wants it before version 3.
 OLDER_OPENAI := openai==2.54.0
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
@@ -82,9 +84,9 @@ test-kernels: env
 
 # They stay apart from the environment: some want older versions of what it has.
 test-clients: env
-	$(INSTALL) --quiet --upgrade --target $(VENV)/clients --no-deps -r requirements-clients.txt
-	$(INSTALL) --quiet --upgrade --target $(VENV)/clients/openai-2 --no-deps $(OLDER_OPENAI)
-	LIGHTLLM_TEST_CLIENTS=$(VENV)/clients $(PY) -m pytest -m slow test/clients $(ARGS)
+	$(INSTALL) --quiet --upgrade --target $(CLIENTS) --no-deps -r requirements-clients.txt
+	$(INSTALL) --quiet --upgrade --target $(CLIENTS)/openai-2 --no-deps $(OLDER_OPENAI)
+	LIGHTLLM_TEST_CLIENTS=$(CLIENTS) $(PY) -m pytest -m slow test/clients $(ARGS)
 
 # In a browser of the machine: Debian's package chromium.
 test-page: env
