@@ -1,7 +1,7 @@
 """The controller's ASGI application: the layers that every server of ours has, then one table: what goes to a worker, and what is
 answered here.
 
-ErrorMiddleware > RequestForms > CORS > BrowserGuard > ApiKeys > WORKER_PATHS: Proxy, else the routes
+ErrorMiddleware > RequestForms > CORS > BrowserGuard > ApiKeys > WORKER_PATHS: Proxy, what no policy places: PlacedRoutes, else the routes
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lightllm import __version__
 from lightllm.cluster.config import ControllerConfig
 from lightllm.cluster.paths import WORKER_PATHS
+from lightllm.cluster.placed_routes import PlacedRoutes
 from lightllm.errors import RequestError
 from lightllm.http.auth import ApiKeys
 from lightllm.http.browser_guard import BrowserGuard
@@ -30,21 +31,32 @@ from lightllm.http.request_forms import RequestForms
 class _WorkersFirst:
     """ASGI: requests of a model never pass the web framework's routing."""
 
-    def __init__(self, proxy: ASGIApp, routes: ASGIApp) -> None:
+    def __init__(self, proxy: ASGIApp, placed: PlacedRoutes, routes: ASGIApp) -> None:
         self._proxy = proxy
+        self._placed = placed
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        to_worker = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in WORKER_PATHS
-        await (self._proxy if to_worker else self._routes)(scope, receive, send)
+        app = self._routes
+        if scope["type"] == "http":
+            if scope["method"] == "POST" and scope["path"] in WORKER_PATHS:
+                app = self._proxy
+            elif self._placed.takes(scope):
+                app = self._placed
+        await app(scope, receive, send)
 
 
 def create_app(
-    config: ControllerConfig, keys: KeyRing, proxy: ASGIApp, routes: FastAPI, stopping: Callable[[], bool]
+    config: ControllerConfig,
+    keys: KeyRing,
+    proxy: ASGIApp,
+    placed: PlacedRoutes,
+    routes: FastAPI,
+    stopping: Callable[[], bool],
 ) -> ASGIApp:
     """stopping: whether connections end with their answers."""
     answer_request_errors(routes)
-    app: ASGIApp = _WorkersFirst(proxy, routes)
+    app: ASGIApp = _WorkersFirst(proxy, placed, routes)
     if keys.needed or keys.admin_needed:
         app = ApiKeys(app, keys)
     app = BrowserGuard(app, config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ _SESSION_HEADERS = (b"x-session-id", b"x-conversation-id", b"x-user-id")
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens")
 _BEFORE = ("system", "instructions", "tools")
 """What templates put before the messages."""
+_ITEM_ID = re.compile(r"[a-z]{2,3}_([0-9a-f]{48})_i?[0-9]+")
+"""Of an item of a response: with the response's own number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Ask:
     """The most that was asked for, or an estimate."""
     session: str = ""
     """What the client calls its conversation or its user; "": nothing."""
+    follows: str = ""
+    """The id of the response that it goes on with, or refers to: only the worker that holds it can; "": none."""
 
 
 def read_ask(body: bytes, headers: list[tuple[bytes, bytes]], default_model: str = "") -> Ask:
@@ -62,7 +67,7 @@ def read_body(body: bytes) -> dict[str, Any]:
 
 def ask_of(values: Mapping[str, Any], model: str, session: str = "") -> Ask:
     blocks, size = _blocks(_prompt_parts(values))
-    return Ask(model, blocks, size * BLOCK_TOKENS // BLOCK_BYTES, _output(values), session)
+    return Ask(model, blocks, size * BLOCK_TOKENS // BLOCK_BYTES, _output(values), session, _follows(values))
 
 
 def session_of(values: Mapping[str, Any], headers: list[tuple[bytes, bytes]]) -> str:
@@ -75,6 +80,19 @@ def session_of(values: Mapping[str, Any], headers: list[tuple[bytes, bytes]]) ->
         given = values.get(field)
         if isinstance(given, str) and given:
             return given
+    return ""
+
+
+def _follows(values: Mapping[str, Any]) -> str:
+    previous = values.get("previous_response_id")
+    if isinstance(previous, str) and previous:
+        return previous
+    items = values.get("input")
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and item.get("type", "item_reference") == "item_reference":
+            match = _ITEM_ID.fullmatch(str(item.get("id")))
+            if match:
+                return f"resp_{match[1]}"
     return ""
 
 

@@ -62,3 +62,9 @@ class ControllerConfig:
     connect_timeout: float = _option(
         2.0, "Seconds until a worker must have taken a connection.", _REQUESTS, type=float, check=lambda v: v > 0,
         expects="more than 0")  # fmt: skip
+    responses: int = _option(
+        65536, "Responses of /v1/responses whose workers are remembered.", _REQUESTS, **at_least(1)
+    )
+    response_seconds: float = _option(
+        86400.0, "Seconds after its last use that such a response's worker is remembered.", _REQUESTS, type=float, check=lambda v: v > 0,
+        expects="more than 0")  # fmt: skip

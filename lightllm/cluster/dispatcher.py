@@ -29,15 +29,14 @@ class Dispatcher:
         self.now = clock
         registry.on_gone.append(policy.gone)
 
-    def send(self, ask: Ask, without: Collection[Worker] = (), kind: str = "") -> Ticket:
-        """without: workers that have been tried; kind: of the workers that may take it, "": any. Raises `UnknownModel` or
-        `NoWorker`."""
+    def send(
+        self, ask: Ask, without: Collection[Worker] = (), kind: str = "", holder: Worker | None = None
+    ) -> Ticket:
+        """without: workers that have been tried; kind: of the workers that may take it, "": any; holder: the only one that can,
+        also while it drains. Raises `UnknownModel` or `NoWorker`."""
         now = self.now()
-        found = [
-            worker
-            for worker in self.registry.candidates(ask.model, now)
-            if worker not in without and kind in ("", worker.description.kind)
-        ]
+        able = self.registry.candidates(ask.model, now) if holder is None else self._alone(holder, now)
+        found = [worker for worker in able if worker not in without and kind in ("", worker.description.kind)]
         workers = [worker for worker in found if not worker.full]
         if not workers:
             raise self._nobody(ask, bool(found))
@@ -46,6 +45,9 @@ class Dispatcher:
         self.policy.sent(worker, ask)
         worker.breaker.sending(now)
         return Ticket(worker, ask.prompt_tokens - cached, ask.output_tokens, ask.prompt_tokens)
+
+    def _alone(self, holder: Worker, now: float) -> list[Worker]:
+        return [holder] if holder.state is not State.OUT and holder.breaker.allows(now) else []
 
     def _nobody(self, ask: Ask, full: bool) -> NoWorker | UnknownModel:
         if not len(self.registry):

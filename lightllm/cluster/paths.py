@@ -1,4 +1,4 @@
-"""POSTs whose body names a model: a worker of it answers."""
+"""What a worker of the model answers: POSTs whose body names it, and questions about the model itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ FASTCHAT_PATHS = frozenset(
 """What FastChat's workers answer themselves, whatever server is behind them."""
 SERVER_PATHS = frozenset(
     {
-        "/", "/generate", "/generate_stream", "/get_score", "/tokens", "/tokenize", "/detokenize",
+        "/", "/generate", "/generate_stream", "/get_score", "/tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize",
+        "/v1/chat/completions/render", "/api/show",
         "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
         "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/classify", "/classify",
         "/api/generate", "/api/chat",
     }
 )  # fmt: skip
+GET_PATHS = frozenset(
+    {"/get_model_name", "/info", "/get_server_info", "/get_weight_version", "/tokenizer_info"}
+)
+"""What servers say about their model."""
+RESPONSES = "/v1/responses"
 WORKER_PATHS = SERVER_PATHS | FASTCHAT_PATHS
 RESUMABLE_PATHS = frozenset({"/generate_stream", "/v1/completions", "/v1/chat/completions", "/v1/messages"})
 """Streams that our servers can go on with where another one broke off."""

@@ -10,25 +10,24 @@ off later goes on on another server of ours, from the token that the client has 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Iterator
-from typing import Any
 
 import aiohttp
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from lightllm.cluster.ask import Ask, read_ask
 from lightllm.cluster.dispatcher import Dispatcher, NoWorker
+from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
-from lightllm.cluster.paths import FASTCHAT_PATHS, RESUMABLE_PATHS
+from lightllm.cluster.open_answers import OpenAnswers, while_connected
+from lightllm.cluster.paths import FASTCHAT_PATHS, RESPONSES, RESUMABLE_PATHS
 from lightllm.cluster.refusal import STATUSES, BrokenOff, Refused, Unreached, fastchat_error
 from lightllm.cluster.relay import Relay
 from lightllm.cluster.upstream import FAILURES, Upstream, url_of
 from lightllm.cluster.worker import Ticket, Worker
-from lightllm.errors import RequestError
+from lightllm.errors import PreviousResponseNotFound, RequestError, UnknownResponse
+from lightllm.http.auth import caller
 from lightllm.http.body import BodyBudget, BodyLease, read_body
 from lightllm.http.error_middleware import REQUEST_ID
 from lightllm.protocol.resume import ASKS, ROUTE
@@ -46,6 +45,8 @@ class Proxy:
         dispatcher: Dispatcher,
         upstream: Upstream,
         metrics: ControllerMetrics,
+        answers: OpenAnswers,
+        held: HeldResponses,
         retries: int,
         max_body: int,
     ) -> None:
@@ -54,10 +55,10 @@ class Proxy:
         self._registry = dispatcher.registry
         self._upstream = upstream
         self._metrics = metrics
+        self._answers = answers
+        self._held = held
         self._retries = retries
         self._budget = BodyBudget(max_body)
-        self._running: dict[Worker, set[aiohttp.ClientResponse]] = {}
-        self._registry.on_dead.append(self._cut_off)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: one request that a model answers. Raises `RequestError`."""
@@ -65,7 +66,9 @@ class Proxy:
         try:
             body = bytes(await read_body(Request(scope, receive), self._budget.largest, lease))
             ask = read_ask(body, scope["headers"], self._registry.default_model())
-            await _while_connected(self._answer(scope, body, ask, send), receive)
+            owner = caller(Request(scope)).owner
+            with self._answers.named(scope.get(REQUEST_ID, ""), owner):
+                await while_connected(self._answer(scope, body, ask, owner, send), receive)
         except RequestError as error:
             self._metrics.rejected.labels(error.code or "").inc()
             if scope["path"] not in FASTCHAT_PATHS:
@@ -74,24 +77,23 @@ class Proxy:
         finally:
             lease.end()
 
-    def end_all(self) -> None:
-        """The controller stops: open answers end."""
-        for worker in list(self._running):
-            self._cut_off(worker)
-
-    async def _answer(self, scope: Scope, body: bytes, ask: Ask, send: Send) -> None:
+    async def _answer(self, scope: Scope, body: bytes, ask: Ask, owner: str, send: Send) -> None:
         relay = Relay(scope["path"], body, send)
+        follows = ask.follows and scope["path"] == RESPONSES
+        holder = await self._holder(ask, owner, scope["headers"]) if follows else None
         tried: list[Worker] = []
         refusal: Refused | Unreached | None = None
         for attempt in range(max(self._retries, _MOVES) + 1):
             if attempt > self._retries and not relay.started:
                 break
             try:
-                ticket = self._dispatcher.send(ask, tried, RESUMES if relay.started else "")
+                ticket = self._dispatcher.send(ask, tried, RESUMES if relay.started else "", holder)
             except NoWorker:
                 if refusal is None:
                     raise
                 break
+            if scope["path"] == RESPONSES:
+                relay.watch = self._held.watch(ticket.worker, owner)
             with ticket:
                 refusal = await self._try(ticket, scope, body, relay)
             if refusal is None:
@@ -103,6 +105,16 @@ class Proxy:
         assert refusal is not None
         await (relay.fail() if relay.started else refusal.tell(send))
 
+    async def _holder(self, ask: Ask, owner: str, headers: list[tuple[bytes, bytes]]) -> Worker:
+        """Raises `PreviousResponseNotFound` or `NoWorker`."""
+        try:
+            return await self._held.worker_of(ask.follows, owner, headers)
+        except UnknownResponse as error:
+            raise PreviousResponseNotFound(
+                f"Previous response with id {ask.follows[:80]!r} not found: no worker keeps it, or no longer",
+                param="previous_response_id",
+            ) from error
+
     async def _try(
         self, ticket: Ticket, scope: Scope, body: bytes, relay: Relay
     ) -> Refused | Unreached | None:
@@ -113,7 +125,7 @@ class Proxy:
         except FAILURES as error:
             return self._lost(worker, error)
         try:
-            with self._listed(worker, response):
+            with self._answers.listed(worker, response):
                 self._metrics.requests.labels(worker.url, str(response.status)).inc()
                 if response.status in STATUSES or (relay.started and response.status != 200):
                     return await Refused.read(response)
@@ -151,40 +163,3 @@ class Proxy:
         _log.warning("worker %s could not be reached: %s", worker.url, reason)
         self._registry.unreachable(worker, self._dispatcher.now())
         return Unreached()
-
-    @contextlib.contextmanager
-    def _listed(self, worker: Worker, response: aiohttp.ClientResponse) -> Iterator[None]:
-        running = self._running.setdefault(worker, set())
-        running.add(response)
-        try:
-            yield
-        finally:
-            running.discard(response)
-            if not running:
-                self._running.pop(worker, None)
-
-    def _cut_off(self, worker: Worker) -> None:
-        """It ends nothing any more: a connection that was not reset would wait for ever."""
-        for response in list(self._running.get(worker, ())):
-            response.close()
-
-
-async def _while_connected(answer: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """A client that leaves ends its answer, and with it the worker's connection: the worker stops generating."""
-    task = asyncio.ensure_future(answer)
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        task.cancel()
-
-    watcher = asyncio.ensure_future(watch())
-    try:
-        await task
-    except asyncio.CancelledError:
-        if watcher.done():
-            raise ClientDisconnect() from None
-        task.cancel()
-        raise
-    finally:
-        watcher.cancel()

@@ -3,7 +3,7 @@ them (`protocol/resume.py`) is kept, so that another worker can go on where this
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import msgspec
@@ -22,6 +22,8 @@ class Relay:
     """One client's answer, from whatever workers it comes."""
 
     def __init__(self, path: str, body: bytes, send: Send) -> None:
+        self.watch: Callable[[bytes], object] = lambda part: None
+        """Shown each part before the client gets it."""
         self._path = path
         self._body = body
         self._send = send
@@ -65,6 +67,7 @@ class Relay:
         await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
 
     async def part(self, part: bytes) -> None:
+        self.watch(part)
         await self._send({"type": "http.response.body", "body": part, "more_body": True})
 
     async def end(self) -> None:

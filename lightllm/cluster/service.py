@@ -12,8 +12,11 @@ from lightllm.cluster.app import create_app, new_routes
 from lightllm.cluster.config import ControllerConfig
 from lightllm.cluster.dispatch.policies import make_policy
 from lightllm.cluster.dispatcher import Dispatcher
+from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
+from lightllm.cluster.open_answers import OpenAnswers
 from lightllm.cluster.operator_routes import health_routes, model_routes, operator_routes
+from lightllm.cluster.placed_routes import PlacedRoutes
 from lightllm.cluster.probing import Prober
 from lightllm.cluster.proxy import Proxy
 from lightllm.cluster.registry import Registry
@@ -52,7 +55,12 @@ class Controller:
         upstream = Upstream(config.connect_timeout, config.worker_api_key, pass_keys)
         prober = Prober(registry, upstream)
         metrics = ControllerMetrics(registry)
-        proxy = Proxy(dispatcher, upstream, metrics, config.retries, config.max_body_mb << 20)
+        answers = OpenAnswers(registry)
+        held = HeldResponses(
+            registry, upstream, loop.time, config.response_seconds, config.responses, asks=pass_keys
+        )
+        proxy = Proxy(dispatcher, upstream, metrics, answers, held, config.retries, config.max_body_mb << 20)
+        placed = PlacedRoutes(dispatcher, upstream, held, answers)
         routes = new_routes()
         registrar = Registrar(prober, self._allowed, self._verifier)
         routes.include_router(registration_routes(dispatcher, registrar))
@@ -60,9 +68,9 @@ class Controller:
         routes.include_router(health_routes(registry))
         routes.include_router(model_routes(registry))
         routes.include_router(operator_routes(registry, metrics))
-        app = create_app(config, self.keys, proxy, routes, lambda: self._stopping)
+        app = create_app(config, self.keys, proxy, placed, routes, lambda: self._stopping)
         http = make_config(app, config.timeout_keep_alive)
-        self._server = HttpServer(http, self._started, proxy.end_all)
+        self._server = HttpServer(http, self._started, answers.end_all)
         probing = loop.create_task(prober.run([url.rstrip("/") for url in config.workers or ()]))
         try:
             await self._server.serve(sockets=[self.listener])

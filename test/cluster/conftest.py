@@ -51,6 +51,9 @@ class Serving:
 class MockWorker(Serving):
     """A server with OpenAI's API whose answers a test decides on."""
 
+    more_paths: tuple[str, ...] = ()
+    """Routes that `_list` answers, too."""
+
     def __init__(self, models: tuple[str, ...] = ("m",)) -> None:
         super().__init__()
         self.models = models
@@ -75,6 +78,8 @@ class MockWorker(Serving):
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._list)
+        for path in self.more_paths:
+            app.router.add_route("*", path, self._list)
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()

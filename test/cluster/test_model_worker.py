@@ -121,6 +121,23 @@ def test_fastchats_client_gets_chunks_with_the_whole_text_so_far(running):
     assert status["model_names"] == ["lightllm-demo"] and status["queue_length"] == 0
 
 
+def test_a_response_is_kept_continued_and_deleted_through_the_controller(running):
+    url = running.url + "/v1/responses"
+    asked = {"model": "lightllm-demo", "input": "2+3=", "temperature": 0}
+    first = httpx.post(url, json=asked, timeout=60).json()
+    place = f"{url}/{first['id']}"
+    assert httpx.get(place).json()["output"] == first["output"]
+    assert httpx.get(place + "/input_items").json()["data"][0]["content"][0]["text"] == "2+3="
+    again = httpx.post(
+        url, json=asked | {"input": "and 1+1=", "previous_response_id": first["id"]}, timeout=60
+    ).json()
+    assert again["previous_response_id"] == first["id"]
+    assert again["usage"]["input_tokens"] > first["usage"]["input_tokens"] + 6
+    assert httpx.delete(place).json()["deleted"] is True and httpx.get(place).status_code == 404
+    assert httpx.post(running.url + "/flush_cache").json()["failed"] == []
+    assert httpx.get(running.url + "/get_model_name").json() == {"model_name": "lightllm-demo"}
+
+
 def test_a_prompt_that_is_too_long_has_fastchats_code_for_it(running):
     params = {"model": "lightllm-demo", "prompt": "word " * 9000, "max_new_tokens": 8}
     answer = httpx.post(running.url + "/worker_generate", json=params, timeout=60).json()
