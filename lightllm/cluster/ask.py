@@ -44,6 +44,8 @@ class Ask:
     """What the client calls its conversation or its user; "": nothing."""
     follows: str = ""
     """The id of the response that it goes on with, or refers to: only the worker that holds it can; "": none."""
+    priority: int = 0
+    """Less goes first."""
 
 
 def read_ask(body: bytes, headers: list[tuple[bytes, bytes]], default_model: str = "") -> Ask:
@@ -67,7 +69,15 @@ def read_body(body: bytes) -> dict[str, Any]:
 
 def ask_of(values: Mapping[str, Any], model: str, session: str = "") -> Ask:
     blocks, size = _blocks(_prompt_parts(values))
-    return Ask(model, blocks, size * BLOCK_TOKENS // BLOCK_BYTES, _output(values), session, _follows(values))
+    return Ask(
+        model,
+        blocks,
+        size * BLOCK_TOKENS // BLOCK_BYTES,
+        _output(values),
+        session,
+        _follows(values),
+        _priority(values),
+    )
 
 
 def session_of(values: Mapping[str, Any], headers: list[tuple[bytes, bytes]]) -> str:
@@ -101,9 +111,22 @@ def hash_point(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
-def _output(values: Mapping[str, Any]) -> int:
+def _priority(values: Mapping[str, Any]) -> int:
+    for source in _sources(values):
+        given = source.get("priority")
+        if isinstance(given, int) and not isinstance(given, bool):
+            return given
+    return 0
+
+
+def _sources(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Where parameters are: at the top, and in `/generate`'s own object."""
     parameters = values.get("parameters")
-    for source in (values, parameters if isinstance(parameters, dict) else {}):
+    return (values, parameters) if isinstance(parameters, dict) else (values,)
+
+
+def _output(values: Mapping[str, Any]) -> int:
+    for source in _sources(values):
         for name in _LIMITS:
             limit = source.get(name)
             if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0:

@@ -24,7 +24,8 @@ class ControllerConfig:
         None, "Keys without which no client may drain or remove workers; they open all other routes too.", _SERVER, nargs="+",
         metavar="KEY")  # fmt: skip
     api_key_file: str | None = _option(
-        None, "File with such keys, one a line: KEY or sha256:DIGEST, then `admin` for a key of operators.", _SERVER, metavar="FILE")  # fmt: skip
+        None, "File with such keys, one a line: KEY or sha256:DIGEST, then `admin` for a key of operators, or what the key may do: tenant=NAME "
+        "requests_per_minute=N tokens_per_minute=N priority=N. SIGHUP has it read anew.", _SERVER, metavar="FILE")  # fmt: skip
     allowed_hosts: list[str] | None = _option(
         None, "Names that requests may call the controller by while it listens on a loopback address without --api_key.", _SERVER,
         nargs="+", metavar="NAME")  # fmt: skip
@@ -42,6 +43,8 @@ class ControllerConfig:
     workers: list[str] | None = _option(
         None, "URLs of servers that do not register themselves; they are asked for their models, and probed.", _WORKERS, nargs="+",
         metavar="URL")  # fmt: skip
+    worker_requests: int = _option(
+        0, "Requests that each of them has at a time; 0: any number. Those that register say so themselves.", _WORKERS, **at_least(0))  # fmt: skip
     cluster_secret_file: str | None = _option(
         None, "File with the secret that workers sign their registrations and beats with.", _WORKERS, metavar="FILE")  # fmt: skip
     unsigned_workers: bool = _option(
@@ -61,6 +64,15 @@ class ControllerConfig:
     )
     connect_timeout: float = _option(
         2.0, "Seconds until a worker must have taken a connection.", _REQUESTS, type=float, check=lambda v: v > 0,
+        expects="more than 0")  # fmt: skip
+    queue_size: int = _option(
+        4096, "Requests that wait in the controller while all workers of their model are full; further ones get 503.", _REQUESTS,
+        **at_least(0))  # fmt: skip
+    queue_size_per_tenant: int = _option(
+        1024, "Such requests of one tenant; further ones get 429.", _REQUESTS, **at_least(0)
+    )
+    queue_timeout: float = _option(
+        60.0, "Seconds that a request waits in the controller, then it gets 503.", _REQUESTS, type=float, check=lambda v: v > 0,
         expects="more than 0")  # fmt: skip
     responses: int = _option(
         65536, "Responses of /v1/responses whose workers are remembered.", _REQUESTS, **at_least(1)

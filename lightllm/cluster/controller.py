@@ -42,6 +42,7 @@ def _serve(config: ControllerConfig) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for number in (signal.SIGTERM, signal.SIGINT):
             runner.get_loop().add_signal_handler(number, controller.stop)
+        runner.get_loop().add_signal_handler(signal.SIGHUP, controller.reload)
         runner.run(controller.run())
 
 

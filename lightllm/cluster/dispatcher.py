@@ -22,29 +22,41 @@ class NoWorker(ServerOverloaded, code="no_worker"):
     """The model is known, but nobody can take a request for it now."""
 
 
+class AllFull(NoWorker, code="no_worker"):
+    """As soon as a request ends, there is room."""
+
+
 class Dispatcher:
     def __init__(self, registry: Registry, policy: Policy, clock: Callable[[], float]) -> None:
         self.registry = registry
         self.policy = policy
         self.now = clock
+        self.on_room: list[Callable[[], object]] = []
+        """Called when a worker may have room that had none."""
         registry.on_gone.append(policy.gone)
+        registry.on_room.append(self._room)
 
     def send(
         self, ask: Ask, without: Collection[Worker] = (), kind: str = "", holder: Worker | None = None
     ) -> Ticket:
         """without: workers that have been tried; kind: of the workers that may take it, "": any; holder: the only one that can,
-        also while it drains. Raises `UnknownModel` or `NoWorker`."""
+        also while it drains. What goes on with something (kind, holder) is sent to a full worker, too. Raises `UnknownModel` or `NoWorker`."""
         now = self.now()
         able = self.registry.candidates(ask.model, now) if holder is None else self._alone(holder, now)
         found = [worker for worker in able if worker not in without and kind in ("", worker.description.kind)]
-        workers = [worker for worker in found if not worker.full]
+        goes_on = bool(kind) or holder is not None
+        workers = found if goes_on else [worker for worker in found if not worker.full]
         if not workers:
             raise self._nobody(ask, bool(found))
         worker = self.policy.choose(workers, ask)
         cached = self.policy.cached_tokens(worker, ask)
         self.policy.sent(worker, ask)
         worker.breaker.sending(now)
-        return Ticket(worker, ask.prompt_tokens - cached, ask.output_tokens, ask.prompt_tokens)
+        return Ticket(worker, ask.prompt_tokens - cached, ask.output_tokens, ask.prompt_tokens, self._room)
+
+    def _room(self) -> None:
+        for tell in self.on_room:
+            tell()
 
     def _alone(self, holder: Worker, now: float) -> list[Worker]:
         return [holder] if holder.state is not State.OUT and holder.breaker.allows(now) else []
@@ -56,7 +68,7 @@ class Dispatcher:
         if not known:
             return UnknownModel(f"no worker serves the model {ask.model[:100]!r}", param="model")
         if full:
-            return NoWorker(
+            return AllFull(
                 f"all workers of {ask.model!r} have as many requests as they take", retry_after=_RETRY_SECONDS
             )
         draining = any(

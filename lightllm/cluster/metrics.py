@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
@@ -35,6 +35,14 @@ class ControllerMetrics:
             "lightllm_controller_rejected", "Requests that no worker was found for, by error code.", ["reason"],
             registry=self._collected,
         )  # fmt: skip
+        self.waited = Histogram(
+            "lightllm_controller_waited_seconds", "What requests waited in the controller that found all workers full.",
+            buckets=_BUCKETS, registry=self._collected,
+        )  # fmt: skip
+        self.waiting: Callable[[], int] = lambda: 0
+        Gauge(
+            "lightllm_controller_waiting", "Requests that wait in the controller.", registry=self._collected
+        ).set_function(lambda: self.waiting())
         self.first_byte = Histogram(
             "lightllm_controller_first_byte_seconds", "From the whole request to the first part of the answer.",
             buckets=_BUCKETS, registry=self._collected,

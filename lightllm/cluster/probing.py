@@ -23,7 +23,9 @@ _STEADY_INTERVAL = 5.0
 
 
 class Prober:
-    def __init__(self, registry: Registry, upstream: Upstream) -> None:
+    def __init__(self, registry: Registry, upstream: Upstream, capacity: int = 0) -> None:
+        """capacity: requests at once of workers that do not say how many; 0: any number."""
+        self._capacity = capacity
         self._registry = registry
         self._upstream = upstream
         self._asking: set[str] = set()
@@ -102,7 +104,8 @@ class Prober:
             _log.debug("%s does not say what it serves yet: %s", url, error)
             return
         try:
-            self._registry.register(dataclasses.replace(description, heartbeats=False), now)
+            described = dataclasses.replace(description, heartbeats=False, capacity=self._capacity)
+            self._registry.register(described, now)
         except RequestError as error:
             _log.warning("%s: %s", url, error)
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from lightllm.cluster.ask import Ask, read_ask
 from lightllm.cluster.dispatcher import Dispatcher, NoWorker
+from lightllm.cluster.entrance import Entrance
 from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.open_answers import OpenAnswers, while_connected
@@ -47,6 +48,7 @@ class Proxy:
         metrics: ControllerMetrics,
         answers: OpenAnswers,
         held: HeldResponses,
+        entrance: Entrance,
         retries: int,
         max_body: int,
     ) -> None:
@@ -57,6 +59,7 @@ class Proxy:
         self._metrics = metrics
         self._answers = answers
         self._held = held
+        self._entrance = entrance
         self._retries = retries
         self._budget = BodyBudget(max_body)
 
@@ -67,8 +70,14 @@ class Proxy:
             body = bytes(await read_body(Request(scope, receive), self._budget.largest, lease))
             ask = read_ask(body, scope["headers"], self._registry.default_model())
             owner = caller(Request(scope)).owner
-            with self._answers.named(scope.get(REQUEST_ID, ""), owner):
-                await while_connected(self._answer(scope, body, ask, owner, send), receive)
+            with (
+                self._answers.named(scope.get(REQUEST_ID, ""), owner),
+                self._entrance.charged(scope, ask) as charge,
+            ):
+                relay = Relay(scope["path"], body, send)
+                if charge is not None and charge.usage is not None:
+                    relay.watches["usage"] = charge.usage.look
+                await while_connected(self._answer(scope, body, ask, owner, relay, send), receive)
         except RequestError as error:
             self._metrics.rejected.labels(error.code or "").inc()
             if scope["path"] not in FASTCHAT_PATHS:
@@ -77,8 +86,9 @@ class Proxy:
         finally:
             lease.end()
 
-    async def _answer(self, scope: Scope, body: bytes, ask: Ask, owner: str, send: Send) -> None:
-        relay = Relay(scope["path"], body, send)
+    async def _answer(
+        self, scope: Scope, body: bytes, ask: Ask, owner: str, relay: Relay, send: Send
+    ) -> None:
         follows = ask.follows and scope["path"] == RESPONSES
         holder = await self._holder(ask, owner, scope["headers"]) if follows else None
         tried: list[Worker] = []
@@ -87,14 +97,17 @@ class Proxy:
             if attempt > self._retries and not relay.started:
                 break
             try:
-                ticket = self._dispatcher.send(ask, tried, RESUMES if relay.started else "", holder)
+                if attempt or holder is not None:
+                    ticket = self._dispatcher.send(ask, tried, RESUMES if relay.started else "", holder)
+                else:
+                    ticket = await self._entrance.place(scope, ask)
             except NoWorker:
                 if refusal is None:
                     raise
                 break
-            if scope["path"] == RESPONSES:
-                relay.watch = self._held.watch(ticket.worker, owner)
             with ticket:
+                if scope["path"] == RESPONSES and not relay.started:
+                    relay.watches["response"] = self._held.watch(ticket.worker, owner)
                 refusal = await self._try(ticket, scope, body, relay)
             if refusal is None:
                 return

@@ -43,6 +43,9 @@ class Registry:
         self.on_dead: list[Callable[[Worker], object]] = []
         """Told of each worker that ends nothing any more: it is out, or was started anew."""
 
+        self.on_room: list[Callable[[], object]] = []
+        """Called when a worker may take requests that took none."""
+
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self._workers.values()))
 
@@ -61,6 +64,7 @@ class Registry:
         if worker is None:
             worker = self._workers[description.url] = Worker(description, now, Breaker(self._limits))
             _log.info("worker %s serves %s", description.url, ", ".join(description.model_names))
+            self._room()
             return worker
         if worker.description.worker_id != description.worker_id:
             self._lost(worker)
@@ -69,6 +73,7 @@ class Registry:
         worker.description = description
         worker.last_heard = now
         self._become(worker, State.READY)
+        self._room()
         return worker
 
     def heartbeat(self, url: str, report: Report, now: float, worker_id: str = "") -> bool:
@@ -81,6 +86,7 @@ class Registry:
             self._become(worker, State.DRAINING)
         elif worker.state is not State.DRAINING:
             self._become(worker, State.READY)
+        self._room()
         return True
 
     def unreachable(self, worker: Worker, now: float) -> None:
@@ -88,6 +94,7 @@ class Registry:
         worker.breaker.failed(now)
         if worker.state is State.READY:
             self._become(worker, State.SUSPECT)
+        self._room()
 
     def probed(self, worker: Worker, answered: bool, now: float) -> None:
         """The result of a question for a sign of life."""
@@ -115,6 +122,7 @@ class Registry:
             beats = worker.description.heartbeats
             if worker.state in (State.SUSPECT, State.OUT) or not beats:
                 probes.append(worker)
+        self._room()  # a circuit breaker may let one through by now
         return probes
 
     def drain(self, url: str, draining: bool = True) -> Worker:
@@ -130,6 +138,7 @@ class Registry:
         worker.state = State.OUT
         self._lost(worker)
         _log.info("worker %s has left", url)
+        self._room()
 
     def models(self) -> list[str]:
         """Names that a request may give now, sorted."""
@@ -159,6 +168,11 @@ class Registry:
         if state is State.OUT:
             self._lost(worker)
             self._dead(worker)
+        self._room()  # where no worker is ready those that are suspected take requests
+
+    def _room(self) -> None:
+        for tell in self.on_room:
+            tell()
 
     def _dead(self, worker: Worker) -> None:
         for tell in self.on_dead:

@@ -22,8 +22,8 @@ class Relay:
     """One client's answer, from whatever workers it comes."""
 
     def __init__(self, path: str, body: bytes, send: Send) -> None:
-        self.watch: Callable[[bytes], object] = lambda part: None
-        """Shown each part before the client gets it."""
+        self.watches: dict[str, Callable[[bytes], object]] = {}
+        """By what they look for: shown each part before the client gets it."""
         self._path = path
         self._body = body
         self._send = send
@@ -67,7 +67,8 @@ class Relay:
         await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
 
     async def part(self, part: bytes) -> None:
-        self.watch(part)
+        for watch in self.watches.values():
+            watch(part)
         await self._send({"type": "http.response.body", "body": part, "more_body": True})
 
     async def end(self) -> None:

@@ -12,6 +12,7 @@ from lightllm.cluster.app import create_app, new_routes
 from lightllm.cluster.config import ControllerConfig
 from lightllm.cluster.dispatch.policies import make_policy
 from lightllm.cluster.dispatcher import Dispatcher
+from lightllm.cluster.entrance import Entrance
 from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.open_answers import OpenAnswers
@@ -19,10 +20,13 @@ from lightllm.cluster.operator_routes import health_routes, model_routes, operat
 from lightllm.cluster.placed_routes import PlacedRoutes
 from lightllm.cluster.probing import Prober
 from lightllm.cluster.proxy import Proxy
+from lightllm.cluster.rates import Rates
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.signing import Verifier
 from lightllm.cluster.upstream import Upstream
+from lightllm.cluster.waiting import WaitingRoom
 from lightllm.cluster.worker_routes import Registrar, fastchat_routes, registration_routes
+from lightllm.errors import InvalidOption
 from lightllm.http.key_ring import KeyRing
 from lightllm.http.server import HttpServer, make_config
 from lightllm.ipc.cluster_secret import read_secret_file
@@ -36,7 +40,7 @@ class Controller:
 
     def __init__(self, config: ControllerConfig) -> None:
         self.config = config
-        self.keys = KeyRing(config.api_key or (), config.admin_api_key or (), config.api_key_file)
+        self.keys = KeyRing(config.api_key or (), config.admin_api_key or (), config.api_key_file, True)
         path = config.cluster_secret_file
         secret = b"" if path is None else read_secret_file(path)
         self._verifier = Verifier(secret) if secret and not config.unsigned_workers else None
@@ -53,13 +57,17 @@ class Controller:
         dispatcher = Dispatcher(registry, make_policy(config.dispatch_method), loop.time)
         pass_keys = not (self.keys.needed or self.keys.admin_needed)
         upstream = Upstream(config.connect_timeout, config.worker_api_key, pass_keys)
-        prober = Prober(registry, upstream)
+        prober = Prober(registry, upstream, config.worker_requests)
         metrics = ControllerMetrics(registry)
         answers = OpenAnswers(registry)
         held = HeldResponses(
             registry, upstream, loop.time, config.response_seconds, config.responses, asks=pass_keys
         )
-        proxy = Proxy(dispatcher, upstream, metrics, answers, held, config.retries, config.max_body_mb << 20)
+        waiting = WaitingRoom(dispatcher, config.queue_size, config.queue_size_per_tenant)
+        metrics.waiting = waiting.__len__
+        entrance = Entrance(self.keys, Rates(loop.time), waiting, metrics, config.queue_timeout)
+        max_body = config.max_body_mb << 20
+        proxy = Proxy(dispatcher, upstream, metrics, answers, held, entrance, config.retries, max_body)
         placed = PlacedRoutes(dispatcher, upstream, held, answers)
         routes = new_routes()
         registrar = Registrar(prober, self._allowed, self._verifier)
@@ -77,6 +85,13 @@ class Controller:
         finally:
             probing.cancel()
             await upstream.close()
+
+    def reload(self) -> None:
+        """Reads the file of keys anew; if that fails the keys are those of before."""
+        try:
+            self.keys.reload()
+        except InvalidOption as error:
+            _log.error("%s", error)
 
     def stop(self) -> None:
         """In the event loop's thread. Open answers end with an error."""

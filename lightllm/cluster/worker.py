@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lightllm.cluster.breaker import Breaker
 from lightllm.errors import RequestError
@@ -134,12 +134,20 @@ class Ticket:
     """One request's load on one worker, from before it is sent until it has ended, whatever the end. `close` may be called
     twice; every number that a ticket adds it takes back."""
 
-    def __init__(self, worker: Worker, prefill_tokens: int, output_tokens: int, prompt_tokens: int) -> None:
-        """prefill_tokens: of the prompt, those that the worker has to compute."""
+    def __init__(
+        self,
+        worker: Worker,
+        prefill_tokens: int,
+        output_tokens: int,
+        prompt_tokens: int,
+        closed: Callable[[], object] = lambda: None,
+    ) -> None:
+        """prefill_tokens: of the prompt, those that the worker has to compute; closed: called at the end."""
         self.worker = worker
         self._prefill = max(0, prefill_tokens)
         self._held = max(0, prompt_tokens) + max(0, output_tokens)
         self._open = True
+        self._closed = closed
         worker.in_flight += 1
         worker.sent += 1
         worker.prefill_tokens += self._prefill
@@ -157,6 +165,7 @@ class Ticket:
         self.answered()
         self.worker.in_flight -= 1
         self.worker.held_tokens -= self._held
+        self._closed()
 
     def __enter__(self) -> Ticket:
         return self

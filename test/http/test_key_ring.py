@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightllm.errors import InvalidOption
-from lightllm.http.key_ring import KeyRing, digest_of
+from lightllm.http.key_ring import KeyRing, KeyTerms, digest_of
 
 
 def opened_by(ring: KeyRing, *keys: str) -> list[tuple[bool, bool]]:
@@ -62,3 +62,32 @@ def test_another_content_holds_from_the_reload_on(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="No such file"):
         ring.reload()
     assert ring.needed
+
+
+def test_a_controllers_file_says_what_keys_may_do(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(
+        "first tenant=a requests_per_minute=60 tokens_per_minute=1e4 priority=2\nsecond\nthird admin\n"
+    )
+    ring = KeyRing([], [], str(file), with_terms=True)
+    assert ring.terms == {digest_of(b"first").hex(): KeyTerms("a", 60.0, 1e4, 2)}
+    assert all(ring.opens(digest_of(key)) for key in (b"first", b"second")) and ring.opens_all(
+        digest_of(b"third")
+    )
+    with pytest.raises(InvalidOption, match="line 1"):
+        KeyRing([], [], str(file))  # a server holds to no terms
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("key speed=3", "'speed=3' is none of"), ("key priority=high", "line 1"), ("key requests_per_minute=0", "above 0"),
+        ("key tokens_per_minute=nan", "above 0"), ("key admin priority=1", "'admin' is none of"), ("key priority=1 priority=2", "once each"),
+        ("one tenant=a requests_per_minute=1\ntwo tenant=a", "different rates"),
+    ],
+)  # fmt: skip
+def test_terms_that_make_no_sense_are_named(tmp_path, line, reason):
+    file = tmp_path / "keys"
+    file.write_text(line)
+    with pytest.raises(InvalidOption, match=reason):
+        KeyRing([], [], str(file), with_terms=True)
