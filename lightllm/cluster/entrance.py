@@ -59,8 +59,13 @@ class Entrance:
         best = -_FARTHEST if terms is None else terms.priority
         priority = max(best, min(_FARTHEST, max(-_FARTHEST, ask.priority)))
         tenant = (terms.tenant if terms else "") or key or ""
-        woken = asyncio.get_running_loop().create_future()
-        entered = self._waiting.enter(ask, tenant, priority, lambda: woken.done() or woken.set_result(None))
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        entered = self._waiting.enter(ask, tenant, priority, wake)
         if isinstance(entered, Ticket):
             return entered
         begun = asyncio.get_running_loop().time()
