@@ -69,10 +69,14 @@ def activation_bytes(model: "TpPartBaseModel", tokens: int, rows: int, longest: 
 
 def warm_up(model: "TpPartBaseModel", memory: KvMemory, device: Device, largest_round: int) -> None:
     """First runs at start: lazy libraries, packed weights and thread pools are paid for before the first request. One prefill
-    and one decode round; before them the largest round, where memory can run out. No request's memory is touched."""
+    and one decode round; on a GPU before them the largest round, where memory can run out, and others of half as many tokens
+    each, for kernels have another form for each range of sizes. No request's memory is touched."""
     length = min(_WARM_UP_TOKENS, memory.max_len)
     if device.measures:
-        run_largest_round(model, memory, largest_round)
+        tokens = largest_round
+        run_largest_round(model, memory, tokens)
+        while (tokens := tokens // 2) > length:
+            run_hold_rows(model, memory, tokens)
     run_hold_rows(model, memory, length)
     decode_hold_rows(model, memory, 1, length)
 

@@ -17,22 +17,27 @@ PROMPT, ANSWER = 20, 4
 _KINDS = [
     SamplingParams(temperature=0.0),
     SamplingParams(temperature=0.8, top_p=0.9, top_k=40),
-    SamplingParams(temperature=1.0, logprobs=2, frequency_penalty=0.1, regular_constraint="(?s).*"),
-]
+    SamplingParams(
+        temperature=1.0, logprobs=2, frequency_penalty=0.1, exponential_decay_length_penalty=(1, 1.5),
+        regular_constraint="(?s).*",
+    ),
+    SamplingParams(temperature=0.0, logprobs=-1),
+]  # fmt: skip
 ROWS = len(_KINDS)
 SLOTS = ROWS * (PROMPT + ANSWER)
 
 
 def warmup_rounds(prompts_only: bool = False) -> Iterator[Round]:
-    """prompts_only: of a model that generates nothing, one prompt and the end. Three rows, each sampled in another way: prompts whole and in chunks, alone and beside rows that decode, then decode
-    rounds of one kind and of all together. Needs ROWS rows, SLOTS slots and contexts of PROMPT + ANSWER tokens."""
+    """prompts_only: of a model that generates nothing, one prompt and the end. Rows that are each sampled in another way: prompts
+    whole and in chunks, alone and beside rows that decode, then decode rounds of one kind and of several together. Needs ROWS rows, SLOTS slots and contexts of PROMPT + ANSWER tokens."""
     yield _round([], [(0, 0, PROMPT)], joins=[0])
     if prompts_only:
         yield _round([], [], leaves=[0])
         return
-    yield _round([(0, PROMPT + 1)], [(1, 0, 8), (2, 0, PROMPT)], joins=[1, 2])
+    yield _round([(0, PROMPT + 1)], [(1, 0, 8), (2, 0, PROMPT), (3, 0, PROMPT)], joins=[1, 2, 3])
     yield _round([(0, PROMPT + 2), (2, PROMPT + 1)], [(1, 8, PROMPT)])
     yield _round([(0, PROMPT + 3)], [])
+    yield _round([(3, PROMPT + 1)], [])
     yield _round([(1, PROMPT + 1), (2, PROMPT + 2)], [])
     yield _round([(0, PROMPT + 4), (1, PROMPT + 2), (2, PROMPT + 3)], [])
     yield _round([], [], leaves=list(range(ROWS)))
@@ -58,7 +63,7 @@ def _round(
         token_ids=int32([1] * sum(end - start for _, start, end in chunks)) if chunks else EMPTY_INT32,
         slots=int32(slots),
         joins=[
-            JoinRow(row, PROMPT, _KINDS[row], seed=row, choice=0, end_token_ids=[], history_ids=int32([1] * PROMPT))
+            JoinRow(row, PROMPT, _KINDS[row], seed=row, choice=0, end_token_ids=[0], history_ids=int32([1] * PROMPT))
             for row in joins or []
         ],
         leaves=leaves or [],

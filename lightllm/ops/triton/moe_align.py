@@ -32,7 +32,7 @@ class AlignedPairs:
     """int32 [1]: those after it hold nothing."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def count_pairs_kernel(experts_ptr, counts_ptr, n, SCAN: tl.constexpr):
     """counts[e] = how often e occurs in experts [n]. Grid (experts,)."""
     expert = tl.program_id(0)
@@ -45,7 +45,7 @@ def count_pairs_kernel(experts_ptr, counts_ptr, n, SCAN: tl.constexpr):
     tl.store(counts_ptr + expert, tl.sum(found, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def place_pairs_kernel(
     experts_ptr, counts_ptr, pairs_ptr, ends_ptr, block_expert_ptr, block_start_ptr, num_blocks_ptr, n,
     EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, SCAN: tl.constexpr,

@@ -10,7 +10,7 @@ import triton.language as tl
 BLOCK, PAIRS = 1024, 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["listed"], do_not_specialize_on_alignment=["frequency_ptr", "presence_ptr"])
 def penalties_kernel(
     logits_ptr, entries_ptr, ids_ptr, counts_ptr, repetition_ptr, frequency_ptr, presence_ptr, scratch_ptr,
     stride, listed, BLOCK: tl.constexpr,
@@ -42,7 +42,7 @@ def penalties_kernel(
         tl.store(logits_ptr + tl.load(ids_ptr + place, mask=inside, other=0), x, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def grow_end_tokens_kernel(logits_ptr, entries_ptr, ids_ptr, growth_ptr, stride, pairs, BLOCK: tl.constexpr):
     """x = logits[entries[i], ids[i]]; x += |x| * growth[i]. Grid (ceil(pairs / BLOCK),)."""
     pair = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

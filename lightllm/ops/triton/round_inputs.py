@@ -12,7 +12,7 @@ from lightllm.ops.triton.launch import pdl_options
 DECODE_BLOCK, PREFILL_BLOCK = 16, 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_decode"])
 def round_inputs_kernel(
     rows_ptr, q_start_ptr, kv_len_ptr, slots_ptr, last_token_ptr, rope_delta_ptr, input_ids_ptr, positions_ptr,
     rope_positions_ptr, table_ptr,

@@ -12,7 +12,7 @@ from lightllm.ops.triton.launch import pdl_options
 BLOCK = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def uniforms_kernel(
     seeds_ptr, choices_ptr, positions_ptr, out_ptr, count, BLOCK: tl.constexpr, PDL: tl.constexpr
 ):
