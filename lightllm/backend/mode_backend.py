@@ -35,7 +35,7 @@ from lightllm.backend.sampling_plan import SamplingPlan
 from lightllm.backend.shape_caches import bound_shape_caches
 from lightllm.backend.sizing import activation_bytes, measure_gpu, warm_up
 from lightllm.backend.start_phases import PHASES
-from lightllm.backend.submitted_round import SubmittedRound, prompt_logprobs_of
+from lightllm.backend.submitted_round import FollowedRound, SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warmup_rounds import ROWS, SLOTS, warmup_rounds
 from lightllm.config import ServerConfig
 from lightllm.distributed.rendezvous import Rendezvous
@@ -164,7 +164,7 @@ class ModeBackend:
                 self._prepare(join)
             if len(round.rows) == 0:
                 return Computed(RoundResult(round.seq))
-            self.ranks.compare(round, self.rows.last_token)
+            self.ranks.begin(round, self.rows.last_token)
             if len(round.token_ids):
                 with self._named("prefill_batch"):
                     prepared, logits = self.prefill_batch(round)
@@ -205,9 +205,7 @@ class ModeBackend:
         """After a failed round; the next one is `seq`. Rows are joined anew or go on from their last token, so all that
         is left to do is to give cached memory back to the device."""
         with computing(self.device):
-            if self.ranks.rejoin(seq, self.rows.last_token) and self._graphs is not None:
-                self._graphs = None  # the old ones hold sums of a group that is no more
-                self._graphs = self._capture_graphs(False)
+            self.ranks.rejoin(seq, self.rows.last_token)
         self.constraints.resync()
         logger.info("rounds go on from number %d", seq)
         self.device.release_cached()
@@ -232,7 +230,7 @@ class ModeBackend:
         if self.ranks.rank:
             token_ids = torch.empty(count, dtype=torch.int64, device=self.device.torch_device)
             self.rows.keep_tokens(plan.rows_on_device, plan.counted, self.ranks.group.broadcast(token_ids))
-            return Computed(RoundResult(round.seq))
+            return FollowedRound(round.seq, self.device.download([]))
         prompts = prompt_logprobs_of(self.device, prepared.prompt_spans, logits[count:])
         masks = self.constraints.masks(plan.constrained, logits.shape[1])
         sampled = self.sampler.sample(

@@ -285,8 +285,17 @@ class RoundRunner:
         return self._pending[0][1] if self._pending else None
 
     def take_ready(self) -> RoundResult | None:
-        """The next result, if it is there."""
-        return self.take() if self._pending and self._pending[0][1].ready() else None
+        """The next result, if it is there. That it is lost is a result too."""
+        if not self._pending:
+            return None
+        try:
+            there = self._pending[0][1].ready()
+        except (
+            Exception
+        ):  # a GPU answers every question with the error it is in; `take` meets and contains it
+            log.debug("a round failed on the device")
+            there = True
+        return self.take() if there else None
 
     def take(self) -> RoundResult:
         """Waits for the next result; there is a round under way."""

@@ -61,6 +61,8 @@ class Ranks:
         self.group = TpGroup()
         self._rendezvous = rendezvous
         self._check = config.check_rounds
+        self._rounds = 0
+        """How many this rank has taken on."""
         self._startup_timeout = config.startup_timeout
 
     def join(self, device: torch.device) -> None:
@@ -79,8 +81,9 @@ class Ranks:
         except PeerLost as error:
             raise StartupError(f"{error}.", "See its log lines.") from error
 
-    def compare(self, round: Round, last_token: torch.Tensor) -> None:
-        """With --check_rounds: raises unless every rank has got the same round and holds the same tokens."""
+    def begin(self, round: Round, last_token: torch.Tensor) -> None:
+        """This rank computes a round. With --check_rounds: raises unless every rank has got the same one and holds the same tokens."""
+        self._rounds += 1
         if not self._check or self.world_size == 1:
             return
         tokens = zlib.crc32(last_token.cpu().numpy().tobytes())
@@ -102,9 +105,14 @@ class Ranks:
     def fail_round(self, error: Exception, failed: RoundResult) -> RoundResult:
         """A round has failed here: lets go of the other ranks, which wait for this one. Returns the result with the
         reason of the rank that failed first. Raises `StartupError` if that one failed in another round: what it
-        computed since is lost, and nothing can be planned anew."""
+        computed since is lost, and nothing can be planned anew; and on GPUs, whose ranks end together."""
         if self.world_size == 1:
             return failed
+        if not self.group.heals:
+            raise StartupError(
+                f"Tensor parallel rank {self.rank} failed in round {failed.seq}: {failed.failed}.",
+                "Ranks on GPUs are started anew together.",
+            ) from error
         if not isinstance(error, PeerLost):
             reason = f"rank {self.rank}: {failed.failed}"
             failure = _Failure(failed.seq, reason, failed.out_of_memory)
@@ -127,15 +135,18 @@ class Ranks:
         if self.world_size > 1:
             self.group.generation = max(seq for (seq,) in self.group.gather_numbers(seq))
 
-    def rejoin(self, seq: int, last_token: torch.Tensor) -> bool:
+    def rejoin(self, seq: int, last_token: torch.Tensor) -> None:
         """After a failed round, and for another Router: all ranks join again for the round `seq`, and go on from rank 0's
-        tokens. False: they are joined for it. Raises `StartupError` that names a rank that does not come back: it is dead
-        or hangs, and no round can be computed without it; `Superseded`: no rank has joined."""
+        tokens. On GPUs, where no round has failed: they go on as they are if all have computed as many rounds. Raises
+        `StartupError` that names a rank that does not come back: it is dead or hangs, and no round can be computed
+        without it; `Superseded`: no rank has joined."""
         if self.world_size == 1 or (self.group.joined and self.group.generation == seq):
-            return False
+            return
         try:
-            self.group.reconnect(seq)
+            if self.group.heals:
+                self.group.reconnect(seq)
+            else:
+                self.group.go_on(seq, self._rounds)
             self.group.broadcast(last_token)
-            return True
         except PeerLost as error:
             raise StartupError(f"{error}, and no round can be computed without it.") from error

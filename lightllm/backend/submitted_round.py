@@ -72,6 +72,24 @@ class SubmittedRound:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class FollowedRound:
+    """A round on the device of a rank that answers nothing: an error there shows in this round, not in one after it."""
+
+    seq: int
+    arrival: HostCopy
+
+    def ready(self) -> bool:
+        return self.arrival.ready()
+
+    def wait(self) -> None:
+        self.arrival.wait()
+
+    def result(self) -> RoundResult:
+        self.arrival.arrays()
+        return RoundResult(self.seq)
+
+
 def prompt_logprobs_of(
     device: Device, spans: list[PromptSpan], logits: torch.Tensor
 ) -> list[tuple[torch.Tensor, TopTokens | None]]:

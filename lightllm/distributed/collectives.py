@@ -18,7 +18,11 @@ class Superseded(Exception):
 
 class Collectives(Protocol):
     """Every rank calls the same operations in the same order, with tensors of the same shape and dtype; an operation
-    raises `PeerLost` when that does not happen in time."""
+    of CPU ranks raises `PeerLost` when that does not happen in time.
+
+    GPU ranks only enqueue: a rank that is lost shows as a round that never ends. NCCL's watchdog ends the process for
+    operations that were enqueued one by one (SIGABRT after the timeout); those in captured graphs, and sums through symmetric
+    memory, wait for ever, until the Supervisor finds that no round is finished (--round_timeout) and starts all ranks anew."""
 
     def all_reduce(self, x: torch.Tensor) -> None:
         """The sum over all ranks, in place; the same bits on every rank."""

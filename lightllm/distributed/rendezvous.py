@@ -97,6 +97,16 @@ class RankStore:
             if missing:
                 time.sleep(_POLL_SECONDS)
 
+    def gather(self, what: str, value: str) -> list[str]:
+        """What every rank has said of `what`, in their order; all of them have arrived for it. `PeerLost`: one is gone since."""
+        self._store.set(f"{what}/{self.rendezvous.rank}", value)
+        keys = [f"{what}/{rank}" for rank in range(self.rendezvous.world_size)]
+        try:
+            self._store.wait(keys, datetime.timedelta(seconds=self.rendezvous.operation_timeout))
+            return [self._store.get(key).decode() for key in keys]
+        except RuntimeError as error:
+            raise PeerLost(f"a tensor parallel rank said nothing of {what}") from error
+
     def _decide(self, what: str, verdict: str) -> str:
         """The verdict of the rank that was first to give one."""
         return self._store.compare_set(f"{what}/verdict", "", verdict).decode()

@@ -1,7 +1,8 @@
 """The tensor parallel group of one rank: its number, and what the ranks do together.
 
-A group can fall apart (a rank failed, died or hangs): a rank that notices drops its links, which the others notice at once.
-`reconnect` joins all ranks anew, as the next generation of the group. With one rank every operation returns its input.
+A group of CPU ranks can fall apart (a rank failed, died or hangs): a rank that notices drops its links, which the others notice
+at once. `reconnect` joins all ranks anew, as the next generation of the group. GPU ranks end instead and are started anew
+(`heals`). With one rank every operation returns its input.
 """
 
 from __future__ import annotations
@@ -50,6 +51,22 @@ class TpGroup:
     @property
     def joined(self) -> bool:
         return self._links is not None
+
+    @property
+    def heals(self) -> bool:
+        """Whether the ranks can join anew after a failure. On GPUs they cannot: graphs hold operations of the links they
+        were captured with, and ending these while graphs live may hang (pytorch issue 115388)."""
+        return self._device.type == "cpu"
+
+    def go_on(self, generation: int, done: int) -> None:
+        """The links stay, and the generation gets another number, if every rank comes with the same `done`: then all have
+        enqueued the same operations. Raises `PeerLost` that says how they differ, or names the missing; and `Superseded`."""
+        assert self._store is not None
+        self._store.arrive(generation)
+        counts = self._store.gather(f"done-{generation}", str(done))
+        if len(set(counts)) > 1:
+            raise PeerLost(f"the ranks have computed {', '.join(counts)} rounds")
+        self.generation = generation
 
     def reconnect(self, generation: int | None = None) -> None:
         """Joins the generation with this number, or the next one, as all ranks must. Raises `PeerLost` that names the missing

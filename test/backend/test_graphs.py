@@ -115,6 +115,24 @@ def test_a_device_whose_error_stays_ends_the_process_and_replays_nothing(config)
         runner.submit(Round(1, 1, int32([0]), int32([1]), int32([4]), np.ones(1, np.uint8), EMPTY_INT32, int32([3])))  # fmt: skip
 
 
+def test_a_device_that_answers_with_its_error_ends_the_process_as_one_that_raises_it(config):
+    """A GPU in such a state raises when it is asked whether results are there."""
+    backend, device = start_recorded(config, late=True)
+    runner = RoundRunner(backend)
+    join = JoinRow(0, 3, SamplingParams(temperature=0.0), 0, 0, [])
+    runner.submit(Round(0, 0, int32([0]), int32([3]), int32([3]), np.ones(1, np.uint8), int32([5, 6, 7]), int32([0, 1, 2]), [join]))  # fmt: skip
+    assert runner.take_ready() is None
+
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device.under_way[0].ready = device.under_way[0].arrays = broken
+    checked = []
+    device.check = lambda: checked.append(True)
+    assert runner.take_ready().failed.startswith("RuntimeError: CUDA error")
+    assert checked == [True]
+
+
 def test_no_graph_is_larger_than_there_are_rows(config):
     assert len(start_recorded(config, graph_max_batch_size=99)[1].graphs) == len(graph_sizes(ROWS, 2, 2))
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 from support.ranks import make_rendezvous
-from support.recording_device import RecordingDevice
+from support.recording_device import LateArrival, RecordingDevice
 from support.rounds_to_end import Serving, Wanted
 from support.scheduler_config import scheduler_config
 
@@ -27,6 +27,7 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.backend.pending import PendingResult
 from lightllm.backend.process import RoundRunner
 from lightllm.config import ServerConfig
+from lightllm.distributed.tp_group import TpGroup
 from lightllm.errors import StartupError
 from lightllm.protocol import codec
 from lightllm.protocol.control import ModelReady
@@ -125,6 +126,7 @@ class Ranks:
         ]
         self.zero = RankZero(self.backends[0], self.inbox)
         self.error: Exception | None = None
+        self.zero_error: Exception | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -140,7 +142,11 @@ class Ranks:
     def serve(self, wanted: list[Wanted] = WANTED) -> tuple[list[list[int]], list[str]]:
         """The tokens of every request, and the reasons of failed rounds."""
         serving = Serving(self.zero, LIMITS)
-        return serving.run(wanted), serving.failures
+        try:
+            return serving.run(wanted), serving.failures
+        except StartupError as error:
+            self.zero_error = error
+            raise
 
 
 @contextmanager
@@ -208,23 +214,71 @@ def test_a_rank_that_runs_out_of_memory_fails_the_round_and_nobody_else(
     assert ranks.error is None
 
 
-def test_ranks_that_join_again_capture_their_graphs_anew(config, expected, tmp_path) -> None:
-    """What was captured belongs to sums of the group that fell apart."""
+@pytest.fixture
+def on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their groups do not heal."""
+    monkeypatch.setattr(TpGroup, "heals", property(lambda group: False))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_gpu_ranks_end_with_a_round_that_fails_and_leave_the_links_of_graphs_alone(
+    config, tmp_path, on_gpus, monkeypatch, rank
+) -> None:
+    ended: list[int] = []
+    drop = TpGroup.drop
+    monkeypatch.setattr(
+        TpGroup, "drop", lambda group, *reason: (ended.append(group.rank), drop(group, *reason))
+    )
     few = dataclasses.replace(config, graph_max_batch_size=2)
-    with two_ranks(few, tmp_path, device=RecordingDevice) as ranks:
-        devices: list[Any] = [backend.device for backend in ranks.backends]
-        before = [list(device.graphs) for device in devices]
-        assert [len(graphs) for graphs in before] == [2, 2]
-        fail_once(ranks.backends[1], 6, torch.OutOfMemoryError("injected"))
-        told = list(ranks.told)
-        tokens, failures = ranks.serve()
-        assert told == ranks.told and "capturing decode graphs: 2 of 2" in told
-        replays = [[graph.replays for graph in graphs] for graphs in before]
-        assert tokens == expected and len(failures) == 1
-        assert ranks.serve()[0] == expected
-        assert replays == [[graph.replays for graph in graphs] for graphs in before]
-        assert [len(device.graphs) for device in devices] == [4, 4]
-        assert all(sum(graph.replays for graph in device.graphs[2:]) for device in devices)
+    with two_ranks(few, tmp_path, operation_timeout=2.0, device=RecordingDevice) as ranks:
+        ended.clear()
+        fail_once(ranks.backends[rank], 6, torch.OutOfMemoryError("injected"))
+        with pytest.raises(StartupError, match="failed in round .* are started anew"):
+            ranks.serve()
+        ranks.thread.join(20)
+        assert isinstance(ranks.error, StartupError)
+        assert ended == []
+        errors = [str(error) for error in (ranks.error, ranks.zero_error) if "injected" in str(error)]
+        assert len(errors) == 1 and f"rank {rank} failed in round" in errors[0]
+
+
+def test_gpu_ranks_go_on_for_another_router_if_all_have_computed_the_same_rounds(
+    config, expected, tmp_path, on_gpus
+) -> None:
+    few = dataclasses.replace(config, graph_max_batch_size=2)
+    with two_ranks(few, tmp_path, operation_timeout=2.0, device=RecordingDevice) as ranks:
+        links = [backend.ranks.group._links for backend in ranks.backends]
+        assert ranks.serve() == (expected, [])
+        ranks.zero.resync(1 << 40)
+        assert ranks.serve() == (expected, [])
+        assert [backend.ranks.group._links for backend in ranks.backends] == links
+        assert {backend.ranks.group.generation for backend in ranks.backends} == {1 << 40}
+        ranks.backends[0].ranks._rounds += 1  # a round that the other one was never sent
+        with pytest.raises(StartupError, match="the ranks have computed [0-9]+, [0-9]+ rounds, and no round"):
+            ranks.zero.resync(1 << 41)
+        ranks.thread.join(20)
+        assert isinstance(ranks.error, StartupError)
+
+
+class BrokenArrival(LateArrival):
+    def ready(self) -> bool:
+        return True
+
+    def arrays(self) -> list[Any]:
+        raise RuntimeError("CUDA error: injected")
+
+
+def test_a_rank_that_answers_nothing_notices_an_error_of_its_device_in_the_same_round(
+    config, tmp_path, on_gpus
+) -> None:
+    with two_ranks(config, tmp_path, operation_timeout=2.0, device=RecordingDevice) as ranks:
+        device: Any = ranks.backends[1].device
+        download, calls = device.download, iter(range(10**6))
+        device.download = lambda tensors: BrokenArrival([]) if next(calls) == 3 else download(tensors)
+        with pytest.raises(StartupError):
+            ranks.serve()
+        ranks.thread.join(20)
+    assert "rank 1 failed in round" in str(ranks.error) and "CUDA error: injected" in str(ranks.error)
 
 
 @pytest.mark.parametrize("failing", [(0, 1), (0,), (1,)])
