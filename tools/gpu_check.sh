@@ -77,7 +77,10 @@ run() { # run NAME SECONDS COMMAND...: with its own limit, its output in OUT/NAM
 
 pytest=("$python" -m pytest -q -p no:cacheprovider --no-header --maxfail=20)
 spread=() # compilation takes most of the time, one core each
-"$python" -c "import xdist" 2>/dev/null && spread=(-n "$(($(nproc) < 14 ? $(nproc) : 14))")
+# Each worker keeps references in float64 on the GPU, up to 13 GB in single tests: an 80 GB card holds eight of them.
+memory=$("$python" -c "import torch; print(torch.cuda.get_device_properties(0).total_memory // 10**9)")
+workers=$((memory < 100 ? 8 : 14))
+"$python" -c "import xdist" 2>/dev/null && spread=(-n "$(($(nproc) < workers ? $(nproc) : workers))")
 report() { run report 600 "$python" test/benchmark/gpu_report.py --out "$out" "$@"; }
 if [ -n "${SECTIONS:-}" ]; then
     report --only "$SECTIONS" --add --budget "$(left)"

@@ -174,7 +174,7 @@ class GpuMemory:
 
     total: int
     free: int
-    """Before that prefill."""
+    """Before that prefill, or afterwards if less is left."""
     activation_peak: int
     graph_bytes: int = 0
     """What decode graphs keep."""

@@ -33,7 +33,8 @@ def measure_gpu(
     """tokens: of the largest round; rows: that may sample in one; graph_rows: of the largest decode graph, 0 without;
     longest: tokens of the longest context.
 
-    Both run in a small KV memory of their own, which is given back.
+    Both run in a small KV memory of their own, which is given back. What stays used afterwards (libraries' and kernels' code,
+    their workspaces) is not free.
     """
     device.release_cached()  # what loading the weights left behind
     before = device.memory()
@@ -44,10 +45,11 @@ def measure_gpu(
         graph_peak = device.peak_during(partial(decode_hold_rows, model, memory, graph_rows))
     del memory
     device.release_cached()
+    after = device.memory()
     one_row = 0 if model.pools else model.config.vocab_size * 4
     return GpuMemory(
         total=before.total,
-        free=before.free,
+        free=min(before.free, after.free),
         activation_peak=round_peak + (_LOGIT_COPIES - 1) * logits * one_row,
         graph_bytes=graph_peak + graph_rows * one_row,
     )

@@ -66,6 +66,20 @@ def test_what_rounds_and_graphs_need_is_left_free(config):
     assert ready.max_total_token_num == (int(64 * MIB * 0.99) - used - needed) // TOKEN_BYTES - 1
 
 
+def test_what_the_first_rounds_load_and_keep_is_not_free(config, monkeypatch):
+    """Libraries' code and workspaces: 2 MiB are gone once a round has run."""
+    usual, _ = start(config)
+
+    def memory(device):
+        return DeviceMemory(free=(6 if device.measured else 8) * MIB, total=64 * MIB)
+
+    monkeypatch.setattr(MeasuredDevice, "memory", memory)
+    ready, _ = start(config)
+    assert usual.max_total_token_num - ready.max_total_token_num == pytest.approx(
+        2 * MIB / TOKEN_BYTES, abs=60
+    )
+
+
 def test_without_graphs_nothing_is_left_for_them(config):
     with_graphs, _ = start(config)
     without, device = start(dataclasses.replace(config, disable_cudagraph=True))

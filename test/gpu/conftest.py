@@ -34,3 +34,11 @@ def poisoned() -> Iterator[None]:
     ]
     del blocks
     yield
+
+
+@pytest.fixture(autouse=True)
+def _memory_given_back() -> Iterator[None]:
+    """Tests in other processes need it: what one has used stays in its process's cache otherwise."""
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "default"
+PDL_VARIABLE = "LIGHTLLM_PDL"
 
 
 def launch_config(kernel: str, device: torch.device, **sizes: int) -> dict[str, int]:
@@ -85,8 +87,10 @@ def pdl_options(device: torch.device) -> dict[str, bool]:
 
     A kernel that takes `PDL` waits (`gdc_wait`) before it touches what an earlier kernel may still be writing or
     reading, and lets its successor start (`gdc_launch_dependents`); what it may do before that is load weights.
-    `"pdl": false` in a GPU's configuration file turns it off there.
+    `"pdl": false` in a GPU's configuration file turns it off there, `LIGHTLLM_PDL=0` in the environment everywhere.
     """
+    if os.environ.get(PDL_VARIABLE, "1") == "0":
+        return {"PDL": False}
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 9:
         return {"PDL": False}
     if not _read(gpu_name(device)).get("pdl", True):

@@ -3,6 +3,7 @@
 The short form has every value of every parameter; all combinations are in the long form.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _somewhere_to_run() -> None:
     if not INTERPRETED and not torch.cuda.is_available():
         pytest.skip("torch finds no GPU and TRITON_INTERPRET=1 is not set")
+
+
+@pytest.fixture(autouse=True)
+def _memory_given_back() -> Iterator[None]:
+    """Tests in other processes need it: what one has used stays in its process's cache otherwise."""
+    yield
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

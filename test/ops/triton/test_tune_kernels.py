@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +46,22 @@ def test_the_fastest_candidate_of_each_size_is_written_and_read_back(
     assert written["kernels"] == {"embedding": [{"BLOCK": 2048, "num_warps": 1}]}
     assert written["measured"] == ["embedding"] and len(measured) == 16
     assert launch.launch_config("embedding", DEVICE) not in measured[-1:]
+
+
+def test_no_launch_is_the_first_one_of_its_variant_while_the_clock_runs(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decode attention makes its parts in the first launch, and starts without waiting for them from the second one on."""
+    launches: list[str] = []
+
+    def clock(run: Callable[[], None], **options: object) -> float:
+        launches.append("clock")
+        run()
+        return 0.001
+
+    monkeypatch.setattr(tool.triton.testing, "do_bench_cudagraph", clock)
+    assert tool.microseconds(lambda: launches.append("launch"), torch.device("cuda")) == 1.0
+    assert launches.index("clock") >= 2
 
 
 def test_neighbouring_sizes_with_one_choice_share_an_entry(tool: ModuleType) -> None:
