@@ -7,7 +7,10 @@ import weakref
 import pytest
 import torch
 from benchmark import gpu_report
-from benchmark.gpu.rounds import loaded, options
+from benchmark.gpu.clock import Limits
+from benchmark.gpu.rounds import CHUNK, DECODE_CASES, ROWS, loaded, options
+from benchmark.gpu.sizes import fitting, needed, slot_bytes, weight_bytes
+from model.test_llama import SHAPES
 
 
 def dry_run(tmp_path, monkeypatch, *only):
@@ -80,6 +83,82 @@ def test_a_model_and_its_kv_memory_are_gone_when_its_measurements_are_done():
         assert all(reference() is not None for reference in held)
     assert bench.device.type == "cpu"
     assert [reference() for reference in held] == [None, None]
+
+
+def test_a_section_whose_process_dies_is_marked_and_the_rates_are_measured_once(tmp_path, monkeypatch):
+    calls = []
+
+    def in_this_process(title, given, rates, left):
+        calls.append((title, rates))
+        if title == "Prefill attention":
+            return "died of SIGSEGV"
+        add = ["--add", "--rates", *rates] if rates else []
+        monkeypatch.setattr(sys, "argv", ["", "--dry", "--only", title, "--out", str(given.out), *add])
+        assert gpu_report.main() == 0
+        return ""
+
+    monkeypatch.setattr(gpu_report, "run_section", in_this_process)
+    status, report, table = dry_run(tmp_path, monkeypatch, "--apart", "--only", "attention")
+    assert status == 1
+    assert [title for title, _ in calls] == ["Limits", "Decode attention", "Prefill attention"]
+    assert [len(rates) for _, rates in calls] == [0, 2, 2]
+    limits, decode, prefill = report["sections"]
+    assert decode["figures"][0]["limit"] == pytest.approx(limits["figures"][0]["value"])
+    assert not decode["error"] and prefill["error"] == "died of SIGSEGV" and "Failed: died" in table
+
+
+@pytest.mark.slow
+def test_each_section_has_a_process_of_its_own_and_one_that_fails_costs_the_others_nothing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gpu_report, "TITLES", ["Limits", "Decode attention", "Prefill attention"])
+    monkeypatch.setattr(gpu_report, "SECONDS", {"Prefill attention": 0.05})
+    status, report, table = dry_run(tmp_path, monkeypatch, "--apart", "--only", "attention")
+    assert status == 1
+    limits, decode, prefill = report["sections"]
+    assert [limits["title"], decode["title"], prefill["title"]] == gpu_report.TITLES
+    assert decode["figures"] and not decode["error"]
+    assert decode["figures"][0]["limit"] == pytest.approx(limits["figures"][0]["value"])
+    assert prefill["error"] == "ended after 0 s" and "Failed: ended after 0 s" in table
+
+
+FREE = {80: 84.9e9 - 0.6e9, 141: 149.8e9 - 0.6e9}
+"""Bytes of an H100's and an H200's memory that are free beside a context."""
+
+
+@pytest.mark.parametrize("name", ["llama-7b", "llama-3.1-8b"])
+@pytest.mark.parametrize("memory", FREE)
+def test_what_is_measured_fits_on_the_gpu(name, memory):
+    shape, free = SHAPES[name], FREE[memory]
+    cases = fitting(shape, DECODE_CASES, CHUNK, ROWS, free)
+    left_out = [case for case in DECODE_CASES if case not in cases]
+    assert left_out == ([DECODE_CASES[2]] if (name, memory) == ("llama-7b", 80) else [])
+    slots = max(CHUNK, *(case.rows * case.context for case in cases))
+    assert needed(shape, slots, CHUNK, ROWS) < 0.86 * free
+
+
+@pytest.mark.parametrize("memory", FREE)
+def test_every_other_section_leaves_room_for_kv_memory(memory):
+    """Their KV memory takes what is left: enough for the requests that run at once."""
+    for name in ("qwen3-0.6b", "qwen3-14b", "llama-7b", "llama-3.1-8b"):
+        shape = SHAPES[name]
+        room = 0.9 * FREE[memory] - needed(shape, 0, CHUNK, ROWS)
+        assert room / slot_bytes(shape) > 64 * 1024
+
+
+def test_bytes_of_shapes_are_those_of_models(tmp_path):
+    """In the shape of a dry run, where the model can be made; it computes in float32 here."""
+    sizes = {"max_total_token_num": 400, "running_max_req_size": 4, "max_req_total_len": 64}
+    with loaded(gpu_report.DRY_SHAPE, **sizes, **options(torch.device("cpu"))) as (bench, _):
+        assert bench.kv_bytes == 2 * slot_bytes(gpu_report.DRY_SHAPE)
+        whole = bench.weight_bytes + bench.backend.model.embed_tokens.nbytes
+        assert whole == pytest.approx(2 * weight_bytes(gpu_report.DRY_SHAPE), rel=0.01)
+
+
+def test_the_limit_of_a_round_is_the_sum_of_its_phases():
+    limits = Limits(bandwidth=4.0e12, flops=8.0e14)
+    assert limits.seconds(16e9, 1e12, 8e9) == pytest.approx(4e-3 + 2e-3)  # reading weights takes longer
+    assert limits.seconds(16e9, 8e12, 8e9) == pytest.approx(10e-3 + 2e-3)  # products take longer
 
 
 def test_no_section_begins_after_the_budget(tmp_path, monkeypatch):

@@ -78,11 +78,10 @@ def matmul_rate(device: torch.device, size: int, dtype: torch.dtype) -> float:
 
 
 class Limits:
-    """Measured once, first."""
+    """Measured once, first; or given: bytes a second of a copy, operations a second of a product."""
 
-    def __init__(self) -> None:
-        self.bandwidth = 0.0
-        self.flops = 0.0
+    def __init__(self, bandwidth: float = 0.0, flops: float = 0.0) -> None:
+        self.bandwidth, self.flops = bandwidth, flops
 
     def measure(self, device: torch.device, dry: bool) -> list[Figure]:
         self.bandwidth = copy_bandwidth(device, 1 << (22 if dry else 32))
@@ -92,6 +91,7 @@ class Limits:
             Figure("matrix product, random data", self.flops / 1e12, "TFLOP/s"),
         ]
 
-    def seconds(self, nbytes: float, operations: float = 0.0) -> float:
-        """The least time for so much memory traffic and arithmetic."""
-        return max(nbytes / self.bandwidth, operations / self.flops)
+    def seconds(self, weights: float, operations: float, kv: float = 0.0) -> float:
+        """The least time of a round that reads so many bytes of weights and of KV memory. Its products overlap with the reading of
+        their weights; attention comes between them, and overlaps with neither."""
+        return max(weights / self.bandwidth, operations / self.flops) + kv / self.bandwidth

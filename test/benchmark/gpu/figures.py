@@ -77,6 +77,24 @@ class Report:
         self.write()
         return section
 
+    def figures(self, title: str) -> list[Figure]:
+        """Of a section that the files hold."""
+        return [figure for section in self._written() if section.title == title for figure in section.figures]
+
+    def read_again(self) -> None:
+        """Another process has added to the files."""
+        self._earlier = self._read()
+
+    def mark(self, title: str, error: str) -> None:
+        """Writes that a section's process failed, beside what it had measured."""
+        for section in self._earlier:
+            if section.title == title:
+                section.error = section.error or error
+                break
+        else:
+            self._earlier.append(Section(title, error=error))
+        self.write()
+
     def _file(self, suffix: str) -> Path:
         return self._out / f"{self.machine['device'].replace(' ', '_')}.{suffix}"
 

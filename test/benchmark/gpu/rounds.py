@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from benchmark.gpu.clock import Limits, measure, synchronize
 from benchmark.gpu.figures import Figure
+from benchmark.gpu.sizes import DecodeCase, fitting, free_bytes
 from support.recording_device import RecordingDevice
 
 from lightllm.backend.device import Device, open_device
@@ -33,6 +34,8 @@ from lightllm.router.scheduler import Scheduler
 from lightllm.router.scheduler_config import resolve
 from lightllm.sampling_params import SamplingParams
 
+ROWS, CHUNK = 256, 8192
+DECODE_CASES = [DecodeCase(1, 1024, 0.85), DecodeCase(64, 1024, 0.8), DecodeCase(256, 512, 0.75)]
 GREEDY = SamplingParams(do_sample=False, ignore_eos=True, max_new_tokens=1 << 20, logprobs=-1)
 
 
@@ -125,18 +128,20 @@ class Bench:
             under_way.popleft().result()
         return (time.perf_counter() - started) / count
 
-    def decode_bytes(self, rows: int, context: int) -> float:
-        return self.weight_bytes + rows * context * self.kv_bytes
+    def decode_limit(self, limits: Limits, rows: int, context: int) -> float:
+        """Seconds of a decode round, if each of its phases takes what the hardware needs for it."""
+        return limits.seconds(self.weight_bytes, 2 * self.parameters * rows, rows * context * self.kv_bytes)
 
 
 def decode_and_prefill(
     name: str, shape: dict[str, Any], device: torch.device, limits: Limits, dry: bool
 ) -> Iterator[Figure]:
-    cases = [(1, 24, 0.85), (3, 24, 0.75)] if dry else [(1, 1024, 0.85), (64, 1024, 0.75), (256, 512, 0.75)]
-    chunk = 32 if dry else 8192
+    chunk = CHUNK if not dry else 32
+    cases = DECODE_CASES if not dry else [DecodeCase(1, 24, 0.85), DecodeCase(3, 24, 0.75)]
+    cases = fitting(shape, cases, chunk, ROWS, free_bytes(device))
     slots = max(max(rows * context for rows, context, _ in cases), chunk) + 64
     with loaded(
-        shape, max_total_token_num=slots, running_max_req_size=8 if dry else 256, max_req_total_len=chunk + 64,
+        shape, max_total_token_num=slots, running_max_req_size=8 if dry else ROWS, max_req_total_len=chunk + 64,
         chunked_prefill_size=chunk, batch_max_tokens=chunk, **options(device),
     ) as (bench, ready):  # fmt: skip
         yield Figure(
@@ -146,10 +151,10 @@ def decode_and_prefill(
             bench.enter(rows, context)
             bench.pipelined(rows, context, 5)
             seconds = bench.pipelined(rows, context, 5 if dry else 100)
-            limit = limits.seconds(bench.decode_bytes(rows, context), 2 * bench.parameters * rows)
+            limit = bench.decode_limit(limits, rows, context)
             yield Figure(
                 f"{name}: decode, batch {rows}, context {context}", seconds * 1e3, "ms", limit * 1e3,
-                "weights and KV at copy bandwidth", aim, lower_is_better=True,
+                "weights at copy bandwidth or products, then KV at copy bandwidth", aim, lower_is_better=True,
                 details={"tokens_per_s": rows / seconds},
             )  # fmt: skip
             if rows == (3 if dry else 64):
@@ -228,8 +233,7 @@ def serve(bench: Bench, ready: ModelReady, wanted: list[tuple[np.ndarray, int]],
             rounds += 1
             new, context = int(round_.q_len.sum()), int(round_.kv_len.sum())
             computed += new
-            moved = bench.weight_bytes + context * bench.kv_bytes
-            least += limits.seconds(moved, 2 * bench.parameters * new)
+            least += limits.seconds(bench.weight_bytes, 2 * bench.parameters * new, context * bench.kv_bytes)
         out, resync = scheduler.apply(runner.take())
         in_flight -= 1
         tokens += len(out.token_ids) if out is not None else 0
