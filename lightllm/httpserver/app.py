@@ -44,6 +44,11 @@ from lightllm.httpserver.pooling.models import (
     PairScoresRequest,
     RerankRequest,
 )
+from lightllm.httpserver.pooling.ollama import (
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+    ollama_vector_routes,
+)
 from lightllm.httpserver.resuming import ResumeRoute
 from lightllm.httpserver.state import ServerState
 from lightllm.httpserver.tokenizer_routes import DetokenizeRequest, TokenizeRequest, tokenizer_routes
@@ -61,6 +66,8 @@ _BODIES = (
     OllamaChatRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
+    OllamaEmbedRequest,
+    OllamaEmbeddingsRequest,
     EmbeddingsRequest,
     ClassifyRequest,
     PairScoresRequest,
@@ -82,6 +89,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(responses_routes(state))
     app.include_router(ollama_routes(state))
     app.include_router(pooling_routes(state))
+    app.include_router(ollama_vector_routes(state))
     app.include_router(tokenizer_routes(state))
     app.include_router(health_routes(state))
     app.include_router(info_routes(state))

@@ -205,6 +205,8 @@ def test_a_request_that_says_nothing_loads_the_model(client: httpx.Client, engin
 def test_what_the_model_is(client: httpx.Client) -> None:
     (card,) = client.get("/api/tags").json()["models"]
     assert card["name"] == card["model"] == "tiny" and len(card["digest"]) == 64
+    (loaded,) = client.get("/api/ps").json()["models"]
+    assert loaded["context_length"] == 512 and card == {name: loaded[name] for name in card}
     assert client.get("/api/version").json()["version"].count(".") == 2
     shown = client.post("/api/show", json={"model": "tiny"}).json()
     kind = shown["model_info"]["general.architecture"]

@@ -1,4 +1,5 @@
-"""Ollama's API: `/api/chat`, `/api/generate`, `/api/tags`, `/api/show`, `/api/version`."""
+"""Ollama's API: `/api/chat`, `/api/generate`, `/api/tags`, `/api/ps`, `/api/show`, `/api/version`. Its routes for vectors are in
+`pooling`."""
 
 from __future__ import annotations
 
@@ -35,6 +36,8 @@ from lightllm.parsers.chat_format import IDENTITY
 
 API_VERSION = "0.12.6"
 """The Ollama whose API this is: clients refuse older ones."""
+_NEVER = "9999-12-31T23:59:59Z"
+"""Until when the model stays loaded."""
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -75,6 +78,12 @@ def ollama_routes(state: ServerState) -> APIRouter:
         """The names of the one model."""
         known = await asyncio.to_thread(folder)
         return JSONResponse({"models": [known.card(name) for name in state.model_names]})
+
+    @router.get("/ps", **plain("The models that are loaded."))
+    async def loaded() -> Response:
+        """The same: it is loaded, and stays."""
+        known = await asyncio.to_thread(folder)
+        return JSONResponse({"models": [known.loaded_card(name, state) for name in state.model_names]})
 
     @router.post("/show", **documented(OllamaShowRequest, "The model.", ollama=True))
     async def show(request: Request) -> Response:
@@ -142,10 +151,16 @@ class _Folder:
             "details": self._details,
         }
 
+    def loaded_card(self, name: str, state: ServerState) -> dict[str, Any]:
+        loaded = {"expires_at": _NEVER, "size_vram": self._size}
+        return self.card(name) | loaded | {"context_length": state.limits.max_req_total_len}
+
     def description(self, state: ServerState) -> dict[str, Any]:
         kind = self._kind
+        serves = state.config.serves
         able = {
-            "completion": True,
+            "completion": serves == "generate",
+            "embedding": serves == "embed",
             "tools": state.chat_format.family is not None,
             "thinking": _thinks(state),
             "vision": state.images is not None,

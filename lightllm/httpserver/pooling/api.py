@@ -64,7 +64,7 @@ def pooling_routes(state: ServerState) -> APIRouter:
 
 async def _embed(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, EmbeddingsRequest, state.bodies)
-    model = _model(state, "embed")
+    model = vector_model(state, "embed")
     name = state.check_model(body.model)
     params = body.sampling(state.limits.vocab_size, "/v1/embeddings")
     form = rendering.EmbeddingForm(
@@ -72,17 +72,17 @@ async def _embed(state: ServerState, request: Request) -> Response:
     )
     prompts = await read_prompts(state, body, body.input, params)
     answer = functools.partial(rendering.embeddings_answer, name=name, model=model, form=form)
-    return _respond(state, request, prompts, "embd", answer)
+    return respond_whole(state, request, prompts, "embd", answer)
 
 
 async def _classify(state: ServerState, request: Request) -> Response:
     body = await parse_body(request, ClassifyRequest, state.bodies)
-    model, activates = _model(state, "classify"), body.activates
+    model, activates = vector_model(state, "classify"), body.activates
     name = state.check_model(body.model)
     params = body.sampling(state.limits.vocab_size, "/classify")
     prompts = await read_prompts(state, body, body.input, params)
     answer = functools.partial(rendering.classes_answer, name=name, model=model, activates=activates)
-    return _respond(state, request, prompts, "classify", answer)
+    return respond_whole(state, request, prompts, "classify", answer)
 
 
 async def _score(state: ServerState, forms: PairForms | None, request: Request) -> Response:
@@ -91,7 +91,7 @@ async def _score(state: ServerState, forms: PairForms | None, request: Request) 
     queries, documents = body.pairs()
     prompts, scores = await _read(state, forms, body, queries, documents, "/score")
     answer = functools.partial(rendering.scores_answer, name=name, scores=scores)
-    return _respond(state, request, prompts, "score", answer)
+    return respond_whole(state, request, prompts, "score", answer)
 
 
 async def _rerank(state: ServerState, forms: PairForms | None, request: Request) -> Response:
@@ -107,7 +107,7 @@ async def _rerank(state: ServerState, forms: PairForms | None, request: Request)
         rendering.ranking_answer, name=name, scores=scores, top=top,
         texts=None if body.return_documents is False else texts,
     )  # fmt: skip
-    return _respond(state, request, prompts, "rerank", answer)
+    return respond_whole(state, request, prompts, "rerank", answer)
 
 
 async def _read(
@@ -119,7 +119,7 @@ async def _read(
     where: str,
 ) -> tuple[list[PromptRecord], rendering.Scores]:
     """The prompts of queries, one or as many as documents, and of documents, and how their scores are found."""
-    model = _model(state, "score", "classify", "embed")
+    model = vector_model(state, "score", "classify", "embed")
     params, activates = body.sampling(state.limits.vocab_size, where), body.activates
     if forms is None:
         if body.instruction is not None:
@@ -141,14 +141,14 @@ async def _read(
     return prompts, scores
 
 
-def _model(state: ServerState, *tasks: str) -> VectorModel:
+def vector_model(state: ServerState, *tasks: str) -> VectorModel:
     """Raises `RequestError` where the server's model is none for these tasks, or not ready."""
     state.require_admission(*tasks)
     assert state.vectors is not None
     return state.vectors
 
 
-def _respond(
+def respond_whole(
     state: ServerState, request: Request, prompts: list[PromptRecord], kind: str, answer: Callable[..., bytes]
 ) -> Response:
     """answer: makes a finished record an answer with an id."""
