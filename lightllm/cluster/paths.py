@@ -15,7 +15,7 @@ SERVER_PATHS = frozenset(
         "/v1/chat/completions/render", "/api/show",
         "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
         "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/classify", "/classify",
-        "/api/generate", "/api/chat",
+        "/api/generate", "/api/chat", "/api/show", "/api/embed", "/api/embeddings",
     }
 )  # fmt: skip
 GET_PATHS = frozenset(
