@@ -6,14 +6,20 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
+from support.agents import tokenizer_with, tokenizing
 from support.browser import PHONE, open_page
+from support.chat_templates import QWEN
 from support.fake_engine import FakeEngine
-from support.tagged_parser import TaggedParser
+
+from lightllm.parsers.chat_format import ChatFormat
+from lightllm.parsers.families import HERMES
+from lightllm.parsers.reasoning import THINK
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +45,14 @@ def answer(page: Any, number: int = -1) -> Any:
     """The text of an answer; of the last one."""
     texts = page.get_by_role("article", name="Model").locator(".body > .text")
     return texts.last if number < 0 else texts.nth(number)
+
+
+def offer(page: Any, function: str) -> None:
+    """Offers the model a tool."""
+    page.get_by_text("Tools and JSON").click()
+    page.get_by_label("Tools", exact=True).fill(
+        json.dumps([{"type": "function", "function": {"name": function}}])
+    )
 
 
 def wait_for_end(page: Any) -> None:
@@ -195,12 +209,18 @@ def test_the_curl_command_does_what_the_page_does(page: Any, worker: Any) -> Non
 
 
 def test_reasoning_is_folded_and_tool_calls_are_answered(
-    browser: Any, start_worker: Callable[..., Any], engine: FakeEngine
+    browser: Any, start_worker: Callable[..., Any], engine: FakeEngine, tmp_path: Path
 ) -> None:
-    worker = start_worker(worker=1, chat_parser=TaggedParser)
-    engine.script.eos = False  # the parser would see it
-    engine.script.answer = '<think>two of one</think>one<call add>{"a": 2}</call>'
-    with open_page(browser, worker.url, allowed=("400",)) as page:
+    worker = start_worker(worker=1, chat_format=ChatFormat(HERMES, THINK))
+    engine.ready(max_req_total_len=2048, slots_total=2048)
+    call = {"name": "add", "arguments": {"a": 2}}
+    engine.script.answer = f"<think>two of one</think>one<tool_call>{json.dumps(call)}</tool_call>"
+    with (
+        tokenizer_with(QWEN, tmp_path) as tokenizer,
+        tokenizing(worker, tokenizer),
+        open_page(browser, worker.url) as page,
+    ):
+        offer(page, "add")
         page.get_by_label("Message", exact=True).press_sequentially("Hello")
         page.keyboard.press("Enter")
         wait_for_end(page)
@@ -211,18 +231,30 @@ def test_reasoning_is_folded_and_tool_calls_are_answered(
         assert reasoning.locator(".text").inner_text() == "two of one"
         assert page.locator(".call figcaption").inner_text() == "calls add"
         assert json.loads(page.locator(".call pre").inner_text()) == {"a": 2}
+        engine.script.answer = "It is four."
         page.get_by_label("Result of add, call 1").fill("4")
         page.get_by_role("button", name="Send results").click()
-        refusal = page.get_by_role("alert").filter(
-            has_text="the model's chat template leaves this tool call out"
-        )
-        refusal.wait_for()
+        page.get_by_role("article", name="Model").nth(1).wait_for()
         wait_for_end(page)
         assert page.get_by_role("article", name="Tool result").locator(".text").inner_text() == "4"
+        assert answer(page).inner_text() == "It is four."
+        prompt = tokenizer.decode(engine.added[-1].prompt_ids.tolist())
+        assert '{"name": "add", "arguments": {"a": 2}}' in prompt
+        assert re.search(r"<\|im_start\|>tool\s+4\b|<tool_response>\s*4\b", prompt), prompt
         page.get_by_role("button", name="curl").click()
         body = json.loads(page.locator("#curl-text").inner_text().split("-d '")[1].rstrip("'"))
-        assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 2}'}
-        assert body["messages"][2] == {"role": "tool", "tool_call_id": "call_0", "content": "4"}
+        (sent,) = body["messages"][1]["tool_calls"]
+        assert sent["function"] == {"name": "add", "arguments": json.dumps(call["arguments"])}
+        assert body["messages"][2] == {"role": "tool", "tool_call_id": sent["id"], "content": "4"}
+
+
+def test_tools_that_the_template_has_no_place_for_are_refused_in_words(browser: Any, worker: Any) -> None:
+    with open_page(browser, worker.url, allowed=("400",)) as page:
+        offer(page, "add")
+        page.get_by_label("Message", exact=True).press_sequentially("Hello")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").filter(has_text="chat template does not render tools").wait_for()
+        wait_for_end(page)
 
 
 def test_an_error_is_shown_in_the_servers_words(browser: Any, worker: Any, engine: FakeEngine) -> None:
