@@ -1,4 +1,5 @@
-"""Two servers for the clients: one with the demo model, one whose model thinks and calls tools as it is told to."""
+"""Servers for the clients: with the demo model, for texts and for vectors, and one whose model thinks and calls tools as it is
+told to."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ import lightllm
 DEMO = Path(lightllm.__file__).parent / "demo"
 DEMO_TEMPLATE = """\
 {{- bos_token }}
-{%- if tools %}{{ "<|im_start|>system\\n" + (tools | tojson) + "<|im_end|>\\n" }}{% endif %}
+{%- if tools is defined and tools %}{{ "<|im_start|>system\\n" + (tools | tojson) + "<|im_end|>\\n" }}{% endif %}
 {%- for message in messages %}
     {{- "<|im_start|>" + message.role + "\\n" + message.content }}
-    {%- for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}
+    {%- for call in message.tool_calls | default([], true) %}{{ call | tojson }}{% endfor %}
     {{- "<|im_end|>\\n" }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ "<|im_start|>assistant\\n" }}{% endif %}"""
@@ -80,5 +81,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with (
         LightLLMServer([*common, *model]) as first,
         LightLLMServer([*common, *forms, "--mock_backend", f"step_ms=2,replies={replies}"]) as second,
+        LightLLMServer([*common, *model, "--task", "embed"]) as third,
     ):
-        yield Servers(first, second)
+        yield Servers(first, second, third)

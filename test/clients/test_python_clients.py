@@ -8,8 +8,9 @@ from support.unmodified_clients import Servers, needs_clients, run_file
 pytestmark = needs_clients
 
 SCRIPTS = (
-    "with_openai", "with_litellm", "with_langchain", "with_instructor", "with_pydantic_ai", "with_llama_index",
-    "with_semantic_kernel",
+    "with_openai", "with_anthropic", "with_ollama", "with_huggingface_hub", "with_text_generation", "with_requests", "with_litellm",
+    "with_langchain", "with_instructor", "with_pydantic_ai", "with_llama_index", "with_semantic_kernel", "with_dspy",
+    "with_outlines", "with_lm_eval",
 )  # fmt: skip
 
 

@@ -28,12 +28,14 @@ needs_clients = [
 
 
 class Servers(NamedTuple):
-    """Both want `KEY`."""
+    """All want `KEY`."""
 
     demo: LightLLMServer
     """Serves the demo model, in fp32."""
     agent: LightLLMServer
     """Serves scripted replies of a model that thinks and calls tools; see `test/clients/conftest.py`."""
+    embedder: LightLLMServer
+    """Gives vectors of the demo model."""
 
 
 def run(script: str, url: str) -> str:
@@ -42,9 +44,9 @@ def run(script: str, url: str) -> str:
 
 
 def run_file(name: str, servers: Servers) -> str:
-    """The same of a file of `test/clients/scripts`, which finds both servers by its arguments."""
+    """The same of a file of `test/clients/scripts`, which finds the servers by its arguments."""
     older = [OLDER_OPENAI] if name == "with_llama_index.py" else []
-    return _run([str(SCRIPTS / name), servers.demo.url, servers.agent.url], older)
+    return _run([str(SCRIPTS / name), *(server.url for server in servers)], older)
 
 
 def _run(arguments: list[str], first: Sequence[Path] = ()) -> str:

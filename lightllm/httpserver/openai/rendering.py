@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lightllm import __version__
 from lightllm.errors import RequestError
 from lightllm.http.error_responses import openai_body
 from lightllm.httpserver.logprobs import Echo, Logprobs, joined
@@ -18,6 +19,9 @@ from lightllm.httpserver.record import ChoiceRecord, RequestRecord
 from lightllm.httpserver.rendering import DONE, LARGE_ANSWER, event, event_json, finish_reason, json_bytes
 from lightllm.httpserver.timings import timings
 from lightllm.parsers.deltas import ContentParser, Delta, DeltaParser, tokens_within
+
+FINGERPRINT = f"lightllm-{__version__}"
+"""OpenAI's field may be left out, but there are clients that do not work without it (text-generation)."""
 
 
 class Answer(NamedTuple):
@@ -230,7 +234,13 @@ class OpenAIRenderer:
 
     def _head(self, kind: str) -> dict[str, Any]:
         answer = self._answer
-        return {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
+        return {
+            "id": answer.id,
+            "object": kind,
+            "created": answer.created,
+            "model": answer.model,
+            "system_fingerprint": FINGERPRINT,
+        }
 
     def _prompt_ids(self, choice: ChoiceRecord, beside: bool) -> dict[str, Any]:
         """The fields with the ids of the prompt in one of the two places where they may stand."""

@@ -9,8 +9,8 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-DEMO, AGENT = sys.argv[1:3]
-"""A server with the demo model, and one whose model thinks and calls `add`."""
+DEMO, AGENT, EMBEDDER = sys.argv[1:4]
+"""A server with the demo model, one whose model thinks and calls `add`, and one that gives vectors."""
 KEY = "secret"
 CAPITAL = "What is the capital of France?"
 """The demo model answers with Paris, the other one that it does not know."""

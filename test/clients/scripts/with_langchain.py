@@ -1,18 +1,18 @@
 """langchain-openai (chats and responses), langchain-anthropic, langchain-ollama: answers, streams, tools, structured output."""
 
 import asyncio
-from typing import Literal
+from typing import Annotated, Literal
 
 from langchain_anthropic import ChatAnthropic
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
-from langchain_ollama import ChatOllama
-from langchain_openai import ChatOpenAI, OpenAI
-from meeting import AGENT, CAPITAL, DEMO, KEY, LONG, STORY, SUM, TWO_SUMS, freed
+from langchain_ollama import ChatOllama, OllamaEmbeddings
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from meeting import AGENT, CAPITAL, DEMO, EMBEDDER, KEY, LONG, STORY, SUM, TWO_SUMS, freed
 from meeting import add as plain_add
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 add = tool(plain_add)
 
@@ -22,7 +22,7 @@ class Capital(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     city: Literal["Paris", "Rome"]
-    inhabitants: int
+    inhabitants: Annotated[int, Field(ge=0, le=99)]
 
 
 def model(kind: str, url: str) -> BaseChatModel:
@@ -93,11 +93,25 @@ async def asynchronous(kinds: tuple[str, ...]) -> None:
         assert [event async for event in demo.astream_events(CAPITAL, version="v2")]
 
 
+def vectors() -> None:
+    by_openai = OpenAIEmbeddings(
+        model="any", base_url=f"{EMBEDDER}/v1", api_key=KEY, check_embedding_ctx_length=False
+    )
+    headers = {"headers": {"Authorization": f"Bearer {KEY}"}}
+    by_ollama = OllamaEmbeddings(model="any", base_url=EMBEDDER, client_kwargs=headers)
+    for one, other in zip(
+        by_openai.embed_documents([CAPITAL]), by_ollama.embed_documents([CAPITAL]), strict=True
+    ):
+        assert all(abs(a - b) < 1e-4 for a, b in zip(one, other, strict=True))
+    assert len(asyncio.run(by_ollama.aembed_query(CAPITAL))) == len(by_openai.embed_query(CAPITAL))
+
+
 KINDS = ("chat", "responses", "anthropic", "ollama")
 for kind in KINDS:
     meet(kind)
     print(kind)
 asyncio.run(asynchronous(KINDS))
+vectors()
 assert "5" in OpenAI(model="demo", base_url=f"{DEMO}/v1", api_key=KEY, temperature=0, max_tokens=5).invoke(
     "2+3="
 )

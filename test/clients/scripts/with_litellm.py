@@ -3,11 +3,26 @@
 import asyncio
 import json
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import litellm
-from meeting import AGENT, CAPITAL, DEMO, KEY, LONG, SCHEMA, STORY, SUM, TOOL, TWO_SUMS, add, freed, refused
-from pydantic import BaseModel, ConfigDict
+from meeting import (
+    AGENT,
+    CAPITAL,
+    DEMO,
+    EMBEDDER,
+    KEY,
+    LONG,
+    SCHEMA,
+    STORY,
+    SUM,
+    TOOL,
+    TWO_SUMS,
+    add,
+    freed,
+    refused,
+)
+from pydantic import BaseModel, ConfigDict, Field
 
 TURNS = [{"role": "user", "content": CAPITAL}]
 ROUTES = {
@@ -24,7 +39,7 @@ litellm.suppress_debug_info = True
 class Capital(BaseModel):
     model_config = ConfigDict(extra="forbid")
     city: Literal["Paris", "Rome"]
-    inhabitants: int
+    inhabitants: Annotated[int, Field(ge=0, le=99)]
 
 
 def place(model: str, url: str = DEMO) -> dict:
@@ -120,6 +135,21 @@ def others() -> None:
     assert "Paris" in ollama.choices[0].message.content
 
 
+def vectors() -> None:
+    lengths = set()
+    for model, path in (("openai/any", "/v1"), ("hosted_vllm/any", "/v1"), ("ollama/any", "")):
+        found = litellm.embedding(
+            model=model, input=[CAPITAL, "Paris"], api_base=EMBEDDER + path, api_key=KEY
+        )
+        assert len(found.data) == 2 and found.usage.prompt_tokens > 3, found
+        lengths.add(len(found.data[0]["embedding"]))
+    assert len(lengths) == 1
+    ranked = litellm.rerank(
+        model="hosted_vllm/any", query=CAPITAL, documents=["Rome", CAPITAL], api_base=EMBEDDER, api_key=KEY
+    )
+    assert ranked.results[0]["index"] == 1, ranked
+
+
 async def asynchronous() -> None:
     fields = place("openai/gpt-4o") | {"messages": TURNS, "temperature": 0}
     answers = await asyncio.gather(*(litellm.acompletion(**fields) for _ in range(8)))
@@ -133,6 +163,7 @@ for model in ROUTES:
         demand(model)
     print(model)
 others()
+vectors()
 asyncio.run(asynchronous())
 assert SCHEMA
 print("done")

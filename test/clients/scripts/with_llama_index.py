@@ -50,6 +50,8 @@ by_schema = model(DEMO, is_chat_model=True, should_use_structured_outputs=True)
 by_call = model(DEMO, is_chat_model=True, is_function_calling_model=True)
 for one in by_schema, by_call:
     assert isinstance(one.as_structured_llm(Capital).chat(turns).raw, Capital)
+*_, last = by_schema.as_structured_llm(Capital).stream_chat(turns)
+assert isinstance(last.raw, Capital), last
 tool = FunctionTool.from_defaults(fn=add)
 (call, *_) = by_call.get_tool_calls_from_response(
     by_call.chat_with_tools([tool], CAPITAL, tool_required=True, max_tokens=300)
@@ -63,6 +65,19 @@ for question in SUM, TWO_SUMS:
     assert caller.predict_and_call([tool], question, allow_parallel_tool_calls=True).response.startswith(
         "the sum is 12"
     )
+
+
+class Add(BaseModel):
+    """Two numbers to add."""
+
+    model_config = ConfigDict(title="add")
+    a: int
+    b: int
+
+
+# a structured stream asks with tool_choice auto, where a structured answer has required: it is for models that call by themselves
+*_, last = caller.as_structured_llm(Add).stream_chat([ChatMessage(role="user", content=SUM)])
+assert last.raw == Add(a=7, b=5), last
 
 
 async def agents() -> None:

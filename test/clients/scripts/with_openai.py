@@ -2,10 +2,26 @@
 
 import asyncio
 import json
+import math
 from typing import Literal
 
 import openai
-from meeting import AGENT, CAPITAL, DEMO, KEY, LONG, SCHEMA, STORY, SUM, TOOL, TWO_SUMS, add, freed, refused
+from meeting import (
+    AGENT,
+    CAPITAL,
+    DEMO,
+    EMBEDDER,
+    KEY,
+    LONG,
+    SCHEMA,
+    STORY,
+    SUM,
+    TOOL,
+    TWO_SUMS,
+    add,
+    freed,
+    refused,
+)
 from pydantic import BaseModel
 
 demo = openai.OpenAI(base_url=f"{DEMO}/v1", api_key=KEY, max_retries=0)
@@ -102,6 +118,24 @@ def completions() -> None:
     assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
     several = demo.completions.create(**fields | {"prompt": ["2+3=", "4+4="]}, n=2)
     assert [choice.text for choice in several.choices] == ["5", "5", "8", "8"]
+
+
+def embeddings() -> None:
+    embedder = openai.OpenAI(base_url=f"{EMBEDDER}/v1", api_key=KEY, max_retries=0)
+    pair = embedder.embeddings.create(model=MODEL, input=[CAPITAL, "Paris"])  # in base64, unasked
+    assert [item.index for item in pair.data] == [
+        0,
+        1,
+    ] and pair.usage.prompt_tokens == pair.usage.total_tokens
+    assert all(math.isclose(sum(x * x for x in item.embedding), 1, rel_tol=1e-5) for item in pair.data)
+    written = (
+        embedder.embeddings.create(model=MODEL, input=CAPITAL, encoding_format="float").data[0].embedding
+    )
+    assert all(math.isclose(a, b, abs_tol=1e-5) for a, b in zip(written, pair.data[0].embedding, strict=True))
+    with refused(openai.BadRequestError, "its model generates texts"):
+        demo.embeddings.create(model=MODEL, input=CAPITAL)
+    with refused(openai.BadRequestError, "vectors only"):
+        embedder.chat.completions.create(**ask)
 
 
 def responses() -> None:
@@ -227,6 +261,7 @@ chats()
 parsed_chats()
 agents_of_chats()
 completions()
+embeddings()
 responses()
 agents_of_responses()
 refusals()

@@ -2,19 +2,19 @@
 
 import asyncio
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from meeting import AGENT, CAPITAL, DEMO, IN_JSON, KEY, LONG, STORY, SUM, TWO_SUMS, add, freed_meanwhile
 
 os.environ |= {"OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
-from pydantic import BaseModel  # noqa: E402
+from pydantic import BaseModel, Field  # noqa: E402
 from pydantic_ai import Agent, NativeOutput, PromptedOutput  # noqa: E402
 from pydantic_ai.exceptions import ModelContextWindowExceededError  # noqa: E402
 
 
 class Capital(BaseModel):
     city: Literal["Paris", "Rome"]
-    inhabitants: int
+    inhabitants: Annotated[int, Field(ge=0, le=99)]
 
 
 def serve(url: str, provider: str) -> str:
@@ -36,7 +36,10 @@ async def meet(provider: str) -> None:
         if "anthropic" in provider and not isinstance(output, type):
             continue  # what its models can is known by their names
         prompted = isinstance(output, PromptedOutput)
-        of_type = Agent(serve(AGENT if prompted else DEMO, provider), output_type=output)
+        one_call = {"parallel_tool_calls": False}  # the model is too small to end by itself
+        of_type = Agent(
+            serve(AGENT if prompted else DEMO, provider), output_type=output, model_settings=one_call
+        )
         question = IN_JSON if prompted else CAPITAL
         assert isinstance((await of_type.run(question)).output, Capital), output
         async with of_type.run_stream(question) as stream:
