@@ -168,7 +168,19 @@ class _Calls:
         if written.arguments == "json":
             self._rules[name] = self._json(_as_object(function.schema))
         elif written.arguments == "python":
-            self._python(name, function.schema)
+            self._keywords(
+                name,
+                function.schema,
+                ", ",
+                lambda _, key, one: f"{quoted(key + '=')} {self._json(_part(one, function.schema))}",
+            )
+        elif written.arguments == "bare":
+            self._keywords(
+                name,
+                function.schema,
+                ",",
+                lambda rule, key, one: self._parameter(rule, key, one, function.schema),
+            )
         else:
             self._parameters(name, function.schema)
         return f"{self._quote(function.name)} {self._numbered(written.middle)} {name} {self._quote(written.tail)}".strip()
@@ -190,16 +202,17 @@ class _Calls:
         """Parameters in the order of the schema, each once."""
         parts = []
         for number, (key, one, needed) in enumerate(_properties(schema)):
-            before, between, behind = self._written.parameter
-            types = schema_types(one, schema)
-            if types and "string" not in types and self._written.parameter_json is not None:
-                before, between, behind = self._written.parameter_json
             rule = f"{name}_{number}"
-            self._rules[rule] = (
-                f"{self._quote(before + key + between)} {self._value(rule, one, schema, types, behind)}"
-            )
+            self._rules[rule] = self._parameter(rule, key, one, schema)
             parts.append(rule if needed else f"({rule})?")
         self._rules[name] = " ".join(parts) or '""'
+
+    def _parameter(self, rule: str, key: str, one: Any, schema: Mapping[str, Any]) -> str:
+        before, between, behind = self._written.parameter
+        types = schema_types(one, schema)
+        if types and "string" not in types and self._written.parameter_json is not None:
+            before, between, behind = self._written.parameter_json
+        return f"{self._quote(before + key + between)} {self._value(rule, one, schema, types, behind)}"
 
     def _value(
         self, rule: str, one: Any, schema: Mapping[str, Any], types: frozenset[str], behind: str
@@ -223,11 +236,15 @@ class _Calls:
         self._rules[terminal] = f"(/(?s:.*)/ & ~/(?s:.*){_escaped(mark)}(?s:.*)/) {quoted(behind)}"
         return terminal
 
-    def _python(self, name: str, schema: Mapping[str, Any]) -> None:
-        """Keyword arguments: JSON's literals are Python's, or are read as such. The first of those that are given has no comma."""
+    def _keywords(
+        self, name: str, schema: Mapping[str, Any], comma: str, written: Callable[[str, str, Any], str]
+    ) -> None:
+        """Keyword arguments, in the order of the schema, each once; the first of those that are given has no comma. written: an
+        argument, by its rule's name, its key and its schema: JSON's literals are Python's, or are read as such."""
         properties = _properties(schema)
         for number, (key, one, _) in enumerate(properties):
-            self._rules[f"{name}_{number}"] = f"{quoted(key + '=')} {self._json(_part(one, schema))}"
+            rule = f"{name}_{number}"
+            self._rules[rule] = written(rule, key, one)
         # behind a given one; in the place where none is given yet
         given, none = f"{name}_more", f"{name}_none"
         for number in range(len(properties), -1, -1):
@@ -237,7 +254,7 @@ class _Calls:
             needed, one = properties[number][2], f"{name}_{number}"
             others = f"{given}{number + 1}"
             skip = "" if needed else f" | {given}{number + 1}"
-            self._rules[f"{given}{number}"] = f'", " {one} {others}{skip}'
+            self._rules[f"{given}{number}"] = f"{quoted(comma)} {one} {others}{skip}"
             skip = "" if needed else f" | {none}{number + 1}"
             self._rules[f"{none}{number}"] = f"{one} {others}{skip}"
         self._rules[name] = f"{none}0"

@@ -119,7 +119,7 @@ class ChatFormat:
 
     def _markers(self, family: Family | None, calls: bool) -> Iterable[str]:
         if self.reasoning is not None:
-            yield from (*self.reasoning.begin, *self.reasoning.end)
+            yield from (*self.reasoning.begin, *self.reasoning.end, *filter(None, self.reasoning.answer))
         if family is not None and (calls or family.headers):
             for state in family.states.values():
                 yield from state.exits

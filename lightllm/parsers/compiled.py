@@ -44,13 +44,26 @@ def compiled(
     if family is not None and not calls:
         states = _without_calls(family)
     if reasoning is not None and not reasoning.built_in:
+        opening, closing = reasoning.answer
+        if closing:
+            states = {name: _with_exit(state, closing) for name, state in states.items()}
+        answer = {opening: to("start")} if opening else {}
+        behind = "answer" if opening else "start"
         states = {
             **states,
-            "begin": State("gap", {mark: to("reasoning") for mark in reasoning.begin}, "start"),
-            "reasoning": State("reasoning", {mark: to("start") for mark in reasoning.end}),
+            "begin": State("gap", {mark: to("reasoning") for mark in reasoning.begin} | answer, "start"),
+            "reasoning": State("reasoning", {mark: to(behind) for mark in reasoning.end}),
+            "answer": State("gap", answer, "start"),
         }
     nodes = {name: _node(state, hidden) for name, state in states.items()}
     return Table(nodes, hidden, family)
+
+
+def _with_exit(state: State, mark: str) -> State:
+    """The same, in which this marker is no content."""
+    if state.reads != "content":
+        return state
+    return dataclasses.replace(state, exits={**state.exits, mark: to("content")})
 
 
 def _without_calls(family: Family) -> Mapping[str, State]:

@@ -4,98 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+from lightllm.parsers.family_states import json_call, json_family, parameters
 from lightllm.parsers.table import Family, Header, State, To, Written, closes, done, keeps, opens, to
-
-_MEMBERS = ("arguments", "parameters")
-
-
-def _json_call(
-    after: str, prefix: str = "", name: str = "name", strict: bool = False, ids: tuple[str, ...] = ("id",)
-) -> dict[str, State]:
-    """States for `{"name": ..., "arguments": {...}}`, from behind the first bracket (`call`) to behind the last one (`after`).
-    strict: with the name first; else an object with another order is read as a whole."""
-    whole = "" if strict else f"{prefix}object"
-    states = {
-        "call": State(
-            "gap", {f'"{name}"': to("colon"), **{f'"{key}"': to("id_colon") for key in ids}}, whole
-        ),
-        "id_colon": State("gap", {":": to("id_quote")}, whole),
-        "id_quote": State("gap", {'"': to("id")}, whole),
-        "id": State("call_id", {'"': to("id_comma")}),
-        "id_comma": State("gap", {",": to("call")}, whole),
-        "colon": State("gap", {":": to("quote")}, whole),
-        "quote": State("gap", {'"': to("name")}, whole),
-        "name": State("name", {'"': to("comma")}),
-        "comma": State("gap", {",": to("key"), "}": To(after, ("open", "close"))}, whole),
-        "key": State("gap", {f'"{key}"': to("value_colon") for key in _MEMBERS}, whole),
-        "value_colon": State("gap", {":": opens("arguments")}, whole),
-        "arguments": State("json", then=closes("close")),
-        "close": State("gap", {"}": done(after), ",": done("rest")}, after),
-        "rest": State("skip", {"}": done(after)}),
-        "object": State("object", then=To(after)),
-    }
-    own = {state: prefix + state for state in states}
-
-    def renamed(way: To) -> To:
-        return To(own.get(way.state, way.state), way.does)
-
-    return {
-        own[key]: State(
-            state.reads, {mark: renamed(way) for mark, way in state.exits.items()}, own.get(state.otherwise, state.otherwise),
-            renamed(state.then),
-        )
-        for key, state in states.items()
-    }  # fmt: skip
-
-
-def _json_family(
-    begin: tuple[str, ...], end: tuple[str, ...] = (), between: tuple[str, ...] = (), name: str = "name"
-) -> dict[str, State]:
-    """States for JSON calls, alone or in a list, between markers."""
-    content = State("content", {mark: to("marked") for mark in begin})
-    ends = {mark: to("content") for mark in end}
-    return {
-        "start": content,
-        "content": content,
-        "marked": State(
-            "gap", {"{": to("call"), "[": to("list"), **{mark: to("marked") for mark in between}}
-        ),
-        "list": State("gap", {"{": to("item_call"), "]": done("after")}),
-        "item_after": State("gap", {",": to("list"), "]": done("after")}, "content"),
-        # several calls may stand between two markers
-        "after": State("gap", {"{": to("call"), **ends}, "content"),
-        **_json_call("after", "", name, ids=("id", "tool_call_id")),
-        **_json_call("item_after", "item_", name, ids=("id", "tool_call_id")),
-    }
-
-
-def _parameters(
-    begin: str, call: str, behind_name: str, key: str, behind_key: str, value_end: str, call_end: str, end: str, newline: bool = False
-) -> dict[str, State]:  # fmt: skip
-    """States for calls whose parameters stand between markers, one by one. newline: values stand on lines of their own."""
-    content = State("content", {begin: to("marked")})
-    ends = {call_end: closes("after"), **({end: closes("content")} if end != call_end else {})}
-    value_ends = {value_end: to("parameters")} | ({f"\n{value_end}": to("parameters")} if newline else {})
-    return {
-        "start": content,
-        "content": content,
-        "marked": State("gap", {call: to("name")}),
-        "name": State("name", {behind_name: opens("parameters")}),
-        "parameters": State("skip", {key: to("key"), begin: closes("marked"), **ends}),
-        "key": State("key", {behind_key: to("value")}),
-        "value": State("value", value_ends, newline=newline),
-        "after": State("gap", {call: to("name"), end: to("content"), begin: to("marked")}, "content"),
-    }
-
 
 HERMES = Family(
     "hermes", ("qwen", "qwen25", "qwen2_5", "qwen3", "granite4"), "Hermes, Qwen 2.5, Qwen 3, Granite 4",
-    _json_family(("<tool_call>",), ("</tool_call>",)),
+    json_family(("<tool_call>",), ("</tool_call>",)),
     Written('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n"),
     marks=('<tool_call>\0"arguments"', "<tool_call>\0'arguments'", '<tool_call>\0\\"arguments\\"'), tokens=("<tool_call>", "</tool_call>"),
 )  # fmt: skip
 
-_QWEN3_CODER = _parameters("<tool_call>", "<function=", ">", "<parameter=", ">", "</parameter>", "</function>", "</tool_call>", True)  # fmt: skip
+_QWEN3_CODER = parameters("<tool_call>", "<function=", ">", "<parameter=", ">", "</parameter>", "</function>", "</tool_call>", True)  # fmt: skip
 QWEN3_CODER = Family(
     "qwen3_coder", ("qwen3_xml", "qwen3_5", "nemotron_v3", "nano_v3"), "Qwen3-Coder, Qwen 3.5 and later, Nemotron 3",
     _QWEN3_CODER | {
@@ -109,7 +28,7 @@ QWEN3_CODER = Family(
 
 SEED_OSS = Family(
     "seed_oss", (), "Seed-OSS",
-    _parameters("<seed:tool_call>", "<function=", ">", "<parameter=", ">", "</parameter>", "</function>", "</seed:tool_call>"),
+    parameters("<seed:tool_call>", "<function=", ">", "<parameter=", ">", "</parameter>", "</function>", "</seed:tool_call>"),
     Written("<seed:tool_call>\n<function=", ">\n", "</function>\n</seed:tool_call>", "\n", arguments="parameters",
             parameter=("<parameter=", ">", "</parameter>\n")),
     marks=("<seed:tool_call>", "seed:tool_call"),
@@ -122,7 +41,7 @@ LLAMA3_JSON = Family(
         "start": _LLAMA3_START,
         "content": State("content", {"<|python_tag|>": to("start")}),
         "after": State("gap", {";": to("start"), ",": to("start"), "<|python_tag|>": to("start")}, "content"),
-        **_json_call("after", strict=True),
+        **json_call("after", strict=True),
     },
     Written('{"name": "', '", "parameters": ', "}", "; "),
     known_names=True,
@@ -184,7 +103,7 @@ MISTRAL = Family(
         "marked": State("gap", {"[": to("list"), "{": to("call")}, "named"),
         "list": State("gap", {"{": to("call"), "]": done("after")}),
         "list_after": State("gap", {",": to("list"), "]": done("after"), **_MISTRAL_NEXT}, "content"),
-        **_json_call("list_after"),
+        **json_call("list_after"),
         "named": State("name", {"[ARGS]": opens("direct"), "[CALL_ID]": to("named_id"), "{": To("direct", ("open", "keep"))}),
         "named_id": State("call_id", {"[ARGS]": opens("direct")}),
         "direct": State("json", then=closes("after")),
@@ -322,25 +241,25 @@ HARMONY = Family(
 
 INTERNLM = Family(
     "internlm", ("internlm2",), "InternLM 2, 2.5, 3",
-    _json_family(("<|action_start|>",), ("<|action_end|>",), ("<|plugin|>",)),
+    json_family(("<|action_start|>",), ("<|action_end|>",), ("<|plugin|>",)),
     Written('<|action_start|><|plugin|>\n{"name": "', '", "parameters": ', "}<|action_end|>", "\n"),
     marks=("<|action_start|>",), tokens=("<|action_start|>", "<|plugin|>"),
 )  # fmt: skip
 GRANITE = Family(
     "granite", ("granite_20b_fc",), "Granite 3",
-    _json_family(("<|tool_call|>", "<tool_call>", "<function_call>"), ("</tool_call>",)),
+    json_family(("<|tool_call|>", "<tool_call>", "<function_call>"), ("</tool_call>",)),
     Written('{"name": "', '", "arguments": ', "}", ", ", "<|tool_call|>[", "]"),
     marks=("<|tool_call|>\0granite", "<|tool_call|>\0Granite", "<function_call>"), tokens=("<|tool_call|>", "<|start_of_role|>"),
 )  # fmt: skip
 PHI4 = Family(
     "phi4_mini_json", ("phi4", "phi4_mini"), "Phi-4-mini",
-    _json_family(("functools", "<|tool_call|>"), ("<|/tool_call|>",)),
+    json_family(("functools", "<|tool_call|>"), ("<|/tool_call|>",)),
     Written('{"name": "', '", "arguments": ', "}", ", ", "<|tool_call|>[", "]<|/tool_call|>"),
     marks=("<|tool_call|>", "<|tool|>", "functools"), tokens=("<|tool_call|>", "<|/tool_call|>"),
 )  # fmt: skip
 MINIMAX_M1 = Family(
     "minimax", ("minimax_m1",), "MiniMax-M1",
-    _json_family(("<tool_calls>",), ("</tool_calls>",)),
+    json_family(("<tool_calls>",), ("</tool_calls>",)),
     Written('{"name": "', '", "arguments": ', "}", "\n", "<tool_calls>\n", "\n</tool_calls>"),
     marks=("<tool_calls>",),
 )  # fmt: skip
@@ -352,24 +271,98 @@ JAMBA = Family(
 )  # fmt: skip
 MINIMAX_M2 = Family(
     "minimax_m2", (), "MiniMax-M2",
-    _parameters("<minimax:tool_call>", '<invoke name="', '">', '<parameter name="', '">', "</parameter>", "</invoke>",
+    parameters("<minimax:tool_call>", '<invoke name="', '">', '<parameter name="', '">', "</parameter>", "</invoke>",
                 "</minimax:tool_call>"),
     Written('<minimax:tool_call>\n<invoke name="', '">\n', "</invoke>\n</minimax:tool_call>", "\n", arguments="parameters",
             parameter=('<parameter name="', '">', "</parameter>\n")),
     marks=("<minimax:tool_call>", "minimax:tool_call"),
 )  # fmt: skip
+HUNYUAN = Family(
+    "hunyuan_a13b", ("hunyuan",), "Hunyuan A13B",
+    MINIMAX_M1.states,
+    Written('{"name": "', '", "arguments": ', "}", ",\n", "<tool_calls>\n[\n", "\n]\n</tool_calls>"),
+    marks=("<tool_calls>\0hunyuan", "<tool_calls>\0<answer>"),
+)  # fmt: skip
 COHERE = Family(
     "cohere_command", ("cohere_command3",), "Command R7B, Command A",
-    _json_family(("<|START_ACTION|>",), ("<|END_ACTION|>",), name="tool_name"),
+    json_family(("<|START_ACTION|>",), ("<|END_ACTION|>",), name="tool_name"),
     Written('{"tool_call_id": "{number}", "tool_name": "', '", "parameters": ', "}", ", ", "<|START_ACTION|>[", "]<|END_ACTION|>", numbered=True),
     marks=("<|START_ACTION|>",), tokens=("<|START_ACTION|>", "<|END_ACTION|>"),
 )  # fmt: skip
 
 COMMAND_R = Family(
     "command_r", ("command_r_plus",), "Command R, Command R+",
-    _json_family(("Action:",), ("```",), ("```json",), name="tool_name"),
+    json_family(("Action:",), ("```",), ("```json",), name="tool_name"),
     Written('{"tool_name": "', '", "parameters": ', "}", ", ", "Action: ```json\n[", "]\n```"),
     marks=("Write 'Action:' followed by", "Write \\'Action:\\' followed by"),
+)  # fmt: skip
+XLAM = Family(
+    "xlam", (), "xLAM 2",
+    {
+        "start": State("gap", {"[": to("list"), **{mark: to("marked") for mark in ("```json", "<tool_call>")}}, "content"),
+        "content": State("content", {mark: to("marked") for mark in ("```json", "<tool_call>", "[TOOL_CALLS]")}),
+        "marked": State("gap", {"[": to("list")}),
+        "list": State("gap", {"{": to("call"), "]": done("after"), "TOOL_CALLS]": to("marked")}),
+        "item_after": State("gap", {",": to("list"), "]": done("after")}, "content"),
+        "after": State("gap", {mark: to("content") for mark in ("```", "</tool_call>")}, "content"),
+        **json_call("item_after"),
+    },
+    Written('{"name": "', '", "arguments": ', "}", ", ", "[", "]"),
+    known_names=True, marks=("make calls in a single JSON array",),
+)  # fmt: skip
+
+_STEP3 = {"<｜tool_call_begin｜>": to("kind"), "<｜tool_calls_end｜>": to("content")}
+_STEP3_CONTENT = State(
+    "content", {"<｜tool_calls_begin｜>": to("section"), "<｜tool_call_begin｜>": to("kind")}
+)
+STEP3 = Family(
+    "step3", (), "Step 3",
+    {
+        "start": _STEP3_CONTENT,
+        "content": _STEP3_CONTENT,
+        "section": State("gap", _STEP3),
+        "next": State("gap", _STEP3, "content"),
+        "kind": State("skip", {'<steptml:invoke name="': to("name")}),
+        "name": State("name", {'">': opens("parameters")}),
+        "parameters": State("skip", {
+            '<steptml:parameter name="': to("key"), "</steptml:invoke>": closes("behind"), "<｜tool_call_end｜>": closes("next"),
+            "<｜tool_calls_end｜>": closes("content"),
+        }),
+        "key": State("key", {'">': to("value")}),
+        "value": State("value", {"</steptml:parameter>": to("parameters")}),
+        "behind": State("gap", {"<｜tool_call_end｜>": to("next"), **_STEP3}, "content"),
+    },
+    Written('<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="', '">\n', "</steptml:invoke><｜tool_call_end｜>", "\n",
+            "<｜tool_calls_begin｜>\n", "\n<｜tool_calls_end｜>", arguments="parameters",
+            parameter=('<steptml:parameter name="', '">', "</steptml:parameter>\n")),
+    marks=("steptml:",), tokens=("<｜tool_calls_begin｜>", "<｜tool_sep｜>"),
+)  # fmt: skip
+
+
+def _gemma(begin: str, end: str) -> dict[str, State]:
+    content = State("content", {begin: to("marked")})
+    return {
+        "start": content,
+        "content": content,
+        "marked": State("gap", {"call:": to("name")}),
+        "name": State("name", {"{": To("arguments", ("open", "keep"))}),
+        "arguments": State("bare", then=closes("behind")),
+        "behind": State("gap", {end: to("content")}, "content"),
+    }
+
+
+GEMMA4 = Family(
+    "gemma4", (), "Gemma 4",
+    _gemma("<|tool_call>", "<tool_call|>"),
+    Written("<|tool_call>call:", "{", "}<tool_call|>", arguments="bare", parameter=("", ':<|"|>', '<|"|>'), parameter_json=("", ":", "")),
+    text_quote='<|"|>', marks=("<|tool_call>",), tokens=("<|tool_call>", "<tool_call|>"),
+)  # fmt: skip
+FUNCTION_GEMMA = Family(
+    "functiongemma", ("function_gemma",), "FunctionGemma",
+    _gemma("<start_function_call>", "<end_function_call>"),
+    Written("<start_function_call>call:", "{", "}<end_function_call>", arguments="bare",
+            parameter=("", ":<escape>", "<escape>"), parameter_json=("", ":", "")),
+    text_quote="<escape>", marks=("<start_function_call>",), tokens=("<start_function_call>", "<end_function_call>"),
 )  # fmt: skip
 JSON_CALLS = Family(
     "json", (), "any, where a call is demanded",
@@ -378,7 +371,7 @@ JSON_CALLS = Family(
         "content": State("content"),
         "list": State("gap", {"{": to("call"), "]": done("content")}),
         "after": State("gap", {",": to("list"), "]": done("content")}, "content"),
-        **_json_call("after"),
+        **json_call("after"),
     },
     Written('{"name": "', '", "parameters": ', "}", ", ", "[", "]"),
 )  # fmt: skip
@@ -386,6 +379,7 @@ JSON_CALLS = Family(
 
 FAMILIES: tuple[Family, ...] = (
     DEEPSEEK_V32, HARMONY, KIMI_K2, MINIMAX_M2, SEED_OSS, QWEN3_CODER, GLM45, GLM47, DEEPSEEK_V3, DEEPSEEK_V31, COHERE, COMMAND_R,
-    INTERNLM, LFM2, GRANITE, PHI4, OLMO3, JAMBA, MINIMAX_M1, HERMES, MISTRAL_V11, MISTRAL, PYTHONIC, LLAMA3_JSON,
+    INTERNLM, LFM2, GEMMA4, FUNCTION_GEMMA, STEP3, XLAM, GRANITE, PHI4, OLMO3, HUNYUAN, JAMBA, MINIMAX_M1, HERMES, MISTRAL_V11, MISTRAL,
+    PYTHONIC, LLAMA3_JSON,
 )  # fmt: skip
 """In the order in which they are looked for: what is rarer in other families' templates comes first."""

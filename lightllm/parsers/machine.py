@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from lightllm.parsers.bare_objects import BareObject
 from lightllm.parsers.calls import Calls, Rules
 from lightllm.parsers.compiled import Node, Table
 from lightllm.parsers.deltas import Delta
@@ -21,11 +22,10 @@ from lightllm.parsers.readers import (
     read_object,
 )
 from lightllm.parsers.table import GIVE_BACK, Reads, To
+from lightllm.parsers.terminals import without_space
 
 MAX_NAME = 256
 """Characters of a function's name, a call's id or a parameter's name: what is longer is none."""
-MAX_MARKER_SPACE = 64
-"""Characters of white space before a marker that belong to it."""
 _PIECE = 1024
 """Characters that are looked at together: behind each of many markers that lead nowhere, all of them are looked at again."""
 _MARKED: frozenset[Reads] = frozenset({"content", "reasoning", "raw"})
@@ -56,6 +56,7 @@ class Parser:
         self._begun = False
         """The parameter's value has begun."""
         self._scanner: JsonScanner | ParenthesisScanner | None = None
+        self._bare: BareObject | None = None
         self._streams = False
         """The JSON value is passed on as it comes."""
         self._span_start = 0
@@ -144,7 +145,7 @@ class Parser:
 
     def _enter(self, node: Node) -> None:
         self._node = node
-        self._scanner = None
+        self._scanner = self._bare = None
         if node.reads == "reasoning":
             self._span_start = self._pushed - len(self._buffer)
         elif node.reads in _VALUES:
@@ -200,7 +201,7 @@ class Parser:
         if match is None:
             cut = len(text) - (0 if final else node.terminals.held(text))
             if absorbs and not final:
-                cut = _without_space(text[:cut])
+                cut = without_space(text[:cut])
             self._say(text[:cut])
             self._buffer = text[cut:]
             return False
@@ -209,7 +210,7 @@ class Parser:
         if marker not in node.exits:
             self._say(before)  # behind it there is a special token that is no marker
             return True
-        cut = _without_space(before) if absorbs else len(before)
+        cut = without_space(before) if absorbs else len(before)
         self._say(before[:cut])
         self._raw = self._lead = before[cut:] + marker
         return self._follow(marker, node.exits[marker])
@@ -312,6 +313,15 @@ class Parser:
             self._calls.say(json_value(text))
         return self._follow("", self._node.then)
 
+    def _read_bare(self, final: bool) -> bool:
+        """Passed on as it comes, as JSON."""
+        assert self._family is not None
+        self._bare = self._bare or BareObject(self._family.text_quote)
+        arguments, behind = self._bare.take(self._buffer)
+        self._buffer = behind or ""
+        self._calls.say(arguments)
+        return behind is not None and self._follow("", self._node.then)
+
     def _read_object(self, final: bool) -> bool:
         """A call whose members have any order: known when it has ended."""
         text = self._whole(JsonScanner)
@@ -375,25 +385,13 @@ class Parser:
         return self._follow(match[0], node.exits[match[0]])
 
 
-def _without_space(text: str) -> int:
-    """Where the white space at its end begins, as far as it can belong to a marker."""
-    return max(len(text.rstrip(SPACE)), len(text) - MAX_MARKER_SPACE)
-
-
 _READERS: dict[Reads, Callable[[Parser, bool], bool]] = {
-    "content": Parser._read_text,
-    "reasoning": Parser._read_text,
-    "raw": Parser._read_text,
+    **dict.fromkeys(_MARKED, Parser._read_text),
     "gap": Parser._read_gap,
-    "skip": Parser._read_until,
-    "name": Parser._read_until,
-    "call_id": Parser._read_until,
-    "key": Parser._read_until,
-    "header": Parser._read_until,
+    **dict.fromkeys(("skip", "name", "call_id", "key", "header"), Parser._read_until),
     "json": Parser._read_json,
+    "bare": Parser._read_bare,
     "object": Parser._read_object,
     "python": Parser._read_python,
-    "value": Parser._read_value,
-    "text": Parser._read_value,
-    "literal": Parser._read_value,
+    **dict.fromkeys(_VALUES, Parser._read_value),
 }

@@ -7,10 +7,17 @@ from lightllm.parsers.table import Reasoning
 THINK = Reasoning(
     "think",
     ("deepseek_r1", "deepseek_v3", "deepseek_v31", "qwen3", "qwen3_thinking", "glm45", "kimi", "kimi_k2", "minimax",
-     "minimax_m2", "minimax_append_think", "minimax_m2_append_think", "step3", "nano_v3", "nemotron_v3", "interns1", "intern_s1", "hunyuan_a13b",
-     "ernie45", "olmo3", "holo2", "granite_thinking"),
-    "DeepSeek R1, V3.1 and later, Qwen 3, GLM-4.5 and later, Kimi K2, MiniMax, Step 3, Nemotron, Intern-S1, Hunyuan, ERNIE",
+     "minimax_m2", "minimax_append_think", "minimax_m2_append_think", "step3", "nano_v3", "nemotron_v3", "interns1", "intern_s1", "olmo3", "holo2", "granite_thinking"),
+    "DeepSeek R1, V3.1 and later, Qwen 3, GLM-4.5 and later, Kimi K2, MiniMax, Step 3, Nemotron, Intern-S1",
     ("<think>",), ("</think>",), marks=("<think>", "</think>"), tokens=("<think>", "</think>"),
+)  # fmt: skip
+HUNYUAN = Reasoning(
+    "hunyuan_a13b", ("hunyuan",), "Hunyuan A13B", ("<think>",), ("</think>",), answer=("<answer>", "</answer>"),
+    marks=("<think>\0<answer>",),
+)  # fmt: skip
+ERNIE = Reasoning(
+    "ernie45", (), "ERNIE 4.5 Thinking", ("<think>",), ("</think>",), answer=("<response>", "</response>"),
+    marks=("<think>\0<response>",), tokens=("<think>", "</think>", "<response>", "</response>"),
 )  # fmt: skip
 SEED = Reasoning(
     "seed_oss", (), "Seed-OSS", ("<seed:think>",), ("</seed:think>",), marks=("seed:think",), tokens=("<seed:think>",),
@@ -34,5 +41,5 @@ HARMONY = Reasoning(
     "<|channel|>final<|message|>", built_in=True,
 )  # fmt: skip
 
-REASONINGS: tuple[Reasoning, ...] = (SEED, MISTRAL, COHERE, GRANITE, GEMMA4, THINK, HARMONY)
+REASONINGS: tuple[Reasoning, ...] = (SEED, MISTRAL, COHERE, GRANITE, GEMMA4, HUNYUAN, ERNIE, THINK, HARMONY)
 """In the order in which they are looked for."""

@@ -20,6 +20,7 @@ Reads = Literal[
     "raw",  # a call's arguments, as they are
     "json",  # a call's arguments: one JSON value; leads to `then`
     "object",  # a call as one JSON object, whatever the order of its members; leads to `then`
+    "bare",  # a call's arguments: an object with bare keys, which becomes JSON as it comes; leads to `then`
     "python",  # a call's arguments as Python's keyword arguments, up to the bracket; leads to `then`
     "key",  # the name of a parameter
     "value",  # a parameter: text or JSON, as the function's schema says
@@ -94,7 +95,7 @@ class Written(NamedTuple):
     between: str = ""
     before: str = ""
     after: str = ""
-    arguments: Literal["json", "parameters", "python"] = "json"
+    arguments: Literal["json", "parameters", "python", "bare"] = "json"
     parameter: tuple[str, str, str] = ("", "", "")
     """Around the key and the value of a parameter: before, between, behind."""
     parameter_json: tuple[str, str, str] | None = None
@@ -121,6 +122,8 @@ class Family:
     """Only functions that the request offers are called: without a marker anything could look like a call."""
     name_pattern: str = r"(?s)(?P<name>.*)"
     """The name within what a `name` state has read; its group `id`, if it has one, is the call's id."""
+    text_quote: str = ""
+    """What stands before and behind a text in arguments with bare keys."""
     id_letters: int = 0
     """Ids are so many letters and digits; 0: call_ and 24 hexadecimal digits."""
     headers: tuple[Header, ...] = ()
@@ -141,6 +144,8 @@ class Reasoning:
     end: tuple[str, ...]
     content: str = ""
     """What comes before content behind it."""
+    answer: tuple[str, str] = ("", "")
+    """Markers before and behind the answer that follows, which are no content; models leave them out at times."""
     built_in: bool = False
     """It is part of a family's table."""
     marks: tuple[str, ...] = ()

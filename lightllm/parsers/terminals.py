@@ -6,6 +6,11 @@ import functools
 import re
 from collections.abc import Iterable
 
+from lightllm.parsers.readers import SPACE
+
+MAX_MARKER_SPACE = 64
+"""Characters of white space before a marker that belong to it."""
+
 
 class Terminals:
     """The markers that one state looks for.
@@ -47,6 +52,11 @@ class Terminals:
     def may_begin(self, text: str) -> bool:
         """Whether `text` is the beginning of a marker."""
         return text in self._prefixes
+
+
+def without_space(text: str) -> int:
+    """Where the white space at its end begins, as far as it can belong to a marker behind it."""
+    return max(len(text.rstrip(SPACE)), len(text) - MAX_MARKER_SPACE)
 
 
 @functools.lru_cache(4096)

@@ -39,7 +39,8 @@ def _arguments(written: Written, arguments: Mapping[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)
     if written.arguments == "python":
         return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
-    return "".join(_parameter(written, key, value) for key, value in arguments.items())
+    between = "," if written.arguments == "bare" else ""
+    return between.join(_parameter(written, key, value) for key, value in arguments.items())
 
 
 def _parameter(written: Written, key: str, value: Any) -> str:

@@ -264,6 +264,15 @@ def test_what_is_found_in_a_template_and_a_vocabulary() -> None:
     assert found(QWEN, tool="none", reasoning="none") == ("none", "none")
     assert found(QWEN, tool="deepseekv31", reasoning="minimax-append-think") == ("deepseek_v31", "think")
     assert found("<|channel|>{{ x }}<|message|>") == ("harmony", "gpt_oss")
+    assert found("<|channel>thought <|tool_call>call:") == found(
+        "", "<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>"
+    )
+    assert found("<|channel>thought <|tool_call>call:") == ("gemma4", "gemma4")
+    assert found("<think></think>function<｜tool_sep｜><steptml:invoke") == ("step3", "think")
+    assert found("When using tools, make calls in a single JSON array: ...") == ("xlam", "none")
+    assert found("<think></think><answer><tool_calls>") == ("hunyuan_a13b", "hunyuan_a13b")
+    assert found("<think></think><response>{{ x }}</response>")[1] == "ernie45"
+    assert found("", tool="hunyuan", reasoning="hunyuan") == ("hunyuan_a13b", "hunyuan_a13b")
 
 
 @pytest.mark.parametrize(

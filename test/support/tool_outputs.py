@@ -160,4 +160,33 @@ OUTPUTS: tuple[Output, ...] = (
     Output("lfm2", '<|tool_call_start|>[get_weather(city="Paris")]<|tool_call_end|>Soon.', "Soon.", (PARIS,)),
     Output("olmo3", '<function_calls>get_weather(city="Paris")\nget_time()</function_calls>', "", (PARIS, TIME)),
     Output("jamba", '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Paris"}}]</tool_calls>', "", (PARIS,)),
+    Output(
+        "gemma4",
+        '<|channel>thought\nHm.<channel|>I look.<|tool_call>call:get_weather{city:<|"|>Pa"r}is,\n<b><|"|>,days:3,units:null,where:{lat:1.5}}<tool_call|>'
+        "<|tool_call>call:get_time{}<tool_call|>",
+        "I look.", (("get_weather", '{"city": "Pa\\"r}is,\\n<b>", "days": 3, "units": null, "where": {"lat": 1.5}}'), TIME), "Hm.",
+    ),
+    Output("gemma4", '<|tool_call>call:get_weather{"city": "Pa\\"ris", }<tool_call|>', "", (("get_weather", '{"city": "Pa\\"ris"}'),)),
+    Output("gemma4", 'Cut <|tool_call>call:get_weather{city:<|"|>Par<|', "Cut", (("get_weather", '{"city": "Par'),)),
+    Output("gemma4", "No <|tool_call>get_weather<tool_call|>", "No <|tool_call>get_weather<tool_call|>", ()),
+    Output("functiongemma", "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>", "", (PARIS,)),
+    Output(
+        "step3",
+        'I look.<｜tool_calls_begin｜>\n<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="get_weather">\n'
+        '<steptml:parameter name="city">Paris</steptml:parameter>\n<steptml:parameter name="days">3</steptml:parameter>\n</steptml:invoke>'
+        '<｜tool_call_end｜>\n<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="get_time"></steptml:invoke><｜tool_call_end｜>\n'
+        "<｜tool_calls_end｜>",
+        "I look.", (("get_weather", '{"city": "Paris", "days": 3}'), TIME),
+    ),
+    Output("xlam", '[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "get_time", "arguments": {}}]', "", (PARIS, TIME)),
+    Output("xlam", 'I look.\n```json\n[{"name": "get_weather", "arguments": {"city": "Paris"}}]\n```', "I look.", (PARIS,)),
+    Output("xlam", '[TOOL_CALLS][{"name": "get_time", "arguments": {}}]', "", (TIME,)),
+    Output("xlam", '[{"name": "Paris", "arguments": {}}]', '[{"name": "Paris", "arguments": {}}]', ()),
+    Output(
+        "hunyuan_a13b",
+        '<think>\nHm.\n</think>\n<answer>\n<tool_calls>\n[\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n]\n</tool_calls>\n</answer>',
+        "", (PARIS,), "Hm.",
+    ),
+    Output("hunyuan_a13b", "<think>\n\n</think>\n<answer>\nIt is 9.\n</answer>", "It is 9.", ()),
+    Output("hunyuan_a13b", "<answer>It is <answer> 9.</answer>\n", "It is <answer> 9.", ()),
 )  # fmt: skip
