@@ -12,7 +12,7 @@ FASTCHAT_PATHS = frozenset(
 SERVER_PATHS = frozenset(
     {
         "/", "/generate", "/generate_stream", "/get_score", "/tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize",
-        "/v1/chat/completions/render", "/api/show",
+        "/v1/chat/completions/render",
         "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
         "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/classify", "/classify",
         "/api/generate", "/api/chat", "/api/show", "/api/embed", "/api/embeddings",
