@@ -12,6 +12,7 @@ from typing import Any
 
 from lightllm.option_spec import MOST_NAME, Option, are_labels, are_model_names, is_collector, is_gateway
 from lightllm.option_spec import at_least as _at_least
+from lightllm.option_spec import is_zmq_endpoint as _is_zmq_endpoint
 from lightllm.option_spec import option as _option
 from lightllm.parsers.chat_format import is_reasoning_parser, is_tool_call_parser
 from lightllm.parsers.families import FAMILIES
@@ -266,6 +267,11 @@ class ServerConfig:
     disable_chunked_prefill: bool = _option(False, "Prefill whole prompts in one round.", _SCHEDULING)
     disable_dynamic_prompt_cache: bool = _option(
         False, "Compute every prompt anew: no prefix cache, and no prompt shared by the `n` answers to it.", _SCHEDULING)  # fmt: skip
+
+    kv_events: str | None = _option(
+        None, "Publishes what enters and leaves the prefix cache, for controllers with kv_aware dispatch.", _SCHEDULING,
+        metavar="tcp://HOST:PORT", check=_is_zmq_endpoint, expects="tcp://HOST:PORT")  # fmt: skip
+    kv_events_token_ids: bool = _option(False, "With the prompts' token ids, as vLLM does.", _SCHEDULING)
 
     attention_backend: str = _option(
         "triton",

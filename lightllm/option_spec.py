@@ -52,6 +52,12 @@ def is_gateway(value: Any) -> bool:
     return valid and url.scheme in ("http", "https") and url.username is None
 
 
+def is_zmq_endpoint(value: Any) -> bool:
+    """Whether it is a TCP address, `*` for all of this machine; the next port is free for a second one."""
+    match = re.fullmatch(r"tcp://(\*|[^\s/:*]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", str(value))
+    return match is not None and 0 < int(match[2]) < 65535
+
+
 def are_model_names(values: Any) -> bool:
     """Whether each can be echoed in every event of a stream."""
     return isinstance(values, list) and all(0 < len(value) <= MOST_NAME for value in values)

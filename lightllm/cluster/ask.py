@@ -16,9 +16,8 @@ from typing import Any
 import msgspec
 
 from lightllm.errors import MalformedBody
+from lightllm.protocol.kv_events import BLOCK_BYTES, BLOCK_TOKENS, chain_keys
 
-BLOCK_BYTES = 256
-BLOCK_TOKENS = 64
 MAX_BLOCKS = 2048
 """What is behind them counts as tokens, and has no part in a match."""
 DEFAULT_OUTPUT = 256
@@ -44,6 +43,8 @@ class Ask:
     """What the client calls its conversation or its user; "": nothing."""
     follows: str = ""
     """The id of the response that it goes on with, or refers to: only the worker that holds it can; "": none."""
+    is_ids: bool = False
+    """The prompt is token ids: its blocks are those of its tokens."""
     priority: int = 0
     """Less goes first."""
 
@@ -76,6 +77,7 @@ def ask_of(values: Mapping[str, Any], model: str, session: str = "") -> Ask:
         _output(values),
         session,
         _follows(values),
+        _is_ids(values),
         _priority(values),
     )
 
@@ -109,6 +111,11 @@ def _follows(values: Mapping[str, Any]) -> str:
 def hash_point(text: str) -> int:
     """A point of 64 bits, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _is_ids(values: Mapping[str, Any]) -> bool:
+    prompt = values.get("prompt")
+    return isinstance(prompt, list) and bool(prompt) and type(prompt[0]) is int
 
 
 def _priority(values: Mapping[str, Any]) -> int:
@@ -170,10 +177,5 @@ def _blocks(parts: Iterator[bytes]) -> tuple[tuple[int, ...], int]:
 
 
 def blocks_of(prompt: bytes) -> tuple[int, ...]:
-    """The keys of a prompt's leading blocks; token ids are int32 in the machine's order."""
-    keys: list[int] = []
-    key = b""
-    for start in range(0, min(len(prompt), MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
-        key = hashlib.blake2b(key + prompt[start : start + BLOCK_BYTES], digest_size=8).digest()
-        keys.append(int.from_bytes(key))
-    return tuple(keys)
+    """The keys of a prompt's leading blocks; token ids are int32, little endian."""
+    return tuple(chain_keys(prompt[: MAX_BLOCKS * BLOCK_BYTES]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -63,8 +64,16 @@ def model_routes(registry: Registry) -> APIRouter:
     return router
 
 
-def operator_routes(registry: Registry, metrics: ControllerMetrics) -> APIRouter:
+def operator_routes(
+    registry: Registry, metrics: ControllerMetrics, kv_blocks: Callable[[str], int | None]
+) -> APIRouter:
+    """kv_blocks: that a worker tells of; None: it tells nothing."""
     router = APIRouter()
+
+    def listing() -> Response:
+        return JSONResponse(
+            {"workers": [describe(worker) | {"kv_blocks": kv_blocks(worker.url)} for worker in registry]}
+        )
 
     @router.get("/metrics")
     async def exposition() -> Response:
@@ -72,7 +81,7 @@ def operator_routes(registry: Registry, metrics: ControllerMetrics) -> APIRouter
 
     @router.get("/workers")
     async def workers() -> Response:
-        return JSONResponse({"workers": [describe(worker) for worker in registry]})
+        return listing()
 
     @router.post("/workers/drain")
     async def drain(request: Request) -> Response:
@@ -93,7 +102,7 @@ def operator_routes(registry: Registry, metrics: ControllerMetrics) -> APIRouter
         if not url:
             raise InvalidParameter("the worker is named by its URL: ?url=http://...", param="url")
         change(url.rstrip("/"))
-        return JSONResponse({"workers": [describe(worker) for worker in registry]})
+        return listing()
 
     return router
 

@@ -120,12 +120,19 @@ async def describe_server(upstream: Upstream, url: str) -> Description:
     names = tuple(str(entry["id"]) for entry in entries if isinstance(entry, dict) and entry.get("id"))
     if not names:
         raise ValueError("/v1/models names no model")
-    kv_tokens, kind = 0, "openai"
+    kv_tokens, kind, events = 0, "openai", 0
     try:
         info = await upstream.get_json(url, "/get_server_info", PROBE_SECONDS)
         if isinstance(info, dict):
             kind = "lightllm"
             kv_tokens = int(info.get("max_total_token_num") or 0)
+            events = events_port(info)
     except (*FAILURES, ValueError, TypeError):
         pass
-    return Description(url, names, kind=kind, kv_tokens=max(0, kv_tokens))
+    return Description(url, names, kind=kind, kv_tokens=max(0, kv_tokens), kv_events_port=events)
+
+
+def events_port(server_info: dict[str, Any]) -> int:
+    """Of `/get_server_info`: where the server publishes its cache events; 0: nowhere. Raises ValueError."""
+    endpoint = str(server_info.get("kv_events") or "")
+    return int(endpoint.rpartition(":")[2]) if endpoint else 0

@@ -31,6 +31,7 @@ from lightllm.errors import PreviousResponseNotFound, RequestError, UnknownRespo
 from lightllm.http.auth import caller
 from lightllm.http.body import BodyBudget, BodyLease, read_body
 from lightllm.http.error_middleware import REQUEST_ID
+from lightllm.protocol.kv_events import PROMPT_ASKS, PROMPT_TELLS, read_prompt
 from lightllm.protocol.resume import ASKS, ROUTE
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Proxy:
             with ticket:
                 if scope["path"] == RESPONSES and not relay.started:
                     relay.watches["response"] = self._held.watch(ticket.worker, owner)
-                refusal = await self._try(ticket, scope, body, relay)
+                refusal = await self._try(ticket, scope, body, ask, relay)
             if refusal is None:
                 return
             tried.append(ticket.worker)
@@ -129,7 +130,7 @@ class Proxy:
             ) from error
 
     async def _try(
-        self, ticket: Ticket, scope: Scope, body: bytes, relay: Relay
+        self, ticket: Ticket, scope: Scope, body: bytes, ask: Ask, relay: Relay
     ) -> Refused | Unreached | None:
         """None: the answer was passed on, whatever it was."""
         worker, begun = ticket.worker, self._dispatcher.now()
@@ -144,6 +145,7 @@ class Proxy:
                     return await Refused.read(response)
                 passage = await relay.begin(response)
                 ticket.answered()
+                self._learn(worker, ask, response)
                 self._metrics.first_byte.observe(self._dispatcher.now() - begun)
                 if response.status >= 500:
                     worker.breaker.failed(self._dispatcher.now())
@@ -162,14 +164,26 @@ class Proxy:
         """The request itself, or the rest of it. Raises one of `FAILURES`."""
         headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
         path = scope["path"]
-        if worker.description.kind == RESUMES and path in RESUMABLE_PATHS:
-            headers.append((ASKS.decode(), "1"))
+        if worker.description.kind == RESUMES:
+            if path in RESUMABLE_PATHS:
+                headers.append((ASKS.decode(), "1"))
+            if self._dispatcher.policy.asks_prompts:
+                headers.append((PROMPT_ASKS.decode(), "1"))
         url = url_of(worker, path, scope.get("query_string", b""))
         if relay.started:
             rest = relay.resumption()
             assert rest is not None
             url, body = url_of(worker, ROUTE), rest
         return await self._upstream.session.request("POST", url, headers=headers, data=body)
+
+    def _learn(self, worker: Worker, ask: Ask, response: aiohttp.ClientResponse) -> None:
+        """Where the worker tells the blocks of the prompt."""
+        told = response.headers.get(PROMPT_TELLS)
+        if told is not None:
+            try:
+                self._dispatcher.policy.learn(worker, ask, read_prompt(told))
+            except ValueError:
+                _log.warning("a worker tells nonsense of a prompt: %.80s", told)
 
     def _lost(self, worker: Worker, error: BaseException | None) -> Unreached:
         reason = (str(error) or type(error).__name__) if error else "it broke off an answer"

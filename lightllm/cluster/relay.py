@@ -13,9 +13,11 @@ from lightllm.cluster.refusal import BrokenOff
 from lightllm.cluster.upstream import FAILURES, answer_headers
 from lightllm.errors import BackendFailed
 from lightllm.http.error_responses import error_body, is_anthropic
+from lightllm.protocol.kv_events import PROMPT_TELLS
 from lightllm.protocol.resume import TELLS, Identity, News, Resumption, unmark
 
 _FASTCHAT_FAILED = b'{"text": "the worker broke off its answer", "error_code": 50001}\0'
+_FOR_CONTROLLERS = frozenset({TELLS.encode(), PROMPT_TELLS.encode()})
 
 
 class Relay:
@@ -60,7 +62,7 @@ class Relay:
     async def start(self, response: aiohttp.ClientResponse) -> None:
         self.started = True
         self._kind = response.content_type
-        headers = [(name, value) for name, value in answer_headers(response) if name != TELLS.encode()]
+        headers = [(name, value) for name, value in answer_headers(response) if name not in _FOR_CONTROLLERS]
         if response.content_length is not None:
             self._counted = True
             headers.append((b"content-length", str(response.content_length).encode()))

@@ -10,10 +10,12 @@ import logging
 from lightllm.cluster.admission import AllowedWorkers
 from lightllm.cluster.app import create_app, new_routes
 from lightllm.cluster.config import ControllerConfig
+from lightllm.cluster.dispatch.kv_aware import KvAware
 from lightllm.cluster.dispatch.policies import make_policy
 from lightllm.cluster.dispatcher import Dispatcher
 from lightllm.cluster.entrance import Entrance
 from lightllm.cluster.held_responses import HeldResponses
+from lightllm.cluster.kv_subscriptions import KvSubscriptions
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.open_answers import OpenAnswers
 from lightllm.cluster.operator_routes import health_routes, model_routes, operator_routes
@@ -46,6 +48,7 @@ class Controller:
         self._verifier = Verifier(secret) if secret and not config.unsigned_workers else None
         self._allowed = AllowedWorkers(config.allowed_workers, self._verifier is not None)
         self.registry = Registry()
+        self.policy = make_policy(config.dispatch_method)
         self.listener = open_listener(config.host, config.port)
         self._stopping = False
         self._server: HttpServer | None = None
@@ -54,7 +57,8 @@ class Controller:
         """Until `stop`."""
         config, registry = self.config, self.registry
         loop = asyncio.get_running_loop()
-        dispatcher = Dispatcher(registry, make_policy(config.dispatch_method), loop.time)
+        policy = self.policy
+        dispatcher = Dispatcher(registry, policy, loop.time)
         pass_keys = not (self.keys.needed or self.keys.admin_needed)
         upstream = Upstream(config.connect_timeout, config.worker_api_key, pass_keys)
         prober = Prober(registry, upstream, config.worker_requests)
@@ -69,21 +73,26 @@ class Controller:
         max_body = config.max_body_mb << 20
         proxy = Proxy(dispatcher, upstream, metrics, answers, held, entrance, config.retries, max_body)
         placed = PlacedRoutes(dispatcher, upstream, held, answers)
+        kv_blocks = policy.blocks if isinstance(policy, KvAware) else lambda url: None
         routes = new_routes()
         registrar = Registrar(prober, self._allowed, self._verifier)
         routes.include_router(registration_routes(dispatcher, registrar))
         routes.include_router(fastchat_routes(dispatcher, prober, registrar))
         routes.include_router(health_routes(registry))
         routes.include_router(model_routes(registry))
-        routes.include_router(operator_routes(registry, metrics))
+        routes.include_router(operator_routes(registry, metrics, kv_blocks))
         app = create_app(config, self.keys, proxy, placed, routes, lambda: self._stopping)
         http = make_config(app, config.timeout_keep_alive)
         self._server = HttpServer(http, self._started, answers.end_all)
-        probing = loop.create_task(prober.run([url.rstrip("/") for url in config.workers or ()]))
+        beside = [loop.create_task(prober.run([url.rstrip("/") for url in config.workers or ()]))]
+        if isinstance(policy, KvAware):
+            beside.append(loop.create_task(KvSubscriptions(registry, policy).run()))
         try:
             await self._server.serve(sockets=[self.listener])
         finally:
-            probing.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             await upstream.close()
 
     def reload(self) -> None:

@@ -53,6 +53,8 @@ class Description:
     heartbeats: bool = True
     """Whether it sends beats; the controller asks the others."""
     multimodal: bool = False
+    kv_events_port: int = 0
+    """Where it publishes what its prefix cache holds, on the host of its server; 0: nowhere."""
 
     @property
     def api_url(self) -> str:
@@ -65,6 +67,8 @@ class Description:
             raise InvalidWorker(f"speed must be above 0, got {self.speed}", param="speed")
         if self.capacity < 0 or self.kv_tokens < 0:
             raise InvalidWorker("capacity and kv_tokens are 0 or more", param="capacity")
+        if not 0 <= self.kv_events_port < 65535:
+            raise InvalidWorker("kv_events_port is a port number below 65535", param="kv_events_port")
 
 
 @dataclasses.dataclass(frozen=True)

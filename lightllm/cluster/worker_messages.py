@@ -22,6 +22,7 @@ class Registration(msgspec.Struct):
     kind: str = "fastchat"
     capacity: int = 0
     kv_tokens: int = 0
+    kv_events_port: int = 0
     labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 

@@ -75,7 +75,7 @@ class Registrar:
             raise InvalidWorker("worker_status.speed must be a number", param="speed")
         return Description(
             url, tuple(names), server_url, given.worker_id, float(speed), given.capacity, given.kv_tokens, given.kind,
-            given.labels, given.check_heart_beat, given.multimodal,
+            given.labels, given.check_heart_beat, given.multimodal, given.kv_events_port,
         )  # fmt: skip
 
 

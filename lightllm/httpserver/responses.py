@@ -27,6 +27,7 @@ from lightllm.httpserver.record import PromptRecord, RequestRecord
 from lightllm.httpserver.rendering import LARGE_ANSWER, Renderer
 from lightllm.httpserver.resuming import ResumableRenderer, go_on, is_resumable, resumption, skip_sent
 from lightllm.protocol import metrics
+from lightllm.protocol.kv_events import PROMPT_ASKS, PROMPT_TELLS, tell_prompt
 from lightllm.protocol.resume import TELLS, Identity
 
 WriteParts = Callable[[Callable[[], list[bytes]]], int | None]
@@ -74,7 +75,10 @@ def respond(
     plain = len(prompts) == 1 and prompts[0].params.logprobs <= 0  # alternatives to tokens are not told
     if identity is not None and stream and plain and is_resumable(request):
         renderer, told = ResumableRenderer(renderer), identity
-    return _GenerationResponse(engine, record, renderer, _Form(ping, first, opening, media_type, told))
+    prompt_told = any(name == PROMPT_ASKS for name, _ in request.scope["headers"])
+    return _GenerationResponse(
+        engine, record, renderer, _Form(ping, first, opening, media_type, told, prompt_told)
+    )
 
 
 class _Form(NamedTuple):
@@ -86,6 +90,8 @@ class _Form(NamedTuple):
     media_type: bytes
     told: tuple[str, int] | None
     """Id and time of an answer whose events say how it could go on elsewhere."""
+    prompt_told: bool
+    """Whether a header says of which blocks the (first) prompt is."""
 
 
 class _GenerationResponse(Response):
@@ -146,13 +152,12 @@ class _GenerationResponse(Response):
             body = await asyncio.to_thread(self._renderer.answer, record)
         else:
             body = self._renderer.answer(record)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
-            }
-        )
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            *self._told(),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _stream(self, scope: Scope, send: Send) -> None:
@@ -165,7 +170,7 @@ class _GenerationResponse(Response):
                     (b"content-type", self._form.media_type),
                     (b"cache-control", b"no-cache"),
                     (b"x-accel-buffering", b"no"),
-                    *self._identity(),
+                    *self._told(),
                 ],
             }
         )
@@ -181,13 +186,16 @@ class _GenerationResponse(Response):
             record.deliver = None
             keep_alive.stop()
 
-    def _identity(self) -> list[tuple[bytes, bytes]]:
-        """The header that says that the stream can go on elsewhere."""
-        if self._form.told is None:
-            return []
-        seed = self._record.prompts[0].params.seed
-        assert seed is not None
-        return [(TELLS.encode(), msgspec.json.encode(Identity(*self._form.told, seed)))]
+    def _told(self) -> list[tuple[bytes, bytes]]:
+        """Headers for a controller: of which blocks the prompt is, and that the stream can go on elsewhere."""
+        headers = []
+        if self._form.prompt_told:
+            headers.append((PROMPT_TELLS.encode(), tell_prompt(self._record.prompts[0].prompt_ids)))
+        if self._form.told is not None:
+            seed = self._record.prompts[0].params.seed
+            assert seed is not None
+            headers.append((TELLS.encode(), msgspec.json.encode(Identity(*self._form.told, seed))))
+        return headers
 
     def _deliver(self, write_parts: WriteParts, keep_alive: _KeepAlive) -> bool:
         """Sends what a stream has got while its handler waits: to wake the handler, and the way through the layers of the

@@ -35,6 +35,7 @@ from lightllm.protocol.messages import (
     worker_of,
 )
 from lightllm.router.due import Due
+from lightllm.router.kv_events import KvEventPublisher
 from lightllm.router.remote_ranks import RemoteRank, RemoteRanks
 from lightllm.router.round_pump import RoundPump
 from lightllm.router.scheduler import InvariantError, Scheduler
@@ -68,6 +69,7 @@ class RouterLoop:
     _vocab_size: int
     _stats: StatsLine | None
     _kv_map: KvMapWriter | None = None
+    _kv_events: KvEventPublisher | None = None
     breaches: int = 0
     """How often the books were found wrong."""
     _pending: list[RoundTokens] = dataclasses.field(default_factory=list)
@@ -88,6 +90,8 @@ class RouterLoop:
         poller = zmq.Poller()
         for source in (self._intake.socket, self._results.socket, wake, *(remote.sockets if remote else ())):
             poller.register(source, zmq.POLLIN)
+        if self._kv_events is not None:
+            poller.register(self._kv_events.replays, zmq.POLLIN)
         while not stopping.is_set():
             self.turn()
             poller.poll(int(BEAT_SECONDS * 1000))  # at once where something has come: cheaper than to look
@@ -101,6 +105,8 @@ class RouterLoop:
         busy |= self._pump.fill(time.monotonic())
         self._publish(busy)  # before the tokens: a client that has its last token sees the server empty
         self._send_tokens()
+        if self._kv_events is not None:
+            self._kv_events.turn()
         return busy
 
     def _take_results(self) -> bool:

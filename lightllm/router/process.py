@@ -25,6 +25,7 @@ from lightllm.model_folder.lengths import context_length
 from lightllm.protocol import codec
 from lightllm.protocol.control import Attach, Command, ModelReady
 from lightllm.protocol.messages import Hello
+from lightllm.router.kv_events import KvEventPublisher
 from lightllm.router.loop import RouterLoop
 from lightllm.router.remote_ranks import RankLost, RemoteRanks
 from lightllm.router.scheduler import Scheduler
@@ -79,6 +80,7 @@ class RouterProcess:
         self._stop = Command("stop")
         """How it is told to stop."""
         self._wake_reader, self._wake_writer = socket.socketpair()
+        self._kv_events: KvEventPublisher | None = None
 
     def run(self) -> None:
         config, runtime = self._child.config, self._child.runtime
@@ -96,6 +98,9 @@ class RouterProcess:
             sockets: list[PullChannel | PushChannel] = [intake, results, *workers]
             for channel in sockets:
                 closing.callback(channel.close)
+            if config.kv_events is not None:
+                self._kv_events = KvEventPublisher(context, config.kv_events, config.kv_events_token_ids)
+                closing.callback(self._kv_events.close)
             channels = _Channels(context, epoch, intake, results, workers)
             remote = None
             if config.nnodes > 1:
@@ -131,11 +136,13 @@ class RouterProcess:
                 closing.callback(sender.close)
             senders = [*backends, *(remote.ranks if remote is not None else ())]
             scheduler = self._make_scheduler(ready, self._snapshots.counts())
+            if self._kv_events is not None:
+                self._kv_events.attach(scheduler)
             loop = RouterLoop(
                 scheduler, channels.intake, channels.results, detokenizer, channels.workers, senders, self._snapshots,
                 self._child.beat, ready.vocab_size,
                 None if config.disable_log_stats else StatsLine(config.log_stats_interval, time.monotonic()),
-                self._kv_map,
+                self._kv_map, self._kv_events,
             )  # fmt: skip
             detokenizer.send(Hello(self._epoch))
             loop.publish(time.monotonic())

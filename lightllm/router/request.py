@@ -19,7 +19,7 @@ import numpy as np
 from lightllm.protocol.arrays import EMPTY_INT32
 from lightllm.protocol.messages import AddRequest, Choice
 from lightllm.protocol.rounds import JoinRow
-from lightllm.router.memory.radix_cache import Node
+from lightllm.router.memory.radix_node import Node
 from lightllm.sampling_params import SamplingParams
 
 NO_ROW = -1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from lightllm.ipc.kv_map import KvMap
@@ -26,6 +27,8 @@ from lightllm.router.admission.wait import WaitPredictor
 from lightllm.router.admission.waiting import WaitingList
 from lightllm.router.intake import check_request
 from lightllm.router.isolation import Isolation
+from lightllm.router.memory.block_ledger import BlockLedger
+from lightllm.router.memory.radix_node import Node
 from lightllm.router.outputs import Outputs
 from lightllm.router.planning.new_tokens import NewTokens, is_answer
 from lightllm.router.planning.planned_round import PlannedRound
@@ -239,6 +242,14 @@ class Scheduler:
         """Empties the prefix cache of what is not read now; how many tokens that were."""
         return self._running.kv.flush()
 
+    def watch_cache(self, ledger: BlockLedger) -> None:
+        """Tells it of every change of the prefix cache, which is empty now."""
+        self._running.kv.cache.ledger = ledger
+
+    def cached_nodes(self) -> Iterator[Node]:
+        """Of the prefix cache, each before its children."""
+        return self._running.kv.cache.nodes()
+
     def drain_outputs(self) -> RoundTokens | None:
         """Everything that is to be sent since the last call: tokens, and finishes of aborted requests."""
         return self._outputs.drain()
@@ -320,7 +331,11 @@ class Scheduler:
         if self._in_flight or self._running.requests:
             raise RuntimeError("only an idle scheduler can be repaired")
         self._former_pauses += self._planner.pauses
+        ledger = self._running.kv.cache.ledger
         self._clear_books()
+        if ledger is not None:
+            ledger.clear()
+            self.watch_cache(ledger)
 
     def _clear_books(self) -> None:
         self._requests: dict[int, Request] = {}

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from lightllm.cluster.ask import BLOCK_TOKENS, Ask, blocks_of
+from lightllm.cluster.dispatch.kv_aware import KvAware
 from lightllm.cluster.dispatch.policies import make_policy
 from lightllm.cluster.dispatcher import Dispatcher
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.worker import Description, Ticket
+from lightllm.protocol.kv_events import ToldPrompt
+from lightllm.router.memory.block_ledger import BlockLedger
 from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.simulate.backend import NEVER
 from lightllm.simulate.latency import LatencyModel
@@ -60,6 +63,8 @@ class _Server:
         self.number = number
         self.url = f"http://server-{number}"
         self.fleet = fleet
+        self.ledger: BlockLedger | None = None
+        """What its prefix cache has to tell, if the policy wants to know."""
         self.tickets: dict[int, tuple[Ticket, TraceRequest, float]] = {}
         """By place: the request, and when it reached the fleet."""
         self.simulation = Simulation(
@@ -100,12 +105,17 @@ class Fleet:
         self._progress = progress
         self.now = 0.0
         self.registry = Registry()
-        self._dispatcher = Dispatcher(self.registry, make_policy(method, seed), lambda: self.now)
+        self._policy = make_policy(method, seed)
+        self._dispatcher = Dispatcher(self.registry, self._policy, lambda: self.now)
         self._servers = [_Server(self, number, latency) for number in range(servers)]
         self._by_url = {server.url: server for server in self._servers}
         for server in self._servers:
             description = Description(server.url, (MODEL,), kv_tokens=config.max_total_token_num)
             self.registry.register(description, 0.0)
+            if isinstance(self._policy, KvAware):
+                server.ledger = BlockLedger()
+                server.simulation.scheduler.watch_cache(server.ledger)
+                self._tell(server)
         self._events: list[tuple[float, int, int]] = []
         """Heap of (end of a server's oldest round, server, version of that entry)."""
         self._ttft: list[float] = []
@@ -138,6 +148,7 @@ class Fleet:
                 server = self._servers[heapq.heappop(self._events)[1]]
                 self.now = done
                 server.simulation.advance()
+                self._tell(server)
                 self._push(server)
 
     # -- what servers tell
@@ -160,10 +171,10 @@ class Fleet:
     def _send(self, request: TraceRequest, since: float) -> None:
         prompt = request.prompt_ids
         whole = len(prompt) // BLOCK_TOKENS * BLOCK_TOKENS
-        ask = Ask(
-            MODEL, blocks_of(np.ascontiguousarray(prompt[:whole]).tobytes()), len(prompt), self.max_new_tokens
-        )
+        blocks = blocks_of(np.ascontiguousarray(prompt[:whole]).tobytes())
+        ask = Ask(MODEL, blocks, len(prompt), self.max_new_tokens, is_ids=True)
         ticket = self._dispatcher.send(ask)
+        self._policy.learn(ticket.worker, ask, ToldPrompt(len(prompt), 1, [*ask.blocks]))
         server = self._by_url[ticket.worker.url]
         self._loads[server.url] += 1
         place = server.simulation.arrive(dataclasses.replace(request, arrival=self.now))
@@ -172,7 +183,13 @@ class Fleet:
             self._refused += 1
         else:
             server.tickets[place] = ticket, request, since
+        self._tell(server)
         self._push(server)
+
+    def _tell(self, server: _Server) -> None:
+        """Its cache events, without delay."""
+        if server.ledger is not None and server.ledger.has_news and isinstance(self._policy, KvAware):
+            self._policy.hear(server.url, server.ledger.take())
 
     def _happen(self, incident: Incident) -> None:
         server = self._servers[incident.server]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -53,12 +55,24 @@ def secret_file(tmp_path_factory) -> str:
     return str(path)
 
 
+def free_ports() -> int:
+    """One, and the next one."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
 @pytest.fixture(scope="module")
 def running(secret_file) -> Iterator[RunningController]:
     """With one worker, whose server has the demo model."""
-    controller = RunningController(cluster_secret_file=secret_file)
+    controller = RunningController(cluster_secret_file=secret_file, dispatch_method="kv_aware")
     words = ("lightllm.cluster.workers", "model", "--port", "0", "--controller_address", controller.url,
-             "--cluster_secret_file", secret_file, "--labels", "zone=a", "--", "--max_total_token_num", "6000", "--data_type", "fp32")  # fmt: skip
+             "--cluster_secret_file", secret_file, "--labels", "zone=a", "--", "--max_total_token_num", "6000", "--data_type", "fp32",
+             "--kv_events", f"tcp://127.0.0.1:{free_ports()}")  # fmt: skip
     worker = Process(*words)
     try:
         controller.wait_for(lambda: len(controller.registry) or worker.process.poll() is not None, 120)
@@ -136,6 +150,22 @@ def test_a_response_is_kept_continued_and_deleted_through_the_controller(running
     assert httpx.delete(place).json()["deleted"] is True and httpx.get(place).status_code == 404
     assert httpx.post(running.url + "/flush_cache").json()["failed"] == []
     assert httpx.get(running.url + "/get_model_name").json() == {"model_name": "lightllm-demo"}
+
+
+def test_the_controller_hears_what_the_server_has_cached(running):
+    def blocks() -> int:
+        (worker,) = httpx.get(running.url + "/workers").json()["workers"]
+        return worker["kv_blocks"] or 0
+
+    asked = {"model": "lightllm-demo", "max_tokens": 1, "temperature": 0}
+    httpx.post(running.url + "/flush_cache")
+    running.wait_for(lambda: blocks() == 0)
+    for prompt in ([*range(5, 205)], "one two three four " * 100):
+        before = blocks()
+        usage = httpx.post(running.url + "/v1/completions", json=asked | {"prompt": prompt}).json()["usage"]
+        running.wait_for(lambda: blocks() == before + usage["prompt_tokens"] // 64)
+    policy = running.controller.policy
+    assert len(policy._prompts) == 3 + 1900 // 256
 
 
 def test_a_prompt_that_is_too_long_has_fastchats_code_for_it(running):

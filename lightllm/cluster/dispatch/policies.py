@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable
 
 from lightllm.cluster.dispatch.consistent_hash import ConsistentHash
+from lightllm.cluster.dispatch.kv_aware import KvAware
 from lightllm.cluster.dispatch.policy import Policy
 from lightllm.cluster.dispatch.prefix_aware import PrefixAware
 from lightllm.cluster.dispatch.simple import LeastTokens, Lottery, PowerOfTwo, RoundRobin, ShortestQueue
 
 POLICIES: dict[str, Callable[[random.Random], Policy]] = {
     "prefix_aware": PrefixAware,
+    "kv_aware": KvAware,
     "lottery": Lottery,
     "shortest_queue": ShortestQueue,
     "round_robin": RoundRobin,

@@ -8,9 +8,13 @@ from typing import Protocol
 
 from lightllm.cluster.ask import Ask
 from lightllm.cluster.worker import Worker
+from lightllm.protocol.kv_events import ToldPrompt
 
 
 class Policy(Protocol):
+    asks_prompts: bool
+    """Whether it wants to know the blocks of prompts (`learn`)."""
+
     def choose(self, workers: Sequence[Worker], ask: Ask) -> Worker:
         """One of `workers`, of which there is at least one."""
 
@@ -20,12 +24,20 @@ class Policy(Protocol):
     def sent(self, worker: Worker, ask: Ask) -> None:
         """The request goes to this worker."""
 
+    def learn(self, worker: Worker, ask: Ask, told: ToldPrompt) -> None:
+        """The worker has begun its answer, and tells the blocks of the prompt."""
+
     def gone(self, worker: Worker) -> None:
         """Its memory is lost."""
 
 
 class Stateless:
     """A policy that remembers nothing of prompts."""
+
+    asks_prompts = False
+
+    def learn(self, worker: Worker, ask: Ask, told: ToldPrompt) -> None:
+        pass
 
     def cached_tokens(self, worker: Worker, ask: Ask) -> int:
         return 0

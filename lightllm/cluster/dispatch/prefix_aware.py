@@ -11,13 +11,14 @@ simulator: docs/dispatch.md.)
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lightllm.cluster.ask import BLOCK_TOKENS, Ask
 from lightllm.cluster.dispatch.policy import least
 from lightllm.cluster.dispatch.prefix_index import PrefixIndex
 from lightllm.cluster.dispatch.simple import pending_tokens
 from lightllm.cluster.worker import Worker
+from lightllm.protocol.kv_events import ToldPrompt
 
 MISS_WEIGHT = 2.0
 """What a prompt token that is not cached costs, in tokens that wait."""
@@ -25,31 +26,46 @@ SLACK_TOKENS = 8192
 """How much more than the least a worker may have to do and still be chosen for its cache."""
 
 
+def cheapest(
+    workers: Sequence[Worker], ask: Ask, depths: Mapping[str, int], slack: float, rng: random.Random
+) -> Worker:
+    """depths: leading blocks of the prompt that workers have, by their URLs."""
+    pending = [pending_tokens(worker) for worker in workers]
+    bound = min(pending) + slack
+    near = [index for index, value in enumerate(pending) if value <= bound]
+    cost = [
+        pending[index]
+        + MISS_WEIGHT
+        * (ask.prompt_tokens - BLOCK_TOKENS * depths.get(workers[index].url, 0))
+        / workers[index].description.speed
+        for index in near
+    ]
+    return least([workers[index] for index in near], cost, rng)
+
+
 class PrefixAware:
+    asks_prompts = False
+
     def __init__(self, rng: random.Random, slack: float = SLACK_TOKENS) -> None:
         self._rng = rng
         self._slack = slack
         self._index = PrefixIndex()
 
     def choose(self, workers: Sequence[Worker], ask: Ask) -> Worker:
-        pending = [pending_tokens(worker) for worker in workers]
-        depths = self._index.match(ask.blocks, [worker.url for worker in workers])
-        bound = min(pending) + self._slack
-        near = [index for index, value in enumerate(pending) if value <= bound]
-        cost = [
-            pending[index]
-            + MISS_WEIGHT
-            * (ask.prompt_tokens - BLOCK_TOKENS * depths.get(workers[index].url, 0))
-            / workers[index].description.speed
-            for index in near
-        ]
-        return least([workers[index] for index in near], cost, self._rng)
+        return cheapest(workers, ask, self.depths(workers, ask), self._slack, self._rng)
+
+    def depths(self, workers: Sequence[Worker], ask: Ask) -> dict[str, int]:
+        """Leading blocks that each has; those that have none are left out."""
+        return self._index.match(ask.blocks, [worker.url for worker in workers])
 
     def cached_tokens(self, worker: Worker, ask: Ask) -> int:
-        return BLOCK_TOKENS * self._index.match(ask.blocks, [worker.url]).get(worker.url, 0)
+        return BLOCK_TOKENS * self.depths([worker], ask).get(worker.url, 0)
 
     def sent(self, worker: Worker, ask: Ask) -> None:
         self._index.insert(worker.url, ask.blocks, worker.description.kv_tokens)
+
+    def learn(self, worker: Worker, ask: Ask, told: ToldPrompt) -> None:
+        pass
 
     def gone(self, worker: Worker) -> None:
         self._index.forget(worker.url)

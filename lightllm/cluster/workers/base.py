@@ -77,6 +77,7 @@ class BaseModelWorker(abc.ABC):
             kind=self.kind,
             capacity=self.config.limit_worker_concurrency,
             kv_tokens=await self.kv_tokens(),
+            kv_events_port=await self.kv_events_port(),
             labels=dict(label.split("=", 1) for label in self.config.labels or ()),
         )
 
@@ -98,6 +99,10 @@ class BaseModelWorker(abc.ABC):
 
     async def kv_tokens(self) -> int:
         """Tokens that the KV memory behind it holds; 0: unknown."""
+        return 0
+
+    async def kv_events_port(self) -> int:
+        """Where the server behind it publishes its cache events; 0: nowhere."""
         return 0
 
     # -- what runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from lightllm.cluster.probing import events_port
 from lightllm.cluster.worker_messages import Beat
 from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
 from lightllm.cluster.workers.config import WorkerConfig
@@ -66,6 +67,12 @@ class ModelWorker(BaseModelWorker):
         if not self._kv_tokens:
             await self.beat()
         return self._kv_tokens
+
+    async def kv_events_port(self) -> int:
+        try:
+            return events_port(await self._server.get("/get_server_info"))
+        except (WorkerError, ValueError):
+            return 0
 
     async def find_conversation(self) -> None:
         """By the model's chat template, unless an option says which."""

@@ -21,28 +21,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lightllm.protocol.arrays import EMPTY_INT32
+from lightllm.router.memory.block_ledger import BlockLedger
+from lightllm.router.memory.radix_node import Node
 
 CONFIRMED = -1
 """Sequence number of what no round in flight computes."""
-
-
-class Node:
-    """`key` and `slots`: int32 [tokens], at least one (none in the root). `children`: by the first token of their key."""
-
-    __slots__ = ("children", "key", "locks", "parent", "seq", "slots", "sound", "stamp")
-
-    def __init__(self, parent: Node | None, key: np.ndarray, slots: np.ndarray, seq: int) -> None:
-        self.parent = parent
-        self.key = key
-        self.slots = slots
-        self.seq = seq
-        self.children: dict[int, Node] = {}
-        self.locks = 0
-        """Readers whose prefix ends here or below."""
-        self.sound = False
-        """Tokens have been sampled that depend on it."""
-        self.stamp = 0
-        """When it was last locked or unlocked."""
 
 
 class CachedPrefix(NamedTuple):
@@ -72,6 +55,8 @@ class RadixCache:
         """Heap of (stamp, order, node); holds every leaf that may be evicted, and stale entries."""
         self._dropped: set[Node] = set()
         """Tops of what is out of the tree, but locked or not yet evicted: no way leads there from the root."""
+        self.ledger: BlockLedger | None = None
+        """Is told of every change, if anybody wants to know."""
 
     # -- reading
 
@@ -147,6 +132,9 @@ class RadixCache:
         assert top.parent is not None
         del top.parent.children[int(top.key[0])]
         self._dropped.add(top)
+        if self.ledger is not None:
+            for part in _downwards(top):
+                self.ledger.removed(part)
         unread = [part for part in _downwards(top) if not part.locks]
         for part in reversed(unread):
             self._remove(part)
@@ -200,6 +188,8 @@ class RadixCache:
                 self.tokens -= len(freed[-1])
                 self.evictable -= len(freed[-1])
                 node.key, node.slots = node.key[:keep].copy(), node.slots[:keep].copy()
+                if self.ledger is not None:
+                    self.ledger.cut(node)
                 self._push_leaf(node)
             else:
                 self._remove(node)
@@ -233,6 +223,8 @@ class RadixCache:
         node.parent = upper
         node.key, node.slots = node.key[length:].copy(), node.slots[length:].copy()
         self._nodes += 1
+        if self.ledger is not None:
+            self.ledger.split(upper, node)
         return upper
 
     def _add_leaf(self, parent: Node, key: np.ndarray, slots: np.ndarray, seq: int, locks: int = 0) -> Node:
@@ -246,10 +238,14 @@ class RadixCache:
         if not locks:
             self.evictable += len(key)
             self._push_leaf(node)
+        if self.ledger is not None:
+            self.ledger.added(node)
         return node
 
     def _remove(self, node: Node) -> None:
         """Which nothing locks."""
+        if self.ledger is not None:
+            self.ledger.removed(node)
         parent, node.parent = node.parent, None
         assert parent is not None
         if node in self._dropped:
