@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import warnings
@@ -14,7 +15,7 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from lightllm.errors import InvalidModel, InvalidParameter
-from lightllm.tokenizer import pieces
+from lightllm.tokenizer import cuts, pieces
 from lightllm.tokenizer.backends import Backend
 from lightllm.tokenizer.special_tokens import SpecialTokens
 from lightllm.tokenizer.text_stream import REPLACEMENT, Step
@@ -22,6 +23,8 @@ from lightllm.tokenizer.text_stream import REPLACEMENT, Step
 MAX_GROWTH = 16.0
 """Times the characters of a text. A dozen replacements that double it are gigabytes; published files stay below 4; a text of 64 Ki characters takes 150 MB at 16."""
 
+_LONG = 2 * cuts.PART_CHARACTERS
+"""Characters from which a text is tokenized in parts."""
 _UNICODE_CLASS = re.compile(r"\\[pP]\{[^}]*\}")
 
 
@@ -46,9 +49,14 @@ class JsonBackend(Backend):
             [self._tokenizer.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)]
         )
         self.token_bytes = self._token_bytes()
+        self._around = self._special_around() if cuts.has_cuts(self._tokenizer) else None
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return self._encode(text, add_special_tokens)
+        if len(text) < _LONG or self._around is None:
+            return self._encode(text, add_special_tokens)
+        before, behind = self._around if add_special_tokens else ([], [])
+        inner = itertools.chain.from_iterable(self._encode(part, False) for part in cuts.parts(text))
+        return [*before, *inner, *behind]
 
     def encode_pair(self, first: str, second: str, add_special_tokens: bool) -> list[int]:
         return self._encode((first, second), add_special_tokens)
@@ -108,6 +116,12 @@ class JsonBackend(Backend):
                 self._tokenizer.add_special_tokens(
                     [tokenizers.AddedToken(content, normalized=False, special=True)]
                 )
+
+    def _special_around(self) -> tuple[list[int], list[int]] | None:
+        """Ids that are put before a text and behind it; None if that is not all."""
+        plain, whole = (self._encode("a", special) for special in (False, True))
+        starts = [i for i in range(len(whole)) if plain and whole[i : i + len(plain)] == plain]
+        return (whole[: starts[0]], whole[starts[0] + len(plain) :]) if len(starts) == 1 else None
 
     def _token_bytes(self) -> pieces.TokenBytes | None:
         decoder = self._tokenizer.decoder

@@ -20,7 +20,8 @@ from lightllm.parsers.chat_format import ChatFormat, Wishes, find_format
 from lightllm.parsers.readers import ParameterTypes
 from lightllm.parsers.writing import WrittenCall, write_calls
 from lightllm.sampling_params import SamplingParams
-from lightllm.tokenizer import Tokenizer, load_tokenizer
+from lightllm.tokenizer import Tokenizer, cuts, load_tokenizer
+from lightllm.tokenizer.json_backend import JsonBackend
 
 pytestmark = pytest.mark.slow
 
@@ -133,3 +134,15 @@ def test_a_call_goes_through_tokenizer_grammar_and_parser(published: tuple[str, 
     (called,) = [delta.name for delta in deltas if delta.name]
     arguments = "".join(delta.text for delta in deltas if delta.kind == "tool_call")
     assert called == "get_weather" and arguments == '{"city": "Zürich 🌦 <b>", "days": 3}'
+
+
+def test_a_long_text_has_the_tokens_that_it_has_as_a_whole(published: tuple[str, Tokenizer]) -> None:
+    """It is tokenized in parts, but by sentencepiece's model."""
+    name, tokenizer = published
+    backend = tokenizer._backend
+    assert isinstance(backend, JsonBackend) and cuts.has_cuts(backend._tokenizer) == (name != "gemma3")
+    text = "".join(file.read_text() for file in sorted(Path(__file__).parents[1].glob("support/*.py")))[
+        :400_000
+    ]
+    for special in (False, True):
+        assert tokenizer.encode(text, special) == backend._encode(text, special)
