@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from lightllm.backend.device import HostCopy
 from lightllm.backend.sampling_plan import Constrained
 from lightllm.config import ServerConfig
 from lightllm.constraints.deep_threads import deep_threads
-from lightllm.constraints.grammars import is_installed
+from lightllm.constraints.grammars import Constraint, is_installed
 from lightllm.constraints.matchers import Matcher, Matchers
 from lightllm.errors import StartupError
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.protocol.rounds import JoinRow
 from lightllm.tokenizer.loading import load_tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,11 @@ class ConstraintMasks:
     def wait_until_loaded(self) -> None:
         """Raises what `load` raised."""
         self._maker.result()
+
+    def prepare(self, constraint: Constraint, grammar: str) -> Future[LLMatcher] | None:
+        """As `Matchers.prepare`, from any thread."""
+        maker = self._maker.result()
+        return None if isinstance(maker, str) else maker.prepare(constraint, grammar)
 
     def join(self, join: JoinRow) -> None:
         """A request enters a row. Its matcher is made while its prompt is computed."""

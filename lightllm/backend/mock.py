@@ -20,6 +20,7 @@ from lightllm.backend.mock_script import MockRows, MockScript
 from lightllm.backend.mock_spec import MockSpec
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.config import ServerConfig
+from lightllm.constraints.grammars import Constraint
 from lightllm.model_folder.config import eos_token_ids
 from lightllm.model_folder.config import vocab_size as vocab_size_of
 from lightllm.protocol.control import ModelReady
@@ -65,6 +66,9 @@ class MockBackend:
             seconds={"mock": time.monotonic() - started},
             decode_tokens=self._spec.round_tokens[1],
         )
+
+    def prepare_constraint(self, constraint: Constraint, grammar: str) -> None:
+        """Its answers obey none."""
 
     def settle(self, seq: int) -> None:
         pass

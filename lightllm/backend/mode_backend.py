@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from lightllm.backend.start_phases import PHASES
 from lightllm.backend.submitted_round import FollowedRound, SubmittedRound, prompt_logprobs_of
 from lightllm.backend.warmup_rounds import ROWS, SLOTS, warmup_rounds
 from lightllm.config import ServerConfig
+from lightllm.constraints.grammars import Constraint
 from lightllm.distributed.rendezvous import Rendezvous
 from lightllm.distributed.tp_group import agree_on_slots
 from lightllm.errors import InvalidModel
@@ -136,6 +138,9 @@ class ModeBackend:
             device=str(where),
             seconds=dict(self._seconds),
         )
+
+    def prepare_constraint(self, constraint: Constraint, grammar: str) -> Future[Any] | None:
+        return self.constraints.prepare(constraint, grammar)
 
     def settle(self, seq: int) -> None:
         """The model is loaded, for a Router whose first round is `seq`."""

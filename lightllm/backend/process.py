@@ -2,6 +2,7 @@
 
 rpc threads  attach, start_profile, stop_profile: handed to the main thread, which is woken
 main thread  load the model, then: receive a round -> submit it -> send the results that are there
+intake thread  matchers for requests that are to come (`constraint_intake`)
 watch thread waits for the oldest round on the device, and wakes the main thread when it is done (never on a CPU)
 channel thread  stop: wakes the main thread; a round that takes too long is not waited for
 """
@@ -21,15 +22,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import zmq
 
+from lightllm.backend.constraint_intake import ConstraintIntake
 from lightllm.backend.out_of_memory import is_out_of_memory
 from lightllm.backend.pending import Computed, PendingResult
 from lightllm.backend.router_link import LocalLink, NodeLink, RouterLink
 from lightllm.config import ServerConfig
+from lightllm.constraints.grammars import Constraint
 from lightllm.distributed.collectives import PeerLost, Superseded
 from lightllm.errors import StartupError
 from lightllm.ipc.child import Child
@@ -49,6 +52,9 @@ class Backend(Protocol):
     """What runs rounds: `ModeBackend` or `MockBackend`."""
 
     def init_model(self, show_bar: bool = False) -> ModelReady: ...
+
+    def prepare_constraint(self, constraint: Constraint, grammar: str) -> Future[Any] | None:
+        """Has made what a request with this constraint will need; from any thread. None: it is there."""
 
     def settle(self, seq: int) -> None:
         """The model is loaded, for a Router whose first round is `seq`."""
@@ -80,6 +86,7 @@ class BackendProcess:
         self._child = child
         self._rank = rank
         self._show_bar = show_bar
+        self._intake: ConstraintIntake | None = None
         self._stopping = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._profiles: queue.SimpleQueue[tuple[StartProfile | None, Future[ProfileAnswer]]] = (
@@ -106,6 +113,8 @@ class BackendProcess:
             raise
         finally:
             self._link.close()
+            if self._intake is not None:
+                self._intake.close()
 
     def _load(self, import_seconds: float) -> tuple[Backend, ModelReady] | None:
         """Waits for a Router to attach, and answers it when the model is loaded; None: `stop` came first. An error is not
@@ -128,6 +137,8 @@ class BackendProcess:
         keep_freed_memory()
         seconds = {"import": import_seconds, **ready.seconds}
         ready = msgspec.structs.replace(ready, seconds=seconds)
+        if request.rank == 0 and config.prepares_constraints:
+            self._intake = ConstraintIntake(runtime, config.httpserver_workers, backend.prepare_constraint)
         self._child.report(
             "ready",
             f"{ready.max_total_token_num} slots, {ready.dtype} on {ready.device}",

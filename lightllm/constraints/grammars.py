@@ -31,6 +31,8 @@ _NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 would choose them, and work out all of the text first, however long it is."""
 KEPT_TEXTS = 256
 """Constraints whose check is remembered, and patterns whose names are."""
+_KEPT_GRAMMARS = 8
+"""Each may have half a megabyte, and is wanted twice within a moment: for the check and for the matcher."""
 MAX_NAMES = 64
 """Of a pattern of patternProperties."""
 MAX_BYTES = 400
@@ -65,10 +67,19 @@ def bytes_tokenizer() -> LLTokenizer:
 
 def make_matcher(tokenizer: LLTokenizer, name: str, text: str, prefix: str = "") -> LLMatcher:
     """It may be in an error state. Raises whatever the library raises for a text that it cannot read."""
-    grammar = _grammar(name, text)
-    if prefix:
-        grammar = _behind(prefix, grammar)
-    return _matcher_of(tokenizer, grammar, name in ("guided_json", "call_grammar"))
+    constraint = Constraint(name, text, prefix)
+    return compile_threads().submit(compiled, tokenizer, constraint, grammar_of(constraint)).result()
+
+
+def grammar_of(constraint: Constraint) -> str:
+    """A constraint as the library reads it. Raises like `make_matcher`."""
+    grammar = _grammar(constraint.name, constraint.text)
+    return _behind(constraint.prefix, grammar) if constraint.prefix else grammar
+
+
+def compiled(tokenizer: LLTokenizer, constraint: Constraint, grammar: str) -> LLMatcher:
+    """The matcher of a constraint's `grammar_of`. To be called in one of `compile_threads`."""
+    return _compiled(tokenizer, grammar, constraint.name in ("guided_json", "call_grammar"))
 
 
 def _behind(prefix: str, grammar: str) -> str:
@@ -78,15 +89,11 @@ def _behind(prefix: str, grammar: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": prefix + _NO_FORCING}, body, *parts[1:]]})
 
 
-def _matcher_of(tokenizer: LLTokenizer, grammar: str, json_limits: bool) -> LLMatcher:
+def _compiled(tokenizer: LLTokenizer, grammar: str, json_limits: bool) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
     parser_limits = LLParserLimits(**(limits.JSON_PARSER_LIMITS if json_limits else limits.PARSER_LIMITS))
-
-    def make() -> LLMatcher:
-        return LLMatcher(tokenizer, grammar, log_level=0, limits=parser_limits)
-
-    return compile_threads().submit(make).result()
+    return LLMatcher(tokenizer, grammar, log_level=0, limits=parser_limits)
 
 
 @functools.cache
@@ -95,6 +102,7 @@ def compile_threads() -> ThreadPoolExecutor:
     return deep_threads(2, "compile-constraints", nice=True)
 
 
+@functools.lru_cache(_KEPT_GRAMMARS)
 def _grammar(name: str, text: str) -> str:
     """As the library wants it: several grammars as JSON, the first of which is the whole."""
     from llguidance import LLMatcher
@@ -142,7 +150,8 @@ def _names_of(pattern: str) -> list[str] | None:
     only = {
         "type": "object", "additionalProperties": False, "patternProperties": {pattern: {}}, "minProperties": 1,
     }  # fmt: skip
-    start = _matcher_of(bytes_tokenizer(), _json_grammar(json.dumps(only)), True)
+    grammar = _json_grammar(json.dumps(only))
+    start = compile_threads().submit(_compiled, bytes_tokenizer(), grammar, True).result()
     if not start.consume_tokens([*b'{"']):
         return [] if not start.is_error() or "satisf" in start.get_error() else None
     names: set[str] = set()

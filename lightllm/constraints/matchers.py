@@ -7,12 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightllm.constraints.exponents import ExponentPlace, ExponentTokens
-from lightllm.constraints.grammars import Constraint, constraint_of, make_matcher
+from lightllm.constraints.grammars import Constraint, compile_threads, compiled, constraint_of, make_matcher
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer.tokenizer import Tokenizer
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _ALONE_SECONDS = 0.0005
 """For which one thread makes masks before others help."""
 _KEPT_MATCHERS = 16
+_PREPARED = 64
+"""Matchers that have been made before their requests have rows: of schemas of 64 KiB about 3 MB each."""
 _COPIES = 16
 """Most requests that share one automaton: it grows with their outputs, typically to 25 MB, at most to about 50."""
 
@@ -73,10 +76,27 @@ class Matchers:
         self._tokens = vocabulary.tokens
         self._executor = LLExecutor(min(8, os.cpu_count() or 1))
         self._kept: OrderedDict[Constraint, tuple[LLMatcher, int]] = OrderedDict()
+        self._prepared: OrderedDict[Constraint, Future[LLMatcher]] = OrderedDict()
+        """Made, or being made, for requests that are to come."""
         self._lock = threading.Lock()
         self.words = -(-int(self._tokenizer.vocab_size) // 32)
         """int32 words of a token mask."""
         self._exponents = ExponentTokens(self._tokens, self.words)
+
+    def prepare(self, constraint: Constraint, grammar: str) -> Future[LLMatcher] | None:
+        """Has the matcher made for requests with this constraint, which `open` is called for later: done when it is there,
+        None if it is. grammar: the constraint's `grammar_of`. At most `_PREPARED` wait to be opened: of more the oldest go."""
+        with self._lock:
+            if constraint in self._kept:
+                self._kept.move_to_end(constraint)
+                return None
+            made = self._prepared.pop(constraint, None)
+            if made is None:
+                made = compile_threads().submit(compiled, self._tokenizer, constraint, grammar)
+            self._prepared[constraint] = made
+            if len(self._prepared) > _PREPARED:
+                self._prepared.popitem(last=False)
+        return made
 
     def open(self, params: SamplingParams, said: np.ndarray) -> Matcher:
         """A matcher for a request with a constraint that has said these tokens already (int32). It may be in an error
@@ -84,6 +104,9 @@ class Matchers:
         key = constraint_of(params)
         with self._lock:
             first, copies = self._kept.pop(key, (None, 0))
+            prepared = self._prepared.pop(key, None)
+        if first is None and prepared is not None:
+            first = prepared.result()
         if first is None:
             first = make_matcher(self._tokenizer, *key)
         matcher = Matcher(key, first.deep_copy(), [], self._tokens)

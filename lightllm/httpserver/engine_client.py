@@ -21,10 +21,12 @@ import msgspec
 import zmq
 
 from lightllm.config import ServerConfig
-from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout, ServerOverloaded
+from lightllm.errors import REQUEST_ERRORS, RequestError, RequestTimeout
 from lightllm.http.metric_store import MetricStore
 from lightllm.httpserver.batches import Batches
+from lightllm.httpserver.constraint_tickets import ConstraintTickets
 from lightllm.httpserver.encode_tickets import EncodeTickets
+from lightllm.httpserver.flush_tickets import FlushTickets
 from lightllm.httpserver.record import MAX_PENDING_TOKENS, ChoiceRecord, PromptRecord, RequestRecord
 from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel
 from lightllm.ipc.runtime_dir import RuntimeDir
@@ -34,8 +36,8 @@ from lightllm.protocol.messages import (
     AbortNamed,
     AbortRequest,
     Accepted,
+    ConstraintPrepared,
     FinishReason,
-    FlushCache,
     Flushed,
     Hello,
     Refused,
@@ -66,7 +68,6 @@ class EngineClient:
         self._choices: dict[int, ChoiceRecord] = {}
         self._named: dict[str, set[RequestRecord]] = {}
         self._siblings: dict[int, PushChannel] = {}
-        self._flushes: dict[int, asyncio.Future[int]] = {}
         self.watchers: list[Watcher] = []
         self.images: Images | None = None
         """Of a model that sees; set before `connect`."""
@@ -91,12 +92,16 @@ class EngineClient:
             ]
             self.images.encodes = EncodeTickets(self._worker, [channel.send for channel in self._visual])
         self._results.on_message(loop, self._receive)
+        self._flushes = FlushTickets(self._worker, self._router.send, self._serial)
+        self._matchers = PushChannel(context, self.runtime.constraint_intake, EVERY_EPOCH)
+        self._constraints = ConstraintTickets(self._worker, self._matchers.send, self._serial)
         self._router.send(self._started)
 
     def close(self) -> None:
         self._loop.remove_reader(self._results.socket.getsockopt(zmq.FD))  # type: ignore[arg-type]
         self._router.close(linger_ms=100)
         self._results.close()
+        self._matchers.close()
         if self.images is not None:
             for channel in self._visual:
                 channel.close()
@@ -196,24 +201,20 @@ class EngineClient:
                     self._router.send(prompt.add_request())
             if record.abort_reason is not None:
                 self._send_aborts(record, record.abort_reason)
-        for ticket in self._flushes:
-            self._router.send(FlushCache(self._worker, ticket))
+        self._flushes.send_again()
+        self._constraints.send_again()
         self._router.send(self._started)
         if records:
             _log.warning("the router was restarted: %d requests go on", len(records))
 
     async def flush_cache(self, seconds: float = 10.0) -> int:
         """Has the Router empty the prefix cache; tokens that it lost. Raises `ServerOverloaded` if it takes longer."""
-        self._serial += 1
-        ticket = self._serial
-        done = self._flushes[ticket] = self._loop.create_future()
-        self._router.send(FlushCache(self._worker, ticket))
-        try:
-            return await asyncio.wait_for(done, seconds)
-        except TimeoutError:
-            raise ServerOverloaded("the prefix cache could not be flushed in time", retry_after=1) from None
-        finally:
-            del self._flushes[ticket]
+        return await self._flushes.flush(seconds)
+
+    async def prepare_constraints(self, record: RequestRecord) -> None:
+        """Before `submit`: has what its constraints need made, if it has any."""
+        if self.config.prepares_constraints:
+            await self._constraints.prepare((prompt.params for prompt in record.prompts), self.ended)
 
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or the client is gone: aborts what still runs and drops the record."""
@@ -369,11 +370,6 @@ class EngineClient:
     def _on_abort_named(self, message: AbortNamed) -> None:
         self.abort_named(message.name, message.owner, here_only=True)
 
-    def _on_flushed(self, message: Flushed) -> None:
-        done = self._flushes.get(message.ticket)
-        if done is not None and not done.done():
-            done.set_result(message.tokens)
-
     def _on_encoded(self, message: Encoded) -> None:
         if self.images is not None:
             self.store.add(metrics.IMAGE_ENCODES, message.encoded)
@@ -392,7 +388,8 @@ class EngineClient:
         Refused: _on_refused,
         TextDeltas: _on_text,
         AbortNamed: _on_abort_named,
-        Flushed: _on_flushed,
+        Flushed: lambda self, message: self._flushes.on_flushed(message),
+        ConstraintPrepared: lambda self, message: self._constraints.on_prepared(message),
         Hello: _on_hello,
         Encoded: _on_encoded,
         EncoderProgress: _on_encoder_progress,

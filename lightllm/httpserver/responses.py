@@ -110,6 +110,7 @@ class _GenerationResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         engine, record = self._engine, self._record
         engine.store.add(metrics.REQUEST_COUNT)
+        await engine.prepare_constraints(record)
         engine.submit(record)
         if record.begun is not None:
             skip_sent(self._renderer, record)

@@ -58,6 +58,8 @@ class RuntimeDir:
         """Router -> Detokenizer."""
         self.round_results = self._socket("results")
         """Model Backend rank 0 -> Router."""
+        self.constraint_intake = self._socket("constraints")
+        """Http Servers -> Model Backend rank 0."""
         self.cache_control = str(self.path / "cache")
         """Unix socket path of the Cache Manager's rpyc server."""
         self._lock: int | None = None

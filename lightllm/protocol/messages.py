@@ -7,6 +7,8 @@
     Detokenizer --Hello (as received)-->                 Http Server  (same result socket)
     Detokenizer --TextDeltas-->                          Http Server  (same result socket)
     Http Server --AbortNamed-->                          Http Server  (another worker's result socket)
+    Http Server --PrepareConstraint-->                   Model Backend rank 0   (a socket of its own)
+    Model Backend rank 0 --ConstraintPrepared-->         Http Server  (same result socket)
     Visual Server --Encoded, EncoderProgress, EncoderReady--> Http Server  (same result socket; see `images`)
 
 Every accepted request ends with exactly one finish, which travels Router -> Detokenizer -> Http Server behind its last
@@ -233,6 +235,28 @@ class AbortNamed(msgspec.Struct, array_like=True, frozen=True, tag="abort_named"
     """Only requests of this caller; None: of anybody."""
 
 
+class PrepareConstraint(msgspec.Struct, array_like=True, frozen=True, tag="prepare_constraint"):
+    """Http Server -> Model Backend rank 0: a request with this constraint is to come. Answered with `ConstraintPrepared` when the
+    matcher is made, so that no round waits for it."""
+
+    worker: int
+    ticket: int
+    name: str
+    """Of the field of `SamplingParams` that holds `text`."""
+    text: str
+    prefix: str
+    """`SamplingParams.constraint_prefix`"""
+    grammar: str
+    """The constraint as llguidance reads it (`constraints.grammars.grammar_of`)."""
+
+
+class ConstraintPrepared(msgspec.Struct, array_like=True, frozen=True, tag="constraint_prepared"):
+    """The answer to the `PrepareConstraint` with this ticket."""
+
+    ticket: int
+
+
 ToHttp = (
     Accepted | Refused | TextDeltas | AbortNamed | Flushed | Hello | Encoded | EncoderProgress | EncoderReady
-)
+    | ConstraintPrepared
+)  # fmt: skip

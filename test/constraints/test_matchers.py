@@ -129,6 +129,64 @@ def test_an_automaton_is_shared_by_a_few_requests_only(vocabulary, monkeypatch):
     assert len(made) == 3
 
 
+def prepare(matchers: Matchers, params: SamplingParams) -> Any:
+    constraint = grammars.constraint_of(params)
+    return matchers.prepare(constraint, grammars.grammar_of(constraint))
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The grammars that are compiled from now on, but for those of checks."""
+    seen: list[str] = []
+
+    def compiled(tokenizer: Any, constraint: grammars.Constraint, grammar: str) -> LLMatcher:
+        seen.append(constraint.text)
+        return grammars_compiled(tokenizer, constraint, grammar)
+
+    grammars_compiled = grammars.compiled
+    for module in (grammars, matchers_module):
+        monkeypatch.setattr(module, "compiled", compiled)
+    return seen
+
+
+def test_what_is_prepared_is_compiled_once_and_not_when_it_is_opened(vocabulary, compiling):
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    params = SamplingParams(guided_json=json.dumps(SCHEMAS["object"][0]))
+    prepare(matchers, params).result(10)
+    made = compiling[:]
+    opened = matchers.open(params, NOTHING)
+    assert prepare(matchers, params) is None
+    assert compiling == made == [params.guided_json]
+    expected = vocabulary.matchers.open(params, NOTHING)
+    np.testing.assert_array_equal(matchers.masks([opened]), vocabulary.matchers.masks([expected]))
+
+
+def test_a_request_that_comes_before_its_matcher_is_made_waits_for_that_one(
+    vocabulary, compiling, monkeypatch
+):
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    go, compiled = threading.Event(), matchers_module.compiled
+    monkeypatch.setattr(matchers_module, "compiled", lambda *given: (go.wait(10), compiled(*given))[1])
+    params = SamplingParams(regular_constraint="ab+c")
+    first, second = prepare(matchers, params), prepare(matchers, params)
+    assert first is second and not first.done()
+    threading.Timer(0.05, go.set).start()
+    opened = matchers.open(params, NOTHING)
+    assert compiling == ["ab+c"]
+    assert opened.consume_tokens(vocabulary.encode(b"abc")) and opened.inner.is_stopped()
+
+
+def test_no_more_than_so_many_matchers_are_kept_for_requests_to_come(vocabulary, compiling, monkeypatch):
+    monkeypatch.setattr(matchers_module, "_PREPARED", 2)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    several = [SamplingParams(regular_constraint=pattern) for pattern in "pqr"]
+    for params in several:
+        prepare(matchers, params).result(10)
+    for params in reversed(several):
+        matchers.open(params, NOTHING)
+    assert compiling == ["p", "q", "r", "p"]
+
+
 def test_constraints_are_compiled_in_threads_that_leave_the_processor_to_others(
     vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def engine(started_engine: FakeEngine) -> Iterator[FakeEngine]:
     started_engine.ready()
     started_engine.added.clear()
     started_engine.aborted.clear()
+    started_engine.prepared.clear()
     yield started_engine
     started_engine.script = type(started_engine.script)()
     started_engine.wait_for(lambda: started_engine.active == 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightllm.ipc.channels import Epoch, PullChannel, PushChannel, make_context
+from lightllm.ipc.channels import EVERY_EPOCH, Epoch, PullChannel, PushChannel, make_context
 from lightllm.ipc.runtime_dir import RuntimeDir
 from lightllm.ipc.snapshot import Snapshot, SnapshotWriter
 from lightllm.protocol import codec
@@ -18,11 +18,13 @@ from lightllm.protocol.messages import (
     Accepted,
     AddRequest,
     Choice,
+    ConstraintPrepared,
     Finish,
     FinishReason,
     FlushCache,
     Flushed,
     Hello,
+    PrepareConstraint,
     PromptLogprobs,
     Refused,
     TextDeltas,
@@ -60,6 +62,8 @@ class Script:
     accept: bool = True
     halt_at: int | None = None
     """No request gets more tokens than that, for now."""
+    prepare: bool = True
+    """Constraints are prepared as soon as that is asked for; False: not yet."""
     deaf: bool = False
     """Does nothing about aborts."""
     hold: bool = False
@@ -93,6 +97,8 @@ class FakeEngine:
         self.script = Script()
         self.added: list[AddRequest] = []
         self.aborted: list[AbortRequest] = []
+        self.prepared: list[PrepareConstraint] = []
+        """What has been asked for, answered or not."""
         self.runtime = runtime
         self._tokenizer = tokenizer
         self._eos = eos_token_id
@@ -144,6 +150,8 @@ class FakeEngine:
     def _run(self) -> None:
         context = make_context()
         intake = PullChannel(context, self.runtime.router_intake, codec.to_router, self._epoch)
+        constraints = PullChannel(context, self.runtime.constraint_intake, codec.to_constraints, EVERY_EPOCH)
+        unanswered: list[PrepareConstraint] = []
         self._bound.set()
         self._out: dict[int, PushChannel] = {}
         self._context = context
@@ -154,6 +162,12 @@ class FakeEngine:
                 self._epoch.raise_to(self.runtime.begin_epoch())
                 self._push(0).send(Hello(self._epoch.number))
                 self._restart.clear()
+            while (asked := constraints.receive()) is not None:
+                self.prepared.append(asked)
+                unanswered.append(asked)
+            while unanswered and self.script.prepare:
+                asked = unanswered.pop(0)
+                self._push(asked.worker).send(ConstraintPrepared(asked.ticket))
             while (message := intake.receive()) is not None:
                 self._take(message)
             if not self.script.hold:
@@ -161,6 +175,7 @@ class FakeEngine:
                 if self.script.pause:
                     time.sleep(self.script.pause)
         intake.close()
+        constraints.close()
         for channel in self._out.values():
             channel.close()
         context.term()

@@ -1,0 +1,71 @@
+"""Constraints of requests whose matchers the Model Backend is making: such a request goes to the Router when its matcher is there, so
+that no round, which is that of others too, waits for it. Runs in the event loop.
+
+asked --ConstraintPrepared--> done
+  |----Hello (a Router has begun; it may be a backend that was started again)--> asked again
+  '----nothing comes for `PATIENCE_SECONDS`, or the server ends----------------> the request goes on: its round waits
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lightllm.constraints.check import check_threads
+from lightllm.constraints.grammars import Constraint, constraint_of, grammar_of
+from lightllm.protocol.messages import ConstraintPrepared, PrepareConstraint
+from lightllm.sampling_params import SamplingParams
+
+_log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 10.0
+"""The largest schemas take 0.4 s of one processor at most; beside a model that computes on all of them, some seconds."""
+
+
+class ConstraintTickets:
+    """Of one Http worker."""
+
+    def __init__(self, worker: int, send: Callable[[PrepareConstraint], None], first: int) -> None:
+        """send: to the Model Backend of rank 0; first: above every ticket of a former life of this worker."""
+        self._worker = worker
+        self._send = send
+        self._numbers = itertools.count(first)
+        self._open: dict[int, tuple[PrepareConstraint, asyncio.Future[None]]] = {}
+
+    async def prepare(self, requests: Iterable[SamplingParams], until: asyncio.Future[Any]) -> None:
+        """Returns when the matchers of all that are constrained are made; at the latest with `until`, or when patience ends. Their
+        constraints have been checked."""
+        constraints = {constraint_of(params) for params in requests if params.constrained}
+        if constraints:
+            await asyncio.gather(*(self._prepare(constraint, until) for constraint in constraints))
+
+    async def _prepare(self, constraint: Constraint, until: asyncio.Future[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            grammar = await loop.run_in_executor(check_threads(), grammar_of, constraint)
+        except Exception:  # the backend will come to the same, and end the request with the reason
+            _log.debug("a constraint that was checked cannot be read", exc_info=True)
+            return
+        ticket = next(self._numbers)
+        message = PrepareConstraint(self._worker, ticket, *constraint, grammar)
+        done: asyncio.Future[None] = loop.create_future()
+        self._open[ticket] = message, done
+        self._send(message)
+        try:
+            await asyncio.wait([done, until], timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._open[ticket]
+
+    def on_prepared(self, message: ConstraintPrepared) -> None:
+        if message.ticket in self._open:
+            done = self._open[message.ticket][1]
+            if not done.done():
+                done.set_result(None)
+
+    def send_again(self) -> None:
+        """To a backend that may be another one."""
+        for message, _ in self._open.values():
+            self._send(message)
