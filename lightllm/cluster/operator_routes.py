@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,6 +18,7 @@ from lightllm.cluster.registry import Registry
 from lightllm.cluster.worker import State, Worker
 from lightllm.errors import InvalidParameter, UnknownModel
 from lightllm.http.auth import caller
+from lightllm.http.ollama import LOADED_UNTIL, version_answer
 
 
 def health_routes(registry: Registry) -> APIRouter:
@@ -57,6 +60,32 @@ def model_routes(registry: Registry) -> APIRouter:
         if name not in registry.models():
             raise UnknownModel(f"no worker serves the model {name[:100]!r}", param="model")
         return JSONResponse(_model(name))
+
+    @router.get("/api/tags")
+    async def tags() -> Response:
+        """The names, for Ollama's clients; a worker tells the rest (`/api/show`)."""
+        return JSONResponse({"models": [_ollama_model(name) for name in registry.models()]})
+
+    @router.get("/api/ps")
+    async def loaded() -> Response:
+        until = {"expires_at": LOADED_UNTIL, "size_vram": 0}
+        return JSONResponse({"models": [_ollama_model(name) | until for name in registry.models()]})
+
+    @router.get("/api/version")
+    async def ollama_version() -> Response:
+        return JSONResponse(version_answer())
+
+    def _ollama_model(name: str) -> dict[str, Any]:
+        written = datetime.fromtimestamp(started, UTC).isoformat().replace("+00:00", "Z")
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return {
+            "name": name,
+            "model": name,
+            "modified_at": written,
+            "size": 0,
+            "digest": digest,
+            "details": {},
+        }
 
     def _model(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "lightllm"}

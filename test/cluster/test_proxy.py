@@ -165,6 +165,17 @@ def test_models_are_told_apart(start):
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
 
 
+def test_ollamas_clients_find_the_models(start):
+    worker = start(MockWorker, ("a", "b"))
+    running = start(RunningController, workers=[worker.url])
+    running.wait_for(lambda: len(running.registry) == 1)
+    for path in ("tags", "ps"):
+        models = httpx.get(running.url + f"/api/{path}").json()["models"]
+        assert [model["name"] for model in models] == [model["model"] for model in models] == ["a", "b"]
+        assert len({model["digest"] for model in models}) == 2 and models[0]["modified_at"].endswith("Z")
+    assert httpx.get(running.url + "/api/version").json()["version"].count(".") == 2
+
+
 def test_keys_of_the_controller_are_not_the_workers(cluster):
     running, (worker,) = cluster(1, api_key=["secret"], worker_api_key="inner")
     assert httpx.post(running.url + "/v1/completions", json=BODY).status_code == 401

@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from lightllm import __version__
 from lightllm.errors import InvalidParameter
 from lightllm.http.body import parse_body
+from lightllm.http.ollama import LOADED_UNTIL, version_answer
 from lightllm.httpserver.ollama.models import (
     OllamaChatRequest,
     OllamaGenerateRequest,
@@ -34,10 +34,6 @@ from lightllm.httpserver.state import ServerState
 from lightllm.model_folder.json_files import read_json_object
 from lightllm.parsers.chat_format import IDENTITY
 
-API_VERSION = "0.12.6"
-"""The Ollama whose API this is: clients refuse older ones."""
-_NEVER = "9999-12-31T23:59:59Z"
-"""Until when the model stays loaded."""
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -95,7 +91,7 @@ def ollama_routes(state: ServerState) -> APIRouter:
     @router.get("/version", **plain("The version."))
     async def version() -> Response:
         """The version of the API, and the server's own."""
-        return JSONResponse({"version": API_VERSION, "lightllm": __version__})
+        return JSONResponse(version_answer())
 
     return router
 
@@ -152,7 +148,7 @@ class _Folder:
         }
 
     def loaded_card(self, name: str, state: ServerState) -> dict[str, Any]:
-        loaded = {"expires_at": _NEVER, "size_vram": self._size}
+        loaded = {"expires_at": LOADED_UNTIL, "size_vram": self._size}
         return self.card(name) | loaded | {"context_length": state.limits.max_req_total_len}
 
     def description(self, state: ServerState) -> dict[str, Any]:
