@@ -19,6 +19,8 @@ WHY_NOT = (
     else ""
 )
 """Why there is no browser here; empty if there is one."""
+PATIENCE_MS = 60_000
+"""For whatever a page is expected to do: a browser and a server on one busy core take their time."""
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 780}
 
@@ -42,7 +44,7 @@ def open_page(browser: Any, url: str, allowed: tuple[str, ...] = (), **context: 
     console but what has one of `allowed` in it, and no request went anywhere but to the server. A failure prints the page's text."""
     problems: list[str] = []
     opened = browser.new_context(viewport=context.pop("viewport", DESKTOP), **context)
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PATIENCE_MS)
     page = opened.new_page()
 
     def report(message: Any) -> None:
