@@ -374,11 +374,6 @@ class ServerConfig:
         return self.serves != "generate"
 
     @property
-    def prepares_constraints(self) -> bool:
-        """Matchers are made before their requests reach the Router; --task is resolved."""
-        return not self.pools and self.output_constraint_mode != "none"
-
-    @property
     def serves(self) -> str:
         """ "generate", "reward", or the task of a model for vectors; --task is resolved."""
         if self.use_reward_model:

@@ -137,7 +137,7 @@ class BackendProcess:
         keep_freed_memory()
         seconds = {"import": import_seconds, **ready.seconds}
         ready = msgspec.structs.replace(ready, seconds=seconds)
-        if request.rank == 0 and config.prepares_constraints:
+        if request.rank == 0:
             self._intake = ConstraintIntake(runtime, config.httpserver_workers, backend.prepare_constraint)
         self._child.report(
             "ready",

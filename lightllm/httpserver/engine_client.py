@@ -213,8 +213,7 @@ class EngineClient:
 
     async def prepare_constraints(self, record: RequestRecord) -> None:
         """Before `submit`: has what its constraints need made, if it has any."""
-        if self.config.prepares_constraints:
-            await self._constraints.prepare((prompt.params for prompt in record.prompts), self.ended)
+        await self._constraints.prepare((prompt.params for prompt in record.prompts), self.ended)
 
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or the client is gone: aborts what still runs and drops the record."""
