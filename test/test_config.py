@@ -26,7 +26,7 @@ def other_value(field, option):  # a valid one
         return next(choice for choice in option.choices if choice != field.default)
     kind = {int: 3, float: 0.25, str: "a=b" if option.extends else "other"}[option.type]
     value = [kind, kind] if option.nargs == "+" else kind
-    values = (value, "http://other:1", "none")
+    values = (value, "http://other:1", "none", "tcp://other:1")
     return next(one for one in values if option.check is None or option.check(one))
 
 

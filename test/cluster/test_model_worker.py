@@ -161,9 +161,10 @@ def test_the_controller_hears_what_the_server_has_cached(running):
     httpx.post(running.url + "/flush_cache")
     running.wait_for(lambda: blocks() == 0)
     for prompt in ([*range(5, 205)], "one two three four " * 100):
-        before = blocks()
+        expected = blocks()
         usage = httpx.post(running.url + "/v1/completions", json=asked | {"prompt": prompt}).json()["usage"]
-        running.wait_for(lambda: blocks() == before + usage["prompt_tokens"] // 64)
+        expected += usage["prompt_tokens"] // 64
+        running.wait_for(lambda expected=expected: blocks() == expected)
     policy = running.controller.policy
     assert len(policy._prompts) == 3 + 1900 // 256
 
