@@ -38,8 +38,7 @@ class ServerConfig:
     port: int = _option(8000, "HTTP port; 0 takes a free one.", _SERVER, type=int,
                         check=lambda v: 0 <= v < 65536, expects="a port number, 0 to 65535")  # fmt: skip
     httpserver_workers: int = _option(
-        1, "Http Server processes that share the listening socket.", _SERVER, **_at_least(1)
-    )
+        1, "Http Server processes that share the listening socket.", _SERVER, **_at_least(1))  # fmt: skip
     api_key: list[str] | None = _option(
         None, "Keys that clients may present as `Authorization: Bearer KEY`; every route but health needs one.",
         _SERVER, nargs="+", metavar="KEY")  # fmt: skip
@@ -101,8 +100,7 @@ class ServerConfig:
         "request is sent on it.", _SERVER, **_at_least(1))  # fmt: skip
     disable_page: bool = _option(False, "No page at / and no /docs: the API alone.", _SERVER)
     log_stats_interval: int = _option(
-        10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1)
-    )
+        10, "Seconds between statistics lines in the log.", _SERVER, **_at_least(1))  # fmt: skip
     disable_log_stats: bool = _option(False, "No statistics lines.", _SERVER)
     metric_gateway: str | None = _option(
         None, "Prometheus push gateway (`host:port`, or a URL) that gets all metrics.", _SERVER, metavar="URL", check=is_gateway,
@@ -126,35 +124,29 @@ class ServerConfig:
         check=is_collector, expects="http://HOST:PORT or https://HOST:PORT, with a path if it is not /v1/traces",
     )  # fmt: skip
     log_level: str = _option(
-        "info", "Verbosity of the log.", _SERVER, choices=("debug", "info", "warning", "error")
-    )
+        "info", "Verbosity of the log.", _SERVER, choices=("debug", "info", "warning", "error"))  # fmt: skip
 
     # -- model
     model_dir: str | None = _option(
-        None, "Model folder or Hugging Face hub id; without it the embedded demo model.", _MODEL
-    )
+        None, "Model folder or Hugging Face hub id; without it the embedded demo model.", _MODEL)  # fmt: skip
     model_name: list[str] | None = _option(
         None, "Names that clients use (/v1/models; the first one: /get_model_name); default: the hub id, or the last part of the "
         "folder.", _MODEL, nargs="+", metavar="NAME", check=are_model_names, expects=f"names of 1 to {MOST_NAME} characters",
     )  # fmt: skip
     strict_model_name: bool = _option(
-        False, "Requests that name another model get 404; otherwise they mean the one there is.", _MODEL
-    )
+        False, "Requests that name another model get 404; otherwise they mean the one there is.", _MODEL)  # fmt: skip
     model_owner: str = _option("lightllm", "The model's `owned_by` in /v1/models.", _MODEL)
     tokenizer_mode: str = _option("auto", "Kept for compatibility: all modes use the fast tokenizer where there is one.",
                                   _MODEL, choices=("fast", "slow", "auto"))  # fmt: skip
     trust_remote_code: bool = _option(
-        False, "Allow tokenizer code from the model folder (never model code).", _MODEL
-    )
+        False, "Allow tokenizer code from the model folder (never model code).", _MODEL)  # fmt: skip
     chat_template: str | None = _option(
-        None, "Jinja file used instead of the tokenizer's chat template.", _MODEL
-    )
+        None, "Jinja file used instead of the tokenizer's chat template.", _MODEL)  # fmt: skip
     task: str = _option(
         "auto", "What the model is for: generate: texts; embed: vectors of texts; classify: labels; score: a reranker that answers "
         "yes or no. auto: what the files of its folder say.", _MODEL, choices=("auto", "generate", "embed", "classify", "score"))  # fmt: skip
     use_reward_model: bool = _option(
-        False, "The model is a reward model: POST /get_score, and no texts.", _MODEL
-    )
+        False, "The model is a reward model: POST /get_score, and no texts.", _MODEL)  # fmt: skip
     tool_call_parser: str = _option(
         "auto",
         "Form in which the model writes tool calls ([names](tools_and_reasoning.md#families)): auto finds it in the chat template and "
@@ -203,8 +195,7 @@ class ServerConfig:
     max_req_input_len: int | None = _option(
         None, "Longest prompt in tokens; default: whatever --max_req_total_len leaves room for.", _MEMORY, **_at_least(1))  # fmt: skip
     default_max_tokens: int = _option(
-        4096, "Cap on the output of a chat that names no limit.", _MEMORY, **_at_least(1)
-    )
+        4096, "Cap on the output of a chat that names no limit.", _MEMORY, **_at_least(1))  # fmt: skip
     default_max_new_tokens: int | None = _option(
         None, "Cap on the output of a /generate that names no limit (LightLLM before 1.2: 16); default: what fits.", _MEMORY,
         **_at_least(1))  # fmt: skip
