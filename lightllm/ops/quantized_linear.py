@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.cpu.few_bits_linear import few_bits_linear, memory_of_panels
+from lightllm.ops.cpu.code_panels import memory_of_panels
+from lightllm.ops.cpu.few_bits_linear import few_bits_linear
+from lightllm.ops.cpu.widened_linear import widened_linear
 from lightllm.ops.linear import PackedLinear
 from lightllm.ops.quantized_weight import NIBBLES, QuantizedWeight
 
@@ -45,11 +47,14 @@ class DequantisedOnUse:
         return out
 
 
-def pack_quantized(weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype) -> PackedLinear:
-    """The fastest form of a weight in few bits for its device, of activations in `dtype`. The caller drops the weight afterwards: its
-    memory may be written over. bias: [out] or None."""
-    if weight.codes.device.type == "cpu" and dtype == torch.bfloat16:
-        own = few_bits_linear(weight, bias, in_place=True)
-        if own is not None:
-            return own
+def pack_quantized(
+    weight: QuantizedWeight, bias: torch.Tensor | None, dtype: torch.dtype, in_place: bool = True
+) -> PackedLinear:
+    """The fastest form of a weight in few bits for its device, of activations in `dtype`. in_place: the caller drops the weight
+    afterwards, its memory may be written over. bias: [out] or None."""
+    if weight.codes.device.type == "cpu":
+        if dtype == torch.bfloat16 and (of_codes := few_bits_linear(weight, bias, in_place)) is not None:
+            return of_codes
+        if (of_numbers := widened_linear(weight, bias, dtype, in_place)) is not None:
+            return of_numbers
     return DequantisedOnUse(weight, bias)

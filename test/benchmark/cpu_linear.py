@@ -4,7 +4,9 @@
 
 Weights take turns, so that they come from memory and not from a cache; so do the forms. `pieces` is what a weight too large to
 be packed at once becomes; `--clock cpu` counts the processor's time, for a machine that is not idle. The best form of each row is
-marked. The last columns are weights in few bits: int8 with a scale for each output, int4 for each 128 inputs, MXFP4.
+marked. The last columns are weights in few bits: int8 with a scale for each output, int4 for each 128 inputs, MXFP4, fp8 with a scale for
+each block of 128 x 128; for activations in bf16 where there are kernels for them, and (32) in fp32. `--only` measures the forms whose
+names begin so.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lightllm.ops.cpu.few_bits_linear import few_bits_linear
 from lightllm.ops.cpu.panel_linear import panel_linear
 from lightllm.ops.linear import Fp16PackedLinear, OneDnnLinear, PackedLinear, SideBySide, pack_linear
-from lightllm.ops.quantized_weight import QuantizedWeight
+from lightllm.ops.quantized_linear import DequantisedOnUse, pack_quantized
+from lightllm.ops.quantized_weight import NIBBLES, QuantizedWeight
 from lightllm.ops.weight_rows import WeightRows, as_rows
 
 TURNS = 4
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     parser.add_argument("--budget_mib", type=int, default=250, help="the largest tensor, which bounds pieces")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -61,10 +64,15 @@ def main() -> None:
         ("int8", "int8", args.in_features),
         ("int4", "int4", 128),
         ("mxfp4", "e2m1", 32),
+        ("fp8", "e4m3", 128),
     ):
         few = [random_codes(element, args.out_features, args.in_features, group) for _ in range(TURNS)]
-        if codes := [form for w in few if (form := few_bits_linear(w, None)) is not None]:
-            forms[name] = (torch.bfloat16, list(codes))
+        for dtype, suffix in ((torch.bfloat16, ""), (torch.float32, " 32")):
+            packed = [pack_quantized(w, None, dtype, in_place=False) for w in few]
+            if not isinstance(packed[0], DequantisedOnUse):
+                forms[name + suffix] = (dtype, list(packed))
+    if args.only:
+        forms = {name: form for name, form in forms.items() if name.startswith(tuple(args.only))}
     print(
         f"[{args.out_features}, {args.in_features}], {args.threads} threads, {torch.backends.cpu.get_cpu_capability()}; ms"
     )
@@ -78,8 +86,12 @@ def main() -> None:
 
 
 def random_codes(element: str, outputs: int, inputs: int, group: int) -> QuantizedWeight:
-    width = inputs if element == "int8" else inputs // 2
-    codes = torch.randint(0, 256, (outputs, width), dtype=torch.uint8)
+    width = inputs // 2 if element in NIBBLES else inputs
+    codes = torch.randint(0, 127, (outputs, width), dtype=torch.uint8)
+    if element == "e4m3":
+        shared = torch.arange(outputs).int() // group
+        scales = torch.rand(-(-outputs // group), inputs // group) * 0.01
+        return QuantizedWeight(element, codes.view(torch.float8_e4m3fn), scales, None, group, shared)
     scales = torch.rand(outputs, inputs // group) * 0.01
     return QuantizedWeight(
         element, codes.view(torch.int8) if element == "int8" else codes, scales, None, group

@@ -27,6 +27,7 @@ from lightllm.ops.cpu.kernels import (
     panel_linear,
     rms_norm,
     rotary,
+    widened_linear,
 )
 
 SOURCES = (
@@ -36,6 +37,7 @@ SOURCES = (
     rotary,
     panel_linear,
     few_bits_linear,
+    widened_linear,
     rms_norm,
     gated_activation,
     greedy_tokens,

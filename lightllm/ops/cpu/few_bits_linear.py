@@ -9,8 +9,8 @@ import torch
 
 from lightllm.ops.cpu.calls import few_bits_linear as at
 from lightllm.ops.cpu.calls.few_bits_linear import WIDTH
+from lightllm.ops.cpu.code_panels import expanded, grid_in_panels, memory_for
 from lightllm.ops.cpu.library import Kernel, load_kernels
-from lightllm.ops.cpu.panel_linear import memory_of
 from lightllm.ops.quantized_weight import MIDDLE, NIBBLES, QuantizedWeight
 
 _BLOCK = 128
@@ -45,9 +45,9 @@ class FewBitsLinear:
         self._outputs, self._inputs = weight.shape
         self._panels, self._blocks = -(-self._outputs // WIDTH), -(-self._inputs // block)
         self.codes = _panels_of(weight, self._panels, self._blocks * block, in_place)
-        scales = _expanded(weight, weight.scales.float())
-        self.scales = _grid_in_panels(
-            scales * (_TABLE_SCALE if weight.element == "e2m1" else 1), self._panels
+        scales = expanded(weight, weight.scales.float())
+        self.scales = grid_in_panels(
+            scales * (_TABLE_SCALE if weight.element == "e2m1" else 1), self._panels, WIDTH
         )
         self._groups = scales.shape[1]
         self._blocks_of_group = self._blocks if self._groups == 1 else weight.group // block
@@ -111,31 +111,12 @@ def few_bits_linear(
     )
 
 
-def memory_of_panels(outputs: int, width: int) -> torch.Tensor:
-    """uint8 [outputs, width], with room behind it for outputs of whole panels."""
-    padded = -(-outputs // WIDTH) * WIDTH
-    return memory_of(-(-padded * width // 4)).view(torch.uint8)[: outputs * width].view(outputs, width)
-
-
-def _memory_for(weight: QuantizedWeight, nbytes: int, in_place: bool) -> torch.Tensor:
-    """uint8 [nbytes]: that of the codes, in which each panel lies where its outputs lay, or a new one."""
-    codes = weight.codes.view(torch.uint8)
-    memory = codes.untyped_storage()
-    if (
-        in_place
-        and codes.shape[1] * WIDTH * -(-len(codes) // WIDTH) == nbytes <= memory.nbytes()
-        and not codes.storage_offset()
-    ):
-        return torch.as_strided(codes, (nbytes,), (1,))
-    return memory_of(-(-nbytes // 4)).view(torch.uint8)[:nbytes]
-
-
 def _panels_of(weight: QuantizedWeight, panels: int, inputs: int, in_place: bool) -> torch.Tensor:
     """Codes as the kernel reads them; outputs and inputs that there are not are 0, and their inputs or scales too."""
     outputs, given = weight.shape
     nibbles = weight.element in NIBBLES
     four = inputs // 8 if nibbles else inputs // 4
-    memory = _memory_for(weight, panels * four * WIDTH * 4, in_place)
+    memory = memory_for(weight, panels * four * WIDTH * 4, WIDTH, in_place)
     codes = memory.view(panels, four, WIDTH // _LANES, _LANES, 4)
     step = max(1, _PIECE // (inputs * WIDTH))
     for panel in range(0, panels, step):
@@ -153,19 +134,6 @@ def _panels_of(weight: QuantizedWeight, panels: int, inputs: int, in_place: bool
     return codes
 
 
-def _expanded(weight: QuantizedWeight, values: torch.Tensor) -> torch.Tensor:
-    """[rows, groups] to [out, groups]."""
-    return values if weight.scale_rows is None else values[weight.scale_rows]
-
-
-def _grid_in_panels(values: torch.Tensor, panels: int) -> torch.Tensor:
-    """[out, groups] to [panels, groups, WIDTH], 0 behind the last output."""
-    outputs, groups = values.shape
-    padded = values.new_zeros(panels * WIDTH, groups)
-    padded[:outputs] = values
-    return padded.view(panels, WIDTH, groups).transpose(1, 2).contiguous()
-
-
 def _zeros(weight: QuantizedWeight, panels: int) -> torch.Tensor:
     """Of the unsigned codes in panels."""
     if weight.element == "e2m1":
@@ -173,4 +141,4 @@ def _zeros(weight: QuantizedWeight, panels: int) -> torch.Tensor:
     if weight.zeros is None:
         return torch.full((WIDTH,), MIDDLE if weight.element == "int4" else 128, dtype=torch.uint8)
     zeros = weight.zeros if weight.element == "int4" else weight.zeros.view(torch.uint8) ^ 128
-    return _grid_in_panels(_expanded(weight, zeros), panels)
+    return grid_in_panels(expanded(weight, zeros), panels, WIDTH)

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from support.quantized_weights import random_weight
 
 from lightllm.ops.cpu.few_bits_linear import FewBitsLinear, few_bits_linear
 from lightllm.ops.quantized_linear import DequantisedOnUse, memory_of_codes
@@ -26,18 +27,6 @@ CASES = [
 ]
 """Element, outputs, inputs, inputs that share a scale, whether there are zeros: less than a panel, whole ones, some of the last;
 inputs that end within a block."""
-
-
-def random_weight(element: str, outputs: int, inputs: int, group: int, zeros: bool) -> QuantizedWeight:
-    generator, groups = torch.Generator().manual_seed(0), -(-inputs // group)
-    if element == "int8":
-        codes = torch.randint(-128, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
-        own = torch.randint(-128, 128, (outputs, groups), generator=generator, dtype=torch.int8)
-    else:
-        codes = torch.randint(256, (outputs, inputs // 2), generator=generator, dtype=torch.uint8)
-        own = torch.randint(16, (outputs, groups), generator=generator, dtype=torch.uint8)
-    scales = torch.rand(outputs, groups, generator=generator) * 0.02
-    return QuantizedWeight(element, codes, scales, own if zeros else None, group)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -80,13 +80,14 @@ def test_kernels_for_a_lesser_processor(kind: CpuKind, tmp_path: Path) -> None:
     if detect() <= kind:
         pytest.skip(f"{kind.name} is not less than this processor")
     environ = os.environ | {VARIABLE: str(tmp_path), "LIGHTLLM_CPU_KIND": kind.name.lower()}
-    names = ("decode_attention", "row_kernels", "panel_linear", "block_attention")
+    names = ("decode_attention", "row_kernels", "panel_linear", "block_attention", "widened_linear")
     tests = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *tests]
     run = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     (symbols,) = tmp_path.glob(f"*/{SYMBOLS}")
-    own = {"panel_linear_bfloat16", "block_attention_bfloat16"}  # of bf16 instructions
+    of_bf16 = ("few_bits", "panel", "block", "coded", "widened_linear_bfloat16")  # instructions
+    own = {name for name in load_kernels() if name.startswith(of_bf16)}
     expected = set(load_kernels()) - own | (own if kind == CpuKind.AVX512_BF16 else set())
     assert set(json.loads(symbols.read_text())) == expected
 
