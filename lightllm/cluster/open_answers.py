@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-import aiohttp
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
@@ -15,9 +14,13 @@ from lightllm.cluster.registry import Registry
 from lightllm.cluster.worker import Worker
 
 
+class Closable(Protocol):
+    def close(self) -> object: ...
+
+
 class OpenAnswers:
     def __init__(self, registry: Registry) -> None:
-        self._running: dict[Worker, set[aiohttp.ClientResponse]] = {}
+        self._running: dict[Worker, set[Closable]] = {}
         self._owners: dict[str, list[str]] = {}
         """By the name of a request: the callers that have one of that name under way."""
         registry.on_dead.append(self._cut_off)
@@ -32,7 +35,7 @@ class OpenAnswers:
         return set(self._owners.get(name, ())) == {owner}
 
     @contextlib.contextmanager
-    def listed(self, worker: Worker, response: aiohttp.ClientResponse) -> Iterator[None]:
+    def listed(self, worker: Worker, response: Closable) -> Iterator[None]:
         running = self._running.setdefault(worker, set())
         running.add(response)
         try:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from lightllm.cluster.ask import Ask, read_ask
 from lightllm.cluster.dispatcher import Dispatcher, NoWorker
 from lightllm.cluster.entrance import Entrance
+from lightllm.cluster.fastchat_bridge import BRIDGED_PATHS, Bridge, Translated
 from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.open_answers import OpenAnswers, while_connected
@@ -27,13 +28,14 @@ from lightllm.cluster.refusal import STATUSES, BrokenOff, Refused, Unreached, fa
 from lightllm.cluster.relay import Relay
 from lightllm.cluster.upstream import FAILURES, Upstream, url_of
 from lightllm.cluster.worker import Ticket, Worker
-from lightllm.errors import PreviousResponseNotFound, RequestError, UnknownResponse
+from lightllm.errors import NotFound, PreviousResponseNotFound, RequestError, UnknownResponse
 from lightllm.http.auth import caller
 from lightllm.http.body import BodyBudget, BodyLease, read_body
 from lightllm.http.error_middleware import REQUEST_ID
 from lightllm.protocol.kv_events import PROMPT_ASKS, PROMPT_TELLS, read_prompt
 from lightllm.protocol.resume import ASKS, ROUTE
 
+Answer = aiohttp.ClientResponse | Translated
 _log = logging.getLogger(__name__)
 RESUMES = "lightllm"
 """The kind of workers that go on with a stream."""
@@ -61,6 +63,8 @@ class Proxy:
         self._answers = answers
         self._held = held
         self._entrance = entrance
+        self._bridge = Bridge(upstream.session)
+        self._registry.on_gone.append(lambda worker: self._bridge.forget(worker.url))
         self._retries = retries
         self._budget = BodyBudget(max_body)
 
@@ -160,7 +164,7 @@ class Proxy:
         finally:
             response.close()
 
-    async def _ask(self, worker: Worker, scope: Scope, body: bytes, relay: Relay) -> aiohttp.ClientResponse:
+    async def _ask(self, worker: Worker, scope: Scope, body: bytes, relay: Relay) -> Answer:
         """The request itself, or the rest of it. Raises one of `FAILURES`."""
         headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
         path = scope["path"]
@@ -169,6 +173,10 @@ class Proxy:
                 headers.append((ASKS.decode(), "1"))
             if self._dispatcher.policy.asks_prompts:
                 headers.append((PROMPT_ASKS.decode(), "1"))
+        if worker.description.kind == "fastchat" and path not in FASTCHAT_PATHS:
+            if path not in BRIDGED_PATHS:
+                raise NotFound(f"workers of this model have no {path}")
+            return await self._bridge.ask(worker.url, path, body, headers)
         url = url_of(worker, path, scope.get("query_string", b""))
         if relay.started:
             rest = relay.resumption()
@@ -176,7 +184,7 @@ class Proxy:
             url, body = url_of(worker, ROUTE), rest
         return await self._upstream.session.request("POST", url, headers=headers, data=body)
 
-    def _learn(self, worker: Worker, ask: Ask, response: aiohttp.ClientResponse) -> None:
+    def _learn(self, worker: Worker, ask: Ask, response: Answer) -> None:
         """Where the worker tells the blocks of the prompt."""
         told = response.headers.get(PROMPT_TELLS)
         if told is not None:

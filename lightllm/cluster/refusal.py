@@ -7,6 +7,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Send
 
+from lightllm.cluster.fastchat_bridge import Translated
 from lightllm.cluster.upstream import FAILURES, answer_headers
 from lightllm.errors import RequestError
 
@@ -31,7 +32,7 @@ class Refused:
         self._status, self._headers, self._body = status, headers, body
 
     @classmethod
-    async def read(cls, response: aiohttp.ClientResponse) -> Refused:
+    async def read(cls, response: aiohttp.ClientResponse | Translated) -> Refused:
         """Raises `BrokenOff`."""
         try:
             body = await response.content.read(_MOST)

@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 from starlette.types import Send
 
+from lightllm.cluster.fastchat_bridge import Translated
 from lightllm.cluster.refusal import BrokenOff
 from lightllm.cluster.upstream import FAILURES, answer_headers
 from lightllm.errors import BackendFailed
@@ -38,7 +39,7 @@ class Relay:
         self.started = False
         """The client has the head of the answer."""
 
-    async def begin(self, response: aiohttp.ClientResponse) -> Passage:
+    async def begin(self, response: aiohttp.ClientResponse | Translated) -> Passage:
         """Waits for the first part of a worker's answer. Raises `BrokenOff`."""
         passage = Passage(self, response)
         await passage.begin()
@@ -59,7 +60,7 @@ class Relay:
         await self.part(failure)
         await self.end()
 
-    async def start(self, response: aiohttp.ClientResponse) -> None:
+    async def start(self, response: aiohttp.ClientResponse | Translated) -> None:
         self.started = True
         self._kind = response.content_type
         headers = [(name, value) for name, value in answer_headers(response) if name not in _FOR_CONTROLLERS]
@@ -102,7 +103,7 @@ class Relay:
 class Passage:
     """The part of an answer that comes from one worker."""
 
-    def __init__(self, relay: Relay, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, relay: Relay, response: aiohttp.ClientResponse | Translated) -> None:
         self._relay = relay
         self._response = response
         self._chunks = response.content.iter_chunks()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import aiohttp
 
+from lightllm.cluster.fastchat_bridge import Translated
 from lightllm.cluster.paths import FASTCHAT_PATHS
 from lightllm.cluster.worker import Worker
 
@@ -74,7 +75,7 @@ class Upstream:
             return await response.json(content_type=None)
 
 
-def answer_headers(response: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+def answer_headers(response: aiohttp.ClientResponse | Translated) -> list[tuple[bytes, bytes]]:
     """For the client, of what a worker sent."""
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,11 +15,15 @@ import time
 from collections.abc import Iterator
 
 import httpx
+import openai
 import pytest
-from cluster.conftest import RunningController
+from aiohttp import web
+from cluster.conftest import MockWorker, RunningController, Serving
 
 from lightllm.cluster.workers.command import main
+from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of
+from lightllm.cluster.workers.service import WorkerService
 from lightllm.ipc.child import die_with_parent
 
 SECRET = "a secret of sixteen"
@@ -186,12 +191,140 @@ def test_a_controller_that_has_forgotten_its_workers_knows_them_within_ten_secon
     assert chat(running.url, "2+3=")["choices"][0]["message"]["content"] == "5"
 
 
+class RunningWorker(Serving):
+    """In this process."""
+
+    def __init__(self, kind: str, secret_file: str, **options) -> None:
+        super().__init__()
+        config = WorkerConfig(port=0, cluster_secret_file=secret_file, **options)
+        self.service = WorkerService(kind, config, [])
+        self._task = asyncio.run_coroutine_threadsafe(self.service.run(SECRET.encode()), self.loop)
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.service.stop)
+        self._task.result(20)
+        super().end()
+
+
+@pytest.fixture
+def behind_apis(running, start, secret_file, tmp_path):
+    """The same server again, as somebody's API."""
+    (server,) = [worker.description.api_url for worker in running.registry]
+    infos = tmp_path / "models.json"
+    common = {"model_path": "lightllm-demo", "conv_template": "chatml"}
+    texts, chats = (
+        {"api_base": server},
+        {"api_base": server + "/v1", "api": "chat", "model_names": "chats,talks"},
+    )
+    infos.write_text(json.dumps({"texts": common | texts, "other": common | chats}))
+    options = {"controller_address": [running.url], "model_info_file": str(infos)}
+    start(RunningWorker, "huggingface", secret_file, **options)
+    running.wait_for(lambda: len(running.registry) == 2)
+    yield running.url
+    # the worker leaves with the test; the registry is the module's
+
+
+@pytest.mark.parametrize("model", ["texts", "chats", "talks"])
+def test_models_behind_apis_answer_in_openais_words(behind_apis, model):
+    url = behind_apis
+    assert model in [entry["id"] for entry in httpx.get(url + "/v1/models").json()["data"]]
+    answer = chat(url, "2+3=", model=model)
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "5"}
+    assert answer["choices"][0]["finish_reason"] == "stop" and answer["usage"]["completion_tokens"] > 0
+    client = openai.OpenAI(base_url=url + "/v1", api_key="none")
+    messages = [{"role": "user", "content": "2+3="}]
+    stream = client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "5"
+
+
+def test_models_behind_apis_answer_in_fastchats_words(behind_apis):
+    prompt = "<|im_start|>user\n2+3=<|im_end|>\n<|im_start|>assistant\n"
+    params = {"model": "texts", "prompt": prompt, "temperature": 0, "max_new_tokens": 8, "stop": "<|im_end|>"}
+    answer = httpx.post(behind_apis + "/worker_generate_stream", json=params, timeout=60)
+    chunks = [json.loads(part) for part in answer.content.split(b"\0") if part]
+    assert chunks[-1]["text"] == "5" and chunks[-1]["error_code"] == 0
+    completion = {"model": "texts", "prompt": prompt, "temperature": 0, "max_tokens": 8}
+    answer = httpx.post(behind_apis + "/v1/completions", json=completion, timeout=60).json()
+    assert answer["choices"][0]["text"] == "5"
+
+
+def test_what_an_api_refuses_is_told(behind_apis):
+    body = {"model": "chats", "messages": [{"role": "user", "content": "word " * 9000}]}
+    answer = httpx.post(behind_apis + "/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 400 and "token" in answer.json()["error"]["message"]
+    answer = httpx.post(behind_apis + "/v1/chat/completions", json=body | {"tools": [{}]}, timeout=60)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools"
+
+
+class Vllm(MockWorker):
+    """What vLLM's server says of itself."""
+
+    more_paths = ("/metrics",)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            return web.Response(text=VLLM_METRICS)
+        return web.json_response({"data": [{"id": "m", "max_model_len": 4096}]})
+
+
+VLLM_METRICS = """\
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_running{engine="1",model_name="m"} 2.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 4.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0
+"""
+
+
+def test_a_vllm_server_is_a_worker_with_its_own_load(start, secret_file):
+    controller = start(RunningController, cluster_secret_file=secret_file)
+    server = start(Vllm)
+    start(RunningWorker, "vllm", secret_file, controller_address=[controller.url], server_url=server.url)
+    controller.wait_for(lambda: [*controller.registry] and next(iter(controller.registry)).foreign == 9)
+    (worker,) = controller.registry
+    said = worker.description
+    assert (said.kind, said.api_url, said.model_names, said.kv_tokens) == (
+        "openai",
+        server.url,
+        ("m",),
+        16000,
+    )
+    assert worker.report.kv_use == 0.25 and (worker.report.running, worker.report.waiting) == (5, 4)
+    answer = httpx.post(controller.url + "/v1/completions", json={"model": "m", "prompt": "a"})
+    assert answer.json()["from"] == server.url and "x-lightllm-resumable" not in server.headers[-1]
+    details = httpx.post(worker.url + "/model_details", json={}).json()
+    assert details == {"context_length": 4096}
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("{", "models.json"), ("{}", "names no model"), ('{"a": {"model_path": "x", "api": "telepathy"}}', "telepathy"),
+        ('{"a": {"model_path": "x", "api_base": "ftp://x"}}', "no URL"), ('{"a": {"model_path": "x", "conv_template": "z"}}', "no conversation"),
+        ('{"a": {"model_path": "x", "model_names": "b"}, "b": {"model_path": "y"}}', "two models"), ('{"a": {}}', "model_path"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_of_models_is_one_line(text, reason, tmp_path, capsys):
+    path = tmp_path / "models.json"
+    path.write_text(text)
+    assert main(["huggingface", "--port", "0", "--no_register", "--model_info_file", str(path)]) == 2
+    line = capsys.readouterr().err
+    assert reason in line and line.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "words, reason",
     [
         (["rocket"], "There is no worker 'rocket'"), ([], "Which kind of worker"), (["model", "--prt", "1"], "--port"),
         (["model", "--server_url", "http://x", "--", "--tp", "1"], "two servers"), (["model", "--speed", "0"], "more than 0"),
         (["model", "--cluster_secret_file", "/nowhere"], "cannot be read"), (["model", "--port", "0", "--", "--port", "9"], "--host and --port"),
+        (["huggingface"], "--model_info_file is missing"), (["vllm", "--port", "0"], "vLLM is not installed"),
+        (["model", "--model_info_file", "x"], "of the worker huggingface"),
+        (["huggingface", "--model_info_file", "x", "--server_url", "http://y"], "no server behind"),
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_is_one_line(words, reason, capsys):

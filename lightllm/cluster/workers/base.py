@@ -143,11 +143,11 @@ class BaseModelWorker(abc.ABC):
         """`count`: of the tokens of `prompt`. Raises `WorkerError`."""
         raise WorkerError("this worker cannot count tokens")
 
-    def get_conv_template(self) -> dict[str, Any]:
+    def get_conv_template(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """The fields of FastChat's `Conversation`."""
         from lightllm.cluster.workers.conversations import CONVERSATIONS
 
         return CONVERSATIONS[self.config.conv_template or "chatml"]
 
-    async def model_details(self) -> dict[str, Any]:
+    async def model_details(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
         return {"context_length": self.config.context_length}

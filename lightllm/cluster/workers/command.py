@@ -2,6 +2,8 @@
 
     lightllm worker model -- --model_dir DIR            starts a server of ours and registers it
     lightllm worker model --server_url http://...       registers one that runs already
+    lightllm worker vllm -- --model NAME                the same with a server of vLLM's
+    lightllm worker huggingface --model_info_file FILE  models behind APIs
 
 Exit codes: 0 after a requested stop, 1 when the server behind it ended, 2 when the start failed.
 """
@@ -16,7 +18,7 @@ from lightllm.cluster.options import parse_options
 from lightllm.cluster.workers.config import OTHER_NAMES, WorkerConfig
 from lightllm.errors import InvalidOption, StartupError
 
-KINDS = ("model",)
+KINDS = ("model", "vllm", "huggingface")
 _DESCRIPTION = "Registers a server with controllers, and speaks FastChat's worker protocol for it."
 
 
@@ -39,6 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         if behind and config.server_url:
             raise InvalidOption("--server_url and options behind -- are two servers.", "Leave one out.")
+        if kind == "huggingface" and not config.model_info_file:
+            raise InvalidOption("Which models? --model_info_file is missing.", "See docs/cluster.md.")
+        if kind == "huggingface" and (behind or config.server_url):
+            raise InvalidOption(
+                "A worker huggingface has no server behind it.", "Leave --server_url and -- out."
+            )
+        if kind != "huggingface" and config.model_info_file:
+            raise InvalidOption("--model_info_file is of the worker huggingface.", f"Leave it out of {kind}.")
         require_aiohttp()
         from lightllm.cluster.workers.service import serve
 

@@ -1,8 +1,8 @@
-"""A server of ours behind a worker: one that it starts, or one that runs already."""
+"""A server behind a worker, one that it starts, or one that runs already: of ours, or vLLM's."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from lightllm.cluster.probing import events_port
@@ -10,16 +10,26 @@ from lightllm.cluster.worker_messages import Beat
 from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of
+from lightllm.cluster.workers.loads import Load, lightllm_load
 from lightllm.cluster.workers.openai_server import OpenAIServer
 
 
 class ModelWorker(BaseModelWorker):
     """Clients' own APIs go to the server itself (`server_url`); FastChat's are turned into `/v1/completions`."""
 
-    kind = "lightllm"
-
-    def __init__(self, config: WorkerConfig, url: str, model_names: list[str], server: OpenAIServer) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        url: str,
+        model_names: list[str],
+        server: OpenAIServer,
+        kind: str = "lightllm",
+        load: Callable[[OpenAIServer], Awaitable[Load]] = lightllm_load,
+    ) -> None:
+        """kind: the API that the server speaks; load: asks it for its load."""
         super().__init__(config, url, model_names)
+        self.kind = kind
+        self._load = load
         self.server_url = server.url
         self._server = server
         self._kv_tokens = 0
@@ -42,10 +52,10 @@ class ModelWorker(BaseModelWorker):
         body = {"model": self._model(params), "prompt": params.get("prompt", "")}
         return {"count": (await self._server.post("/tokenize", body))["count"], "error_code": 0}
 
-    def get_conv_template(self) -> dict[str, Any]:
+    def get_conv_template(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
         return CONVERSATIONS[self._conversation or "chatml"]
 
-    async def model_details(self) -> dict[str, Any]:
+    async def model_details(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
         if not self._context_length:
             self._context_length = await self._server.context_length() or self.config.context_length
         return {"context_length": self._context_length}
@@ -54,13 +64,12 @@ class ModelWorker(BaseModelWorker):
         """The server's own load: all that reaches it counts, through whatever door."""
         beat = await super().beat()
         try:
-            load = await self._server.get("/load")
-        except WorkerError:
+            load = await self._load(self._server)
+        except (WorkerError, ValueError):
             return beat
-        beat.running, beat.waiting = load["running"], load["waiting"]
-        beat.queue_length = beat.running + beat.waiting
-        self._kv_tokens = load["slots_total"]
-        beat.kv_use = min(1.0, load["slots_used"] / max(1, load["slots_total"]))
+        beat.running, beat.waiting, beat.kv_use = load.running, load.waiting, load.kv_use
+        beat.queue_length = load.running + load.waiting
+        self._kv_tokens = load.kv_tokens
         return beat
 
     async def kv_tokens(self) -> int:
@@ -69,6 +78,8 @@ class ModelWorker(BaseModelWorker):
         return self._kv_tokens
 
     async def kv_events_port(self) -> int:
+        if self.kind != "lightllm":
+            return 0
         try:
             return events_port(await self._server.get("/get_server_info"))
         except (WorkerError, ValueError):

@@ -39,6 +39,15 @@ class OpenAIServer:
         except (*FAILURES, ValueError) as error:
             raise _unreached(self.url, error) from error
 
+    async def get_text(self, path: str) -> str:
+        """Raises `WorkerError`."""
+        try:
+            async with self._session.get(self.url + path) as response:
+                await _check(response)
+                return await response.text()
+        except FAILURES as error:
+            raise _unreached(self.url, error) from error
+
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """Raises `WorkerError`."""
         try:

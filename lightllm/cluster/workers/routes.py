@@ -64,12 +64,14 @@ def worker_routes(worker: BaseModelWorker) -> APIRouter:
         return JSONResponse(worker.status())
 
     @router.post("/worker_get_conv_template")
-    async def worker_get_conv_template() -> Response:
-        return JSONResponse({"conv": worker.get_conv_template()})
+    async def worker_get_conv_template(request: Request) -> Response:
+        params = await read(request)
+        return JSONResponse({"conv": worker.get_conv_template(params)})
 
     @router.post("/model_details")
-    async def model_details() -> Response:
-        return JSONResponse(await worker.model_details())
+    async def model_details(request: Request) -> Response:
+        params = await read(request)
+        return JSONResponse(await worker.model_details(params))
 
     @router.get("/health")
     async def health() -> Response:

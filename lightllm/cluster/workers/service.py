@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from lightllm.cluster.app import answer_request_errors
 from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
 from lightllm.cluster.workers.config import WorkerConfig
+from lightllm.cluster.workers.loads import vllm_load
 from lightllm.cluster.workers.model_worker import ModelWorker
 from lightllm.cluster.workers.openai_server import OpenAIServer
 from lightllm.cluster.workers.routes import worker_routes
@@ -37,7 +39,7 @@ def serve(kind: str, config: WorkerConfig, behind: list[str]) -> int:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     path = config.cluster_secret_file
     secret = b"" if path is None else read_secret_file(path)
-    service = WorkerService(config, behind)
+    service = WorkerService(kind, config, behind)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for number in (signal.SIGTERM, signal.SIGINT):
             runner.get_loop().add_signal_handler(number, service.stop)
@@ -45,7 +47,13 @@ def serve(kind: str, config: WorkerConfig, behind: list[str]) -> int:
 
 
 class WorkerService:
-    def __init__(self, config: WorkerConfig, behind: list[str]) -> None:
+    def __init__(self, kind: str, config: WorkerConfig, behind: list[str]) -> None:
+        """kind: one of `command.KINDS`; behind: options of the server that it starts. Raises `StartupError`."""
+        if kind == "vllm" and not config.server_url and importlib.util.find_spec("vllm") is None:
+            raise StartupError(
+                "vLLM is not installed here.", "pip install vllm, or name a server: --server_url URL."
+            )
+        self._kind = kind
         self.config = config
         self._behind = behind
         self.listener = open_listener(config.host, config.port)
@@ -56,6 +64,11 @@ class WorkerService:
 
     async def run(self, secret: bytes) -> int:
         """Until `stop`, or the end of the server behind it. Raises `StartupError`."""
+        if self._kind == "huggingface":
+            from lightllm.cluster.workers.huggingface import HuggingfaceApiWorker, read_model_infos
+
+            infos = read_model_infos(self.config.model_info_file or "")
+            return await self._serve(HuggingfaceApiWorker(self.config, self._url, infos), secret, None)
         async with self._server() as (url, process):
             server = OpenAIServer(url, self.config.server_api_key)
             try:
@@ -65,6 +78,11 @@ class WorkerService:
                 return await self._serve(worker, secret, process)
             finally:
                 await server.close()
+
+    @property
+    def _url(self) -> str:
+        """Where controllers reach it."""
+        return (self.config.worker_address or url_of(self.listener)).rstrip("/")
 
     async def _worker(
         self, server: OpenAIServer, process: subprocess.Popen[bytes] | None
@@ -76,8 +94,10 @@ class WorkerService:
             with contextlib.suppress(WorkerError):
                 await server.get("/health")
                 names = self.config.model_names or await server.model_names()
-                url = (self.config.worker_address or url_of(self.listener)).rstrip("/")
-                worker = ModelWorker(self.config, url, names, server)
+                if self._kind == "vllm":
+                    worker = ModelWorker(self.config, self._url, names, server, "openai", vllm_load)
+                else:
+                    worker = ModelWorker(self.config, self._url, names, server)
                 await worker.find_conversation()
                 return worker
             with contextlib.suppress(asyncio.TimeoutError):
@@ -118,15 +138,10 @@ class WorkerService:
                 "The server behind a worker listens where the worker says.", "Leave out --host and --port."
             )
         port = _free_port(self.config.host)
-        command = [
-            sys.executable,
-            "-m",
-            "lightllm.server.api_server",
-            "--host",
-            self.config.host,
-            "--port",
-            str(port),
-        ]
+        module = (
+            "vllm.entrypoints.openai.api_server" if self._kind == "vllm" else "lightllm.server.api_server"
+        )
+        command = [sys.executable, "-m", module, "--host", self.config.host, "--port", str(port)]
         process = subprocess.Popen([*command, *self._behind])
         try:
             yield f"http://{self.config.host}:{port}", process

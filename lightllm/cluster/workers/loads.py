@@ -1,0 +1,43 @@
+"""What servers tell of their load, each in its own words, for the beats of their workers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from lightllm.cluster.workers.openai_server import OpenAIServer
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    running: int
+    waiting: int
+    kv_use: float
+    """0 to 1."""
+    kv_tokens: int = 0
+    """That its KV memory holds; 0: it does not say."""
+
+
+async def lightllm_load(server: OpenAIServer) -> Load:
+    """Raises `WorkerError`."""
+    told = await server.get("/load")
+    use = told["slots_used"] / max(1, told["slots_total"])
+    return Load(told["running"], told["waiting"], min(1.0, use), told["slots_total"])
+
+
+async def vllm_load(server: OpenAIServer) -> Load:
+    """Of its metrics, summed over engines; names of vLLM 0.6 to 0.11. Raises `WorkerError`."""
+    values: dict[str, list[float]] = {}
+    blocks: dict[str, str] = {}
+    for family in text_string_to_metric_families(await server.get_text("/metrics")):
+        values[family.name] = [sample.value for sample in family.samples]
+        if family.name == "vllm:cache_config_info" and family.samples:
+            blocks = family.samples[0].labels
+    use = values.get("vllm:kv_cache_usage_perc") or values.get("vllm:gpu_cache_usage_perc") or [0.0]
+    size, count = blocks.get("block_size", ""), blocks.get("num_gpu_blocks", "")
+    tokens = int(size) * int(count) if size.isdigit() and count.isdigit() else 0
+    running, waiting = (
+        int(sum(values.get(f"vllm:num_requests_{each}", ()))) for each in ("running", "waiting")
+    )
+    return Load(running, waiting, min(1.0, max(use)), tokens)
