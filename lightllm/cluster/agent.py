@@ -37,14 +37,16 @@ class Agent:
         self,
         controllers: Sequence[str],
         secret: bytes,
-        registration: Callable[[], Awaitable[Registration]],
+        registration: Callable[[], Awaitable[Registration | None]],
         beat: Callable[[], Awaitable[Beat]],
     ) -> None:
-        """registration, beat: what to say, asked each time; secret: b"" signs nothing."""
+        """registration, beat: what to say, asked each time; None: there is nothing to register yet; secret: b"" signs nothing."""
         self._controllers = [url.rstrip("/") for url in controllers]
         self._secret = secret
         self._registration = registration
         self._beat = beat
+        self._wanted = 1
+        """Number of the registration that controllers are to have."""
         self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
         self._tasks = [asyncio.ensure_future(self._run(url)) for url in self._controllers]
 
@@ -59,12 +61,20 @@ class Agent:
                 await self._post(url, "/deregister_worker", beat)
         await self._session.close()
 
+    def register_again(self) -> None:
+        """What it said of itself has changed."""
+        self._wanted += 1
+
     async def _run(self, controller: str) -> None:
-        known, told = False, ""
+        known, told, given = False, "", 0
         while True:
             try:
-                if not known:
-                    await self._post(controller, "/register_worker", await self._registration())
+                if not known or given < self._wanted:
+                    given, registration = self._wanted, await self._registration()
+                    if registration is None:
+                        await asyncio.sleep(INTERVAL)
+                        continue
+                    await self._post(controller, "/register_worker", registration)
                     _log.info("registered with the controller at %s", controller)
                     known = True
                 answer = await self._post(controller, "/receive_heart_beat", await self._beat())

@@ -37,6 +37,13 @@ class ControllerConfig:
         75, "Seconds that an idle connection of a client is kept.", _SERVER, **at_least(1)
     )
 
+    controller_address: list[str] | None = _option(
+        None, "Controllers that this one is a worker of, with all models of its workers.", _SERVER, nargs="+", metavar="URL")  # fmt: skip
+    controller_secret_file: str | None = _option(
+        None, "File with the secret that those have; default: --cluster_secret_file.", _SERVER, metavar="FILE")  # fmt: skip
+    worker_address: str | None = _option(
+        None, "URL that they reach this controller by; default: where it listens.", _SERVER, metavar="URL")  # fmt: skip
+
     dispatch_method: str = _option(
         "prefix_aware", "Which worker takes a request.", _WORKERS, choices=tuple(POLICIES)
     )

@@ -26,6 +26,7 @@ from lightllm.cluster.open_answers import OpenAnswers, while_connected
 from lightllm.cluster.paths import GET_PATHS
 from lightllm.cluster.refusal import BrokenOff, WorkerLost
 from lightllm.cluster.relay import Relay
+from lightllm.cluster.subordinate import KIND as SUBORDINATE
 from lightllm.cluster.upstream import FAILURES, Upstream, url_of
 from lightllm.cluster.worker import State, Worker
 from lightllm.errors import InvalidParameter, MethodNotAllowed, NotFound, UnknownModel
@@ -142,10 +143,10 @@ class PlacedRoutes:
     async def _tell_all(
         self, request: Request, path: str, body: bytes
     ) -> Sequence[tuple[Worker, dict[str, Any] | None]]:
-        """Servers of ours; None: it did not do it."""
+        """Servers and controllers of ours; None: it did not do it."""
         workers = [
             worker for worker in self._registry
-            if worker.description.kind == "lightllm" and worker.state is not State.OUT
+            if worker.description.kind in ("lightllm", SUBORDINATE) and worker.state is not State.OUT
         ]  # fmt: skip
         answers = await asyncio.gather(*(self._tell(worker, request, path, body) for worker in workers))
         return [*zip(workers, answers)]

@@ -25,6 +25,7 @@ from lightllm.cluster.proxy import Proxy
 from lightllm.cluster.rates import Rates
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.signing import Verifier
+from lightllm.cluster.subordinate import Subordinate
 from lightllm.cluster.upstream import Upstream
 from lightllm.cluster.waiting import WaitingRoom
 from lightllm.cluster.worker_routes import Registrar, fastchat_routes, registration_routes
@@ -45,6 +46,8 @@ class Controller:
         self.keys = KeyRing(config.api_key or (), config.admin_api_key or (), config.api_key_file, True)
         path = config.cluster_secret_file
         secret = b"" if path is None else read_secret_file(path)
+        above = config.controller_secret_file
+        self._secret_above = secret if above is None else read_secret_file(above)
         self._verifier = Verifier(secret) if secret and not config.unsigned_workers else None
         self._allowed = AllowedWorkers(config.allowed_workers, self._verifier is not None)
         self.registry = Registry()
@@ -87,9 +90,15 @@ class Controller:
         beside = [loop.create_task(prober.run([url.rstrip("/") for url in config.workers or ()]))]
         if isinstance(policy, KvAware):
             beside.append(loop.create_task(KvSubscriptions(registry, policy).run()))
+        subordinate = None
+        if config.controller_address:
+            url = (config.worker_address or url_of(self.listener)).rstrip("/")
+            subordinate = Subordinate(config.controller_address, self._secret_above, url, registry, waiting)
         try:
             await self._server.serve(sockets=[self.listener])
         finally:
+            if subordinate is not None:
+                await subordinate.close()
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
