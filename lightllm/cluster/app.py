@@ -26,6 +26,7 @@ from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.error_responses import error_response, http_exception_response
 from lightllm.http.key_ring import KeyRing
 from lightllm.http.request_forms import RequestForms
+from lightllm.httpserver.page_routes import page_paths
 
 
 class _WorkersFirst:
@@ -58,7 +59,7 @@ def create_app(
     answer_request_errors(routes)
     app: ASGIApp = _WorkersFirst(proxy, placed, routes)
     if keys.needed or keys.admin_needed:
-        app = ApiKeys(app, keys)
+        app = ApiKeys(app, keys, frozenset() if config.disable_page else page_paths(controller=True))
     app = BrowserGuard(app, config)
     if config.allowed_origins:
         app = CORSMiddleware(

@@ -32,6 +32,7 @@ class ControllerConfig:
     allowed_origins: list[str] | None = _option(
         None, "CORS: origins that browsers may call from.", _SERVER, nargs="+", metavar="ORIGIN"
     )
+    disable_page: bool = _option(False, "No page at / (chat, and a table of the workers).", _SERVER)
     max_body_mb: int = _option(64, "Largest request body, MiB.", _SERVER, **at_least(1))
     timeout_keep_alive: int = _option(
         75, "Seconds that an idle connection of a client is kept.", _SERVER, **at_least(1)

@@ -50,6 +50,8 @@ class Dispatcher:
             raise self._nobody(ask, bool(found))
         worker = self.policy.choose(workers, ask)
         cached = self.policy.cached_tokens(worker, ask)
+        worker.prompt_tokens += ask.prompt_tokens
+        worker.cached_tokens += min(cached, ask.prompt_tokens)
         self.policy.sent(worker, ask)
         worker.breaker.sending(now)
         return Ticket(worker, ask.prompt_tokens - cached, ask.output_tokens, ask.prompt_tokens, self._room)

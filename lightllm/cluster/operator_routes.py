@@ -154,6 +154,8 @@ def describe(worker: Worker) -> dict[str, Any]:
         "prefill_tokens": worker.prefill_tokens,
         "held_tokens": worker.held_tokens,
         "sent": worker.sent,
+        "prompt_tokens": worker.prompt_tokens,
+        "cached_tokens": worker.cached_tokens,
         "waiting_tokens": report.waiting_tokens,
         "kv_use": report.kv_use,
     }

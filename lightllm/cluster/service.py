@@ -32,6 +32,7 @@ from lightllm.cluster.worker_routes import Registrar, fastchat_routes, registrat
 from lightllm.errors import InvalidOption
 from lightllm.http.key_ring import KeyRing
 from lightllm.http.server import HttpServer, make_config
+from lightllm.httpserver.page_routes import page_routes
 from lightllm.ipc.cluster_secret import read_secret_file
 from lightllm.server.listener import open_listener, url_of
 
@@ -84,6 +85,8 @@ class Controller:
         routes.include_router(health_routes(registry))
         routes.include_router(model_routes(registry))
         routes.include_router(operator_routes(registry, metrics, kv_blocks))
+        if not config.disable_page:
+            routes.include_router(page_routes(controller=True))
         app = create_app(config, self.keys, proxy, placed, routes, lambda: self._stopping)
         http = make_config(app, config.timeout_keep_alive)
         self._server = HttpServer(http, self._started, answers.end_all)

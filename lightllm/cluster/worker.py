@@ -103,6 +103,10 @@ class Worker:
         """Prompt tokens of those that it has to compute: not cached, and no answer has begun."""
         self.held_tokens = 0
         """Tokens that those will hold in KV memory: prompts, and outputs as estimated."""
+        self.prompt_tokens = 0
+        """Of all requests that it was sent."""
+        self.cached_tokens = 0
+        """Of these, what the policy thought that it had cached."""
         self.sent = 0
         """Requests, ever: decides between equals."""
         self.foreign = 0

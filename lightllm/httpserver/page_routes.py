@@ -37,15 +37,16 @@ class _File:
     headers: dict[str, str]
 
 
-def page_paths() -> frozenset[str]:
+def page_paths(controller: bool = False) -> frozenset[str]:
     """All paths of the page, which a GET reaches without a key."""
-    return frozenset(_read_files())
+    return frozenset(_read_files(controller))
 
 
-def page_routes() -> APIRouter:
-    """One route for each file: a path that is none of them is unknown, and no path is looked up in the file system."""
+def page_routes(controller: bool = False) -> APIRouter:
+    """One route for each file: a path that is none of them is unknown, and no path is looked up in the file system.
+    controller: the page shows workers, and has no documentation."""
     router = APIRouter()
-    for path, file in _read_files().items():
+    for path, file in _read_files(controller).items():
         _add(router, path, file)
     return router
 
@@ -58,13 +59,20 @@ def _add(router: APIRouter, path: str, file: _File) -> None:
         return Response(file.body, headers=file.headers)
 
 
-def _read_files() -> dict[str, _File]:
-    found = {path: _read(_FOLDER / name) for path, name in _DOCUMENTS.items()}
+def _read_files(controller: bool) -> dict[str, _File]:
+    if controller:
+        page = (_FOLDER / _DOCUMENTS["/"]).read_bytes()
+        found = {"/": _file(page.replace(b"<body>", b'<body data-server="controller">'), ".html")}
+    else:
+        found = {path: _read(_FOLDER / name) for path, name in _DOCUMENTS.items()}
     assets = sorted(path for path in _FOLDER.iterdir() if path.name not in _DOCUMENTS.values())
     return found | {f"/page/{path.name}": _read(path) for path in assets}
 
 
 def _read(path: Path) -> _File:
-    body = path.read_bytes()
+    return _file(path.read_bytes(), path.suffix)
+
+
+def _file(body: bytes, suffix: str) -> _File:
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    return _File(body, {**_HEADERS, "content-type": _TYPES[path.suffix], "etag": tag})
+    return _File(body, {**_HEADERS, "content-type": _TYPES[suffix], "etag": tag})

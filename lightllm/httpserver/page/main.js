@@ -3,9 +3,10 @@
 import { address, getJson } from "./api.js";
 import { Chat } from "./chat.js";
 import { Dashboard } from "./dashboard.js";
-import { byId, drawIcons } from "./dom.js";
+import { byId, drawIcons, h } from "./dom.js";
 import { Settings } from "./settings.js";
 import { themeButton } from "./theme_button.js";
+import { Workers } from "./workers.js";
 
 const HEALTH_SECONDS = 5;
 const STATUS = { ok: "ok", starting: "wait", stopping: "wait" };
@@ -13,7 +14,9 @@ const STATUS = { ok: "ok", starting: "wait", stopping: "wait" };
 drawIcons(document);
 themeButton(byId("theme"));
 const chat = new Chat(new Settings());
-const dashboard = new Dashboard();
+const isController = document.body.dataset.server === "controller";
+const dashboard = isController ? new Workers() : new Dashboard();
+if (isController) showAsController();
 showView();
 addEventListener("hashchange", showView);
 watchHealth();
@@ -34,13 +37,32 @@ function showView() {
 
 async function describe() {
   try {
-    const [model] = (await getJson("v1/models")).data;
-    byId("model-name").textContent = model.id;
-    document.title = `${model.id} · LightLLM`;
-    chat.describe({ model: model.id, sees: model.input_modalities?.includes("image") ?? false });
+    const models = (await getJson("v1/models")).data;
+    if (models.length === 0) throw new Error("No model is here yet.");
+    byId("model-name").replaceChildren(models.length === 1 ? models[0].id : choiceOf(models));
+    talkWith(models[0]);
   } catch (error) {
     byId("model-name").textContent = error.message;
   }
+}
+
+function talkWith(model) {
+  document.title = `${model.id} · LightLLM`;
+  chat.describe({ model: model.id, sees: model.input_modalities?.includes("image") ?? false });
+}
+
+/** Of a controller's models. */
+function choiceOf(models) {
+  const options = models.map((model) => h("option", {}, model.id));
+  const choice = h("select", { "aria-label": "Model" }, options);
+  choice.addEventListener("change", () => talkWith(models[choice.selectedIndex]));
+  return choice;
+}
+
+/** The same page with other views: workers for the dashboard, and no documentation of routes. */
+function showAsController() {
+  document.querySelector('[data-view="dashboard"]').textContent = "Workers";
+  document.querySelector('nav a[href="docs"]').remove();
 }
 
 async function watchHealth() {
