@@ -91,7 +91,7 @@ test-clients: env
 # In a browser of the machine: Debian's package chromium.
 test-page: env
 	$(INSTALL) --quiet -r requirements-page.txt
-	$(PY) -m pytest -m "slow or not slow" test/httpserver/test_page.py test/httpserver/page $(ARGS)
+	$(PY) -m pytest -m "slow or not slow" test/httpserver/test_page.py test/httpserver/page test/cluster/test_console.py $(ARGS)
 
 bench: env
 	$(PY) test/benchmark/serving/with_server.py $(ARGS)

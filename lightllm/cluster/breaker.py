@@ -19,8 +19,10 @@ class Limits:
 
 
 class Breaker:
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, opened: set[Breaker] | None = None) -> None:
+        """opened: the set that it is in while it is open."""
         self._limits = limits or Limits()
+        self._all_open = set() if opened is None else opened
         self._failures: deque[float] = deque()
         self._opened: float | None = None
         self._trial: float | None = None
@@ -42,6 +44,7 @@ class Breaker:
     def succeeded(self) -> None:
         self._failures.clear()
         self._opened = self._trial = None
+        self._all_open.discard(self)
 
     def failed(self, now: float) -> None:
         if self._opened is not None:
@@ -54,6 +57,7 @@ class Breaker:
         if len(self._failures) >= self._limits.failures:
             self._failures.clear()
             self._opened = now
+            self._all_open.add(self)
 
     @property
     def is_open(self) -> bool:

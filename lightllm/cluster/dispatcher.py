@@ -7,7 +7,7 @@ with dispatcher.send(ask) as ticket:     the load counts from here, before anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from lightllm.cluster.ask import Ask
 from lightllm.cluster.dispatch.policy import Policy
@@ -43,7 +43,11 @@ class Dispatcher:
         also while it drains. What goes on with something (kind, holder) is sent to a full worker, too. Raises `UnknownModel` or `NoWorker`."""
         now = self.now()
         able = self.registry.candidates(ask.model, now) if holder is None else self._alone(holder, now)
-        found = [worker for worker in able if worker not in without and kind in ("", worker.description.kind)]
+        found = able
+        if without or kind:
+            found = [
+                worker for worker in able if worker not in without and kind in ("", worker.description.kind)
+            ]
         goes_on = bool(kind) or holder is not None
         workers = found if goes_on else [worker for worker in found if not worker.full]
         if not workers:
@@ -60,7 +64,7 @@ class Dispatcher:
         for tell in self.on_room:
             tell()
 
-    def _alone(self, holder: Worker, now: float) -> list[Worker]:
+    def _alone(self, holder: Worker, now: float) -> Sequence[Worker]:
         return [holder] if holder.state is not State.OUT and holder.breaker.allows(now) else []
 
     def _nobody(self, ask: Ask, full: bool) -> NoWorker | UnknownModel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lightllm.cluster.breaker import Breaker, Limits
 from lightllm.cluster.worker import Description, Report, State, Worker
@@ -38,6 +38,10 @@ class Registry:
         self.patience = patience or Patience()
         self._limits = limits
         self._workers: dict[str, Worker] = {}
+        self._open: set[Breaker] = set()
+        """Circuit breakers that are."""
+        self._ready: dict[str, Sequence[Worker]] = {}
+        """By model, as it was asked for: its workers that are ready."""
         self.on_gone: list[Callable[[Worker], object]] = []
         """Told of each worker whose memory is lost: it was removed, is out, or was started anew."""
         self.on_dead: list[Callable[[Worker], object]] = []
@@ -61,8 +65,11 @@ class Registry:
 
     def register(self, description: Description, now: float) -> Worker:
         worker = self._workers.get(description.url)
+        self._ready.clear()
         if worker is None:
-            worker = self._workers[description.url] = Worker(description, now, Breaker(self._limits))
+            worker = self._workers[description.url] = Worker(
+                description, now, Breaker(self._limits, self._open)
+            )
             _log.info("worker %s serves %s", description.url, ", ".join(description.model_names))
             self._room()
             return worker
@@ -71,6 +78,7 @@ class Registry:
             self._dead(worker)
             worker.breaker.succeeded()
         worker.description = description
+        worker.count()
         worker.last_heard = now
         self._become(worker, State.READY)
         self._room()
@@ -135,6 +143,8 @@ class Registry:
         """Raises `UnknownWorker`. What runs on it may end."""
         worker = self.get(url)
         del self._workers[url]
+        self._ready.clear()
+        self._open.discard(worker.breaker)
         worker.state = State.OUT
         self._lost(worker)
         _log.info("worker %s has left", url)
@@ -150,21 +160,35 @@ class Registry:
         known = (name for worker in self for name in worker.description.model_names)
         return next(iter(self.models()), min(known, default=""))
 
-    def candidates(self, model: str, now: float) -> list[Worker]:
+    def candidates(self, model: str, now: float) -> Sequence[Worker]:
         """Those that may take a request for `model`: the ready ones, else the suspected ones."""
-        found = [
+        known = self._ready.get(model)
+        if known is None:
+            ready = [
+                worker
+                for worker in self._workers.values()
+                if worker.state is State.READY and model in worker.description.model_names
+            ]
+            known = ready
+            if ready:  # else any name that a client makes up would be kept
+                self._ready[model] = ready
+        allowed = [worker for worker in known if worker.breaker.allows(now)] if self._open else known
+        if allowed:
+            return allowed
+        return [
             worker
             for worker in self._workers.values()
-            if model in worker.description.model_names and worker.breaker.allows(now)
+            if worker.state is State.SUSPECT
+            and model in worker.description.model_names
+            and worker.breaker.allows(now)
         ]
-        ready = [worker for worker in found if worker.state is State.READY]
-        return ready or [worker for worker in found if worker.state is State.SUSPECT]
 
     def _become(self, worker: Worker, state: State) -> None:
         if worker.state is state:
             return
         _log.info("worker %s: %s -> %s", worker.url, worker.state.value, state.value)
         worker.state = state
+        self._ready.clear()
         if state is State.OUT:
             self._lost(worker)
             self._dead(worker)
@@ -181,5 +205,6 @@ class Registry:
     def _lost(self, worker: Worker) -> None:
         worker.foreign = 0
         worker.report = Report()
+        worker.count()
         for tell in self.on_gone:
             tell(worker)

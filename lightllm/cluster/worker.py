@@ -17,6 +17,9 @@ from collections.abc import Callable, Mapping
 from lightllm.cluster.breaker import Breaker
 from lightllm.errors import RequestError
 
+DECODE_TOKENS = 32
+"""What one more running answer slows the others down by, in prompt tokens."""
+
 
 class InvalidWorker(RequestError, code="invalid_worker"):
     """A registration, or a beat, with values that make no sense."""
@@ -93,6 +96,7 @@ class Worker:
 
     def __init__(self, description: Description, now: float, breaker: Breaker | None = None) -> None:
         self.description = description
+        self.url = description.url
         self.state = State.READY
         self.last_heard = now
         self.report = Report()
@@ -112,9 +116,15 @@ class Worker:
         self.foreign = 0
         """Requests of others, as the last beat told."""
 
-    @property
-    def url(self) -> str:
-        return self.description.url
+        self.pending = 0.0
+        """What a new request would wait for, in prompt tokens, weighed by the worker's speed."""
+
+    def count(self) -> None:
+        """The numbers that `pending` depends on have changed."""
+        tokens = self.prefill_tokens + DECODE_TOKENS * (self.in_flight + self.foreign)
+        if self.foreign:
+            tokens += self.report.waiting_tokens
+        self.pending = tokens / self.description.speed
 
     @property
     def requests(self) -> int:
@@ -133,6 +143,7 @@ class Worker:
         self.report = report
         self.foreign = max(0, report.requests - self.in_flight)
         self.last_heard = now
+        self.count()
 
     def __repr__(self) -> str:
         return f"Worker({self.url}, {self.state.value}, {self.in_flight} in flight)"
@@ -160,19 +171,21 @@ class Ticket:
         worker.sent += 1
         worker.prefill_tokens += self._prefill
         worker.held_tokens += self._held
+        worker.count()
 
     def answered(self) -> None:
         """The first byte of the answer is there: the prompt is computed."""
         self.worker.prefill_tokens -= self._prefill
         self._prefill = 0
+        self.worker.count()
 
     def close(self) -> None:
         if not self._open:
             return
         self._open = False
-        self.answered()
         self.worker.in_flight -= 1
         self.worker.held_tokens -= self._held
+        self.answered()
         self._closed()
 
     def __enter__(self) -> Ticket:

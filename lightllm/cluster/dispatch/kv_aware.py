@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from lightllm.cluster.ask import BLOCK_TOKENS, Ask
 from lightllm.cluster.dispatch.prefix_aware import SLACK_TOKENS, PrefixAware, cheapest
+from lightllm.cluster.dispatch.prefix_index import leading
 from lightllm.cluster.dispatch.prompt_map import NOTHING, PromptMap
 from lightllm.cluster.worker import Worker
 from lightllm.protocol.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, KvEvent, ToldPrompt
@@ -73,7 +74,9 @@ class KvAware:
         return cheapest(workers, ask, self._depths(workers, ask), self._slack, self._rng)
 
     def cached_tokens(self, worker: Worker, ask: Ask) -> int:
-        return BLOCK_TOKENS * self._depths([worker], ask).get(worker.url, 0)
+        if worker.url not in self._stored:
+            return self._guessed.cached_tokens(worker, ask)
+        return BLOCK_TOKENS * self._depth(worker.url, ask, self._prompts.keys(ask))
 
     def sent(self, worker: Worker, ask: Ask) -> None:
         self._guessed.sent(worker, ask)
@@ -92,40 +95,28 @@ class KvAware:
         self._recent.pop(worker.url, None)
 
     def _depths(self, workers: Sequence[Worker], ask: Ask) -> dict[str, int]:
-        silent = [worker for worker in workers if worker.url not in self._stored]
-        depths = self._guessed.depths(silent, ask) if silent else {}
-        keys = self._prompts.keys(ask) if len(silent) < len(workers) else []
+        silent = any(worker.url not in self._stored for worker in workers)
+        depths = self._guessed.depths(ask) if silent else {}
+        keys = self._prompts.keys(ask)
         for worker in workers:
-            stored = self._stored.get(worker.url)
-            if stored is None:
-                continue
-            depth = _depth_in(stored, keys)
-            for prompt in self._recent.get(worker.url, ()):
-                depth = max(depth, _common(prompt.blocks, ask.blocks))
-            if depth:
-                depths[worker.url] = depth
+            if worker.url in self._stored:
+                depths[worker.url] = self._depth(worker.url, ask, keys)
         return depths
 
-
-def _depth_in(stored: set[int], keys: Sequence[int]) -> int:
-    """How many of these leading blocks are stored: who has a block has all before it, so half of them are ruled out at a time."""
-    low, high = 0, len(keys)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if keys[middle - 1] == NOTHING or keys[middle - 1] in stored:
-            low = middle
-        else:
-            high = middle - 1
-    return low if low and keys[low - 1] != NOTHING else 0
+    def _depth(self, url: str, ask: Ask, keys: Sequence[int]) -> int:
+        """keys: of the prompt's tokens, as far as they are known."""
+        stored = self._stored[url]
+        depth = leading(keys, lambda key: key == NOTHING or key in stored) if keys else 0
+        if depth and keys[depth - 1] == NOTHING:
+            depth = 0
+        for prompt in self._recent.get(url, ()):
+            depth = max(depth, _common(prompt.blocks, ask.blocks))
+        return depth
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many leading blocks are the same: a key stands for all before it, too."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[middle - 1] == second[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    if not first or not second or first[0] != second[0]:
+        return 0  # as of most
+    places = range(min(len(first), len(second)))
+    return leading(places, lambda place: first[place] == second[place])

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from lightllm.cluster.ask import BLOCK_TOKENS, Ask
 from lightllm.cluster.dispatch.policy import least
 from lightllm.cluster.dispatch.prefix_index import PrefixIndex
-from lightllm.cluster.dispatch.simple import pending_tokens
 from lightllm.cluster.worker import Worker
 from lightllm.protocol.kv_events import ToldPrompt
 
@@ -30,17 +29,16 @@ def cheapest(
     workers: Sequence[Worker], ask: Ask, depths: Mapping[str, int], slack: float, rng: random.Random
 ) -> Worker:
     """depths: leading blocks of the prompt that workers have, by their URLs."""
-    pending = [pending_tokens(worker) for worker in workers]
+    pending = [worker.pending for worker in workers]
     bound = min(pending) + slack
-    near = [index for index, value in enumerate(pending) if value <= bound]
+    near = [worker for worker in workers if worker.pending <= bound]
+    whole = MISS_WEIGHT * ask.prompt_tokens
+    saved = MISS_WEIGHT * BLOCK_TOKENS
     cost = [
-        pending[index]
-        + MISS_WEIGHT
-        * (ask.prompt_tokens - BLOCK_TOKENS * depths.get(workers[index].url, 0))
-        / workers[index].description.speed
-        for index in near
+        worker.pending + (whole - saved * depths.get(worker.url, 0)) / worker.description.speed
+        for worker in near
     ]
-    return least([workers[index] for index in near], cost, rng)
+    return least(near, cost, rng)
 
 
 class PrefixAware:
@@ -52,14 +50,14 @@ class PrefixAware:
         self._index = PrefixIndex()
 
     def choose(self, workers: Sequence[Worker], ask: Ask) -> Worker:
-        return cheapest(workers, ask, self.depths(workers, ask), self._slack, self._rng)
+        return cheapest(workers, ask, self.depths(ask), self._slack, self._rng)
 
-    def depths(self, workers: Sequence[Worker], ask: Ask) -> dict[str, int]:
-        """Leading blocks that each has; those that have none are left out."""
-        return self._index.match(ask.blocks, [worker.url for worker in workers])
+    def depths(self, ask: Ask) -> dict[str, int]:
+        """Leading blocks that each worker has; those that have none are left out."""
+        return self._index.match(ask.blocks)
 
     def cached_tokens(self, worker: Worker, ask: Ask) -> int:
-        return BLOCK_TOKENS * self.depths([worker], ask).get(worker.url, 0)
+        return BLOCK_TOKENS * self._index.depth(worker.url, ask.blocks)
 
     def sent(self, worker: Worker, ask: Ask) -> None:
         self._index.insert(worker.url, ask.blocks, worker.description.kv_tokens)

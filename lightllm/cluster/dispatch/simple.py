@@ -61,15 +61,4 @@ class LeastTokens(Stateless):
         self._rng = rng
 
     def choose(self, workers: Sequence[Worker], ask: Ask) -> Worker:
-        return least(workers, [pending_tokens(worker) for worker in workers], self._rng)
-
-
-DECODE_TOKENS = 32
-"""What one more running answer slows the others down by, in prompt tokens."""
-
-
-def pending_tokens(worker: Worker) -> float:
-    """What a new request would wait for, in prompt tokens, weighed by the worker's speed."""
-    own = worker.prefill_tokens + DECODE_TOKENS * worker.in_flight
-    theirs = (DECODE_TOKENS * worker.foreign) + (worker.report.waiting_tokens if worker.foreign else 0)
-    return (own + theirs) / worker.description.speed
+        return least(workers, [worker.pending for worker in workers], self._rng)
