@@ -41,7 +41,8 @@ class CpuAttention:
     def decode(self, call: AttentionCall) -> None:
         metadata, kv, spec = call.metadata.decode_by_token(), call.kv, call.spec
         if kv.scales is not None:
-            if self._coded is None or not self._coded.decode(call._replace(metadata=metadata)):
+            own = self._of_codes(kv)
+            if own is None or not own.decode(call._replace(metadata=metadata)):
                 TorchAttention.decode(call)
             return
         if self._blocks is not None and self._blocks.decode(call._replace(metadata=metadata)):
@@ -57,9 +58,13 @@ class CpuAttention:
 
     def prefill(self, call: AttentionCall) -> None:
         """torch's, where there is no kernel: its own matrix products are as fast as other processors allow."""
-        own = self._blocks if call.kv.scales is None else self._coded
+        own = self._blocks if call.kv.scales is None else self._of_codes(call.kv)
         if own is None or not own.prefill(call):
             TorchAttention.prefill(call)
+
+    def _of_codes(self, kv: KvLayer) -> CodedAttention | BlockAttention | None:
+        """int8 is multiplied as it is; other codes become numbers of bfloat16, a block at a time."""
+        return self._coded if kv.data.dtype == torch.int8 else self._blocks
 
 
 class _Batch:

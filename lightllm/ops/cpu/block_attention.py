@@ -19,6 +19,8 @@ from lightllm.ops.cpu.library import Kernel
 from lightllm.ops.cpu_kind import CpuKind, chosen
 from lightllm.ops.kv_layer import KvLayer
 
+ELEMENTS = {torch.bfloat16: at.BFLOAT16, torch.float8_e4m3fn: at.E4M3, torch.uint8: at.INT4}
+"""Of KV memory: what is read as it is, and codes that become numbers on the way."""
 _MOST_ROWS, _FEWEST_ROWS = 256, 64
 """Of a prefill task: keys and values are arranged once for all of them, and what is summed up for them stays in the cache."""
 
@@ -63,7 +65,7 @@ class BlockAttention:
 
 
 def _takes(call: AttentionCall) -> bool:
-    return call.q.dtype == call.kv.data.dtype == torch.bfloat16 and call.q.shape[2] % 2 == 0
+    return call.q.dtype == torch.bfloat16 and call.kv.data.dtype in ELEMENTS and call.q.shape[2] % 2 == 0
 
 
 def shape_of(call: AttentionCall) -> tuple[int, int, int]:
@@ -121,12 +123,18 @@ class Batch:
 
     def told(self, q: torch.Tensor, kv: KvLayer, spec: AttentionSpec, out: torch.Tensor) -> int:
         """Where it lies; holds until the next layer is told."""
-        assert kv.data.stride()[1:] == (kv.data.shape[2], 1) and kv.data.stride(0) % 2 == 0
+        assert kv.data.stride()[1:] == (kv.data.shape[2], 1)
         call = self.call
         self._counters.fill(0)
         self._scale[:] = spec.scale, spec.softcap
         call[at.Q], call[at.Q_STRIDE], call[at.OUT] = q.data_ptr(), q.stride(0), out.data_ptr()
-        call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0)
+        size = kv.data.itemsize
+        call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0) * size
+        call[at.ELEMENT], call[at.HEAD_BYTES] = ELEMENTS.get(kv.data.dtype, 0), kv.data.shape[2] * size
+        if kv.scales is not None:
+            assert kv.scales.stride()[1:] == (kv.scales.shape[2], 1)
+            call[at.SCALES], call[at.SCALE_STRIDE] = kv.scales.data_ptr(), kv.scales.stride(0)
+            call[at.GROUPS] = kv.scales.shape[2]
         call[at.ALIBI], call[at.SINKS] = address_of(spec.alibi_slopes), address_of(spec.sinks)
         return self._address
 

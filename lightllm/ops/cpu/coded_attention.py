@@ -51,14 +51,10 @@ class CodedAttention:
         return True
 
     def _run(self, batch: Batch, call: AttentionCall, q: torch.Tensor, out: torch.Tensor) -> None:
-        scales = call.kv.scales
-        assert scales is not None and scales.stride(1) == 1
-        told = batch.told(q, call.kv, call.spec, out)
-        batch.call[at.SCALES], batch.call[at.SCALE_STRIDE] = scales.data_ptr(), scales.stride(0)
-        self._kernel(told)
+        self._kernel(batch.told(q, call.kv, call.spec, out))
 
 
 def _takes(call: AttentionCall) -> bool:
     kv = call.kv
-    of_heads = kv.scales is not None and kv.scales.shape[2] == 1
+    of_heads = kv.scales is not None and kv.scales.shape[2] == 1 and kv.scales.stride(1) == 1
     return call.q.dtype == torch.bfloat16 and kv.data.dtype == torch.int8 and of_heads

@@ -1,4 +1,4 @@
-"""The CPU kernel for attention over keys and values of 8 bits: as near to float64 as torch's bfloat16, results that depend on a
+"""The CPU kernels for attention over keys and values of few bits: as near to float64 as torch's bfloat16, results that depend on a
 token's own context alone, whether it is decoded or part of a chunk, and what is not finite."""
 
 from collections.abc import Iterator
@@ -12,12 +12,22 @@ from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_backends.torch import TorchAttention
 from lightllm.ops.cpu.calls.block_attention import BLOCK, PIECE
 from lightllm.ops.cpu.library import load_kernels
+from lightllm.ops.kv_codes import FORMATS
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 KERNELS = load_kernels()
+KV_TYPE: list[str] = []
+"""That of the test which runs."""
 pytestmark = pytest.mark.skipif(
     "coded_attention_bfloat16" not in KERNELS, reason="no instructions for bfloat16: torch computes"
 )
+
+
+@pytest.fixture(params=FORMATS, autouse=True)
+def kv_type(request: pytest.FixtureRequest) -> str:
+    """Every test here is of every type."""
+    KV_TYPE[:] = [request.param]
+    return request.param
 
 
 @pytest.fixture
@@ -28,7 +38,7 @@ def threads() -> Iterator[None]:
 
 
 def coded(*args: object, form: str = "plain") -> AttentionCase:
-    return AttentionCase(*args, BF16, form=form, kv_type="int8kv")  # type: ignore[arg-type]
+    return AttentionCase(*args, BF16, form=form, kv_type=KV_TYPE[0])  # type: ignore[arg-type]
 
 
 def compute(case: AttentionCase, backend: object = None) -> torch.Tensor:
@@ -71,11 +81,17 @@ def error(result: torch.Tensor, expected: torch.Tensor) -> float:
     "form", ["plain", "window", "window of one", "softcap", "alibi", "sinks", "everything"]
 )
 @pytest.mark.parametrize(("heads", "head_dim"), [((8, 2), 64), ((5, 1), 24), ((3, 3), 128), ((4, 1), 80)])
-def test_it_is_nearer_to_the_reference_than_torch(form: str, heads: tuple[int, int], head_dim: int) -> None:
+def test_it_is_as_near_to_the_reference_as_its_numbers_allow(
+    form: str, heads: tuple[int, int], head_dim: int, kv_type: str
+) -> None:
     kv_lens, q_lens = [300, 7, 150, BLOCK, 33, 1, 260], [1, 1, 150, 20, 1, 1, 130]
     case = coded(kv_lens, q_lens, 2, "shuffled", heads, head_dim, form=form)
     expected, result = case.expected(), compute(case)
-    assert error(result, expected) <= error(compute(case, TorchAttention()), expected) + 1e-6
+    largest = error(compute(case, TorchAttention()), expected) + 1e-6
+    if kv_type != "int8kv":
+        # Numbers are rounded to bfloat16, and so are their weights; torch keeps those of most forms in float32.
+        largest = 2**-8 * expected.square().mean().sqrt().item()
+    assert error(result, expected) <= largest
 
 
 @pytest.mark.parametrize("form", ["plain", "window", "everything"])
@@ -113,17 +129,22 @@ def test_and_among_others_with_the_same_prefix_and_with_any_number_of_threads(th
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", [0, 3], ids=["key", "value"])
 def test_a_vector_that_is_not_finite_reaches_those_that_see_it_and_nobody_else(
-    bad: float, place: int
+    bad: float, place: int, kv_type: str
 ) -> None:
     case = coded([30, 300, 30], [30, 300, 30], 0, "shuffled", (4, 2), 32)
     good = compute(case)
     assert case.codes is not None
     case.codes[1][case.tables[1][2 * BLOCK + 9], place] = bad
     result, seen = compute(case), slice(30 + 2 * BLOCK + 9, 330)
+    reached = seen
+    if kv_type != "int8kv" and place == 3:  # a weight of 0 times such a value, as in bfloat16
+        reached = slice(30 + 2 * BLOCK, 330)
     heads = slice(2 * (place % 2), 2 * (place % 2) + 2)
     if bad != bad or place == 3:  # a key that is infinite has all of the weight, or none
-        assert result[seen, heads].isnan().all()
-    result[seen, heads] = good[seen, heads]
+        assert result[seen, heads].isnan().all() or (
+            kv_type != "int8kv" and not result[seen, heads].isfinite().any()
+        )
+    result[reached, heads] = good[reached, heads]
     assert torch.equal(result, good)
 
 

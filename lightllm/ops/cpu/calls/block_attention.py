@@ -4,7 +4,7 @@ from __future__ import annotations
 
 (
     Q,  # bfloat16 [T, heads, head_dim], Q_STRIDE numbers from token to token
-    KV,  # bfloat16 numbers of the slots
+    KV,  # numbers of the slots, or codes
     SLOTS,  # int32 [rows, ROW_STRIDE]: slot of each position of each row
     OUT,  # bfloat16 [T, heads, head_dim]
     TASKS,  # int64 [NUM_TASKS, TASK_LENGTH]
@@ -21,14 +21,21 @@ from __future__ import annotations
     HEAD_DIM,  # even
     WINDOW,  # 0: none
     Q_STRIDE,
-    SLOT_STRIDE,  # numbers from slot to slot, even
+    SLOT_STRIDE,  # bytes from slot to slot
     ROW_STRIDE,
     SCRATCH_BYTES,
     MOST_HEADS,  # KV heads of a task
     MOST_ROWS,  # of a KV head: tokens times GROUP, with a matrix unit a multiple of TILE
     STATE_SIZE,  # `state_size` of both
-) = range(24)
-LENGTH = 24
+    ELEMENT,  # of KV: BFLOAT16, or codes that become such numbers
+    HEAD_BYTES,  # of a head of a slot
+    SCALES,  # bfloat16, of slots [2 * KV_HEADS, GROUPS]; of codes
+    SCALE_STRIDE,  # numbers from slot to slot
+    GROUPS,  # of a head
+) = range(29)
+LENGTH = 29
+
+BFLOAT16, E4M3, INT4 = range(3)
 
 (
     TABLE_ROW,  # of SLOTS
@@ -61,6 +68,8 @@ MEMBER_LENGTH = 5
 ) = range(3)
 LINK_LENGTH = 3
 
+ADDRESSES = 48
+"""Bytes of the addresses of a key of a block."""
 BLOCK = 64
 """Keys at a time. They begin at multiples of it, so that a token's sums do not depend on how its prompt was cut."""
 PIECE = 256
@@ -82,4 +91,4 @@ def scratch_bytes(kv_heads: int, heads: int, rows: int, head_dim: int) -> int:
     """As `kernels/block_attention.py` lays it out. kv_heads: of a slot; heads: of a task."""
     wide, slot = padded(head_dim), -(-4 * kv_heads * head_dim // 64) * 64
     own = 2 * heads * rows * wide + 8 * state_size(heads, rows, head_dim)
-    return 64 + 24 * BLOCK + slot + 4 * BLOCK * wide + 6 * TILE * BLOCK + own
+    return 64 + ADDRESSES * BLOCK + slot + 6 * BLOCK * wide + 6 * TILE * BLOCK + own

@@ -1,16 +1,11 @@
-"""What the attention kernel of codes is told: what `block_attention` is, and this behind it. KV are bytes, SLOT_STRIDE and all of
-queries and results are as there."""
+"""What the attention kernel of codes of 8 bits is told: what `block_attention` is."""
 
 from __future__ import annotations
 
 from lightllm.ops.cpu.calls import block_attention as blocks
 from lightllm.ops.cpu.calls.block_attention import BLOCK, TILE
 
-(
-    SCALES,  # bfloat16, of slots [2 * KV_HEADS]
-    SCALE_STRIDE,  # numbers from slot to slot
-) = range(blocks.LENGTH, blocks.LENGTH + 2)
-LENGTH = blocks.LENGTH + 2
+LENGTH = blocks.LENGTH
 WIDTH = 64
 """Codes of a head are padded to a multiple of it."""
 OWN = 12

@@ -193,7 +193,8 @@ def attend_block(
                 first_row + tile + row, out, wide,
             )  # fmt: skip
         if values == keys:
-            pack_values(call, lines, count, kv_head, soon, soon_head, wide, values)
+            copies = values + 4 * BLOCK * wide
+            pack_values(call, lines, count, kv_head, soon, soon_head, wide, values, copies)
         add_values(some, weights_at, columns, values, wide, sums + 4 * (first_row + tile) * wide)
 
 
@@ -201,8 +202,9 @@ def attend_block(
 def attend_piece(call, task, piece, rows, lines, queries, work, state):
     """A piece of the context for all heads of the task. rows: of a head."""
     wide, heads = at_wide(call), task[at.HEADS]
-    zeros = lines + 24 * BLOCK
+    zeros = lines + 40 * BLOCK
     keys = work + 6 * TILE * BLOCK
+    copies = keys + 4 * BLOCK * wide
     values = keys  # of few rows: half the memory, which stays in the first cache
     if rows > TILE:
         values += 2 * BLOCK * wide
@@ -214,7 +216,7 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
     find_lines(call, task, begin_at, last, zeros, ahead)
     for start in range(begin_at, min((piece + 1) * PIECE, last + 1), BLOCK):
         for j in range(BLOCK):
-            now[j] = ahead[j]
+            now[j], now[3 * BLOCK + j] = ahead[j], ahead[3 * BLOCK + j]  # of slots, of scales
         find_lines(call, task, start + BLOCK, last, zeros, ahead)
         count = min(BLOCK, (last - start + TILE) // TILE * TILE)
         for head in range(heads):
@@ -222,9 +224,9 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
             soon, soon_head = ahead, task[at.KV_HEAD]
             if head + 1 < heads:
                 soon, soon_head = now, kv_head + 1
-            pack_keys(call, now, own, count, kv_head, soon, soon_head, wide, keys)
+            pack_keys(call, now, own, count, kv_head, soon, soon_head, wide, keys, copies)
             if values != keys:
-                pack_values(call, now, count, kv_head, soon, soon_head, wide, values)
+                pack_values(call, now, count, kv_head, soon, soon_head, wide, values, copies)
             attend_block(
                 call, task, start, count, kv_head, rows, head * rows, heads * rows, now, soon, soon_head,
                 queries + 2 * head * rows * wide, keys, values, work, state,
@@ -254,10 +256,10 @@ def attend(call, task, scratch):
     if _TILED:
         rows = (rows + TILE - 1) // TILE * TILE
     lines = scratch + 64
-    queries = lines + 24 * BLOCK + zeros_bytes(call)
+    queries = lines + 40 * BLOCK + zeros_bytes(call)
     work = queries + 2 * call[at.MOST_HEADS] * call[at.MOST_ROWS] * wide
-    total = work + 6 * TILE * BLOCK + 4 * BLOCK * wide
-    zeros = int64s(lines + 24 * BLOCK)
+    total = work + 6 * TILE * BLOCK + 6 * BLOCK * wide + 8 * BLOCK
+    zeros = int64s(lines + 40 * BLOCK)
     for i in range(zeros_bytes(call) // 8):
         zeros[i] = 0
     for head in range(heads):

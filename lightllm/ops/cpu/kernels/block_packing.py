@@ -7,6 +7,7 @@ import numpy as np
 from lightllm.ops.cpu.calls import block_attention as at
 from lightllm.ops.cpu.calls.block_attention import BLOCK, TILE
 from lightllm.ops.cpu.kernels import pairs
+from lightllm.ops.cpu.kernels.code_widening import widen_block
 from lightllm.ops.cpu.kernels.lowlevel import address_of, int32s, int64s, kernel, uint16s
 
 _LANES = pairs.LANES
@@ -44,11 +45,15 @@ def pack_queries(call, task, kv_head, rows, wide, to):
 
 
 @kernel
-def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to):
+def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to, copies):
     """[wide / 2, BLOCK, 2] of a block of `count` keys. lines: address of each slot, or of zeros for all that is read there; heads: room
-    for as many addresses. What is packed next, of the slots `soon`, is fetched meanwhile."""
+    for as many addresses; copies: room for addresses and numbers of codes. What is packed next, of the slots `soon`, is fetched
+    meanwhile."""
     head_dim = call[at.HEAD_DIM]
     key, soon_key = 2 * kv_head * head_dim, 2 * soon_head * head_dim
+    if call[at.ELEMENT] != at.BFLOAT16:
+        lines = widen_block(call, lines, kv_head, count, soon, soon_head, wide, copies)
+        soon, key, soon_key = lines, 0, 0
     if head_dim == wide:
         for j in range(count):
             heads[j] = lines[j] + key
@@ -67,11 +72,13 @@ def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to):
 
 
 @kernel
-def pack_values(call, lines, count, kv_head, soon, soon_head, wide, to):
+def pack_values(call, lines, count, kv_head, soon, soon_head, wide, to, copies):
     """[count / 2, wide, 2] in the order of `paired_place`, likewise."""
-    head_dim = call[at.HEAD_DIM]
-    value = 2 * (call[at.KV_HEADS] + kv_head) * head_dim
-    soon_value = 2 * (call[at.KV_HEADS] + soon_head) * head_dim
+    head_dim, kv_heads = call[at.HEAD_DIM], call[at.KV_HEADS]
+    value, soon_value = 2 * (kv_heads + kv_head) * head_dim, 2 * (kv_heads + soon_head) * head_dim
+    if call[at.ELEMENT] != at.BFLOAT16:
+        lines = widen_block(call, lines, kv_heads + kv_head, count, soon, kv_heads + soon_head, wide, copies)
+        soon, value, soon_value = lines, 0, 0
     if head_dim == wide:
         for j in range(0, count, 2):
             a, b = lines[j] + value, lines[j + 1] + value
@@ -90,11 +97,19 @@ def pack_values(call, lines, count, kv_head, soon, soon_head, wide, to):
 
 @kernel
 def find_lines(call, task, start, last, zeros, lines):
-    """Addresses of the slots of a block's keys, of zeros for those behind the last."""
+    """Addresses of the slots of a block's keys, of zeros for those behind the last; of codes BLOCK * 3 further on those of their scales."""
     slots = int32s(call[at.SLOTS] + 4 * task[at.TABLE_ROW] * call[at.ROW_STRIDE])
     for j in range(BLOCK):
         seen = start + j <= last
-        lines[j] = call[at.KV] + 2 * np.int64(slots[start + j]) * call[at.SLOT_STRIDE] if seen else zeros
+        lines[j] = call[at.KV] + np.int64(slots[start + j]) * call[at.SLOT_STRIDE] if seen else zeros
+    if call[at.ELEMENT] != at.BFLOAT16:
+        scales = int64s(address_of(lines) + 8 * 3 * BLOCK)
+        for j in range(BLOCK):
+            seen = start + j <= last
+            scales[j] = (
+                call[at.SCALES] + 2 * np.int64(slots[start + j]) * call[at.SCALE_STRIDE] if seen else zeros
+            )
+            pairs.fetch_ahead(scales[j])
 
 
 @kernel

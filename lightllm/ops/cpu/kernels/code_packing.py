@@ -94,7 +94,7 @@ def find_codes(call, task, start, last, lines, scales):
     for j in range(BLOCK):
         slot = np.int64(slots[min(start + j, last)])
         lines[j] = call[at.KV] + slot * call[at.SLOT_STRIDE]
-        scales[j] = call[coded.SCALES] + 2 * slot * call[coded.SCALE_STRIDE]
+        scales[j] = call[at.SCALES] + 2 * slot * call[at.SCALE_STRIDE]
         pairs.fetch_ahead(scales[j])
 
 

@@ -13,9 +13,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from lightllm.ops.cpu.kernels.lowlevel import floats, uint16s
+from lightllm.ops.cpu.kernels.lowlevel import floats, uint8s, uint16s
 
 _F16, _F32, _I16, _I32 = ir.HalfType(), ir.FloatType(), ir.IntType(16), ir.IntType(32)
+_BIAS = 2.0**120
+"""Of float32 127, of E4M3 7."""
 
 
 class Numbers(NamedTuple):
@@ -52,6 +54,30 @@ def _widen_float16(builder: Any, bits: Any) -> Any:
 
 def _narrow_float16(builder: Any, value: Any) -> Any:
     return builder.bitcast(builder.fptrunc(value, _F16), _I16)
+
+
+def _widen_e4m3(builder: Any, bits: Any) -> Any:
+    """Sign, exponent and fraction go to their places in a float32. The code for no number becomes 480."""
+    wide = builder.sext(bits, _I32)
+    moved = builder.and_(builder.shl(wide, ir.Constant(_I32, 20)), ir.Constant(_I32, 0x87F0_0000))
+    # With a flag of its own it gets none of the kernel's: a scale times the bias could be infinite.
+    return builder.fmul(builder.bitcast(moved, _F32), ir.Constant(_F32, _BIAS), flags=("nsz",))
+
+
+def _widen_nibble(shift: int) -> Callable[..., Any]:
+    """The lower or the upper half of a byte, less 8."""
+
+    def widen(builder: Any, bits: Any) -> Any:
+        code = builder.and_(
+            builder.lshr(builder.zext(bits, _I32), ir.Constant(_I32, shift)), ir.Constant(_I32, 15)
+        )
+        return builder.sitofp(builder.sub(code, ir.Constant(_I32, 8)), _F32)
+
+    return widen
+
+
+def _narrow_no_further(builder: Any, value: Any) -> Any:
+    raise NotImplementedError("codes are read, not written")
 
 
 def _same(builder: Any, value: Any) -> Any:
@@ -106,4 +132,9 @@ def _numbers(element: Any, pointer: Any, widen: Callable[..., Any], narrow: Call
 BFLOAT16 = _numbers(types.uint16, uint16s, _widen_bfloat16, _narrow_bfloat16)
 FLOAT16 = _numbers(types.uint16, uint16s, _widen_float16, _narrow_float16)
 FLOAT32 = _numbers(types.float32, floats, _same, _same)
+LOAD_E4M3, LOAD_LOWER, LOAD_UPPER = (
+    _numbers(types.uint8, uint8s, widen, _narrow_no_further).load
+    for widen in (_widen_e4m3, _widen_nibble(0), _widen_nibble(4))
+)
+"""(pointer, index) -> float32, of codes."""
 BY_NAME = {"bfloat16": BFLOAT16, "float16": FLOAT16, "float32": FLOAT32}
