@@ -6,7 +6,8 @@
 
 A case fails if it does not compile, if it spills registers (a stack frame in the compiled code: `cuobjdump -res-usage`), if
 it wants more shared memory than a block can have, if Hopper's tensor core products wait for each other (see `serialized`), or if it
-is launched before the kernel before it has ended (PDL) and does not wait for it. Results are kept under build/kernels/ by a hash of the kernel's
+is launched before the kernel before it has ended (PDL) and does not wait for it, or touches memory that its case does not
+name before it waits. Results are kept under build/kernels/ by a hash of the kernel's
 source, its configuration and Triton's version. Exit status 1 if any case fails or a shipped configuration has no case.
 """
 
@@ -196,7 +197,7 @@ def run(task: Task) -> Result:
     arguments, launch = split_options(kernel, {**case.arguments, **options}, task.architecture)
     identity = [
         PDL_INSTRUCTIONS,
-        ["serialized"] if task.architecture == 90 else [],
+        ["serialized", "before the wait", bool(case.before_wait)] if task.architecture == 90 else [],
         kernel.cache_key,
         sorted(map(repr, arguments.items())),
         launch,
@@ -208,7 +209,7 @@ def run(task: Task) -> Result:
     if cached.exists():
         return dataclasses.replace(result, **json.loads(cached.read_text(encoding="utf-8")))
     try:
-        usage = compile_case(kernel, arguments, launch, task.architecture)
+        usage = compile_case(kernel, arguments, launch, task.architecture, bool(case.before_wait))
     except Exception as error:  # whatever the compiler raises is this case's result
         return dataclasses.replace(result, error=f"{type(error).__name__}: {error}")
     cached.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +232,7 @@ def split_options(
 
 
 def compile_case(
-    kernel: Any, arguments: dict[str, Any], options: dict[str, Any], architecture: int
+    kernel: Any, arguments: dict[str, Any], options: dict[str, Any], architecture: int, reads_early: bool
 ) -> dict[str, Any]:
     import triton
     from triton.backends.compiler import GPUTarget
@@ -251,7 +252,10 @@ def compile_case(
         missing = [instruction for instruction in PDL_INSTRUCTIONS if instruction not in compiled.asm["ptx"]]
         if missing:
             raise RuntimeError(f"dependent launch without {', '.join(missing)}")
-    listing = disassembled(compiled.asm["cubin"], code="wgmma" in compiled.asm["ptx"])
+    watched = bool(arguments.get("PDL")) and architecture == 90
+    listing = disassembled(compiled.asm["cubin"], code=watched or "wgmma" in compiled.asm["ptx"])
+    if watched and (hasty := too_early(listing, reads_early)):
+        raise RuntimeError(f"{', '.join(hasty)} before it waits for the kernel before it")
     registers, stack = resource_usage(listing)
     usage = {"registers": registers, "stack": stack, "shared": compiled.metadata.shared}
     return {**usage, "serialized": serialized(listing)}
@@ -279,6 +283,20 @@ def serialized(listing: str) -> bool:
     zeroed on a path that leaves a loop out is enough. The result is right, and slow.
     """
     return listing.count("HGMMA") > 1 and listing.count("WARPGROUP.ARRIVE") >= listing.count("HGMMA")
+
+
+def too_early(listing: str, reads_early: bool) -> list[str]:
+    """Instructions on memory (with reads_early but for plain loads) before the wait for the kernel before (ACQBULK), and the word
+    to the kernel behind (PREEXIT), in the order of the code. That one may write what is read here; and what that one reads,
+    or still writes, may not be written."""
+    code = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", listing)
+    waits = [place for place, instruction in enumerate(code) if "ACQBULK" in instruction]
+    before = code[: waits[0]] if waits else code
+    found = {match.group() for instruction in before if (match := _ON_MEMORY.search(instruction))}
+    return sorted(found - {"LDG"} if reads_early else found)
+
+
+_ON_MEMORY = re.compile(r"\b(LDG|LDGSTS|STG|ST|RED|REDG|ATOM|ATOMG|UBLKCP|UTMALDG|UTMASTG|PREEXIT)\b")
 
 
 def resource_usage(listing: str) -> tuple[int, int]:

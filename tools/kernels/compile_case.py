@@ -30,6 +30,9 @@ class CompileCase:
     """Name of the kernel in the configuration files; empty: `launch` is all there is."""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """What the launching function asks `launch_config` with."""
+    before_wait: str = ""
+    """Which arguments a kernel with dependent launch reads before it waits for the kernel before it: what that one does not
+    write. Empty: none."""
     launch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Constexprs and options (num_warps, num_stages) beside those of the configuration."""
     architectures: tuple[int, ...] = ARCHITECTURES
