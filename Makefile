@@ -3,7 +3,7 @@
 #   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
 #   make test                 every check, short forms
 #   make env                  only the environment
-#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-clients, make test-page, make bench    long forms, by hand
+#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-image, make test-clients, make test-page, make bench    long forms, by hand
 #   make docs, make clean
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ CLIENTS ?= $(VENV)/clients
 OLDER_OPENAI := openai==2.54.0
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-clients test-page bench docs clean
+.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-image test-clients test-page bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -81,6 +81,19 @@ test-kernels: env
 	$(PY) tools/compile_kernels.py --all --write docs/kernels.json
 	$(PY) tools/make_docs.py
 	$(PY) -m pytest test/ops/triton test/ops/test_kernel_devices.py $(ARGS)
+
+# The software of the GPU's machine, as far as a CPU shows it: torch's CUDA build without a driver, that Triton, that transformers.
+# Its numpy is too new for Triton 3.6's interpreter, so kernels are compiled and go through Triton's front end, and none is interpreted.
+IMAGE := .venv-image
+IMAGE_PYTHON ?= python3.12
+$(IMAGE)/.installed: requirements-image.txt tools/gpu_packages.txt
+	@$(IMAGE)/bin/python -c '' 2>/dev/null || $(IMAGE_PYTHON) -m venv $(IMAGE)
+	$(IMAGE)/bin/python -m pip --disable-pip-version-check install --no-compile --quiet -r requirements-image.txt -r tools/gpu_packages.txt
+	@touch $@
+
+test-image: $(IMAGE)/.installed
+	cd test && PYTHONPATH=..:. TRITON_INTERPRET=0 ../$(IMAGE)/bin/python -m pytest -m "slow or not slow" ops/test_kernel_variants.py ops/triton/test_compile.py
+	PYTHONPATH=.:test TRITON_INTERPRET=0 $(IMAGE)/bin/python -m pytest -m "not slow" test/backend test/distributed test/models test/benchmark/test_gpu_report.py $(ARGS)
 
 # They stay apart from the environment: some want older versions of what it has.
 test-clients: env

@@ -5,6 +5,7 @@
 #
 # Needs a machine with a GPU, torch, Triton and transformers, and no package registry: what else is missing is named,
 # and installed from .wheels/ (tools/fetch_wheels.sh makes it) into a folder of its own. BUDGET: seconds in all.
+# SMOKE: begin with tools/gpu_smoke.py, and end there if it fails. The first half hour on a device: tools/gpu_run.md.
 # SECTIONS: no tests, and of the report those sections alone whose titles hold this; they are added to what OUT holds. Ten
 # minutes do not suffice for all of it: docs/benchmarks.md says what to run next.
 set -uo pipefail
@@ -86,6 +87,10 @@ if [ -n "${SECTIONS:-}" ]; then
     report --only "$SECTIONS" --add --budget "$(left)"
     cat "$out"/*.md
     exit $status
+fi
+if [ -n "${SMOKE:-}" ]; then # what everything else stands on: without it no test is worth its time
+    run smoke 100 "$python" tools/gpu_smoke.py
+    [ "$status" -eq 0 ] || exit 1
 fi
 run kernels 110 "${pytest[@]}" "${spread[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
     test/gpu/test_ops.py test/gpu/test_attention_ops.py test/gpu/test_model_ops.py

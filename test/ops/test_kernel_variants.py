@@ -65,3 +65,16 @@ def test_memory_that_is_freed_behind_a_capture_and_questions_inside_it_are_seen(
     assert [text.partition(" of ")[0] for text in reads.freed()] == ["aten::slice.Tensor"]
     reads.launched([kept, torch.ones(7)])
     assert reads.freed()[1:] == ["a kernel of torch.float32 [7]"]
+
+
+@pytest.mark.slow
+def test_a_cache_that_was_filled_ahead_holds_what_a_start_asks_for(tmp_path: Path) -> None:
+    def fill() -> set[str]:
+        tool = [sys.executable, str(ROOT / "tools/prewarm.py"), "--out", str(tmp_path), "--shapes", "m3"]
+        subprocess.run(tool, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        return {str(path) for path in tmp_path.rglob("*.cubin")}
+
+    first = fill()
+    assert {"decode_attention_kernel.cubin", "sample_kernel.cubin"} <= {Path(path).name for path in first}
+    times = {path: os.stat(path).st_mtime_ns for path in first}
+    assert fill() == first and {path: os.stat(path).st_mtime_ns for path in first} == times

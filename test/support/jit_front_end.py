@@ -51,9 +51,10 @@ class Variant:
 
 
 class FrontEnd:
-    """From its making on, every launch of a kernel in this process ends in it."""
+    """From its making on, every launch of a kernel in this process ends in it. compiles: variants are compiled, into Triton's
+    cache; they run in no case."""
 
-    def __init__(self, architecture: int = 90) -> None:
+    def __init__(self, architecture: int = 90, compiles: bool = False) -> None:
         self.variants: list[Variant] = []
         self.launches: Counter[str] = Counter()
         self.given: Callable[[Any], None] = lambda arguments: None
@@ -66,6 +67,9 @@ class FrontEnd:
             kernel: JITFunction, key: Any, signature: Any, device: Any, constexprs: Any, options: Any, attrs: Any, _: Any
         ) -> _Launched:  # fmt: skip
             front_end.variants.append(_variant(kernel, signature, constexprs, options, attrs))
+            if compiles:
+                source = kernel.ASTSource(kernel, signature, constexprs, attrs)
+                kernel.compile(source, target=front_end.get_current_target(), options=options.__dict__)
             made = _Launched(kernel.__name__, front_end)
             kernel.device_caches[device][0][key] = made
             return made
