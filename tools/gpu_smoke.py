@@ -4,7 +4,7 @@
     python tools/gpu_smoke.py --dry    # tiny shapes under Triton's interpreter: does this program run?
 
 Device facts; decode and prefill attention against float32, with and without programmatic dependent launch (PDL), which must
-give equal bits; four layers of a Llama-3.1-8B with and without graphs and PDL, which must give the same tokens; 200 rounds that
+give equal bits; the linear layers for few rows likewise; four layers of a Llama-3.1-8B with and without graphs and PDL, which must give the same tokens; 200 rounds that
 overlap. A hang ends with the stacks of all threads. What to do when it fails: tools/gpu_run.md.
 """
 
@@ -39,7 +39,8 @@ def main() -> int:
         faulthandler.dump_traceback_later(LIMIT, exit=True)
     started = time.perf_counter()
     failed = []
-    for name, check in (("device", facts), ("attention", attention), ("backend", backend)):
+    checks = (("device", facts), ("attention", attention), ("linear", linear), ("backend", backend))
+    for name, check in checks:
         print(f"== {name} ({time.perf_counter() - started:.0f} s)", flush=True)
         try:
             failed += [f"{name}: {problem}" for problem in check(dry)]
@@ -152,6 +153,55 @@ def _attention_case(
         return torch.cat(outputs)
 
     return compute, reference
+
+
+def linear(dry: bool) -> list[str]:
+    """The layers for few rows, each in three launches that follow one another."""
+    import torch
+
+    from lightllm.ops.triton import skinny_linear as kernels
+
+    device, dtype = (torch.device("cpu"), torch.float32) if dry else (torch.device("cuda"), torch.bfloat16)
+    hidden, inner, rows = (64, 128, 3) if dry else (4096, 14336, 8)
+    torch.manual_seed(0)
+    x, norm = torch.randn(rows, hidden).to(device, dtype), torch.randn(hidden).to(device, dtype)
+    gate_up, down = (
+        (torch.randn(shape) * shape[1] ** -0.5).to(device, dtype)
+        for shape in ((2 * inner, hidden), (hidden, inner))
+    )
+
+    def compute() -> list[Any]:
+        outputs = []
+        for _ in range(3):
+            residual = x.clone()
+            product = kernels.norm_linear(residual, norm, 1e-5, gate_up, None)
+            between = kernels.norm_swiglu(residual, norm, 1e-5, gate_up, None)
+            kernels.linear_add_(between, down, None, residual)
+            outputs += [product, between, residual]
+        return outputs
+
+    wide = x.float() * (x.float().square().mean(-1, keepdim=True) + 1e-5).rsqrt() * norm.float()
+    both = wide @ gate_up.float().T
+    gate, up = both.chunk(2, -1)
+    middle = gate.sigmoid() * gate * up
+    expected = [both, middle, x.float() + middle @ down.float().T]
+    found = {}
+    for wanted in (True, False):
+        with pdl(wanted):
+            found[wanted] = compute()
+    problems = []
+    for place, name in enumerate(("norm and product", "norm, gate and up", "product and residual")):
+        error = float((found[True][place].float() - expected[place]).norm() / expected[place].norm())
+        print(f"{name}: off by {error:.1e}")
+        if not error < TOLERANCE:
+            problems.append(f"{name} is off by {error:.2e} (LIGHTLLM_SKINNY_LINEAR=0)")
+        if any(
+            not torch.equal(found[way][other], found[False][place])
+            for way in found
+            for other in (place, place + 3, place + 6)
+        ):
+            problems.append(f"{name}: PDL or its repetition changes its bits (LIGHTLLM_SKINNY_LINEAR=0)")
+    return problems
 
 
 def backend(dry: bool) -> list[str]:

@@ -54,7 +54,13 @@ class Attention:
 
     def forward(self, x: torch.Tensor, batch: Batch, wanted: Wanted | None = None) -> torch.Tensor:
         """x: [T, hidden]. Returns [T, hidden], added up over all ranks; with `wanted` [K, hidden], of these tokens."""
-        qkv = self.qkv_proj(x).view(len(x), -1, self.head_dim)
+        out = self.attended(self.qkv_proj(x), batch, wanted)
+        return self.o_proj(out) if wanted is None or len(wanted.tokens) else x[:0]
+
+    def attended(self, qkv: torch.Tensor, batch: Batch, wanted: Wanted | None = None) -> torch.Tensor:
+        """qkv: what `qkv_proj` gives, [T, all heads * head_dim]. Writes keys and values; returns what `o_proj` takes, of the
+        wanted tokens."""
+        qkv = qkv.view(len(qkv), -1, self.head_dim)
         qk, v = qkv[:, : self.qk_heads], qkv[:, self.qk_heads :]
         if self.qk_norm is not None:
             qk = self.qk_norm(qk)
@@ -73,8 +79,8 @@ class Attention:
             q = q * self.query_scale(batch.positions).to(q.dtype)[:, None, None]
         own = (k, v) if dense else None
         if wanted is None:
-            return self.o_proj(self.backends.attend(q, kv, batch.attention, self.spec, own))
+            return self.backends.attend(q, kv, batch.attention, self.spec, own)
         if not len(wanted.tokens):
-            return x[:0]
+            return q[:0].flatten(1)
         q = q.index_select(0, wanted.tokens)
-        return self.o_proj(self.backends.attend(q, kv, wanted.attention, self.spec))
+        return self.backends.attend(q, kv, wanted.attention, self.spec)

@@ -19,10 +19,10 @@ from lightllm.ops.batch import Batch
 class DecoderLayer(Protocol):
     """One layer of a model: what the loop of `TpPartBaseModel.forward` calls."""
 
-    def forward(self, x: torch.Tensor | None, residual: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | None, residual: torch.Tensor, batch: Batch) -> torch.Tensor | None:
         """residual: [T, hidden], the residual stream, added to in place; x: [T, hidden], what is still to be added to
-        it (None before the first layer). Returns what the next layer is to add: so that it can do it together with
-        its norm."""
+        it (None: nothing, as before the first layer). Returns what the next layer is to add: so that it can do it together
+        with its norm; None: nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,9 @@ class TpPartBaseModel:
             x = layer.forward(x, residual, batch)
             if batch.embeds is not None:
                 batch.embeds.add_behind(index, residual)
-        assert x is not None
         if logit_index is not None:
-            x, residual = (part.index_select(0, logit_index) for part in (x, residual))
+            x = None if x is None else x.index_select(0, logit_index)
+            residual = residual.index_select(0, logit_index)
         x = self.norm.add(x, residual)
         return self.lm_head(x) if self.pools else self.logits(x)
 

@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 
 from lightllm.layers.norm import Norm
+from lightllm.models.few_rows import FewRows
 from lightllm.ops.batch import Batch, Wanted
+from lightllm.ops.skinny_linear import takes
 
 
 class SelfAttention(Protocol):
@@ -36,8 +38,15 @@ class PreNormLayer:
         self.input_layernorm, self.self_attn = input_layernorm, self_attn
         self.post_attention_layernorm, self.mlp = post_attention_layernorm, mlp
         self.residual_scale = residual_scale
+        parts = (input_layernorm, self_attn, post_attention_layernorm, mlp)
+        self._few_rows = FewRows.of(*parts) if residual_scale == 1 else None
 
-    def forward(self, x: torch.Tensor | None, residual: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | None, residual: torch.Tensor, batch: Batch) -> torch.Tensor | None:
+        if self._few_rows is not None and takes(residual):
+            if x is not None:
+                residual.add_(x)
+            self._few_rows.forward(residual, batch)
+            return None
         x = self.input_layernorm.add(x, residual)
         x = self._scaled(self.self_attn.forward(x, batch))
         x = self.post_attention_layernorm.add(x, residual)

@@ -138,12 +138,11 @@ def _zeroed(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return lambda *args, **kwargs: make(*args, **kwargs).zero_()
 
 
-class _NoProduct:
+class _NoProduct(linear.PlainLinear):
     """A linear layer that reads its weight, and computes next to nothing."""
 
     def __init__(self, weight: Any, bias: torch.Tensor | None) -> None:
-        self.weight, self.bias = as_rows(weight).on_device(), bias
-        self.nbytes = self.weight.nbytes
+        super().__init__(as_rows(weight).on_device(), bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x[:, :1], self.weight[:, :1], self.bias)

@@ -47,6 +47,7 @@ def _case(
         config="decode_codes" if coded else "decode_attention",
         sizes={"block_h": block_h, "head_dim": block_d, "bytes": 4 if dtype == "fp32" else 2},
         short=short,
+        before_wait="parts, rows and lengths: of the whole round",
     )  # fmt: skip
 
 

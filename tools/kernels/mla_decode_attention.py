@@ -32,6 +32,7 @@ def _case(label: str, dtype: str, heads: int, short: bool = False) -> list[Compi
             sizes={"arch": architectures[-1], "heads": heads, "bytes": 4 if dtype == "fp32" else 2},
             architectures=architectures,
             short=short,
+            before_wait="parts, rows and lengths: of the whole round",
         )
         for architectures in ((80, 89), (90, 100))
     ]

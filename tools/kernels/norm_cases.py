@@ -39,6 +39,7 @@ def row_case(
         config=config,
         sizes={"size": size},
         short=short,
+        before_wait="weight and bias",
     )
 
 
