@@ -18,8 +18,8 @@ from lightllm.ops.triton.launch import pdl_options
 
 BLOCK_ENTRIES = 128
 BLOCK_PARTS = 32
-_RESIDENT = 2
-"""Programs of the decode kernel that a multiprocessor holds at a time."""
+RESIDENT = 2
+"""Programs of a decode kernel that a multiprocessor holds at a time, where the kernel does not say otherwise."""
 _WAVES = 4
 """Parts for each place on the GPU when entries are many: a place that is done early takes another."""
 COUNTS = ["n", "bound", "divisor", "part", "window", "counters"]
@@ -101,11 +101,17 @@ def attention_parts_kernel(
 
 
 def decode_work(
-    metadata: AttentionMetadata, window: int, programs: int, block: int, heads: int, value_dim: int
+    metadata: AttentionMetadata,
+    window: int,
+    programs: int,
+    block: int,
+    heads: int,
+    value_dim: int,
+    resident: int = RESIDENT,
 ) -> tuple[AttentionParts, PartialResults, dict[str, bool]]:
     """What a decode kernel with `programs` programs a part is launched with: parts of contexts, room for their results,
     and options: right behind the kernel that makes its parts it must not start early."""
-    parts, known = decode_parts(metadata, window, programs, block)
+    parts, known = decode_parts(metadata, window, programs, block, resident)
     shape, device = (len(parts.entry_of), heads, value_dim), metadata.req_to_token.device
 
     def make_room() -> PartialResults:
@@ -117,14 +123,15 @@ def decode_work(
 
 
 def decode_parts(
-    metadata: AttentionMetadata, window: int, kv_heads: int, block: int
+    metadata: AttentionMetadata, window: int, kv_heads: int, block: int, resident: int = RESIDENT
 ) -> tuple[AttentionParts, bool]:
     """Parts of the decode entries' contexts (the last `window` tokens of them) for a kernel with `kv_heads` programs a
-    part, cut at multiples of `block`; and whether an earlier layer has made them."""
-    key = ("decode parts", window, kv_heads, block)
+    part, cut at multiples of `block`; and whether an earlier layer has made them. resident: programs that a multiprocessor
+    holds."""
+    key = ("decode parts", window, kv_heads, block, resident)
     known = metadata.has(key)
     num_sms = metadata.num_sms or sm_count(metadata.req_to_token.device)
-    places = max(num_sms * _RESIDENT // kv_heads, 1)
+    places = max(num_sms * resident // kv_heads, 1)
     entries = metadata.num_decode
     # Few entries: sum(ceil(length / size)) <= places, so all parts are computed at once and end together.
     divisor = places - entries if places >= 2 * entries else places * _WAVES

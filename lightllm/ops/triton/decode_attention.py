@@ -12,9 +12,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.attention_backends.protocol import AttentionCall
-from lightllm.ops.triton.attention_parts import decode_work
+from lightllm.ops.triton.attention_parts import RESIDENT, decode_work
 from lightllm.ops.triton.attention_scores import (
     LOG2_E,
+    gpu_architecture,
     in_seen_block,
     is_float32,
     leave_part,
@@ -159,7 +160,10 @@ def decode_attention(call: AttentionCall) -> None:
     assert data.stride(2) == q.stride(2) == out.stride(2) == 1 and data.stride(1) == head_dim
     name = "decode_attention" if kv.scales is None else "decode_codes"
     config = launch_config(name, q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)
-    parts, partial, pdl = decode_work(metadata, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim)
+    resident = resident_programs(gpu_architecture(q.device), config["num_warps"], q.itemsize)
+    parts, partial, pdl = decode_work(
+        metadata, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim, resident
+    )
     decode_attention_kernel[(kv_heads, len(parts.entry_of))](
         q, data, kv.scales, out, partial.out, partial.lse, parts.arrived,
         metadata.req_to_token, metadata.rows, metadata.kv_len, parts.first, parts.entry_of, *score_tensors(spec),
@@ -168,3 +172,9 @@ def decode_attention(call: AttentionCall) -> None:
         KV_HEADS=kv_heads, GROUP=group, BLOCK_H=block_h, HEAD_DIM=head_dim, BLOCK_D=block_d,
         CODED=kv.scales is not None, EXACT=is_float32(q), **score_flags(spec), **config, **pdl,
     )  # fmt: skip
+
+
+def resident_programs(architecture: int, num_warps: int, itemsize: int) -> int:
+    """Programs that a multiprocessor holds. From Hopper on shared memory has room for three (72 KB of 227) and so have the
+    registers, of four warps with at most 168; eight warps, or another GPU's memory, leave room for two."""
+    return 3 if architecture >= 90 and num_warps == 4 and itemsize == 2 else RESIDENT

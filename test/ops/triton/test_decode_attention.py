@@ -1,6 +1,8 @@
 """The decode attention kernel against a loop over tokens and heads in float64."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from support.kernels import DEVICE, DTYPES, assert_close
 from lightllm.ops.attention_backends.protocol import AttentionCall
 from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.triton.attention_parts import decode_parts
-from lightllm.ops.triton.decode_attention import decode_attention
+from lightllm.ops.triton.decode_attention import decode_attention, resident_programs
 
 
 class Case(AttentionCase):
@@ -66,6 +68,32 @@ def test_one_context_in_many_parts() -> None:
     metadata = Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").metadata(DEVICE, 64)
     assert int(decode_parts(metadata, 0, 1, 16)[0].first[1]) == 25
     Case([400], [1], 1, "shuffled", heads=(2, 1), form="sinks").check(64)
+
+
+@pytest.mark.parametrize(("resident", "parts"), [(2, 7), (3, 11)])
+def test_a_context_is_cut_into_as_many_parts_as_programs_run_at_once(resident: int, parts: int) -> None:
+    """132 multiprocessors, 32 KV heads and one entry: 8 or 12 places for parts, one of which is kept for rounding up."""
+    metadata = Case([4096], [1], 1, heads=(2, 1)).metadata(DEVICE, 132)
+    assert int(decode_parts(metadata, 0, 32, 64, resident)[0].first[1]) == parts
+
+
+def test_three_programs_are_resident_where_registers_and_shared_memory_allow_it() -> None:
+    """As docs/kernels.json says of them: bytes of shared memory and registers of a program, at 65,536 registers and 227 KB."""
+    cases = json.loads((Path(__file__).parents[3] / "docs/kernels.json").read_text())["cases"]
+    checked = 0
+    for case in cases:
+        if (
+            case["kernel"] != "decode_attention_kernel"
+            or "90" not in case["registers"]
+            or "float32" in case["case"]
+        ):
+            continue
+        warps = case["launch"]["num_warps"]
+        resident = resident_programs(90, warps, 2)
+        assert resident * (case["shared"]["90"] + 1024) <= 228 << 10
+        assert resident * warps * 32 * -(-case["registers"]["90"] // 8) * 8 <= 1 << 16
+        checked += resident == 3
+    assert checked > 5
 
 
 def test_layers_share_a_plan_whose_counters_are_left_as_they_were_found() -> None:
