@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from lightllm.ops.attention_metadata import AttentionMetadata
-from lightllm.ops.triton.launch import pdl_options
+from lightllm.ops.triton.launch import cdiv, pdl_options
 
 BLOCK_ENTRIES = 128
 BLOCK_PARTS = 32
@@ -184,7 +184,7 @@ def _cut(
     first, entry_of, arrived = (
         torch.empty(size, dtype=torch.int32, device=given.device) for size in (n + 1, bound, n * counters)
     )
-    attention_parts_kernel[(triton.cdiv(bound, BLOCK_PARTS),)](
+    attention_parts_kernel[(cdiv(bound, BLOCK_PARTS),)](
         starts, lengths, first, entry_of, arrived,
         n, bound, divisor, part, window, counters,
         STARTS=starts is not None, BLOCK_ENTRIES=BLOCK_ENTRIES, BLOCK_PARTS=BLOCK_PARTS, num_warps=4,

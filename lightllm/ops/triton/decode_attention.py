@@ -26,7 +26,7 @@ from lightllm.ops.triton.attention_scores import (
     score_tensors,
     scores_log2,
 )
-from lightllm.ops.triton.launch import launch_config
+from lightllm.ops.triton.launch import launch_config, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
@@ -156,7 +156,7 @@ def decode_attention(call: AttentionCall) -> None:
     heads, head_dim = q.shape[1:]
     kv_heads, data = kv.kv_heads, kv.data
     group = heads // kv_heads
-    block_h, block_d = max(triton.next_power_of_2(group), 16), triton.next_power_of_2(head_dim)
+    block_h, block_d = max(next_power_of_2(group), 16), next_power_of_2(head_dim)
     assert data.stride(2) == q.stride(2) == out.stride(2) == 1 and data.stride(1) == head_dim
     name = "decode_attention" if kv.scales is None else "decode_codes"
     config = launch_config(name, q.device, block_h=block_h, head_dim=block_d, bytes=q.itemsize)

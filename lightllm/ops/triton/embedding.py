@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch_config, pdl_options
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def embedding(ids: torch.Tensor, weight: torch.Tensor, first_id: int = 0) -> tor
         return out
     assert ids.stride(0) == 1 and weight.stride(1) == 1
     config = launch_config("embedding", weight.device)
-    embedding_kernel[(ids.shape[0], triton.cdiv(weight.shape[1], config["BLOCK"]))](
+    embedding_kernel[(ids.shape[0], cdiv(weight.shape[1], config["BLOCK"]))](
         ids, weight, out, first_id, weight.shape[0], weight.stride(0), out.stride(0), weight.shape[1],
         **config, **pdl_options(weight.device),
     )  # fmt: skip

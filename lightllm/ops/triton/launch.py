@@ -96,3 +96,13 @@ def pdl_options(device: torch.device) -> dict[str, bool]:
     if not _read(gpu_name(device)).get("pdl", True):
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}
+
+
+def cdiv(number: int, size: int) -> int:
+    """As Triton's, which takes microseconds on the host: it unwraps constexprs."""
+    return -(-number // size)
+
+
+def next_power_of_2(number: int) -> int:
+    """The smallest that is not less; of 0: 1."""
+    return 1 << max(number - 1, 0).bit_length()

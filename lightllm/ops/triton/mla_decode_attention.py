@@ -15,7 +15,7 @@ from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import decode_work
 from lightllm.ops.triton.attention_scores import LOG2_E, gpu_architecture, is_float32, leave_part, merge_parts
-from lightllm.ops.triton.launch import launch_config
+from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
@@ -108,7 +108,7 @@ def mla_decode_attention(
     config = launch_config(
         "mla_decode_attention", q.device, arch=gpu_architecture(q.device), heads=heads, bytes=q.itemsize
     )
-    head_blocks = triton.cdiv(heads, config["BLOCK_H"])
+    head_blocks = cdiv(heads, config["BLOCK_H"])
     parts, partial, pdl = decode_work(metadata, 0, head_blocks, config["BLOCK_N"], heads, latent)
     mla_decode_attention_kernel[(head_blocks, len(parts.entry_of))](
         q, data, out, partial.out, partial.lse, parts.arrived,
@@ -116,6 +116,6 @@ def mla_decode_attention(
         scale * LOG2_E.value, metadata.num_decode,
         q.stride(0), q.stride(1), data.stride(0), out.stride(0), out.stride(1), metadata.req_to_token.stride(0),
         HEADS=heads, LATENT=latent, ROPE=rope,
-        BLOCK_L=triton.next_power_of_2(latent), BLOCK_R=max(triton.next_power_of_2(rope), 16),
+        BLOCK_L=next_power_of_2(latent), BLOCK_R=max(next_power_of_2(rope), 16),
         EXACT=is_float32(q), **config, **pdl,
     )  # fmt: skip

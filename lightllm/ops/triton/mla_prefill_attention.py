@@ -10,6 +10,7 @@ from lightllm.ops.attention_metadata import AttentionMetadata
 from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.kv_layer import KvLayer
 from lightllm.ops.triton.attention_parts import context_parts
+from lightllm.ops.triton.launch import next_power_of_2
 from lightllm.ops.triton.prefill_attention import launch_prefill
 
 BLOCK_TOKENS = 32
@@ -45,7 +46,7 @@ def mla_context(kv: KvLayer, metadata: AttentionMetadata) -> torch.Tensor:
     mla_context_kernel[(len(parts.entry_of),)](
         data, out, metadata.req_to_token, metadata.rows[metadata.num_decode :], metadata.context_start, parts.first, parts.entry_of,
         metadata.num_prefill, data.stride(0), out.stride(0), metadata.req_to_token.stride(0),
-        WIDTH=width, BLOCK_W=triton.next_power_of_2(width), BLOCK_TOKENS=BLOCK_TOKENS, num_warps=8,
+        WIDTH=width, BLOCK_W=next_power_of_2(width), BLOCK_TOKENS=BLOCK_TOKENS, num_warps=8,
     )  # fmt: skip
     return out
 

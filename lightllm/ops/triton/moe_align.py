@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from lightllm.ops.triton.launch import next_power_of_2
+
 SCAN = 1024
 """Pairs looked at together."""
 
@@ -89,6 +91,6 @@ def align_pairs(experts: torch.Tensor, num_experts: int, block_m: int) -> Aligne
     count_pairs_kernel[(num_experts,)](experts, counts, n, SCAN=SCAN)
     place_pairs_kernel[(num_experts,)](
         experts, counts, aligned.pairs, aligned.ends, aligned.block_expert, aligned.block_start, aligned.num_blocks, n,
-        EXPERTS=num_experts, BLOCK_E=triton.next_power_of_2(num_experts), BLOCK_M=block_m, SCAN=SCAN,
+        EXPERTS=num_experts, BLOCK_E=next_power_of_2(num_experts), BLOCK_M=block_m, SCAN=SCAN,
     )  # fmt: skip
     return aligned

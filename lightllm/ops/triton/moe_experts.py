@@ -11,7 +11,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.packed_experts import StackedExperts
 from lightllm.ops.triton.attention_scores import is_float32
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch_config, pdl_options
 from lightllm.ops.triton.moe_align import AlignedPairs, align_pairs
 
 
@@ -74,7 +74,7 @@ def run_experts(
     if tokens == 0:
         return torch.empty_like(x)
     count = len(packed.gate_up)
-    rows = triton.cdiv(tokens * top_k, count)
+    rows = cdiv(tokens * top_k, count)
     config = launch_config("grouped_gemm", x.device, rows=rows, bytes=x.itemsize)
     aligned = align_pairs(experts, count, config["BLOCK_M"])
     both = gemm(x, packed.gate_up, packed.gate_up_bias, aligned, top_k, None, config)
@@ -95,7 +95,7 @@ def gemm(
     size = weight.shape[1]
     out = torch.empty((len(aligned.pairs), size), dtype=x.dtype, device=x.device)
     assert x.stride(1) == weight.stride(2) == 1 and (bias is None or bias.is_contiguous())
-    grouped_gemm_kernel[(len(aligned.block_expert), triton.cdiv(size, config["BLOCK_N"]))](
+    grouped_gemm_kernel[(len(aligned.block_expert), cdiv(size, config["BLOCK_N"]))](
         x, weight, bias, scale, out,
         aligned.pairs, aligned.ends, aligned.block_expert, aligned.block_start, aligned.num_blocks,
         size, weight.shape[2], x.stride(0), weight.stride(0), weight.stride(1), out.stride(0),

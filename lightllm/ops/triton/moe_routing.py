@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.moe_routing_spec import TINY, MoeRoutingSpec
-from lightllm.ops.triton.launch import pdl_options
+from lightllm.ops.triton.launch import next_power_of_2, pdl_options
 
 _SCORINGS = {"softmax": 0, "sigmoid": 1, "top_k_softmax": 2}
 
@@ -108,6 +108,6 @@ def constants(spec: MoeRoutingSpec, bias: bool) -> dict[str, int | bool]:
     return {
         "TOP_K": spec.top_k, "GROUPS": spec.groups, "SIZE": size, "TOP_GROUPS": spec.top_groups,
         "SCORING": _SCORINGS[spec.scoring], "NORMALISE": spec.normalise, "BIAS": bias,
-        "BLOCK_G": triton.next_power_of_2(spec.groups), "BLOCK_S": triton.next_power_of_2(size),
-        "BLOCK_K": triton.next_power_of_2(spec.top_k),
+        "BLOCK_G": next_power_of_2(spec.groups), "BLOCK_S": next_power_of_2(size),
+        "BLOCK_K": next_power_of_2(spec.top_k),
     }  # fmt: skip

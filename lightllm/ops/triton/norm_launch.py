@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import launch_config, next_power_of_2, pdl_options
 
 
 def with_heads(x: torch.Tensor) -> torch.Tensor:
@@ -37,6 +36,6 @@ def launch_rows(
         x_head_stride=x.stride(1), out_head_stride=out.stride(1),
         weight_head_stride=weight.stride(0) if weight.dim() == 2 else 0,
         heads=heads, size=size, eps=eps,
-        ADD=residual is not None, BLOCK=triton.next_power_of_2(size), **own,
+        ADD=residual is not None, BLOCK=next_power_of_2(size), **own,
         **launch_config(config, x.device, size=size), **pdl_options(x.device),
     )  # fmt: skip

@@ -7,6 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
+from lightllm.ops.triton.launch import cdiv
+
 BLOCK, PAIRS = 1024, 128
 
 
@@ -80,6 +82,6 @@ def grow_end_tokens_(
     pairs = len(entries)
     if pairs:
         assert logits.stride(1) == 1
-        grow_end_tokens_kernel[(triton.cdiv(pairs, PAIRS),)](
+        grow_end_tokens_kernel[(cdiv(pairs, PAIRS),)](
             logits, entries, token_ids, growth, logits.stride(0), pairs, BLOCK=PAIRS, num_warps=4
         )

@@ -12,7 +12,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2, pdl_options
 from lightllm.ops.triton.write_kv import copy_heads
 
 
@@ -179,8 +179,8 @@ def _launch(
     assert kv is None or kv.stride(2) == 1
     rotary_dim = cos.shape[2]
     config = launch_config("rotary", qk.device, head_dim=head_dim)
-    qk_blocks = triton.cdiv(total_heads, config["HEADS"])
-    rotary_kernel[(tokens, qk_blocks + triton.cdiv(kv_heads, config["HEADS"]))](
+    qk_blocks = cdiv(total_heads, config["HEADS"])
+    rotary_kernel[(tokens, qk_blocks + cdiv(kv_heads, config["HEADS"]))](
         qk, v, cos, sin, norm_weight, q_out, kv, slots,
         qk.stride(0), qk.stride(1), 0 if v is None else v.stride(0), 0 if v is None else v.stride(1),
         cos.stride(0), norm_weight.stride(0) if norm_weight is not None and norm_weight.dim() == 2 else 0,
@@ -194,7 +194,7 @@ def _launch(
 
 def blocks(head_dim: int, rotary_dim: int) -> dict[str, int]:
     return {
-        "HEAD_BLOCK": triton.next_power_of_2(head_dim),
-        "HALF_BLOCK": triton.next_power_of_2(max(rotary_dim // 2, 1)),
-        "REST_BLOCK": triton.next_power_of_2(max(head_dim - rotary_dim, 1)),
+        "HEAD_BLOCK": next_power_of_2(head_dim),
+        "HALF_BLOCK": next_power_of_2(max(rotary_dim // 2, 1)),
+        "REST_BLOCK": next_power_of_2(max(head_dim - rotary_dim, 1)),
     }

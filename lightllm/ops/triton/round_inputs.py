@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.launch import pdl_options
+from lightllm.ops.triton.launch import cdiv, pdl_options
 
 DECODE_BLOCK, PREFILL_BLOCK = 16, 1024
 
@@ -60,7 +60,7 @@ def build_round_inputs(
     if len(rows) == 0:
         return
     block = DECODE_BLOCK if max_q_len == 1 else PREFILL_BLOCK
-    round_inputs_kernel[(len(rows), triton.cdiv(max_q_len, block))](
+    round_inputs_kernel[(len(rows), cdiv(max_q_len, block))](
         rows, q_start, kv_len, slots, last_token, rope_delta, input_ids, positions, rope_positions, req_to_token,
         req_to_token.stride(0), num_decode,
         BLOCK=block, num_warps=1 if max_q_len == 1 else 4, **pdl_options(rows.device),

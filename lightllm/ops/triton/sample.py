@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm.ops.triton.launch import launch_config
+from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2
 from lightllm.ops.triton.sample_filtered import sample_filtered_token
 from lightllm.ops.triton.sample_row import load_block, row_mass
 
@@ -185,4 +185,4 @@ def _launch(
 
 
 def _sums(vocab: int, config: dict[str, int]) -> int:
-    return triton.next_power_of_2(triton.cdiv(vocab, config["ROWS"] * config["COLUMNS"]))
+    return next_power_of_2(cdiv(vocab, config["ROWS"] * config["COLUMNS"]))

@@ -18,7 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.attention_parts import sm_count
 from lightllm.ops.triton.attention_scores import is_float32
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch_config, pdl_options
 
 MAX_ROWS = 32
 MAX_TILES = 1024
@@ -184,9 +184,9 @@ def _launch(
         return
     config = launch_config("skinny_linear", x.device, rows=rows, bytes=x.itemsize, gated=int(GATED))
     steps = part_steps(size, inner, config, sm_count(x.device))
-    parts = triton.cdiv(inner, steps * config["BLOCK_K"])
+    parts = cdiv(inner, steps * config["BLOCK_K"])
     room = workspace(x.device)
-    skinny_linear_kernel[(triton.cdiv(size, config["BLOCK_N"]), parts)](
+    skinny_linear_kernel[(cdiv(size, config["BLOCK_N"]), parts)](
         x, weight, bias, norm, out, room.sums, room.squares, room.arrived,
         rows, size, inner, steps, x.stride(0), weight.stride(0), out.stride(0), eps,
         NORM=norm is not None, GATED=GATED, ADD=ADD, BIAS=bias is not None, SPLIT=parts > 1,
@@ -196,6 +196,6 @@ def _launch(
 
 def part_steps(size: int, inner: int, config: dict[str, Any], num_sms: int) -> int:
     """How many blocks of `inner` a program takes: so few that `_PROGRAMS` a multiprocessor are busy, if that is enough to do."""
-    tiles, steps = triton.cdiv(size, config["BLOCK_N"]), triton.cdiv(inner, config["BLOCK_K"])
+    tiles, steps = cdiv(size, config["BLOCK_N"]), cdiv(inner, config["BLOCK_K"])
     parts = max(min(num_sms * _PROGRAMS // tiles, steps // _SHORTEST_PART, MAX_TILES // tiles), 1)
-    return triton.cdiv(steps, parts)
+    return cdiv(steps, parts)

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from lightllm.ops.triton.launch import cdiv
+
 BLOCK = 1024
 
 
@@ -29,6 +31,6 @@ def keep_allowed_(logits: torch.Tensor, entries: torch.Tensor, bitmask: torch.Te
     if rows:
         vocab = logits.shape[1]
         assert logits.stride(1) == entries.stride(0) == 1 and bitmask.is_contiguous()
-        token_bitmask_kernel[(rows, triton.cdiv(vocab, BLOCK))](
+        token_bitmask_kernel[(rows, cdiv(vocab, BLOCK))](
             logits, entries, bitmask, logits.stride(0), words, vocab, words, BLOCK=BLOCK, num_warps=4
         )

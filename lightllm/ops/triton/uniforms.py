@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.launch import pdl_options
+from lightllm.ops.triton.launch import cdiv, pdl_options
 
 BLOCK = 128
 
@@ -37,7 +37,7 @@ def uniforms(seeds: torch.Tensor, choices: torch.Tensor, positions: torch.Tensor
     count = len(seeds)
     out = torch.empty(count, dtype=torch.float64, device=seeds.device)
     if count:
-        uniforms_kernel[(triton.cdiv(count, BLOCK),)](
+        uniforms_kernel[(cdiv(count, BLOCK),)](
             seeds, choices, positions, out, count, BLOCK=BLOCK, num_warps=4, **pdl_options(seeds.device)
         )
     return out

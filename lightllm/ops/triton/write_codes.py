@@ -9,7 +9,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.kv_codes import LEAST_SCALE
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.triton.launch import launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2, pdl_options
 
 _LEAST: tl.constexpr = tl.constexpr(LEAST_SCALE)
 _ROUNDING: tl.constexpr = tl.constexpr(float(3 << 22))
@@ -75,9 +75,9 @@ def write_codes(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tens
     assert scales is not None and scales.shape[2] == 1 and scales.stride(1) == 1
     assert k.stride(2) == v.stride(2) == data.stride(2) == 1
     config = launch_config("write_kv", k.device, head_dim=head_dim)
-    write_codes_kernel[(tokens, triton.cdiv(kv_heads, config["HEADS"]))](
+    write_codes_kernel[(tokens, cdiv(kv_heads, config["HEADS"]))](
         k, v, data, scales, slots,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), data.stride(0), data.stride(1), scales.stride(0),
         kv_heads, head_dim, kv.format.largest,
-        HEAD_BLOCK=triton.next_power_of_2(head_dim), **config, **pdl_options(k.device),
+        HEAD_BLOCK=next_power_of_2(head_dim), **config, **pdl_options(k.device),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import triton
 
 from lightllm.ops.triton import launch
 
@@ -22,3 +23,11 @@ def test_an_environment_variable_turns_dependent_launch_off(
     else:
         monkeypatch.setenv(launch.PDL_VARIABLE, value)
     assert launch.pdl_options.__wrapped__(torch.device("cuda", 0)) == expected
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 7, 8, 9, 127, 128, 129, 128256])
+def test_sizes_are_those_of_triton(number: int) -> None:
+    assert launch.next_power_of_2(number) == (triton.next_power_of_2(number) if number else 1)
+    assert [launch.cdiv(number, size) for size in (1, 3, 128)] == [
+        triton.cdiv(number, size) for size in (1, 3, 128)
+    ]
