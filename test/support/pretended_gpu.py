@@ -7,7 +7,8 @@ the way through the code, not on which sizes meet which dtypes.
 
 Tensors that are made on "cuda" are marked; what is computed from marked ones is marked. Everything is computed by the CPU
 and Triton's interpreter, but an operation on tensors of both kinds, a kernel that is given an unmarked one, and reading a
-marked one's memory, raise as on a GPU. Of a test that is marked `real_sizes` the launches are looked at and not computed: the
+marked one's memory, raise as on a GPU. So does `==` between floats of two kernels, or of two variants of one: a GPU may multiply
+and add with one rounding in one of them and with two in the other, which no interpreter does. Of a test that is marked `real_sizes` the launches are looked at and not computed: the
 interpreter takes an hour for them.
 """
 
@@ -69,10 +70,23 @@ class PretendedGpu(TorchFunctionMode):
             kinds = {is_marked(value) for value in tensors if value.dim() > 0}
             if len(kinds) > 1:
                 raise RuntimeError(f"{name}: expected all tensors to be on the same device, cuda:0 and cpu")
+        if name in ("equal", "eq", "__eq__"):
+            _check_makers([value for value in tensors if value.is_floating_point()])
         result = func(*args, **kwargs)
         if marked:
             tree_map(mark, result)
+        if name == "__getitem__" and hasattr(args[0], "_made_by") and isinstance(result, torch.Tensor):
+            result._made_by = args[0]._made_by  # type: ignore[attr-defined]
         return result
+
+
+def _check_makers(floats: list[torch.Tensor]) -> None:
+    """Of different kernels, or one with other constexprs: equal here is no promise for a GPU."""
+    makers = {value._made_by for value in floats if hasattr(value, "_made_by")}  # type: ignore[attr-defined]
+    if len(makers) > 1:
+        raise AssertionError(
+            f"floats of {' and '.join(sorted(map(str, makers)))} need not have the same bits"
+        )
 
 
 def _moved(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -148,6 +162,15 @@ def _launch(kernel: GridExecutor, *args: Any, **kwargs: Any) -> None:
             raise ValueError(f"{name}: pointer argument cannot be accessed from Triton (cpu tensor?)")
     if _computes:
         _compute(kernel, *args, **kwargs)
+    numbers = [
+        (name, value) for name, value in named.items() if isinstance(value, bool | int) and name.isupper()
+    ]
+    maker = f"{kernel.fn.__name__}{sorted(numbers)}"
+    for name, value in named.items():
+        if isinstance(value, torch.Tensor) and ("out" in name or "logprobs" in name):
+            for whole in (value, value._base):  # kernels are given other shapes of what their callers return
+                if whole is not None:
+                    whole._made_by = maker  # type: ignore[attr-defined]
 
 
 class CpuGenerator(torch.Generator):
