@@ -6,7 +6,7 @@ import torch
 
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.ops.embedding import embedding
-from lightllm.ops.linear import PackedLinear
+from lightllm.ops.linear import PackedLinear, float32_linear
 
 
 class VocabEmbedding:
@@ -33,5 +33,7 @@ class LmHead:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [S, hidden]. Returns [S, vocab_size] on every rank: float32 on a GPU, on a CPU what the projection computes in."""
+        if x.is_cuda and self.group.world_size == 1:
+            return float32_linear(x, self.projection)[:, : self.vocab_size]
         logits = self.group.all_gather_last(self.projection(x))[:, : self.vocab_size]
         return logits.to(torch.float32) if logits.is_cuda else logits

@@ -14,6 +14,7 @@ from lightllm.ops.attention_backends.choice import make_attention_backends
 from lightllm.ops.batch import make_batch
 from lightllm.ops.embedding import embedding
 from lightllm.ops.gated_activation import silu_and_mul
+from lightllm.ops.linear import PlainLinear, float32_linear
 from lightllm.ops.rms_norm import fused_add_rms_norm, rms_norm
 from lightllm.ops.rotary import rotary_and_write_kv, rotary_embedding
 from lightllm.ops.round_inputs import build_round_inputs
@@ -199,3 +200,12 @@ def test_round_inputs_of_a_large_mixed_round():
     )  # fmt: skip
     for result, expected in zip(case.run(build_round_inputs), case.expected(), strict=True):
         assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 33, 256])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_are_sums_in_float32(generator, rows, dtype):
+    x, weight = random(generator, rows, 4096, dtype=dtype), random(generator, 32001, 4096, dtype=dtype)
+    logits = float32_linear(x, PlainLinear(weight, None))
+    assert logits.dtype == torch.float32
+    assert error(logits, x.double() @ weight.double().T) < 1e-4

@@ -20,6 +20,7 @@ from lightllm.ops.linear import (
     SideBySide,
     activation_dtype,
     computed_rows,
+    float32_linear,
     pack_linear,
 )
 from lightllm.ops.weight_rows import WeightRows
@@ -199,3 +200,15 @@ def test_embedding_of_a_part_of_the_vocabulary_is_zero_for_the_other_tokens() ->
 def test_embedding_picks_rows() -> None:
     weight = torch.randn(10, 4)
     assert torch.equal(embedding(torch.tensor([9, 0, 9]), weight), weight[[9, 0, 9]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sums_in_float32_have_a_shape_and_a_type_on_every_device(dtype: torch.dtype) -> None:
+    """On "meta" as on a GPU, where products give them: in every torch that is supported."""
+    x, weight = torch.randn(3, 8).to(dtype), torch.randn(5, 8).to(dtype)
+    for bias in (None, torch.randn(5).to(dtype)):
+        found = float32_linear(x, PlainLinear(weight, bias))
+        assert torch.equal(found, F.linear(x, weight, bias).float())
+        there = PlainLinear(weight.to("meta"), None if bias is None else bias.to("meta"))
+        shape = float32_linear(x.to("meta"), there)
+        assert (shape.dtype, shape.shape) == (torch.float32, found.shape)
