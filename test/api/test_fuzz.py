@@ -54,7 +54,7 @@ def test_fuzz(
 
 
 LONG, LONG_WHERE_SLOW = 480, 160
-"""Cases a route and mode, 20,000 in all; fewer where drawing one takes longest."""
+"""Cases a route and mode, 30,000 in all; fewer where drawing one takes longest."""
 SLOW = ("/v1/responses", "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens")
 
 
