@@ -12,6 +12,8 @@ from lightllm.config import ServerConfig
 from lightllm.machine import rank_threads
 from lightllm.ops.cpu_kind import library_variables
 
+_TOKENIZING_THREADS = 4
+"""Of each Http Server."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LIBRARIES = ("GOMP_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "TRITON_")
 _COUNTS = re.compile(r"\s*[1-9][0-9]{0,5}\s*(,\s*[1-9][0-9]{0,5}\s*)*")
@@ -53,9 +55,17 @@ def _torch_environment(config: ServerConfig, threads: int, environ: Mapping[str,
 
 
 def helper_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables for the processes that do no linear algebra: no idle thread pools, few malloc arenas."""
+    """Variables for the processes that do no linear algebra: no idle thread pools, few malloc arenas. A long text is tokenized by so
+    many threads."""
+    tokenizing = min(_TOKENIZING_THREADS, os.cpu_count() or 1)
     return _unless_set(
-        {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}, environ
+        {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+            "RAYON_NUM_THREADS": str(tokenizing),
+        },
+        environ,
     )
 
 

@@ -125,11 +125,11 @@ def test_parts_have_the_tokens_of_the_whole(backend: JsonBackend, text: str, siz
 
 def test_a_long_text_is_cut(backend: JsonBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(CORPUS) * 100
-    seen, encode = [], backend._encode
+    seen, encode = [], backend._encode_all
     monkeypatch.setattr(
-        backend, "_encode", lambda part, special: (seen.append(part), encode(part, special))[1]
+        backend, "_encode_all", lambda parts, special: (seen.extend(parts), encode(parts, special))[1]
     )
-    assert backend.encode(text, True) == encode(text, True)
+    assert backend.encode(text, True) == encode([text], True)[0]
     assert "".join(seen) == text and len(seen) > 3
     assert all(cuts.PART_CHARACTERS < len(part) < 2 * cuts.PART_CHARACTERS for part in seen[:-1])
     seen.clear()
