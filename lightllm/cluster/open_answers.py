@@ -5,17 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterator
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+import aiohttp
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.worker import Worker
 
+Answer = TypeVar("Answer")
+
 
 class Closable(Protocol):
     def close(self) -> object: ...
+
+
+class WorkerDead(aiohttp.ClientConnectionError):
+    """It is out, or was started anew, before it answered."""
+
+
+class _Asking(Generic[Answer]):
+    """A request whose answer has not begun."""
+
+    def __init__(self, task: asyncio.Future[Answer]) -> None:
+        self.task = task
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        self.task.cancel()
 
 
 class OpenAnswers:
@@ -44,6 +63,19 @@ class OpenAnswers:
             running.discard(response)
             if not running:
                 self._running.pop(worker, None)
+
+    async def begun(self, worker: Worker, asked: Coroutine[Any, Any, Answer]) -> Answer:
+        """What a worker answers, as soon as it begins to. Raises `WorkerDead` if it is dead before that: nobody tells a
+        connection on which nothing has come yet."""
+        asking = _Asking(asyncio.ensure_future(asked))
+        with self.listed(worker, asking):
+            try:
+                return await asking.task
+            except asyncio.CancelledError:
+                if asking.closed:
+                    raise WorkerDead("it does not answer any more") from None
+                asking.task.cancel()
+                raise
 
     @contextlib.contextmanager
     def named(self, name: str, owner: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ GET_PATHS               to any worker of the model: what it says of it all say
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -33,6 +33,11 @@ from lightllm.errors import InvalidParameter, MethodNotAllowed, NotFound, Unknow
 from lightllm.http.auth import caller
 from lightllm.http.body import BodyBudget, BodyLease, read_body
 from lightllm.http.error_middleware import REQUEST_ID
+
+
+async def _awaited(asked: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+    return await asked
+
 
 _ACTIONS = {"": ("GET", "DELETE"), "input_items": ("GET",), "cancel": ("POST",)}
 """Of a response: the methods that each part of the path takes."""
@@ -97,7 +102,8 @@ class PlacedRoutes:
         headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
         url = url_of(worker, scope["path"], scope.get("query_string", b""))
         try:
-            response = await self._upstream.session.request(scope["method"], url, headers=headers)
+            asked = self._upstream.session.request(scope["method"], url, headers=headers)
+            response = await self._answers.begun(worker, _awaited(asked))
         except FAILURES as error:
             self._registry.unreachable(worker, self._now())
             raise WorkerLost(f"worker {worker.url} could not be reached", retry_after=2) from error

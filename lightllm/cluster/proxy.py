@@ -139,7 +139,7 @@ class Proxy:
         """None: the answer was passed on, whatever it was."""
         worker, begun = ticket.worker, self._dispatcher.now()
         try:
-            response = await self._ask(worker, scope, body, relay)
+            response = await self._answers.begun(worker, self._ask(worker, scope, body, relay))
         except FAILURES as error:
             return self._lost(worker, error)
         try:

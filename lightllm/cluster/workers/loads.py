@@ -20,10 +20,13 @@ class Load:
 
 
 async def lightllm_load(server: OpenAIServer) -> Load:
-    """Raises `WorkerError`."""
+    """Raises `WorkerError`, or ValueError: it is no server of ours."""
     told = await server.get("/load")
-    use = told["slots_used"] / max(1, told["slots_total"])
-    return Load(told["running"], told["waiting"], min(1.0, use), told["slots_total"])
+    names = ("running", "waiting", "slots_used", "slots_total")
+    if not isinstance(told, dict) or not all(isinstance(told.get(name), int) for name in names):
+        raise ValueError("/load does not tell a load")
+    running, waiting, used, total = (told[name] for name in names)
+    return Load(running, waiting, min(1.0, used / max(1, total)), total)
 
 
 async def vllm_load(server: OpenAIServer) -> Load:
