@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import threading
+import time
 
 import httpx
 import msgspec
@@ -18,6 +19,7 @@ from lightllm.cluster import kv_subscriptions
 from lightllm.cluster.ask import Ask, blocks_of
 from lightllm.cluster.dispatch.kv_aware import KvAware
 from lightllm.cluster.dispatch.prompt_map import PromptMap
+from lightllm.errors import StartupError
 from lightllm.protocol.arrays import int32
 from lightllm.protocol.kv_events import (
     AllBlocksCleared,
@@ -138,9 +140,8 @@ class CachingWorker(MockWorker):
             endpoint = f"tcp://127.0.0.1:{port or random.randrange(20000, 60000)}"
             try:
                 publisher = KvEventPublisher(self.context, endpoint, token_ids=False)
-            except Exception:
-                if port:
-                    raise
+            except StartupError:  # another's port, or not let go of yet
+                time.sleep(0.01)
                 continue
             publisher.attach(self)
             return endpoint, publisher

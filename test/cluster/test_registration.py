@@ -49,7 +49,7 @@ def test_a_worker_registers_beats_serves_and_leaves(start):
     }
     assert post(running, "/get_worker_address", {"model": "m"}).json() == {"address": worker.url}
     assert post(running, "/get_worker_address", {"model": "other"}).json() == {"address": ""}
-    assert httpx.post(running.url + "/v1/completions", json={"model": "m"}).json()["from"] == worker.url
+    assert httpx.post(running.url + "/worker_generate", json={"model": "m"}).json()["from"] == worker.url
     assert post(running, "/deregister_worker", {"worker_name": worker.url}).status_code == 200
     assert post(running, "/list_models", {}).json() == {"models": []}
     assert httpx.get(running.url + "/test_connection").text == "success"
