@@ -93,7 +93,7 @@ if [ -n "${SMOKE:-}" ]; then # what everything else stands on: without it no tes
     [ "$status" -eq 0 ] || exit 1
 fi
 run kernels 110 "${pytest[@]}" "${spread[@]}" -m "not slow" test/ops/triton --ignore=test/ops/triton/test_compile.py \
-    test/gpu/test_ops.py test/gpu/test_attention_ops.py test/gpu/test_model_ops.py
+    test/gpu/test_ops.py test/gpu/test_attention_ops.py test/gpu/test_model_ops.py test/gpu/test_skinny_linear.py
 run backend 100 "${pytest[@]}" test/gpu/test_backend.py
 report --budget $(($(left) - 120))
 run models 200 "${pytest[@]}" "${spread[@]}" test/gpu/test_models.py

@@ -50,6 +50,7 @@ def test_no_variant_of_a_kernel_is_new_after_the_start_and_graphs_read_what_live
     assert KERNELS[arguments[0]] <= set(found["kernels"])
     assert found["variants"] >= len(found["kernels"])
     assert found["late"] == []
+    assert found["different"] == [] and found["launches"] > 1000
     assert found["graphs"] > 5 and min(found["read"]) > 10
     assert found["freed"] == [] and found["asked"] == []
 

@@ -59,6 +59,8 @@ class FrontEnd:
         self.launches: Counter[str] = Counter()
         self.given: Callable[[Any], None] = lambda arguments: None
         """Is called with the arguments of every launch."""
+        self.ran: object = None
+        """What was launched last."""
         self.architecture = architecture
         driver.set_active(self)
         front_end = self
@@ -101,6 +103,7 @@ class _Launched:
     def run(self, x: int, y: int, z: int, *arguments: Any) -> None:
         self._front_end.launches[self._name] += 1
         self._front_end.given(arguments)
+        self._front_end.ran = self
         if not all(0 < size <= limit for size, limit in zip((x, y, z), MAX_GRID, strict=True)):
             raise RuntimeError(f"{self._name}: CUDA has no grid of ({x}, {y}, {z})")
 
@@ -116,6 +119,32 @@ def _variant(kernel: JITFunction, signature: Any, constexprs: Any, options: Any,
     return Variant(kernel.__name__, arguments, {name: getattr(options, name, None) for name in names})
 
 
+def compare_launches(front_end: FrontEnd) -> list[str]:
+    """From now on each launch through `launch.launch` is followed by Triton's own: a list of the kernels of which they
+    took different variants."""
+    different: list[str] = []
+    ours = launch.launch
+
+    def compared(kernel: JITFunction, grid: Any, *arguments: Any, **options: Any) -> None:
+        ours(kernel, grid, *arguments, **options)
+        taken = front_end.ran
+        kernel[grid](*arguments, **options)
+        if front_end.ran is not taken:
+            different.append(kernel.__name__)
+
+    for module in _kernel_modules():
+        if getattr(module, "launch", None) is ours:
+            module.launch = compared  # type: ignore[attr-defined]
+    return different
+
+
+def _kernel_modules() -> list[Any]:
+    return [
+        importlib.import_module(f"{lightllm.ops.triton.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(lightllm.ops.triton.__path__)
+    ]
+
+
 def pretend_gpu(pdl: bool = True) -> None:
     """Tensors say that they are on a GPU, operations take its kernels, experts its form, bfloat16 is computed in. What a kernel
     would have written is zero."""
@@ -128,8 +157,7 @@ def pretend_gpu(pdl: bool = True) -> None:
     triton = TritonAttention()
     mode_backend.make_attention_backends = lambda *_: AttentionBackends(triton, triton, triton)
     launch.pdl_options = lambda device: dict(options)  # type: ignore[assignment]
-    for info in pkgutil.iter_modules(lightllm.ops.triton.__path__):
-        module = importlib.import_module(f"{lightllm.ops.triton.__name__}.{info.name}")
+    for module in _kernel_modules():
         if hasattr(module, "pdl_options"):
             module.pdl_options = launch.pdl_options  # type: ignore[attr-defined]
 

@@ -21,7 +21,7 @@ from lightllm.backend.mode_backend import ModeBackend
 from lightllm.config import ServerConfig
 from lightllm.sampling_params import SamplingParams
 from support.graph_reads import GraphReads
-from support.jit_front_end import FrontEnd, Variant, pretend_gpu
+from support.jit_front_end import FrontEnd, Variant, compare_launches, pretend_gpu
 from support.recording_device import RecordingDevice
 from support.rounds_to_end import Serving, Wanted
 from support.scheduler_config import scheduler_config
@@ -152,6 +152,7 @@ def main() -> None:
     given = parser.parse_args()
     front_end = FrontEnd()
     pretend_gpu()
+    different = compare_launches(front_end)
     device = WatchedDevice(front_end)
     sizes = {} if given.many else {"graph_split_batch_size": 2, "graph_grow_step_size": 64}
     with tempfile.TemporaryDirectory() as folder:
@@ -169,6 +170,8 @@ def main() -> None:
         "kernels": sorted({variant.kernel for variant in front_end.variants}),
         "variants": before,
         "late": late,
+        "different": different,
+        "launches": sum(front_end.launches.values()),
         "graphs": len(device.reads),
         "read": [len(reads.outside) for reads in device.reads],
         "freed": [text for reads in device.reads for text in reads.freed()],

@@ -26,7 +26,7 @@ from lightllm.ops.triton.attention_scores import (
     score_tensors,
     scores_log2,
 )
-from lightllm.ops.triton.launch import launch_config, next_power_of_2
+from lightllm.ops.triton.launch import launch, launch_config, next_power_of_2
 
 
 @triton.jit(do_not_specialize=["window", "n"], do_not_specialize_on_alignment=["rows_ptr", "kv_len_ptr"])
@@ -164,7 +164,8 @@ def decode_attention(call: AttentionCall) -> None:
     parts, partial, pdl = decode_work(
         metadata, spec.window, kv_heads, config["BLOCK_N"], heads, head_dim, resident
     )
-    decode_attention_kernel[(kv_heads, len(parts.entry_of))](
+    launch(
+        decode_attention_kernel, (kv_heads, len(parts.entry_of)),
         q, data, kv.scales, out, partial.out, partial.lse, parts.arrived,
         metadata.req_to_token, metadata.rows, metadata.kv_len, parts.first, parts.entry_of, *score_tensors(spec),
         *score_arguments(spec), spec.window, metadata.num_decode,

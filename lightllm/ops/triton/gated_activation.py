@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from lightllm.ops.triton.launch import cdiv, launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch, launch_config, pdl_options
 
 SILU, GELU_TANH, GELU_ERF, CLAMPED_SWIGLU = 0, 1, 2, 3
 
@@ -64,7 +64,8 @@ def _launch(gate_up: torch.Tensor, activation: int, limit: float = 0.0, alpha: f
         return out
     assert gate_up.stride(1) == 1
     config = launch_config("gated_activation", gate_up.device, tokens=tokens)
-    gated_activation_kernel[(tokens, cdiv(size, config["BLOCK"]))](
+    launch(
+        gated_activation_kernel, (tokens, cdiv(size, config["BLOCK"])),
         gate_up, out, gate_up.stride(0), out.stride(0), size, limit, alpha,
         ACTIVATION=activation, **config, **pdl_options(gate_up.device),
     )  # fmt: skip

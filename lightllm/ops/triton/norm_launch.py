@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lightllm.ops.triton.launch import launch_config, next_power_of_2, pdl_options
+from lightllm.ops.triton.launch import launch, launch_config, next_power_of_2, pdl_options
 
 
 def with_heads(x: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,8 @@ def launch_rows(
     if tokens == 0:
         return
     assert x.stride(2) == 1 and weight.stride(-1) == 1
-    kernel[(tokens * heads,)](
+    launch(
+        kernel, (tokens * heads,),
         x_ptr=x, residual_ptr=residual, weight_ptr=weight, out_ptr=out,
         x_stride=x.stride(0), residual_stride=0 if residual is None else residual.stride(0), out_stride=out.stride(0),
         x_head_stride=x.stride(1), out_head_stride=out.stride(1),

@@ -30,7 +30,7 @@ from lightllm.ops.triton.attention_scores import (
     score_tensors,
     scores_log2,
 )
-from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch, launch_config, next_power_of_2, pdl_options
 
 LARGEST_GROUP = 16
 """Query heads of a KV head that share a tile; of a larger group several programs compute a part each."""
@@ -218,7 +218,8 @@ def launch_prefill(
     )  # fmt: skip
     parts = prefill_parts(metadata, config["BLOCK_M"] // block_g)
     first = metadata.num_decode
-    prefill_attention_kernel[(len(parts.entry_of), kv_heads * cdiv(group, block_g))](
+    launch(
+        prefill_attention_kernel, (len(parts.entry_of), kv_heads * cdiv(group, block_g)),
         q, k, v, scales, out,
         metadata.req_to_token, metadata.rows[first:], metadata.q_start[first:], metadata.kv_len[first:], context,
         parts.first, parts.entry_of, *score_tensors(spec),

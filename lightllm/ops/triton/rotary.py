@@ -12,7 +12,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch, launch_config, next_power_of_2, pdl_options
 from lightllm.ops.triton.write_kv import copy_heads
 
 
@@ -180,7 +180,8 @@ def _launch(
     rotary_dim = cos.shape[2]
     config = launch_config("rotary", qk.device, head_dim=head_dim)
     qk_blocks = cdiv(total_heads, config["HEADS"])
-    rotary_kernel[(tokens, qk_blocks + cdiv(kv_heads, config["HEADS"]))](
+    launch(
+        rotary_kernel, (tokens, qk_blocks + cdiv(kv_heads, config["HEADS"])),
         qk, v, cos, sin, norm_weight, q_out, kv, slots,
         qk.stride(0), qk.stride(1), 0 if v is None else v.stride(0), 0 if v is None else v.stride(1),
         cos.stride(0), norm_weight.stride(0) if norm_weight is not None and norm_weight.dim() == 2 else 0,

@@ -18,7 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.triton.attention_parts import sm_count
 from lightllm.ops.triton.attention_scores import is_float32
-from lightllm.ops.triton.launch import cdiv, launch_config, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch, launch_config, pdl_options
 
 MAX_ROWS = 32
 MAX_TILES = 1024
@@ -186,7 +186,8 @@ def _launch(
     steps = part_steps(size, inner, config, sm_count(x.device))
     parts = cdiv(inner, steps * config["BLOCK_K"])
     room = workspace(x.device)
-    skinny_linear_kernel[(cdiv(size, config["BLOCK_N"]), parts)](
+    launch(
+        skinny_linear_kernel, (cdiv(size, config["BLOCK_N"]), parts),
         x, weight, bias, norm, out, room.sums, room.squares, room.arrived,
         rows, size, inner, steps, x.stride(0), weight.stride(0), out.stride(0), eps,
         NORM=norm is not None, GATED=GATED, ADD=ADD, BIAS=bias is not None, SPLIT=parts > 1,

@@ -8,7 +8,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from lightllm.ops.kv_layer import KvLayer
-from lightllm.ops.triton.launch import cdiv, launch_config, next_power_of_2, pdl_options
+from lightllm.ops.triton.launch import cdiv, launch, launch_config, next_power_of_2, pdl_options
 
 
 @triton.jit
@@ -55,7 +55,8 @@ def write_kv(k: torch.Tensor, v: torch.Tensor, kv: KvLayer, slots: torch.Tensor)
         return
     assert k.stride(2) == v.stride(2) == data.stride(2) == 1
     config = launch_config("write_kv", k.device, head_dim=head_dim)
-    write_kv_kernel[(tokens, cdiv(kv_heads, config["HEADS"]))](
+    launch(
+        write_kv_kernel, (tokens, cdiv(kv_heads, config["HEADS"])),
         k, v, data, slots,
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), data.stride(0), data.stride(1),
         kv_heads, head_dim,
