@@ -4,9 +4,12 @@ import collections
 
 import pytest
 from cluster.conftest import ask, make_workers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lightllm.cluster.dispatch.policies import POLICIES, make_policy
 from lightllm.cluster.dispatch.policy import Policy
+from lightllm.cluster.dispatch.prefix_index import PrefixIndex
 from lightllm.cluster.worker import Report, Ticket, Worker
 
 SYSTEM = "You are a helpful assistant that answers in short sentences. " * 40
@@ -155,3 +158,27 @@ def test_a_hot_session_does_not_take_a_worker_more_than_its_bounded_share():
         make_policy("consistent_hash", 1), make_workers(4), [ask("", session="hot")] * 100, keep=True
     )
     assert max(counts.values()) <= 100 / 4 * 1.25 + 2
+
+
+_PROMPTS = st.lists(st.integers(0, 2), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sent=st.lists(st.tuples(st.integers(0, 3), _PROMPTS, st.integers(0, 5)), max_size=30), asked=_PROMPTS)
+def test_the_depth_of_every_worker_is_found_whatever_was_sent_and_forgotten(sent, asked):
+    """A worker has a run of leading blocks: who has one has all before it, which the search relies on."""
+
+    def blocks(prompt):
+        return tuple(hash(tuple(prompt[: end + 1])) for end in range(len(prompt)))
+
+    index = PrefixIndex()
+    for worker, prompt, room in sent:
+        index.insert(str(worker), blocks(prompt), kv_tokens=64 * (room + 1))
+    found = index.match(blocks(asked))
+    for worker in map(str, range(4)):
+        own = index._blocks.get(worker, {})
+        held = [block in own for block in blocks(asked)]
+        depth = held.index(False) if False in held else len(held)
+        assert not any(held[depth:])
+        assert found.get(worker, 0) == depth == index.depth(worker, blocks(asked))
+    assert 0 not in found.values()
