@@ -20,9 +20,11 @@ import pytest
 from aiohttp import web
 from cluster.conftest import MockWorker, RunningController, Serving
 
+from lightllm.cluster.workers.base import WorkerError
 from lightllm.cluster.workers.command import main
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of
+from lightllm.cluster.workers.huggingface import HuggingfaceApiWorker, ModelInfo
 from lightllm.cluster.workers.service import WorkerService
 from lightllm.ipc.child import die_with_parent
 
@@ -298,6 +300,21 @@ def test_a_vllm_server_is_a_worker_with_its_own_load(start, secret_file):
     assert answer.json()["from"] == server.url and "x-lightllm-resumable" not in server.headers[-1]
     details = httpx.post(worker.url + "/model_details", json={}).json()
     assert details == {"context_length": 4096}
+
+
+@pytest.mark.parametrize("api", ["text_generation", "chat"])
+def test_an_api_that_is_away_is_an_error_of_the_worker(api):
+    async def chunks() -> list[dict]:
+        infos = {"m": ModelInfo("m", "http://127.0.0.1:1/v1", api=api)}
+        worker = HuggingfaceApiWorker(WorkerConfig(no_register=True), "http://here", infos)
+        try:
+            return [chunk async for chunk in worker.generate_stream_gate({"model": "m", "prompt": "a"})]
+        finally:
+            await worker.close()
+
+    with pytest.raises(WorkerError, match="the API of m failed") as failed:
+        asyncio.run(chunks())
+    assert failed.value.error_code == 50005
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from httpx import HTTPError, HTTPStatusError
 from huggingface_hub import AsyncInferenceClient, ChatCompletionInputStreamOptions
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OverloadedError, ValidationError
 
@@ -18,8 +17,10 @@ from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS
 from lightllm.errors import InvalidOption
 
+_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+"""Of the HTTP library that huggingface_hub has in this version: what a connection ends with, too."""
 _FAILURES = (
-    HTTPError,
+    _HTTP_ERROR,
     HfHubHTTPError,
     InferenceTimeoutError,
     OverloadedError,
@@ -191,7 +192,7 @@ def _failed(name: str, error: BaseException) -> WorkerError:
         status or 0, 50005
     )
     reason = str(error) or type(error).__name__
-    if isinstance(error, HTTPStatusError | HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError):
         with contextlib.suppress(Exception):
             reason = json.loads(error.response.text)["error"]
             reason = reason.get("message", reason) if isinstance(reason, dict) else reason
