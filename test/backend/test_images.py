@@ -230,3 +230,22 @@ def test_a_chunk_that_ends_inside_an_image_is_an_error_where_its_tokens_see_each
     assert serving.run([request, other])[1] == case.expected[4][:8]
     reason = "error" if case.backend.model.config.bidirectional_images else "length"
     assert serving.finished[0].reason == reason and not serving.failures
+
+
+def test_kv_memory_in_8_bits_reads_images_as_it_reads_texts(case: Case) -> None:
+    """The same answers together in chunks, alone and from the prefix cache; they part from those over whole numbers late or never."""
+    config = dataclasses.replace(case.config, llm_kv_type="int8kv")
+    backend = ModeBackend(config, 0, 1, embeddings=case.embeddings)
+    backend.init_model()
+    assert all(layer.data.dtype == torch.int8 for layer in backend.memory.kv)
+    requests = [case.wanted(prompt, SHORT) for prompt in case.prompts()]
+    serving = Serving(backend, LIMITS)
+    together = serving.run(requests)
+    assert not serving.failures and serving.run(requests) == together
+    alone = Serving(backend, changed(LIMITS, batch_max_tokens=128, chunked_prefill_size=128))
+    assert [alone.run([request])[0] for request in requests] == together
+    agreed = 0
+    for tokens, expected in zip(together, case.expected, strict=True):
+        same = [ours == theirs for ours, theirs in zip(tokens, expected)]
+        agreed += (same + [False]).index(False)
+    assert agreed >= 24, (together, case.expected)  # of 40

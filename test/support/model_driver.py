@@ -9,25 +9,30 @@ import torch
 from lightllm.backend.kv_memory import KvShape
 from lightllm.models.base import TpPartBaseModel
 from lightllm.ops.batch import Embeds, make_batch
-from lightllm.ops.kv_layer import KvLayer
+from lightllm.ops.kv_codes import FORMATS
 
 
 class ModelDriver:
     """Slots are dealt at random (`shuffled`) or as one run a row; KV memory starts as NaN, so that a wrong read shows."""
 
     def __init__(
-        self, model: TpPartBaseModel, rows: int = 4, max_len: int = 256, shuffled: bool = False
+        self,
+        model: TpPartBaseModel,
+        rows: int = 4,
+        max_len: int = 256,
+        shuffled: bool = False,
+        kv_type: str = "None",
     ) -> None:
         config = model.config
         self.model = model
         slots = rows * max_len
-        of = KvShape(1, config.num_kv_heads, config.head_dim, model.kv_dtype, config.latent_dim)
-        shape = (slots + 1, *of.of_token)
+        of = KvShape(
+            1, config.num_kv_heads, config.head_dim, model.kv_dtype, config.latent_dim, FORMATS.get(kv_type)
+        )
         device = model.device
-        self.kv = [
-            KvLayer(torch.full(shape, float("nan"), dtype=model.kv_dtype, device=device), of.kv_heads)
-            for _ in range(config.num_layers)
-        ]
+        self.kv = [of.make_layer(slots, device) for _ in range(config.num_layers)]
+        for layer in self.kv:
+            (layer.data if layer.scales is None else layer.scales).fill_(float("nan"))
         order = (
             torch.randperm(slots, generator=torch.Generator().manual_seed(0))
             if shuffled
