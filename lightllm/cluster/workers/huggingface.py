@@ -17,9 +17,11 @@ from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS
 from lightllm.errors import InvalidOption
 
-_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+_HTTP_ERROR: type[Exception] = next(
+    base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError" and issubclass(base, Exception)
+)
 """Of the HTTP library that huggingface_hub has in this version: what a connection ends with, too."""
-_FAILURES = (
+_FAILURES: tuple[type[Exception], ...] = (
     _HTTP_ERROR,
     HfHubHTTPError,
     InferenceTimeoutError,
