@@ -171,6 +171,9 @@ class ServerConfig:
         None, "Weights and KV memory: bf16, fp16 or fp32; default: as config.json says.", _MODEL,
         choices=("bf16", "bfloat16", "fp16", "float16", "fp32", "float32"),
     )  # fmt: skip
+    quant_type: str = _option("none", "Weights of a dense checkpoint in few bits, quantised while they are loaded: none or one of "
+        "these [names](quantization.md#quantised-while-loading).", _MODEL, metavar="TYPE")  # fmt: skip
+    quant_cfg: str | None = _option(None, "YAML file that gives some modules or layers another one.", _MODEL, metavar="FILE")  # fmt: skip
     device: str = _option("auto", "Where the model runs: auto takes a GPU if there is one.", _MODEL,
                           choices=("auto", "cuda", "cpu"))  # fmt: skip
     eos_id: list[int] | None = _option(None, "EOS token ids; default: generation_config.json, then config.json.", _MODEL,

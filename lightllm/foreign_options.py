@@ -13,10 +13,10 @@ from typing import Any
 from lightllm.errors import InvalidOption
 
 NOT_YET = {
-    "run_mode": "normal", "dp": "1", "quant_type": "none", "mtp_mode": None,
+    "run_mode": "normal", "dp": "1", "mtp_mode": None,
     "enable_multimodal_audio": False, "return_all_prompt_logprobs": False,
     "token_healing_mode": False, "first_token_constraint_mode": False,
-    "quant_cfg": None, "mtp_draft_model_dir": None, "mtp_step": "0",
+    "mtp_draft_model_dir": None, "mtp_step": "0",
     "use_config_server_to_init_nccl": False, "config_server_host": None, "config_server_port": None,
     # since 1.2
     "kv_quant_calibration_config_path": None, "expert_dtype": None, "enable_rl": False,

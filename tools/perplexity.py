@@ -1,4 +1,4 @@
-"""How well a model foresees a text: `python tools/perplexity.py MODEL [--text FILE]`, with any kind of KV memory.
+"""How well a model foresees a text: `python tools/perplexity.py MODEL [--text FILE]`, with any kind of KV memory and weights.
 
 Sequences of --length tokens are computed in chunks, so that attention reads what KV memory keeps. Without --text the demo model
 reads exchanges that it was not trained on, any other model this repository's documentation.
@@ -24,6 +24,7 @@ from lightllm.models.registry import load_model  # noqa: E402
 from lightllm.ops.attention_backends.choice import make_attention_backends  # noqa: E402
 from lightllm.ops.batch import make_batch  # noqa: E402
 from lightllm.ops.kv_codes import FORMATS, KvFormat  # noqa: E402
+from lightllm.quantization.quant_plan import QuantPlan, read_plan  # noqa: E402
 from lightllm.tokenizer.loading import load_tokenizer  # noqa: E402
 
 DEMO = ROOT / "lightllm" / "demo"
@@ -31,11 +32,13 @@ CHUNK = 128
 """Tokens of a prefill chunk: all but the first read a prefix from KV memory."""
 
 
-def open_model(folder: Path, data_type: str | None = None) -> TpPartBaseModel:
-    """On a GPU if there is one."""
+def open_model(folder: Path, data_type: str | None = None, plan: QuantPlan | None = None) -> TpPartBaseModel:
+    """On a GPU if there is one. plan: how its weights are quantised while they are loaded."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backends = make_attention_backends("triton", device)
-    return load_model(str(folder), data_type=data_type, device=device, attention_backends=backends)
+    return load_model(
+        str(folder), data_type=data_type, device=device, attention_backends=backends, quant_plan=plan
+    )
 
 
 def read_text(folder: Path, text: Path | None) -> str:
@@ -104,15 +107,20 @@ def measure(
 ) -> list[Quality]:
     """Of each kind of KV memory, beside numbers as they are computed."""
     reference = list(logits_of(model, None, sequences))
-    found = []
-    for format in formats:
-        quality = Quality()
-        for ids, logits, expected in zip(
-            sequences, logits_of(model, format, sequences), reference, strict=True
-        ):
-            quality.add(ids, logits, expected)
-        found.append(quality)
-    return found
+    return [compare(model, format, sequences, reference) for format in formats]
+
+
+def compare(
+    model: TpPartBaseModel,
+    format: KvFormat | None,
+    sequences: Sequence[Sequence[int]],
+    reference: Sequence[torch.Tensor],
+) -> Quality:
+    """reference: logits of each sequence, perhaps of another model with the same vocabulary."""
+    quality = Quality()
+    for ids, logits, expected in zip(sequences, logits_of(model, format, sequences), reference, strict=True):
+        quality.add(ids, logits, expected)
+    return quality
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,13 +137,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     add_arguments(parser)
     parser.add_argument("--llm_kv_type", choices=("None", *FORMATS), default="None")
+    parser.add_argument("--quant_type", default="none")
+    parser.add_argument("--quant_cfg")
     options = parser.parse_args()
     sequences = sequences_of(
         options.model, read_text(options.model, options.text), options.length, options.tokens
     )
-    model = open_model(options.model, options.data_type)
+    model = open_model(options.model, options.data_type, read_plan(options.quant_type, options.quant_cfg))
     (quality,) = measure(model, [FORMATS.get(options.llm_kv_type)], sequences)
-    print(f"perplexity {quality.perplexity:.4f} of {quality.tokens} tokens, KV memory {options.llm_kv_type}")
+    weights = model.weight_format or str(model.dtype).removeprefix("torch.")
+    print(
+        f"perplexity {quality.perplexity:.4f} of {quality.tokens} tokens, KV memory {options.llm_kv_type}, "
+        f"weights {weights}"
+    )
 
 
 if __name__ == "__main__":

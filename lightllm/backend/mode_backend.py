@@ -53,6 +53,7 @@ from lightllm.ops.kv_codes import FORMATS
 from lightllm.protocol.control import ModelReady
 from lightllm.protocol.rounds import JoinRow, Round, RoundResult, RowError
 from lightllm.quantization.kv_types import check_kv_type
+from lightllm.quantization.quant_plan import read_plan
 from lightllm.round_sizes import round_sizes
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class ModeBackend:
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
                     group=self.ranks.group, attention_backends=backends, max_len=self._longest_context(), pooled=pooled_head(config),
                     memory=self.device.memory().free, progress=self._progress, show_bar=show_bar,
+                    quant_plan=read_plan(config.quant_type, config.quant_cfg),
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
@@ -135,6 +137,7 @@ class ModeBackend:
             max_total_token_num=self.memory.slots,
             vocab_size=self.model.config.vocab_size,
             dtype=str(self.model.dtype).removeprefix("torch."),
+            weights=self.model.weight_format,
             device=str(where),
             seconds=dict(self._seconds),
         )

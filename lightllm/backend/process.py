@@ -139,9 +139,10 @@ class BackendProcess:
         ready = msgspec.structs.replace(ready, seconds=seconds)
         if request.rank == 0:
             self._intake = ConstraintIntake(runtime, config.httpserver_workers, backend.prepare_constraint)
+        few_bits = f", weights {ready.weights}" if ready.weights else ""
         self._child.report(
             "ready",
-            f"{ready.max_total_token_num} slots, {ready.dtype} on {ready.device}",
+            f"{ready.max_total_token_num} slots, {ready.dtype}{few_bits} on {ready.device}",
             seconds={"import": import_seconds, "waiting for the router": waited, **ready.seconds},
         )
         self._link.attached(request.epoch, ready)

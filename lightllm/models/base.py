@@ -45,6 +45,8 @@ class TpPartBaseModel:
     names = Names()
     optional_prefix = ""
     """What stands before the names of all tensors in some checkpoints, and is missing in others."""
+    weight_format = ""
+    """Of weights in few bits, for people; set by who loads the model."""
     scores = False
     """A reward model: its own head makes vectors of size 1."""
 

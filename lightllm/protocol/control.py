@@ -27,6 +27,8 @@ class ModelReady(msgspec.Struct, frozen=True):
     device: str
     seconds: dict[str, float] = {}
     """Where the time went: import, weights, packing, kv memory, warm-up."""
+    weights: str = ""
+    """Of weights in few bits: what they are kept as, for people."""
     decode_tokens: int = 1
     """Most tokens that a decode row brings in one round."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lightllm.errors import InvalidModel
 from lightllm.quantization import awq, compressed_tensors, fp8, gptq, mxfp4
 from lightllm.quantization.layout import Layouts
+from lightllm.quantization.quant_plan import QuantPlan
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +80,13 @@ def read_quantization(field: Any) -> Mapping[str, Any] | None:
     return field
 
 
-def make_format(quantization: Mapping[str, Any] | None) -> WeightFormat:
-    """quantization: what `read_quantization` gave."""
+def make_format(quantization: Mapping[str, Any] | None, plan: QuantPlan | None = None) -> WeightFormat:
+    """quantization: what `read_quantization` gave; plan: how a dense checkpoint is quantised while it is loaded, None: not."""
     from lightllm.quantization.dense import Dense
 
+    if plan is not None:
+        from lightllm.quantization.while_loading import QuantisedWhileLoading
+
+        assert quantization is None, "a plan is for a dense checkpoint: see `check_dense`"
+        return QuantisedWhileLoading(plan)
     return Dense() if quantization is None else FORMATS[quantization["quant_method"]](quantization)

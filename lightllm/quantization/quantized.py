@@ -28,7 +28,7 @@ _KV_SCALES = ("k_scale", "v_scale", "q_scale", "prob_scale", "k_zero_point", "v_
 """Of quantised KV memory, in the module of a layer's attention; not used."""
 _NEVER_RANDOM = ("lm_head", "output", "output_layer", "gate", "router")
 """Modules that published checkpoints leave dense; random weights, of which no name is known, do too."""
-
+EXPERTS_ARE_DENSE = "experts in few bits are kept dense: on a GPU they take two bytes a weight"
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +79,7 @@ class Quantized:
         down: Callable[[int], LinearSpec],
     ) -> StackedExperts:
         """For a GPU, whose kernel takes dense experts."""
-        _say_once(
-            "experts in few bits are dequantised while they are loaded: on a GPU they take two bytes a weight"
-        )
+        say_once(EXPERTS_ARE_DENSE)
 
         def expert(number: int) -> Expert:
             both, last = gate_up(number), down(number)
@@ -150,7 +148,7 @@ class Quantized:
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
     logger.warning("%s", line)
 
 

@@ -23,6 +23,7 @@ from lightllm.models.hf_configs import load_config
 from lightllm.models.tasks import resolve_task
 from lightllm.ops import cpu_kind
 from lightllm.quantization.kv_types import check_kv_type
+from lightllm.quantization.quant_plan import check_dense, read_plan
 from lightllm.server.vision import check_vision
 
 DEMO_MODEL_NAME = "lightllm-demo"
@@ -52,6 +53,8 @@ def resolve_config(config: ServerConfig) -> ServerConfig:
         shape.for_rank(config.tp)
         _check_kind(shape.architecture, config.use_reward_model)
         check_kv_type(config.llm_kv_type, shape.mla is not None)
+        plan = read_plan(config.quant_type, config.quant_cfg)
+        check_dense(config.quant_type, plan, shape.quantization)
         config = dataclasses.replace(config, task=resolve_task(model_dir, config.task))
     names = config.model_name or [default_model_name(config.model_dir)]
     config = dataclasses.replace(config, model_dir=model_dir, model_name=names)

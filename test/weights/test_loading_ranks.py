@@ -45,19 +45,21 @@ LOADER = """
 import json, sys, time, torch
 from lightllm.distributed.tp_group import TpGroup
 from lightllm.models.registry import load_model
+from lightllm.quantization.quant_plan import read_plan
 
 def status(field):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
-path, small, rank, world, threads, repeats = *sys.argv[1:3], *map(int, sys.argv[3:])
+path, small, quant_type, rank, world, threads, repeats = *sys.argv[1:4], *map(int, sys.argv[4:])
 torch.set_num_threads(threads)
+plan = read_plan(quant_type, None)
 with torch.inference_mode():
-    load_model(small, data_type=None, device=torch.device("cpu"))  # libraries and thread pools are in memory now
+    load_model(small, data_type=None, device=torch.device("cpu"), quant_plan=plan)  # libraries and thread pools are in memory now
     open("/proc/self/clear_refs", "w").write("5")  # VmHWM begins anew
     before = status("VmRSS")
     started = time.process_time()
-    model = load_model(path, data_type=None, device=torch.device("cpu"), group=TpGroup(rank, world))
+    model = load_model(path, data_type=None, device=torch.device("cpu"), group=TpGroup(rank, world), quant_plan=plan)
     seconds = time.process_time() - started
     peak = status("VmHWM") - before
     for _ in range(repeats):
@@ -69,11 +71,13 @@ print(json.dumps({"weights": model.weight_bytes, "peak": peak, "seconds": second
 """Pages of the checkpoint's files count as long as they are mapped."""
 
 
-def load_alone(path: Path, small: Path, world: int, threads: int = 1, repeats: int = 0) -> dict[str, float]:
+def load_alone(
+    path: Path, small: Path, world: int, threads: int = 1, repeats: int = 0, quant_type: str = "none"
+) -> dict[str, float]:
     """What the last of `world` ranks finds in a process of its own, in which `threads` make layers; the seconds are those
     of the fastest of 1 + `repeats` loads."""
     numbers = (world - 1, world, threads, repeats)
-    command = [sys.executable, "-c", LOADER, str(path), str(small), *map(str, numbers)]
+    command = [sys.executable, "-c", LOADER, str(path), str(small), quant_type, *map(str, numbers)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(world, found)
     return found
@@ -108,11 +112,13 @@ def llama_layers(path: Path, hidden: int, inner: int, vocab: int, layers: int) -
     return write_model(path, config, shapes)
 
 
-def check_peaks(tmp_path: Path, path: Path, largest: int, least: int, threads: int = 1) -> None:
+def check_peaks(
+    tmp_path: Path, path: Path, largest: int, least: float, threads: int = 1, quant_type: str = "none"
+) -> None:
     """Nobody needs more than the share and one largest tensor; all the weights are more than `least` of those."""
     small = make_checkpoint(tmp_path / "small", dtype="bfloat16")
     for world in (1, 2):
-        found = load_alone(path, small, world, threads)
+        found = load_alone(path, small, world, threads, quant_type=quant_type)
         assert found["weights"] > least * largest / world
         assert found["peak"] <= found["weights"] + largest
 
@@ -120,6 +126,25 @@ def check_peaks(tmp_path: Path, path: Path, largest: int, least: int, threads: i
 def test_fused_matrices_are_never_held_twice(tmp_path: Path) -> None:
     path, largest = llama_layers(tmp_path / "model", hidden=2048, inner=5632, vocab=16001, layers=2)
     check_peaks(tmp_path, path, largest, 5)
+
+
+def test_weights_that_are_quantised_while_loading_need_one_matrix_more_than_their_few_bits(
+    tmp_path: Path,
+) -> None:
+    path, largest = llama_layers(tmp_path / "model", hidden=2048, inner=5632, vocab=4000, layers=1)
+    found = load_alone(path, make_checkpoint(tmp_path / "small", dtype="bfloat16"), 2, quant_type="w4a16")
+    assert found["weights"] > largest
+    assert found["peak"] <= found["weights"] + largest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("quant_type", ["w8a8", "w8a16", "w4a16", "fp8"])
+def test_seven_billion_sized_layers_that_are_quantised_while_loading(
+    tmp_path: Path, quant_type: str, threads: int
+) -> None:
+    path, largest = llama_layers(tmp_path / "model", hidden=4096, inner=11008, vocab=1000, layers=2)
+    check_peaks(tmp_path, path, largest, 2, threads, quant_type)
 
 
 @pytest.mark.slow

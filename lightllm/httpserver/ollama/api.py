@@ -131,6 +131,7 @@ class _Folder:
         folder = Path(state.config.model_dir or "")
         file = folder / "config.json"
         self._config = read_json_object(file)
+        self._quant_type = None if state.config.quant_type == "none" else state.config.quant_type
         written = file.stat().st_mtime if file.exists() else 0.0
         self._modified = datetime.fromtimestamp(written, UTC).isoformat().replace("+00:00", "Z")
         sizes = [[weights.stat().st_size for weights in folder.glob(pattern)] for pattern in _WEIGHTS]
@@ -183,7 +184,7 @@ class _Folder:
     @property
     def _details(self) -> dict[str, Any]:
         quantized = self._config.get("quantization_config")
-        kind = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        kind = quantized.get("quant_method") if isinstance(quantized, dict) else self._quant_type
         return {
             "parent_model": "",
             "format": "safetensors",
