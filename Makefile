@@ -3,7 +3,11 @@
 #   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
 #   make test                 every check, short forms
 #   make env                  only the environment
+<<<<<<< HEAD
 #   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-image, make test-clients, make test-page, make bench    long forms, by hand
+=======
+#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-clients, make test-quantizers, make test-page, make bench    long forms, by hand
+>>>>>>> 4b77f41 (tools/quantize.py writes compressed-tensors checkpoints, rounded plainly or with errors fed back (GPTQ), a layer at a time)
 #   make docs, make clean
 
 PYTHON ?= python3
@@ -25,7 +29,11 @@ CLIENTS ?= $(VENV)/clients
 OLDER_OPENAI := openai==2.54.0
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
+<<<<<<< HEAD
 .PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-image test-clients test-page bench docs clean
+=======
+.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-clients test-quantizers test-page bench docs clean
+>>>>>>> 4b77f41 (tools/quantize.py writes compressed-tensors checkpoints, rounded plainly or with errors fed back (GPTQ), a layer at a time)
 .DEFAULT_GOAL := env
 
 env: $(STAMP)
@@ -100,6 +108,11 @@ test-clients: env
 	$(INSTALL) --quiet --upgrade --target $(CLIENTS) --no-deps -r requirements-clients.txt
 	$(INSTALL) --quiet --upgrade --target $(CLIENTS)/openai-2 --no-deps $(OLDER_OPENAI)
 	LIGHTLLM_TEST_CLIENTS=$(CLIENTS) $(PY) -m pytest -m slow test/clients $(ARGS)
+
+# The library that others read quantised checkpoints with; it stays apart from the environment.
+test-quantizers: env
+	$(INSTALL) --quiet --upgrade --target $(VENV)/quantizers --no-deps compressed-tensors==0.20.1 loguru==0.7.3
+	LIGHTLLM_TEST_QUANTIZERS=$(VENV)/quantizers $(PY) -m pytest -m slow test/quantization/test_read_by_libraries.py $(ARGS)
 
 # In a browser of the machine: Debian's package chromium.
 test-page: env

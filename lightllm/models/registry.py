@@ -68,7 +68,7 @@ def load_model(
     else:
         source = open_checkpoint(model_dir)
         name = given or str(source.dtype()).removeprefix("torch.")
-        name_of = language_name if whole.sees else _name_of(model_class, source.names())
+        name_of = names_of(whole, model_class, source.names())
         own = {spelling: read for spelling in source.names() if (read := name_of(spelling)) is not None}
         if quant_plan is not None:
             quant_plan.check_modules(
@@ -114,9 +114,13 @@ def _bits_of(plan: QuantPlan | None, names: Mapping[str, str], spelling: str) ->
     return None if kind is None else kind.bits
 
 
-def _name_of(model_class: type[TpPartBaseModel], spellings: Collection[str]) -> Callable[[str], str]:
-    """From a tensor's name in the checkpoint to the model's own. Where the layers were saved alone, as those of embedding
-    models are, what stands before their names is missing."""
+def names_of(
+    config: ModelConfig, model_class: type[TpPartBaseModel], spellings: Collection[str]
+) -> Callable[[str], str | None]:
+    """From a tensor's name in the checkpoint to the model's own; None: it is of a vision encoder. Where the layers were saved alone,
+    as those of embedding models are, what stands before their names is missing."""
+    if config.sees:
+        return language_name
     prefix, names = model_class.optional_prefix, model_class.names
     inner = names.layers.rpartition(".")[0]
     if not inner or any(spelling.startswith(f"{inner}.") for spelling in spellings):

@@ -16,12 +16,12 @@ from lightllm.weights.reader import ModuleTensors
 
 class Dense:
     def linear(self, tensors: ModuleTensors, spec: LinearSpec) -> PackedLinear:
-        return pack_linear(*_weight_and_bias(tensors, spec))
+        return pack_linear(*weight_and_bias(tensors, spec))
 
     def dense(
         self, tensors: ModuleTensors, spec: LinearSpec, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        return _weight_and_bias(tensors, spec)[0].load(dtype)
+        return weight_and_bias(tensors, spec)[0].load(dtype)
 
     def experts(
         self,
@@ -32,13 +32,14 @@ class Dense:
     ) -> PackedExperts | StackedExperts:
         def expert(number: int) -> Expert:
             give_back_freed_memory()  # a layer of experts is many times as large as its largest matrix
-            both, both_bias = _weight_and_bias(tensors, gate_up(number))
-            last, last_bias = _weight_and_bias(tensors, down(number))
+            both, both_bias = weight_and_bias(tensors, gate_up(number))
+            last, last_bias = weight_and_bias(tensors, down(number))
             return Expert(both, last, both_bias, last_bias)
 
         return pack_experts(tensors.device, count, expert)
 
 
-def _weight_and_bias(tensors: ModuleTensors, spec: LinearSpec) -> tuple[WeightRows, torch.Tensor | None]:
+def weight_and_bias(tensors: ModuleTensors, spec: LinearSpec) -> tuple[WeightRows, torch.Tensor | None]:
+    """The weight is still in the checkpoint."""
     weight = matrix_rows(tensors, spec, ".weight") if spec.stack is None else transposed_rows(tensors, spec)
     return weight, bias_of(tensors, spec)

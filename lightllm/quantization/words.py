@@ -73,3 +73,11 @@ def _across_words(words: torch.Tensor, bits: int) -> torch.Tensor:
 def two_in_a_byte(numbers: torch.Tensor) -> torch.Tensor:
     """numbers: uint8 [n, even], below 16. Returns uint8 [n, half], even ones in the low bits."""
     return numbers[:, ::2] | numbers[:, 1::2] << 4
+
+
+def packed_words(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+    """The inverse of `elements`, for bits that divide 32. numbers: uint8 [n, count]; returns int32 [n, ceil(count * bits / 32)]."""
+    each = 32 // bits
+    padded = torch.nn.functional.pad(numbers, (0, -numbers.shape[1] % each)).unflatten(1, (-1, each))
+    words = (padded.long() << torch.arange(0, 32, bits)).sum(-1)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
