@@ -104,6 +104,12 @@ def tool_questions(seed: int, count: int) -> list[Question]:
     return questions
 
 
+def trained_exchanges(seed: int, count: int) -> list[Question]:
+    """Of all kinds that were trained, as chats: what a calibration reads."""
+    corpus = Corpus(seed)
+    return [_chat_question(corpus.exchange()) for _ in range(count)]
+
+
 def trained_questions() -> list[Question]:
     """All sums a+b up to 20+20, as plain text and as chat: they are learned by heart."""
     sums = [(a, b) for a in range(21) for b in range(21)]

@@ -118,9 +118,9 @@ def read_text(model: Path, text: Path | None) -> str:
         return text.read_text(encoding="utf-8")
     if model.resolve() != ROOT / "lightllm" / "demo":
         return "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-    from demo_model.evaluation import trained_questions
+    from demo_model.evaluation import trained_exchanges
 
-    return "".join(question.prompt + question.answer for question in trained_questions())
+    return "".join(question.prompt + question.answer for question in trained_exchanges(1, 2000))
 
 
 def texts_of(model: Path, text: Path | None, length: int, tokens: int) -> list[list[int]]:
