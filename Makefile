@@ -3,11 +3,7 @@
 #   make serve [ARGS="..."]   the server with the demo model on 127.0.0.1:8080
 #   make test                 every check, short forms
 #   make env                  only the environment
-<<<<<<< HEAD
-#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-image, make test-clients, make test-page, make bench    long forms, by hand
-=======
-#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-clients, make test-quantizers, make test-page, make bench    long forms, by hand
->>>>>>> 4b77f41 (tools/quantize.py writes compressed-tensors checkpoints, rounded plainly or with errors fed back (GPTQ), a layer at a time)
+#   make soak, make chaos, make test-models, make test-ranks, make test-kernels, make test-image, make test-clients, make test-quantizers, make test-page, make bench    long forms, by hand
 #   make docs, make clean
 
 PYTHON ?= python3
@@ -29,11 +25,7 @@ CLIENTS ?= $(VENV)/clients
 OLDER_OPENAI := openai==2.54.0
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-<<<<<<< HEAD
-.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-image test-clients test-page bench docs clean
-=======
-.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-clients test-quantizers test-page bench docs clean
->>>>>>> 4b77f41 (tools/quantize.py writes compressed-tensors checkpoints, rounded plainly or with errors fed back (GPTQ), a layer at a time)
+.PHONY: env serve kind test lint check types soak chaos test-models test-ranks test-kernels test-image test-clients test-quantizers test-page bench docs clean
 .DEFAULT_GOAL := env
 
 env: $(STAMP)

@@ -114,8 +114,7 @@ class ModeBackend:
                 self.model = load_model(
                     self._model_dir, data_type=config.data_type, device=where, load_way=config.load_way,
                     group=self.ranks.group, attention_backends=backends, max_len=self._longest_context(), pooled=pooled_head(config),
-                    memory=self.device.memory().free, progress=self._progress, show_bar=show_bar,
-                    quant_plan=read_plan(config.quant_type, config.quant_cfg),
+                    memory=self.device.memory().free, progress=self._progress, show_bar=show_bar, quant_plan=read_plan(config.quant_type, config.quant_cfg),
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
             if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
