@@ -19,6 +19,7 @@ import torch
 from lightllm.config import ServerConfig
 from lightllm.errors import DeviceError
 from lightllm.machine import available_memory
+from lightllm.ops.huge_pages import advise
 from lightllm.ops.kv_codes import SCALE_DTYPE, KvFormat
 from lightllm.ops.kv_layer import KvLayer
 
@@ -73,7 +74,7 @@ class KvShape:
         """Memory that is not touched, but for the last slot."""
         dtype = self.dtype if self.format is None else self.format.dtype
         layer = KvLayer(
-            torch.empty((slots + 1, *self.of_token), dtype=dtype, device=device),
+            advise(torch.empty((slots + 1, *self.of_token), dtype=dtype, device=device)),
             self.kv_heads,
             self._scales(slots, device),
         )

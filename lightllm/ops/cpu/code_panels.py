@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightllm.ops.cpu.panel_linear import memory_of
+from lightllm.ops.huge_pages import in_huge_pages, mapped
 from lightllm.ops.quantized_weight import QuantizedWeight
 
 _WIDEST = 64
@@ -14,7 +14,7 @@ _WIDEST = 64
 def memory_of_panels(outputs: int, width: int) -> torch.Tensor:
     """uint8 [outputs, width], with room behind it for outputs of whole panels."""
     padded = -(-outputs // _WIDEST) * _WIDEST
-    return memory_of(-(-padded * width // 4)).view(torch.uint8)[: outputs * width].view(outputs, width)
+    return mapped(padded * width)[: outputs * width].view(outputs, width)
 
 
 def memory_for(weight: QuantizedWeight, nbytes: int, outputs: int, in_place: bool) -> torch.Tensor:
@@ -27,7 +27,7 @@ def memory_for(weight: QuantizedWeight, nbytes: int, outputs: int, in_place: boo
         and not codes.storage_offset()
     ):
         return torch.as_strided(codes, (nbytes,), (1,))
-    return memory_of(-(-nbytes // 4)).view(torch.uint8)[:nbytes]
+    return in_huge_pages(nbytes)
 
 
 def expanded(weight: QuantizedWeight, values: torch.Tensor) -> torch.Tensor:
