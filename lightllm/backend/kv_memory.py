@@ -30,6 +30,8 @@ GPU_FRACTION = 0.9
 CPU_RESERVE = 96 << 20
 """Bytes that stay free on a CPU: what malloc keeps, and what the other processes grow by while they serve (a child that
 renders chat templates takes 25 MiB)."""
+_LINE, _ALIKE = 64, 1024
+"""Bytes of a cache line; of a slot."""
 MIN_SLOTS = 64
 """Slots: a measured size below this is refused."""
 
@@ -46,6 +48,9 @@ class KvShape:
     """Elements of the one vector a token that latent attention keeps instead; 0: it has keys and values of heads."""
     format: KvFormat | None = None
     """Of codes that stand for numbers of `dtype`; None: the numbers themselves are kept."""
+    apart: bool = False
+    """On a CPU: between slots that are a multiple of _ALIKE bytes long lies a cache line. Without it what attention reads side by side,
+    a head of many slots, would have to share a few places of the first cache."""
 
     @property
     def kv_heads(self) -> int:
@@ -59,10 +64,21 @@ class KvShape:
         return (1, self.latent_dim) if self.latent_dim else (2 * self.num_kv_heads, self.head_dim // per_byte)
 
     @property
+    def _stored(self) -> torch.dtype:
+        return self.dtype if self.format is None else self.format.dtype
+
+    @property
+    def _gap(self) -> int:
+        """Numbers between one slot and the next."""
+        size = self._stored.itemsize
+        return _LINE // size if self.apart and math.prod(self.of_token) * size % _ALIKE == 0 else 0
+
+    @property
     def bytes_per_token(self) -> int:
+        gap = self.num_layers * self._gap * self._stored.itemsize
         if self.format is not None:
-            return self.num_layers * 2 * self.num_kv_heads * self.format.bytes_per_head(self.head_dim)
-        return self.num_layers * math.prod(self.of_token) * self.dtype.itemsize
+            return gap + self.num_layers * 2 * self.num_kv_heads * self.format.bytes_per_head(self.head_dim)
+        return gap + self.num_layers * math.prod(self.of_token) * self.dtype.itemsize
 
     def described(self, slots: int) -> str:
         """For people."""
@@ -72,12 +88,14 @@ class KvShape:
 
     def make_layer(self, slots: int, device: torch.device) -> KvLayer:
         """Memory that is not touched, but for the last slot."""
-        dtype = self.dtype if self.format is None else self.format.dtype
-        layer = KvLayer(
-            advise(torch.empty((slots + 1, *self.of_token), dtype=dtype, device=device)),
-            self.kv_heads,
-            self._scales(slots, device),
-        )
+        heads, width = self.of_token
+        distance = heads * width + self._gap
+        memory = torch.empty((slots + 1) * distance, dtype=self._stored, device=device)
+        advise(
+            memory[: slots * distance]
+        )  # but for the last slot, which would be a large page of every layer
+        data = memory.as_strided((slots + 1, heads, width), (distance, width, 1))
+        layer = KvLayer(data, self.kv_heads, self._scales(slots, device))
         layer.data[slots].zero_()
         return layer
 

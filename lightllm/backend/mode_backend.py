@@ -333,7 +333,7 @@ class ModeBackend:
         check_kv_type(config.llm_kv_type, model.mla is not None, self.device.torch_device.type == "cuda")
         shape = KvShape(
             model.num_layers, model.num_kv_heads, model.head_dim, self.model.kv_dtype, model.latent_dim,
-            FORMATS.get(config.llm_kv_type),
+            FORMATS.get(config.llm_kv_type), apart=self.device.torch_device.type == "cpu",
         )  # fmt: skip
         max_len = self._longest_context()
         _, round_tokens = round_sizes(config, self.device.torch_device.type, max_len)

@@ -134,6 +134,22 @@ def test_layout_and_hold_places():
     assert (memory.req_to_token[3] == 100).all() and (memory.kv[0].data[100] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "kv_type", "gap"),
+    [(8, 128, None, 64), (4, 64, None, 64), (2, 64, None, 0), (3, 96, None, 0), (8, 128, "int8kv", 64)],
+)
+def test_slots_on_a_cpu_do_not_lie_in_the_same_places_of_a_cache(
+    heads: int, head_dim: int, kv_type: str | None, gap: int
+) -> None:
+    plain = KvShape(2, heads, head_dim, torch.bfloat16, format=FORMATS[kv_type] if kv_type else None)
+    shape = dataclasses.replace(plain, apart=True)
+    assert shape.bytes_per_token == plain.bytes_per_token + 2 * gap
+    memory, close = (KvMemory(one, 100, 3, 20, torch.device("cpu")) for one in (shape, plain))
+    data = memory.kv[1].data
+    assert (data.stride(0) - data[0].numel()) * data.itemsize == gap
+    assert data.shape == close.kv[1].data.shape and close.kv[1].data.is_contiguous()
+
+
 def test_reserving_gigabytes_does_not_touch_them():
     program = """
 import resource, torch

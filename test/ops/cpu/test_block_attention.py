@@ -147,16 +147,22 @@ def test_products_of_others_that_use_the_matrix_unit_are_not_disturbed() -> None
 
 @pytest.mark.skipif(block_attention.chosen() == CpuKind.AMX, reason="decoding has a kernel of its own there")
 @pytest.mark.parametrize("form", ["plain", "window", "everything"])
-@pytest.mark.parametrize("heads", [(6, 2), (12, 12), (8, 1)])
+@pytest.mark.parametrize(
+    ("heads", "head_dim"),
+    [
+        ((6, 2), 64), ((12, 12), 128), ((8, 1), 64), ((4, 2), 96), ((8, 2), 128), ((5, 1), 64), ((12, 2), 128), ((7, 1), 32),
+        ((18, 2), 160), ((2, 1), 40),
+    ],
+)  # fmt: skip
 def test_a_token_that_is_decoded_has_the_bits_that_it_has_in_its_prompt(
-    form: str, heads: tuple[int, int]
+    form: str, heads: tuple[int, int], head_dim: int
 ) -> None:
     length = 3 * PIECE + 7
-    case = AttentionCase([length], [length], 0, "shuffled", heads, 64, BF16, form=form)
+    case = AttentionCase([length], [length], 0, "shuffled", heads, head_dim, BF16, form=form)
     whole = compute(case)
     lengths = [1, 2, BLOCK, BLOCK + 1, PIECE, PIECE + 1, 2 * PIECE + BLOCK, length - 1, length]
     together = AttentionCase(
-        lengths, [1] * len(lengths), len(lengths), "shuffled", heads, 64, BF16, form=form
+        lengths, [1] * len(lengths), len(lengths), "shuffled", heads, head_dim, BF16, form=form
     )
     for entry, last in enumerate(lengths):
         together.kv[together.tables[entry]] = case.kv[case.tables[0][:last]]
@@ -167,11 +173,29 @@ def test_a_token_that_is_decoded_has_the_bits_that_it_has_in_its_prompt(
     backend.decode(AttentionCall(together.q, layer, together.metadata(CPU), spec, result))
     assert torch.equal(result, whole[[last - 1 for last in lengths]])
     for entry, last in enumerate(lengths):
-        alone = AttentionCase([last], [1], 1, "run", heads, 64, BF16, form=form)
+        alone = AttentionCase([last], [1], 1, "run", heads, head_dim, BF16, form=form)
         alone.kv[alone.tables[0]] = case.kv[case.tables[0][:last]]
         alone.q, out = case.q[last - 1 : last], torch.full_like(case.q[:1], float("nan"))
         backend.decode(AttentionCall(alone.q, alone.layer_on(CPU), alone.metadata(CPU), spec, out))
         assert torch.equal(out[0], result[entry])
+
+
+@pytest.mark.parametrize(("heads", "head_dim"), [((4, 2), 128), ((8, 1), 64), ((6, 2), 40)])
+def test_slots_may_lie_apart(heads: tuple[int, int], head_dim: int) -> None:
+    """And what is between them is nobody's."""
+    case = AttentionCase([300, 70, 1], [1, 30, 1], 1, "shuffled", heads, head_dim, BF16)
+    layer, results = case.layer_on(CPU), []
+    slots, vectors, _ = layer.data.shape
+    memory = torch.full((slots, vectors * head_dim + 32), float("nan"), dtype=BF16)
+    apart = memory[:, : vectors * head_dim].unflatten(1, (vectors, head_dim))
+    apart.copy_(layer.data)
+    for kv in (layer, dataclasses.replace(layer, data=apart)):
+        out = torch.full_like(case.q, float("nan"))
+        call = AttentionCall(case.q, kv, case.metadata(CPU), case.attention_spec, out)
+        CpuAttention(KERNELS).decode(call)
+        CpuAttention(KERNELS).prefill(call)
+        results.append(out)
+    assert torch.equal(*results) and not results[0].isnan().any()
 
 
 def decoded(case: AttentionCase) -> torch.Tensor:

@@ -3,7 +3,7 @@ token at a time: a token has the same bits in both.
 
 A task is some tokens of one chunk with all query heads of some KV heads: each head's rows are [tokens, group]. It goes over
 the context in blocks of BLOCK keys with a running maximum and sum for each row (FlashAttention-2: Dao 2023, arXiv
-2307.08691). The keys and values of a block are arranged once for all rows of the task. PIECE keys are summed up by
+2307.08691). The keys and values of a block are arranged once for all rows of the task, but for a few, see `few_rows.py`. PIECE keys are summed up by
 themselves, then added to the pieces before. A token that is decoded has a task for each piece, and shares it with other tokens
 that see the same slots there; whoever does a token's last piece adds them up. Blocks and pieces begin at multiples of their length, whatever the chunk: what is summed in which order depends
 on a token's position alone. So that the compiler makes the same code of it, everything is computed in one place for all.
@@ -27,13 +27,16 @@ from lightllm.ops.cpu.kernels import pairs, tiles
 from lightllm.ops.cpu.kernels.block_packing import (
     at_wide,
     find_lines,
+    key_at,
     pack_keys,
     pack_queries,
     pack_values,
     position_at,
+    value_at,
     zeros_bytes,
 )
 from lightllm.ops.cpu.kernels.decode_attention import LOWEST, change_scores
+from lightllm.ops.cpu.kernels.few_rows import MOST_ROWS, MOST_ROWS_OF_VALUES, add_few_values, score_few
 from lightllm.ops.cpu.kernels.lowlevel import (
     FAST,
     address_of,
@@ -159,7 +162,8 @@ def attend_block(
     call, task, start, count, kv_head, rows, first_row, all_rows, lines, soon, soon_head, queries, keys, values, work, state
 ):  # fmt: skip
     """One block of one KV head, for the rows from `first_row` on of a state of `all_rows`. work: scores, then weights, of TILE
-    rows. values: as `keys` are, if they are not packed yet but to be written in their place, when they have been read."""
+    rows. keys: packed, or 0 if they are read where they lie. values: as `keys` are, if they are not packed yet but to be written
+    in their place, when they have been read; or 0."""
     group, window, wide = call[at.GROUP], call[at.WINDOW], at_wide(call)
     weights_at = work + 4 * TILE * BLOCK
     scores = floats(work)
@@ -175,7 +179,10 @@ def attend_block(
             continue
         some, own_rows = min(TILE, rows - tile), min(TILE, used - tile)
         columns = min(BLOCK, (farthest - start + TILE) // TILE * TILE)
-        score_rows(some, queries + 2 * tile * wide, wide, keys, work)
+        if not keys:
+            score_few(rows, queries, wide, lines, key_at(call, kv_head), work, soon, key_at(call, soon_head))
+        else:
+            score_rows(some, queries + 2 * tile * wide, wide, keys, work)
         if not plain or nearest - start + 1 < BLOCK or (window and farthest - window >= start):
             index, head = tile // group, tile % group
             for row in range(own_rows):
@@ -192,10 +199,15 @@ def attend_block(
                 work + 4 * row * BLOCK, min(ROWS, own_rows - row), scale, weights_at + 2 * row * BLOCK, state_at,
                 first_row + tile + row, out, wide,
             )  # fmt: skip
-        if values == keys:
-            copies = values + 4 * BLOCK * wide
-            pack_values(call, lines, count, kv_head, soon, soon_head, wide, values, copies)
-        add_values(some, weights_at, columns, values, wide, sums + 4 * (first_row + tile) * wide)
+        to = sums + 4 * (first_row + tile) * wide
+        if not values:
+            value, soon_value = value_at(call, kv_head), value_at(call, soon_head)
+            add_few_values(rows, weights_at, columns, wide, lines, value, to, soon, soon_value)
+        else:
+            if values == keys:
+                copies = values + 4 * BLOCK * wide
+                pack_values(call, lines, count, kv_head, soon, soon_head, wide, values, copies)
+            add_values(some, weights_at, columns, values, wide, to)
 
 
 @kernel
@@ -208,6 +220,11 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
     values = keys  # of few rows: half the memory, which stays in the first cache
     if rows > TILE:
         values += 2 * BLOCK * wide
+    in_place = not _TILED and call[at.HEAD_DIM] == wide and call[at.ELEMENT] == at.BFLOAT16
+    if in_place and rows <= MOST_ROWS:
+        keys = 0
+    if in_place and rows <= MOST_ROWS_OF_VALUES:
+        values = 0
     begin(floats(state), heads * rows, wide)
     last = position_at(task, task[at.TOKENS] - 1)
     first = max(task[at.POSITION] - call[at.WINDOW] + 1, 0) if call[at.WINDOW] else 0
@@ -224,8 +241,9 @@ def attend_piece(call, task, piece, rows, lines, queries, work, state):
             soon, soon_head = ahead, task[at.KV_HEAD]
             if head + 1 < heads:
                 soon, soon_head = now, kv_head + 1
-            pack_keys(call, now, own, count, kv_head, soon, soon_head, wide, keys, copies)
-            if values != keys:
+            if keys:
+                pack_keys(call, now, own, count, kv_head, soon, soon_head, wide, keys, copies)
+            if values and values != keys:
                 pack_values(call, now, count, kv_head, soon, soon_head, wide, values, copies)
             attend_block(
                 call, task, start, count, kv_head, rows, head * rows, heads * rows, now, soon, soon_head,

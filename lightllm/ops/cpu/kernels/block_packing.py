@@ -45,12 +45,23 @@ def pack_queries(call, task, kv_head, rows, wide, to):
 
 
 @kernel
+def key_at(call, kv_head):
+    """Bytes from the beginning of a slot of bfloat16."""
+    return 2 * kv_head * call[at.HEAD_DIM]
+
+
+@kernel
+def value_at(call, kv_head):
+    return 2 * (call[at.KV_HEADS] + kv_head) * call[at.HEAD_DIM]
+
+
+@kernel
 def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to, copies):
     """[wide / 2, BLOCK, 2] of a block of `count` keys. lines: address of each slot, or of zeros for all that is read there; heads: room
     for as many addresses; copies: room for addresses and numbers of codes. What is packed next, of the slots `soon`, is fetched
     meanwhile."""
     head_dim = call[at.HEAD_DIM]
-    key, soon_key = 2 * kv_head * head_dim, 2 * soon_head * head_dim
+    key, soon_key = key_at(call, kv_head), key_at(call, soon_head)
     if call[at.ELEMENT] != at.BFLOAT16:
         lines = widen_block(call, lines, kv_head, count, soon, soon_head, wide, copies)
         soon, key, soon_key = lines, 0, 0
@@ -75,7 +86,7 @@ def pack_keys(call, lines, heads, count, kv_head, soon, soon_head, wide, to, cop
 def pack_values(call, lines, count, kv_head, soon, soon_head, wide, to, copies):
     """[count / 2, wide, 2] in the order of `paired_place`, likewise."""
     head_dim, kv_heads = call[at.HEAD_DIM], call[at.KV_HEADS]
-    value, soon_value = 2 * (kv_heads + kv_head) * head_dim, 2 * (kv_heads + soon_head) * head_dim
+    value, soon_value = value_at(call, kv_head), value_at(call, soon_head)
     if call[at.ELEMENT] != at.BFLOAT16:
         lines = widen_block(call, lines, kv_heads + kv_head, count, soon, kv_heads + soon_head, wide, copies)
         soon, value, soon_value = lines, 0, 0

@@ -14,13 +14,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lightllm.ops.cpu.kernels.lowlevel import kernel
+from lightllm.ops.cpu.kernels.vectors import spread
 
 LANES = 16
 """float32 of a vector, and pairs."""
 LINE = 64
 """Bytes of memory that come together."""
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_FLOATS, _PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_I32, LANES)
+I32, I64 = ir.IntType(32), ir.IntType(64)
+FLOATS, PAIRS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(I32, LANES)
 _HALVES = ir.VectorType(ir.IntType(16), LANES)
 
 
@@ -32,25 +33,20 @@ class Instruction(NamedTuple):
     sums: ir.Type
 
 
-PAIRS_OF_BFLOAT16 = Instruction("vdpbf16ps $3, $2, $0", _FLOATS)
+PAIRS_OF_BFLOAT16 = Instruction("vdpbf16ps $3, $2, $0", FLOATS)
 
 
-def _number(value: int) -> ir.Constant:
-    return ir.Constant(_I64, value)
+def number(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
 
 
 def pointer_to(builder: Any, address: Any, offset: int, element: ir.Type) -> Any:
-    return builder.inttoptr(builder.add(address, _number(offset)), element.as_pointer())
+    return builder.inttoptr(builder.add(address, number(offset)), element.as_pointer())
 
 
-def _spread(builder: Any, pair: Any) -> Any:
-    none = ir.Constant(_PAIRS, ir.Undefined)
-    one = builder.insert_element(none, pair, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, none, ir.Constant(_PAIRS, [0] * LANES))
-
-
-def _fetch(builder: Any, address: Any) -> None:
-    function = ir.FunctionType(ir.VoidType(), [_I64])
+def fetch(builder: Any, address: Any) -> None:
+    """Asks for a line of memory, see `fetch_ahead`."""
+    function = ir.FunctionType(ir.VoidType(), [I64])
     builder.call(ir.InlineAsm(function, "prefetcht1 ($0)", "r", side_effect=True), [address])
 
 
@@ -62,7 +58,7 @@ def _make_product(
     shape = [(row, j) for row in range(rows) for j in range(vectors)]
     sums_type = instruction.sums
     multiplying = ir.InlineAsm(
-        ir.FunctionType(sums_type, [sums_type, _PAIRS, _PAIRS]), instruction.text, "=v,0,v,v"
+        ir.FunctionType(sums_type, [sums_type, PAIRS, PAIRS]), instruction.text, "=v,0,v,v"
     )
 
     @intrinsic
@@ -76,7 +72,7 @@ def _make_product(
             )
 
             def places(first: Any, stride: Any, size: int, vector: Any) -> list[Any]:
-                lines = [builder.add(first, builder.mul(stride, _number(row))) for row in range(rows)]
+                lines = [builder.add(first, builder.mul(stride, number(row))) for row in range(rows)]
                 return [pointer_to(builder, lines[row], size * LANES * j, vector) for row, j in shape]
 
             if add:
@@ -84,22 +80,20 @@ def _make_product(
             else:
                 begins = [ir.Constant(sums_type, None)] * len(shape)
             held = [cgutils.alloca_once_value(builder, begin) for begin in begins]
-            firsts = [builder.add(left, builder.mul(left_stride, _number(row))) for row in range(rows)]
-            with cgutils.for_range_slice(builder, _number(0), pairs, _number(1), _I64) as (i, _):
+            firsts = [builder.add(left, builder.mul(left_stride, number(row))) for row in range(rows)]
+            with cgutils.for_range_slice(builder, number(0), pairs, number(1), I64) as (i, _):
                 line = builder.add(right, builder.mul(i, right_stride))
                 columns = [
-                    builder.load(pointer_to(builder, line, 4 * LANES * j, _PAIRS), align=4)
+                    builder.load(pointer_to(builder, line, 4 * LANES * j, PAIRS), align=4)
                     for j in range(vectors)
                 ]
                 for k in range(fetched):
-                    place = builder.mul(
-                        builder.add(builder.mul(i, _number(fetched)), _number(k)), _number(LINE)
-                    )
-                    _fetch(builder, builder.add(soon, place))
-                offset = builder.mul(i, _number(4))
+                    place = builder.mul(builder.add(builder.mul(i, number(fetched)), number(k)), number(LINE))
+                    fetch(builder, builder.add(soon, place))
+                offset = builder.mul(i, number(4))
                 for row, first in enumerate(firsts):
-                    pair = builder.load(pointer_to(builder, builder.add(first, offset), 0, _I32), align=2)
-                    pair = _spread(builder, pair)
+                    pair = builder.load(pointer_to(builder, builder.add(first, offset), 0, I32), align=2)
+                    pair = spread(builder, pair)
                     for j, column in enumerate(columns):
                         total = held[row * vectors + j]
                         builder.store(builder.call(multiplying, [builder.load(total), pair, column]), total)
@@ -115,7 +109,7 @@ def _make_product(
 
 
 def _rounded(builder: Any, value: Any) -> Any:
-    narrowing = ir.InlineAsm(ir.FunctionType(_HALVES, [_FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v")
+    narrowing = ir.InlineAsm(ir.FunctionType(_HALVES, [FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v")
     return builder.call(narrowing, [value])
 
 
@@ -124,7 +118,7 @@ def round_vector(context: Any, numbers: Any, out: Any) -> Any:
     """LANES float32 at one address become bfloat16 at another."""
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = builder.load(pointer_to(builder, arguments[0], 0, _FLOATS), align=4)
+        value = builder.load(pointer_to(builder, arguments[0], 0, FLOATS), align=4)
         builder.store(_rounded(builder, value), pointer_to(builder, arguments[1], 0, _HALVES), align=2)
         return context.get_dummy_value()
 
@@ -190,9 +184,9 @@ def make_transpose(flipped: int = 0) -> Any:
 
         def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             lines, offset, out, out_stride = arguments
-            quarter = ir.VectorType(_I32, 4)
+            quarter = ir.VectorType(I32, 4)
             addresses = [
-                builder.add(builder.load(builder.gep(lines, [_number(i)])), offset) for i in range(LANES)
+                builder.add(builder.load(builder.gep(lines, [number(i)])), offset) for i in range(LANES)
             ]
 
             for first in range(0, LANES, 4):
@@ -212,9 +206,9 @@ def make_transpose(flipped: int = 0) -> Any:
                 for i in range(4):
                     column = interleaved(builder, pairs01[i // 2], pairs23[i // 2], i % 2, 2)
                     if flipped:
-                        column = builder.xor(column, ir.Constant(_PAIRS, [flipped] * LANES))
-                    place = builder.add(out, builder.mul(out_stride, _number(first + i)))
-                    builder.store(column, pointer_to(builder, place, 0, _PAIRS), align=4)
+                        column = builder.xor(column, ir.Constant(PAIRS, [flipped] * LANES))
+                    place = builder.add(out, builder.mul(out_stride, number(first + i)))
+                    builder.store(column, pointer_to(builder, place, 0, PAIRS), align=4)
             return context.get_dummy_value()
 
         return types.void(types.CPointer(types.int64), types.int64, types.int64, types.int64), make
@@ -225,11 +219,14 @@ def make_transpose(flipped: int = 0) -> Any:
 transpose_pairs = make_transpose()
 
 
-def _joined(builder: Any, a: Any, b: Any) -> Any:
-    mask = ir.Constant(
-        ir.VectorType(_I32, 2 * a.type.count), [ir.Constant(_I32, i) for i in range(2 * a.type.count)]
-    )
+def shuffled(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    """Elements of a, and of b behind them, in this order."""
+    mask = ir.Constant(ir.VectorType(I32, len(order)), [ir.Constant(I32, i) for i in order])
     return builder.shuffle_vector(a, b, mask)
+
+
+def _joined(builder: Any, a: Any, b: Any) -> Any:
+    return shuffled(builder, a, b, list(range(2 * a.type.count)))
 
 
 def interleaved(builder: Any, a: Any, b: Any, half: int, unit: int) -> Any:
@@ -241,7 +238,7 @@ def interleaved(builder: Any, a: Any, b: Any, half: int, unit: int) -> Any:
         begin = quarter + half * width // 2
         for i in range(begin, begin + width // 2, unit):
             order += [*range(i, i + unit), *range(count + i, count + i + unit)]
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, count), order))
+    return shuffled(builder, a, b, order)
 
 
 @intrinsic
@@ -250,7 +247,7 @@ def fetch_ahead(context: Any, address: Any) -> Any:
     would drive each other out. Any address will do."""
 
     def make(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _fetch(builder, arguments[0])
+        fetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), make
