@@ -81,12 +81,11 @@ def test_what_is_no_number_stays_in_its_row_and_its_output(value: float) -> None
     assert torch.equal(result[:, outputs], expected[:, outputs])
 
 
-def test_a_weight_is_the_same_in_pieces_and_in_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = random(1000, 64), random(3, 64, seed=6)
     expected = packed(weight)(x)
     monkeypatch.setattr(module, "_PIECE_BYTES", 20000)
     assert torch.equal(packed(weight)(x), expected)
-    monkeypatch.setattr(module, "_HUGE_BYTES", 0)
     parts = WeightRows([weight[:333], weight[333:]], BF16, torch.device("cpu"))
     layer = panel_linear(parts, None)
     assert layer is not None and torch.equal(layer(x), expected)
