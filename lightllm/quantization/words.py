@@ -9,6 +9,9 @@ import torch
 
 from lightllm.weights.split import Part
 
+_PACKED_AT_ONCE = 1 << 20
+"""Numbers that are packed at a time: each takes 16 bytes meanwhile."""
+
 
 class Words:
     """The smallest run of whole words that holds whole numbers: `words` words, `numbers` numbers."""
@@ -77,7 +80,11 @@ def two_in_a_byte(numbers: torch.Tensor) -> torch.Tensor:
 
 def packed_words(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     """The inverse of `elements`, for bits that divide 32. numbers: uint8 [n, count]; returns int32 [n, ceil(count * bits / 32)]."""
-    each = 32 // bits
+    each, step = 32 // bits, max(1, _PACKED_AT_ONCE // max(1, numbers.shape[1]))
+    return torch.cat([_packed(rows, bits, each) for rows in numbers.split(step)])
+
+
+def _packed(numbers: torch.Tensor, bits: int, each: int) -> torch.Tensor:
     padded = torch.nn.functional.pad(numbers, (0, -numbers.shape[1] % each)).unflatten(1, (-1, each))
     words = (padded.long() << torch.arange(0, 32, bits)).sum(-1)
     return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
