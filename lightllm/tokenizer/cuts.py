@@ -4,7 +4,7 @@ Parts of some thousand characters are tokenized in two thirds of the time of the
 the processor's caches. A cut lies between a word and a space with another word behind it, both in ASCII letters, where
 
     the normalizer   is none, or NFC, which changes neither
-    added tokens     have no letter before a space, and take no space behind them
+    added tokens     have no letter before a space, take no space behind them, and none begins with a space that must follow no letter
     pre-tokenizer    ends a piece there: regular expressions whose every alternative is known (`_ALTERNATIVES`) not to go on from a letter
                      to a space, nor to look back, and of which one takes all letters
     model            is BPE without chance, which reads each piece for itself
@@ -52,7 +52,8 @@ def has_cuts(tokenizer: tokenizers.Tokenizer) -> bool:
     if tokenizer.normalizer is not None and not _is_nfc(_state(tokenizer.normalizer)):
         return False
     for token in tokenizer.get_added_tokens_decoder().values():
-        if token.rstrip or re.search(r"[A-Za-z]\s", token.content):
+        follows_no_letter = token.single_word and token.content[:1].isspace()
+        if token.rstrip or follows_no_letter or re.search(r"[A-Za-z]\s", token.content):
             return False
     steps = [] if tokenizer.pre_tokenizer is None else [*_steps(_state(tokenizer.pre_tokenizer))]
     return all(map(_keeps_cuts, steps)) and any(map(_ends_words, steps)) and not _reads_bytes(steps)

@@ -154,6 +154,7 @@ OTHERS: dict[str, Tokenizer] = {
     "sentencepiece": trained(None, pre_tokenizers.Metaspace()),
     "a token with a space in it": trained(None, gpt_2(), [AddedToken("<tool call>")]),
     "a token that takes the space behind it": trained(None, gpt_2(), [AddedToken("zero", rstrip=True)]),
+    "a token that must follow no letter": trained(None, gpt_2(), [AddedToken(" b", single_word=True)]),
     "chance": trained(None, gpt_2(), model=models.BPE(dropout=0.1)),
     "no pieces": trained(None, pre_tokenizers.Sequence([])),
 }  # fmt: skip
