@@ -3,7 +3,8 @@ that no round, which is that of others too, waits for it. Runs in the event loop
 
 asked --ConstraintPrepared--> done
   |----Hello (a Router has begun; it may be a backend that was started again)--> asked again
-  '----nothing comes for `PATIENCE_SECONDS`, or the server ends----------------> the request goes on: its round waits
+  |----nothing comes for `PATIENCE_SECONDS`------------------------------------> the request goes on: its round waits
+  '----the request is aborted, or the server ends------------------------------> the request ends, unsent
 """
 
 from __future__ import annotations
@@ -35,14 +36,24 @@ class ConstraintTickets:
         self._numbers = itertools.count(first)
         self._open: dict[int, tuple[PrepareConstraint, asyncio.Future[None]]] = {}
 
-    async def prepare(self, requests: Iterable[SamplingParams], until: asyncio.Future[Any]) -> None:
-        """Returns when the matchers of all that are constrained are made; at the latest with `until`, or when patience ends. Their
-        constraints have been checked."""
+    async def prepare(self, requests: Iterable[SamplingParams], *until: asyncio.Future[Any]) -> None:
+        """Returns when the matchers of all that are constrained are made; at the latest with the first of `until`, or when patience
+        ends. Their constraints have been checked."""
         constraints = {constraint_of(params) for params in requests if params.constrained}
-        if constraints:
-            await asyncio.gather(*(self._prepare(constraint, until) for constraint in constraints))
+        if not constraints:
+            return
+        preparing = asyncio.create_task(self._prepare_all(constraints))
+        try:
+            await asyncio.wait(
+                [preparing, *until], timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            preparing.cancel()
 
-    async def _prepare(self, constraint: Constraint, until: asyncio.Future[Any]) -> None:
+    async def _prepare_all(self, constraints: Iterable[Constraint]) -> None:
+        await asyncio.gather(*map(self._prepare, constraints))
+
+    async def _prepare(self, constraint: Constraint) -> None:
         loop = asyncio.get_running_loop()
         try:
             grammar = await loop.run_in_executor(check_threads(), grammar_of, constraint)
@@ -55,7 +66,7 @@ class ConstraintTickets:
         self._open[ticket] = message, done
         self._send(message)
         try:
-            await asyncio.wait([done, until], timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await done
         finally:
             del self._open[ticket]
 

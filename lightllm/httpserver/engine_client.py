@@ -116,25 +116,34 @@ class EngineClient:
 
     # -- requests
 
-    def submit(self, record: RequestRecord) -> None:
-        """Gives ids and seeds to a record and sends it to the Router. Raises what `fail_all` was called with."""
-        if self.ended.done():
-            self._release_images(record)
-            raise self.ended.result()
+    def begin(self, record: RequestRecord) -> None:
+        """Gives ids and seeds to a record; from here on its time runs, and its names are known."""
+        record.aborted = self._loop.create_future()
         for prompt in record.prompts:
             if prompt.params.seed is None:
                 prompt.params = msgspec.structs.replace(prompt.params, seed=secrets.randbits(63))
         self._serial += 1
         record.add_choices(make_request_id(self._worker, self._serial))
         self._serial += len(record.choices) - 1
-        for choice in record.choices:
-            if choice.finish is None:
-                self._choices[choice.request_id] = choice
         for name in record.names:
             self._named.setdefault(name, set()).add(record)
         timeouts = [p.params.timeout or self.config.request_timeout for p in record.prompts]
         if min(timeouts) > 0:
             record.timer = self._loop.call_later(min(timeouts), self._time_out, record)
+
+    async def submit(self, record: RequestRecord) -> None:
+        """Sends a record to the Router when what its constraints need is made; one that is aborted before ends unsent. Raises what
+        `fail_all` was called with."""
+        params = [prompt.params for prompt in record.prompts]
+        await self._constraints.prepare(params, self.ended, record.aborted)
+        if self.ended.done():
+            raise self.ended.result()
+        if record.abort_reason is not None:
+            record.end_unsent(record.abort_reason)
+            return
+        for choice in record.choices:
+            if choice.finish is None:
+                self._choices[choice.request_id] = choice
         for prompt in record.prompts:
             self.store.observe(metrics.INPUT_LENGTH, len(prompt.prompt_ids))
             if not self.config.pools:
@@ -152,6 +161,7 @@ class EngineClient:
         """Asks the Router, once, to end what still runs of a request; the finishes come back as usual."""
         if record.abort_reason is None:
             record.abort_reason = reason
+            record.aborted.set_result(None)
             self._batches.send_all(record)
             self._send_aborts(record, reason)
 
@@ -211,15 +221,13 @@ class EngineClient:
         """Has the Router empty the prefix cache; tokens that it lost. Raises `ServerOverloaded` if it takes longer."""
         return await self._flushes.flush(seconds)
 
-    async def prepare_constraints(self, record: RequestRecord) -> None:
-        """Before `submit`: has what its constraints need made, if it has any."""
-        await self._constraints.prepare((prompt.params for prompt in record.prompts), self.ended)
-
     def forget(self, record: RequestRecord) -> None:
         """The last byte is sent, or the client is gone: aborts what still runs and drops the record."""
         record.held.clear()
         self.abort(record)
-        self._release_images(record)
+        items = [image.item_id for prompt in record.prompts for image in prompt.images]
+        if items and self.images is not None:
+            self.images.cache.release(items)
         for choice in record.choices:
             self._choices.pop(choice.request_id, None)
         if record.timer is not None:
@@ -230,11 +238,6 @@ class EngineClient:
                 records.discard(record)
                 if not records:
                     del self._named[name]
-
-    def _release_images(self, record: RequestRecord) -> None:
-        items = [image.item_id for prompt in record.prompts for image in prompt.images]
-        if items and self.images is not None:
-            self.images.cache.release(items)
 
     def _unfinished(self) -> list[RequestRecord]:
         """In the order in which they came."""

@@ -182,6 +182,8 @@ class RequestRecord:
         self.disconnected = False
         self.abort_reason: FinishReason | None = None
         """Why the Router has been asked to end it, if it has."""
+        self.aborted: asyncio.Future[None]
+        """Done with the first abort; there from `EngineClient.begin` on."""
         self.sending = False
         """The handler is in `send`: if this is seen from outside, the client's buffers are full."""
         self.drop_connection: Callable[[], None] | None = None
@@ -202,6 +204,14 @@ class RequestRecord:
         self.unfinished = len(self.choices)
         if self.begun is not None:
             self.begun()
+
+    def end_unsent(self, reason: FinishReason) -> None:
+        """Ends all choices here: the Router has not been sent any."""
+        for choice in self.choices:
+            if choice.finish is None:
+                prompt_tokens, tokens = len(choice.prompt.prompt_ids), len(choice.token_ids)
+                choice.end(Finish(choice.request_id, reason, prompt_tokens, tokens, choice.cached_tokens), "")
+        self.unfinished = 0
 
     @property
     def done(self) -> bool:

@@ -110,13 +110,13 @@ class _GenerationResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         engine, record = self._engine, self._record
         engine.store.add(metrics.REQUEST_COUNT)
-        await engine.prepare_constraints(record)
-        engine.submit(record)
-        if record.begun is not None:
-            skip_sent(self._renderer, record)
         watcher = asyncio.get_running_loop().create_task(self._watch(receive))
         outcome: Outcome = "failure"
         try:
+            engine.begin(record)
+            if record.begun is not None:
+                skip_sent(self._renderer, record)
+            await engine.submit(record)
             await engine.accepted(record)
             if not record.disconnected:
                 await (self._stream(scope, send) if record.stream else self._whole(send))

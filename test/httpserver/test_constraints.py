@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -13,7 +12,6 @@ import pytest
 from support.fake_engine import FakeEngine
 from support.http_client import http_client
 
-from lightllm.constraints.grammars import constraint_of, grammar_of
 from lightllm.sampling_params import CONSTRAINTS
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}, "required": ["größe"]}
@@ -308,54 +306,3 @@ def test_without_the_package_the_error_says_how_to_get_it(
     ):  # fmt: skip
         message, param = refusal(client, path, **{field: value})
         assert message.startswith(f"{field} needs a package") and param == field
-
-
-def test_a_request_goes_to_the_router_when_its_matcher_is_made(
-    client: httpx.Client, engine: FakeEngine
-) -> None:
-    """So that no round waits for it; others go on meanwhile."""
-    engine.script.prepare = False
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, client, "/generate", guided_json=SCHEMA)
-        engine.wait_for(lambda: engine.prepared)
-        before = len(engine.added)
-        assert ask(client, "/generate").status_code == 200
-        assert len(engine.added) == before + 1 and not engine.added[-1].params.constrained
-        engine.script.prepare = True
-        assert answer.result(60).status_code == 200
-    (message,) = engine.prepared
-    constraint = constraint_of(engine.added[-1].params)
-    assert (message.name, message.text, message.prefix) == constraint
-    assert message.grammar == grammar_of(constraint)
-
-
-def test_a_matcher_is_asked_for_again_when_the_engine_was_started_again(
-    client: httpx.Client, engine: FakeEngine
-) -> None:
-    engine.script.prepare = False
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, client, "/generate", guided_json=SCHEMA)
-        engine.wait_for(lambda: engine.prepared)
-        engine.restart()
-        engine.wait_for(lambda: len(engine.prepared) > 1)
-        engine.script.prepare = True
-        assert answer.result(60).status_code == 200
-    first, second = engine.prepared
-    assert first == second
-
-
-def test_a_backend_that_prepares_nothing_keeps_no_request(
-    client: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lightllm.httpserver.constraint_tickets.PATIENCE_SECONDS", 0.05)
-    engine.script.prepare = False
-    assert ask(client, "/generate", guided_json=SCHEMA).status_code == 200
-    engine.script.prepare = True
-
-
-def test_the_same_constraint_of_several_prompts_is_prepared_once(
-    client: httpx.Client, engine: FakeEngine
-) -> None:
-    body = {"prompt": ["x", "y", "z"], "guided_regex": "[ab]+", "n": 2}
-    assert client.post("/v1/completions", json=body).status_code == 200
-    assert [message.text for message in engine.prepared] == ["[ab]+"]
