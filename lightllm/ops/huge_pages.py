@@ -30,11 +30,12 @@ def advise(data: torch.Tensor) -> torch.Tensor:
 
 def mapped(nbytes: int) -> torch.Tensor:
     """uint8 [nbytes] that are zero, with storage of their own."""
-    return advise(
-        torch.frombuffer(
-            mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8
+    with torch.inference_mode(False):
+        return advise(
+            torch.frombuffer(
+                mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8
+            )
         )
-    )
 
 
 class _Arena:
@@ -44,20 +45,21 @@ class _Arena:
         self._lock = threading.Lock()
         self._free = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, nbytes: int) -> torch.Tensor:
-        """uint8 [nbytes], from a cache line on; the memory of a chunk is given back with the last of its tensors."""
+    def take(self, nbytes: int, dtype: torch.dtype) -> torch.Tensor:
+        """[nbytes / itemsize], from a cache line on; the memory of a chunk is given back with the last of its tensors."""
         needed = -(-nbytes // _LINE) * _LINE
-        with self._lock:
+        # Tensors made within torch's inference mode could be written to there alone, and threads have a mode of their own.
+        with self._lock, torch.inference_mode(False):
             if len(self._free) < needed:
                 chunk = torch.empty(max(needed, _CHUNK) + _PAGE, dtype=torch.uint8)
                 self._free = advise(chunk[-chunk.data_ptr() % _PAGE :])
             taken, self._free = self._free[:nbytes], self._free[needed:]
-        return taken
+            return taken.view(dtype)
 
 
 _arena = _Arena()
 
 
-def in_huge_pages(nbytes: int) -> torch.Tensor:
-    """uint8 [nbytes] of memory that is kept for long and read often, not initialised."""
-    return _arena.take(nbytes)
+def in_huge_pages(nbytes: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    """[nbytes / itemsize] of memory that is kept for long and read often, not initialised."""
+    return _arena.take(nbytes, dtype)

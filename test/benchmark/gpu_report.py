@@ -61,7 +61,7 @@ def sections(
     server = functools.partial(
         serving.start_and_load, "llama-7b", DRY_SHAPE if dry else SHAPES["llama-7b"], device, dry
     )
-    works = [
+    works: list[Callable[[], Iterable[Figure]]] = [
         functools.partial(limits.measure, device, dry),
         of(rounds.decode_and_prefill, "llama-7b"),
         alone(attention.decode),

@@ -75,7 +75,7 @@ def test_streams_of_a_killed_server_end_as_if_nothing_had_happened(servers, stre
                 nonlocal events
                 events += 1
                 for number in range(kills):
-                    if events == (number + 1) * streams * 20:
+                    if events == (number + 1) * streams * 3:
                         os.killpg(running[number].process.pid, signal.SIGKILL)
 
             assert asyncio.run(run(controller.url, streams, on_event)) == whole

@@ -30,6 +30,14 @@ def test_memory_of_its_own_begins_with_its_storage() -> None:
     assert tensor.storage_offset() == 0 and len(tensor) == 5 * MIB and not tensor.any()
 
 
+def test_memory_taken_within_inference_mode_can_be_written_to_outside_of_it() -> None:
+    with torch.inference_mode():
+        tensors = [in_huge_pages(70 * MIB, torch.int32), mapped(3 * MIB)[:100].view(10, 10)]
+    for tensor in tensors:
+        tensor[:5] = 1
+        assert bool((tensor[:5] == 1).all())
+
+
 def test_what_is_small_or_not_at_hand_stays_as_it_is() -> None:
     small, meta = torch.arange(5), torch.empty(4 * MIB, device="meta")
     assert advise(small) is small and advise(meta) is meta

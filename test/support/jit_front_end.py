@@ -150,7 +150,7 @@ def pretend_gpu(pdl: bool = True) -> None:
     would have written is zero."""
     torch.Tensor.is_cuda = property(lambda tensor: True)  # type: ignore[assignment,misc]
     torch.empty, torch.empty_like = _zeroed(torch.empty), _zeroed(torch.empty_like)
-    linear._has_bf16_instructions = lambda: True
+    linear._has_bf16_instructions = lambda: True  # type: ignore[assignment]
     dense.pack_linear = builder.pack_linear = _NoProduct  # type: ignore[assignment]
     dense.pack_experts = lambda device, count, expert: StackedExperts(count, expert)
     options = {"PDL": True, "launch_pdl": True} if pdl else {"PDL": False}

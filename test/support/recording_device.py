@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class RecordingDevice(CpuDevice):
 
 
 def start_recorded(
-    config: ServerConfig, late: bool = False, **options: object
+    config: ServerConfig, late: bool = False, **options: Any
 ) -> tuple[ModeBackend, RecordingDevice]:
     """A backend with these options on a device of its own."""
     device = RecordingDevice(late)

@@ -29,7 +29,7 @@ class PanelLinear:
         outputs, inputs = weight.shape
         self._kernel, self._outputs, self._inputs, self._pairs = kernel, outputs, inputs, inputs // 2
         self._count = -(-outputs // WIDTH)
-        memory = in_huge_pages(4 * self._count * self._pairs * WIDTH).view(torch.int32)
+        memory = in_huge_pages(4 * self._count * self._pairs * WIDTH, torch.int32)
         self.panels = memory.view(self._count, self._pairs, WIDTH)
         self.bias = None
         if bias is not None:

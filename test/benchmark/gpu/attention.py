@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import tempfile
@@ -80,7 +81,7 @@ def prefill(device: torch.device, limits: Limits, dry: bool) -> Iterator[Figure]
             operations = 4.0 * heads.query * heads.size * length * (length + 1) / 2
             rates = {
                 how: operations / measure(
-                    lambda q=q, c=case, b=batch, f=own: c.backends.attend(q, c.kv, b.attention, c.spec, f),
+                    functools.partial(case.backends.attend, q, case.kv, batch.attention, case.spec, own),
                     device, inner=1 if dry else 10, graphed=True,
                 )
                 for how, own in {"by slot": None, "dense": (k, v)}.items()
