@@ -25,6 +25,8 @@ _ALONE_SECONDS = 0.0005
 _KEPT_MATCHERS = 16
 _PREPARED = 64
 """Matchers that have been made before their requests have rows: of schemas of 64 KiB about 3 MB each."""
+_PREPARED_SECONDS = 300.0
+"""A matcher whose request has not come by then is dropped: it ended before, or was refused."""
 _COPIES = 16
 """Most requests that share one automaton: it grows with their outputs, typically to 25 MB, at most to about 50."""
 
@@ -76,8 +78,8 @@ class Matchers:
         self._tokens = vocabulary.tokens
         self._executor = LLExecutor(min(8, os.cpu_count() or 1))
         self._kept: OrderedDict[Constraint, tuple[LLMatcher, int]] = OrderedDict()
-        self._prepared: OrderedDict[Constraint, Future[LLMatcher]] = OrderedDict()
-        """Made, or being made, for requests that are to come."""
+        self._prepared: OrderedDict[Constraint, tuple[Future[LLMatcher], float]] = OrderedDict()
+        """Made, or being made, for requests that are to come, and since when. The oldest first."""
         self._lock = threading.Lock()
         self.words = -(-int(self._tokenizer.vocab_size) // 32)
         """int32 words of a token mask."""
@@ -85,17 +87,19 @@ class Matchers:
 
     def prepare(self, constraint: Constraint, grammar: str) -> Future[LLMatcher] | None:
         """Has the matcher made for requests with this constraint, which `open` is called for later: done when it is there,
-        None if it is. grammar: the constraint's `grammar_of`. At most `_PREPARED` wait to be opened: of more the oldest go."""
+        None if it is, or if `_PREPARED` others wait to be opened: those are opened earlier, and this one's round makes it.
+        grammar: the constraint's `grammar_of`."""
         with self._lock:
             if constraint in self._kept:
                 self._kept.move_to_end(constraint)
                 return None
-            made = self._prepared.pop(constraint, None)
-            if made is None:
-                made = compile_threads().submit(compiled, self._tokenizer, constraint, grammar)
-            self._prepared[constraint] = made
-            if len(self._prepared) > _PREPARED:
+            now = time.monotonic()
+            while self._prepared and now - next(iter(self._prepared.values()))[1] > _PREPARED_SECONDS:
                 self._prepared.popitem(last=False)
+            made, _ = self._prepared.get(constraint, (None, now))
+            if made is None and len(self._prepared) < _PREPARED:
+                made = compile_threads().submit(compiled, self._tokenizer, constraint, grammar)
+                self._prepared[constraint] = made, now
         return made
 
     def open(self, params: SamplingParams, said: np.ndarray) -> Matcher:
@@ -104,8 +108,8 @@ class Matchers:
         key = constraint_of(params)
         with self._lock:
             first, copies = self._kept.pop(key, (None, 0))
-            prepared = self._prepared.pop(key, None)
-        if first is None and prepared is not None:
+            prepared, _ = self._prepared.pop(key, (None, 0.0)) if first is None else (None, 0.0)
+        if prepared is not None:
             first = prepared.result()
         if first is None:
             first = make_matcher(self._tokenizer, *key)

@@ -177,14 +177,30 @@ def test_a_request_that_comes_before_its_matcher_is_made_waits_for_that_one(
 
 
 def test_no_more_than_so_many_matchers_are_kept_for_requests_to_come(vocabulary, compiling, monkeypatch):
+    """Those that came first, for they are opened first."""
     monkeypatch.setattr(matchers_module, "_PREPARED", 2)
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
-    several = [SamplingParams(regular_constraint=pattern) for pattern in "pqr"]
-    for params in several:
-        prepare(matchers, params).result(10)
-    for params in reversed(several):
+    several = [SamplingParams(regular_constraint=pattern) for pattern in "pqrst"]
+    waiting = [prepare(matchers, params) for params in several]
+    assert [made is None for made in waiting] == [False, False, True, True, True]
+    for made in waiting[:2]:
+        made.result(10)
+    assert compiling == ["p", "q"]
+    matchers.open(several[0], NOTHING)
+    prepare(matchers, several[3]).result(10)  # there is room again
+    for params in several[1:4]:
         matchers.open(params, NOTHING)
-    assert compiling == ["p", "q", "r", "p"]
+    assert compiling == ["p", "q", "s", "r"]
+
+
+def test_matchers_of_requests_that_never_come_go_in_time(vocabulary, compiling, monkeypatch):
+    monkeypatch.setattr(matchers_module, "_PREPARED", 2)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    for pattern in "pq":
+        prepare(matchers, SamplingParams(regular_constraint=pattern)).result(10)
+    assert prepare(matchers, SamplingParams(regular_constraint="r")) is None
+    monkeypatch.setattr(matchers_module, "_PREPARED_SECONDS", 0.0)
+    assert prepare(matchers, SamplingParams(regular_constraint="r")).result(10) is not None
 
 
 def test_constraints_are_compiled_in_threads_that_leave_the_processor_to_others(
