@@ -10,13 +10,13 @@ asked --ConstraintPrepared--> done
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightllm.constraints.check import check_threads
 from lightllm.constraints.grammars import Constraint, constraint_of, grammar_of
+from lightllm.httpserver.tickets import Tickets
 from lightllm.protocol.messages import ConstraintPrepared, PrepareConstraint
 from lightllm.sampling_params import SamplingParams
 
@@ -32,9 +32,7 @@ class ConstraintTickets:
     def __init__(self, worker: int, send: Callable[[PrepareConstraint], None], first: int) -> None:
         """send: to the Model Backend of rank 0; first: above every ticket of a former life of this worker."""
         self._worker = worker
-        self._send = send
-        self._numbers = itertools.count(first)
-        self._open: dict[int, tuple[PrepareConstraint, asyncio.Future[None]]] = {}
+        self._tickets: Tickets[PrepareConstraint, None] = Tickets(send, first)
 
     async def prepare(self, requests: Iterable[SamplingParams], *until: asyncio.Future[Any]) -> None:
         """Returns when the matchers of all that are constrained are made; at the latest with the first of `until`, or when patience
@@ -54,29 +52,18 @@ class ConstraintTickets:
         await asyncio.gather(*map(self._prepare, constraints))
 
     async def _prepare(self, constraint: Constraint) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            grammar = await loop.run_in_executor(check_threads(), grammar_of, constraint)
+            grammar = await asyncio.get_running_loop().run_in_executor(
+                check_threads(), grammar_of, constraint
+            )
         except Exception:  # the backend will come to the same, and end the request with the reason
             _log.debug("a constraint that was checked cannot be read", exc_info=True)
             return
-        ticket = next(self._numbers)
-        message = PrepareConstraint(self._worker, ticket, *constraint, grammar)
-        done: asyncio.Future[None] = loop.create_future()
-        self._open[ticket] = message, done
-        self._send(message)
-        try:
-            await done
-        finally:
-            del self._open[ticket]
+        await self._tickets.ask(lambda ticket: PrepareConstraint(self._worker, ticket, *constraint, grammar))
 
     def on_prepared(self, message: ConstraintPrepared) -> None:
-        if message.ticket in self._open:
-            done = self._open[message.ticket][1]
-            if not done.done():
-                done.set_result(None)
+        self._tickets.answer(message.ticket, None)
 
     def send_again(self) -> None:
         """To a backend that may be another one."""
-        for message, _ in self._open.values():
-            self._send(message)
+        self._tickets.send_again()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 
 from lightllm.errors import ServerOverloaded
+from lightllm.httpserver.tickets import Tickets
 from lightllm.protocol.messages import FlushCache, Flushed
 
 
@@ -16,28 +16,19 @@ class FlushTickets:
     def __init__(self, worker: int, send: Callable[[FlushCache], None], first: int) -> None:
         """send: to the Router; first: above every ticket of a former life of this worker."""
         self._worker = worker
-        self._send = send
-        self._numbers = itertools.count(first)
-        self._open: dict[int, asyncio.Future[int]] = {}
+        self._tickets: Tickets[FlushCache, int] = Tickets(send, first)
 
     async def flush(self, seconds: float) -> int:
         """Has the Router empty the prefix cache; tokens that it lost. Raises `ServerOverloaded` if it takes longer."""
-        ticket = next(self._numbers)
-        done = self._open[ticket] = asyncio.get_running_loop().create_future()
-        self._send(FlushCache(self._worker, ticket))
+        asked = self._tickets.ask(lambda ticket: FlushCache(self._worker, ticket))
         try:
-            return await asyncio.wait_for(done, seconds)
+            return await asyncio.wait_for(asked, seconds)
         except TimeoutError:
             raise ServerOverloaded("the prefix cache could not be flushed in time", retry_after=1) from None
-        finally:
-            del self._open[ticket]
 
     def on_flushed(self, message: Flushed) -> None:
-        done = self._open.get(message.ticket)
-        if done is not None and not done.done():
-            done.set_result(message.tokens)
+        self._tickets.answer(message.ticket, message.tokens)
 
     def send_again(self) -> None:
         """To another Router, which has heard of none."""
-        for ticket in self._open:
-            self._send(FlushCache(self._worker, ticket))
+        self._tickets.send_again()
