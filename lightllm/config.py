@@ -274,7 +274,9 @@ class ServerConfig:
 
     # -- decode graphs
     disable_cudagraph: bool = _option(
-        False, "Launch every kernel of a decode round by itself, instead of replaying a captured graph.", _GPU
+        False,
+        "Launch every kernel of a decode round by itself, instead of replaying a captured graph; on a CPU likewise.",
+        _GPU,
     )
     graph_max_batch_size: int = _option(
         256, "Largest decode batch that gets a graph; larger ones run without.", _GPU, **_at_least(1)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightllm.backend import cpu_rounds
 from lightllm.backend.constraint_masks import ConstraintMasks, load_matchers
 from lightllm.backend.device import Device, computing, open_device, upload
 from lightllm.backend.graphs import DecodeGraphs, graph_sizes
@@ -60,9 +61,6 @@ logger = logging.getLogger(__name__)
 
 _UNPREPARED = "the model backend could not prepare this request; its log says why"
 _UNREAD = "the embedding of an image could not be read; the model backend's log says why"
-
-_ONE_THREAD_BYTES = 32 << 20
-"""Weights below which one CPU thread is faster: a parallel region takes longer to start than to compute."""
 
 
 class ModeBackend:
@@ -117,8 +115,7 @@ class ModeBackend:
                     memory=self.device.memory().free, progress=self._progress, show_bar=show_bar, quant_plan=read_plan(config.quant_type, config.quant_cfg),
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
-            if where.type == "cpu" and not config.cpu_threads and self.model.weight_bytes < _ONE_THREAD_BYTES:
-                torch.set_num_threads(1)
+            cpu_rounds.set_up(self.model, config, self.ranks.world_size)
             if self.ranks.world_size > 1:
                 with self._phase("other ranks"):
                     self.ranks.wait_until_loaded()

@@ -13,7 +13,9 @@ from lightllm.layers.rotary import RotaryTable
 from lightllm.models.builder import Builder
 from lightllm.models.config import ModelConfig
 from lightllm.models.decoder_layers import PreNormLayer
+from lightllm.models.replayed_layers import replayed
 from lightllm.ops.batch import Batch
+from lightllm.ops.cpu.replay import Replays
 
 
 class DecoderLayer(Protocol):
@@ -81,6 +83,8 @@ class TpPartBaseModel:
             for rope in config.ropes
         ]
         self.weight_bytes = sum(layer.nbytes for layer in build.layers)
+        self.replays: Replays | None = None
+        """Of decode rounds, where the backend wants them."""
 
     def make_ends(self, build: Builder) -> tuple[VocabEmbedding, Callable[[torch.Tensor], torch.Tensor]]:
         """The token embedding, and the output head from [S, hidden] to [S, vocab_size]: see `LmHead`."""
@@ -103,6 +107,14 @@ class TpPartBaseModel:
         """
         self.prepare(batch)
         residual = self.embed(batch)
+        if self.replays is not None and batch.only_decodes:
+            x = replayed(self.replays, self._hidden, residual, batch)
+        else:
+            x = self._hidden(residual, batch)
+        return self.lm_head(x) if self.pools else self.logits(x)
+
+    def _hidden(self, residual: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """From the embedding to what the head reads, [S, hidden]."""
         x: torch.Tensor | None = None
         wanted, logit_index, last = batch.wanted, batch.logit_index, len(self.layers) - 1
         for index, layer in enumerate(self.layers):
@@ -121,8 +133,7 @@ class TpPartBaseModel:
         if logit_index is not None:
             x = None if x is None else x.index_select(0, logit_index)
             residual = residual.index_select(0, logit_index)
-        x = self.norm.add(x, residual)
-        return self.lm_head(x) if self.pools else self.logits(x)
+        return self.norm.add(x, residual)
 
     def prepare(self, batch: Batch) -> None:
         """Works out once what all layers need: what attention reads, and the rotary angles."""

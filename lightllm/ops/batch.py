@@ -73,6 +73,14 @@ class Batch:
     """Filled by `TpPartBaseModel.forward`: for each of the model's kinds of rotary embedding the cosines and the sines of
     the new tokens, each [T, 1, rotated elements]."""
 
+    @property
+    def only_decodes(self) -> bool:
+        """One token of each entry, all of which need logits."""
+        attention = self.attention
+        count = attention.num_decode
+        alone = count == len(attention.rows) == attention.num_decode_tokens
+        return alone and self.logit_index is None and self.wanted is None and self.embeds is None
+
 
 def make_batch(
     input_ids: torch.Tensor,

@@ -1,6 +1,10 @@
 """Wall and CPU time of decode rounds in the backend, without a server.
 
-python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1] [--shared 768] [--cached]
+python test/benchmark/decode_round.py --model DIR [--rows 32] [--context 96] [--rounds 100] [--threads 1] [--shared 768] [--cached] \
+    [--beside-eager]
+
+It runs with the OpenMP runtime that the server's backend has. With --beside-eager every second round is called from Python, kernel by
+kernel, instead of being replayed.
 
 With --cached the context is not computed but found in the prefix cache, which makes long ones possible, and the line says how much
 longer a round takes than reading the weights and the KV of all rows once takes this machine.
@@ -9,6 +13,8 @@ longer a round takes than reading the weights and the KV of all rows once takes 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 
 import numpy as np
@@ -19,6 +25,7 @@ from lightllm.config import ServerConfig
 from lightllm.protocol.arrays import EMPTY_INT32, int32
 from lightllm.protocol.rounds import JoinRow, Round
 from lightllm.sampling_params import SamplingParams
+from lightllm.server.environment import backend_environment
 
 
 def main() -> None:
@@ -36,7 +43,13 @@ def main() -> None:
     parser.add_argument(
         "--cached", action="store_true", help="all of the context but its last token is there already"
     )
+    parser.add_argument("--beside-eager", action="store_true")
     options = parser.parse_args()
+    variables = backend_environment(
+        ServerConfig(model_dir=options.model, data_type="bf16", cpu_threads=options.threads)
+    )
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | variables)
     rows, context, room = options.rows, options.context, options.context + options.rounds + 20
     backend = ModeBackend(
         ServerConfig(model_dir=options.model, data_type="bf16", max_total_token_num=rows * room,
@@ -59,22 +72,38 @@ def main() -> None:
               int32(own[:, there:].ravel()),
               [JoinRow(row, context, params, row, 0, [], prefix_slots=int32(own[row, :there])) for row in range(rows)])
     )  # fmt: skip
-    seconds, cpu = [], 0.0
+    middle = measure(backend, rows, context, room, options)
+    if options.cached:
+        print_limit(backend, rows * (context + options.rounds // 2), middle)
+
+
+def measure(backend: ModeBackend, rows: int, context: int, room: int, options: argparse.Namespace) -> float:
+    """Returns the median of a round in milliseconds."""
+    ones, sampled = int32([1] * rows), np.ones(rows, dtype=np.uint8)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    cpu, replays = 0.0, backend.model.replays
     for number in range(1, options.rounds + 1):
         kv_len = context + number
         slots = int32([row * room + kv_len - 1 for row in range(rows)])
         round_ = Round(number, rows, int32(range(rows)), ones, ones * kv_len, sampled, EMPTY_INT32, slots)
+        eager = options.beside_eager and number % 2 == 1
+        backend.model.replays = None if eager else replays
         started, before = time.perf_counter(), time.process_time()
         backend.execute(round_)
         if number > 5:
-            seconds.append(time.perf_counter() - started)
-            cpu += time.process_time() - before
-    low, middle = min(seconds) * 1e3, float(np.median(seconds)) * 1e3
+            seconds[eager].append(time.perf_counter() - started)
+            cpu += 0 if eager else time.process_time() - before
+    low, middle = min(seconds[0]) * 1e3, float(np.median(seconds[0])) * 1e3
     print(
-        f"{rows} rows: a round takes {middle:.2f} ms (best {low:.2f}), {cpu / len(seconds) * 1e3:.2f} ms of CPU"
+        f"{rows} rows: a round takes {middle:.2f} ms (best {low:.2f}), {cpu / len(seconds[0]) * 1e3:.2f} ms of CPU"
     )
-    if options.cached:
-        print_limit(backend, rows * (context + options.rounds // 2), middle)
+    if options.beside_eager:
+        print(
+            f"called from Python {float(np.median(seconds[1])) * 1e3:.2f} ms (best {min(seconds[1]) * 1e3:.2f})"
+        )
+    if replays is not None and replays.refusal:
+        print(f"nothing was replayed: {replays.refusal}")
+    return middle
 
 
 def print_limit(backend: ModeBackend, tokens: int, milliseconds: float) -> None:

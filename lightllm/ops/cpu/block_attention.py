@@ -16,6 +16,7 @@ from lightllm.ops.attention_spec import AttentionSpec
 from lightllm.ops.cpu.calls import block_attention as at
 from lightllm.ops.cpu.decode_tasks import TASKS_PER_THREAD, Tasks, decode_tasks, seen_pieces
 from lightllm.ops.cpu.library import Kernel
+from lightllm.ops.cpu.recording import OfRound, Places
 from lightllm.ops.cpu_kind import CpuKind, chosen
 from lightllm.ops.kv_layer import KvLayer
 
@@ -23,6 +24,14 @@ ELEMENTS = {torch.bfloat16: at.BFLOAT16, torch.float8_e4m3fn: at.E4M3, torch.uin
 """Of KV memory: what is read as it is, and codes that become numbers on the way."""
 _MOST_ROWS, _FEWEST_ROWS = 256, 64
 """Of a prefill task: keys and values are arranged once for all of them, and what is summed up for them stays in the cache."""
+
+
+_PLACES = Places(
+    at.COUNTERS, at.SCALE,
+    (at.Q, at.Q_STRIDE, at.OUT, at.KV, at.SLOT_STRIDE, at.ELEMENT, at.HEAD_BYTES, at.SCALES, at.SCALE_STRIDE, at.GROUPS, at.ALIBI,
+     at.SINKS),
+)  # fmt: skip
+"""What `Batch.told` writes."""
 
 
 class BlockAttention:
@@ -51,14 +60,17 @@ class BlockAttention:
         if self._tiled or not _takes(call):
             return False
         metadata, window, shape = call.metadata, call.spec.window, shape_of(call)
-        batch = metadata.once(
-            ("blocks, decode", *shape, window),
-            lambda: Batch(metadata, decode_tasks(metadata, shape, window), shape, window),
-        )
-        count = metadata.num_decode
+        key = ("blocks, decode", *shape, window)
+
+        def make(metadata: AttentionMetadata) -> Batch:
+            return metadata.once(
+                key, lambda: Batch(metadata, decode_tasks(metadata, shape, window), shape, window)
+            )
+
+        batch, count = make(metadata), metadata.num_decode
         q, out = side_by_side(call.q[:count]), call.out[:count]
         result = place_for(out)
-        self._kernel(batch.told(q, call.kv, call.spec, result))
+        self._kernel(batch.told(q, call.kv, call.spec, result), OfRound(key, batch, make, _PLACES))
         if result is not out:
             out.copy_(result)
         return True
@@ -102,11 +114,11 @@ class Batch:
         assert table.dtype == torch.int32 and table.stride(1) == 1
         most_heads, threads = int(tasks.table[:, at.HEADS].max()), torch.get_num_threads()
         size = -(-calls.scratch_bytes(kv_heads, most_heads, rows, head_dim) // 64) * 64
-        self._tasks, self._scale = tasks, np.zeros(2, np.float32)
-        self._counters = np.zeros(2 + tasks.counters, np.int64)
-        self._scratch = torch.empty(threads * size + 64, dtype=torch.uint8)
+        self._tasks, self.scale = tasks, np.zeros(2, np.float32)
+        self.counters = np.zeros(2 + tasks.counters, np.int64)
+        self._scratch = np.empty(threads * size + 64, np.uint8)
         state_size = calls.state_size(most_heads, rows, head_dim)
-        self._states = torch.empty(tasks.states)
+        self._states = np.empty(tasks.states, np.float32)
         self._tiles = np.zeros(64, np.uint8)
         self._tiles[0] = 1  # the palette; 8 tiles of 16 rows of 64 bytes
         self._tiles[16:32:2], self._tiles[48:56] = 64, 16
@@ -114,9 +126,9 @@ class Batch:
         self._address = call.ctypes.data
         call[at.SLOTS], call[at.ROW_STRIDE] = table.data_ptr(), table.stride(0)
         call[at.TASKS], call[at.NUM_TASKS] = tasks.table.ctypes.data, len(tasks.table)
-        call[at.COUNTERS], call[at.SCALE] = self._counters.ctypes.data, self._scale.ctypes.data
-        call[at.SCRATCH], call[at.SCRATCH_BYTES] = -(-self._scratch.data_ptr() // 64) * 64, size
-        call[at.STATES], call[at.STATE_SIZE] = self._states.data_ptr(), state_size
+        call[at.COUNTERS], call[at.SCALE] = self.counters.ctypes.data, self.scale.ctypes.data
+        call[at.SCRATCH], call[at.SCRATCH_BYTES] = -(-self._scratch.ctypes.data // 64) * 64, size
+        call[at.STATES], call[at.STATE_SIZE] = self._states.ctypes.data, state_size
         call[at.TILES], call[at.MOST_HEADS], call[at.MOST_ROWS] = self._tiles.ctypes.data, most_heads, rows
         call[at.KV_HEADS], call[at.GROUP], call[at.HEAD_DIM] = kv_heads, group, head_dim
         call[at.WINDOW] = window
@@ -125,8 +137,8 @@ class Batch:
         """Where it lies; holds until the next layer is told."""
         assert kv.data.stride()[1:] == (kv.data.shape[2], 1)
         call = self.call
-        self._counters.fill(0)
-        self._scale[:] = spec.scale, spec.softcap
+        self.counters.fill(0)
+        self.scale[:] = spec.scale, spec.softcap
         call[at.Q], call[at.Q_STRIDE], call[at.OUT] = q.data_ptr(), q.stride(0), out.data_ptr()
         size = kv.data.itemsize
         call[at.KV], call[at.SLOT_STRIDE] = kv.data.data_ptr(), kv.data.stride(0) * size

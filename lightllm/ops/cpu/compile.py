@@ -25,6 +25,7 @@ from lightllm.ops.cpu.kernels import (
     gated_activation,
     greedy_tokens,
     panel_linear,
+    replay,
     rms_norm,
     rotary,
     widened_linear,
@@ -41,6 +42,7 @@ SOURCES = (
     rms_norm,
     gated_activation,
     greedy_tokens,
+    replay,
 )
 """Those that take longest first."""
 _MOST_PROCESSES = 4

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from lightllm.ops.cpu import SYMBOLS
+from lightllm.ops.cpu.recording import OfRound, current
 from lightllm.ops.cpu_kind import CpuKind, chosen, detect
 
 logger = logging.getLogger(__name__)
@@ -62,11 +63,21 @@ class Kernel:
         self._address = address
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
         self._together = _parallel_region()
-        self.at_once = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
-        """Runs it in this thread alone, for what takes some microseconds: no other thread of Python's runs meanwhile."""
+        self._at_once = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
 
-    def __call__(self, call: Any) -> None:
-        """call: the address of what the kernel is told, or an array of `ctypes`."""
+    def at_once(self, call: Any) -> None:
+        """Runs it in this thread alone, for what takes some microseconds: no other thread of Python's runs meanwhile."""
+        recording = current()
+        if recording is not None:
+            recording.note(self._address, call, alone=True)
+        self._at_once(call)
+
+    def __call__(self, call: Any, of_round: OfRound | None = None) -> None:
+        """call: the address of what the kernel is told, or an array of `ctypes`, with addresses in tensors alone; of_round: how it is
+        told the same of another round."""
+        recording = current()
+        if recording is not None:
+            recording.note(self._address, call, False, of_round)
         threads = torch.get_num_threads()
         if threads == 1 or self._together is None:
             self._alone(call)
@@ -81,6 +92,12 @@ def _parallel_region() -> Callable[..., object] | None:
         start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         start.restype = None
     return start
+
+
+def barrier_address() -> int:
+    """Of the function at which the threads of a parallel region wait for each other; 0: there is none."""
+    found = getattr(ctypes.CDLL(None), "GOMP_barrier", None)
+    return 0 if found is None else ctypes.cast(found, ctypes.c_void_p).value or 0
 
 
 @functools.cache
