@@ -107,6 +107,11 @@ class Recording(TorchDispatchMode):
         self.refusal = ""
         self._arena = arena
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch's compiler is not imported for it, which takes seconds."""
+        return False
+
     def __enter__(self) -> Recording:
         _thread.recording = self
         super().__enter__()
