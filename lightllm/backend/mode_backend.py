@@ -115,7 +115,7 @@ class ModeBackend:
                     memory=self.device.memory().free, progress=self._progress, show_bar=show_bar, quant_plan=read_plan(config.quant_type, config.quant_cfg),
                 )  # fmt: skip
                 self.device.synchronize()  # threads of the loader have streams of their own
-            cpu_rounds.set_up(self.model, config, self.ranks.world_size)
+            self._thread_share = cpu_rounds.set_up(self.model, config, self.ranks.world_size)
             if self.ranks.world_size > 1:
                 with self._phase("other ranks"):
                     self.ranks.wait_until_loaded()
@@ -159,6 +159,8 @@ class ModeBackend:
         neither last tokens nor token counts have changed, and the round may be planned anew. A request that cannot be
         prepared is an error of its row, and the round goes on."""
         started = time.perf_counter()
+        if self._thread_share is not None:
+            self._thread_share.adapt()
         with computing(self.device):
             for row in round.leaves:
                 self.rows.leave(self._checked_row(row))
