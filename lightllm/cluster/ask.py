@@ -61,11 +61,26 @@ def read_body(body: bytes) -> dict[str, Any]:
     """Raises `MalformedBody`."""
     try:
         values = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise MalformedBody("the body must be a JSON object")
     return values
+
+
+def write_json(values: Any) -> bytes:
+    """Of what was read from a body. Raises `MalformedBody` for numbers that JSON may have, and few programs."""
+    try:
+        return msgspec.json.encode(values)
+    except OverflowError as error:
+        raise MalformedBody("the body has a number of more than 64 bits") from error
+
+
+def with_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """The body of an object, with these fields in it, or without those that are None; the others are as they were."""
+    values: dict[str, Any] = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    values |= fields
+    return write_json({name: value for name, value in values.items() if value is not None})
 
 
 def ask_of(values: Mapping[str, Any], model: str, session: str = "") -> Ask:
@@ -167,7 +182,7 @@ def _are_ids(value: Any) -> bool:
 
 
 def _bytes(value: Any) -> bytes:
-    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value)
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else write_json(value)
 
 
 def _blocks(parts: Iterator[bytes]) -> tuple[tuple[int, ...], int]:

@@ -11,15 +11,18 @@ off later goes on on another server of ours, from the token that the client has 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import aiohttp
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from lightllm.cluster.ask import Ask, read_ask
+from lightllm.cluster.ask import Ask, read_ask, with_fields
+from lightllm.cluster.ask import read_body as read_object
 from lightllm.cluster.dispatcher import Dispatcher, NoWorker
 from lightllm.cluster.entrance import Entrance
 from lightllm.cluster.fastchat_bridge import BRIDGED_PATHS, Bridge, Translated
+from lightllm.cluster.fastchat_protocol import PARAMETERS, checked
 from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.open_answers import OpenAnswers, while_connected
@@ -74,6 +77,8 @@ class Proxy:
         try:
             body = bytes(await read_body(Request(scope, receive), self._budget.largest, lease))
             ask = read_ask(body, scope["headers"], self._registry.default_model())
+            if scope["path"] in PARAMETERS:
+                body = _checked(scope["path"], body, ask.model)
             owner = caller(Request(scope)).owner
             with (
                 self._answers.named(scope.get(REQUEST_ID, ""), owner),
@@ -139,7 +144,7 @@ class Proxy:
         """None: the answer was passed on, whatever it was."""
         worker, begun = ticket.worker, self._dispatcher.now()
         try:
-            response = await self._answers.begun(worker, self._ask(worker, scope, body, relay))
+            response = await self._answers.begun(worker, self._ask(worker, scope, body, ask, relay))
         except FAILURES as error:
             return self._lost(worker, error)
         try:
@@ -151,7 +156,7 @@ class Proxy:
                 ticket.answered()
                 self._learn(worker, ask, response)
                 self._metrics.first_byte.observe(self._dispatcher.now() - begun)
-                if response.status >= 500:
+                if response.status >= 500 and not isinstance(response, Translated):
                     worker.breaker.failed(self._dispatcher.now())
                 await passage.pass_on()
                 if response.status < 500:
@@ -164,7 +169,7 @@ class Proxy:
         finally:
             response.close()
 
-    async def _ask(self, worker: Worker, scope: Scope, body: bytes, relay: Relay) -> Answer:
+    async def _ask(self, worker: Worker, scope: Scope, body: bytes, ask: Ask, relay: Relay) -> Answer:
         """The request itself, or the rest of it. Raises one of `FAILURES`."""
         headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
         path = scope["path"]
@@ -176,7 +181,7 @@ class Proxy:
         if worker.description.kind == "fastchat" and path not in FASTCHAT_PATHS:
             if path not in BRIDGED_PATHS:
                 raise NotFound(f"workers of this model have no {path}")
-            return await self._bridge.ask(worker.url, path, body, headers)
+            return await self._bridge.ask(worker.url, path, ask.model, body, headers)
         url = url_of(worker, path, scope.get("query_string", b""))
         if relay.started:
             rest = relay.resumption()
@@ -198,3 +203,9 @@ class Proxy:
         _log.warning("worker %s could not be reached: %s", worker.url, reason)
         self._registry.unreachable(worker, self._dispatcher.now())
         return Unreached()
+
+
+def _checked(path: str, body: bytes, model: str) -> bytes:
+    """A body for FastChat's workers: those that are not ours look at no type. Raises `InvalidParameter`."""
+    fields: dict[str, Any] = dict.fromkeys(PARAMETERS[path].__struct_fields__)
+    return with_fields(body, fields | checked(path, read_object(body)) | {"model": model})

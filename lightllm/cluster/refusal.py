@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from lightllm.cluster.fastchat_bridge import Translated
+from lightllm.cluster.fastchat_protocol import error_chunk
 from lightllm.cluster.upstream import FAILURES, answer_headers
 from lightllm.errors import RequestError
 
@@ -57,8 +58,7 @@ class Unreached:
 
 def fastchat_error(error: RequestError, streamed: bool) -> Response:
     """In the form of FastChat's workers, whose clients look at nothing else."""
-    code = {400: 40001, 404: 40301, 429: 42903, 502: 50005, 503: 50005}.get(error.status, 50001)
-    body = msgspec.json.encode({"text": error.message, "error_code": code})
+    body = msgspec.json.encode(error_chunk(error))
     if streamed:
         return Response(body + b"\0", media_type="application/octet-stream")
     return Response(body, media_type="application/json")

@@ -51,13 +51,19 @@ def test_a_default_of_the_worker_holds_and_an_unknown_form_is_refused():
 class FastChatWorker(MockWorker):
     """Its chunks have the whole text so far."""
 
-    chunks = ("Hel", "Hello", "Hello, wörld")
+    chunks: tuple[str, ...] = ("Hel", "Hello", "Hello, wörld")
+
+    def __init__(self, models: tuple[str, ...] = ("m",)) -> None:
+        self.templates: list[dict] = []
+        """What it was asked for its conversation template with."""
+        super().__init__(models)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else {}
+        body = json.loads(await request.read() or b"{}")
         if request.path == "/worker_get_status":
             return web.json_response({"model_names": ["m"], "speed": 1, "queue_length": 0})
         if request.path == "/worker_get_conv_template":
+            self.templates.append(body)
             return web.json_response({"conv": template(2, stop_str="</s>", stop_token_ids=[2])})
         self.seen.append(body)
         if request.path == "/worker_get_embeddings":
@@ -125,7 +131,7 @@ def test_errors_of_the_worker_have_openais_form(bridged):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
     answer = httpx.post(url + "/v1/completions", json={"model": "m", "prompt": "breaks", "stream": True})
     assert "Hel" in answer.text and '"error"' in answer.text and "[DONE]" not in answer.text
-    assert httpx.post(url + "/v1/completions", json={"model": "m", "prompt": "breaks"}).status_code == 502
+    assert httpx.post(url + "/v1/completions", json={"model": "m", "prompt": "breaks"}).status_code == 503
 
 
 @pytest.mark.parametrize(
@@ -148,3 +154,41 @@ def test_embeddings_are_vectors_of_the_worker_and_other_routes_do_not_exist(brid
     answer = httpx.post(url + "/v1/embeddings", json={"model": "m", "input": ["a", "b"]}).json()
     assert [entry["embedding"] for entry in answer["data"]] == [[1.0, 2.0]] * 2
     assert httpx.post(url + "/v1/messages", json={"model": "m", "messages": MESSAGES}).status_code == 404
+
+
+def test_the_model_is_the_one_that_was_dispatched_whatever_the_body_says(start):
+    worker, running = start(FastChatWorker), start(RunningController)
+    registration = {"worker_name": worker.url, "check_heart_beat": True, "worker_status": None}
+    httpx.post(running.url + "/register_worker", json=registration)
+    for model in ({}, {"model": None}, {"model": ""}, {"model": 5}):
+        for path, more in (
+            ("/v1/completions", {"prompt": "say"}),
+            ("/v1/chat/completions", {"messages": MESSAGES}),
+            ("/v1/embeddings", {"input": "a"}),
+        ):
+            answer = httpx.post(running.url + path, json=model | more)
+            assert answer.status_code == 200 and answer.json()["model"] == "m", answer.text
+    assert {seen["model"] for seen in worker.seen} == {"m"} and len(worker.templates) == 1
+
+
+def test_a_text_that_ends_within_a_character_is_not_shortened(bridged):
+    url, worker = bridged
+    worker.chunks = ("a", "a\ufffd", "ab\ufffd")
+    body = {"model": "m", "prompt": "say", "stream": True}
+    events = [line[6:] for line in httpx.post(url + "/v1/completions", json=body).text.split("\n\n") if line]
+    texts = [json.loads(event)["choices"][0]["text"] for event in events if event != "[DONE]"]
+    assert "".join(texts) == "ab\ufffd"
+
+
+def test_an_error_within_a_stream_is_told_and_is_no_failure_of_the_connection(start):
+    worker, running = start(FastChatWorker), start(RunningController)
+    registration = {"worker_name": worker.url, "check_heart_beat": True, "worker_status": None}
+    httpx.post(running.url + "/register_worker", json=registration)
+    for _ in range(6):
+        answer = httpx.post(
+            running.url + "/v1/completions", json={"model": "m", "prompt": "breaks", "stream": True}
+        )
+        *_, last = (line[6:] for line in answer.text.split("\n\n") if line)
+        assert json.loads(last)["error"]["message"] == "out of memory"
+    (known,) = running.registry
+    assert not known.breaker._failures and known.in_flight == 0

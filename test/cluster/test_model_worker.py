@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 from cluster.conftest import MockWorker, RunningController, Serving
 
-from lightllm.cluster.workers.base import WorkerError
+from lightllm.cluster.fastchat_protocol import WorkerError
 from lightllm.cluster.workers.command import main
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of

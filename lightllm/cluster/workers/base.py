@@ -14,23 +14,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from lightllm.cluster.agent import Agent
+from lightllm.cluster.fastchat_protocol import WorkerError
 from lightllm.cluster.worker_messages import Beat, Registration
 from lightllm.cluster.workers.config import WorkerConfig
-from lightllm.errors import RequestError
 
 _log = logging.getLogger(__name__)
-
-
-class WorkerError(RequestError):
-    """FastChat's error codes: 40303 a prompt that is too long, 42903 no room, 50001 anything else, 50005 nobody answers."""
-
-    def __init__(self, message: str, error_code: int = 50001) -> None:
-        super().__init__(message)
-        self.error_code = error_code
-
-    @property
-    def chunk(self) -> dict[str, Any]:
-        return {"text": self.message, "error_code": self.error_code}
 
 
 class BaseModelWorker(abc.ABC):

@@ -12,7 +12,8 @@ import msgspec
 from huggingface_hub import AsyncInferenceClient, ChatCompletionInputStreamOptions
 from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OverloadedError, ValidationError
 
-from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
+from lightllm.cluster.fastchat_protocol import WorkerError
+from lightllm.cluster.workers.base import BaseModelWorker
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS
 from lightllm.errors import InvalidOption
@@ -123,11 +124,13 @@ _Part = tuple[str, str | None, dict[str, int] | None]
 async def _generate(
     client: AsyncInferenceClient, info: ModelInfo, params: dict[str, Any]
 ) -> AsyncIterator[_Part]:
-    temperature = float(params.get("temperature", 1.0))
-    top_p = float(params.get("top_p", 1.0))
-    top_k = int(params.get("top_k") or -1)
+    temperature, top_p, top_k = (
+        params.get("temperature", 1.0),
+        params.get("top_p", 1.0),
+        params.get("top_k", -1),
+    )
     stream = await client.text_generation(
-        str(params.get("prompt", "")), stream=True, details=True, do_sample=temperature > 1e-5,
+        params.get("prompt", ""), stream=True, details=True, do_sample=temperature > 1e-5,
         temperature=temperature if temperature > 1e-5 else None, top_p=top_p if 0 < top_p < 1 else None,
         top_k=top_k if top_k > 0 else None, repetition_penalty=params.get("repetition_penalty"), stop=_stops(params) or None,
         max_new_tokens=_limit(params), return_full_text=False,
@@ -176,8 +179,7 @@ def _stops(params: dict[str, Any]) -> list[str]:
 
 
 def _limit(params: dict[str, Any]) -> int | None:
-    limit = params.get("max_new_tokens") or params.get("max_tokens")
-    return int(limit) if limit else None
+    return params.get("max_new_tokens") or params.get("max_tokens") or None
 
 
 def _usage(prompt: int, output: int) -> dict[str, int]:
@@ -190,9 +192,16 @@ def _chunk(text: str, finish: str | None, usage: dict[str, int]) -> dict[str, An
 
 def _failed(name: str, error: BaseException) -> WorkerError:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    code = {400: 40001, 401: 50001, 404: 40301, 413: 40303, 422: 40001, 429: 42903, 503: 42903}.get(
-        status or 0, 50005
-    )
+    code = {
+        400: 40302,
+        401: 50001,
+        403: 50001,
+        404: 40301,
+        413: 40303,
+        422: 40302,
+        429: 42903,
+        503: 42903,
+    }.get(status or 0, 50005)
     reason = str(error) or type(error).__name__
     if isinstance(error, HfHubHTTPError):
         with contextlib.suppress(Exception):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from lightllm.cluster.fastchat_protocol import WorkerError
 from lightllm.cluster.probing import events_port
 from lightllm.cluster.worker_messages import Beat
-from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
+from lightllm.cluster.workers.base import BaseModelWorker
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.conversations import CONVERSATIONS, conversation_of
 from lightllm.cluster.workers.loads import Load, lightllm_load

@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from lightllm.cluster.fastchat_protocol import WorkerError
 from lightllm.cluster.upstream import FAILURES
-from lightllm.cluster.workers.base import WorkerError
 
 _SAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "echo", "logprobs")
 _OURS = ("top_k", "repetition_penalty", "stop_token_ids", "best_of")
@@ -100,7 +100,7 @@ class OpenAIServer:
         limit = params.get("max_new_tokens") or params.get("max_tokens")
         return {
             "model": model, "prompt": params.get("prompt", ""), "stream": True, "stream_options": {"include_usage": True},
-            **({"max_tokens": int(limit)} if limit else {}), **body,
+            **({"max_tokens": limit} if limit else {}), **body,
         }  # fmt: skip
 
 
@@ -134,7 +134,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         said = {}
     error = said.get("error") if isinstance(said, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
-    codes = {429: 42903, 503: 42903, 404: 40301}
+    codes = {400: 40302, 422: 40302, 429: 42903, 503: 42903, 404: 40301}
     number = 40303 if code == "context_length_exceeded" else codes.get(response.status, 50001)
     raise WorkerError(_message(said) if said else f"the server answered {response.status}", number)
 

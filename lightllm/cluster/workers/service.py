@@ -16,7 +16,8 @@ import uvloop
 from fastapi import FastAPI
 
 from lightllm.cluster.app import answer_request_errors
-from lightllm.cluster.workers.base import BaseModelWorker, WorkerError
+from lightllm.cluster.fastchat_protocol import WorkerError
+from lightllm.cluster.workers.base import BaseModelWorker
 from lightllm.cluster.workers.config import WorkerConfig
 from lightllm.cluster.workers.loads import vllm_load
 from lightllm.cluster.workers.model_worker import ModelWorker
