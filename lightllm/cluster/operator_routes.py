@@ -123,7 +123,7 @@ def operator_routes(
 
     @router.delete("/workers")
     async def remove(request: Request) -> Response:
-        return _ordered(request, registry.remove)
+        return _ordered(request, registry.dismiss)
 
     def _ordered(request: Request, change: Any) -> Response:
         caller(request).require_operator()

@@ -38,6 +38,8 @@ class Registry:
         self.patience = patience or Patience()
         self._limits = limits
         self._workers: dict[str, Worker] = {}
+        self._drained: set[str] = set()
+        """URLs that an operator has drained, whoever is there: until an operator says otherwise."""
         self._open: set[Breaker] = set()
         """Circuit breakers that are."""
         self._ready: dict[str, Sequence[Worker]] = {}
@@ -71,6 +73,7 @@ class Registry:
                 description, now, Breaker(self._limits, self._open)
             )
             _log.info("worker %s serves %s", description.url, ", ".join(description.model_names))
+            self._alive(worker)
             self._room()
             return worker
         if worker.description.worker_id != description.worker_id:
@@ -80,7 +83,7 @@ class Registry:
         worker.description = description
         worker.count()
         worker.last_heard = now
-        self._become(worker, State.READY)
+        self._alive(worker)
         self._room()
         return worker
 
@@ -90,10 +93,7 @@ class Registry:
         if worker is None or (worker_id and worker.description.worker_id != worker_id):
             return False
         worker.heard(report, now)
-        if report.draining:
-            self._become(worker, State.DRAINING)
-        elif worker.state is not State.DRAINING:
-            self._become(worker, State.READY)
+        self._alive(worker)
         self._room()
         return True
 
@@ -109,7 +109,7 @@ class Registry:
         if answered:
             worker.last_heard = now
             if worker.state in (State.SUSPECT, State.OUT):
-                self._become(worker, State.READY)
+                self._alive(worker)
         elif worker.state is State.READY:
             self._become(worker, State.SUSPECT)
         elif worker.state is State.SUSPECT or now - worker.last_heard > self.patience.out:
@@ -134,10 +134,17 @@ class Registry:
         return probes
 
     def drain(self, url: str, draining: bool = True) -> Worker:
-        """Nothing new is sent to it, or again. Raises `UnknownWorker`."""
+        """Nothing new is sent to it, or again: an order that outlives registrations, and the worker. Raises `UnknownWorker`."""
         worker = self.get(url)
-        self._become(worker, State.DRAINING if draining else State.READY)
+        (self._drained.add if draining else self._drained.discard)(url)
+        if worker.state is not State.OUT:
+            self._alive(worker)
         return worker
+
+    def dismiss(self, url: str) -> None:
+        """An operator removes it; another one at this URL is a new one. Raises `UnknownWorker`."""
+        self.remove(url)
+        self._drained.discard(url)
 
     def remove(self, url: str) -> None:
         """Raises `UnknownWorker`. What runs on it may end."""
@@ -182,6 +189,11 @@ class Registry:
             and model in worker.description.model_names
             and worker.breaker.allows(now)
         ]
+
+    def _alive(self, worker: Worker) -> None:
+        """A sign of life: it takes requests, unless it is not to."""
+        drains = worker.url in self._drained or worker.report.draining
+        self._become(worker, State.DRAINING if drains else State.READY)
 
     def _become(self, worker: Worker, state: State) -> None:
         if worker.state is state:

@@ -5,6 +5,8 @@
       │
       └─ drain / undrain ─> DRAINING      takes nothing new; what runs on it ends
 
+A sign of life of a worker that an operator has drained, or that drains by its own word, leads to DRAINING.
+
 Load is what this controller has sent and not seen the end of (`Ticket`), and what the worker's last beat told of others' requests.
 """
 

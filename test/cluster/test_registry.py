@@ -107,3 +107,47 @@ def test_those_without_beats_are_probed_always(registry):
 def test_a_description_makes_sense(wrong):
     with pytest.raises(InvalidWorker):
         describe(1, **wrong)
+
+
+@pytest.mark.parametrize(
+    "sign", ["registers", "is another life", "beats", "is probed", "was out", "left and came"]
+)
+def test_an_operators_drain_holds_whatever_the_worker_does_until_an_operator_ends_it(registry, sign):
+    worker = registry.register(describe(1, worker_id="first"), 0.0)
+    registry.drain(worker.url)
+    if sign == "was out":
+        registry.expire(20.0)
+        assert worker.state is State.OUT
+        registry.drain(worker.url, False)
+        assert worker.state is State.OUT, "an order is no sign of life"
+        registry.drain(worker.url)
+    if sign == "left and came":
+        registry.remove(worker.url)
+    if sign == "beats":
+        registry.heartbeat(worker.url, Report(), 21.0)
+    elif sign == "is probed":
+        registry.unreachable(worker, 20.0)
+        registry.probed(worker, True, 21.0)
+    elif sign == "was out":
+        registry.probed(worker, True, 21.0)
+    else:
+        registry.register(describe(1, worker_id="second" if "life" in sign else "first"), 21.0)
+    (worker,) = registry
+    assert worker.state is State.DRAINING and registry.candidates("m", 21.0) == []
+    registry.drain(worker.url, False)
+    assert registry.candidates("m", 21.0) == [worker]
+
+
+def test_a_worker_that_drains_by_itself_comes_back_by_itself_and_one_that_was_dismissed_is_a_new_one(
+    registry,
+):
+    worker = registry.register(describe(1), 0.0)
+    registry.heartbeat(worker.url, Report(draining=True), 1.0)
+    assert worker.state is State.DRAINING
+    registry.register(describe(1), 1.5)
+    assert worker.state is State.DRAINING
+    registry.heartbeat(worker.url, Report(), 2.0)
+    assert worker.state is State.READY
+    registry.drain(worker.url)
+    registry.dismiss(worker.url)
+    assert registry.register(describe(1), 3.0).state is State.READY
