@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,19 +31,30 @@ class Refused(Exception):
     """The controller answered, and does not want this worker."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """Controllers, and what they believe a worker by."""
+
+    urls: Sequence[str]
+    secret: bytes = b""
+    """That messages are signed with; b"": they are not."""
+    key: str | None = None
+    """An operator's, for controllers with keys and without a secret."""
+
+
 class Agent:
     """To be made and closed in the event loop."""
 
     def __init__(
         self,
-        controllers: Sequence[str],
-        secret: bytes,
+        above: Above,
         registration: Callable[[], Awaitable[Registration | None]],
         beat: Callable[[], Awaitable[Beat]],
     ) -> None:
-        """registration, beat: what to say, asked each time; None: there is nothing to register yet; secret: b"" signs nothing."""
-        self._controllers = [url.rstrip("/") for url in controllers]
-        self._secret = secret
+        """registration, beat: what to say, asked each time; None: there is nothing to register yet."""
+        self._controllers = [url.rstrip("/") for url in above.urls]
+        self._secret = above.secret
+        self._keys = {"authorization": f"Bearer {above.key}"} if above.key else {}
         self._registration = registration
         self._beat = beat
         self._wanted = 1
@@ -92,7 +104,7 @@ class Agent:
 
     async def _post(self, controller: str, path: str, message: Registration | Beat) -> Any:
         body = msgspec.json.encode(message)
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", **self._keys}
         if self._secret:
             headers[HEADER] = sign(self._secret, "POST", path, body, time.time())
         async with self._session.post(controller + path, data=body, headers=headers) as response:

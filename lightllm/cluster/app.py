@@ -16,11 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lightllm import __version__
+from lightllm.cluster.access import ACCESS, REGISTRATION_PATHS, Access
 from lightllm.cluster.config import ControllerConfig
 from lightllm.cluster.paths import WORKER_PATHS
 from lightllm.cluster.placed_routes import PlacedRoutes
 from lightllm.errors import RequestError
-from lightllm.http.auth import ApiKeys
+from lightllm.http.auth import ApiKeys, caller
 from lightllm.http.browser_guard import BrowserGuard
 from lightllm.http.error_middleware import ErrorMiddleware
 from lightllm.http.error_responses import error_response, http_exception_response
@@ -30,7 +31,7 @@ from lightllm.httpserver.page_routes import page_paths
 
 
 class _WorkersFirst:
-    """ASGI: requests of a model never pass the web framework's routing."""
+    """ASGI: requests of a model never pass the web framework's routing, and operators' none without their key."""
 
     def __init__(self, proxy: ASGIApp, placed: PlacedRoutes, routes: ASGIApp) -> None:
         self._proxy = proxy
@@ -40,6 +41,8 @@ class _WorkersFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._routes
         if scope["type"] == "http":
+            if ACCESS.get(scope["path"]) is Access.OPERATOR:
+                caller(Request(scope)).require_operator()
             if scope["method"] == "POST" and scope["path"] in WORKER_PATHS:
                 app = self._proxy
             elif self._placed.takes(scope):
@@ -59,7 +62,8 @@ def create_app(
     answer_request_errors(routes)
     app: ASGIApp = _WorkersFirst(proxy, placed, routes)
     if keys.needed or keys.admin_needed:
-        app = ApiKeys(app, keys, frozenset() if config.disable_page else page_paths(controller=True))
+        pages = frozenset() if config.disable_page else page_paths(controller=True)
+        app = ApiKeys(app, keys, pages, REGISTRATION_PATHS)
     app = BrowserGuard(app, config)
     if config.allowed_origins:
         app = CORSMiddleware(

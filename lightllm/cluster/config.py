@@ -21,7 +21,7 @@ class ControllerConfig:
     api_key: list[str] | None = _option(
         None, "Keys that clients may present; every route but health needs one.", _SERVER, nargs="+", metavar="KEY")  # fmt: skip
     admin_api_key: list[str] | None = _option(
-        None, "Keys without which no client may drain or remove workers; they open all other routes too.", _SERVER, nargs="+",
+        None, "Keys without which no client may see, drain or remove workers; they open all other routes too.", _SERVER, nargs="+",
         metavar="KEY")  # fmt: skip
     api_key_file: str | None = _option(
         None, "File with such keys, one a line: KEY or sha256:DIGEST, then `admin` for a key of operators, or what the key may do: tenant=NAME "
@@ -42,6 +42,8 @@ class ControllerConfig:
         None, "Controllers that this one is a worker of, with all models of its workers.", _SERVER, nargs="+", metavar="URL")  # fmt: skip
     controller_secret_file: str | None = _option(
         None, "File with the secret that those have; default: --cluster_secret_file.", _SERVER, metavar="FILE")  # fmt: skip
+    controller_api_key: str | None = _option(
+        None, "Key of an operator of those that have keys and no secret.", _SERVER, metavar="KEY")  # fmt: skip
     worker_address: str | None = _option(
         None, "URL that they reach this controller by; default: where it listens.", _SERVER, metavar="URL")  # fmt: skip
 
@@ -56,7 +58,8 @@ class ControllerConfig:
     cluster_secret_file: str | None = _option(
         None, "File with the secret that workers sign their registrations and beats with.", _WORKERS, metavar="FILE")  # fmt: skip
     unsigned_workers: bool = _option(
-        False, "Takes registrations without a signature although there is a secret: FastChat's own workers have none.", _WORKERS)  # fmt: skip
+        False, "Takes registrations without a signature or a key although there are a secret or keys: FastChat's own workers have none.",
+        _WORKERS)  # fmt: skip
     allowed_workers: list[str] | None = _option(
         None, "Hosts that workers' URLs may have: addresses, networks (10.0.0.0/8), names, *.names. Default: loopback addresses, and "
         "with a secret the address that the registration comes from.", _WORKERS, nargs="+", metavar="HOST")  # fmt: skip

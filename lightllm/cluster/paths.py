@@ -23,6 +23,12 @@ GET_PATHS = frozenset(
 )
 """What servers say about their model."""
 RESPONSES = "/v1/responses"
+RESPONSE_PATHS = frozenset(
+    {"/v1/responses/{id}", "/v1/responses/{id}/input_items", "/v1/responses/{id}/cancel"}
+)
+"""Of a response that one worker holds."""
+TOLD_PATHS = frozenset({"/abort_request", "/flush_cache"})
+"""What all workers are told."""
 WORKER_PATHS = SERVER_PATHS | FASTCHAT_PATHS
 RESUMABLE_PATHS = frozenset({"/generate_stream", "/v1/completions", "/v1/chat/completions", "/v1/messages"})
 """Streams that our servers can go on with where another one broke off."""

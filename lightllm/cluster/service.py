@@ -8,6 +8,7 @@ import gc
 import logging
 
 from lightllm.cluster.admission import AllowedWorkers
+from lightllm.cluster.agent import Above
 from lightllm.cluster.app import create_app, new_routes
 from lightllm.cluster.config import ControllerConfig
 from lightllm.cluster.dispatch.kv_aware import KvAware
@@ -54,6 +55,8 @@ class Controller:
         self.registry = Registry()
         self.policy = make_policy(config.dispatch_method)
         self.listener = open_listener(config.host, config.port)
+        self.routes = new_routes()
+        """Those that the web framework answers; complete while the controller runs."""
         self._stopping = False
         self._server: HttpServer | None = None
 
@@ -78,8 +81,8 @@ class Controller:
         proxy = Proxy(dispatcher, upstream, metrics, answers, held, entrance, config.retries, max_body)
         placed = PlacedRoutes(dispatcher, upstream, held, answers)
         kv_blocks = policy.blocks if isinstance(policy, KvAware) else lambda url: None
-        routes = new_routes()
-        registrar = Registrar(prober, self._allowed, self._verifier)
+        routes = self.routes
+        registrar = Registrar(prober, self._allowed, self._verifier, config.unsigned_workers)
         routes.include_router(registration_routes(dispatcher, registrar))
         routes.include_router(fastchat_routes(dispatcher, prober, registrar))
         routes.include_router(health_routes(registry))
@@ -96,7 +99,8 @@ class Controller:
         subordinate = None
         if config.controller_address:
             url = (config.worker_address or url_of(self.listener)).rstrip("/")
-            subordinate = Subordinate(config.controller_address, self._secret_above, url, registry, waiting)
+            above = Above(config.controller_address, self._secret_above, config.controller_api_key)
+            subordinate = Subordinate(above, url, registry, waiting)
         try:
             await self._server.serve(sockets=[self.listener])
         finally:

@@ -4,9 +4,8 @@ workers."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 
-from lightllm.cluster.agent import Agent
+from lightllm.cluster.agent import Above, Agent
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.waiting import WaitingRoom
 from lightllm.cluster.worker import State, Worker
@@ -18,16 +17,14 @@ KIND = "controller"
 class Subordinate:
     """To be made and closed in the event loop."""
 
-    def __init__(
-        self, controllers: Sequence[str], secret: bytes, url: str, registry: Registry, waiting: WaitingRoom
-    ) -> None:
+    def __init__(self, above: Above, url: str, registry: Registry, waiting: WaitingRoom) -> None:
         """url: where the others reach this controller."""
         self._url = url
         self._registry = registry
         self._waiting = waiting
         self._id = secrets.token_hex(4)
         self._told: Registration | None = None
-        self._agent = Agent(controllers, secret, self._registration, self._beat)
+        self._agent = Agent(above, self._registration, self._beat)
 
     async def close(self) -> None:
         await self._agent.close()

@@ -23,7 +23,8 @@ from lightllm.cluster.signing import HEADER, Verifier
 from lightllm.cluster.upstream import FAILURES
 from lightllm.cluster.worker import Description, InvalidWorker
 from lightllm.cluster.worker_messages import Beat, Registration
-from lightllm.errors import MalformedBody, UnknownModel
+from lightllm.errors import MalformedBody, Unauthorized, UnknownModel
+from lightllm.http.auth import known_caller
 from lightllm.http.body import BodyBudget, BodyLease, read_body
 
 _LENT_SECONDS = 5.0
@@ -35,15 +36,18 @@ _MAX_WORKERS = 10_000
 class Registrar:
     """Reads what workers say, and believes what may be believed."""
 
-    def __init__(self, prober: Prober, allowed: AllowedWorkers, verifier: Verifier | None) -> None:
-        """verifier: None takes what is not signed."""
+    def __init__(
+        self, prober: Prober, allowed: AllowedWorkers, verifier: Verifier | None, unsigned: bool = False
+    ) -> None:
+        """verifier: None takes what an operator's key came with instead of a signature; unsigned: takes anybody's word."""
+        self._unsigned = unsigned
         self._prober = prober
         self._allowed = allowed
         self._verifier = verifier
         self._budget = BodyBudget(_MAX_BODY)
 
     async def read(self, request: Request, kind: type[Any], signed: bool = True) -> Any:
-        """Raises `BadSignature` or `MalformedBody`."""
+        """signed: what workers alone may say. Raises `BadSignature`, `Unauthorized`, `Forbidden` or `MalformedBody`."""
         lease = BodyLease(self._budget)
         try:
             body = bytes(await read_body(request, _MAX_BODY, lease))
@@ -51,7 +55,14 @@ class Registrar:
             lease.end()
         if signed and self._verifier is not None:
             given = request.headers.get(HEADER, "")
-            self._verifier.check(given, request.method, request.url.path, body, time.time())
+            self._verifier.check(given, request.method, request.scope["path"], body, time.time())
+        elif signed and not self._unsigned:
+            known = known_caller(request)
+            if known is None or not known.operator:
+                raise Unauthorized(
+                    "a controller with keys takes the word of workers that have its --cluster_secret_file, or an operator's "
+                    "key (--controller_api_key)"
+                )
         try:
             return msgspec.json.decode(body or b"{}", type=kind)
         except msgspec.DecodeError as error:

@@ -53,12 +53,21 @@ def caller(request: Request) -> Caller:
     return request.scope.get(CALLER, _ANYBODY)
 
 
+def known_caller(request: Request) -> Caller | None:
+    """On a route that callers without a key reach, too: None for those."""
+    return request.scope.get(CALLER, _ANYBODY)
+
+
 class ApiKeys:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, open_pages: Collection[str] = ()) -> None:
-        """open_pages: paths that a GET reaches without a key, since what is there holds nothing of the server's."""
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, open_pages: Collection[str] = (), signed: Collection[str] = ()
+    ) -> None:
+        """open_pages: paths that a GET reaches without a key, since what is there holds nothing of the server's; signed: paths that
+        check for themselves who may (`known_caller`)."""
         self._app = app
+        self._signed = signed
         self._keys = keys
         self._open_pages = open_pages
 
@@ -76,7 +85,9 @@ class ApiKeys:
         await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        return scope["path"] in OPEN_PATHS or (scope["method"] == "GET" and scope["path"] in self._open_pages)
+        if scope["path"] in OPEN_PATHS or scope["path"] in self._signed:
+            return True
+        return scope["method"] == "GET" and scope["path"] in self._open_pages
 
     def _caller(self, scope: Scope) -> Caller | None:
         """None: a key is needed, and none that is known was presented."""

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-from lightllm.cluster.agent import Agent
+from lightllm.cluster.agent import Above, Agent
 from lightllm.cluster.fastchat_protocol import WorkerError
 from lightllm.cluster.worker_messages import Beat, Registration
 from lightllm.cluster.workers.config import WorkerConfig
@@ -48,7 +48,8 @@ class BaseModelWorker(abc.ABC):
         if self.config.no_register:
             return
         controllers = self.config.controller_address or ["http://127.0.0.1:21001"]
-        self._agent = Agent(controllers, secret, self.registration, self.beat)
+        above = Above(controllers, secret, self.config.controller_api_key)
+        self._agent = Agent(above, self.registration, self.beat)
 
     async def close(self) -> None:
         self._draining = True

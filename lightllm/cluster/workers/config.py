@@ -29,6 +29,8 @@ class WorkerConfig:
         None, "Controllers to register with; default: http://127.0.0.1:21001.", _WORKER, nargs="+", metavar="URL")  # fmt: skip
     cluster_secret_file: str | None = _option(
         None, "File with the secret that the controllers have.", _WORKER, metavar="FILE")  # fmt: skip
+    controller_api_key: str | None = _option(
+        None, "Key of an operator of controllers that have keys and no secret.", _WORKER, metavar="KEY")  # fmt: skip
     no_register: bool = _option(False, "Serves without a controller.", _WORKER)
     limit_worker_concurrency: int = _option(
         1024, "Requests at once; further ones wait.", _WORKER, **at_least(1)
