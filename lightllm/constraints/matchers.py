@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightllm.constraints.exponents import ExponentPlace, ExponentTokens
-from lightllm.constraints.grammars import Constraint, compile_threads, compiled, constraint_of, make_matcher
+from lightllm.constraints.grammars import (
+    Constraint,
+    compile_threads,
+    compiled,
+    constraint_of,
+    grammar_of,
+    make_matcher,
+)
+from lightllm.constraints.prepared import Prepared
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer.tokenizer import Tokenizer
 
@@ -23,12 +32,21 @@ if TYPE_CHECKING:
 _ALONE_SECONDS = 0.0005
 """For which one thread makes masks before others help."""
 _KEPT_MATCHERS = 16
-_PREPARED = 64
-"""Matchers that have been made before their requests have rows: of schemas of 64 KiB about 3 MB each."""
-_PREPARED_SECONDS = 300.0
-"""A matcher whose request has not come by then is dropped: it ended before, or was refused."""
 _COPIES = 16
-"""Most requests that share one automaton: it grows with their outputs, typically to 25 MB, at most to about 50."""
+"""Requests that share one automaton: it grows with their outputs, typically to 25 MB, at most to about 50."""
+_COPIES_BEFORE = 8
+"""After so many its successor is made."""
+_MOST_COPIES = 64
+"""As many share it while its successor is being made."""
+
+
+@dataclasses.dataclass
+class _Kept:
+    """An automaton, of which requests have copies that share it."""
+
+    first: LLMatcher
+    copies: int = 0
+    successor: Future[LLMatcher] | None = None
 
 
 class Matcher:
@@ -77,51 +95,51 @@ class Matchers:
         self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=list(eos_token_ids))
         self._tokens = vocabulary.tokens
         self._executor = LLExecutor(min(8, os.cpu_count() or 1))
-        self._kept: OrderedDict[Constraint, tuple[LLMatcher, int]] = OrderedDict()
-        self._prepared: OrderedDict[Constraint, tuple[Future[LLMatcher], float]] = OrderedDict()
-        """Made, or being made, for requests that are to come, and since when. The oldest first."""
-        self._lock = threading.Lock()
+        self._kept: OrderedDict[Constraint, _Kept] = OrderedDict()
+        self._prepared = Prepared(self._make)
+        self._lock = threading.RLock()
+        """Of both. What is done at once tells so in the thread that asked."""
         self.words = -(-int(self._tokenizer.vocab_size) // 32)
         """int32 words of a token mask."""
         self._exponents = ExponentTokens(self._tokens, self.words)
 
     def prepare(self, constraint: Constraint, grammar: str) -> Future[LLMatcher] | None:
         """Has the matcher made for requests with this constraint, which `open` is called for later: done when it is there,
-        None if it is, or if `_PREPARED` others wait to be opened: those are opened earlier, and this one's round makes it.
+        None if it is; cancelled if nobody asks any more before it is its turn. Who waits asks again every ten seconds or so.
         grammar: the constraint's `grammar_of`."""
         with self._lock:
             if constraint in self._kept:
                 self._kept.move_to_end(constraint)
                 return None
-            now = time.monotonic()
-            while self._prepared and now - next(iter(self._prepared.values()))[1] > _PREPARED_SECONDS:
-                self._prepared.popitem(last=False)
-            made, _ = self._prepared.get(constraint, (None, now))
-            if made is None and len(self._prepared) < _PREPARED:
-                made = compile_threads().submit(compiled, self._tokenizer, constraint, grammar)
-                self._prepared[constraint] = made, now
-        return made
+            return self._prepared.ask(constraint, grammar)
 
     def open(self, params: SamplingParams, said: np.ndarray) -> Matcher:
         """A matcher for a request with a constraint that has said these tokens already (int32). It may be in an error
         state. Call it in one of `deep_threads`."""
         key = constraint_of(params)
         with self._lock:
-            first, copies = self._kept.pop(key, (None, 0))
-            prepared, _ = self._prepared.pop(key, (None, 0.0)) if first is None else (None, 0.0)
-        if prepared is not None:
-            first = prepared.result()
-        if first is None:
-            first = make_matcher(self._tokenizer, *key)
-        matcher = Matcher(key, first.deep_copy(), [], self._tokens)
-        if copies + 1 < _COPIES:
-            with self._lock:
-                self._kept[key] = first, copies + 1
-                if len(self._kept) > _KEPT_MATCHERS:
-                    self._kept.popitem(last=False)
+            kept = self._kept.pop(key, None)
+            prepared = self._prepared.take(key) if kept is None else None
+        if kept is None:
+            made = make_matcher(self._tokenizer, *key) if prepared is None else prepared.result()
+            kept = _Kept(made)
+        elif kept.copies >= _COPIES and kept.successor is not None:
+            if kept.successor.done() or kept.copies >= _MOST_COPIES:
+                kept = _Kept(kept.successor.result())
+        matcher = Matcher(key, kept.first.deep_copy(), [], self._tokens)
+        kept.copies += 1
+        if kept.copies >= _COPIES_BEFORE and kept.successor is None and not kept.first.is_error():
+            kept.successor = self._make(key, grammar_of(key))  # which is known: it was made of it
+        with self._lock:
+            self._kept[key] = kept
+            if len(self._kept) > _KEPT_MATCHERS:
+                self._kept.popitem(last=False)
         if len(said):
             matcher.consume_tokens(said.tolist())
         return matcher
+
+    def _make(self, constraint: Constraint, grammar: str) -> Future[LLMatcher]:
+        return compile_threads().submit(compiled, self._tokenizer, constraint, grammar)
 
     def masks(self, matchers: Sequence[Matcher]) -> np.ndarray:
         """int32 [len(matchers), words]: bit t % 32 of word t // 32 says whether token t may come. For a matcher in an
@@ -153,8 +171,12 @@ class Matchers:
     def _make_its_own(self, matcher: Matcher) -> None:
         """A new automaton for a matcher, with nothing in it that others have said."""
         with self._lock:
-            self._kept.pop(matcher.key, None)
-        matcher.inner = make_matcher(self._tokenizer, *matcher.key)
+            kept = self._kept.pop(matcher.key, None)
+        made = None if kept is None else kept.successor
+        if made is not None and made.done():
+            matcher.inner = made.result()
+        else:
+            matcher.inner = make_matcher(self._tokenizer, *matcher.key)
         matcher.shared = False
         if matcher.said:
             matcher.inner.consume_tokens(matcher.said)

@@ -3,6 +3,7 @@ that no round, which is that of others too, waits for it. Runs in the event loop
 
 asked --ConstraintPrepared--> done
   |----Hello (a Router has begun; it may be a backend that was started again)--> asked again
+  |----nothing comes for `ASK_SECONDS`; its turn may not have come yet---------> asked again
   |----nothing comes for `PATIENCE_SECONDS`------------------------------------> the request goes on: its round waits
   '----the request is aborted, or the server ends------------------------------> the request ends, unsent
 """
@@ -22,8 +23,11 @@ from lightllm.sampling_params import SamplingParams
 
 _log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 10.0
-"""The largest schemas take 0.4 s of one processor at most; beside a model that computes on all of them, some seconds."""
+ASK_SECONDS = 10.0
+"""More often than `constraints.prepared` forgets what nobody asks for."""
+PATIENCE_SECONDS = 600.0
+"""The largest schemas take 0.4 s of one processor at most; beside a model that computes on all of them, some seconds; and others may
+have come before. So this is for a backend that does not answer."""
 
 
 class ConstraintTickets:
@@ -59,7 +63,9 @@ class ConstraintTickets:
         except Exception:  # the backend will come to the same, and end the request with the reason
             _log.debug("a constraint that was checked cannot be read", exc_info=True)
             return
-        await self._tickets.ask(lambda ticket: PrepareConstraint(self._worker, ticket, *constraint, grammar))
+        await self._tickets.ask(
+            lambda ticket: PrepareConstraint(self._worker, ticket, *constraint, grammar), again=ASK_SECONDS
+        )
 
     def on_prepared(self, message: ConstraintPrepared) -> None:
         self._tickets.answer(message.ticket, None)

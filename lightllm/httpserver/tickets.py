@@ -20,14 +20,17 @@ class Tickets(Generic[Message, Answer]):
         self._numbers = itertools.count(first)
         self._open: dict[int, tuple[Message, asyncio.Future[Answer]]] = {}
 
-    async def ask(self, message_of: Callable[[int], Message]) -> Answer:
-        """Sends what `message_of` makes of a new number, and waits for its answer."""
+    async def ask(self, message_of: Callable[[int], Message], again: float | None = None) -> Answer:
+        """Sends what `message_of` makes of a new number, and waits for its answer; again: seconds after which it is sent once
+        more."""
         ticket = next(self._numbers)
         message, done = message_of(ticket), asyncio.get_running_loop().create_future()
         self._open[ticket] = message, done
         self._send(message)
         try:
-            return await done
+            while not (await asyncio.wait([done], timeout=again))[0]:
+                self._send(message)
+            return done.result()
         finally:
             del self._open[ticket]
 

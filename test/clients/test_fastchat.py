@@ -19,7 +19,7 @@ from cluster.conftest import RunningController
 
 from lightllm.ipc.child import die_with_parent
 
-CLIENTS = os.environ.get("LIGHTLLM_TEST_CLIENTS", "")
+CLIENTS = os.path.abspath(os.environ.get("LIGHTLLM_TEST_CLIENTS", "."))
 SCRIPT = Path(__file__).parent / "scripts/fastchat_worker.py"
 pytestmark = [
     pytest.mark.slow,

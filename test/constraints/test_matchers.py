@@ -19,6 +19,7 @@ from support.constrained import NOTHING, SCHEMAS
 
 from lightllm.constraints import grammars, limits
 from lightllm.constraints import matchers as matchers_module
+from lightllm.constraints import prepared as prepared_module
 from lightllm.constraints.check import check_constraint
 from lightllm.constraints.matchers import Matchers
 from lightllm.sampling_params import SamplingParams
@@ -117,16 +118,53 @@ def test_what_others_have_said_does_not_end_a_request(vocabulary, monkeypatch):
     np.testing.assert_array_equal(mask, matchers.masks([alone]))
 
 
-def test_an_automaton_is_shared_by_a_few_requests_only(vocabulary, monkeypatch):
-    made = []
-    matcher = matchers_module.make_matcher
-    monkeypatch.setattr(
-        matchers_module, "make_matcher", lambda *given: (made.append(given), matcher(*given))[1]
-    )
+def test_an_automaton_is_shared_by_a_few_requests_only(vocabulary, compiling):
+    """Its successor is made while it still serves; no request waits for it."""
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
-    for _ in range(2 * matchers_module._COPIES + 1):
+    for count in range(3 * matchers_module._COPIES + 1):
         matchers.open(LAST_BUT_NINE, NOTHING)
-    assert len(made) == 3
+        (kept,) = matchers._kept.values()
+        assert kept.copies <= matchers_module._COPIES
+        if kept.successor is not None:
+            kept.successor.result(10)
+        assert (
+            len(compiling) == 1 + (count + 1 + matchers_module._COPIES - matchers_module._COPIES_BEFORE) // 16
+        )
+
+
+def test_requests_go_on_with_an_automaton_whose_successor_is_being_made(vocabulary, monkeypatch):
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    matchers.open(LAST_BUT_NINE, NOTHING)
+    go, compiled = threading.Event(), matchers_module.compiled
+    monkeypatch.setattr(matchers_module, "compiled", lambda *given: (go.wait(20), compiled(*given))[1])
+    try:
+        for _ in range(matchers_module._MOST_COPIES - 1):
+            matchers.open(LAST_BUT_NINE, NOTHING)
+        (kept,) = matchers._kept.values()
+        assert kept.successor is not None and not kept.successor.done()
+        assert kept.copies == matchers_module._MOST_COPIES
+    finally:
+        go.set()
+    matchers.open(LAST_BUT_NINE, NOTHING)
+    (kept,) = matchers._kept.values()
+    assert kept.copies == 1
+
+
+def test_a_full_automaton_is_changed_for_the_successor_that_is_there(vocabulary, monkeypatch):
+    raised = limits.PARSER_LIMITS | {"max_lexer_states": 600}
+    monkeypatch.setattr(limits, "PARSER_LIMITS", raised)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    opened = [matchers.open(LAST_BUT_NINE, NOTHING) for _ in range(matchers_module._COPIES_BEFORE)]
+    (kept,) = matchers._kept.values()
+    successor = kept.successor.result(10)
+    dice = random.Random(1)
+    led(vocabulary, matchers, opened[0], bytes(dice.choice(b"ab") for _ in range(3000)))
+    led(vocabulary, matchers, opened[1], b"bb")
+    matchers.masks([opened[1]])
+    led(vocabulary, matchers, opened[1], b"b" * 30 + b"aaabbb")
+    matchers.masks([opened[1]])
+    assert not opened[1].is_error()
+    assert successor in (opened[0].inner, opened[1].inner)
 
 
 def prepare(matchers: Matchers, params: SamplingParams) -> Any:
@@ -176,31 +214,19 @@ def test_a_request_that_comes_before_its_matcher_is_made_waits_for_that_one(
     assert opened.consume_tokens(vocabulary.encode(b"abc")) and opened.inner.is_stopped()
 
 
-def test_no_more_than_so_many_matchers_are_kept_for_requests_to_come(vocabulary, compiling, monkeypatch):
-    """Those that came first, for they are opened first."""
-    monkeypatch.setattr(matchers_module, "_PREPARED", 2)
+def test_no_more_than_so_many_are_made_for_requests_to_come(vocabulary, compiling, monkeypatch):
+    """The others wait for their turn, and nothing is compiled where it is opened."""
+    monkeypatch.setattr(prepared_module, "_MOST", 2)
     matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
     several = [SamplingParams(regular_constraint=pattern) for pattern in "pqrst"]
     waiting = [prepare(matchers, params) for params in several]
-    assert [made is None for made in waiting] == [False, False, True, True, True]
     for made in waiting[:2]:
         made.result(10)
-    assert compiling == ["p", "q"]
-    matchers.open(several[0], NOTHING)
-    prepare(matchers, several[3]).result(10)  # there is room again
-    for params in several[1:4]:
+    assert compiling == ["p", "q"] and not any(made.done() for made in waiting[2:])
+    for number, params in enumerate(several):
+        waiting[number].result(10)
         matchers.open(params, NOTHING)
-    assert compiling == ["p", "q", "s", "r"]
-
-
-def test_matchers_of_requests_that_never_come_go_in_time(vocabulary, compiling, monkeypatch):
-    monkeypatch.setattr(matchers_module, "_PREPARED", 2)
-    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
-    for pattern in "pq":
-        prepare(matchers, SamplingParams(regular_constraint=pattern)).result(10)
-    assert prepare(matchers, SamplingParams(regular_constraint="r")) is None
-    monkeypatch.setattr(matchers_module, "_PREPARED_SECONDS", 0.0)
-    assert prepare(matchers, SamplingParams(regular_constraint="r")).result(10) is not None
+    assert compiling == ["p", "q", "r", "s", "t"]
 
 
 def test_constraints_are_compiled_in_threads_that_leave_the_processor_to_others(
