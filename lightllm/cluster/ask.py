@@ -15,15 +15,13 @@ from typing import Any
 
 import msgspec
 
+from lightllm.cluster.request_fields import DEFAULT_OUTPUT, output_tokens, priority
 from lightllm.errors import MalformedBody
 from lightllm.protocol.kv_events import BLOCK_BYTES, BLOCK_TOKENS, chain_keys
 
 MAX_BLOCKS = 2048
 """What is behind them counts as tokens, and has no part in a match."""
-DEFAULT_OUTPUT = 256
-"""Tokens that are expected of a request that says nothing."""
 _SESSION_HEADERS = (b"x-session-id", b"x-conversation-id", b"x-user-id")
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens")
 _BEFORE = ("system", "instructions", "tools")
 """What templates put before the messages."""
 _ITEM_ID = re.compile(r"[a-z]{2,3}_([0-9a-f]{48})_i?[0-9]+")
@@ -38,7 +36,7 @@ class Ask:
     prompt_tokens: int = 0
     """An estimate, unless the prompt is token ids."""
     output_tokens: int = DEFAULT_OUTPUT
-    """The most that was asked for, or an estimate."""
+    """The most that was asked for, of all answers, or an estimate."""
     session: str = ""
     """What the client calls its conversation or its user; "": nothing."""
     follows: str = ""
@@ -49,12 +47,12 @@ class Ask:
     """Less goes first."""
 
 
-def read_ask(body: bytes, headers: list[tuple[bytes, bytes]], default_model: str = "") -> Ask:
-    """Raises `MalformedBody`: it is no JSON object."""
+def read_ask(path: str, body: bytes, headers: list[tuple[bytes, bytes]], default_model: str = "") -> Ask:
+    """path: of the API that the body is in. Raises `MalformedBody`: it is no JSON object."""
     values = read_body(body)
     model = values.get("model")
     named = isinstance(model, str) and model
-    return ask_of(values, str(model) if named else default_model, session_of(values, headers))
+    return ask_of(values, str(model) if named else default_model, session_of(values, headers), path)
 
 
 def read_body(body: bytes) -> dict[str, Any]:
@@ -83,17 +81,17 @@ def with_fields(body: bytes, fields: Mapping[str, Any]) -> bytes:
     return write_json({name: value for name, value in values.items() if value is not None})
 
 
-def ask_of(values: Mapping[str, Any], model: str, session: str = "") -> Ask:
+def ask_of(values: Mapping[str, Any], model: str, session: str = "", path: str = "/v1/completions") -> Ask:
     blocks, size = _blocks(_prompt_parts(values))
     return Ask(
         model,
         blocks,
         size * BLOCK_TOKENS // BLOCK_BYTES,
-        _output(values),
+        output_tokens(path, values),
         session,
         _follows(values),
         _is_ids(values),
-        _priority(values),
+        priority(path, values) or 0,
     )
 
 
@@ -131,29 +129,6 @@ def hash_point(text: str) -> int:
 def _is_ids(values: Mapping[str, Any]) -> bool:
     prompt = values.get("prompt")
     return isinstance(prompt, list) and bool(prompt) and type(prompt[0]) is int
-
-
-def _priority(values: Mapping[str, Any]) -> int:
-    for source in _sources(values):
-        given = source.get("priority")
-        if isinstance(given, int) and not isinstance(given, bool):
-            return given
-    return 0
-
-
-def _sources(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Where parameters are: at the top, and in `/generate`'s own object."""
-    parameters = values.get("parameters")
-    return (values, parameters) if isinstance(parameters, dict) else (values,)
-
-
-def _output(values: Mapping[str, Any]) -> int:
-    for source in _sources(values):
-        for name in _LIMITS:
-            limit = source.get(name)
-            if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0:
-                return min(limit, 1 << 20)
-    return DEFAULT_OUTPUT
 
 
 def _prompt_parts(values: Mapping[str, Any]) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ import msgspec
 from lightllm.cluster.ask import read_body, write_json
 from lightllm.cluster.fastchat_prompts import prompt_of, text_of
 from lightllm.cluster.fastchat_protocol import Code, checked, status_of
+from lightllm.cluster.request_fields import FIELDS
 from lightllm.errors import InvalidParameter, RequestError
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -103,7 +104,7 @@ class Bridge:
     async def _params(
         self, url: str, path: str, model: str, values: dict[str, Any], headers: list[tuple[str, str]]
     ) -> dict[str, Any]:
-        params = _read(values)
+        params = _read(path, values)
         stop = params.get("stop")
         stops = [stop] if isinstance(stop, str) else [*(stop or ())]
         params |= {"model": model, "echo": bool(values.get("echo"))}
@@ -275,9 +276,10 @@ class _Renderer:
         )
 
 
-def _read(values: dict[str, Any]) -> dict[str, Any]:
+def _read(path: str, values: dict[str, Any]) -> dict[str, Any]:
     """Parameters by FastChat's names. Raises `InvalidParameter` by the client's."""
-    limit_name = "max_tokens" if values.get("max_completion_tokens") is None else "max_completion_tokens"
+    limits = FIELDS[path].limits
+    limit_name = next((name for name in limits if values.get(name) is not None), limits[-1])
     given = {name: values[name] for name in (*_SAME, "stop") if name in values}
     try:
         params = checked("/worker_generate_stream", given | {"max_new_tokens": values.get(limit_name)})

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from lightllm.cluster.ask import Ask, read_ask, with_fields
 from lightllm.cluster.ask import read_body as read_object
 from lightllm.cluster.dispatcher import Dispatcher, NoWorker
-from lightllm.cluster.entrance import Entrance
+from lightllm.cluster.entrance import Bodies, Entrance
 from lightllm.cluster.fastchat_bridge import BRIDGED_PATHS, Bridge, Translated
 from lightllm.cluster.fastchat_protocol import PARAMETERS, checked
 from lightllm.cluster.held_responses import HeldResponses
@@ -29,6 +29,7 @@ from lightllm.cluster.open_answers import OpenAnswers, while_connected
 from lightllm.cluster.paths import FASTCHAT_PATHS, RESPONSES, RESUMABLE_PATHS
 from lightllm.cluster.refusal import STATUSES, BrokenOff, Refused, Unreached, fastchat_error
 from lightllm.cluster.relay import Relay
+from lightllm.cluster.subordinate import KIND as CONTROLLER
 from lightllm.cluster.upstream import FAILURES, Upstream, url_of
 from lightllm.cluster.worker import Ticket, Worker
 from lightllm.errors import NotFound, PreviousResponseNotFound, RequestError, UnknownResponse
@@ -76,7 +77,7 @@ class Proxy:
         lease = BodyLease(self._budget)
         try:
             body = bytes(await read_body(Request(scope, receive), self._budget.largest, lease))
-            ask = read_ask(body, scope["headers"], self._registry.default_model())
+            ask = read_ask(scope["path"], body, scope["headers"], self._registry.default_model())
             if scope["path"] in PARAMETERS:
                 body = _checked(scope["path"], body, ask.model)
             owner = caller(Request(scope)).owner
@@ -84,10 +85,11 @@ class Proxy:
                 self._answers.named(scope.get(REQUEST_ID, ""), owner),
                 self._entrance.charged(scope, ask) as charge,
             ):
-                relay = Relay(scope["path"], body, send)
+                bodies = self._entrance.bodies(scope, body, ask)
+                relay = Relay(scope["path"], bodies.own, send)
                 if charge is not None and charge.usage is not None:
                     relay.watches["usage"] = charge.usage.look
-                await while_connected(self._answer(scope, body, ask, owner, relay, send), receive)
+                await while_connected(self._answer(scope, bodies, ask, owner, relay, send), receive)
         except RequestError as error:
             self._metrics.rejected.labels(error.code or "").inc()
             if scope["path"] not in FASTCHAT_PATHS:
@@ -97,7 +99,7 @@ class Proxy:
             lease.end()
 
     async def _answer(
-        self, scope: Scope, body: bytes, ask: Ask, owner: str, relay: Relay, send: Send
+        self, scope: Scope, bodies: Bodies, ask: Ask, owner: str, relay: Relay, send: Send
     ) -> None:
         follows = ask.follows and scope["path"] == RESPONSES
         holder = await self._holder(ask, owner, scope["headers"]) if follows else None
@@ -118,7 +120,7 @@ class Proxy:
             with ticket:
                 if scope["path"] == RESPONSES and not relay.started:
                     relay.watches["response"] = self._held.watch(ticket.worker, owner)
-                refusal = await self._try(ticket, scope, body, ask, relay)
+                refusal = await self._try(ticket, scope, bodies, ask, relay)
             if refusal is None:
                 return
             tried.append(ticket.worker)
@@ -139,12 +141,12 @@ class Proxy:
             ) from error
 
     async def _try(
-        self, ticket: Ticket, scope: Scope, body: bytes, ask: Ask, relay: Relay
+        self, ticket: Ticket, scope: Scope, bodies: Bodies, ask: Ask, relay: Relay
     ) -> Refused | Unreached | None:
         """None: the answer was passed on, whatever it was."""
         worker, begun = ticket.worker, self._dispatcher.now()
         try:
-            response = await self._answers.begun(worker, self._ask(worker, scope, body, ask, relay))
+            response = await self._answers.begun(worker, self._ask(worker, scope, bodies, ask, relay))
         except FAILURES as error:
             return self._lost(worker, error)
         try:
@@ -169,10 +171,11 @@ class Proxy:
         finally:
             response.close()
 
-    async def _ask(self, worker: Worker, scope: Scope, body: bytes, ask: Ask, relay: Relay) -> Answer:
+    async def _ask(self, worker: Worker, scope: Scope, bodies: Bodies, ask: Ask, relay: Relay) -> Answer:
         """The request itself, or the rest of it. Raises one of `FAILURES`."""
         headers = self._upstream.headers(scope["headers"], scope.get(REQUEST_ID, ""))
         path = scope["path"]
+        body = bodies.own if worker.description.kind in (RESUMES, CONTROLLER) else bodies.others
         if worker.description.kind == RESUMES:
             if path in RESUMABLE_PATHS:
                 headers.append((ASKS.decode(), "1"))

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from lightllm.cluster.ask import BLOCK_TOKENS, DEFAULT_OUTPUT, ask_of, read_ask
+from lightllm.cluster.ask import BLOCK_TOKENS, ask_of, read_ask
+from lightllm.cluster.request_fields import DEFAULT_OUTPUT
 from lightllm.errors import MalformedBody
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 40
@@ -54,7 +55,9 @@ def test_a_chat_shares_its_system_prompt_and_its_past():
 
 def test_the_session_is_a_header_or_a_field_and_never_a_word_of_the_prompt():
     def session(values: dict, *headers: tuple[bytes, bytes]) -> str:
-        return read_ask(json.dumps({"model": "m", **values}).encode(), list(headers)).session
+        return read_ask(
+            "/v1/chat/completions", json.dumps({"model": "m", **values}).encode(), list(headers)
+        ).session
 
     assert session({"user": "ann"}) == "ann"
     assert session({"user": "ann"}, (b"x-session-id", b"7")) == "7"
@@ -64,26 +67,50 @@ def test_the_session_is_a_header_or_a_field_and_never_a_word_of_the_prompt():
 
 
 @pytest.mark.parametrize(
-    "values, tokens",
+    "path, values, tokens",
     [
-        ({"max_tokens": 7}, 7), ({"max_completion_tokens": 5, "max_tokens": 7}, 5), ({"parameters": {"max_new_tokens": 3}}, 3),
-        ({}, DEFAULT_OUTPUT), ({"max_tokens": True}, DEFAULT_OUTPUT), ({"max_tokens": -1}, DEFAULT_OUTPUT), ({"parameters": []}, DEFAULT_OUTPUT),
+        ("/v1/completions", {"max_tokens": 7}, 7), ("/v1/completions", {"max_completion_tokens": 1, "max_new_tokens": 1, "max_tokens": 7}, 7),
+        ("/v1/completions", {"parameters": {"max_new_tokens": 1}, "max_tokens": 7}, 7), ("/v1/completions", {"max_tokens": "7"}, 7),
+        ("/v1/completions", {"max_tokens": 7.0, "n": 3}, 21), ("/v1/completions", {"max_tokens": 7, "n": 2, "best_of": 5}, 35),
+        ("/v1/completions", {"max_tokens": 7, "prompt": ["a", "b"]}, 14), ("/v1/completions", {"max_tokens": 7, "prompt": [1, 2]}, 7),
+        ("/v1/completions", {}, DEFAULT_OUTPUT), ("/v1/completions", {"max_tokens": -1}, DEFAULT_OUTPUT),
+        ("/v1/completions", {"max_tokens": 10**30}, 1 << 20), ("/v1/completions", {"max_tokens": "9" * 5000}, DEFAULT_OUTPUT),
+        ("/v1/chat/completions", {"max_completion_tokens": 5, "max_tokens": 7}, 5), ("/v1/chat/completions", {"max_tokens": 7}, 7),
+        ("/v1/chat/completions", {"max_completion_tokens": 0, "max_tokens": 7}, 7),
+        ("/v1/responses", {"max_output_tokens": 9, "max_tokens": 1}, 9), ("/v1/messages", {"max_tokens": 9, "max_completion_tokens": 1}, 9),
+        ("/generate", {"parameters": {"max_new_tokens": 3, "n": 2}, "max_new_tokens": 1}, 6), ("/", {"parameters": []}, DEFAULT_OUTPUT),
+        ("/api/chat", {"options": {"num_predict": 8}, "max_tokens": 1}, 8), ("/api/chat", {"options": {"num_predict": -1}}, DEFAULT_OUTPUT),
+        ("/worker_generate_stream", {"max_new_tokens": 0, "max_tokens": 4}, 4), ("/v1/embeddings", {"max_tokens": 7}, 0),
     ],
+    ids=str,
 )  # fmt: skip
-def test_the_output_is_what_was_asked_for_at_most(values, tokens):
-    assert ask_of(values, "m").output_tokens == tokens
+def test_the_output_is_what_the_server_will_make_at_most_whatever_else_the_body_says(path, values, tokens):
+    assert ask_of(values, "m", path=path).output_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "path, values, priority",
+    [
+        ("/v1/completions", {"priority": 3, "parameters": {"priority": -9}}, 3), ("/v1/completions", {"parameters": {"priority": -9}}, 0),
+        ("/generate", {"priority": -9, "parameters": {"priority": 3}}, 3), ("/generate", {"priority": -9}, 0), ("/api/chat", {"priority": 3}, 3),
+        ("/v1/completions", {"priority": "3"}, 3), ("/v1/completions", {"priority": [3]}, 0), ("/worker_generate", {"priority": -9}, 0),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_priority_is_the_one_that_the_server_goes_by(path, values, priority):
+    assert ask_of(values, "m", path=path).priority == priority
 
 
 def test_the_model_is_the_default_one_where_none_is_named():
-    assert read_ask(b'{"model": "a"}', [], "b").model == "a"
-    assert read_ask(b'{"model": ""}', [], "b").model == "b"
-    assert read_ask(b'{"model": 7}', [], "b").model == "b"
+    assert read_ask("/v1/completions", b'{"model": "a"}', [], "b").model == "a"
+    assert read_ask("/v1/completions", b'{"model": ""}', [], "b").model == "b"
+    assert read_ask("/v1/completions", b'{"model": 7}', [], "b").model == "b"
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b'"text"', b"\xff"])
 def test_what_is_no_object_is_malformed(body):
     with pytest.raises(MalformedBody):
-        read_ask(body, [])
+        read_ask("/v1/completions", body, [])
 
 
 @pytest.mark.parametrize(

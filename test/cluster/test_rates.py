@@ -133,3 +133,54 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(cluster):
         assert first.result().status_code == 200
     assert len(worker.seen) == 1
     assert httpx.post(running.url + "/v1/completions", json=BODY).status_code == 200
+
+
+@pytest.fixture
+def bound(start, tmp_path):
+    """bound(kind) -> a controller whose key `batch` has the priority 10, and a worker of this kind."""
+
+    def begin(kind: str):
+        keys = tmp_path / "keys"
+        keys.write_text("batch priority=10\nfree\nboss admin\n")
+        worker = start(MockWorker)
+        running = start(RunningController, api_key_file=str(keys), unsigned_workers=True)
+        status = {"model_names": ["m"], "speed": 1, "queue_length": 0}
+        registration = {"worker_name": worker.url, "worker_status": status, "kind": kind}
+        assert httpx.post(running.url + "/register_worker", json=registration).status_code == 200
+        return running, worker
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    "path, said, sent",
+    [
+        ("/v1/completions", {}, {"priority": 10}), ("/v1/completions", {"priority": -3}, {"priority": 10}),
+        ("/v1/completions", {"priority": 99}, {"priority": 99}), ("/v1/chat/completions", {"priority": "-3"}, {"priority": 10}),
+        ("/v1/completions", {"priority": [1]}, {"priority": 10}), ("/v1/messages", {}, {"priority": 10}), ("/api/chat", {}, {"priority": 10}),
+        ("/v1/responses", {"priority": None}, {"priority": 10}), ("/v1/embeddings", {}, {"priority": 10}),
+        ("/generate", {}, {"parameters": {"priority": 10}}),
+        ("/generate", {"priority": 99, "parameters": {"priority": -9, "n": 2}}, {"priority": 99, "parameters": {"priority": 10, "n": 2}}),
+        ("/generate_stream", {"parameters": None}, {"parameters": {"priority": 10}}), ("/", {"parameters": 3}, {"parameters": 3}),
+        ("/tokenize", {"priority": -3}, {"priority": -3}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_keys_priority_binds_the_servers_waiting_lists_too(bound, path, said, sent):
+    running, worker = bound("lightllm")
+    body = {"model": "m", "x": 1.50, **said}
+    assert httpx.post(running.url + path, json=body, headers={"x-api-key": "batch"}).status_code == 200
+    assert worker.seen.pop() == {"model": "m", "x": 1.50, **said, **sent}
+    assert httpx.post(running.url + path, json=body, headers={"x-api-key": "free"}).status_code == 200
+    assert worker.seen.pop() == body
+
+
+@pytest.mark.parametrize(
+    "said, sent",
+    [({}, {}), ({"priority": -3}, {"priority": 10}), ({"priority": 99}, {"priority": 99})],
+    ids=str,
+)
+def test_other_servers_get_no_priority_that_the_client_has_not_named(bound, said, sent):
+    running, worker = bound("openai")
+    httpx.post(running.url + "/v1/completions", json={"model": "m", **said}, headers={"x-api-key": "batch"})
+    assert worker.seen == [{"model": "m", **sent}]

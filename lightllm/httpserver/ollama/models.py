@@ -43,6 +43,8 @@ class OllamaRequest(Body):
     options: OllamaOptions | None = None
     think: Annotated[bool, Field(strict=True)] | Literal["low", "medium", "high"] | None = None
     keep_alive: Any = None
+    priority: Int | None = None
+    """Ours: as in the other APIs."""
 
     @property
     def streamed(self) -> bool:

@@ -65,6 +65,7 @@ def _common_fields(body: OllamaRequest) -> dict[str, Any]:
     )  # fmt: skip
     fields: dict[str, Any] = {name: getattr(options, name) for name in _SAME}
     fields["repetition_penalty"] = options.repeat_penalty
+    fields["priority"] = body.priority
     if options.num_predict is not None and options.num_predict >= 0:
         fields["max_tokens"] = options.num_predict
     if body.format == "json":

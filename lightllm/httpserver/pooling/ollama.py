@@ -32,6 +32,8 @@ class _OllamaVectors(Body):
     options: dict[str, Any] | None = None
     """Of sampling and of the machine: neither changes a vector."""
     keep_alive: Any = None
+    priority: Int | None = None
+    """Ours: as in the other APIs."""
 
 
 class OllamaEmbedRequest(_OllamaVectors):
@@ -47,7 +49,7 @@ class OllamaEmbedRequest(_OllamaVectors):
         keep = None if self.truncate is False else -1
         return EmbeddingsRequest(
             model=self.model, input=self.input, dimensions=self.dimensions, truncate_prompt_tokens=keep,
-            normalize=True,
+            normalize=True, priority=self.priority,
         )  # fmt: skip
 
 
@@ -59,7 +61,11 @@ class OllamaEmbeddingsRequest(_OllamaVectors):
     def as_embeddings(self) -> EmbeddingsRequest:
         """Its vector is the model's own, of whatever length."""
         return EmbeddingsRequest(
-            model=self.model, input=self.prompt or "", truncate_prompt_tokens=-1, normalize=False
+            model=self.model,
+            input=self.prompt or "",
+            truncate_prompt_tokens=-1,
+            normalize=False,
+            priority=self.priority,
         )
 
 
