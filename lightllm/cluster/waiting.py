@@ -5,8 +5,8 @@
                                                 └─ its client leaves, or loses patience ──> gone
 
 A better priority (less) goes first. Within one, tenants share what becomes free in equal parts of tokens, whatever each has waiting
-(start-time fair queueing; Goyal, Vin, Cheng 1996); of one tenant the first that came is first. No socket and no timer: the
-proxy and the tests drive it.
+(start-time fair queueing; Goyal, Vin, Cheng 1996); of one tenant the first that came is first. A request is charged when it is let
+in: one whose client leaves before that costs its tenant nothing. No socket and no timer: the proxy and the tests drive it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
 from lightllm.cluster.ask import Ask
@@ -54,15 +54,69 @@ class Waiter:
 
 
 @dataclasses.dataclass
+class _Flow:
+    """Of one tenant and priority."""
+
+    queue: OrderedDict[Waiter, tuple[float, int]] = dataclasses.field(default_factory=OrderedDict)
+    """In their order; the virtual time when each came, and its number."""
+    end: float = 0.0
+    """Where its last request that was let in ends, tokens."""
+
+
 class _Line:
     """Of one model."""
 
-    heap: list[tuple[int, float, int, Waiter]] = dataclasses.field(default_factory=list)
-    """(priority, tokens that its tenant had been given when it started, number of arrival, waiter)."""
-    given: float = 0.0
-    """The virtual time: the start of the last one that was let in, tokens."""
-    ends: dict[tuple[int, str], float] = dataclasses.field(default_factory=dict)
-    """Of each tenant with something waiting: where its last request ends, tokens."""
+    def __init__(self) -> None:
+        self.given = 0.0
+        """The virtual time: the start of the last one that was let in, tokens."""
+        self._flows: dict[tuple[int, str], _Flow] = {}
+        self._heads: list[tuple[int, float, int, Waiter]] = []
+        """A heap: priority, start, number and waiter of the first one of each flow; beside them, some that have left."""
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return (waiter for flow in self._flows.values() for waiter in flow.queue)
+
+    def append(self, waiter: Waiter, number: int) -> None:
+        flow = self._flows.setdefault((waiter.priority, waiter.tenant), _Flow())
+        flow.queue[waiter] = self.given, number
+        if len(flow.queue) == 1:
+            self._push_head(flow)
+
+    def first(self) -> Waiter | None:
+        """The one whose turn it is."""
+        while self._heads and not self._is_head(self._heads[0]):
+            heapq.heappop(self._heads)
+        return self._heads[0][3] if self._heads else None
+
+    def remove(self, waiter: Waiter, let_in: bool) -> None:
+        """let_in: its tenant is charged, and it is the first one."""
+        flow = self._flows[waiter.priority, waiter.tenant]
+        first = next(iter(flow.queue)) is waiter
+        came, _ = flow.queue.pop(waiter)
+        if let_in:
+            start = max(came, flow.end)
+            self.given = max(self.given, start)
+            flow.end = start + waiter.ask.prompt_tokens + waiter.ask.output_tokens
+        if first and flow.queue:
+            self._push_head(flow)
+        if not flow.queue and flow.end <= self.given:  # it is as one that has never had anything
+            del self._flows[waiter.priority, waiter.tenant]
+        if len(self._heads) > _FEW + 2 * len(self._flows):
+            self._tidy()
+
+    def _push_head(self, flow: _Flow) -> None:
+        waiter, (came, number) = next(iter(flow.queue.items()))
+        heapq.heappush(self._heads, (waiter.priority, max(came, flow.end), number, waiter))
+
+    def _is_head(self, entry: tuple[int, float, int, Waiter]) -> bool:
+        flow = self._flows.get((entry[0], entry[3].tenant))
+        return flow is not None and next(iter(flow.queue), None) is entry[3]
+
+    def _tidy(self) -> None:
+        """Lets go of those that have left, and of flows that have got no more than their share."""
+        self._heads = [entry for entry in self._heads if self._is_head(entry)]
+        heapq.heapify(self._heads)
+        self._flows = {key: flow for key, flow in self._flows.items() if flow.queue or flow.end > self.given}
 
 
 class WaitingRoom:
@@ -84,7 +138,7 @@ class WaitingRoom:
 
     def waiting(self) -> Iterator[Waiter]:
         for line in self._lines.values():
-            yield from (entry[3] for entry in line.heap if entry[3].waits)
+            yield from line
 
     def enter(self, ask: Ask, tenant: str, priority: int, wake: Callable[[], object]) -> Ticket | Waiter:
         """Raises `NoWorker`, `UnknownModel` or `TenantQueueFull`."""
@@ -108,25 +162,24 @@ class WaitingRoom:
     def leave(self, waiter: Waiter) -> None:
         """Its client has left, or waits no longer. A ticket that it has got is given back."""
         if waiter.waits:
+            self._remove(waiter, let_in=False)
             waiter.left = True
-            self._counted_out(waiter)
-            self._sweep(waiter.ask.model)
         elif waiter.ticket is not None:
             waiter.ticket.close()
 
     def let_in(self) -> None:
         """There may be room: whoever is first goes, as long as one can."""
         for model in list(self._lines):
-            while (waiter := self._first(model)) is not None:
+            while (line := self._lines.get(model)) and (waiter := line.first()) is not None:
                 try:
                     ticket = self._dispatcher.send(waiter.ask)
                 except AllFull:
                     break
                 except RequestError as error:
-                    self._pop(model)
+                    self._remove(waiter, let_in=False)
                     waiter.tell(None, error)
                 else:
-                    self._pop(model)
+                    self._remove(waiter, let_in=True)
                     self._note()
                     waiter.tell(ticket, None)
 
@@ -136,42 +189,16 @@ class WaitingRoom:
         )
 
     def _append(self, waiter: Waiter) -> Waiter:
-        line = self._lines.setdefault(waiter.ask.model, _Line())
-        flow = waiter.priority, waiter.tenant
-        start = max(line.given, line.ends.get(flow, 0.0))
-        line.ends[flow] = start + waiter.ask.prompt_tokens + waiter.ask.output_tokens
         self._serial += 1
-        heapq.heappush(line.heap, (waiter.priority, start, self._serial, waiter))
+        self._lines.setdefault(waiter.ask.model, _Line()).append(waiter, self._serial)
         self._waiting[waiter.tenant] += 1
         return waiter
 
-    def _first(self, model: str) -> Waiter | None:
-        self._sweep(model)
-        line = self._lines.get(model)
-        return line.heap[0][3] if line else None
-
-    def _sweep(self, model: str) -> None:
-        """Those that have left: in front, and all where they are many."""
-        line = self._lines.get(model)
-        if line is None:
-            return
-        if len(line.heap) > _FEW + 2 * len(self):
-            line.heap = [entry for entry in line.heap if entry[3].waits]
-            heapq.heapify(line.heap)
-        while line.heap and not line.heap[0][3].waits:
-            heapq.heappop(line.heap)
-        if not line.heap:
-            del self._lines[model]
-
-    def _pop(self, model: str) -> None:
-        line = self._lines[model]
-        _, start, _, waiter = heapq.heappop(line.heap)
-        line.given = max(line.given, start)
-        self._counted_out(waiter)
-        if not line.heap:
-            del self._lines[model]
-
-    def _counted_out(self, waiter: Waiter) -> None:
+    def _remove(self, waiter: Waiter, let_in: bool) -> None:
+        line = self._lines[waiter.ask.model]
+        line.remove(waiter, let_in)
+        if line.first() is None:
+            del self._lines[waiter.ask.model]
         self._waiting[waiter.tenant] -= 1
         if not self._waiting[waiter.tenant]:
             del self._waiting[waiter.tenant]

@@ -116,6 +116,41 @@ def test_one_that_leaves_makes_room_and_gives_back_what_it_has_got():
     assert other.ticket.worker.in_flight == 0 and scene.woken == [other]
 
 
+@pytest.mark.parametrize("how_many_leave", [1, 5])
+def test_who_leaves_before_its_turn_costs_its_tenant_nothing(how_many_leave):
+    scene = Scene(most=100, most_of_tenant=50)
+    running = scene.come()
+    leaving = [scene.come("impatient", tokens=10_000) for _ in range(how_many_leave)]
+    other = [scene.come("other") for _ in range(4)]
+    stays = [scene.come("impatient") for _ in range(2)]
+    for waiter in leaving:
+        scene.room.leave(waiter)
+    late = scene.come("impatient")
+    order = scene.serve(running)
+    assert [order.index(waiter) for waiter in (*stays, late)] == [1, 3, 5] and len(order) == 7
+    assert [order.index(waiter) for waiter in other] == [0, 2, 4, 6]
+
+
+def test_one_that_leaves_from_the_middle_costs_nothing_and_one_that_is_refused_neither():
+    scene = Scene(most=100, most_of_tenant=50)
+    running = scene.come()
+    first, middle, last = (scene.come("a", tokens=tokens) for tokens in (100, 10_000, 100))
+    others = [scene.come("b") for _ in range(3)]
+    scene.room.leave(middle)
+    order = scene.serve(running)
+    assert order == [first, others[0], last, *others[1:]]
+
+
+def test_those_that_come_and_leave_again_and_again_are_not_kept():
+    scene = Scene(most=2000, most_of_tenant=1000)
+    scene.come()
+    scene.come("patient", priority=-1)
+    for number in range(5000):
+        scene.room.leave(scene.come("restless", priority=number % 1000))
+    (line,) = scene.room._lines.values()
+    assert len(line._heads) < 300 and len(line._flows) < 300 and len(scene.room) == 1
+
+
 def test_a_model_that_is_busy_holds_up_no_other_and_one_that_is_gone_is_told():
     scene = Scene()
     scene.registry.register(describe(5, ("other",), capacity=1), 0.0)

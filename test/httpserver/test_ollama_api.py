@@ -112,6 +112,15 @@ def test_a_chat(client: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer) 
     assert last.keys() == answer.keys() and last["eval_count"] == answer["eval_count"]
 
 
+@pytest.mark.parametrize(
+    "path, asked", [("/api/chat", {"messages": MESSAGES}), ("/api/generate", {"prompt": "hi"}), ("/api/generate", {"prompt": "hi", "raw": True})]
+)  # fmt: skip
+def test_a_priority_is_one_here_too(client: httpx.Client, engine: FakeEngine, path: str, asked: dict) -> None:
+    assert client.post(path, json={"model": "x", "priority": 7, **asked}).status_code == 200
+    assert engine.added[-1].params.priority == 7
+    assert client.post(path, json={"model": "x", "priority": [], **asked}).status_code == 400
+
+
 def test_without_a_limit_that_fits_the_answer_gets_what_fits(
     client: httpx.Client, engine: FakeEngine
 ) -> None:
