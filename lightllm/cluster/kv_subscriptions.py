@@ -1,7 +1,7 @@
 """Hears the cache events of all workers that publish them, for `kv_aware`.
 
 subscribe ──> replay of all ──> live batches ── one is missing ──> replay from there ──> live ...
-    ^                                └── no word of a replay, nonsense ──> the worker is judged by what it was sent
+    ^                                └── no word of a replay, a gap in it, nonsense ──> the worker is judged by what it was sent
     └──────────────────────────────────────────── after a pause ┘
 """
 
@@ -18,7 +18,7 @@ import zmq.asyncio
 from lightllm.cluster.dispatch.kv_aware import KvAware
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.worker import State, Worker
-from lightllm.protocol.kv_events import END, KvEventBatch
+from lightllm.protocol.kv_events import END, AllBlocksCleared, KvEventBatch
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
@@ -30,6 +30,9 @@ _SETTLE_SECONDS = 2.0
 _HEARTBEAT_MS = 5000
 _MOST_BLOCKS = 1 << 22
 """Of one worker: 268 million tokens."""
+_MOST_REPLAYED = 1 << 16
+"""Batches of one answer."""
+_EVENTS_AT_ONCE = 256
 _decode = msgspec.msgpack.Decoder(KvEventBatch).decode
 
 
@@ -104,6 +107,7 @@ class _Feed:
         self._live.connect(f"tcp://{shown}:{port}")
         self._replays.connect(f"tcp://{shown}:{port + 1}")
         self._last = -1
+        """Number of the last batch that has been heard; -1: nothing is known."""
         self._settled = 0.0
         """Until then batches may come that a replay has brought already."""
 
@@ -128,13 +132,13 @@ class _Feed:
             if seen > self._last + 1:
                 await self._replay(self._last + 1)
             if seen > self._last:
-                self._apply(seen, data)
+                await self._apply(seen, data)
             elif asyncio.get_running_loop().time() > self._settled:
                 raise _Lost("its numbers have started anew")
 
     async def _replay(self, first: int) -> None:
         await self._replays.send_multipart([b"", first.to_bytes(8, "big")])
-        while True:
+        for _ in range(_MOST_REPLAYED):
             try:
                 frames = await asyncio.wait_for(self._replays.recv_multipart(), _REPLAY_SECONDS)
             except TimeoutError:
@@ -143,10 +147,19 @@ class _Feed:
             if number == END:
                 self._settled = asyncio.get_running_loop().time() + _SETTLE_SECONDS
                 return
-            self._apply(int.from_bytes(number, "big"), data)
+            await self._apply(int.from_bytes(number, "big"), data)
+        raise _Lost("a replay without an end")
 
-    def _apply(self, number: int, data: bytes) -> None:
+    async def _apply(self, number: int, data: bytes) -> None:
+        """What follows what is known, or begins with nothing. Raises `_Lost`: a batch is missing, so what is known is wrong."""
+        events = _decode(data).events
+        if not (events and isinstance(events[0], AllBlocksCleared)) and (
+            self._last < 0 or number != self._last + 1
+        ):
+            raise _Lost(f"batches are missing between {self._last} and {number}")
         self._last = number
-        self._policy.hear(self._url, _decode(data).events)
+        for start in range(0, len(events), _EVENTS_AT_ONCE):
+            self._policy.hear(self._url, events[start : start + _EVENTS_AT_ONCE])
+            await asyncio.sleep(0)  # much may come at once, and streams do not wait for all of it
         if (self._policy.blocks(self._url) or 0) > _MOST_BLOCKS:
             raise _Lost(f"more than {_MOST_BLOCKS} blocks")

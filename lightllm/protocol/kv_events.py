@@ -2,7 +2,8 @@
 
     PUB      topic, sequence number (8 bytes, big endian), batch (msgpack)
     ROUTER   asked with a sequence number: each batch from there on as (b"", number, batch), then (b"", -1, b"").
-             Of batches that are no longer kept: one batch that clears and holds all blocks, with the number of the last one
+             Of batches that are no longer kept, or too many, or of another life of the server: one batch that clears and holds
+             all blocks, with the number of the last one. A number follows the one before it, or its batch begins with a clear
 
 A block is 64 tokens, and its key stands for all tokens up to its end, so that the blocks of a prompt are known by its token ids
 alone: `chain_keys`. Names and order of the fields are those of vllm.distributed.kv_events (0.11).

@@ -17,7 +17,11 @@ from lightllm.router.memory.block_ledger import BlockLedger
 from lightllm.router.scheduler import Scheduler
 
 _KEPT = 4096
-"""Batches that can be replayed."""
+"""Batches that are kept for replays."""
+_REPLAYED = 512
+"""Batches that are replayed one by one; whoever has missed more is told all that there is, as one. A socket holds so many for one
+that reads slowly."""
+_QUESTION_BYTES = 64
 _KEPT_BYTES = 64 << 20
 _UNREAD = 100_000
 """Batches that a subscriber may be behind; it loses further ones, and sees so by their numbers."""
@@ -39,7 +43,12 @@ class KvEventPublisher:
         self._live = context.socket(zmq.PUB)
         self.replays = context.socket(zmq.ROUTER)
         """To be polled: `turn` answers what has come."""
+        self._whole: tuple[int, bytes] | None = None
+        """The last batch with all that there is, and its number."""
         self._live.sndhwm = _UNREAD
+        self.replays.router_mandatory = True  # what does not go out is an error, and not lost in silence
+        self.replays.sndhwm = 2 * _REPLAYED
+        self.replays.maxmsgsize = _QUESTION_BYTES
         for socket, address in ((self._live, endpoint), (self.replays, _next_port(endpoint))):
             socket.linger = 0
             try:
@@ -61,16 +70,18 @@ class KvEventPublisher:
         scheduler.watch_cache(self._ledger)
 
     def turn(self) -> None:
-        """Sends what has happened, then answers who asks for earlier batches."""
+        """Sends what has happened, then answers one question for earlier batches: rounds do not wait for many of them."""
         if self._ledger.has_news:
             self._publish(self._ledger.take())
-        while True:
-            try:
-                asker, *frames = self.replays.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            with contextlib.suppress(zmq.Again):  # the one who asked reads no more
-                self._replay(asker, int.from_bytes(frames[-1], "big") if frames else 0)
+        try:
+            asker, *frames = self.replays.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        if not frames or len(frames[-1]) != 8:
+            return
+        # Who asked and reads no more, or has left, gets no end of the answer, and asks again.
+        with contextlib.suppress(zmq.ZMQError):
+            self._replay(asker, int.from_bytes(frames[-1], "big"))
 
     def _publish(self, events: list[KvEvent]) -> None:
         self._number += 1
@@ -82,14 +93,23 @@ class KvEventPublisher:
         self._live.send_multipart([_TOPIC, self._number.to_bytes(8, "big"), data])
 
     def _replay(self, asker: bytes, first: int) -> None:
-        if self._kept and first < self._kept[0][0] and self._scheduler is not None:
-            everything = self._ledger.everything(self._scheduler.cached_nodes())
-            batches = [(self._number, _encode(everything))]
-        else:
-            batches = [(number, data) for number, data in self._kept if number >= first]
+        kept_from = self._number - len(self._kept) + 1
+        missed = self._number - first + 1
+        if first == self._number + 1:
+            batches = []
+        elif kept_from <= first <= self._number and missed <= _REPLAYED:
+            batches = [self._kept[index] for index in range(first - kept_from, len(self._kept))]
+        else:  # too much, or the numbers of another life
+            batches = [self._all_there_is()]
         for number, data in batches:
             self.replays.send_multipart([asker, b"", number.to_bytes(8, "big"), data], zmq.NOBLOCK)
         self.replays.send_multipart([asker, b"", END, b""], zmq.NOBLOCK)
+
+    def _all_there_is(self) -> tuple[int, bytes]:
+        if self._whole is None or self._whole[0] != self._number:
+            nodes = [] if self._scheduler is None else self._scheduler.cached_nodes()
+            self._whole = self._number, _encode(self._ledger.everything(nodes))
+        return self._whole
 
 
 def replay_port(port: int) -> int:

@@ -266,6 +266,69 @@ def test_nonsense_makes_the_controller_go_by_what_it_has_sent(caching):
     wait_for_blocks(running, one, 10)  # and it asks again
 
 
+def test_a_long_replay_is_whole_however_slowly_it_is_read(caching):
+    running, (one, _) = caching
+    wait_for_blocks(running, one, 0)
+    live, one.publisher._live = one.publisher._live, Silent()
+    for number in range(4000):
+        one.store(list(range(100 * number, 100 * number + 64)))
+        one.turn()
+    one.publisher._live = live
+    wait_for_blocks(running, one, 4000)
+
+
+@pytest.mark.parametrize("gap", ["in a replay", "behind a replay", "at the beginning"])
+def test_a_gap_is_answered_by_a_view_that_is_made_anew(caching, caplog, gap):
+    running, (one, _) = caching
+    one.store(list(range(640)))
+    wait_for_blocks(running, one, 10)
+    publisher, known = one.publisher, set()
+    live, publisher._live = publisher._live, Silent()
+    for number in range(1, 5):
+        one.store(list(range(1000 * number, 1000 * number + 64)))
+        one.turn()
+    replays = publisher._replay
+
+    def lossy(asker: bytes, first: int) -> None:
+        """Once, an answer lacks a batch."""
+        kept = list(publisher._kept)
+        places = {
+            "in a replay": slice(-2, -1),
+            "behind a replay": slice(-1, None),
+            "at the beginning": slice(0, 1),
+        }
+        if gap == "at the beginning" and first > 0:  # nonsense: all is asked for again
+            publisher.replays.send_multipart([asker, b"", first.to_bytes(8, "big"), b"\xc1"])
+            return
+        missing = kept[places[gap]]
+        for number, data in kept:
+            if number >= first and (number, data) not in missing:
+                publisher.replays.send_multipart([asker, b"", number.to_bytes(8, "big"), data])
+        publisher.replays.send_multipart([asker, b"", kv_events.END, b""])
+        known.add(first)
+        publisher._replay = replays
+
+    publisher._replay = lossy
+    publisher._live = live
+    seen = set()
+
+    def whole() -> bool:
+        seen.add(blocks(running, one))
+        running.turn()
+        return bool(known) and blocks(running, one) == 14
+
+    running.wait_for(whole)
+    assert "batches are missing" in caplog.text or gap == "behind a replay"
+    assert seen <= {None, 10, 11, 12, 13, 14}
+
+
+class Silent:
+    """A socket that loses all."""
+
+    def send_multipart(self, frames) -> None:
+        pass
+
+
 def test_requests_go_where_their_prompt_is(caching):
     running, workers = caching
     for worker in workers:

@@ -147,6 +147,69 @@ def test_what_was_missed_is_replayed_and_what_is_kept_no_longer_is_told_as_a_who
     assert len(stored([(number, batch)])) == 3 and stored([(number, batch)])[:2] == whole[1:]
 
 
+def test_however_much_was_missed_nothing_of_it_is_lost(context, endpoint, publisher):
+    scheduler = Cached()
+    publisher.attach(scheduler)
+    for number in range(
+        4000
+    ):  # all of them are kept, and no socket holds so many for one that does not read yet
+        scheduler.store(100 * number)
+        publisher.turn()
+    for first in (0, publisher._number - 3000, publisher._number - 700, publisher._number - 400):
+        batches = replay(context, endpoint, publisher, first)
+        whole = isinstance(batches[0][1].events[0], AllBlocksCleared)
+        assert len(stored(batches)) == (4000 if whole else publisher._number - first + 1)
+        assert batches[-1][0] == publisher._number
+
+
+def test_batches_too_large_to_be_kept_are_told_as_a_whole(context, endpoint, publisher, monkeypatch):
+    monkeypatch.setattr(kv_events, "_KEPT_BYTES", 10)
+    scheduler = Cached()
+    publisher.attach(scheduler)
+    scheduler.store(0)
+    publisher.turn()
+    ((number, batch),) = replay(context, endpoint, publisher, publisher._number)
+    assert number == publisher._number and len(stored([(number, batch)])) == 1
+
+
+def test_who_knows_numbers_of_another_life_is_told_what_there_is(context, endpoint, publisher):
+    publisher.attach(Cached())
+    publisher.turn()
+    ((number, batch),) = replay(context, endpoint, publisher, publisher._number + 1000)
+    assert number == publisher._number and batch.events == [AllBlocksCleared()]
+
+
+def test_a_flood_of_questions_delays_neither_a_turn_nor_those_of_others(context, endpoint, publisher):
+    scheduler = Cached()
+    publisher.attach(scheduler)
+    for number in range(600):
+        scheduler.store(100 * number)
+        publisher.turn()
+    host, port = endpoint.rsplit(":", 1)
+    flood = context.socket(zmq.DEALER)
+    flood.sndtimeo = flood.rcvtimeo = 5000
+    flood.connect(f"{host}:{int(port) + 1}")
+    for number in range(500):
+        flood.send_multipart([b"", (publisher._number - 500).to_bytes(8, "big")])
+        flood.send_multipart([b"x" * (number % 60)])
+    answered = []
+    publisher._replay = lambda asker, first: answered.append(asker)
+    assert publisher.replays.poll(5000)
+    publisher.turn()
+    assert len(answered) <= 1
+    del publisher._replay
+    for _ in range(20):  # an answer that nobody reads ends where the socket holds no more
+        publisher.turn()
+    other = context.socket(zmq.DEALER)
+    other.connect(f"{host}:{int(port) + 1}")
+    other.send_multipart([b"", (publisher._number + 1).to_bytes(8, "big")])
+    for _ in range(200):
+        publisher.turn()
+        if other.poll(20):
+            break
+    assert other.recv_multipart(zmq.NOBLOCK)[1] == END
+
+
 def test_a_real_schedulers_cache_is_watched_and_cleared_when_it_is_repaired(publisher, monkeypatch):
     monkeypatch.setattr(block_ledger, "BLOCK_TOKENS", 4)
     monkeypatch.setattr("lightllm.protocol.kv_events.BLOCK_BYTES", 16)
