@@ -44,6 +44,9 @@ def main() -> None:
         "--cached", action="store_true", help="all of the context but its last token is there already"
     )
     parser.add_argument("--beside-eager", action="store_true")
+    parser.add_argument("--quant_type", default="none")
+    parser.add_argument("--quant_cfg")
+    parser.add_argument("--llm_kv_type", default="None")
     options = parser.parse_args()
     variables = backend_environment(
         ServerConfig(model_dir=options.model, data_type="bf16", cpu_threads=options.threads)
@@ -53,7 +56,8 @@ def main() -> None:
     rows, context, room = options.rows, options.context, options.context + options.rounds + 20
     backend = ModeBackend(
         ServerConfig(model_dir=options.model, data_type="bf16", max_total_token_num=rows * room,
-                     max_req_total_len=room, cpu_threads=options.threads), 0, 1,
+                     max_req_total_len=room, cpu_threads=options.threads, quant_type=options.quant_type,
+                     quant_cfg=options.quant_cfg, llm_kv_type=options.llm_kv_type), 0, 1,
     )  # fmt: skip
     backend.init_model()
     params = SamplingParams(do_sample=False, max_new_tokens=room, ignore_eos=True, logprobs=-1)

@@ -7,7 +7,6 @@ numbers, so the results are, to the bit, which the first replay is checked for.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -171,14 +170,7 @@ def _bits(tensor: torch.Tensor) -> np.ndarray:
     return tensor.contiguous().view(torch.uint8).numpy().copy()
 
 
-@functools.cache
-def _can_replay() -> bool:
-    return hasattr(torch._C, "_storage_Use_Count") and (
-        barrier_address() != 0 or torch.get_num_threads() == 1
-    )
-
-
 def replays() -> Replays | None:
     """None where there is no kernel for it."""
-    kernel = load_kernels().get("replay")
-    return None if kernel is None or not _can_replay() else Replays(kernel)
+    kernel, counts_users = load_kernels().get("replay"), hasattr(torch._C, "_storage_Use_Count")
+    return Replays(kernel) if kernel is not None and counts_users and barrier_address() else None
