@@ -100,6 +100,7 @@ test-clients: env
 	$(INSTALL) --quiet --upgrade --target $(CLIENTS) --no-deps -r requirements-clients.txt
 	$(INSTALL) --quiet --upgrade --target $(CLIENTS)/openai-2 --no-deps $(OLDER_OPENAI)
 	$(INSTALL) --quiet --upgrade --target $(CLIENTS)/guidellm-alone --no-deps -r requirements-guidellm.txt
+	$(INSTALL) --quiet --upgrade --target $(CLIENTS)/aiperf-alone --no-deps -r requirements-aiperf.txt
 	LIGHTLLM_TEST_CLIENTS=$(CLIENTS) $(PY) -m pytest -m slow test/clients $(ARGS)
 
 # The library that others read quantised checkpoints with; it stays apart from the environment.
