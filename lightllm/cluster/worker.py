@@ -120,13 +120,16 @@ class Worker:
 
         self.pending = 0.0
         """What a new request would wait for, in prompt tokens, weighed by the worker's speed."""
+        self.full = False
+        """It has as many requests as it takes."""
 
     def count(self) -> None:
-        """The numbers that `pending` depends on have changed."""
+        """The numbers that `pending` and `full` depend on have changed: every request looks at these of every worker."""
         tokens = self.prefill_tokens + DECODE_TOKENS * (self.in_flight + self.foreign)
         if self.foreign:
             tokens += self.report.waiting_tokens
         self.pending = tokens / self.description.speed
+        self.full = 0 < self.description.capacity <= self.requests
 
     @property
     def requests(self) -> int:
@@ -136,10 +139,6 @@ class Worker:
     def queue(self) -> float:
         """Requests it has, weighed by its speed."""
         return self.requests / self.description.speed
-
-    @property
-    def full(self) -> bool:
-        return 0 < self.description.capacity <= self.requests
 
     def heard(self, report: Report, now: float) -> None:
         self.report = report

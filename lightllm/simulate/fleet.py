@@ -18,6 +18,7 @@ from lightllm.protocol.kv_events import ToldPrompt
 from lightllm.router.memory.block_ledger import BlockLedger
 from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.simulate.backend import NEVER
+from lightllm.simulate.coarse import CoarseServer
 from lightllm.simulate.latency import LatencyModel
 from lightllm.simulate.simulator import Simulation, Slo
 from lightllm.simulate.trace import TraceRequest, words
@@ -67,8 +68,10 @@ class _Server:
         """What its prefix cache has to tell, if the policy wants to know."""
         self.tickets: dict[int, tuple[Ticket, TraceRequest, float]] = {}
         """By place: the request, and when it reached the fleet."""
-        self.simulation = Simulation(
-            fleet.config, latency, Slo(), fleet.max_new_tokens, warm_up=0, watch=self
+        self.simulation: Simulation | CoarseServer = (
+            CoarseServer(fleet.config, latency, fleet.max_new_tokens, self)
+            if fleet.coarse
+            else Simulation(fleet.config, latency, Slo(), fleet.max_new_tokens, warm_up=0, watch=self)
         )
         self.version = 0
         self.gone = False
@@ -97,9 +100,11 @@ class Fleet:
         max_new_tokens: int,
         seed: int = 0,
         progress: Callable[[int], object] | None = None,
+        coarse: bool = False,
     ) -> None:
-        """method: as `--dispatch_method`."""
+        """method: as `--dispatch_method`; coarse: servers pass over the rounds in which nothing changes (`coarse.py`)."""
         self.config = config
+        self.coarse = coarse
         self.max_new_tokens = max_new_tokens
         self._latency = latency
         self._progress = progress
@@ -114,7 +119,7 @@ class Fleet:
             self.registry.register(description, 0.0)
             if isinstance(self._policy, KvAware):
                 server.ledger = BlockLedger()
-                server.simulation.scheduler.watch_cache(server.ledger)
+                server.simulation.watch_cache(server.ledger)
                 self._tell(server)
         self._events: list[tuple[float, int, int]] = []
         """Heap of (end of a server's oldest round, server, version of that entry)."""
@@ -196,21 +201,21 @@ class Fleet:
         if incident.slower:
             slow = incident.slower
             latency = self._latency
-            server.simulation.backend.use_latency(
-                dataclasses.replace(
-                    latency, floor=latency.floor * slow, per_token=latency.per_token * slow, per_held=latency.per_held * slow,
-                    fixed=latency.fixed * slow,
-                )
+            slower = dataclasses.replace(
+                latency, floor=latency.floor * slow, per_token=latency.per_token * slow, per_held=latency.per_held * slow,
+                fixed=latency.fixed * slow,
             )  # fmt: skip
+            server.simulation.use_latency(slower, self.now)
+            self._push(server)
             return
         server.gone = True
         server.version += 1
         self.registry.remove(server.url)
-        outputs = server.simulation.live.outputs
+        server.simulation.now = self.now
         held, server.tickets = server.tickets, {}
         for place, (ticket, request, since) in held.items():
             ticket.close()
-            made = int(outputs[place])
+            made = server.simulation.outputs(place)
             prompt = np.concatenate([request.prompt_ids, words(made)]) if made else request.prompt_ids
             self._moved += 1
             self._send(
@@ -219,7 +224,7 @@ class Fleet:
 
     def _push(self, server: _Server) -> None:
         server.version += 1
-        done = server.simulation.backend.next_done
+        done = server.simulation.next_done
         if done < NEVER:
             heapq.heappush(self._events, (done, server.number, server.version))
 

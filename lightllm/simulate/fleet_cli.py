@@ -58,6 +58,8 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         help="servers whose rounds take so many times as long",
     )
+    add("--coarse", action="store_true",
+        help="pass over the rounds in which nothing changes: an approximation, many times as fast (docs/dispatch.md)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the figures")
     return parser
 
@@ -74,7 +76,7 @@ def compare(options: argparse.Namespace, setting: Setting) -> list[dict[str, flo
     for rate in options.rate:
         for method in options.dispatch_method:
             begun = time.process_time()
-            report = run_fleet(setting, options.servers, method, rate, incidents)
+            report = run_fleet(setting, options.servers, method, rate, incidents, options.coarse)
             seconds = time.process_time() - begun
             figures = dataclasses.asdict(report)
             rows.append({"policy": method, "rate": rate, **figures, "cpu_seconds": seconds})
@@ -87,9 +89,16 @@ def compare(options: argparse.Namespace, setting: Setting) -> list[dict[str, flo
 
 
 def run_fleet(
-    setting: Setting, servers: int, method: str, rate: float, incidents: Sequence[Incident] = ()
+    setting: Setting,
+    servers: int,
+    method: str,
+    rate: float,
+    incidents: Sequence[Incident] = (),
+    coarse: bool = False,
 ) -> FleetReport:
-    fleet = Fleet(servers, method, setting.config, setting.latency, setting.max_new_tokens, setting.seed)
+    fleet = Fleet(
+        servers, method, setting.config, setting.latency, setting.max_new_tokens, setting.seed, coarse=coarse
+    )
     return fleet.run(setting.trace.requests(setting.requests, rate, setting.seed), incidents)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from lightllm.errors import PromptTooLong, RequestError
 from lightllm.protocol.messages import AddRequest, Choice, Finish, RoundTokens
 from lightllm.protocol.rounds import Round
+from lightllm.router.memory.block_ledger import BlockLedger
 from lightllm.router.scheduler import MAX_IN_FLIGHT, Scheduler
 from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.sampling_params import SamplingParams
@@ -122,6 +123,23 @@ class Simulation:
         self.now = self.backend.next_done
         self._apply()
         self._plan()
+
+    @property
+    def next_done(self) -> float:
+        """When the oldest round in flight is done; never if there is none."""
+        return self.backend.next_done
+
+    def outputs(self, place: int) -> int:
+        """Tokens that this request, which has not ended, has generated."""
+        return int(self.live.outputs[place])
+
+    def use_latency(self, latency: LatencyModel, now: float) -> None:
+        """The device is another one from the next round on that is planned."""
+        self.backend.use_latency(latency)
+
+    def watch_cache(self, ledger: BlockLedger) -> None:
+        """Tells it of every change of the prefix cache, which is empty now."""
+        self.scheduler.watch_cache(ledger)
 
     def _add(self, request: TraceRequest) -> int | None:
         self._arrived += 1

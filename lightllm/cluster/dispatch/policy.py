@@ -52,6 +52,8 @@ class Stateless:
 def least(workers: Sequence[Worker], cost: Sequence[float], rng: random.Random) -> Worker:
     """The cheapest; of equals the one that was sent fewest requests, then any: never always the first."""
     best = min(cost)
-    ties = [worker for worker, value in zip(workers, cost) if value <= best]
+    ties = [workers[cost.index(best)]]
+    if cost.count(best) > 1:
+        ties = [worker for worker, value in zip(workers, cost) if value <= best]
     fewest = min(worker.sent for worker in ties)
     return rng.choice([worker for worker in ties if worker.sent == fewest])

@@ -31,12 +31,16 @@ def cheapest(
     """depths: leading blocks of the prompt that workers have, by their URLs."""
     pending = [worker.pending for worker in workers]
     bound = min(pending) + slack
-    near = [worker for worker in workers if worker.pending <= bound]
+    near, waits = workers, pending
+    if max(pending) > bound:
+        near = [worker for worker in workers if worker.pending <= bound]
+        waits = [tokens for tokens in pending if tokens <= bound]
     whole = MISS_WEIGHT * ask.prompt_tokens
     saved = MISS_WEIGHT * BLOCK_TOKENS
+    depth = depths.get
     cost = [
-        worker.pending + (whole - saved * depths.get(worker.url, 0)) / worker.description.speed
-        for worker in near
+        tokens + (whole - saved * depth(worker.url, 0)) / worker.description.speed
+        for worker, tokens in zip(near, waits, strict=True)
     ]
     return least(near, cost, rng)
 
