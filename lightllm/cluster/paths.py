@@ -13,7 +13,8 @@ SERVER_PATHS = frozenset(
     {
         "/", "/generate", "/generate_stream", "/get_score", "/tokens", "/tokenize", "/detokenize", "/v1/tokenize", "/v1/detokenize",
         "/v1/chat/completions/render",
-        "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
+        "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/responses/input_tokens", "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/classify", "/classify",
         "/api/generate", "/api/chat", "/api/show", "/api/embed", "/api/embeddings",
     }
@@ -23,6 +24,8 @@ GET_PATHS = frozenset(
 )
 """What servers say about their model."""
 RESPONSES = "/v1/responses"
+FOLLOWING_PATHS = frozenset({RESPONSES, "/v1/responses/input_tokens"})
+"""May follow a response that one worker holds."""
 RESPONSE_PATHS = frozenset(
     {"/v1/responses/{id}", "/v1/responses/{id}/input_items", "/v1/responses/{id}/cancel"}
 )

@@ -26,7 +26,7 @@ from lightllm.cluster.fastchat_protocol import PARAMETERS, checked
 from lightllm.cluster.held_responses import HeldResponses
 from lightllm.cluster.metrics import ControllerMetrics
 from lightllm.cluster.open_answers import OpenAnswers, while_connected
-from lightllm.cluster.paths import FASTCHAT_PATHS, RESPONSES, RESUMABLE_PATHS
+from lightllm.cluster.paths import FASTCHAT_PATHS, FOLLOWING_PATHS, RESPONSES, RESUMABLE_PATHS
 from lightllm.cluster.refusal import STATUSES, BrokenOff, Refused, Unreached, fastchat_error
 from lightllm.cluster.relay import Relay
 from lightllm.cluster.subordinate import KIND as CONTROLLER
@@ -101,7 +101,7 @@ class Proxy:
     async def _answer(
         self, scope: Scope, bodies: Bodies, ask: Ask, owner: str, relay: Relay, send: Send
     ) -> None:
-        follows = ask.follows and scope["path"] == RESPONSES
+        follows = ask.follows and scope["path"] in FOLLOWING_PATHS
         holder = await self._holder(ask, owner, scope["headers"]) if follows else None
         tried: list[Worker] = []
         refusal: Refused | Unreached | None = None

@@ -23,7 +23,7 @@ ROUTES = [
     ("POST", "/v1/embeddings"), ("POST", "/classify"), ("POST", "/v1/classify"), ("POST", "/score"), ("POST", "/v1/score"),
     ("POST", "/rerank"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"), ("GET", "/tokenizer_info"), ("POST", "/v1/completions/render"), ("POST", "/v1/chat/completions/render"),
     ("POST", "/get_server_info"), ("POST", "/get_weight_version"), ("GET", "/get_server_info"), ("GET", "/get_weight_version"),
-    ("GET", "/info"), ("GET", "/profiler_start"), ("GET", "/profiler_stop"), ("POST", "/v1/responses"),
+    ("GET", "/info"), ("GET", "/profiler_start"), ("GET", "/profiler_stop"), ("POST", "/v1/responses"), ("POST", "/v1/responses/input_tokens"),
     ("POST", "/v1/responses/{response_id}/cancel"), ("GET", "/v1/responses/{response_id}"),
     ("GET", "/v1/responses/{response_id}/input_items"), ("DELETE", "/v1/responses/{response_id}"),
     ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"),
@@ -55,7 +55,13 @@ def test_fuzz(
 
 LONG, LONG_WHERE_SLOW = 480, 160
 """Cases a route and mode, 30,000 in all; fewer where drawing one takes longest."""
-SLOW = ("/v1/responses", "/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens")
+SLOW = (
+    "/v1/responses",
+    "/v1/responses/input_tokens",
+    "/v1/chat/completions",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+)
 
 
 @pytest.mark.slow

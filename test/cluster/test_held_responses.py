@@ -55,6 +55,8 @@ class Keeper(MockWorker):
     async def _list(self, request: web.Request) -> web.Response:
         if request.path == "/v1/models":
             return await super()._list(request)
+        if request.path == "/v1/responses/input_tokens":
+            return web.json_response({"turns": self.kept[(await request.json())["previous_response_id"]]})
         if request.path in ("/get_server_info", "/get_model_name"):
             return web.json_response({"max_total_token_num": 4096, "from": self.url})
         return self._of(request, {"from": self.url, "query": request.query_string})
@@ -112,6 +114,10 @@ def test_a_conversation_stays_with_the_worker_that_holds_it(keepers, stream):
     for text in ("two", "three"):
         answer = create(running, text, previous_response_id=previous).json()
         previous = answer["id"]
+        counted = httpx.post(
+            running.url + "/v1/responses/input_tokens", json={"model": "m", "input": "x", "previous_response_id": previous}
+        )  # fmt: skip
+        assert counted.json()["turns"] == answer["turns"]
     assert answer["turns"] == ["one", "two", "three"] and len(holder.kept) == 3
 
 

@@ -18,7 +18,7 @@ from lightllm.errors import InvalidParameter, UnknownResponse
 from lightllm.http.auth import caller
 from lightllm.http.body import parse_body
 from lightllm.httpserver.logprobs import Logprobs
-from lightllm.httpserver.openai.api import PreparedChat, prepare_chat
+from lightllm.httpserver.openai.api import PreparedChat, count_chat, prepare_chat
 from lightllm.httpserver.openai_responses.background import run_apart
 from lightllm.httpserver.openai_responses.events import EventStream
 from lightllm.httpserver.openai_responses.history import earlier_items, is_reference, with_items_of_references
@@ -54,6 +54,11 @@ def responses_routes(state: ServerState) -> APIRouter:
     async def create(request: Request) -> Response:
         """Answers an input: a text, or items."""
         return await _create(state, request)
+
+    @router.post("/responses/input_tokens", **documented(ResponsesRequest, "Their number.", openai=True))
+    async def count(request: Request) -> Response:
+        """Counts the tokens of an input as its response would, with its tools and what the template adds."""
+        return await _count(state, request)
 
     @router.get("/responses/{response_id}", **plain("The response.", 400, 404, openai=True))
     async def retrieve(request: Request, response_id: str) -> Response:
@@ -136,6 +141,18 @@ async def _create(state: ServerState, request: Request) -> Response:
     await run_apart(response, request.scope, functools.partial(store.append, owner, response_id))
     read = functools.partial(store.events, owner, response_id)
     return EventStream(read, -1, state.config.sse_keep_alive)
+
+
+async def _count(state: ServerState, request: Request) -> Response:
+    state.require_admission()
+    body = await parse_body(request, ResponsesRequest, state.bodies)
+    state.check_model(body.model)
+    body, chat = await _read(state, body, caller(request).owner)
+    if body.truncation == "auto":
+        _, chat = await _prepare(state, request, body, chat)
+    with in_their_words(chat.places):
+        count = await count_chat(state, request, chat.request)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": count})
 
 
 async def _read(

@@ -142,6 +142,8 @@ def responses() -> None:
     fields = {"model": MODEL, "input": CAPITAL, "temperature": 0}
     whole = demo.responses.create(**fields)
     assert whole.status == "completed" and "Paris" in whole.output_text and whole.error is None, whole
+    counted = demo.responses.input_tokens.count(model=MODEL, input=CAPITAL)
+    assert counted.input_tokens == whole.usage.input_tokens, counted
     events = list(demo.responses.create(**fields, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[0].type == "response.created" and events[-1].type == "response.completed"
