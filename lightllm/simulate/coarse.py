@@ -111,7 +111,8 @@ class CoarseServer:
     def arrive(self, request: TraceRequest) -> int | None:
         """Its place; None: it could never fit, and is refused."""
         self.now = max(self.now, request.arrival)
-        if len(request.prompt_ids) + self._max_new_tokens > self.config.max_req_total_len:
+        longest = min(self.config.max_req_total_len, self.config.max_total_token_num)
+        if len(request.prompt_ids) + self._max_new_tokens > longest:
             return None
         self._cut()
         job = _Job(self._arrived, request, self._max_new_tokens)
@@ -188,11 +189,14 @@ class CoarseServer:
             if not self._pause_newest():
                 return False
         rows = len(self._decoding)
-        if self._waiting and self._planned >= self._retry_round:
+        idle = not rows and not self._prefilling
+        if self._waiting and (idle or self._planned >= self._retry_round):
             self._admit(rows)
         chunks = self._chunks(rows) if self._prefilling else []
         if not rows and not chunks:
-            return False
+            # prompts that hold all slots, each too few to be complete: but for one of them
+            stuck = not len(self._flight) and len(self._prefilling) > 1
+            return stuck and self._pause_newest() and self._plan_rounds(most)
         count = 1 if chunks or self._prefilling else min(most, self._alike(rows))
         tokens = sum(end - start for _, start, end in chunks)
         self._make_free(rows * count + tokens)
@@ -288,22 +292,20 @@ class CoarseServer:
         more = len(job.context) - (prefix.read if self._policy.may_err else prefix.shared)
         if in_use + to_come + more + job.limit - job.made <= self.config.max_total_token_num:
             return True
-        generated = np.array(
-            [each.generated(self._planned) for each in self._decoding.values()], dtype=np.int64
-        )
+        rows = [*self._decoding.values()]
+        facts = [(each.limit, each.made, each.first_round, self._unshared(each)) for each in rows]
+        limits, made, first_rounds, unshared = np.array(facts, dtype=np.int64).reshape(-1, 4).T
+        own = self._planned - first_rounds + 1
+        generated = np.minimum(made + 1 + own, limits)
+        held = unshared + own
         self._lengths.update(generated, self._planned)
-        unshared = [self._unshared(each) for each in self._decoding.values()]
-        held = generated - [each.made + 1 for each in self._decoding.values()] + unshared
-        prompts = [
-            (each, len(each.context) - each.shared + self._unshared(each)) for each in self._prefilling
-        ]
+        prompts = [(each, each.work + self._unshared(each)) for each in self._prefilling]
         # what several read counts once, and for none of them
         common = in_use - int(held.sum()) - sum(held - each.work for each, held in prompts)
         forecast = Forecast(
             self._policy, self._lengths, self.config, self.config.max_total_token_num, common,
             in_use / self.config.max_total_token_num,
         )  # fmt: skip
-        limits = np.array([each.limit for each in self._decoding.values()], dtype=np.int64)
         forecast.add_decoding(Demand.decoding(held, generated, limits, np.zeros(len(held), dtype=bool)))
         forecast.add_prefilling(Demand.of([_demand(each, held, each.work) for each, held in prompts]))
         return forecast.admit(Demand.of([_demand(job, more, len(job.context) - prefix.length)]))

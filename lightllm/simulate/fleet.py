@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lightllm.cluster.ask import BLOCK_TOKENS, Ask, blocks_of
+from lightllm.cluster.ask import MAX_BLOCKS, Ask
 from lightllm.cluster.dispatch.kv_aware import KvAware
 from lightllm.cluster.dispatch.policies import make_policy
 from lightllm.cluster.dispatcher import Dispatcher
 from lightllm.cluster.registry import Registry
 from lightllm.cluster.worker import Description, Ticket
-from lightllm.protocol.kv_events import ToldPrompt
+from lightllm.protocol.kv_events import BLOCK_BYTES, BLOCK_TOKENS, ToldPrompt, chain_keys
 from lightllm.router.memory.block_ledger import BlockLedger
 from lightllm.router.scheduler_config import SchedulerConfig
 from lightllm.simulate.backend import NEVER
@@ -55,6 +55,29 @@ class FleetReport:
     """Requests of the busiest server, in mean shares."""
     left_over: int = 0
     """Load that the dispatcher still counts when all is over: 0."""
+
+
+class _BlockKeys:
+    """`blocks_of`, which remembers: prompts of one application begin alike."""
+
+    def __init__(self, most: int = 1 << 16) -> None:
+        self._known: dict[bytes, tuple[bytes, int]] = {}
+        """The key before a block, and the block: its own key, in two forms."""
+        self._most = most
+
+    def of(self, data: bytes) -> tuple[int, ...]:
+        known, keys, before = self._known, [], b""
+        for start in range(0, min(len(data), MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
+            piece = before + data[start : start + BLOCK_BYTES]
+            found = known.get(piece)
+            if found is None:
+                (key,) = chain_keys(data[start : start + BLOCK_BYTES], before)
+                if len(known) >= self._most:
+                    known.clear()
+                found = known[piece] = key.to_bytes(8), key
+            before, key = found
+            keys.append(key)
+        return tuple(keys)
 
 
 class _Server:
@@ -111,6 +134,7 @@ class Fleet:
         self.now = 0.0
         self.registry = Registry()
         self._policy = make_policy(method, seed)
+        self._keys = _BlockKeys()
         self._dispatcher = Dispatcher(self.registry, self._policy, lambda: self.now)
         self._servers = [_Server(self, number, latency) for number in range(servers)]
         self._by_url = {server.url: server for server in self._servers}
@@ -176,7 +200,7 @@ class Fleet:
     def _send(self, request: TraceRequest, since: float) -> None:
         prompt = request.prompt_ids
         whole = len(prompt) // BLOCK_TOKENS * BLOCK_TOKENS
-        blocks = blocks_of(np.ascontiguousarray(prompt[:whole]).tobytes())
+        blocks = self._keys.of(np.ascontiguousarray(prompt[:whole]).tobytes())
         ask = Ask(MODEL, blocks, len(prompt), self.max_new_tokens, is_ids=True)
         ticket = self._dispatcher.send(ask)
         self._policy.learn(ticket.worker, ask, ToldPrompt(len(prompt), 1, [*ask.blocks]))

@@ -176,12 +176,13 @@ class TenantTrace:
 
     def requests(self, count: int, rate: float, seed: int) -> Iterator[TraceRequest]:
         random = np.random.default_rng(seed)
-        shares = np.arange(1, self.tenants + 1) ** -self.skew
+        bounds = np.cumsum(np.arange(1, self.tenants + 1) ** -self.skew)
+        bounds /= bounds[-1]
         systems = [unique_ids(number * self.system_len, self.system_len) for number in range(self.tenants)]
         now = 0.0
         for serial in range(count):
             now += random.exponential(1 / rate)
-            tenant = int(random.choice(self.tenants, p=shares / shares.sum()))
+            tenant = int(bounds.searchsorted(random.random(), side="right"))
             question = unique_ids(
                 self.tenants * self.system_len + serial, int(self.questions.draw(random, 1)[0])
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 
@@ -85,6 +86,27 @@ def test_a_server_that_becomes_slow_is_slow_from_the_next_rounds_on():
     (_, fine), (_, coarse) = both(setting("synthetic:sharegpt"), 120, 12.0, 2, "least_tokens", slow)
     assert coarse.ttft_p50 == pytest.approx(fine.ttft_p50, rel=0.02)
     assert coarse.output_tokens_per_s == pytest.approx(fine.output_tokens_per_s, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_memory_every_request_ends_and_the_books_are_empty(seed):
+    rng = random.Random(seed)
+    policy = rng.choice(["past_future", "aggressive", "conservative"])
+    trace, least = rng.choice(
+        [("synthetic:sharegpt", 5000), ("synthetic:tenants", 5000), ("synthetic:agents", 15_000)]
+    )
+    one = setting(trace, capacity=rng.choice([least, 2 * least, 40_000]), schedule_policy=policy)
+    servers, rate = rng.randrange(1, 4), rng.choice([1.0, 20.0, 100.0])
+    incidents = [Incident(20 / rate, 0)] if servers > 1 else [Incident(20 / rate, 0, 3.0)]
+    method = rng.choice(["prefix_aware", "kv_aware", "lottery"])
+    fleet = Fleet(servers, method, one.config, one.latency, one.max_new_tokens, coarse=True)
+    report = fleet.run(one.trace.requests(60, rate, seed), incidents)
+    assert report.finished + report.refused == 60 and report.left_over == 0
+    for server in fleet._servers:
+        coarse = server.simulation
+        if not server.gone:
+            assert not coarse._cache.check([]) and coarse._free >= 0 == coarse._own == coarse._contexts
+            assert not (coarse._waiting or coarse._prefilling or coarse._decoding)
 
 
 def test_prompts_that_could_never_fit_are_refused():

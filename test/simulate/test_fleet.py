@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
+from lightllm.cluster.ask import blocks_of
 from lightllm.cluster.dispatch.policies import POLICIES
-from lightllm.simulate.fleet import Fleet, FleetReport, Incident
+from lightllm.simulate.fleet import Fleet, FleetReport, Incident, _BlockKeys
 from lightllm.simulate.fleet_cli import _scheduler_options as scheduler_options
 from lightllm.simulate.fleet_cli import main, make_parser, make_setting, read_incidents, run_fleet
 from lightllm.simulate.load import Setting
@@ -105,3 +106,12 @@ def test_a_fleet_of_one_is_a_server():
     one = setting(requests=50)
     fleet = Fleet(1, "prefix_aware", one.config, one.latency, one.max_new_tokens)
     assert fleet.run(one.trace.requests(50, 2.0, 0)).finished == 50
+
+
+def test_block_keys_that_are_remembered_are_those_of_the_controller():
+    keys = _BlockKeys(most=20)
+    shared = bytes(range(256)) * 12
+    for number in range(40):
+        data = shared[: 256 * (number % 13)] + bytes([number]) * 900
+        assert keys.of(data) == blocks_of(data)
+    assert len(keys._known) <= 20
