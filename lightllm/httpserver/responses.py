@@ -270,6 +270,7 @@ class _GenerationResponse(Response):
             store.observe(metrics.RUN_SECONDS, max(0.0, record.last_token - entered))
         store.observe(metrics.INFERENCE_SECONDS, record.last_token - record.started)
         store.observe(metrics.CACHED_TOKENS, record.cached_tokens)
+        store.observe(metrics.CACHED_RATIO, record.cached_tokens / max(1, record.prompt_tokens))
         if self._engine.config.pools:
             return
         store.observe(metrics.DECODE_SECONDS, record.last_token - record.first_token)

@@ -75,6 +75,10 @@ GENERATED_TOKENS = Metric(
 CACHED_TOKENS = Metric(
     "lightllm_cache_length", "Prompt tokens that the prefix cache held.", "histogram", _TOKENS
 )
+CACHED_RATIO = Metric(
+    "lightllm_cache_ratio", "The part of a request's prompt tokens that the prefix cache held.", "histogram",
+    tuple(n / 10 for n in range(11)),
+)  # fmt: skip
 MAX_NEW_TOKENS = Metric(
     "lightllm_request_max_new_tokens", "max_new_tokens of a request.", "histogram", _TOKENS
 )
@@ -99,7 +103,7 @@ LOOP_LAG_LATEST = Metric(
 HTTP_METRICS = (
     REQUEST_COUNT, REQUEST_SUCCESS, REQUEST_FAILURE, REQUEST_REFUSED, REQUEST_DISCONNECTED, ANSWERS_ENDED, QUEUE_SECONDS,
     PREFILL_SECONDS, DECODE_SECONDS, RUN_SECONDS, REQUEST_LOG_LOST, FIRST_TOKEN_SECONDS, MEAN_TOKEN_SECONDS, INTER_TOKEN_SECONDS, INFERENCE_SECONDS, INPUT_LENGTH, GENERATED_TOKENS, CACHED_TOKENS,
-    MAX_NEW_TOKENS, IMAGE_COUNT, IMAGE_ENCODES, LOOP_LAG_SECONDS, LOOP_LAG_LATEST,
+    CACHED_RATIO, MAX_NEW_TOKENS, IMAGE_COUNT, IMAGE_ENCODES, LOOP_LAG_SECONDS, LOOP_LAG_LATEST,
 )  # fmt: skip
 
 # -- read from the Router's snapshot when /metrics is asked for: (metric, field of ipc.snapshot.Snapshot)

@@ -52,6 +52,8 @@ def test_counts_of_requests(client: httpx.Client, engine: FakeEngine) -> None:
     assert grown["lightllm_request_input_length_sum"] == 9
     assert grown["lightllm_request_finished_total{length}"] == 2
     assert grown["lightllm_cache_length_sum"] == 6
+    assert grown["lightllm_cache_ratio_count"] == 2
+    assert grown["lightllm_cache_ratio_sum"] == 2  # the engine says that it had all three tokens of each
     for phase in ("queue", "prefill", "decode", "run"):
         assert grown[f"lightllm_request_{phase}_duration_count"] == 2
     durations = [grown[f"lightllm_request_{phase}_duration_sum"] for phase in ("prefill", "decode", "run")]
