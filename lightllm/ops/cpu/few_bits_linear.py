@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
-
 import torch
 
 from lightllm.ops.cpu.calls import few_bits_linear as at
 from lightllm.ops.cpu.calls.few_bits_linear import WIDTH
 from lightllm.ops.cpu.code_panels import expanded, grid_in_panels, memory_for
 from lightllm.ops.cpu.library import Kernel, load_kernels
+from lightllm.ops.cpu.panel_calls import caller, padded_bias, run, shares, with_stride
 from lightllm.ops.quantized_weight import MIDDLE, NIBBLES, QuantizedWeight
 
 _BLOCK = 128
@@ -18,14 +16,11 @@ _BLOCK = 128
 _LANES = 16
 _PIECE = 1 << 20
 """Weights that are put in panels at a time."""
-_AT_ONCE = 1 << 18
-"""Up to so many products of two numbers one thread is faster than several that must be woken first."""
 _INPUTS_AT_ONCE = 1 << 15
-"""The same of inputs that are put in fixed point."""
-_TASKS_A_THREAD = 4
+"""Up to so many inputs are put in fixed point by one thread."""
 _TABLE_ZERO, _TABLE_SCALE = 12, 0.5
 """See `TABLE` of `kernels/byte_products.py`."""
-_call, _pack_into = ctypes.c_char * (8 * at.LENGTH), struct.Struct(f"{at.LENGTH}q").pack_into
+_told = caller(at.LENGTH)
 
 
 class FewBitsLinear:
@@ -53,10 +48,7 @@ class FewBitsLinear:
         self._blocks_of_group = self._blocks if self._groups == 1 else weight.group // block
         self.zeros = _zeros(weight, self._panels)
         self._zero_stride = 0 if weight.zeros is None else WIDTH
-        self.bias = None
-        if bias is not None:
-            self.bias = torch.zeros(self._panels * WIDTH)
-            self.bias[: self._outputs] = bias
+        self.bias = padded_bias(bias, self._panels, WIDTH)
         self.nbytes = self.codes.nbytes + self.scales.nbytes + self.zeros.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,34 +56,20 @@ class FewBitsLinear:
             raise ValueError(f"inputs [T, {self._inputs}] in bfloat16, not {list(x.shape)} in {x.dtype}")
         if self._order is not None:
             x = x.index_select(1, self._order)
-        stride, last = x.stride()
-        if last != 1:
-            x = x.contiguous()
-            stride = self._inputs
+        x, stride = with_stride(x)
         rows, blocks = len(x), self._blocks
         planes = torch.empty(2, rows, blocks * self._block, dtype=torch.int8)
         grids = torch.empty(2, rows, blocks, dtype=torch.int32)
         out = x.new_empty(rows, self._outputs)
-        alone = rows * self._inputs * self._outputs <= _AT_ONCE
-        threads = 1 if alone else torch.get_num_threads()
-        parts = 1 if alone else min(max(_TASKS_A_THREAD * threads // self._panels, 1), -(-rows // 6))
+        alone, threads, parts = shares(rows, rows * self._inputs * self._outputs, self._panels)
         high, factors = planes.data_ptr(), grids.data_ptr()
         numbers = (
             rows, parts, x.data_ptr(), 2 * stride, self._inputs, high, high + planes.nbytes // 2, factors, factors + grids.nbytes // 2,
             out.data_ptr(), self.codes.data_ptr(), blocks, self._block, self._outputs, self.scales.data_ptr(), self.zeros.data_ptr(),
             self._zero_stride, self._groups, self._blocks_of_group, 0 if self.bias is None else self.bias.data_ptr(), threads,
         )  # fmt: skip
-        call = _call()
-        _pack_into(call, 0, 0, *numbers)
-        if rows * self._inputs <= _INPUTS_AT_ONCE:
-            self._prepare.at_once(call)
-        else:
-            self._prepare(call)
-        _pack_into(call, 0, 0, *numbers)
-        if alone:
-            self._kernel.at_once(call)
-        else:
-            self._kernel(call)
+        run(self._prepare, _told(numbers), rows * self._inputs <= _INPUTS_AT_ONCE)
+        run(self._kernel, _told(numbers), alone)
         return out
 
 

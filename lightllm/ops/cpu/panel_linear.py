@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
-
 import torch
 
 from lightllm.ops.cpu.calls import panel_linear as at
 from lightllm.ops.cpu.calls.panel_linear import WIDTH
 from lightllm.ops.cpu.library import Kernel, load_kernels
+from lightllm.ops.cpu.panel_calls import caller, padded_bias, run, shares, with_stride
 from lightllm.ops.huge_pages import in_huge_pages
 from lightllm.ops.weight_rows import WeightRows
 
 _PIECE_BYTES = 16 << 20
 """Fetched at once."""
-_AT_ONCE = 1 << 18
-"""Up to so many products of two numbers one thread is faster than several that must be woken first."""
-_TASKS_A_THREAD = 4
-_call, _pack_into = ctypes.c_char * (8 * at.LENGTH), struct.Struct(f"{at.LENGTH}q").pack_into
+_told = caller(at.LENGTH)
 
 
 class PanelLinear:
@@ -31,10 +26,7 @@ class PanelLinear:
         self._count = -(-outputs // WIDTH)
         memory = in_huge_pages(4 * self._count * self._pairs * WIDTH, torch.int32)
         self.panels = memory.view(self._count, self._pairs, WIDTH)
-        self.bias = None
-        if bias is not None:
-            self.bias = torch.zeros(self._count * WIDTH)
-            self.bias[:outputs] = bias
+        self.bias = padded_bias(bias, self._count, WIDTH)
         self.nbytes = self.panels.nbytes
         rows = max(_PIECE_BYTES // (2 * inputs * WIDTH), 1) * WIDTH
         weight.pack(rows, torch.bfloat16, self._place)
@@ -54,26 +46,15 @@ class PanelLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if x.dtype != torch.bfloat16 or x.shape[1] != self._inputs:
             raise ValueError(f"inputs [T, {self._inputs}] in bfloat16, not {list(x.shape)} in {x.dtype}")
-        stride, last = x.stride()
-        if last != 1:
-            x = x.contiguous()
-            stride = self._inputs
+        x, stride = with_stride(x)
         rows = len(x)
         out = x.new_empty(rows, self._outputs)
-        alone = rows * self._inputs * self._outputs <= _AT_ONCE
-        parts, threads = 1, 1 if alone else torch.get_num_threads()
-        if not alone:
-            tasks = _TASKS_A_THREAD * threads
-            parts = min(max(tasks // self._count, 1), -(-rows // 6))
-        call = _call()
-        _pack_into(
-            call, 0, 0, rows, parts, x.data_ptr(), 2 * stride, out.data_ptr(), self.panels.data_ptr(), self._pairs, self._outputs,
+        alone, threads, parts = shares(rows, rows * self._inputs * self._outputs, self._count)
+        numbers = (
+            rows, parts, x.data_ptr(), 2 * stride, out.data_ptr(), self.panels.data_ptr(), self._pairs, self._outputs,
             0 if self.bias is None else self.bias.data_ptr(), threads,
         )  # fmt: skip
-        if alone:
-            self._kernel.at_once(call)
-        else:
-            self._kernel(call)
+        run(self._kernel, _told(numbers), alone)
         return out
 
 

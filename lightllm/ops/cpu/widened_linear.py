@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
-
 import torch
 import torch.nn.functional as F
 
 from lightllm.ops.cpu.calls import widened_linear as at
 from lightllm.ops.cpu.code_panels import expanded, grid_in_panels, memory_for
 from lightllm.ops.cpu.library import Kernel, load_kernels
+from lightllm.ops.cpu.panel_calls import caller, padded_bias, run, shares, with_stride
 from lightllm.ops.quantized_weight import MIDDLE, NIBBLES, QuantizedWeight
 
 _PIECE = 1 << 20
 """Weights that are put in panels at a time."""
-_AT_ONCE = 1 << 18
-"""Up to so many products of two numbers one thread is faster than several that must be woken first."""
 _INPUTS_AT_ONCE = 1 << 16
-"""The same of inputs that are summed up."""
-_TASKS_A_THREAD = 4
+"""Up to so many inputs are summed up by one thread."""
 _E4M3_SCALE = 256.0
 """E4M3 is read as float16, whose exponents count from 15 and not from 7."""
 _NO_NUMBER = 0x7F
 """The code of E4M3 for none, without its sign."""
 _STEP = {1: torch.int8, 2: torch.int16, 8: torch.int32}
 """What the codes of an output for so many inputs of a step lie in."""
-_call, _pack_into = ctypes.c_char * (8 * at.LENGTH), struct.Struct(f"{at.LENGTH}q").pack_into
+_told = caller(at.LENGTH)
 
 
 class WidenedLinear:
@@ -57,10 +52,7 @@ class WidenedLinear:
         self._groups = scales.shape[1]
         self._blocks_of_group = self._blocks if self._groups == 1 else weight.group // block
         self.zeros = _zeros(weight, self._panels, self._width)
-        self.bias = None
-        if bias is not None:
-            self.bias = torch.zeros(self._panels * self._width)
-            self.bias[: self._outputs] = bias
+        self.bias = padded_bias(bias, self._panels, self._width)
         self.nbytes = self.codes.nbytes + self.scales.nbytes
         self.nbytes += 0 if self.zeros is None else self.zeros.nbytes
 
@@ -71,17 +63,12 @@ class WidenedLinear:
             x = x.index_select(1, self._order)
         if self._padded != self._inputs:
             x = F.pad(x, (0, self._padded - self._inputs))
-        stride, last = x.stride()
-        if last != 1:
-            x = x.contiguous()
-            stride = self._padded
+        x, stride = with_stride(x)
         rows = len(x)
         zeros = self.zeros
         totals = None if zeros is None else torch.empty(rows, self._blocks)
         out = x.new_empty(rows, self._outputs)
-        alone = rows * self._padded * self._outputs <= _AT_ONCE
-        threads = 1 if alone else torch.get_num_threads()
-        parts = 1 if alone else min(max(_TASKS_A_THREAD * threads // self._panels, 1), -(-rows // 6))
+        alone, threads, parts = shares(rows, rows * self._padded * self._outputs, self._panels)
         panel_bytes = self.codes.nbytes // self._panels
         numbers = (
             rows, parts, x.data_ptr(), stride * x.itemsize, self._padded, 0 if totals is None else totals.data_ptr(), out.data_ptr(),
@@ -90,16 +77,9 @@ class WidenedLinear:
             0 if zeros is None or zeros.dim() == 1 else self._width, self._groups, self._blocks_of_group,
             0 if self.bias is None else self.bias.data_ptr(), threads,
         )  # fmt: skip
-        call = _call()
         if totals is not None:
-            _pack_into(call, 0, 0, *numbers)
-            run = self._totals.at_once if rows * self._padded <= _INPUTS_AT_ONCE else self._totals
-            run(call)
-        _pack_into(call, 0, 0, *numbers)
-        if alone:
-            self._kernel.at_once(call)
-        else:
-            self._kernel(call)
+            run(self._totals, _told(numbers), rows * self._padded <= _INPUTS_AT_ONCE)
+        run(self._kernel, _told(numbers), alone)
         return out
 
 
