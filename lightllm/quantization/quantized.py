@@ -17,6 +17,7 @@ from lightllm.ops.linear import PackedLinear, SideBySide, activation_dtype
 from lightllm.ops.packed_experts import Expert, PackedExperts, StackedExperts
 from lightllm.ops.quantized_linear import pack_quantized
 from lightllm.quantization.dense import Dense
+from lightllm.quantization.expert_linears import expert_linears
 from lightllm.quantization.layout import WHOLE, Layout, Layouts
 from lightllm.quantization.linear_spec import LinearSpec, Matrix, bias_of
 from lightllm.quantization.read_layout import read_weight
@@ -65,11 +66,7 @@ class Quantized:
 
         if tensors.device.type != "cpu":
             return self._stacked(tensors, count, gate_up, down)
-
-        def expert(number: int) -> tuple[PackedLinear, PackedLinear]:
-            return self.linear(tensors, gate_up(number)), self.linear(tensors, down(number))
-
-        return PackedExperts(expert(number) for number in range(count))
+        return expert_linears(self.linear, tensors, count, gate_up, down)
 
     def _stacked(
         self,

@@ -18,6 +18,7 @@ from lightllm.ops.packed_experts import PackedExperts, StackedExperts
 from lightllm.ops.quantized_linear import memory_of_codes, pack_quantized
 from lightllm.ops.quantized_weight import QuantizedWeight
 from lightllm.quantization.dense import Dense
+from lightllm.quantization.expert_linears import expert_linears
 from lightllm.quantization.layout import WHOLE
 from lightllm.quantization.linear_spec import LinearSpec, Matrix, bias_of
 from lightllm.quantization.quant_plan import QuantPlan
@@ -61,11 +62,7 @@ class QuantisedWhileLoading:
             if any(kinds):
                 say_once(EXPERTS_ARE_DENSE)
             return self._dense.experts(tensors, count, gate_up, down)
-
-        def expert(number: int) -> tuple[PackedLinear, PackedLinear]:
-            return self.linear(tensors, gate_up(number)), self.linear(tensors, down(number))
-
-        return PackedExperts(expert(number) for number in range(count))
+        return expert_linears(self.linear, tensors, count, gate_up, down)
 
     def _runs(
         self, tensors: ModuleTensors, spec: LinearSpec
