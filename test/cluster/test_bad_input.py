@@ -172,6 +172,8 @@ def test_the_bridge_refuses_wrong_types_by_openais_names(foreign, wrong, param):
         ("/v1/completions", {"prompt": "a"}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
     ):
+        if param == "max_completion_tokens" and path == "/v1/completions":
+            continue  # it is of chats alone
         for _ in range(MORE_THAN_OPEN_A_BREAKER):
             answer = httpx.post(running.url + path, json={"model": "m"} | prompt | wrong)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
