@@ -22,7 +22,7 @@ from lightllm.constraints.grammars import (
     grammar_of,
     make_matcher,
 )
-from lightllm.constraints.prepared import Prepared
+from lightllm.constraints.prepared import Prepared, Taken
 from lightllm.sampling_params import SamplingParams
 from lightllm.tokenizer.tokenizer import Tokenizer
 
@@ -47,6 +47,10 @@ class _Kept:
     first: LLMatcher
     copies: int = 0
     successor: Future[LLMatcher] | None = None
+    expected: int = 0
+    """Requests that were told that it is there, and have not come."""
+    grammar: str = ""
+    """Of which their own would be made, if others push this one out before."""
 
 
 class Matcher:
@@ -108,8 +112,10 @@ class Matchers:
         None if it is; cancelled if nobody asks any more before it is its turn. Who waits asks again every ten seconds or so.
         grammar: the constraint's `grammar_of`."""
         with self._lock:
-            if constraint in self._kept:
+            kept = self._kept.get(constraint)
+            if kept is not None:
                 self._kept.move_to_end(constraint)
+                kept.expected, kept.grammar = kept.expected + 1, grammar
                 return None
             return self._prepared.ask(constraint, grammar)
 
@@ -121,22 +127,37 @@ class Matchers:
             kept = self._kept.pop(key, None)
             prepared = self._prepared.take(key) if kept is None else None
         if kept is None:
-            made = make_matcher(self._tokenizer, *key) if prepared is None else prepared.result()
-            kept = _Kept(made)
+            kept = self._first(key, prepared)
         elif kept.copies >= _COPIES and kept.successor is not None:
             if kept.successor.done() or kept.copies >= _MOST_COPIES:
-                kept = _Kept(kept.successor.result())
+                kept = _Kept(kept.successor.result(), expected=kept.expected, grammar=kept.grammar)
         matcher = Matcher(key, kept.first.deep_copy(), [], self._tokens)
         kept.copies += 1
+        kept.expected = max(0, kept.expected - 1)
         if kept.copies >= _COPIES_BEFORE and kept.successor is None and not kept.first.is_error():
             kept.successor = self._make(key, grammar_of(key))  # which is known: it was made of it
         with self._lock:
-            self._kept[key] = kept
-            if len(self._kept) > _KEPT_MATCHERS:
-                self._kept.popitem(last=False)
+            self._keep(key, kept)
         if len(said):
             matcher.consume_tokens(said.tolist())
         return matcher
+
+    def _first(self, key: Constraint, prepared: Taken | None) -> _Kept:
+        if prepared is None:
+            return _Kept(make_matcher(self._tokenizer, *key))
+        return _Kept(prepared.done.result(), expected=prepared.others + 1, grammar=prepared.grammar)
+
+    def _keep(self, key: Constraint, kept: _Kept) -> None:
+        """The lock is held."""
+        asked = self._prepared.take(key)  # by a request that came while this was opened
+        if asked is not None:
+            kept.expected, kept.grammar = kept.expected + asked.others + 1, asked.grammar
+            kept.successor = kept.successor or asked.done
+        self._kept[key] = kept
+        if len(self._kept) > _KEPT_MATCHERS:
+            old, gone = self._kept.popitem(last=False)
+            if gone.expected:
+                self._prepared.make_again(old, gone.grammar, gone.expected)
 
     def _make(self, constraint: Constraint, grammar: str) -> Future[LLMatcher]:
         return compile_threads().submit(compiled, self._tokenizer, constraint, grammar)
@@ -172,6 +193,8 @@ class Matchers:
         """A new automaton for a matcher, with nothing in it that others have said."""
         with self._lock:
             kept = self._kept.pop(matcher.key, None)
+            if kept is not None and kept.expected:
+                self._prepared.make_again(matcher.key, kept.grammar, kept.expected)
         made = None if kept is None else kept.successor
         if made is not None and made.done():
             matcher.inner = made.result()

@@ -1,6 +1,6 @@
 """Automata for requests that are to come, made in turn while others compute: no round waits for one.
 
-asked -> waiting -> being made -> made -> taken by its request
+asked -> waiting -> being made -> made -> taken by its request --others asked too, and it is no longer kept--> being made
             |                       '--nobody comes for it for `_KEPT_SECONDS`--> dropped
             '--nobody asks for it any more for `_ASKED_SECONDS`----------------> dropped
 """
@@ -28,7 +28,17 @@ _ASKED_SECONDS = 30.0
 
 class _Started(NamedTuple):
     done: Future[LLMatcher]
+    grammar: str
     since: float
+    requests: int
+    """That asked while it was here."""
+
+
+class Taken(NamedTuple):
+    done: Future[LLMatcher]
+    grammar: str
+    others: int
+    """Requests that asked for it, and have not come."""
 
 
 class _Waiting(NamedTuple):
@@ -54,6 +64,7 @@ class Prepared:
         """Done when it is there. Cancelled when it is no longer waited for."""
         started = self._started.get(constraint)
         if started is not None:
+            self._started[constraint] = started._replace(requests=started.requests + 1)
             return started.done
         before = self._waiting.get(constraint)
         done = Future() if before is None else before.done
@@ -61,7 +72,12 @@ class Prepared:
         self._start()
         return done
 
-    def take(self, constraint: Constraint) -> Future[LLMatcher] | None:
+    def make_again(self, constraint: Constraint, grammar: str, requests: int) -> None:
+        """For requests that were told that it is there. They are on their way, so it is its turn at once."""
+        if constraint not in self._started:
+            self._begin(constraint, _Waiting(Future(), grammar, self._clock()), requests)
+
+    def take(self, constraint: Constraint) -> Taken | None:
         """For the request that has come; None: nobody asked for it."""
         found = self._started.pop(constraint, None)
         waited = self._waiting.pop(constraint, None)
@@ -69,7 +85,12 @@ class Prepared:
             found = self._begin(constraint, waited)
             del self._started[constraint]
         self._start()
-        return None if found is None else found.done
+        return None if found is None else Taken(found.done, found.grammar, found.requests - 1)
+
+    @property
+    def waits_for_requests(self) -> int:
+        """Automata that have not been taken."""
+        return len(self._started)
 
     def _start(self) -> None:
         now = self._clock()
@@ -82,9 +103,9 @@ class Prepared:
             else:
                 self._begin(constraint, waiting)
 
-    def _begin(self, constraint: Constraint, waiting: _Waiting) -> _Started:
+    def _begin(self, constraint: Constraint, waiting: _Waiting, requests: int = 1) -> _Started:
         done = waiting.done
-        self._started[constraint] = started = _Started(done, self._clock())
+        self._started[constraint] = started = _Started(done, waiting.grammar, self._clock(), requests)
         done.set_running_or_notify_cancel()
 
         def hand_on(made: Future[LLMatcher]) -> None:

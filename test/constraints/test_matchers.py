@@ -157,6 +157,7 @@ def test_a_full_automaton_is_changed_for_the_successor_that_is_there(vocabulary,
     opened = [matchers.open(LAST_BUT_NINE, NOTHING) for _ in range(matchers_module._COPIES_BEFORE)]
     (kept,) = matchers._kept.values()
     successor = kept.successor.result(10)
+    assert prepare(matchers, LAST_BUT_NINE) is None
     dice = random.Random(1)
     led(vocabulary, matchers, opened[0], bytes(dice.choice(b"ab") for _ in range(3000)))
     led(vocabulary, matchers, opened[1], b"bb")
@@ -165,6 +166,7 @@ def test_a_full_automaton_is_changed_for_the_successor_that_is_there(vocabulary,
     matchers.masks([opened[1]])
     assert not opened[1].is_error()
     assert successor in (opened[0].inner, opened[1].inner)
+    assert matchers._prepared.waits_for_requests == 1  # for the one that was told that it is there
 
 
 def prepare(matchers: Matchers, params: SamplingParams) -> Any:
@@ -227,6 +229,55 @@ def test_no_more_than_so_many_are_made_for_requests_to_come(vocabulary, compilin
         waiting[number].result(10)
         matchers.open(params, NOTHING)
     assert compiling == ["p", "q", "r", "s", "t"]
+
+
+def test_an_automaton_that_was_there_when_a_request_asked_is_there_when_it_comes(
+    vocabulary, compiling, monkeypatch
+):
+    """Others have come in between, so that it is no longer kept. Its successor is made before, not where it is opened."""
+    monkeypatch.setattr(matchers_module, "_KEPT_MATCHERS", 2)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    several = {pattern: SamplingParams(regular_constraint=pattern) for pattern in "pqrs"}
+    matchers.open(several["p"], NOTHING)
+    assert prepare(matchers, several["p"]) is None and prepare(matchers, several["p"]) is None
+    for pattern in "qr":
+        prepare(matchers, several[pattern]).result(10)
+        matchers.open(several[pattern], NOTHING)
+    assert grammars.constraint_of(several["p"]) not in matchers._kept
+    monkeypatch.setattr(matchers_module, "make_matcher", None)  # which an unprepared one would be made by
+    for pattern in "ppp":
+        matchers.open(several[pattern], NOTHING)
+    assert compiling == ["p", "q", "r", "p"]
+
+
+def test_a_request_that_asks_while_another_opens_the_same_is_not_forgotten(
+    vocabulary, compiling, monkeypatch
+):
+    """What was begun for it is the automaton's successor, and does not wait for a request of its own."""
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    params = SamplingParams(regular_constraint="pq+")
+    make, asked = matchers_module.make_matcher, []
+    monkeypatch.setattr(
+        matchers_module, "make_matcher", lambda *key: (asked.append(prepare(matchers, params)), make(*key))[1]
+    )
+    matchers.open(params, NOTHING)
+    (kept,) = matchers._kept.values()
+    assert kept.successor is asked[0] and kept.expected == 1
+    assert not matchers._prepared.waits_for_requests
+    matchers.open(params, NOTHING)
+    assert kept.expected == 0 and len(asked) == 1
+
+
+def test_an_automaton_for_which_nobody_waits_is_not_made_again(vocabulary, compiling, monkeypatch):
+    monkeypatch.setattr(matchers_module, "_KEPT_MATCHERS", 2)
+    matchers = Matchers(vocabulary.tokenizer, sorted(vocabulary.eos))
+    for pattern in "pqrst":
+        params = SamplingParams(regular_constraint=pattern)
+        first, second = prepare(matchers, params), prepare(matchers, params)
+        assert first is second and first.result(10)
+        matchers.open(params, NOTHING)
+        matchers.open(params, NOTHING)
+    assert compiling == ["p", "q", "r", "s", "t"] and not matchers._prepared.waits_for_requests
 
 
 def test_constraints_are_compiled_in_threads_that_leave_the_processor_to_others(

@@ -32,7 +32,8 @@ class Line:
         return self.prepared.ask(Constraint("regular_constraint", name), f"of {name}")
 
     def take(self, name: str) -> Future[Any] | None:
-        return self.prepared.take(Constraint("regular_constraint", name))
+        taken = self.prepared.take(Constraint("regular_constraint", name))
+        return None if taken is None else taken.done
 
     def finish(self, name: str) -> None:
         for own, made in self.made:
@@ -90,6 +91,29 @@ def test_what_nobody_comes_for_makes_room_in_time(line: Line) -> None:
     line.ask("c")
     assert line.names() == "abc"
     assert line.take("a") is None
+
+
+def test_who_takes_it_hears_how_many_others_asked(line: Line) -> None:
+    a = Constraint("regular_constraint", "a")
+    assert line.prepared.take(a) is None
+    line.ask("a")
+    line.ask("a")
+    taken = line.prepared.take(a)
+    assert taken is not None and (taken.others, taken.grammar) == (1, "of a")
+    line.prepared.make_again(a, "of a", 2)
+    again = line.prepared.take(a)
+    assert again is not None and (again.others, again.grammar) == (1, "of a") and again.done is not taken.done
+
+
+def test_what_is_made_again_does_not_wait_for_its_turn(line: Line) -> None:
+    for name in "abc":
+        line.ask(name)
+    for name in "da":
+        line.prepared.make_again(Constraint("regular_constraint", name), f"of {name}", 1)
+    assert line.names() == "abd"
+    line.finish("d")
+    made = line.take("d")
+    assert made is not None and made.result(0) == "d"
 
 
 def test_what_cannot_be_made_says_so(line: Line) -> None:
